@@ -1,0 +1,100 @@
+//! What a machine is told about itself and its cluster when it starts, and every period of time
+//! that the protocol knows. Knows nothing of files and flags.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    rules::Rules,
+    types::{Node, StoreId},
+};
+
+/// Who a machine is, among whom, and by which rules and periods it acts.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Config {
+    /// Which node this is.
+    pub node: Node,
+    /// How many replicas the cluster has, slots 1 to this.
+    pub replicas: u8,
+    /// The identity of this node's store directory.
+    pub store: StoreId,
+    /// Whether an empty store may begin a new membership.
+    pub bootstrap: bool,
+    /// The rules that are kept.
+    pub rules: Rules,
+    /// The periods.
+    pub timing: Timing,
+}
+
+impl Config {
+    /// Every replica of the cluster, in the order of the slots.
+    pub fn replica_nodes(&self) -> impl Iterator<Item = Node> + use<> {
+        (1..=self.replicas).map(Node::Replica)
+    }
+}
+
+/// The periods of the protocol and the bounds that go with them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timing {
+    /// The master aborts a transaction whose votes are missing after this. Default 1 s.
+    #[serde(with = "millis")]
+    pub vote: Duration,
+    /// The master repeats an unanswered message after this, then after twice as long, and so on
+    /// up to 8 times as long. Default 250 ms.
+    #[serde(with = "millis")]
+    pub resend: Duration,
+    /// A participant asks for a decision when it has been in doubt this long, and again each time
+    /// it passes without one. Default 500 ms.
+    #[serde(with = "millis")]
+    pub inquire: Duration,
+    /// After this many inquiries of the master without an answer a participant asks its peers as
+    /// well. Default 3.
+    pub peers_after: u8,
+    /// A read waits this long at a replica for a locked key. Default 200 ms.
+    #[serde(with = "millis")]
+    pub read_wait: Duration,
+    /// The master turns to another replica when a read was not answered this long after it should
+    /// have been. Default 100 ms.
+    #[serde(with = "millis")]
+    pub read_slack: Duration,
+    /// The master sends a heartbeat to each replica this often. Default 250 ms.
+    #[serde(with = "millis")]
+    pub heartbeat: Duration,
+    /// A replica that was silent for this many heartbeats is not live. Default 4.
+    pub silent_heartbeats: u8,
+    /// A replica drops outcomes below the floor when it has this many of them. Default 256.
+    pub floor_batch: u32,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            vote: Duration::from_millis(1000),
+            resend: Duration::from_millis(250),
+            inquire: Duration::from_millis(500),
+            peers_after: 3,
+            read_wait: Duration::from_millis(200),
+            read_slack: Duration::from_millis(100),
+            heartbeat: Duration::from_millis(250),
+            silent_heartbeats: 4,
+            floor_batch: 256,
+        }
+    }
+}
+
+/// Durations as whole milliseconds.
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(period: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(period.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}

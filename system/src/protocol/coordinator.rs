@@ -1,0 +1,27 @@
+//! The coordinator.
+use super::{Config, Effect, Event, Record, Status};
+
+/// The coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Coordinator {
+    config: Config,
+}
+
+impl Coordinator {
+    /// Starts.
+    #[must_use]
+    pub fn recover(config: Config, _records: &[Record]) -> (Self, Vec<Effect>) {
+        (Coordinator { config }, Vec::new())
+    }
+
+    /// Steps.
+    pub fn step(&mut self, _event: Event, _effects: &mut Vec<Effect>) {
+        unimplemented!("{:?}", self.config)
+    }
+
+    /// Status.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        unimplemented!("{:?}", self.config)
+    }
+}

@@ -1,0 +1,251 @@
+//! The names of things: nodes, transactions, keys, values, writes, decisions.
+//! Plain data with an order and a hash; knows nothing of messages, storage or time.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// A process of the cluster, by its role and slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Node {
+    /// The process that hosts the coordinator.
+    Master,
+    /// The process that hosts the participant of this slot, counted from 1.
+    Replica(u8),
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Node::Master => f.write_str("master"),
+            Node::Replica(slot) => write!(f, "r{slot}"),
+        }
+    }
+}
+
+impl FromStr for Node {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "master" {
+            return Ok(Node::Master);
+        }
+        text.strip_prefix('r')
+            .and_then(|slot| slot.parse().ok())
+            .filter(|slot| *slot > 0)
+            .map(Node::Replica)
+            .ok_or_else(|| format!("'{text}' is no node: want 'master' or 'r1', 'r2', …"))
+    }
+}
+
+/// A transaction: the epoch of the master that began it, and its number in that epoch.
+///
+/// Ordered lexicographically. The id of the last committed write of a live key is the key's
+/// [`Version`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TxnId {
+    /// Grows by one, durably, at each master start.
+    pub epoch: u64,
+    /// Counts the transactions of an epoch from 1.
+    pub seq: u64,
+}
+
+/// The transaction that wrote a key last.
+pub type Version = TxnId;
+
+impl TxnId {
+    /// The id `epoch.seq`.
+    #[must_use]
+    pub const fn new(epoch: u64, seq: u64) -> Self {
+        TxnId { epoch, seq }
+    }
+}
+
+impl fmt::Display for TxnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.epoch, self.seq)
+    }
+}
+
+impl FromStr for TxnId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split_once('.')
+            .and_then(|(epoch, seq)| Some(TxnId::new(epoch.parse().ok()?, seq.parse().ok()?)))
+            .ok_or_else(|| format!("'{text}' is no transaction id: want EPOCH.SEQ, as in 1.44"))
+    }
+}
+
+/// The identity of one store directory, drawn at random when the directory is created.
+///
+/// It tells a replica that came back from one that lost everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreId(pub u64);
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for StoreId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        u64::from_str_radix(text, 16)
+            .map(StoreId)
+            .map_err(|_| format!("'{text}' is no store id: want 16 hexadecimal digits"))
+    }
+}
+
+/// A position in the sequence of records that one incarnation of a node appended, from 1.
+///
+/// Not stored: each boot counts anew.
+pub type Lsn = u64;
+
+/// One client call at the master, as the driver numbered it.
+pub type CallId = u64;
+
+/// One attempt of the master to read a key at a replica; echoed in the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ReadId {
+    /// The master's epoch: answers of another epoch are dropped.
+    pub epoch: u64,
+    /// Counts the gets of an epoch from 1.
+    pub n: u64,
+    /// Counts the replicas tried for this get from 0.
+    pub attempt: u32,
+}
+
+/// An outcome of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decision {
+    /// The write takes effect at every replica.
+    Commit,
+    /// The write takes effect nowhere.
+    Abort,
+}
+
+/// A run of bytes that prints as text: the form of keys and values.
+///
+/// Cheap to clone. In text (journals, histories, the command line) printable ASCII but the
+/// backslash stands for itself, all else is escaped as `\xNN`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Blob(Arc<[u8]>);
+
+/// The name under which a value is stored.
+pub type Key = Blob;
+
+/// What is stored under a key.
+pub type Value = Blob;
+
+impl Blob {
+    /// The bytes themselves.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<[u8]> for Blob {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<&[u8]> for Blob {
+    fn from(bytes: &[u8]) -> Self {
+        Blob(bytes.into())
+    }
+}
+
+impl From<Vec<u8>> for Blob {
+    fn from(bytes: Vec<u8>) -> Self {
+        Blob(bytes.into())
+    }
+}
+
+impl From<&str> for Blob {
+    fn from(text: &str) -> Self {
+        Blob(text.as_bytes().into())
+    }
+}
+
+impl fmt::Display for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write as _;
+        for &byte in self.0.iter() {
+            match byte {
+                b'\\' => f.write_str("\\x5c")?,
+                b' '..=b'~' => f.write_char(byte as char)?,
+                _ => write!(f, "\\x{byte:02x}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+impl FromStr for Blob {
+    type Err = String;
+
+    /// The inverse of `Display`; bytes that are not ASCII stand for themselves.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut bytes = Vec::with_capacity(text.len());
+        let mut rest = text.as_bytes();
+        while let Some((&byte, tail)) = rest.split_first() {
+            if byte != b'\\' {
+                bytes.push(byte);
+                rest = tail;
+                continue;
+            }
+            let digits = tail
+                .strip_prefix(b"x")
+                .and_then(|hex| hex.get(..2))
+                .and_then(|hex| std::str::from_utf8(hex).ok())
+                .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+            let Some(value) = digits else {
+                return Err(format!("'{text}': a backslash must begin \\xNN"));
+            };
+            bytes.push(value);
+            rest = &tail[3..];
+        }
+        Ok(bytes.into())
+    }
+}
+
+/// What a transaction does to its one key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Write {
+    /// The key that is locked, and changed on commit.
+    pub key: Key,
+    /// The new value, or none to delete the key.
+    pub value: Option<Value>,
+}
+
+/// Serialises types that have a textual form (`Display`, `FromStr`) as that text.
+macro_rules! serde_as_text {
+    ($($type:ty),*) => {$(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(D::Error::custom)
+            }
+        }
+    )*};
+}
+
+serde_as_text!(Node, TxnId, StoreId, Blob);
