@@ -17,7 +17,7 @@ pub use participant::Participant;
 pub use record::Record;
 pub use rules::{Rule, Rules};
 pub use types::{
-    Blob, CallId, Decision, Key, Lsn, Node, ReadId, StoreId, TxnId, Value, Version, Write,
+    Blob, CallId, Decision, Key, Lsn, Node, ReadId, Replicas, StoreId, TxnId, Value, Version, Write,
 };
 
 /// The machine of a node: the coordinator at the master, the participant at a replica.
@@ -50,6 +50,19 @@ impl Machine {
         match self {
             Machine::Coordinator(machine) => machine.step(event, effects),
             Machine::Participant(machine) => machine.step(event, effects),
+        }
+        if let Some(end) = effects.iter().position(|it| matches!(it, Effect::Halt { .. })) {
+            effects.truncate(end + 1);
+        }
+    }
+
+    /// A message of this node, with the facts that go with each: for what the driver sends in the
+    /// machine's name, the answer to [`Effect::Serve`].
+    #[must_use]
+    pub fn message(&self, body: Body) -> Message {
+        match self {
+            Machine::Coordinator(machine) => machine.message(body),
+            Machine::Participant(machine) => machine.message(body),
         }
     }
 
