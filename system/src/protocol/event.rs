@@ -104,14 +104,15 @@ pub enum HaltKind {
 pub enum TimerId {
     /// Master: votes are missing; abort.
     Vote(TxnId),
-    /// Master: repeat what was not answered: prepares, decisions.
-    Resend(TxnId),
-    /// Master: repeat the fences that were not answered.
-    Fence,
+    /// Master: repeat a decision to those that have not acknowledged it.
+    Resend {
+        /// The transaction.
+        txn: TxnId,
+        /// How often it was repeated before: the waits grow with it.
+        round: u8,
+    },
     /// Master: this attempt of a read was not answered; try another replica.
     Attempt(ReadId),
-    /// Master: the client of this get waits no longer (the read's `n`).
-    Deadline(u64),
     /// Master: send heartbeats, count the silent.
     Heartbeat,
     /// Replica: in doubt for too long; ask.

@@ -1,4 +1,62 @@
-//! Two-phase commit as two machines that touch nothing: the coordinator and the participant.
+//! Two-phase commit as two machines that touch nothing: no clock, no randomness, no input or
+//! output, no order that depends on a hash. The node drives them in production, the model checker
+//! explores them, the simulator shakes them: the same code.
+//!
+//! # How a write is made
+//!
+//! A client asks the master to put a value. The [`Coordinator`] gives the write a number, its
+//! [`TxnId`], and sends `Prepare` to all N replicas. Each [`Participant`] locks the key, appends
+//! PREPARE, and votes yes when that record is *forced*, that is, durable. With all N yes votes the
+//! coordinator appends COMMIT to the master's log. The moment when that record is durable is the
+//! *commit point*: before it the write has not happened, after it the write cannot be undone. The
+//! client is told Ok, and `Decide` goes out behind the answer. A replica that learns the decision
+//! appends COMMIT, applies the write and unlocks the key in one step; its acknowledgement waits
+//! until that is durable, and with the last acknowledgement the master forgets the transaction.
+//!
+//! Two forces, then, stand on a write's path, one after the other: PREPARE at all replicas at once,
+//! COMMIT at the master.
+//!
+//! # What is presumed
+//!
+//! Nothing is written about a transaction that aborts. The master's log names every commit until
+//! all replicas have it, so whatever the log does not name is aborted: *presumed abort*
+//! (Mohan, Lindsay and Obermarck 1986). That is why a starting master replays its whole log, and
+//! makes it durable, before it says a word.
+//!
+//! # The window of uncertainty
+//!
+//! Between its yes vote and the decision a participant is *in doubt*. It may not abort, for the
+//! master may have committed; it may not commit, for the master may have given up on the votes
+//! and told the client Aborted. It keeps the lock, across restarts too, and asks: the master
+//! first, then its peers. One that knows the outcome ends the doubt, and so does one that has not
+//! voted, by durably refusing to (*cooperative termination*; Bernstein, Hadzilacos and Goodman
+//! 1987, chapter 7). If the master is gone and every replica is in doubt, all wait. No protocol
+//! of this kind can do better.
+//!
+//! # What a read may see
+//!
+//! A get goes to one replica, and is served only if its key is unlocked there. The rule behind it:
+//! *a key that is unlocked at a serving replica has there its last decided-committed write.* For
+//! that write had the yes vote of this replica, so the key was locked here, durably, before the
+//! decision; and only the decision unlocks it. So a get takes effect when it is served, and a
+//! write when it is decided.
+//!
+//! # Numbers that only grow
+//!
+//! The *epoch* counts the starts of the master. A replica that has promised one obeys no lesser,
+//! which fences off whatever an earlier master has left in the network. The *floor* says below
+//! which transaction everything is settled everywhere; every message of the master carries it.
+//! Replicas drop what they remember below it, and conclude from it: one that is in doubt about a
+//! transaction below the floor knows that it was aborted, for a commit that it has not
+//! acknowledged would have held the floor back.
+//!
+//! # Caveats
+//!
+//! - Writes need every replica. With one down, writes are refused at once and reads go on.
+//! - Gets go through the master: with it down, there are none.
+//! - The membership is static, and a replica that lost its disk cannot come back empty.
+//! - Receivers assume that messages are lost, doubled, reordered and delayed at will, also past a
+//!   restart, but not that they are forged.
 
 mod config;
 mod coordinator;
@@ -7,6 +65,7 @@ mod message;
 mod participant;
 mod record;
 mod rules;
+mod text;
 mod types;
 
 pub use config::{Config, Timing};
@@ -17,7 +76,7 @@ pub use participant::Participant;
 pub use record::Record;
 pub use rules::{Rule, Rules};
 pub use types::{
-    Blob, CallId, Decision, Key, Lsn, Node, ReadId, StoreId, TxnId, Value, Version, Write,
+    Blob, CallId, Decision, Key, Lsn, Node, ReadId, Replicas, StoreId, TxnId, Value, Version, Write,
 };
 
 /// The machine of a node: the coordinator at the master, the participant at a replica.
@@ -50,6 +109,19 @@ impl Machine {
         match self {
             Machine::Coordinator(machine) => machine.step(event, effects),
             Machine::Participant(machine) => machine.step(event, effects),
+        }
+        if let Some(end) = effects.iter().position(|it| matches!(it, Effect::Halt { .. })) {
+            effects.truncate(end + 1);
+        }
+    }
+
+    /// A message of this node, with the facts that go with each: for what the driver sends in the
+    /// machine's name, the answer to [`Effect::Serve`].
+    #[must_use]
+    pub fn message(&self, body: Body) -> Message {
+        match self {
+            Machine::Coordinator(machine) => machine.message(body),
+            Machine::Participant(machine) => machine.message(body),
         }
     }
 

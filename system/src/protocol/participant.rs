@@ -1,27 +1,711 @@
-//! The participant.
-use super::{Config, Effect, Event, Record, Status};
+//! The participant: votes on writes, holds the locks, and obeys decisions. One at each replica.
+//! Knows nothing of clients, values, files, sockets or clocks.
+//!
+//! A transaction has no state here (no record, at or above the floor), or is
+//! *pending* (PREPARE appended, not durable), *prepared* (voted yes: in doubt until somebody says
+//! how it ended), *committed* or *aborted*; below the floor it is *gone*. Invariants, wherever the
+//! machine rests:
+//!
+//! - a key is locked exactly while a transaction that writes it is pending or prepared;
+//! - a yes vote, an Abort told to a peer, and the acknowledgement of a commit have left only after
+//!   the record that they rest on was durable;
+//! - no prepared transaction is settled but by a decision, somebody's who knows it.
 
-/// The participant.
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::{
+    Body, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message, NoReason, Node,
+    PeerKnowledge, ReadId, Record, Replicas, Rule, Status, StoreId, TimerId, TxnId, Write,
+};
+
+/// The participant of one replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Participant {
     config: Config,
+    /// This node's slot.
+    slot: u8,
+    /// The last record that this incarnation appended.
+    lsn: Lsn,
+    /// Which start this is.
+    boot: u64,
+    /// BOOT is durable: the machine acts.
+    up: bool,
+    /// The machine has stopped.
+    halted: bool,
+    /// Messages of lesser epochs are refused.
+    promised: u64,
+    /// A handshake of the promised epoch is complete in this incarnation.
+    fenced: bool,
+    /// The master's store, once met.
+    master: Option<StoreId>,
+    /// A master with another store was reported to the operator.
+    warned: bool,
+    /// The greatest floor heard of.
+    floor: TxnId,
+    txns: BTreeMap<TxnId, State>,
+    /// Who holds each locked key.
+    locks: BTreeMap<Key, TxnId>,
+    /// Reads that wait for a lock.
+    waiting: BTreeMap<Key, BTreeSet<ReadId>>,
+    /// What is to be done when a record is durable, in the order of the records.
+    parked: VecDeque<(Lsn, Parked)>,
+}
+
+/// What a participant knows of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum State {
+    /// PREPARE is appended, and not known to be durable.
+    Pending { key: Key },
+    /// Voted yes.
+    Prepared {
+        key: Key,
+        /// Inquiries of the master in a row that were not answered.
+        inquiries: u8,
+        /// Peers that are uncertain too. Counted only where guessing is allowed.
+        uncertain: Replicas,
+    },
+    /// Applied; whether COMMIT is durable.
+    Committed { durable: bool },
+    /// Without effect here, for ever.
+    Aborted(Aborted),
+}
+
+/// On what an abort rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Aborted {
+    /// On a no vote, which nothing recorded: a vote, not a decision.
+    Voted,
+    /// On the decision.
+    Decided,
+    /// On REFUSED, which is not durable yet.
+    Refusing,
+    /// On REFUSED.
+    Refused,
+}
+
+/// What waits for a record to be durable.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Parked {
+    /// BOOT: begin to act.
+    Boot,
+    /// PROMISE: answer the fence of this epoch.
+    Promise(u64),
+    /// PREPARE: vote yes.
+    Prepare(TxnId),
+    /// COMMIT: acknowledge.
+    Commit(TxnId),
+    /// REFUSED: tell this peer Abort.
+    Refused(TxnId, Node),
 }
 
 impl Participant {
-    /// Starts.
+    /// Starts the participant from what its store kept. It acts when BOOT is durable, which forces
+    /// the surviving records with it.
+    ///
+    /// # Panics
+    /// If `config.node` is no replica.
     #[must_use]
-    pub fn recover(config: Config, _records: &[Record]) -> (Self, Vec<Effect>) {
-        (Participant { config }, Vec::new())
+    pub fn recover(config: Config, records: &[Record]) -> (Self, Vec<Effect>) {
+        let Node::Replica(slot) = config.node else {
+            panic!("a participant runs at a replica, not at {}", config.node)
+        };
+        let mut effects = Vec::new();
+        let mut this = Participant {
+            slot,
+            lsn: 0,
+            boot: 0,
+            up: false,
+            halted: false,
+            promised: 0,
+            fenced: false,
+            master: None,
+            warned: false,
+            floor: TxnId::default(),
+            txns: BTreeMap::new(),
+            locks: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            parked: VecDeque::new(),
+            config,
+        };
+        this.replay(records);
+        if let Err(why) = this.check_identity(records) {
+            this.halt(HaltKind::Refused, why, &mut effects);
+            return (this, effects);
+        }
+        if this.boot == 0 {
+            let member = Record::Member { node: this.config.node, store: this.config.store };
+            this.append(member, &mut effects);
+        }
+        this.boot += 1;
+        let lsn = this.append(Record::Boot { boot: this.boot }, &mut effects);
+        effects.push(Effect::Force(lsn));
+        if this.config.rules.keep(Rule::ReplicaBootForces) {
+            this.parked.push_back((lsn, Parked::Boot));
+        } else {
+            this.begin(&mut effects);
+        }
+        (this, effects)
     }
 
-    /// Steps.
-    pub fn step(&mut self, _event: Event, _effects: &mut Vec<Effect>) {
-        unimplemented!("{:?}", self.config)
+    /// Takes in an event, and adds what is to be done about it to `effects`.
+    pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        if self.halted {
+            return;
+        }
+        match event {
+            Event::Persisted(lsn) => self.persisted(lsn, effects),
+            // Before BOOT is durable the surviving records may still be lost: nothing may be said
+            // that rests on them. Whoever asks will ask again.
+            _ if !self.up => {}
+            Event::Message { from: Node::Master, message } => self.heard_master(message, effects),
+            Event::Message { from: Node::Replica(slot), message } => {
+                self.heard_peer(slot, message, effects);
+            }
+            Event::Timer(TimerId::Inquire(txn)) => self.long_in_doubt(txn, effects),
+            Event::Timer(TimerId::ReadWait(read)) => self.waited_for_lock(read, effects),
+            Event::Timer(_) | Event::Client { .. } => {
+                unreachable!("a replica sets no such timer and has no clients: {event:?}")
+            }
+        }
     }
 
-    /// Status.
+    /// A message of this node, with the facts that go with each.
+    #[must_use]
+    pub fn message(&self, body: Body) -> Message {
+        Message { store: self.config.store, epoch: self.promised, floor: self.floor, body }
+    }
+
+    /// What an onlooker may know.
     #[must_use]
     pub fn status(&self) -> Status {
-        unimplemented!("{:?}", self.config)
+        Status {
+            node: self.config.node,
+            epoch: self.promised,
+            boot: self.boot,
+            floor: self.floor,
+            ready: self.up && self.fenced && !self.halted,
+            live: Vec::new(),
+            unsettled: self
+                .txns
+                .iter()
+                .filter_map(|(txn, state)| Some((*txn, state.undecided_key()?.clone())))
+                .collect(),
+        }
+    }
+
+    // ---- Recovery ----
+
+    /// Brings back what the records say, and locks again what was locked.
+    fn replay(&mut self, records: &[Record]) {
+        for record in records {
+            match record {
+                Record::Promise { epoch } => self.promised = self.promised.max(*epoch),
+                Record::Boot { boot } => self.boot = self.boot.max(*boot),
+                Record::Floor { floor } => self.floor = self.floor.max(*floor),
+                Record::Member { node: Node::Master, store } => self.master = Some(*store),
+                Record::Member { .. } => {}
+                Record::Prepare { txn, write } => {
+                    self.txns.entry(*txn).or_insert_with(|| State::prepared(write.key.clone()));
+                }
+                Record::Commit { txn } => {
+                    self.txns.insert(*txn, State::Committed { durable: true });
+                }
+                // An outcome outweighs PREPARE, and a commit outweighs all, in whatever order the
+                // records come.
+                Record::Abort { txn } => self.replay_abort(*txn, Aborted::Decided),
+                Record::Refused { txn } => self.replay_abort(*txn, Aborted::Refused),
+                Record::Epoch { .. } | Record::Decided { .. } | Record::End { .. } => {
+                    unreachable!("a master's record in a replica's store: {record:?}")
+                }
+            }
+        }
+        if self.config.rules.keep(Rule::RelockOnRecovery) {
+            for (txn, state) in &self.txns {
+                if let Some(key) = state.undecided_key() {
+                    self.locks.insert(key.clone(), *txn);
+                }
+            }
+        }
+    }
+
+    fn replay_abort(&mut self, txn: TxnId, why: Aborted) {
+        if !matches!(self.txns.get(&txn), Some(State::Committed { .. })) {
+            self.txns.insert(txn, State::Aborted(why));
+        }
+    }
+
+    /// Whether this store may be this replica's, in words if not.
+    fn check_identity(&self, records: &[Record]) -> Result<(), String> {
+        if !self.config.rules.keep(Rule::EmptyStoreRefused) {
+            return Ok(());
+        }
+        let Config { node, store, bootstrap, .. } = self.config;
+        for record in records {
+            if let Record::Member { node: owner, store: id } = record
+                && *id == store
+                && *owner != node
+            {
+                return Err(format!("this store belongs to {owner}; it cannot serve as {node}"));
+            }
+        }
+        if self.boot == 0 && !bootstrap {
+            return Err(format!(
+                "the store of {node} is empty; if the cluster is new, start it with --bootstrap; \
+                 if it is not, this replica's data is lost and it must not rejoin empty"
+            ));
+        }
+        Ok(())
+    }
+
+    /// BOOT is durable: make oneself known, and ask about all that is in doubt.
+    fn begin(&mut self, effects: &mut Vec<Effect>) {
+        self.up = true;
+        self.send(Node::Master, Body::Alive { boot: self.boot }, effects);
+        let in_doubt: Vec<_> = self.in_doubt().map(|(txn, _)| txn).collect();
+        for txn in in_doubt {
+            if txn < self.floor {
+                self.abort(txn, effects);
+            } else {
+                self.send(Node::Master, Body::Inquire { txn }, effects);
+                let after = self.config.timing.inquire;
+                effects.push(Effect::SetTimer { id: TimerId::Inquire(txn), after });
+            }
+        }
+    }
+
+    // ---- Durability ----
+
+    fn persisted(&mut self, lsn: Lsn, effects: &mut Vec<Effect>) {
+        assert!(lsn <= self.lsn, "a record that was never appended is durable");
+        let mut acks = Vec::new();
+        while let Some((due, _)) = self.parked.front()
+            && *due <= lsn
+        {
+            let (_, parked) = self.parked.pop_front().expect("it was just seen");
+            match parked {
+                Parked::Boot => self.begin(effects),
+                Parked::Promise(epoch) if epoch == self.promised => self.welcome(effects),
+                Parked::Promise(_) => {}
+                Parked::Prepare(txn) => self.prepared(txn, effects),
+                Parked::Commit(txn) => {
+                    if let Some(State::Committed { durable }) = self.txns.get_mut(&txn) {
+                        *durable = true;
+                        acks.push(txn);
+                    }
+                }
+                Parked::Refused(txn, to) => {
+                    let state = self.txns.get_mut(&txn);
+                    if let Some(State::Aborted(why @ Aborted::Refusing)) = state {
+                        *why = Aborted::Refused;
+                    }
+                    let answer = PeerKnowledge::Abort;
+                    self.send(to, Body::PeerAnswer { txn, answer }, effects);
+                }
+            }
+        }
+        if !acks.is_empty() && self.config.rules.keep(Rule::AckAfterDurable) {
+            self.acknowledge(acks, effects);
+        }
+    }
+
+    /// PREPARE is durable: the transaction is in doubt from here on.
+    fn prepared(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
+        let Some(state) = self.txns.get_mut(&txn) else { return };
+        if let State::Pending { key } = state {
+            *state = State::prepared(key.clone());
+            self.send(Node::Master, Body::VoteYes { txn }, effects);
+        }
+    }
+
+    // ---- Messages from the master ----
+
+    fn heard_master(&mut self, message: Message, effects: &mut Vec<Effect>) {
+        let Message { store, epoch, floor, body } = message;
+        let rules = self.config.rules;
+        if self.master.is_some_and(|known| known != store) && rules.keep(Rule::EmptyStoreRefused) {
+            if !self.warned {
+                self.warned = true;
+                let known = self.master.expect("it was just compared");
+                effects.push(Effect::Warn(format!(
+                    "refused a master with store {store}: this replica belongs to the master \
+                     with store {known}"
+                )));
+            }
+            return;
+        }
+        let prepares = matches!(body, Body::Prepare { .. });
+        if epoch < self.promised && (rules.keep(Rule::EpochCheck) || !prepares) {
+            self.send(Node::Master, Body::Stale { promised: self.promised }, effects);
+            return;
+        }
+        if let Body::Fence { member } = body {
+            self.fence(store, epoch, member, effects);
+        } else if epoch > self.promised {
+            // Of a master that has not fenced this replica: only a stray can come so early.
+            return;
+        }
+        self.raise_floor(floor, effects);
+        match body {
+            Body::Prepare { txn, write, resolves } => self.prepare(txn, write, resolves, effects),
+            Body::Decide { txn, decision } => self.decide(txn, decision, effects),
+            Body::Pending { txn } => {
+                if let Some(State::Prepared { inquiries, .. }) = self.txns.get_mut(&txn) {
+                    *inquiries = 0;
+                }
+            }
+            Body::Read { read, key, resolves, wait } => {
+                for (txn, decision) in resolves {
+                    self.decide(txn, decision, effects);
+                }
+                let handshake = rules.keep(Rule::HandshakeBeforeServing);
+                if handshake && !self.fenced {
+                    self.send(Node::Master, Body::NotServing { read }, effects);
+                } else if self.locks.contains_key(&key) && rules.keep(Rule::ReadsRespectLocks) {
+                    self.waiting.entry(key).or_default().insert(read);
+                    effects.push(Effect::SetTimer { id: TimerId::ReadWait(read), after: wait });
+                } else {
+                    effects.push(Effect::Serve { read, key });
+                }
+            }
+            Body::Heartbeat => self.send(Node::Master, Body::Alive { boot: self.boot }, effects),
+            // Taken care of above, or not a master's to say.
+            _ => {}
+        }
+    }
+
+    /// A master takes over: promise its epoch, durably, and tell it what is in doubt.
+    fn fence(
+        &mut self,
+        store: StoreId,
+        epoch: u64,
+        member: Option<StoreId>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let own = self.config.store;
+        if let Some(known) = member
+            && known != own
+            && self.config.rules.keep(Rule::EmptyStoreRefused)
+        {
+            let node = self.config.node;
+            let why = format!(
+                "the cluster knows {node} by store {known}, this is store {own}: a replica that \
+                 lost its data must not rejoin"
+            );
+            return self.halt(HaltKind::Refused, why, effects);
+        }
+        if self.master.is_none() {
+            self.master = Some(store);
+            self.append(Record::Member { node: Node::Master, store }, effects);
+        }
+        if epoch > self.promised {
+            self.promised = epoch;
+            self.fenced = false;
+            let lsn = self.append(Record::Promise { epoch }, effects);
+            effects.push(Effect::Force(lsn));
+            self.parked.push_back((lsn, Parked::Promise(epoch)));
+        } else if !self.parked.iter().any(|(_, parked)| matches!(parked, Parked::Promise(_))) {
+            self.welcome(effects);
+        }
+    }
+
+    /// The handshake is complete. What was pending before PROMISE is prepared by now, so a master
+    /// of a new epoch learns of every lock that an old one left here.
+    fn welcome(&mut self, effects: &mut Vec<Effect>) {
+        self.fenced = true;
+        let in_doubt = self.in_doubt().map(|(txn, key)| (txn, key.clone())).collect();
+        self.send(Node::Master, Body::FenceOk { boot: self.boot, in_doubt }, effects);
+    }
+
+    fn prepare(
+        &mut self,
+        txn: TxnId,
+        write: Write,
+        resolves: Vec<(TxnId, Decision)>,
+        effects: &mut Vec<Effect>,
+    ) {
+        // First, so that parked reads of the key are answered before the new lock: else a client
+        // that writes one key without pause would starve its readers.
+        for (txn, decision) in resolves {
+            self.decide(txn, decision, effects);
+        }
+        match self.txns.get(&txn) {
+            None if txn < self.floor => {}
+            None => {
+                let rules = self.config.rules;
+                if let Some(&holder) = self.locks.get(&write.key)
+                    && rules.keep(Rule::ReplicaLock)
+                {
+                    self.txns.insert(txn, State::Aborted(Aborted::Voted));
+                    let reason = NoReason::Locked { holder };
+                    return self.send(Node::Master, Body::VoteNo { txn, reason }, effects);
+                }
+                let key = write.key.clone();
+                self.locks.insert(key.clone(), txn);
+                let lsn = self.append(Record::Prepare { txn, write }, effects);
+                if rules.keep(Rule::VoteForced) {
+                    self.txns.insert(txn, State::Pending { key });
+                    self.parked.push_back((lsn, Parked::Prepare(txn)));
+                } else {
+                    self.txns.insert(txn, State::prepared(key));
+                    self.send(Node::Master, Body::VoteYes { txn }, effects);
+                }
+                effects.push(Effect::Force(lsn));
+                let after = self.config.timing.inquire;
+                effects.push(Effect::SetTimer { id: TimerId::Inquire(txn), after });
+            }
+            Some(State::Prepared { .. }) => {
+                self.send(Node::Master, Body::VoteYes { txn }, effects);
+            }
+            Some(State::Aborted(_)) => {
+                let reason = NoReason::Aborted;
+                self.send(Node::Master, Body::VoteNo { txn, reason }, effects);
+            }
+            Some(State::Pending { .. } | State::Committed { .. }) => {}
+        }
+    }
+
+    /// The master's decision, sent for itself or with a later message about the same key.
+    fn decide(&mut self, txn: TxnId, decision: Decision, effects: &mut Vec<Effect>) {
+        let rules = self.config.rules;
+        match (decision, self.txns.get(&txn)) {
+            (_, None) if txn < self.floor => self.acknowledge(vec![txn], effects),
+            (Decision::Commit, Some(State::Prepared { .. })) => self.commit(txn, effects),
+            (Decision::Commit, Some(State::Committed { durable })) => {
+                if *durable {
+                    self.acknowledge(vec![txn], effects);
+                }
+            }
+            // One that drops its outcomes too early takes the unknown for the acknowledged.
+            (Decision::Commit, None) if !rules.keep(Rule::KeepOutcomeUntilFloor) => {
+                self.acknowledge(vec![txn], effects);
+            }
+            (Decision::Commit, state) => {
+                let state = match state {
+                    None => "without a record",
+                    Some(State::Pending { .. }) => "not durably prepared",
+                    _ => "aborted",
+                };
+                let why = format!("told to commit {txn}, which is {state} here");
+                self.halt(HaltKind::Violation, why, effects);
+            }
+            (Decision::Abort, Some(State::Committed { .. })) => {
+                // A presumed abort: the answer to an inquiry that the master met only after it
+                // had forgotten the commit.
+                if !rules.keep(Rule::CommitIsFinal) {
+                    self.append(Record::Abort { txn }, effects);
+                    self.txns.insert(txn, State::Aborted(Aborted::Decided));
+                }
+                self.acknowledge(vec![txn], effects);
+            }
+            (Decision::Abort, Some(State::Aborted(why))) => {
+                if *why == Aborted::Voted {
+                    self.txns.insert(txn, State::Aborted(Aborted::Decided));
+                }
+                self.acknowledge(vec![txn], effects);
+            }
+            // Without a record, the abort leaves a tombstone: a late Prepare must not lock the key.
+            (Decision::Abort, None | Some(State::Pending { .. } | State::Prepared { .. })) => {
+                self.abort(txn, effects);
+                self.acknowledge(vec![txn], effects);
+            }
+        }
+    }
+
+    // ---- Outcomes ----
+
+    /// Applies a prepared write and unlocks its key, in one step with respect to reads.
+    fn commit(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
+        let lsn = self.append(Record::Commit { txn }, effects);
+        let state = self.txns.insert(txn, State::Committed { durable: false });
+        self.parked.push_back((lsn, Parked::Commit(txn)));
+        if !self.config.rules.keep(Rule::AckAfterDurable) {
+            self.acknowledge(vec![txn], effects);
+        }
+        let Some(State::Prepared { key, .. }) = state else {
+            panic!("{txn} is committed without being prepared")
+        };
+        self.unlock(&key, txn, effects);
+    }
+
+    fn abort(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
+        self.append(Record::Abort { txn }, effects);
+        let state = self.txns.insert(txn, State::Aborted(Aborted::Decided));
+        if let Some(key) = state.as_ref().and_then(State::undecided_key) {
+            self.unlock(key, txn, effects);
+        }
+    }
+
+    fn unlock(&mut self, key: &Key, txn: TxnId, effects: &mut Vec<Effect>) {
+        if self.locks.get(key) != Some(&txn) {
+            let rules = self.config.rules;
+            let lost = !rules.keep(Rule::RelockOnRecovery) || !rules.keep(Rule::ReplicaLock);
+            assert!(lost, "{txn} does not hold the lock that it gives up");
+            return;
+        }
+        self.locks.remove(key);
+        for read in self.waiting.remove(key).unwrap_or_default() {
+            effects.push(Effect::Serve { read, key: key.clone() });
+        }
+    }
+
+    fn acknowledge(&mut self, txns: Vec<TxnId>, effects: &mut Vec<Effect>) {
+        if !self.config.rules.keep(Rule::KeepOutcomeUntilFloor) {
+            for txn in &txns {
+                self.txns.remove(txn);
+            }
+        }
+        self.send(Node::Master, Body::Ack { txns }, effects);
+    }
+
+    /// Takes note that everything below `floor` is settled everywhere.
+    fn raise_floor(&mut self, floor: TxnId, effects: &mut Vec<Effect>) {
+        if floor <= self.floor || self.halted {
+            return;
+        }
+        let passed = self.txns.range(self.floor..floor);
+        // A transaction that this replica has not acknowledged holds the floor back if it is
+        // committed: so it was aborted.
+        let undecided: Vec<_> = passed
+            .filter(|(_, state)| state.undecided_key().is_some())
+            .map(|(txn, _)| *txn)
+            .collect();
+        for txn in undecided {
+            self.abort(txn, effects);
+        }
+        self.floor = floor;
+        let batch = self.config.timing.floor_batch as usize;
+        if self.txns.len() >= batch && self.txns.range(..floor).count() >= batch {
+            self.append(Record::Floor { floor }, effects);
+            self.txns = self.txns.split_off(&floor);
+        }
+    }
+
+    // ---- Doubt, and what the peers know ----
+
+    fn long_in_doubt(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
+        let Config { rules, timing, .. } = &self.config;
+        let after = timing.inquire;
+        let mut ask_peers = false;
+        match self.txns.get_mut(&txn) {
+            Some(State::Pending { .. }) => {}
+            Some(State::Prepared { .. }) if !rules.keep(Rule::PreparedWaits) => {
+                return self.abort(txn, effects);
+            }
+            Some(State::Prepared { inquiries, .. }) => {
+                ask_peers = *inquiries >= timing.peers_after;
+                *inquiries = inquiries.saturating_add(1).min(timing.peers_after);
+                self.send(Node::Master, Body::Inquire { txn }, effects);
+            }
+            _ => return,
+        }
+        if ask_peers {
+            for peer in self.config.replica_nodes().filter(|peer| *peer != self.config.node) {
+                self.send(peer, Body::PeerInquire { txn }, effects);
+            }
+        }
+        effects.push(Effect::SetTimer { id: TimerId::Inquire(txn), after });
+    }
+
+    fn heard_peer(&mut self, slot: u8, message: Message, effects: &mut Vec<Effect>) {
+        match message.body {
+            // Who asks was prepared in an epoch that every replica had promised by then. One that
+            // has not is not the replica that it was, and knows nothing.
+            Body::PeerInquire { txn } if txn.epoch <= self.promised => {
+                self.peer_inquires(txn, Node::Replica(slot), effects);
+            }
+            Body::PeerAnswer { txn, answer } => {
+                let Some(State::Prepared { uncertain, .. }) = self.txns.get_mut(&txn) else {
+                    return;
+                };
+                match answer {
+                    PeerKnowledge::Commit => self.commit(txn, effects),
+                    PeerKnowledge::Abort => self.abort(txn, effects),
+                    PeerKnowledge::Uncertain if self.config.rules.keep(Rule::NoGuessInDoubt) => {}
+                    PeerKnowledge::Uncertain => {
+                        uncertain.insert(slot);
+                        if uncertain.len() == self.config.replicas - 1 {
+                            self.commit(txn, effects);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn peer_inquires(&mut self, txn: TxnId, peer: Node, effects: &mut Vec<Effect>) {
+        let answer = match self.txns.get(&txn) {
+            Some(State::Committed { .. }) => PeerKnowledge::Commit,
+            Some(State::Pending { .. } | State::Prepared { .. }) => PeerKnowledge::Uncertain,
+            Some(State::Aborted(Aborted::Decided | Aborted::Refused)) => PeerKnowledge::Abort,
+            // The asker repeats its question; by then REFUSED is durable.
+            Some(State::Aborted(Aborted::Refusing)) => return,
+            // Gone: only an asker in doubt may conclude so, for a commit that it had not
+            // acknowledged would have held the floor back.
+            None if txn < self.floor => PeerKnowledge::Abort,
+            None | Some(State::Aborted(Aborted::Voted)) => {
+                if self.config.rules.keep(Rule::RefuseBeforePeerAbort) {
+                    let lsn = self.append(Record::Refused { txn }, effects);
+                    effects.push(Effect::Force(lsn));
+                    self.txns.insert(txn, State::Aborted(Aborted::Refusing));
+                    self.parked.push_back((lsn, Parked::Refused(txn, peer)));
+                    return;
+                }
+                PeerKnowledge::Abort
+            }
+        };
+        self.send(peer, Body::PeerAnswer { txn, answer }, effects);
+    }
+
+    // ---- Reads ----
+
+    fn waited_for_lock(&mut self, read: ReadId, effects: &mut Vec<Effect>) {
+        let waits = self.waiting.iter().find(|(_, reads)| reads.contains(&read));
+        let Some(key) = waits.map(|(key, _)| key.clone()) else { return };
+        let reads = self.waiting.get_mut(&key).expect("it was just found");
+        reads.remove(&read);
+        if reads.is_empty() {
+            self.waiting.remove(&key);
+        }
+        let txn = *self.locks.get(&key).expect("reads wait only for locked keys");
+        self.send(Node::Master, Body::Busy { read, txn }, effects);
+    }
+
+    // ---- Small things ----
+
+    fn in_doubt(&self) -> impl Iterator<Item = (TxnId, &Key)> {
+        self.txns.iter().filter_map(|(txn, state)| match state {
+            State::Prepared { key, .. } => Some((*txn, key)),
+            _ => None,
+        })
+    }
+
+    fn append(&mut self, record: Record, effects: &mut Vec<Effect>) -> Lsn {
+        self.lsn += 1;
+        effects.push(Effect::Append(record));
+        self.lsn
+    }
+
+    fn send(&self, to: Node, body: Body, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Send { to, message: self.message(body) });
+    }
+
+    fn halt(&mut self, kind: HaltKind, why: String, effects: &mut Vec<Effect>) {
+        self.halted = true;
+        effects.push(Effect::Halt { kind, why });
+    }
+}
+
+impl State {
+    fn prepared(key: Key) -> Self {
+        State::Prepared { key, inquiries: 0, uncertain: Replicas::default() }
+    }
+
+    /// The key that the transaction locks, if it is pending or prepared.
+    fn undecided_key(&self) -> Option<&Key> {
+        match self {
+            State::Pending { key } | State::Prepared { key, .. } => Some(key),
+            State::Committed { .. } | State::Aborted(_) => None,
+        }
     }
 }

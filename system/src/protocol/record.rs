@@ -13,6 +13,8 @@ pub enum Record {
     Epoch {
         /// The epoch.
         epoch: u64,
+        /// How many replicas the cluster has: the membership is static.
+        replicas: u8,
     },
     /// Both: the node of this role and slot has this store. Before the first commit.
     Member {

@@ -38,6 +38,72 @@ impl FromStr for Node {
     }
 }
 
+/// A set of replicas. Votes and acknowledgements are counted in it, so that repeats do not count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Replicas(u64);
+
+impl Replicas {
+    /// The most replicas that a cluster may have.
+    pub const MAX: u8 = 64;
+
+    /// The replicas of slots 1 to `count`, which is at most [`Replicas::MAX`].
+    #[must_use]
+    pub const fn first(count: u8) -> Self {
+        assert!(count <= Self::MAX, "more replicas than a set can hold");
+        if count == 0 { Replicas(0) } else { Replicas(u64::MAX >> (Self::MAX - count)) }
+    }
+
+    /// Adds the replica of a slot.
+    pub fn insert(&mut self, slot: u8) {
+        self.0 |= Self::bit(slot);
+    }
+
+    /// Takes the replica of a slot out.
+    pub fn remove(&mut self, slot: u8) {
+        self.0 &= !Self::bit(slot);
+    }
+
+    /// Whether the replica of a slot is in the set.
+    #[must_use]
+    pub fn contains(self, slot: u8) -> bool {
+        self.0 & Self::bit(slot) != 0
+    }
+
+    /// Whether the set is empty.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// How many replicas are in the set.
+    #[must_use]
+    pub fn len(self) -> u8 {
+        self.0.count_ones() as u8
+    }
+
+    /// The replicas of this set that are not in the other.
+    #[must_use]
+    pub fn without(self, other: Replicas) -> Self {
+        Replicas(self.0 & !other.0)
+    }
+
+    /// The slots, ascending.
+    pub fn slots(self) -> impl Iterator<Item = u8> {
+        (1..=Self::MAX).filter(move |slot| self.contains(*slot))
+    }
+
+    /// The nodes, in the order of the slots.
+    #[must_use]
+    pub fn nodes(self) -> Vec<Node> {
+        self.slots().map(Node::Replica).collect()
+    }
+
+    const fn bit(slot: u8) -> u64 {
+        assert!(slot >= 1 && slot <= Self::MAX, "slots count from 1");
+        1 << (slot - 1)
+    }
+}
+
 /// A transaction: the epoch of the master that began it, and its number in that epoch.
 ///
 /// Ordered lexicographically. The id of the last committed write of a live key is the key's

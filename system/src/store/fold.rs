@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn the_greatest_epoch_promise_boot_and_floor_count() {
-        let epoch = |epoch| Record::Epoch { epoch };
+        let epoch = |epoch| Record::Epoch { epoch, replicas: 3 };
         assert_eq!(left(&[epoch(2), epoch(3), epoch(1)]), [epoch(3)]);
         let promise = |epoch| Record::Promise { epoch };
         assert_eq!(left(&[promise(9), promise(9), promise(2)]), [promise(9)]);
@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn a_floor_erases_what_is_below_and_nothing_else() {
         let records = [
-            Record::Epoch { epoch: 1 },
+            Record::Epoch { epoch: 1, replicas: 3 },
             put(1, "k", "a"),
             commit(1),
             abort(2),
@@ -298,7 +298,7 @@ mod tests {
         let state = after(&records);
         assert_eq!(
             state.records().cloned().collect::<Vec<_>>(),
-            [Record::Epoch { epoch: 1 }, floor(5), put(5, "m", "b")]
+            [Record::Epoch { epoch: 1, replicas: 3 }, floor(5), put(5, "m", "b")]
         );
         assert_eq!(state.get(&"k".into()), Some(&(txn(1), "a".into())));
     }

@@ -6,7 +6,7 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `e` | epoch |
+//! | `e` | epoch, number of replicas (1 byte) |
 //! | `p` | promised epoch |
 //! | `b` | boot |
 //! | `f` | floor: epoch, seq |
@@ -59,8 +59,11 @@ impl From<Slot> for FactKey {
 pub(super) fn encode_fact(key: &FactKey, record: &Record, row: &mut Vec<u8>) {
     begin(row);
     match record {
-        Record::Epoch { epoch: number }
-        | Record::Promise { epoch: number }
+        Record::Epoch { epoch, replicas } => {
+            row.extend_from_slice(&epoch.to_be_bytes());
+            row.push(*replicas);
+        }
+        Record::Promise { epoch: number }
         | Record::Boot { boot: number }
         | Record::Member { store: StoreId(number), .. } => {
             row.extend_from_slice(&number.to_be_bytes());
@@ -94,7 +97,12 @@ pub(super) fn decode_fact(key: &[u8], row: &[u8]) -> Result<Record, &'static str
     let number = || body.try_into().map(u64::from_be_bytes).map_err(|_| "it is no number");
     let txn = || txn_from(rest).ok_or("its key names no transaction");
     Ok(match (letter, rest) {
-        (b'e', []) => Record::Epoch { epoch: number()? },
+        (b'e', []) => match body.split_first_chunk() {
+            Some((epoch, [replicas])) => {
+                Record::Epoch { epoch: u64::from_be_bytes(*epoch), replicas: *replicas }
+            }
+            _ => return Err("it is no epoch"),
+        },
         (b'p', []) => Record::Promise { epoch: number()? },
         (b'b', []) => Record::Boot { boot: number()? },
         (b'f', []) => Record::Floor { floor: txn_from(body).ok_or("it is no transaction")? },

@@ -1,0 +1,178 @@
+//! A run directory as its checks see it: what was asked for, what was recorded, what remained.
+//! Knows where things lie and what they are, nothing of what they should be.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use system::{
+    journal::Entry,
+    protocol::{Key, Node, TxnId, Value, Version},
+};
+
+use crate::history::{self, Event, Operation, PairError, ReadError};
+
+/// What `test.json` says about a run; the file may say more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// The faults that were asked for, by name; `none` and no name at all are the same.
+    pub faults: Vec<String>,
+    /// How many replicas the system had.
+    pub replicas: u8,
+    /// The monotonic clock at time 0 of the history, in nanoseconds: subtracted from the times of
+    /// journals, it makes them times of the history.
+    pub clock_origin: u64,
+    /// After the last heal, everything must be decided within this many milliseconds.
+    pub resolution_deadline_ms: u64,
+}
+
+impl Setup {
+    /// The faults that were asked for, without `none`.
+    pub fn real_faults(&self) -> impl Iterator<Item = &str> {
+        self.faults.iter().map(String::as_str).filter(|fault| *fault != "none")
+    }
+}
+
+/// `final.json`: what every node held after the last heal, when the load had ended and the system
+/// had had its time to settle.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Final {
+    /// When it was read, in nanoseconds of the history.
+    pub time: u64,
+    /// The replicas that answered.
+    pub replicas: BTreeMap<Node, FinalReplica>,
+    /// Transactions that the master had not finished with, and their keys. None if it did not
+    /// answer.
+    pub master_unsettled: Option<Vec<(TxnId, Key)>>,
+}
+
+/// What a replica held at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinalReplica {
+    /// Every key with its version and value, in the order of the keys.
+    pub entries: Vec<(Key, Version, Value)>,
+    /// Transactions that were prepared without a decision, and the keys that they locked.
+    pub in_doubt: Vec<(TxnId, Key)>,
+}
+
+/// A node's journal: its entries, each with its line from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Journal {
+    /// The file, as messages name it.
+    pub path: PathBuf,
+    /// The entries.
+    pub entries: Vec<(usize, Entry)>,
+}
+
+/// A run as it was recorded.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// What was asked for.
+    pub setup: Setup,
+    /// The history's events.
+    pub events: Vec<Event>,
+    /// Whether the history breaks off, as after a kill of the harness.
+    pub torn: bool,
+    /// The operations that they make.
+    pub operations: Vec<Operation>,
+    /// The journals of the nodes that have one.
+    pub journals: BTreeMap<Node, Journal>,
+    /// What remained at the end; none if the run did not get that far.
+    pub remained: Option<Final>,
+}
+
+/// Why a run cannot be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The history cannot be read.
+    #[error(transparent)]
+    History(#[from] ReadError),
+    /// The history's events make no operations.
+    #[error("{}:{}: {}", path.display(), error.position + 1, error.reason)]
+    Pair {
+        /// The history.
+        path: PathBuf,
+        /// The event and what is wrong with it.
+        error: PairError,
+    },
+    /// Another file of the run cannot be read, or is not what it should be.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: io::Error,
+    },
+}
+
+impl Run {
+    /// Reads a run directory.
+    ///
+    /// # Errors
+    /// A file is missing that every run has (the history and `test.json`), or one cannot be read.
+    pub fn load(directory: &Path) -> Result<Run, LoadError> {
+        let path = directory.join("history.jsonl");
+        let history::Whole { events, torn } = history::read(&path)?;
+        let operations = history::pair(&events).map_err(|error| LoadError::Pair { path, error })?;
+        let setup = json(&directory.join("test.json"))?;
+        let path = directory.join("final.json");
+        let remained = if path.exists() { Some(json(&path)?) } else { None };
+        let journals = load_journals(directory)?;
+        Ok(Run { setup, events, torn, operations, journals, remained })
+    }
+
+    /// The time of the history at a reading of the monotonic clock, in nanoseconds; negative
+    /// before the history began.
+    #[must_use]
+    pub fn history_time(&self, clock: u64) -> i64 {
+        i64::try_from(i128::from(clock) - i128::from(self.setup.clock_origin)).unwrap_or(i64::MAX)
+    }
+
+    /// Every replica of the system.
+    pub fn replicas(&self) -> impl Iterator<Item = Node> + use<> {
+        (1..=self.setup.replicas).map(Node::Replica)
+    }
+}
+
+/// Reads the journals of a run directory: `nodes/<name>/journal.jsonl`.
+///
+/// # Errors
+/// The directory of nodes or a journal cannot be read, or a line is no entry.
+pub fn load_journals(directory: &Path) -> Result<BTreeMap<Node, Journal>, LoadError> {
+    let mut journals = BTreeMap::new();
+    let nodes = directory.join("nodes");
+    if !nodes.exists() {
+        return Ok(journals);
+    }
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |source| LoadError::File { path, source }
+    };
+    for item in fs::read_dir(&nodes).map_err(file(&nodes))? {
+        let item = item.map_err(file(&nodes))?;
+        let path = item.path().join("journal.jsonl");
+        let Some(node) = item.file_name().to_str().and_then(|name| name.parse::<Node>().ok())
+        else {
+            continue;
+        };
+        if !path.exists() {
+            continue;
+        }
+        let entries = system::journal::read(&path)
+            .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+            .map_err(file(&path))?;
+        journals.insert(node, Journal { path, entries });
+    }
+    Ok(journals)
+}
+
+/// Reads a file that holds one JSON value.
+fn json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, LoadError> {
+    let file = |source| LoadError::File { path: path.to_owned(), source };
+    let text = fs::read_to_string(path).map_err(file)?;
+    serde_json::from_str(&text)
+        .map_err(|error| file(io::Error::new(io::ErrorKind::InvalidData, error)))
+}

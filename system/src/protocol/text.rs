@@ -1,0 +1,202 @@
+//! The protocol's words as people read them: in scripts, schedules, logs and reports. Only
+//! formatting; nothing is decided here.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::{
+    AbortReason, Body, Decision, Effect, Event, NoReason, Node, Outcome, PeerKnowledge, ReadId,
+    Record, Request, TimerId, TxnId, Write,
+};
+
+impl Display for Decision {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Decision::Commit => "commit",
+            Decision::Abort => "abort",
+        })
+    }
+}
+
+impl Display for PeerKnowledge {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PeerKnowledge::Commit => "commit",
+            PeerKnowledge::Abort => "abort",
+            PeerKnowledge::Uncertain => "uncertain",
+        })
+    }
+}
+
+impl Display for NoReason {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            NoReason::Locked { holder } => write!(f, "locked by {holder}"),
+            NoReason::Aborted => f.write_str("aborted"),
+        }
+    }
+}
+
+impl Display for ReadId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}.{}/{}", self.epoch, self.n, self.attempt)
+    }
+}
+
+impl Display for Write {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "put {}={value}", self.key),
+            None => write!(f, "del {}", self.key),
+        }
+    }
+}
+
+/// A list behind a word, or nothing for an empty list.
+struct Listed<'a, T>(&'static str, &'a [T]);
+
+impl<T: Display> Display for Listed<'_, T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (i, item) in self.1.iter().enumerate() {
+            write!(f, "{}{item}", if i == 0 { self.0 } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+/// A transaction and what became of it, or of which key it is.
+struct Pair<'a, T>(&'a (TxnId, T));
+
+impl<T: Display> Display for Pair<'_, T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0.0, self.0.1)
+    }
+}
+
+fn pairs<T: Display>(list: &[(TxnId, T)]) -> Vec<Pair<'_, T>> {
+    list.iter().map(Pair).collect()
+}
+
+impl Display for Body {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Body::Fence { member: None } => f.write_str("Fence a stranger"),
+            Body::Fence { member: Some(store) } => write!(f, "Fence store {store}"),
+            Body::FenceOk { boot, in_doubt } => {
+                write!(f, "FenceOk boot {boot}{}", Listed(", in doubt: ", &pairs(in_doubt)))
+            }
+            Body::Prepare { txn, write, resolves } => {
+                write!(f, "Prepare {txn} {write}{}", Listed(", resolves ", &pairs(resolves)))
+            }
+            Body::VoteYes { txn } => write!(f, "VoteYes {txn}"),
+            Body::VoteNo { txn, reason } => write!(f, "VoteNo {txn} ({reason})"),
+            Body::Decide { txn, decision } => write!(f, "Decide {txn} {decision}"),
+            Body::Ack { txns } => write!(f, "Ack{}", Listed(" ", txns)),
+            Body::Inquire { txn } => write!(f, "Inquire {txn}"),
+            Body::Pending { txn } => write!(f, "Pending {txn}"),
+            Body::Read { read, key, resolves, .. } => {
+                write!(f, "Read {read} {key}{}", Listed(", resolves ", &pairs(resolves)))
+            }
+            Body::Value { read, found: Some((version, value)) } => {
+                write!(f, "Value {read} {value} (version {version})")
+            }
+            Body::Value { read, found: None } => write!(f, "Value {read} absent"),
+            Body::Busy { read, txn } => write!(f, "Busy {read} (locked by {txn})"),
+            Body::NotServing { read } => write!(f, "NotServing {read}"),
+            Body::Heartbeat => f.write_str("Heartbeat"),
+            Body::Alive { boot } => write!(f, "Alive boot {boot}"),
+            Body::Stale { promised } => write!(f, "Stale, promised {promised}"),
+            Body::PeerInquire { txn } => write!(f, "PeerInquire {txn}"),
+            Body::PeerAnswer { txn, answer } => write!(f, "PeerAnswer {txn} {answer}"),
+        }
+    }
+}
+
+impl Display for Record {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Record::Epoch { epoch, replicas } => write!(f, "EPOCH {epoch} of {replicas} replicas"),
+            Record::Member { node, store } => write!(f, "MEMBER {node} is store {store}"),
+            Record::Decided { txn, key } => write!(f, "COMMIT {txn} {key}"),
+            Record::End { txn } => write!(f, "END {txn}"),
+            Record::Promise { epoch } => write!(f, "PROMISE {epoch}"),
+            Record::Boot { boot } => write!(f, "BOOT {boot}"),
+            Record::Prepare { txn, write } => write!(f, "PREPARE {txn} {write}"),
+            Record::Commit { txn } => write!(f, "COMMIT {txn}"),
+            Record::Abort { txn } => write!(f, "ABORT {txn}"),
+            Record::Refused { txn } => write!(f, "REFUSED {txn}"),
+            Record::Floor { floor } => write!(f, "FLOOR {floor}"),
+        }
+    }
+}
+
+impl Display for Request {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Request::Write(write) => write.fmt(f),
+            Request::Get { key, .. } => write!(f, "get {key}"),
+        }
+    }
+}
+
+impl Display for Outcome {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Committed { version } => write!(f, "Ok {version}"),
+            Outcome::Aborted(reason) => write!(f, "Aborted: {reason}"),
+            Outcome::Value(Some((version, value))) => write!(f, "{value} (version {version})"),
+            Outcome::Value(None) => f.write_str("absent"),
+            Outcome::Unavailable => f.write_str("Unavailable"),
+        }
+    }
+}
+
+impl Display for AbortReason {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let nodes = |list: &[Node]| Listed("", list).to_string();
+        match self {
+            AbortReason::Conflict { holder } => write!(f, "conflict with {holder}"),
+            AbortReason::Refused { by, reason } => write!(f, "refused by {by} ({reason})"),
+            AbortReason::Unavailable { missing } => write!(f, "not live: {}", nodes(missing)),
+            AbortReason::Timeout { missing } => write!(f, "no vote of {}", nodes(missing)),
+        }
+    }
+}
+
+impl Display for TimerId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            TimerId::Vote(txn) => write!(f, "vote {txn}"),
+            TimerId::Resend { txn, .. } => write!(f, "resend {txn}"),
+            TimerId::Attempt(read) => write!(f, "attempt {read}"),
+            TimerId::Heartbeat => f.write_str("heartbeat"),
+            TimerId::Inquire(txn) => write!(f, "inquire {txn}"),
+            TimerId::ReadWait(read) => write!(f, "read-wait {read}"),
+        }
+    }
+}
+
+impl Display for Event {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Message { from, message } => write!(f, "{from} says {}", message.body),
+            Event::Client { call, request } => write!(f, "client call {call}: {request}"),
+            Event::Persisted(lsn) => write!(f, "persisted up to {lsn}"),
+            Event::Timer(id) => write!(f, "timer {id}"),
+        }
+    }
+}
+
+impl Display for Effect {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Effect::Append(record) => write!(f, "append {record}"),
+            Effect::Force(lsn) => write!(f, "force up to {lsn}"),
+            Effect::Send { to, message } => write!(f, "send {to} {}", message.body),
+            Effect::Reply { call, outcome } => write!(f, "reply to call {call}: {outcome}"),
+            Effect::Serve { read, key } => write!(f, "serve {read} {key}"),
+            Effect::SetTimer { id, .. } => write!(f, "set timer {id}"),
+            Effect::Warn(what) => write!(f, "warn: {what}"),
+            Effect::Halt { why, .. } => write!(f, "halt: {why}"),
+        }
+    }
+}
