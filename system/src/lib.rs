@@ -7,4 +7,5 @@ mod connection;
 pub mod journal;
 mod meter;
 pub mod protocol;
+pub mod store;
 pub mod wire;
