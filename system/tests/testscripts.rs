@@ -170,7 +170,7 @@ impl goldenscript::Runner for Cluster {
             "store" => {
                 let store = &self.host(node()?)?.store;
                 let mut out = String::new();
-                for (key, version, value) in store.entries() {
+                for (key, (version, value)) in store.entries() {
                     writeln!(out, "{key} = {value} (version {version})")?;
                 }
                 for record in store.records() {
@@ -319,7 +319,7 @@ impl Cluster {
                 Effect::Serve { read, key } => {
                     let machine = host.machine.as_ref().expect("it runs");
                     let message =
-                        machine.message(Body::Value { read, found: host.store.get(&key) });
+                        machine.message(Body::Value { read, found: host.store.get(&key).cloned() });
                     writeln!(out, "    send master {}", message.body).expect("a string takes all");
                     self.network.push((node, Node::Master, message));
                 }
