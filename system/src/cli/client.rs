@@ -282,7 +282,10 @@ fn describe(NodeStatus { cluster, machine }: &NodeStatus, address: &Address) -> 
     );
     if machine.node == Node::Master {
         let live: Vec<_> = machine.live.iter().map(ToString::to_string).collect();
-        text = format!("{text}, live {}", if live.is_empty() { "none".into() } else { live.join(" ") });
+        text = format!(
+            "{text}, live {}",
+            if live.is_empty() { "none".into() } else { live.join(" ") }
+        );
     }
     for (txn, key) in &machine.unsettled {
         text = format!("{text}\n        {txn} writes {key}");

@@ -25,6 +25,9 @@ use crate::{
 /// A client that reaches nobody tries again after this.
 const UNREACHED: Duration = Duration::from_millis(50);
 
+/// The longest latency that is told from longer ones.
+const LATENCY_MAX_US: u64 = 3_600_000_000;
+
 /// What load to make.
 #[derive(Args, Clone, Debug)]
 pub struct LoadArgs {
@@ -134,7 +137,7 @@ enum Failure {
 
 impl Tally {
     fn new() -> Self {
-        let latency = Histogram::new(3).expect("three digits are a precision that it has");
+        let latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("good bounds");
         Tally { ok: 0, refused: BTreeMap::new(), unknown: 0, latency }
     }
 
@@ -144,7 +147,7 @@ impl Tally {
         for (reason, n) in &other.refused {
             *self.refused.entry(reason).or_default() += n;
         }
-        self.latency.add(&other.latency).expect("it grows as it must");
+        self.latency.add(&other.latency).expect("both have the same bounds");
     }
 
     fn refused(&self) -> u64 {

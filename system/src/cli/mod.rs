@@ -6,7 +6,10 @@ mod client;
 mod load;
 mod node;
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
 
 use tracing_subscriber::EnvFilter;
 
@@ -24,7 +27,11 @@ fn log() {
         .find_map(|name| EnvFilter::try_from_env(name).ok())
         .unwrap_or_else(|| EnvFilter::new("info"));
     // Fails only if there is one already, which is then the right one.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .try_init();
 }
 
 /// Reads a period: `20s`, `500ms`, `2m`, or seconds without a unit.

@@ -245,15 +245,16 @@ impl<'a> EventLoop<'a> {
 
     /// Lets the machine step through the events, then does what it wants.
     async fn turn(&mut self) -> Result<(), NodeError> {
+        self.replied.clear();
         let mut events = mem::take(&mut self.events);
         let t = if self.journal.is_some() { monotonic_ns() } else { 0 };
         for event in events.drain(..) {
             let passing = self.points.watches(Place::Receive).then(|| received(&event)).flatten();
-            if let Some((kind, txn)) = passing {
-                if let Some(reached) = self.points.pass(Side::Before, Place::Receive, kind, txn) {
-                    self.settle().await?;
-                    self.stop_at(reached).await;
-                }
+            if let Some((kind, txn)) = passing
+                && let Some(reached) = self.points.pass(Side::Before, Place::Receive, kind, txn)
+            {
+                self.settle().await?;
+                self.stop_at(reached).await;
             }
             let from = self.effects.len();
             if let Some((journal, _)) = &mut self.journal {
@@ -268,11 +269,11 @@ impl<'a> EventLoop<'a> {
             if matches!(self.effects.last(), Some(Effect::Halt { .. })) {
                 break;
             }
-            if let Some((kind, txn)) = passing {
-                if let Some(reached) = self.points.pass(Side::After, Place::Receive, kind, txn) {
-                    self.settle().await?;
-                    self.stop_at(reached).await;
-                }
+            if let Some((kind, txn)) = passing
+                && let Some(reached) = self.points.pass(Side::After, Place::Receive, kind, txn)
+            {
+                self.settle().await?;
+                self.stop_at(reached).await;
             }
         }
         self.settle().await?;
@@ -284,9 +285,7 @@ impl<'a> EventLoop<'a> {
     /// Performs every effect that is wanted, in order, behind the journal.
     async fn settle(&mut self) -> Result<(), NodeError> {
         if let Some((journal, path)) = &mut self.journal {
-            journal
-                .write()
-                .map_err(|cause| NodeError::Journal { path: path.clone(), cause })?;
+            journal.write().map_err(|cause| NodeError::Journal { path: path.clone(), cause })?;
         }
         let mut effects = mem::take(&mut self.effects);
         let now = Instant::now();
@@ -313,7 +312,6 @@ impl<'a> EventLoop<'a> {
         }
         self.effects = effects;
         self.flush();
-        self.replied.clear();
         Ok(())
     }
 

@@ -113,10 +113,11 @@ impl Outbox {
         let mut state = self.lock();
         state.wake();
         let now = Instant::now();
-        while let Some(queued) =
-            state.queue.pop_front_if(|queued| now.duration_since(queued.since) > STALE)
+        while let Some(queued) = state.queue.front()
+            && now.duration_since(queued.since) > STALE
         {
             state.bytes -= queued.bytes;
+            state.queue.pop_front();
         }
         let hello = self.head.clone();
         let bytes = hello.encoded_len();
@@ -132,9 +133,10 @@ impl Outbox {
     /// there to take it.
     pub(crate) fn drained(&self) -> bool {
         let state = self.lock();
-        state.feed.as_ref().is_none_or(|feed| {
-            state.queue.is_empty() && feed.meter.data() >= feed.target
-        })
+        state
+            .feed
+            .as_ref()
+            .is_none_or(|feed| state.queue.is_empty() && feed.meter.data() >= feed.target)
     }
 
     /// Ends the stream that is fed, if any.

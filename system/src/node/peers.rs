@@ -44,8 +44,7 @@ impl Peers {
         let number = wire::node_to_wire(me);
         let outboxes = (0..=u32::from(cluster.replica_count()))
             .map(|to| {
-                let outbox =
-                    || Outbox::new(number, to, cluster.name.clone(), cluster.node.outbox);
+                let outbox = || Outbox::new(number, to, cluster.name.clone(), cluster.node.outbox);
                 (to != number).then(|| Arc::new(outbox()))
             })
             .collect();

@@ -194,7 +194,7 @@ impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Point { role, side, place, kind, n } = self;
         write!(f, "{}:{}-{}:{kind}", role.name(), side.name(), place.name())?;
-        if *n != 1 { write!(f, ":{n}") } else { Ok(()) }
+        if *n == 1 { Ok(()) } else { write!(f, ":{n}") }
     }
 }
 
@@ -357,9 +357,9 @@ impl PersistPoints {
         if !self.0.watches(Place::Persist) {
             return;
         }
-        let reached = batch
-            .iter()
-            .find_map(|record| self.0.pass(side, Place::Persist, record.kind(), record_txn(record)));
+        let reached = batch.iter().find_map(|record| {
+            self.0.pass(side, Place::Persist, record.kind(), record_txn(record))
+        });
         if let Some(reached) = reached {
             reached.stop();
         }

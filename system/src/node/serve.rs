@@ -124,9 +124,9 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn new(is_master: bool) -> (Self, HealthService) {
         let reporter = HealthReporter::new();
-        let service = HealthService::new(tonic_health::server::HealthService::from_health_reporter(
-            reporter.clone(),
-        ));
+        let service = HealthService::new(
+            tonic_health::server::HealthService::from_health_reporter(reporter.clone()),
+        );
         let name = if is_master { "twopc.v1.Kv" } else { "twopc.v1.Peer" };
         (Health { reporter, service: name, told: None }, service)
     }
@@ -185,7 +185,8 @@ impl KvDesk {
             return Err(stopping());
         }
         let slot = self.slots.clone().try_acquire_owned().map_err(|_| {
-            let text = format!("{} calls are in flight, which is the bound", self.desk.limits.calls);
+            let text =
+                format!("{} calls are in flight, which is the bound", self.desk.limits.calls);
             answer::refusal(Code::ResourceExhausted, ReasonKind::Overloaded, text, [])
         })?;
         let (reply, outcome) = oneshot::channel();
