@@ -22,7 +22,7 @@ pub enum Replay {
         effects: usize,
     },
     /// The first difference.
-    Different(Difference),
+    Different(Box<Difference>),
 }
 
 /// Where a machine did something else than its journal says.
@@ -99,7 +99,7 @@ pub fn replay_entries(
                 let machine = machine.as_mut().ok_or(ReplayError::NoStart { line })?;
                 if let Some(expected) = wanted.pop_front() {
                     let expected = Some(expected);
-                    return Ok(Replay::Different(Difference { line, cause, expected, got: None }));
+                    return Ok(different(Difference { line, cause, expected, got: None }));
                 }
                 machine.step(event, &mut scratch);
                 wanted.extend(scratch.drain(..));
@@ -113,13 +113,17 @@ pub fn replay_entries(
                 let expected = wanted.pop_front();
                 if expected.as_ref() != Some(&got) {
                     let got = Some(got);
-                    return Ok(Replay::Different(Difference { line, cause, expected, got }));
+                    return Ok(different(Difference { line, cause, expected, got }));
                 }
                 effects += 1;
             }
         }
     }
     Ok(Replay::Same { starts, events, effects })
+}
+
+fn different(difference: Difference) -> Replay {
+    Replay::Different(Box::new(difference))
 }
 
 #[cfg(test)]
@@ -177,7 +181,7 @@ mod tests {
         entries.push(Entry::Effect(other.clone()));
         let line = entries.len();
         let expected = Difference { line, cause: line - 2, expected: None, got: Some(other) };
-        assert_eq!(run(entries), Replay::Different(expected));
+        assert_eq!(run(entries), different(expected));
 
         let mut entries = journal();
         let Some(Entry::Effect(Effect::Send { message, .. })) = entries.last_mut() else {
