@@ -72,7 +72,7 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// There is no such node in the configuration.
-    #[error("{node}: the configuration has replicas r1 to r{replicas}")]
+    #[error("the configuration has replicas r1 to r{replicas}, and no {node}")]
     NoSuchNode {
         /// The node.
         node: Node,
