@@ -8,7 +8,7 @@ use system::{
     protocol::Node,
 };
 
-use crate::support::{Cluster, text};
+use crate::support::{Cluster, PATIENT, text};
 
 const MASTER: Node = Node::Master;
 
@@ -18,7 +18,7 @@ fn unreached(outcome: &WriteOutcome) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_that_cannot_have_left_had_no_effect() {
-    let mut cluster = Cluster::new(1, "");
+    let mut cluster = Cluster::new(1, PATIENT);
     let client = cluster.client();
     assert!(unreached(&client.put("k", "v").await), "nobody listens");
     let read = client.get("k").await;
@@ -43,7 +43,7 @@ async fn a_write_that_cannot_have_left_had_no_effect() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_answer_leaves_the_outcome_open() {
-    let mut cluster = Cluster::begun(1, "").await;
+    let mut cluster = Cluster::begun(1, PATIENT).await;
     let client = cluster.client().timeout(Duration::from_millis(300));
     assert!(matches!(client.put("k", "v").await, WriteOutcome::Committed { .. }));
     cluster.signal(MASTER, Signal::SIGSTOP);
@@ -60,7 +60,7 @@ async fn a_late_answer_leaves_the_outcome_open() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_calls_share_a_connection() {
-    let cluster = Cluster::begun(2, "").await;
+    let cluster = Cluster::begun(2, PATIENT).await;
     let client = Client::connect(cluster.address(MASTER).clone()).await.expect("it listens");
     let puts = (0..500).map(|n| {
         let client = client.clone();
@@ -76,7 +76,7 @@ async fn many_calls_share_a_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_program_shows_and_loads_a_cluster() {
-    let mut cluster = Cluster::begun(2, "").await;
+    let mut cluster = Cluster::begun(2, PATIENT).await;
     let run = |args: &[&str]| text(&cluster.client_program(args).output().expect("ends"));
     let (code, said) =
         run(&["load", "--clients", "8", "--ops", "500", "--keys", "10", "--seed", "1"]);

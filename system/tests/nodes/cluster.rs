@@ -11,7 +11,7 @@ use system::{
     protocol::{Node, Value},
 };
 
-use crate::support::{Cluster, text};
+use crate::support::{Cluster, PATIENT, WATCHFUL, text, within};
 
 const R1: Node = Node::Replica(1);
 
@@ -24,7 +24,7 @@ fn committed(outcome: WriteOutcome) -> system::protocol::Version {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn put_get_and_del_work_end_to_end() {
-    let cluster = Cluster::begun(3, "").await;
+    let cluster = Cluster::begun(3, PATIENT).await;
     let client = cluster.client();
     assert_eq!(client.get("k").await, Ok(None));
     let first = committed(client.put("k", "one").await);
@@ -52,8 +52,7 @@ async fn put_get_and_del_work_end_to_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_programs_that_put_one_key_at_once_the_first_proceeds() {
     // The vote of one replica is held back, and nobody may lose patience over it.
-    let timing = "[timing]\nvote = 30000\nsilent_heartbeats = 200";
-    let mut cluster = Cluster::begun(3, timing).await;
+    let mut cluster = Cluster::begun(3, PATIENT).await;
     cluster.arm(R1, "replica:before-send:vote-yes");
     let first = cluster.client_program(["put", "k", "first"]).spawn().expect("starts");
     let txn = cluster.reached(R1, "replica:before-send:vote-yes");
@@ -75,7 +74,7 @@ async fn of_two_programs_that_put_one_key_at_once_the_first_proceeds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consecutive_puts_of_one_client_never_conflict() {
-    let cluster = Cluster::begun(3, "").await;
+    let cluster = Cluster::begun(3, PATIENT).await;
     let mut program =
         cluster.client_program(["stream"]).stdin(Stdio::piped()).spawn().expect("starts");
     let mut lines = program.stdin.take().expect("piped");
@@ -100,7 +99,7 @@ async fn consecutive_puts_of_one_client_never_conflict() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_committed_is_there_after_every_node_was_killed() {
-    let mut cluster = Cluster::begun(3, "").await;
+    let mut cluster = Cluster::begun(3, PATIENT).await;
     let client = cluster.client();
     let mut entries = Vec::new();
     for n in 10..30 {
@@ -123,7 +122,7 @@ async fn what_was_committed_is_there_after_every_node_was_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_replica_down_reads_go_on_and_writes_are_refused_at_once() {
-    let mut cluster = Cluster::begun(3, "[timing]\nheartbeat = 50").await;
+    let mut cluster = Cluster::begun(3, WATCHFUL).await;
     let client = cluster.client();
     let version = committed(client.put("k", "v").await);
     cluster.kill(R1);
@@ -145,25 +144,19 @@ async fn with_a_replica_down_reads_go_on_and_writes_are_refused_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_end_in_order_when_they_are_told_to() {
-    let timing = "[timing]\nvote = 30000\nsilent_heartbeats = 200";
-    let mut cluster = Cluster::begun(2, timing).await;
+    let mut cluster = Cluster::begun(2, &format!("{PATIENT}\n[node]\nstop = 60000")).await;
     // The master is told while a call is in flight, and finishes it.
     cluster.arm(R1, "replica:before-send:vote-yes");
     let client = cluster.client();
     let put = tokio::spawn(async move { client.put("k", "v").await });
     cluster.reached(R1, "replica:before-send:vote-yes");
     cluster.signal(Node::Master, Signal::SIGTERM);
-    let late = cluster.client();
-    loop {
-        // The signal takes its time to be heard.
-        match late.put("other", "w").await {
-            WriteOutcome::Aborted(reason) => match reason.kind {
-                ReasonKind::Stopping => break,
-                kind => panic!("{kind}: {}", reason.text),
-            },
-            // Hangs on the same vote; the next one may not.
-            outcome => panic!("{outcome:?}"),
-        }
+    within("the end of new calls", || {
+        cluster.log(Node::Master).contains("told to stop").then_some(())
+    });
+    match cluster.client().put("other", "w").await {
+        WriteOutcome::Aborted(reason) => assert_eq!(reason.kind, ReasonKind::Stopping),
+        outcome => panic!("{outcome:?}"),
     }
     cluster.signal(R1, Signal::SIGCONT);
     committed(put.await.expect("no panic"));

@@ -1,5 +1,7 @@
 //! Nodes that must not run, and requests that must not be taken.
 
+use std::process::Stdio;
+
 use nix::sys::signal::Signal;
 use proto::v1::{self as pb, kv_client::KvClient};
 use system::{
@@ -14,7 +16,7 @@ use tonic_reflection::pb::v1::{
 };
 use tonic_types::StatusExt as _;
 
-use crate::support::{Cluster, text, within};
+use crate::support::{Cluster, PATIENT, WATCHFUL, text, within};
 
 const MASTER: Node = Node::Master;
 const R1: Node = Node::Replica(1);
@@ -49,6 +51,22 @@ async fn one_process_has_the_store_at_a_time() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("another process has this store open"), "{said}");
     cluster.stop(MASTER);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_was_superseded_ends() {
+    let mut cluster = Cluster::begun(1, WATCHFUL).await;
+    // A twin on the same store, as nothing but a broken rule lets it start.
+    let listen = format!("{}:7100", cluster.address(MASTER).as_str().trim_end_matches(":7000"));
+    let mut twin = cluster
+        .command(MASTER)
+        .args(["--break", "exclusive-store", "--listen", &listen])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let ended = cluster.ended(MASTER);
+    twin.kill().and_then(|()| twin.wait()).expect("it runs");
+    assert_eq!(ended.code(), Some(3), "{}", cluster.log(MASTER));
 }
 
 #[test]
@@ -88,9 +106,8 @@ fn told(status: &Status) -> (Code, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statuses_say_what_is_certain() {
-    let timing = "[timing]\nvote = 30000\nsilent_heartbeats = 200\n[node]\ncalls = 2";
-    let limits = "[store]\nmax_value = 1000";
-    let mut cluster = Cluster::begun(2, &format!("{timing}\n{limits}")).await;
+    let limits = "[node]\ncalls = 2\n[store]\nmax_value = 1000";
+    let mut cluster = Cluster::begun(2, &format!("{PATIENT}\n{limits}")).await;
     let mut kv =
         KvClient::connect(format!("http://{}", cluster.address(MASTER))).await.expect("it listens");
     let put = |key: &str, len: usize| pb::PutRequest {
@@ -131,15 +148,13 @@ async fn statuses_say_what_is_certain() {
     for slot in 1..=2 {
         cluster.signal(Node::Replica(slot), Signal::SIGSTOP);
     }
-    let mut request = tonic::Request::new(pb::GetRequest { key: "k".into() });
-    request.metadata_mut().insert("grpc-timeout", "60S".parse().expect("a header"));
     let status = kv.get(pb::GetRequest { key: "k".into() }).await.expect_err("is not answered");
     assert_eq!(told(&status), (Code::Unavailable, "UNAVAILABLE".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_reflection_answer() {
-    let mut cluster = Cluster::begun(1, "[timing]\nheartbeat = 50").await;
+    let mut cluster = Cluster::begun(1, WATCHFUL).await;
     let channel = tonic::transport::Endpoint::new(format!("http://{}", cluster.address(MASTER)))
         .expect("an address")
         .connect()

@@ -34,6 +34,13 @@ use tempfile::TempDir;
 /// Nothing that a test waits for takes longer on a machine that is merely busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Periods in which nobody loses patience with a node that a test has stopped, or with a machine
+/// that is busy.
+pub(crate) const PATIENT: &str = "[timing]\nvote = 30000\nsilent_heartbeats = 200";
+
+/// Periods in which a node that is gone is soon missed.
+pub(crate) const WATCHFUL: &str = "[timing]\nvote = 30000\nheartbeat = 100\nsilent_heartbeats = 20";
+
 /// A cluster's directory and addresses, and those of its nodes that run.
 pub(crate) struct Cluster {
     pub(crate) dir: TempDir,
