@@ -1,1 +1,1 @@
-//! benches
+//! Nothing of its own: the benchmarks are in `benches/`, one file for each part that is measured.

@@ -27,7 +27,6 @@ pub fn check(run: &Run) -> Judgement {
     let evidence = &run.evidence;
     let complete = evidence.complete(&mut judgement);
     halts(evidence, &mut judgement);
-    promises(evidence, &mut judgement);
     let (mut commits, mut aborts) = (0, 0);
     for (txn, transaction) in &evidence.transactions.by_id {
         alike(*txn, transaction, &mut judgement);
@@ -46,6 +45,9 @@ pub fn check(run: &Run) -> Judgement {
             equal(run, remained, complete, &mut judgement);
         }
     }
+    // Last, for what a broken promise has led to says more than the promise, which there may be
+    // hundreds of.
+    promises(evidence, &mut judgement);
     judgement
 }
 

@@ -127,14 +127,18 @@ pub fn say(results: &Results, path: &Path, out: &mut impl Write) -> io::Result<(
     writeln!(out, "{}: {}", results.verdict, path.display())
 }
 
+/// Violations that a check is given room for in a terminal.
+const SAID_MAX: usize = 6;
+
 fn say_judgement(judgement: &Judgement, out: &mut impl Write) -> io::Result<()> {
     let Judgement { check, verdict, violations, violations_total, doubts, .. } = judgement;
     writeln!(out, "  {check:<16} {verdict}")?;
-    for sentence in violations {
+    let said = violations.len().min(SAID_MAX);
+    for sentence in &violations[..said] {
         writeln!(out, "    {sentence}")?;
     }
-    if *violations_total > violations.len() {
-        writeln!(out, "    and {} more", violations_total - violations.len())?;
+    if *violations_total > said {
+        writeln!(out, "    and {} more; results.json has the first", violations_total - said)?;
     }
     for sentence in doubts {
         writeln!(out, "    {sentence}")?;
