@@ -12,9 +12,12 @@ use clap::Args;
 
 use super::{
     Judgement, LoadError, Results, Run, Validity, find_journals,
-    linearizability::Bounds,
+    linearizability::Limits,
     replay::{Difference, Replay, ReplayError, replay as replay_journal},
 };
+
+/// What a configuration of the checker takes, about, in bytes.
+const CONFIGURATION_BYTES: usize = 128;
 
 /// What to check, and how much to spend on it.
 #[derive(Clone, Debug, Args)]
@@ -37,8 +40,11 @@ pub struct CheckArgs {
 }
 
 impl CheckArgs {
-    fn bounds(&self) -> Bounds {
-        Bounds { time: Duration::from_secs(self.timeout), memory: self.memory << 20 }
+    fn limits(&self) -> Limits {
+        Limits {
+            time: Duration::from_secs(self.timeout),
+            configurations: (self.memory << 20) / CONFIGURATION_BYTES,
+        }
     }
 }
 
@@ -85,7 +91,7 @@ pub enum CommandError {
 pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, CommandError> {
     let mut worst = Validity::Valid;
     for path in &args.paths {
-        let results = judge(path, &args.bounds())?;
+        let results = judge(path, &args.limits())?;
         worst = worst.max(results.verdict);
         if args.json {
             serde_json::to_writer(&mut *out, &results).map_err(io::Error::from)?;
@@ -101,13 +107,13 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, Command
 ///
 /// # Errors
 /// The record cannot be read, or the results cannot be written.
-pub fn judge(directory: &Path, bounds: &Bounds) -> Result<Results, CommandError> {
+pub fn judge(directory: &Path, limits: &Limits) -> Result<Results, CommandError> {
     if !directory.join("history.jsonl").exists() {
         let reason = "no run directory: it has no history.jsonl";
         return Err(CommandError::Nothing { path: directory.to_owned(), reason });
     }
     let run = Run::load(directory)?;
-    let results = super::check(&run, bounds);
+    let results = super::check(&run, limits);
     let mut text = serde_json::to_string_pretty(&results).map_err(io::Error::from)?;
     text.push('\n');
     let path = directory.join("results.json");
