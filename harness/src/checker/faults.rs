@@ -47,11 +47,13 @@ pub fn check(run: &Run) -> Judgement {
     judgement
 }
 
-/// Whether what the nemesis did is this fault happening. An event says so itself in its field
-/// `fault`; otherwise what was done to whom and at which point tells.
+/// Whether what the nemesis did is this fault happening: a node was killed or paused, or the event
+/// has the fault's own name. What only prepared it, missed or undid it is not. A kill or pause says
+/// in its field `fault` what it belongs to; otherwise what was done to whom and at which point
+/// tells.
 fn belongs(event: &NemesisEvent, fault: &str) -> bool {
-    if matches!(event.f.as_str(), "arm" | "disarm" | "resume" | "restart" | "heal") {
-        return false;
+    if !matches!(event.f.as_str(), "kill" | "pause") {
+        return event.f == fault;
     }
     if let Some(name) = event.text("fault") {
         return name == fault;
@@ -59,16 +61,15 @@ fn belongs(event: &NemesisEvent, fault: &str) -> bool {
     let node = event.text("node").unwrap_or_default();
     let replica = node.strip_prefix('r').is_some_and(|slot| slot.parse::<u8>().is_ok());
     let at = event.text("at").unwrap_or_default();
-    let stops = matches!(event.f.as_str(), "kill" | "pause");
     match fault {
         "kill-master" => event.f == "kill" && node == "master",
         "kill-replica" => event.f == "kill" && replica,
         "pause-master" => event.f == "pause" && node == "master",
         "pause-replica" => event.f == "pause" && replica,
-        "master-uncertainty" => stops && at.starts_with("master:"),
-        "replica-uncertainty" => stops && at.starts_with("replica:"),
-        "crash-matrix" => stops && !at.is_empty(),
-        other => event.f == other,
+        "master-uncertainty" => at.starts_with("master:"),
+        "replica-uncertainty" => at.starts_with("replica:"),
+        "crash-matrix" => !at.is_empty(),
+        _ => false,
     }
 }
 
@@ -85,6 +86,9 @@ mod tests {
         let named = event("kill", json!({"node":"master","fault":"kill-master","at":"master:x"}));
         assert!(belongs(&named, "kill-master") && !belongs(&named, "master-uncertainty"));
         assert!(!belongs(&event("restart", json!({"node":"r1"})), "kill-replica"));
-        assert!(!belongs(&event("arm", json!({"fault":"kill-replica"})), "kill-replica"));
+        for f in ["arm", "miss", "hold", "recovered"] {
+            assert!(!belongs(&event(f, json!({"fault":"kill-replica"})), "kill-replica"), "{f}");
+        }
+        assert!(belongs(&event("partition", json!({})), "partition"));
     }
 }

@@ -8,6 +8,7 @@ pub mod durability;
 pub mod evidence;
 pub mod faults;
 pub mod linearizability;
+pub mod nodes;
 pub mod reads;
 pub mod replay;
 pub mod resolution;
@@ -32,6 +33,7 @@ pub fn check(run: &Run, limits: &Limits) -> Results {
         truthfulness::check(run),
         conflicts::check(run),
         resolution::check(run),
+        nodes::check(run),
         faults::check(run),
         statistics::check(run),
     ])

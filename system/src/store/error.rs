@@ -159,7 +159,7 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The operating system refused something.
-    #[error("{}: {doing}: {source}", path.display())]
+    #[error("{}: {doing}: {source}{}", path.display(), advice(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
@@ -204,4 +204,17 @@ pub enum StoreError {
         /// The directory.
         dir: PathBuf,
     },
+}
+
+/// What to do about an error of the operating system, where that is not plain.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; let the user of this process read and write the directory and all files in it"
+        }
+        _ if error.raw_os_error() == Some(nix::errno::Errno::EIO as i32) => {
+            "; the disk fails, or a file may not grow any more: what was durable is safe"
+        }
+        _ => "",
+    }
 }

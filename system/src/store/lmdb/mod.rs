@@ -181,7 +181,8 @@ impl Store {
     }
 
     /// Asks that every record up to this one be durable as soon as possible. Returns at once;
-    /// `persisted` is told when it is done, or that it has failed.
+    /// `persisted` is told when it is done, or that it has failed; it is not told a second time of
+    /// what is durable already.
     pub fn force(&mut self, up_to: Lsn) {
         self.shared.force(up_to);
     }
@@ -356,7 +357,7 @@ fn load(environment: &Environment) -> Result<Facts, StoreError> {
         match rows::decode_fact(key, row) {
             Ok(record) => facts.restore(record),
             Err(why) => {
-                let name = key.escape_ascii();
+                let name = rows::name_of_fact(key);
                 return Err(environment.damaged(format!("the record '{name}' is bad: {why}")));
             }
         }

@@ -3,12 +3,8 @@
 //! the layout of LMDB's pages (data version 1, 64 bits) and nothing of what the rows mean.
 
 use std::{
-    fmt::Display,
-    fs::File,
-    io::ErrorKind,
-    ops::RangeInclusive,
-    os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
+    fmt::Display, fs::File, io::ErrorKind, ops::RangeInclusive, os::unix::fs::FileExt as _,
+    path::Path,
 };
 
 use super::super::StoreError;
@@ -46,10 +42,11 @@ const TABLE: u16 = 0x02;
 
 /// Checks that a data file is LMDB's and whole: the meta pages, and every page that a transaction
 /// could come to: that it is there, is of the kind that its parent expects, that its nodes lie
-/// inside of it, and that no page is used twice. Reads all pages but those of long values.
+/// inside of it, that no page is used twice, and that none in use is taken for free. Reads all pages
+/// but those of long values.
 ///
 /// The file may be shorter than the last page that LMDB ever used: pages that were freed in the
-/// transaction that took them are never written. So what counts is what is in use.
+/// transaction that took them are never written. So what is missing must be free.
 ///
 /// # Errors
 /// Says what is wrong with the file, or that it cannot be read.
@@ -67,9 +64,12 @@ pub(super) fn inspect(path: &Path) -> Result<(), StoreError> {
         page_bytes: meta.page_bytes as usize,
         pages,
         seen: vec![0; usize::try_from(pages / 64 + 1).unwrap_or(usize::MAX)],
+        last: 0,
+        free: Vec::new(),
     };
-    walk.tree(&meta.free, true)?;
-    walk.tree(&meta.main, false)
+    walk.tree(&meta.free, Kind::FreePages)?;
+    walk.tree(&meta.main, Kind::Rows)?;
+    walk.account(meta.last_page)
 }
 
 /// What of a meta page matters here.
@@ -77,6 +77,7 @@ struct Meta {
     page_bytes: u32,
     free: Tree,
     main: Tree,
+    last_page: u64,
     transaction: u64,
 }
 
@@ -85,8 +86,26 @@ struct Meta {
 struct Tree {
     flags: u16,
     depth: u16,
-    entries: u64,
+    sizes: Sizes,
     root: u64,
+}
+
+/// How much a tree holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sizes {
+    branch_pages: u64,
+    leaf_pages: u64,
+    overflow_pages: u64,
+    rows: u64,
+}
+
+/// What the rows of a tree are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Lists of pages that are free.
+    FreePages,
+    /// Rows of tables, and tables.
+    Rows,
 }
 
 impl Tree {
@@ -94,7 +113,12 @@ impl Tree {
         Tree {
             flags: u16_at(bytes, 4),
             depth: u16_at(bytes, 6),
-            entries: u64_at(bytes, 32),
+            sizes: Sizes {
+                branch_pages: u64_at(bytes, 8),
+                leaf_pages: u64_at(bytes, 16),
+                overflow_pages: u64_at(bytes, 24),
+                rows: u64_at(bytes, 32),
+            },
             root: u64_at(bytes, 40),
         }
     }
@@ -109,7 +133,19 @@ impl Meta {
         }
         let first = Meta::read(file, path, 0)?;
         let second = match &first {
-            Ok(meta) => Meta::read(file, path, u64::from(meta.page_bytes))?,
+            Ok(meta) => {
+                let page_bytes = u64::from(meta.page_bytes);
+                let want = page_bytes * META_PAGES;
+                if len < want {
+                    return Err(StoreError::Truncated {
+                        file: path.to_owned(),
+                        len,
+                        page: 1,
+                        want,
+                    });
+                }
+                Meta::read(file, path, page_bytes)?
+            }
             // A damaged first page does not tell where the second is.
             Err(_) => {
                 let mut second = Err("is not found".to_owned());
@@ -119,15 +155,28 @@ impl Meta {
                 second
             }
         };
-        match (first, second) {
-            (Ok(first), Ok(second)) if second.transaction > first.transaction => Ok(second),
-            (Ok(first), Ok(_)) => Ok(first),
-            (Err(first), Err(second)) => Err(not_lmdb(format!(
-                "both of its meta pages are bad: the first {first}, the second {second}"
-            ))),
+        let (first, second) = match (first, second) {
+            (Ok(first), Ok(second)) => (first, second),
+            (Err(first), Err(second)) => {
+                return Err(not_lmdb(format!(
+                    "both of its meta pages are bad: the first {first}, the second {second}"
+                )));
+            }
             // The other one may be older than the last commit, so it must not be trusted.
-            (Err(what), Ok(_)) => Err(damaged(path, format!("the first meta page {what}"))),
-            (Ok(_), Err(what)) => Err(damaged(path, format!("the second meta page {what}"))),
+            (Err(what), Ok(_)) => return Err(damaged(path, format!("the first meta page {what}"))),
+            (Ok(_), Err(what)) => {
+                return Err(damaged(path, format!("the second meta page {what}")));
+            }
+        };
+        // Commits write the two in turn: the first page has the even ones.
+        match (first.transaction, second.transaction) {
+            (0, 0) => Ok(first),
+            (even, odd) if even % 2 == 0 && even.checked_add(1) == Some(odd) => Ok(second),
+            (even, odd) if even % 2 == 0 && odd.checked_add(1) == Some(even) => Ok(first),
+            (even, odd) => Err(damaged(
+                path,
+                format!("the meta pages are of transactions {even} and {odd}, which never follow"),
+            )),
         }
     }
 
@@ -147,10 +196,10 @@ impl Meta {
         let page_bytes = u32_at(&bytes, 40);
         let (magic, version) = (u32_at(&bytes, 16), u32_at(&bytes, 20));
         Ok(if magic != MAGIC {
-            Err(format!("begins with {magic:08x} instead of {MAGIC:08x}"))
+            Err(format!("has {magic:08x} where {MAGIC:08x} should be"))
         } else if version != DATA_VERSION {
             Err(format!("is of data version {version} instead of {DATA_VERSION}"))
-        } else if u16_at(&bytes, 10) & META == 0 {
+        } else if u16_at(&bytes, 10) != META {
             Err("is not marked as one".to_owned())
         } else if !page_bytes.is_power_of_two() || !PAGE_BYTES.contains(&page_bytes) {
             Err(format!("says that a page has {page_bytes} bytes"))
@@ -159,6 +208,7 @@ impl Meta {
                 page_bytes,
                 free: Tree::parse(&bytes[40..]),
                 main: Tree::parse(&bytes[40 + TREE_BYTES..]),
+                last_page: u64_at(&bytes, 136),
                 transaction: u64_at(&bytes, 144),
             })
         })
@@ -175,49 +225,64 @@ struct Walk<'a> {
     pages: u64,
     /// A bit for each page that was come to.
     seen: Vec<u64>,
+    /// The last page that was come to.
+    last: u64,
+    /// The pages that are free.
+    free: Vec<u64>,
 }
 
 impl Walk<'_> {
     /// Checks a tree, and the trees of the named tables in it.
-    fn tree(&mut self, tree: &Tree, free: bool) -> Result<(), StoreError> {
-        if tree.root == NO_PAGE {
-            return match tree.entries {
-                0 => Ok(()),
-                entries => Err(self.damaged(format!("a tree of {entries} rows has no root"))),
-            };
-        }
-        if tree.depth > DEPTH_MAX {
-            return Err(self.damaged(format!("a tree is {} levels deep", tree.depth)));
-        }
+    fn tree(&mut self, tree: &Tree, kind: Kind) -> Result<(), StoreError> {
         // The low flags would make it a table of integers, duplicates or reversed keys.
-        if !free && tree.flags & 0x7f != 0 {
+        if kind == Kind::Rows && tree.flags & 0x7f != 0 {
             return Err(StoreError::NotLmdb {
                 file: self.path.to_owned(),
                 why: format!("a table has flags {:#x}, which no store uses", tree.flags),
             });
         }
-        let entries = self.subtree(tree.root, tree.depth, free)?;
-        if entries != tree.entries {
-            let (want, root) = (tree.entries, tree.root);
+        if tree.depth > DEPTH_MAX {
+            return Err(self.damaged(format!("a tree is {} levels deep", tree.depth)));
+        }
+        let mut sizes = Sizes::default();
+        if tree.root != NO_PAGE {
+            self.subtree(tree.root, tree.depth, kind, &mut sizes)?;
+        }
+        if sizes != tree.sizes {
+            let Tree { root, sizes: want, .. } = tree;
             return Err(self
-                .damaged(format!("the tree at page {root} has {entries} rows instead of {want}")));
+                .damaged(format!("the tree at page {root} holds {sizes:?} instead of {want:?}")));
         }
         Ok(())
     }
 
-    /// Checks what is below a page, and counts the rows.
-    fn subtree(&mut self, number: u64, depth: u16, free: bool) -> Result<u64, StoreError> {
+    /// Checks what is below a page, and counts it.
+    fn subtree(
+        &mut self,
+        number: u64,
+        depth: u16,
+        kind: Kind,
+        sizes: &mut Sizes,
+    ) -> Result<(), StoreError> {
         let page = self.page(number)?;
-        let kind = u16_at(&page, 10) & (BRANCH | LEAF | OVERFLOW | META);
-        let expected = if depth > 1 { BRANCH } else { LEAF };
-        if kind != expected || depth == 0 {
-            return Err(self.damaged_page(number, format!("is of kind {kind}, not {expected}")));
+        let page_kind = u16_at(&page, 10);
+        let (expected, count) = match depth {
+            0 => return Err(self.damaged_page(number, "is the root of a tree without levels")),
+            1 => (LEAF, &mut sizes.leaf_pages),
+            _ => (BRANCH, &mut sizes.branch_pages),
+        };
+        if page_kind != expected {
+            let what = format!("is of kind {page_kind:#x} instead of {expected:#x}");
+            return Err(self.damaged_page(number, what));
         }
+        *count += 1;
         let (lower, upper) = (u16_at(&page, 12) as usize, u16_at(&page, 14) as usize);
         if lower < HEADER_BYTES || lower % 2 != 0 || lower > upper || upper > self.page_bytes {
             return Err(self.damaged_page(number, format!("has bounds {lower} and {upper}")));
         }
-        let mut entries = 0;
+        if lower == HEADER_BYTES {
+            return Err(self.damaged_page(number, "is empty"));
+        }
         let mut last_key: Option<&[u8]> = None;
         for slot in (HEADER_BYTES..lower).step_by(2) {
             let at = u16_at(&page, slot) as usize;
@@ -229,27 +294,34 @@ impl Walk<'_> {
             let Some(key) = node.get(NODE_BYTES..NODE_BYTES + key_bytes) else {
                 return Err(self.damaged_page(number, format!("has a key of {key_bytes} bytes")));
             };
-            // The first key of a branch page stands for all lesser ones and is empty.
+            // The first key of a branch page stands for all lesser ones and may be empty.
             let first_of_branch = depth > 1 && slot == HEADER_BYTES;
-            if !free && !first_of_branch {
-                if last_key.is_some_and(|last| last >= key) {
+            if kind == Kind::Rows && !first_of_branch {
+                if key.is_empty() || last_key.is_some_and(|last| last >= key) {
                     return Err(self.damaged_page(number, "has its keys in the wrong order"));
                 }
                 last_key = Some(key);
             }
             if depth > 1 {
                 let child = u64::from(u32_at(node, 0)) | u64::from(u16_at(node, 4)) << 32;
-                entries += self.subtree(child, depth - 1, free)?;
+                self.subtree(child, depth - 1, kind, sizes)?;
             } else {
-                self.row(number, node, key_bytes)?;
-                entries += 1;
+                self.row(number, node, key_bytes, kind, sizes)?;
+                sizes.rows += 1;
             }
         }
-        Ok(entries)
+        Ok(())
     }
 
     /// Checks where the data of a row of a leaf page lie.
-    fn row(&mut self, number: u64, node: &[u8], key_bytes: usize) -> Result<(), StoreError> {
+    fn row(
+        &mut self,
+        number: u64,
+        node: &[u8],
+        key_bytes: usize,
+        kind: Kind,
+        sizes: &mut Sizes,
+    ) -> Result<(), StoreError> {
         let data_bytes = u32_at(node, 0) as usize;
         let flags = u16_at(node, 4);
         let data = &node[NODE_BYTES + key_bytes..];
@@ -257,72 +329,124 @@ impl Walk<'_> {
         let Some(data) = data.get(..inside) else {
             return Err(self.damaged_page(number, format!("has a row of {data_bytes} bytes")));
         };
-        match flags {
-            0 => Ok(()),
-            BIG => self.overflow(u64_at(data, 0), data_bytes),
-            TABLE if data_bytes == TREE_BYTES => self.tree(&Tree::parse(data), false),
+        match (kind, flags) {
+            (Kind::Rows, 0) => Ok(()),
+            (Kind::Rows, TABLE) if data_bytes == TREE_BYTES => {
+                self.tree(&Tree::parse(data), Kind::Rows)
+            }
+            (Kind::Rows, BIG) => {
+                sizes.overflow_pages += self.overflow(u64_at(data, 0), data_bytes)?;
+                Ok(())
+            }
+            (Kind::FreePages, 0) => self.free_pages(number, data),
+            (Kind::FreePages, BIG) => {
+                let first = u64_at(data, 0);
+                sizes.overflow_pages += self.overflow(first, data_bytes)?;
+                let mut data = vec![0; data_bytes];
+                self.read(first, HEADER_BYTES, &mut data)?;
+                self.free_pages(first, &data)
+            }
             _ => Err(self.damaged_page(number, format!("has a row with flags {flags:#x}"))),
         }
     }
 
-    /// Checks the pages of a long value, without reading the value.
-    fn overflow(&mut self, first: u64, data_bytes: usize) -> Result<(), StoreError> {
-        let header = self.header(first)?;
+    /// Checks the pages of a long value, without reading the value, and counts them.
+    fn overflow(&mut self, first: u64, data_bytes: usize) -> Result<u64, StoreError> {
+        self.visit(first)?;
+        let mut header = [0; HEADER_BYTES];
+        self.read_page(first, &mut header)?;
         let (kind, pages) = (u16_at(&header, 10), u32_at(&header, 12));
         let want = (HEADER_BYTES + data_bytes).div_ceil(self.page_bytes);
-        if kind & OVERFLOW == 0 || (pages as usize) < want {
+        if kind != OVERFLOW || (pages as usize) < want {
             return Err(self.damaged_page(
                 first,
-                format!("is of kind {kind} with {pages} pages for a value of {data_bytes} bytes"),
+                format!("is of kind {kind:#x}, {pages} long, for a value of {data_bytes} bytes"),
             ));
         }
-        (1..u64::from(pages)).try_for_each(|further| self.visit(first + further))
+        for further in 1..u64::from(pages) {
+            self.visit(first + further)?;
+        }
+        Ok(pages.into())
+    }
+
+    /// Takes up a list of free pages: how many, then each.
+    fn free_pages(&mut self, number: u64, list: &[u8]) -> Result<(), StoreError> {
+        let count = list.len() / 8;
+        if count == 0 || !list.len().is_multiple_of(8) || u64_at(list, 0) > count as u64 - 1 {
+            return Err(self.damaged_page(number, "has a list of free pages that is too short"));
+        }
+        let count = u64_at(list, 0) as usize;
+        self.free.extend((1..=count).map(|at| u64_at(list, at * 8)));
+        Ok(())
+    }
+
+    /// Checks that no page is both in use and free, that none is beyond the last, and that what the
+    /// file lacks is free.
+    fn account(&mut self, last_page: u64) -> Result<(), StoreError> {
+        if self.last > last_page {
+            let last = self.last;
+            return Err(
+                self.damaged(format!("page {last} is in use, beyond the last, {last_page}"))
+            );
+        }
+        self.free.sort_unstable();
+        let mut lacking = self.pages;
+        for at in 0..self.free.len() {
+            let number = self.free[at];
+            let twice = at > 0 && self.free[at - 1] == number;
+            let (word, bit) = place(number);
+            let used = self.seen.get(word).is_some_and(|seen| seen & bit != 0);
+            if twice || used || number < META_PAGES || number > last_page {
+                return Err(self.damaged_page(number, "is taken for free"));
+            }
+            lacking += u64::from(number == lacking);
+        }
+        if lacking <= last_page { Err(self.truncated(lacking)) } else { Ok(()) }
     }
 
     /// Reads a page that is come to for the first time.
     fn page(&mut self, number: u64) -> Result<Vec<u8>, StoreError> {
         self.visit(number)?;
         let mut page = vec![0; self.page_bytes];
-        self.read(number, &mut page)?;
+        self.read_page(number, &mut page)?;
         Ok(page)
     }
 
-    /// Reads the header of a page that is come to for the first time.
-    fn header(&mut self, number: u64) -> Result<[u8; HEADER_BYTES], StoreError> {
-        self.visit(number)?;
-        let mut header = [0; HEADER_BYTES];
-        self.read(number, &mut header)?;
-        Ok(header)
-    }
-
-    fn read(&self, number: u64, into: &mut [u8]) -> Result<(), StoreError> {
-        self.file.read_exact_at(into, number * self.page_bytes as u64).map_err(|source| {
-            let doing = "cannot read a page";
-            StoreError::Io { path: self.path.to_owned(), doing, source }
-        })?;
+    /// Reads the beginning of a page, with its header.
+    fn read_page(&self, number: u64, into: &mut [u8]) -> Result<(), StoreError> {
+        self.read(number, 0, into)?;
         match u64_at(into, 0) {
             found if found == number => Ok(()),
             found => Err(self.damaged_page(number, format!("says that it is page {found}"))),
         }
     }
 
+    /// Reads what follows some bytes of a page.
+    fn read(&self, number: u64, offset: usize, into: &mut [u8]) -> Result<(), StoreError> {
+        let at = number * self.page_bytes as u64 + offset as u64;
+        self.file.read_exact_at(into, at).map_err(|source| {
+            let doing = "cannot read a page";
+            StoreError::Io { path: self.path.to_owned(), doing, source }
+        })
+    }
+
     /// Notes that a page is in use: it must be there, and in use once.
     fn visit(&mut self, number: u64) -> Result<(), StoreError> {
         if number >= self.pages {
-            let page_bytes = self.page_bytes as u64;
-            return Err(StoreError::Truncated {
-                file: self.path.to_owned(),
-                len: self.len,
-                page: number,
-                want: number.saturating_add(1).saturating_mul(page_bytes),
-            });
+            return Err(self.truncated(number));
         }
-        let (word, bit) = ((number / 64) as usize, 1 << (number % 64));
+        let (word, bit) = place(number);
         if number < META_PAGES || self.seen[word] & bit != 0 {
             return Err(self.damaged_page(number, "is used twice"));
         }
         self.seen[word] |= bit;
+        self.last = self.last.max(number);
         Ok(())
+    }
+
+    fn truncated(&self, page: u64) -> StoreError {
+        let want = page.saturating_add(1).saturating_mul(self.page_bytes as u64);
+        StoreError::Truncated { file: self.path.to_owned(), len: self.len, page, want }
     }
 
     fn damaged(&self, what: impl Display) -> StoreError {
@@ -334,8 +458,13 @@ impl Walk<'_> {
     }
 }
 
+/// The word and the bit of a page.
+fn place(number: u64) -> (usize, u64) {
+    (usize::try_from(number / 64).unwrap_or(usize::MAX), 1 << (number % 64))
+}
+
 fn damaged(path: &Path, what: impl Display) -> StoreError {
-    StoreError::Damaged { file: PathBuf::from(path), what: what.to_string() }
+    StoreError::Damaged { file: path.to_owned(), what: what.to_string() }
 }
 
 // LMDB writes its files in the machine's own byte order.

@@ -129,6 +129,17 @@ pub(super) fn decode_fact(key: &[u8], row: &[u8]) -> Result<Record, &'static str
     })
 }
 
+/// Names the row of a fact in a message for people.
+pub(super) fn name_of_fact(key: &[u8]) -> String {
+    match key.split_first() {
+        Some((letter @ (b'd' | b't'), txn)) if txn.len() == 16 => {
+            let txn = txn_from(txn).unwrap_or_default();
+            format!("{} {txn}", char::from(*letter))
+        }
+        _ => key.escape_ascii().to_string(),
+    }
+}
+
 /// Writes the value of the row of an entry into `row`.
 pub(super) fn encode_entry(key: &Key, version: Version, value: &Value, row: &mut Vec<u8>) {
     begin(row);
@@ -185,4 +196,74 @@ fn txn_bytes(txn: TxnId) -> [u8; 16] {
 fn txn_from(bytes: &[u8]) -> Option<TxnId> {
     let number = u128::from_be_bytes(bytes.try_into().ok()?);
     Some(TxnId::new((number >> 64) as u64, number as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(key: &str, value: Option<&str>) -> Write {
+        Write { key: key.into(), value: value.map(Value::from) }
+    }
+
+    #[test]
+    fn every_fact_is_read_as_it_was_written_and_no_bit_of_its_row_may_change() {
+        let txn = TxnId::new(3, u64::MAX);
+        let records = [
+            Record::Epoch { epoch: 1 << 40, replicas: 3 },
+            Record::Promise { epoch: 2 },
+            Record::Boot { boot: u64::MAX },
+            Record::Floor { floor: txn },
+            Record::Member { node: Node::Master, store: StoreId(1) },
+            Record::Member { node: Node::Replica(255), store: StoreId(u64::MAX) },
+            Record::Decided { txn, key: "key".into() },
+            Record::Prepare { txn, write: write("key", Some("value")) },
+            Record::Prepare { txn, write: write("key", Some("")) },
+            Record::Prepare { txn, write: write("key", None) },
+            Record::Commit { txn },
+            Record::Abort { txn },
+            Record::Refused { txn },
+        ];
+        let mut row = Vec::new();
+        for record in records {
+            let key = FactKey::from(Slot::of(&record));
+            encode_fact(&key, &record, &mut row);
+            assert_eq!(decode_fact(key.as_bytes(), &row), Ok(record));
+
+            let mut both = [key.as_bytes(), &row].concat();
+            for bit in 0..both.len() * 8 {
+                both[bit / 8] ^= 1 << (bit % 8);
+                let (key, row) = both.split_at(key.as_bytes().len());
+                assert!(decode_fact(key, row).is_err(), "bit {bit} of {both:?}");
+                both[bit / 8] ^= 1 << (bit % 8);
+            }
+            for len in 0..row.len() {
+                assert!(decode_fact(key.as_bytes(), &row[..len]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn an_entry_is_read_as_it_was_written_and_no_bit_of_its_row_may_change() {
+        let (key, version, value) = (Key::from("key"), TxnId::new(1, 44), Value::from("value"));
+        let mut row = Vec::new();
+        encode_entry(&key, version, &value, &mut row);
+        assert_eq!(decode_entry(key.as_bytes(), &row), Ok((version, value)));
+        assert_eq!(version_of_entry(&row), Some(version));
+        assert!(decode_entry(b"kez", &row).is_err());
+        for bit in 0..row.len() * 8 {
+            row[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode_entry(key.as_bytes(), &row).is_err(), "bit {bit}");
+            row[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn the_rows_of_transactions_are_in_the_order_of_the_transactions() {
+        let key = |epoch, seq| FactKey::from(Slot::Txn(TxnId::new(epoch, seq))).bytes;
+        assert!(key(0, u64::MAX) < key(1, 0));
+        assert!(key(1, 255) < key(1, 256));
+        assert_eq!(name_of_fact(&key(1, 44)), "t 1.44");
+        assert_eq!(name_of_fact(b"e"), "e");
+    }
 }

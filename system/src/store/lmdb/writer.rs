@@ -13,12 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use heed::RwTxn;
+
 use super::{
     super::{
         StoreError,
         fold::{Change, Slot},
     },
-    environment::Environment,
+    environment::{Environment, Table},
     rows::{self, FactKey},
 };
 use crate::protocol::{Lsn, Record, TxnId, Write};
@@ -209,65 +211,96 @@ impl Writer {
 
     /// Makes a batch durable, as a whole: so a crash keeps a prefix.
     fn commit(&mut self, batch: &Batch, row: &mut Vec<u8>) -> Result<(), StoreError> {
-        let environment = &self.environment;
-        let mut txn = environment.write()?;
-        let refused = environment.error("cannot write");
+        let mut txn = self.environment.write()?;
         for change in &batch.changes {
-            match change {
-                Change::Nothing => {}
-                Change::Put(record) => {
-                    let key = FactKey::from(Slot::of(record));
-                    rows::encode_fact(&key, record, row);
-                    environment.facts.put(&mut txn, key.as_bytes(), row).map_err(&refused)?;
-                }
-                Change::Erase(slot) => {
-                    let key = FactKey::from(*slot);
-                    environment.facts.delete(&mut txn, key.as_bytes()).map_err(&refused)?;
-                }
-                Change::Apply { txn: id, write: Write { key, value } } => {
-                    let fact = FactKey::from(Slot::Txn(*id));
-                    rows::encode_fact(&fact, &Record::Commit { txn: *id }, row);
-                    environment.facts.put(&mut txn, fact.as_bytes(), row).map_err(&refused)?;
-
-                    let entries = &environment.entries;
-                    let before = entries.get(&txn, key.as_bytes()).map_err(&refused)?;
-                    match before.and_then(rows::version_of_entry) {
-                        Some(version) if version >= *id => {
-                            let dir = environment.dir().to_owned();
-                            return Err(StoreError::VersionOrder { dir, txn: *id, version });
-                        }
-                        _ => {}
-                    }
-                    match value {
-                        Some(value) => {
-                            rows::encode_entry(key, *id, value, row);
-                            entries.put(&mut txn, key.as_bytes(), row).map_err(&refused)?;
-                        }
-                        None => {
-                            entries.delete(&mut txn, key.as_bytes()).map_err(&refused)?;
-                        }
-                    }
-                }
-                Change::Raise { floor } => {
-                    let least = FactKey::from(Slot::Txn(TxnId::default()));
-                    let below = FactKey::from(Slot::Txn(*floor));
-                    let settled =
-                        (Bound::Included(least.as_bytes()), Bound::Excluded(below.as_bytes()));
-                    environment.facts.delete_range(&mut txn, &settled).map_err(&refused)?;
-
-                    let key = FactKey::from(Slot::Floor);
-                    rows::encode_fact(&key, &Record::Floor { floor: *floor }, row);
-                    environment.facts.put(&mut txn, key.as_bytes(), row).map_err(&refused)?;
-                }
-            }
+            write(&self.environment, &mut txn, change, row)?;
         }
         if let Some(observer) = &mut self.observer {
             observer.before(&batch.records);
         }
-        txn.commit().map_err(environment.error("cannot commit"))?;
+        txn.commit().map_err(self.environment.error("cannot commit"))?;
         if let Some(observer) = &mut self.observer {
             observer.after(&batch.records);
         }
         Ok(())
     }
+}
+
+/// Writes a change, by way of `row`.
+fn write(
+    environment: &Environment,
+    txn: &mut RwTxn<'_>,
+    change: &Change,
+    row: &mut Vec<u8>,
+) -> Result<(), StoreError> {
+    let Environment { facts, entries, .. } = environment;
+    let refused = environment.error("cannot write");
+    match change {
+        Change::Nothing => Ok(()),
+        Change::Put(record) => {
+            let key = FactKey::from(Slot::of(record));
+            rows::encode_fact(&key, record, row);
+            let before = facts.get(txn, key.as_bytes()).map_err(&refused)?.map(<[u8]>::len);
+            replace(*facts, txn, key.as_bytes(), before, row).map_err(&refused)
+        }
+        Change::Erase(slot) => {
+            facts.delete(txn, FactKey::from(*slot).as_bytes()).map_err(&refused)?;
+            Ok(())
+        }
+        Change::Apply { txn: id, write: Write { key, value } } => {
+            let fact = FactKey::from(Slot::Txn(*id));
+            rows::encode_fact(&fact, &Record::Commit { txn: *id }, row);
+            let prepared = value.as_ref().map(|value| value.as_bytes().len());
+            replace(*facts, txn, fact.as_bytes(), prepared, row).map_err(&refused)?;
+
+            let before = entries.get(txn, key.as_bytes()).map_err(&refused)?;
+            if let Some(version) = before.and_then(rows::version_of_entry)
+                && version >= *id
+            {
+                let dir = environment.dir().to_owned();
+                return Err(StoreError::VersionOrder { dir, txn: *id, version });
+            }
+            let before = before.map(<[u8]>::len);
+            match (value, before) {
+                (Some(value), before) => {
+                    rows::encode_entry(key, *id, value, row);
+                    replace(*entries, txn, key.as_bytes(), before, row).map_err(&refused)
+                }
+                (None, Some(_)) => {
+                    entries.delete(txn, key.as_bytes()).map_err(&refused)?;
+                    Ok(())
+                }
+                (None, None) => Ok(()),
+            }
+        }
+        Change::Raise { floor } => {
+            let least = FactKey::from(Slot::Txn(TxnId::default()));
+            let below = FactKey::from(Slot::Txn(*floor));
+            let settled = (Bound::Included(least.as_bytes()), Bound::Excluded(below.as_bytes()));
+            facts.delete_range(txn, &settled).map_err(&refused)?;
+
+            let key = FactKey::from(Slot::Floor);
+            rows::encode_fact(&key, &Record::Floor { floor: *floor }, row);
+            facts.put(txn, key.as_bytes(), row).map_err(&refused)
+        }
+    }
+}
+
+/// Puts a row in the place of one of `before` bytes, if any.
+///
+/// LMDB leaves a row in the pages of its own that it once needed, however short it becomes. So a
+/// long row that becomes shorter is taken away first.
+fn replace(
+    table: Table,
+    txn: &mut RwTxn<'_>,
+    key: &[u8],
+    before: Option<usize>,
+    row: &[u8],
+) -> heed::Result<()> {
+    /// A shorter row is in a page with others, whatever the size of pages.
+    const LONG: usize = 1 << 10;
+    if before.is_some_and(|before| before > LONG && before > row.len()) {
+        table.delete(txn, key)?;
+    }
+    table.put(txn, key, row)
 }
