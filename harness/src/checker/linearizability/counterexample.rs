@@ -33,6 +33,20 @@ pub enum Why {
     Stuck(Vec<u32>),
 }
 
+impl Why {
+    /// The operations that the reason names by themselves.
+    pub(in crate::checker) fn named(&self) -> Option<u32> {
+        match self {
+            Why::Rule(
+                Violation::DeleteBlocked { delete: place, .. }
+                | Violation::NothingBlocked { get: place, .. }
+                | Violation::NoDelete { get: place, .. },
+            ) => Some(*place),
+            _ => None,
+        }
+    }
+}
+
 /// Explains what tier 1 found.
 #[must_use]
 pub(super) fn of_violation(history: &KeyHistory, violation: Violation) -> Counterexample {

@@ -46,6 +46,18 @@ pub enum Spec {
     Append,
 }
 
+impl std::str::FromStr for Spec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "register" => Ok(Spec::Register),
+            "append" => Ok(Spec::Append),
+            _ => Err(format!("'{text}' is no specification: want register or append")),
+        }
+    }
+}
+
 /// What cannot be an observation. The caller knows where it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
