@@ -1,4 +1,10 @@
 //! A durable, replicated key/value store: two-phase commit over gRPC on LMDB.
 
+mod answer;
+pub mod client;
+pub mod config;
+mod connection;
 pub mod journal;
+mod meter;
 pub mod protocol;
+pub mod wire;

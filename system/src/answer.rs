@@ -1,0 +1,211 @@
+//! How the end of a client's call is told by a gRPC status, and what a status tells: the two
+//! directions side by side, so that they agree. Knows nothing of connections.
+
+use std::{collections::BTreeMap, collections::HashMap, fmt};
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::protocol::{AbortReason, NoReason, Node};
+
+/// The domain of our `google.rpc.ErrorInfo`: only a status that carries it says for certain that
+/// a call had no effect.
+pub const DOMAIN: &str = "twopc";
+
+/// Why a call certainly had no effect, and never will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ReasonKind {
+    /// Another write of the key is under way.
+    Conflict,
+    /// A replica voted no.
+    Refused,
+    /// A replica is not live, so that writes are not taken; no replica could answer a get.
+    Unavailable,
+    /// Votes were missing when the time was up.
+    Timeout,
+    /// Too many calls are in flight.
+    Overloaded,
+    /// The node is about to end.
+    Stopping,
+    /// The key or the value cannot be stored.
+    Invalid,
+    /// There is no connection, and none could be made: the request never left. Never sent by a
+    /// node.
+    Unreachable,
+}
+
+impl ReasonKind {
+    /// Every kind.
+    pub const ALL: [ReasonKind; 8] = [
+        ReasonKind::Conflict,
+        ReasonKind::Refused,
+        ReasonKind::Unavailable,
+        ReasonKind::Timeout,
+        ReasonKind::Overloaded,
+        ReasonKind::Stopping,
+        ReasonKind::Invalid,
+        ReasonKind::Unreachable,
+    ];
+
+    /// The name, as `ErrorInfo` has it: `CONFLICT` and so on.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            ReasonKind::Conflict => "CONFLICT",
+            ReasonKind::Refused => "REFUSED",
+            ReasonKind::Unavailable => "UNAVAILABLE",
+            ReasonKind::Timeout => "TIMEOUT",
+            ReasonKind::Overloaded => "OVERLOADED",
+            ReasonKind::Stopping => "STOPPING",
+            ReasonKind::Invalid => "INVALID",
+            ReasonKind::Unreachable => "UNREACHABLE",
+        }
+    }
+}
+
+impl fmt::Display for ReasonKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a call certainly had no effect, with what there is to say about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// The kind.
+    pub kind: ReasonKind,
+    /// In words.
+    pub text: String,
+    /// Facts for programs, such as `holder`, the transaction that was first.
+    pub facts: BTreeMap<String, String>,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind, self.text)
+    }
+}
+
+/// The status of a call that had no effect for this reason.
+pub(crate) fn refusal(
+    code: Code,
+    kind: ReasonKind,
+    text: String,
+    facts: impl IntoIterator<Item = (&'static str, String)>,
+) -> Status {
+    let facts: HashMap<String, String> =
+        facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect();
+    Status::with_error_details(
+        code,
+        text,
+        ErrorDetails::with_error_info(kind.name(), DOMAIN, facts),
+    )
+}
+
+/// The status of an aborted write.
+pub(crate) fn aborted(reason: &AbortReason) -> Status {
+    let refuse = |kind, text, facts: Vec<_>| refusal(Code::Aborted, kind, text, facts);
+    match reason {
+        AbortReason::Conflict { holder } => refuse(
+            ReasonKind::Conflict,
+            format!("another write of the key is under way: transaction {holder}"),
+            vec![("holder", holder.to_string())],
+        ),
+        AbortReason::Refused { by, reason: NoReason::Locked { holder } } => refuse(
+            ReasonKind::Refused,
+            format!("{by} voted no: transaction {holder} locks the key"),
+            vec![("by", by.to_string()), ("why", "locked".into()), ("holder", holder.to_string())],
+        ),
+        AbortReason::Refused { by, reason: NoReason::Aborted } => refuse(
+            ReasonKind::Refused,
+            format!("{by} voted no: the transaction is aborted there"),
+            vec![("by", by.to_string()), ("why", "aborted".into())],
+        ),
+        AbortReason::Unavailable { missing } => refuse(
+            ReasonKind::Unavailable,
+            format!("a write needs every replica; not live: {}", list(missing)),
+            vec![("missing", list(missing))],
+        ),
+        AbortReason::Timeout { missing } => refuse(
+            ReasonKind::Timeout,
+            format!("votes were missing when the time was up: {}", list(missing)),
+            vec![("missing", list(missing))],
+        ),
+    }
+}
+
+/// The reason that a status gives, or none if it gives none of ours: then nothing is certain,
+/// whatever its code, for transports invent codes after a request has left.
+pub(crate) fn reason(status: &Status) -> Option<Reason> {
+    let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
+    let kind = ReasonKind::ALL.into_iter().find(|kind| kind.name() == info.reason)?;
+    Some(Reason {
+        kind,
+        text: status.message().to_owned(),
+        facts: info.metadata.into_iter().collect(),
+    })
+}
+
+fn list(nodes: &[Node]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::TxnId;
+
+    #[test]
+    fn every_abort_is_told_and_understood() {
+        let holder = TxnId::new(1, 44);
+        let by = Node::Replica(2);
+        let missing = vec![Node::Replica(1), Node::Replica(3)];
+        let cases = [
+            (AbortReason::Conflict { holder }, ReasonKind::Conflict, "holder", "1.44"),
+            (
+                AbortReason::Refused { by, reason: NoReason::Locked { holder } },
+                ReasonKind::Refused,
+                "holder",
+                "1.44",
+            ),
+            (
+                AbortReason::Refused { by, reason: NoReason::Aborted },
+                ReasonKind::Refused,
+                "why",
+                "aborted",
+            ),
+            (
+                AbortReason::Unavailable { missing: missing.clone() },
+                ReasonKind::Unavailable,
+                "missing",
+                "r1,r3",
+            ),
+            (AbortReason::Timeout { missing }, ReasonKind::Timeout, "missing", "r1,r3"),
+        ];
+        for (abort, kind, fact, value) in cases {
+            let status = aborted(&abort);
+            assert_eq!(status.code(), Code::Aborted);
+            let reason = reason(&status).expect("one of ours");
+            assert_eq!(reason.kind, kind);
+            assert_eq!(reason.facts.get(fact).map(String::as_str), Some(value));
+        }
+    }
+
+    #[test]
+    fn a_status_without_our_word_is_no_answer() {
+        assert_eq!(reason(&Status::aborted("by a proxy")), None);
+        assert_eq!(reason(&Status::unavailable("connection reset")), None);
+        let theirs = Status::with_error_details(
+            Code::Aborted,
+            "theirs",
+            ErrorDetails::with_error_info("CONFLICT", "example.com", HashMap::new()),
+        );
+        assert_eq!(reason(&theirs), None);
+        let newer = Status::with_error_details(
+            Code::Aborted,
+            "of another build",
+            ErrorDetails::with_error_info("NOVELTY", DOMAIN, HashMap::new()),
+        );
+        assert_eq!(reason(&newer), None);
+    }
+}

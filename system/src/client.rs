@@ -1,0 +1,352 @@
+//! The client library: put, del and get at the master, with answers that say what is certain and
+//! what is not; and a look into any node. Knows nothing of the protocol behind the answers.
+
+use std::{
+    fmt, io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use futures::{Stream, TryStreamExt as _, stream};
+use proto::v1::{self as pb, inspect_client::InspectClient, kv_client::KvClient};
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+
+pub use crate::answer::{DOMAIN, Reason, ReasonKind};
+use crate::{
+    answer,
+    config::Address,
+    connection::{Connection, Courier},
+    protocol::{self, Key, Value, Version},
+    wire,
+};
+
+/// What became of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// It is committed, and durable at every replica.
+    Committed {
+        /// The key's version from now on.
+        version: Version,
+    },
+    /// It took no effect and never will.
+    Aborted(Reason),
+    /// It may or may not have taken effect, or may yet: the answer was lost, or is late.
+    Unknown(String),
+}
+
+/// A read gave nothing. Reads have no effect, so nothing is uncertain about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// A node says why.
+    #[error("{0}")]
+    Refused(Reason),
+    /// There was no answer.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A client of the master. Clones are cheap and share one connection, on which many calls may be
+/// under way.
+///
+/// A connection is made by the first call that needs one, and dropped after a transport error or
+/// a timeout. No write is ever sent twice.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+/// use system::client::{Client, WriteOutcome};
+///
+/// let client = Client::new("127.0.0.1:7000".parse()?).timeout(Duration::from_secs(2));
+/// match client.put("colour", "green").await {
+///     WriteOutcome::Committed { version } => println!("version {version}"),
+///     WriteOutcome::Aborted(reason) => println!("nothing happened: {reason}"),
+///     WriteOutcome::Unknown(why) => println!("who knows: {why}"),
+/// }
+/// assert_eq!(client.get("colour").await?.map(|(_, value)| value), Some("green".into()));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    line: Arc<Line>,
+    timeout: Duration,
+}
+
+/// Where to call, and the connection there, if any.
+struct Line {
+    address: Address,
+    connection: Mutex<Option<Arc<Connection>>>,
+    /// Held while dialing, so that many calls make one connection.
+    dialing: tokio::sync::Mutex<()>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.line.address)
+    }
+}
+
+/// How a call went that gave no answer of the node's own.
+enum Failure {
+    /// Nothing of the request can have left.
+    Unsent(String),
+    /// The request may have arrived.
+    Lost(String),
+    /// The node answered with a status.
+    Status(Status),
+}
+
+impl Client {
+    /// A client of the master at this address. Makes no connection yet.
+    #[must_use]
+    pub fn new(master: Address) -> Self {
+        let line = Line {
+            address: master,
+            connection: Mutex::new(None),
+            dialing: tokio::sync::Mutex::new(()),
+        };
+        Client { line: Arc::new(line), timeout: Duration::from_secs(5) }
+    }
+
+    /// A client that is connected already.
+    ///
+    /// # Errors
+    /// The master cannot be reached.
+    pub async fn connect(master: Address) -> io::Result<Self> {
+        let client = Client::new(master);
+        client.line.connection().await?;
+        Ok(client)
+    }
+
+    /// The same client, on the same connection, with another time to wait for each answer, from
+    /// dialing to the last byte. Default 5 s.
+    #[must_use]
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Client { timeout, ..self }
+    }
+
+    /// Stores a value under a key.
+    pub async fn put(&self, key: impl Into<Key>, value: impl Into<Value>) -> WriteOutcome {
+        let request = pb::PutRequest {
+            key: wire::blob_to_wire(key.into()),
+            value: wire::blob_to_wire(value.into()),
+        };
+        let answer = self
+            .call(async |mut kv, _| kv.put(request).await.map(|answer| answer.into_inner().version))
+            .await;
+        write_outcome(answer)
+    }
+
+    /// Deletes a key; that it is absent is no error.
+    pub async fn del(&self, key: impl Into<Key>) -> WriteOutcome {
+        let request = pb::DelRequest { key: wire::blob_to_wire(key.into()) };
+        let answer = self
+            .call(async |mut kv, _| kv.del(request).await.map(|answer| answer.into_inner().version))
+            .await;
+        write_outcome(answer)
+    }
+
+    /// Reads the last committed write of a key; none if the key is absent.
+    ///
+    /// # Errors
+    /// No replica could answer in time, or the master could not be asked.
+    pub async fn get(&self, key: impl Into<Key>) -> Result<Option<(Version, Value)>, ReadError> {
+        let request = pb::GetRequest { key: wire::blob_to_wire(key.into()) };
+        let answer = self
+            .call(async |mut kv, left| {
+                let mut request = tonic::Request::new(request);
+                request.set_timeout(left);
+                kv.get(request).await.map(|answer| answer.into_inner().found)
+            })
+            .await;
+        match answer {
+            Ok(found) => wire::found_from_wire(found)
+                .map_err(|error| ReadError::Failed(format!("the answer is {error}"))),
+            Err(Failure::Unsent(why)) => Err(ReadError::Refused(unreachable(why))),
+            Err(Failure::Lost(why)) => Err(ReadError::Failed(why)),
+            Err(Failure::Status(status)) => Err(answer::reason(&status)
+                .map_or_else(|| ReadError::Failed(describe(&status)), ReadError::Refused)),
+        }
+    }
+
+    /// Makes one call on the connection, within the time; it is told what of that is left.
+    async fn call<T>(
+        &self,
+        make: impl AsyncFnOnce(KvClient<Courier>, Duration) -> Result<T, Status>,
+    ) -> Result<T, Failure> {
+        let deadline = Instant::now() + self.timeout;
+        let waited = self.timeout;
+        let connection = match timeout_at(deadline, self.line.connection()).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return Err(Failure::Unsent(error.to_string())),
+            Err(_) => return Err(Failure::Unsent(format!("no connection within {waited:?}"))),
+        };
+        let courier = connection.courier();
+        let kept = courier.kept();
+        let kv = KvClient::with_origin(courier, connection.origin())
+            .max_decoding_message_size(usize::MAX)
+            .max_encoding_message_size(usize::MAX);
+        let left = deadline.saturating_duration_since(Instant::now());
+        let status = match timeout_at(deadline, make(kv, left)).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(status)) => status,
+            Err(_) => {
+                self.line.hang_up(&connection);
+                return Err(Failure::Lost(format!("no answer within {waited:?}")));
+            }
+        };
+        if kept.load(Ordering::Acquire) {
+            self.line.hang_up(&connection);
+            return Err(Failure::Unsent(describe(&status)));
+        }
+        if answer::reason(&status).is_none() {
+            // Most likely the transport's own word.
+            self.line.hang_up(&connection);
+        }
+        Err(Failure::Status(status))
+    }
+}
+
+impl Line {
+    fn current(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
+        // The lock guards a plain assignment, which cannot leave anything half done.
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn live(&self) -> Option<Arc<Connection>> {
+        self.current().clone().filter(|connection| !connection.is_closed())
+    }
+
+    async fn connection(&self) -> io::Result<Arc<Connection>> {
+        if let Some(connection) = self.live() {
+            return Ok(connection);
+        }
+        let _dialing = self.dialing.lock().await;
+        if let Some(connection) = self.live() {
+            return Ok(connection);
+        }
+        let connection = Arc::new(Connection::open(&self.address).await?);
+        *self.current() = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Uses a connection no more, unless another has already taken its place.
+    fn hang_up(&self, connection: &Arc<Connection>) {
+        let mut current = self.current();
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, connection)) {
+            *current = None;
+        }
+    }
+}
+
+fn write_outcome(answer: Result<Option<pb::TxnId>, Failure>) -> WriteOutcome {
+    match answer {
+        Ok(version) => match wire::txn_from_wire(version) {
+            Ok(version) => WriteOutcome::Committed { version },
+            Err(error) => WriteOutcome::Unknown(format!("the answer is {error}")),
+        },
+        Err(Failure::Unsent(why)) => WriteOutcome::Aborted(unreachable(why)),
+        Err(Failure::Lost(why)) => WriteOutcome::Unknown(why),
+        Err(Failure::Status(status)) => answer::reason(&status)
+            .map_or_else(|| WriteOutcome::Unknown(describe(&status)), WriteOutcome::Aborted),
+    }
+}
+
+fn unreachable(text: String) -> Reason {
+    Reason { kind: ReasonKind::Unreachable, text, facts: Default::default() }
+}
+
+fn describe(status: &Status) -> String {
+    let mut text = format!("{:?}: {}", status.code(), status.message());
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// Looks into one node, past the master if it is a replica. For people and tests: nothing that it
+/// says is linearizable with anything.
+#[derive(Clone)]
+pub struct Inspector {
+    inspect: InspectClient<Courier>,
+}
+
+/// How a node stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// The name of its cluster.
+    pub cluster: String,
+    /// What its machine says.
+    pub machine: protocol::Status,
+}
+
+/// An entry of a store.
+pub type Entry = (Key, Version, Value);
+
+impl Inspector {
+    /// Connects to a node.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub async fn connect(node: &Address) -> io::Result<Self> {
+        let connection = Connection::open(node).await?;
+        let inspect = InspectClient::with_origin(connection.courier(), connection.origin())
+            .max_decoding_message_size(usize::MAX);
+        Ok(Inspector { inspect })
+    }
+
+    /// Asks the node how it stands.
+    ///
+    /// # Errors
+    /// The node cannot be asked, or its answer is not understood.
+    pub async fn status(&mut self) -> Result<NodeStatus, Status> {
+        let status = self.inspect.status(pb::StatusRequest {}).await?.into_inner();
+        Self::understand(status).map_err(|error| Status::internal(error.to_string()))
+    }
+
+    fn understand(status: pb::StatusResponse) -> Result<NodeStatus, wire::Malformed> {
+        let live = status.live.into_iter().map(wire::node_from_wire);
+        let unsettled = status
+            .unsettled
+            .into_iter()
+            .map(|one| Ok((wire::txn_from_wire(one.txn)?, wire::blob_from_wire(&one.key))));
+        let machine = protocol::Status {
+            node: wire::node_from_wire(status.node)?,
+            epoch: status.epoch,
+            boot: status.boot,
+            floor: wire::txn_from_wire(status.floor)?,
+            ready: status.ready,
+            live: live.collect::<Result<_, _>>()?,
+            unsettled: unsettled.collect::<Result<_, _>>()?,
+        };
+        Ok(NodeStatus { cluster: status.cluster, machine })
+    }
+
+    /// Every entry of the node's store at one moment, in the order of the keys.
+    ///
+    /// # Errors
+    /// The node cannot be asked; or, as an item, stops answering.
+    pub async fn dump(
+        &mut self,
+    ) -> Result<impl Stream<Item = Result<Entry, Status>> + Send + use<>, Status> {
+        let parts = self.inspect.dump(pb::DumpRequest {}).await?.into_inner();
+        Ok(parts.map_ok(|part| stream::iter(part.entries.into_iter().map(entry))).try_flatten())
+    }
+}
+
+impl fmt::Debug for Inspector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Inspector")
+    }
+}
+
+fn entry(entry: pb::Entry) -> Result<Entry, Status> {
+    match wire::found_from_wire(entry.found) {
+        Ok(Some((version, value))) => Ok((wire::blob_from_wire(&entry.key), version, value)),
+        Ok(None) => Err(Status::internal("an entry without a value")),
+        Err(error) => Err(Status::internal(error.to_string())),
+    }
+}

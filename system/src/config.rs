@@ -1,0 +1,305 @@
+//! The cluster's configuration: one TOML file that every node and client of it reads. Knows
+//! nothing of command lines.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::protocol::{Node, Timing};
+
+/// A cluster: who belongs to it, and by which periods and bounds it lives.
+///
+/// ```
+/// let text = r#"
+///     cluster = "demo"
+///     master = "127.0.0.1:7000"
+///     replicas = ["127.0.0.1:7001", "127.0.0.1:7002"]
+///     [timing]
+///     vote = 500
+/// "#;
+/// let cluster = system::config::Cluster::parse(text, "cluster.toml".as_ref())?;
+/// assert_eq!(cluster.replicas.len(), 2);
+/// assert_eq!(cluster.timing.vote.as_millis(), 500);
+/// # Ok::<(), system::config::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// The cluster's name: nodes of different names refuse each other.
+    #[serde(rename = "cluster")]
+    pub name: String,
+    /// Where the master listens.
+    pub master: Address,
+    /// Where the replicas listen, in the order of their slots.
+    pub replicas: Vec<Address>,
+    /// The periods of the protocol, in milliseconds.
+    #[serde(default)]
+    pub timing: Timing,
+    /// The bounds of a node.
+    #[serde(default)]
+    pub node: NodeLimits,
+    /// The bounds of a store.
+    #[serde(default)]
+    pub store: StoreLimits,
+}
+
+/// `HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Address(String);
+
+impl Address {
+    /// The text `HOST:PORT`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let whole = text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let whole = whole && text.parse::<http::uri::Authority>().is_ok();
+        whole
+            .then(|| Address(text.to_owned()))
+            .ok_or_else(|| format!("'{text}' is no address: want HOST:PORT, as in 127.0.0.1:7000"))
+    }
+}
+
+impl TryFrom<String> for Address {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// The bounds of a node that the protocol does not know of.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeLimits {
+    /// Client calls in flight; more are refused, without effect. Default 4096.
+    pub calls: usize,
+    /// How long a get without a deadline of its own may take, in milliseconds. Default 2000.
+    pub get_deadline: u64,
+    /// The longest deadline that a get may ask for, in milliseconds. Default 60000.
+    pub get_deadline_max: u64,
+    /// A node redials a peer after this, then after twice as long, and so on, in milliseconds.
+    /// Default 50.
+    pub reconnect: u64,
+    /// The longest time between two dials, in milliseconds. Default 1000.
+    pub reconnect_max: u64,
+    /// What may wait for one slow peer, in bytes; more is dropped, the oldest first. Default
+    /// 64 MiB.
+    pub outbox: usize,
+    /// How long a node that was told to stop waits for the calls in flight, in milliseconds.
+    /// Default 3000.
+    pub stop: u64,
+}
+
+impl Default for NodeLimits {
+    fn default() -> Self {
+        NodeLimits {
+            calls: 4096,
+            get_deadline: 2000,
+            get_deadline_max: 60_000,
+            reconnect: 50,
+            reconnect_max: 1000,
+            outbox: 64 << 20,
+            stop: 3000,
+        }
+    }
+}
+
+/// The bounds of a store.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreLimits {
+    /// The most that the database may grow to, in bytes; address space, not memory, and no more
+    /// disk than is used. Default 16 GiB.
+    pub map_size: usize,
+    /// The longest value, in bytes. Default 1 MiB.
+    pub max_value: usize,
+}
+
+impl Default for StoreLimits {
+    fn default() -> Self {
+        StoreLimits { map_size: 16 << 30, max_value: 1 << 20 }
+    }
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{}: cannot be read: {cause}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The file does not say what a configuration says.
+    #[error("{}:{line}:{column}: {why}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The column, in characters, from 1.
+        column: usize,
+        /// What is wrong.
+        why: String,
+    },
+    /// The file says something that cannot be.
+    #[error("{}: {why}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Cluster {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or used; the error names file, line, column and reason.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+        Cluster::parse(&text, path)
+    }
+
+    /// Reads a text; the path is for the errors.
+    ///
+    /// # Errors
+    /// The text cannot be used; the error names file, line, column and reason.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let cluster: Cluster = toml::from_str(text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start.min(text.len()));
+            let before = text.get(..at).unwrap_or_default();
+            let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+            ConfigError::Syntax {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                column: before[line_start..].chars().count() + 1,
+                why: error.message().to_owned(),
+            }
+        })?;
+        cluster.check().map_err(|why| ConfigError::Value { path: path.to_owned(), why })?;
+        Ok(cluster)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.name.is_empty() || self.name.len() > 64 {
+            return Err("cluster: want a name of 1 to 64 bytes".into());
+        }
+        if self.replicas.is_empty() || self.replicas.len() > usize::from(u8::MAX) {
+            return Err(format!("replicas: want 1 to 255, not {}", self.replicas.len()));
+        }
+        let mut taken = BTreeSet::from([&self.master]);
+        if let Some(twice) = self.replicas.iter().find(|address| !taken.insert(address)) {
+            return Err(format!("replicas: two nodes cannot both listen at {twice}"));
+        }
+        let timing = &self.timing;
+        let periods = [
+            ("timing.vote", timing.vote),
+            ("timing.resend", timing.resend),
+            ("timing.inquire", timing.inquire),
+            ("timing.heartbeat", timing.heartbeat),
+            ("node.get_deadline", Duration::from_millis(self.node.get_deadline)),
+            ("node.get_deadline_max", Duration::from_millis(self.node.get_deadline_max)),
+            ("node.reconnect", Duration::from_millis(self.node.reconnect)),
+        ];
+        if let Some((name, _)) = periods.iter().find(|(_, period)| period.is_zero()) {
+            return Err(format!("{name}: want at least 1 ms"));
+        }
+        if self.timing.silent_heartbeats == 0 {
+            return Err("timing.silent_heartbeats: want at least 1".into());
+        }
+        // Permits are counted in a tokio semaphore, which has a limit far above any use.
+        if self.node.calls == 0 || self.node.calls > 1 << 20 {
+            return Err("node.calls: want 1 to 1048576".into());
+        }
+        if self.store.max_value == 0 || self.store.max_value > 1 << 30 {
+            return Err("store.max_value: want 1 byte to 1 GiB".into());
+        }
+        Ok(())
+    }
+
+    /// How many replicas there are.
+    ///
+    /// # Panics
+    /// Never for a cluster that was parsed: there are at most 255.
+    #[must_use]
+    pub fn replica_count(&self) -> u8 {
+        u8::try_from(self.replicas.len()).expect("checked when parsed")
+    }
+
+    /// Where a node listens, or none if there is no such node.
+    #[must_use]
+    pub fn address(&self, node: Node) -> Option<&Address> {
+        match node {
+            Node::Master => Some(&self.master),
+            Node::Replica(slot) => self.replicas.get(usize::from(slot).checked_sub(1)?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "cluster = \"demo\"\nmaster = \"127.0.0.1:7000\"\n\
+                        replicas = [\"127.0.0.1:7001\", \"localhost:7002\"]\n";
+
+    fn error(text: &str) -> String {
+        Cluster::parse(text, "c.toml".as_ref()).expect_err("is refused").to_string()
+    }
+
+    #[test]
+    fn defaults_fill_what_is_not_said() {
+        let cluster = Cluster::parse(GOOD, "c.toml".as_ref()).expect("is good");
+        assert_eq!(cluster.timing, Timing::default());
+        assert_eq!(cluster.node, NodeLimits::default());
+        assert_eq!(cluster.store.max_value, 1 << 20);
+        assert_eq!(cluster.address(Node::Replica(2)).map(Address::as_str), Some("localhost:7002"));
+        assert_eq!(cluster.address(Node::Replica(3)), None);
+        assert_eq!(cluster.address(Node::Replica(0)), None);
+    }
+
+    #[test]
+    fn errors_say_where_and_why() {
+        let broken = format!("{GOOD}[timing]\nvote = \"soon\"\n");
+        assert!(error(&broken).starts_with("c.toml:5:8: "), "{}", error(&broken));
+        let unknown = format!("{GOOD}\n[timing]\nvotes = 5\n");
+        assert!(error(&unknown).starts_with("c.toml:6:1: "), "{}", error(&unknown));
+        let address = GOOD.replace("127.0.0.1:7000", "nowhere");
+        assert!(error(&address).contains("'nowhere' is no address"), "{}", error(&address));
+        assert!(error(&address).starts_with("c.toml:2:10: "), "{}", error(&address));
+        let twice = GOOD.replace("7001", "7000");
+        assert!(error(&twice).contains("both listen at 127.0.0.1:7000"), "{}", error(&twice));
+        assert!(error("cluster = 'é\n").starts_with("c.toml:1:1"), "{}", error("cluster = 'é\n"));
+        let zero = format!("{GOOD}[timing]\nheartbeat = 0\n");
+        assert!(error(&zero).contains("timing.heartbeat"), "{}", error(&zero));
+    }
+}

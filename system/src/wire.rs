@@ -1,0 +1,399 @@
+//! Messages to and from their wire form. Knows both vocabularies and nothing of who sends what.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::v1::{self as pb, envelope};
+
+use crate::protocol::{
+    Blob, Body, Decision, Message, NoReason, Node, PeerKnowledge, ReadId, StoreId, TxnId, Version,
+    Write,
+};
+
+/// A message that arrived is not one that the protocol knows: the sender is of another build.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a message of this protocol: {0}")]
+pub struct Malformed(&'static str);
+
+/// A node as a number: 0 the master, else the slot.
+#[must_use]
+pub fn node_to_wire(node: Node) -> u32 {
+    match node {
+        Node::Master => 0,
+        Node::Replica(slot) => u32::from(slot),
+    }
+}
+
+/// The node of a number.
+///
+/// # Errors
+/// The number is beyond every slot.
+pub fn node_from_wire(node: u32) -> Result<Node, Malformed> {
+    match u8::try_from(node) {
+        Ok(0) => Ok(Node::Master),
+        Ok(slot) => Ok(Node::Replica(slot)),
+        Err(_) => Err(Malformed("a node beyond slot 255")),
+    }
+}
+
+/// A message's wire form. Keys and values are shared, not copied.
+#[must_use]
+pub fn to_wire(message: Message) -> pb::Envelope {
+    pb::Envelope {
+        store: message.store.0,
+        epoch: message.epoch,
+        floor: Some(txn_to_wire(message.floor)),
+        body: Some(body_to_wire(message.body)),
+    }
+}
+
+/// The message of a wire form. Keys and values are copied once.
+///
+/// # Errors
+/// Something is missing, or of a kind unknown here.
+pub fn from_wire(envelope: pb::Envelope) -> Result<Message, Malformed> {
+    Ok(Message {
+        store: StoreId(envelope.store),
+        epoch: envelope.epoch,
+        floor: txn_from_wire(envelope.floor)?,
+        body: body_from_wire(envelope.body.ok_or(Malformed("a message without a body"))?)?,
+    })
+}
+
+/// A transaction's wire form.
+pub(crate) fn txn_to_wire(txn: TxnId) -> pb::TxnId {
+    pb::TxnId { epoch: txn.epoch, seq: txn.seq }
+}
+
+/// The transaction of a wire form.
+pub(crate) fn txn_from_wire(txn: Option<pb::TxnId>) -> Result<TxnId, Malformed> {
+    txn.map(|txn| TxnId::new(txn.epoch, txn.seq)).ok_or(Malformed("a transaction is missing"))
+}
+
+/// The bytes of a key or value, shared.
+pub(crate) fn blob_to_wire(blob: Blob) -> Bytes {
+    struct Shared(Blob);
+
+    impl AsRef<[u8]> for Shared {
+        fn as_ref(&self) -> &[u8] {
+            self.0.as_bytes()
+        }
+    }
+
+    Bytes::from_owner(Shared(blob))
+}
+
+/// The key or value of some bytes, copied, so that it does not keep the whole frame in memory.
+pub(crate) fn blob_from_wire(bytes: &Bytes) -> Blob {
+    Blob::from(bytes.as_ref())
+}
+
+/// What a read found, in its wire form.
+pub(crate) fn found_to_wire(found: Option<(Version, Blob)>) -> Option<pb::Found> {
+    found.map(|(version, value)| pb::Found {
+        version: Some(txn_to_wire(version)),
+        value: blob_to_wire(value),
+    })
+}
+
+/// What a read found.
+pub(crate) fn found_from_wire(
+    found: Option<pb::Found>,
+) -> Result<Option<(Version, Blob)>, Malformed> {
+    found.map(|found| Ok((txn_from_wire(found.version)?, blob_from_wire(&found.value)))).transpose()
+}
+
+fn body_to_wire(body: Body) -> envelope::Body {
+    use envelope::Body as Wire;
+    match body {
+        Body::Fence { member } => Wire::Fence(pb::Fence { member: member.map(|store| store.0) }),
+        Body::FenceOk { boot, in_doubt } => {
+            let in_doubt = in_doubt
+                .into_iter()
+                .map(|(txn, key)| pb::InDoubt {
+                    txn: Some(txn_to_wire(txn)),
+                    key: blob_to_wire(key),
+                })
+                .collect();
+            Wire::FenceOk(pb::FenceOk { boot, in_doubt })
+        }
+        Body::Prepare { txn, write, resolves } => Wire::Prepare(pb::Prepare {
+            txn: Some(txn_to_wire(txn)),
+            key: blob_to_wire(write.key),
+            value: write.value.map(blob_to_wire),
+            resolves: resolves_to_wire(resolves),
+        }),
+        Body::VoteYes { txn } => Wire::VoteYes(pb::VoteYes { txn: Some(txn_to_wire(txn)) }),
+        Body::VoteNo { txn, reason } => {
+            let holder = match reason {
+                NoReason::Locked { holder } => Some(txn_to_wire(holder)),
+                NoReason::Aborted => None,
+            };
+            Wire::VoteNo(pb::VoteNo { txn: Some(txn_to_wire(txn)), holder })
+        }
+        Body::Decide { txn, decision } => Wire::Decide(pb::Decide {
+            txn: Some(txn_to_wire(txn)),
+            decision: decision_to_wire(decision).into(),
+        }),
+        Body::Ack { txns } => {
+            Wire::Ack(pb::Ack { txns: txns.into_iter().map(txn_to_wire).collect() })
+        }
+        Body::Inquire { txn } => Wire::Inquire(pb::Inquire { txn: Some(txn_to_wire(txn)) }),
+        Body::Pending { txn } => Wire::Pending(pb::Pending { txn: Some(txn_to_wire(txn)) }),
+        Body::Read { read, key, resolves, wait } => Wire::Read(pb::Read {
+            read: Some(read_to_wire(read)),
+            key: blob_to_wire(key),
+            resolves: resolves_to_wire(resolves),
+            wait_ns: u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX),
+        }),
+        Body::Value { read, found } => {
+            Wire::Value(pb::Value { read: Some(read_to_wire(read)), found: found_to_wire(found) })
+        }
+        Body::Busy { read, txn } => {
+            Wire::Busy(pb::Busy { read: Some(read_to_wire(read)), txn: Some(txn_to_wire(txn)) })
+        }
+        Body::NotServing { read } => {
+            Wire::NotServing(pb::NotServing { read: Some(read_to_wire(read)) })
+        }
+        Body::Heartbeat => Wire::Heartbeat(pb::Heartbeat {}),
+        Body::Alive { boot } => Wire::Alive(pb::Alive { boot }),
+        Body::Stale { promised } => Wire::Stale(pb::Stale { promised }),
+        Body::PeerInquire { txn } => {
+            Wire::PeerInquire(pb::PeerInquire { txn: Some(txn_to_wire(txn)) })
+        }
+        Body::PeerAnswer { txn, answer } => {
+            let answer = match answer {
+                PeerKnowledge::Commit => pb::PeerKnowledge::Commit,
+                PeerKnowledge::Abort => pb::PeerKnowledge::Abort,
+                PeerKnowledge::Uncertain => pb::PeerKnowledge::Uncertain,
+            };
+            Wire::PeerAnswer(pb::PeerAnswer { txn: Some(txn_to_wire(txn)), answer: answer.into() })
+        }
+    }
+}
+
+fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
+    use envelope::Body as Wire;
+    Ok(match body {
+        Wire::Fence(fence) => Body::Fence { member: fence.member.map(StoreId) },
+        Wire::FenceOk(ok) => {
+            let in_doubt = ok
+                .in_doubt
+                .into_iter()
+                .map(|doubt| Ok((txn_from_wire(doubt.txn)?, blob_from_wire(&doubt.key))))
+                .collect::<Result<_, _>>()?;
+            Body::FenceOk { boot: ok.boot, in_doubt }
+        }
+        Wire::Prepare(prepare) => Body::Prepare {
+            txn: txn_from_wire(prepare.txn)?,
+            write: Write {
+                key: blob_from_wire(&prepare.key),
+                value: prepare.value.as_ref().map(blob_from_wire),
+            },
+            resolves: resolves_from_wire(prepare.resolves)?,
+        },
+        Wire::VoteYes(vote) => Body::VoteYes { txn: txn_from_wire(vote.txn)? },
+        Wire::VoteNo(vote) => {
+            let reason = match vote.holder {
+                Some(holder) => NoReason::Locked { holder: txn_from_wire(Some(holder))? },
+                None => NoReason::Aborted,
+            };
+            Body::VoteNo { txn: txn_from_wire(vote.txn)?, reason }
+        }
+        Wire::Decide(decide) => {
+            let decision = decision_from_wire(decide.decision())?;
+            Body::Decide { txn: txn_from_wire(decide.txn)?, decision }
+        }
+        Wire::Ack(ack) => {
+            let txns =
+                ack.txns.into_iter().map(|txn| txn_from_wire(Some(txn))).collect::<Result<_, _>>();
+            Body::Ack { txns: txns? }
+        }
+        Wire::Inquire(inquire) => Body::Inquire { txn: txn_from_wire(inquire.txn)? },
+        Wire::Pending(pending) => Body::Pending { txn: txn_from_wire(pending.txn)? },
+        Wire::Read(read) => Body::Read {
+            read: read_from_wire(read.read)?,
+            key: blob_from_wire(&read.key),
+            resolves: resolves_from_wire(read.resolves)?,
+            wait: Duration::from_nanos(read.wait_ns),
+        },
+        Wire::Value(value) => {
+            Body::Value { read: read_from_wire(value.read)?, found: found_from_wire(value.found)? }
+        }
+        Wire::Busy(busy) => {
+            Body::Busy { read: read_from_wire(busy.read)?, txn: txn_from_wire(busy.txn)? }
+        }
+        Wire::NotServing(not) => Body::NotServing { read: read_from_wire(not.read)? },
+        Wire::Heartbeat(pb::Heartbeat {}) => Body::Heartbeat,
+        Wire::Alive(alive) => Body::Alive { boot: alive.boot },
+        Wire::Stale(stale) => Body::Stale { promised: stale.promised },
+        Wire::PeerInquire(inquire) => Body::PeerInquire { txn: txn_from_wire(inquire.txn)? },
+        Wire::PeerAnswer(said) => {
+            let answer = match said.answer() {
+                pb::PeerKnowledge::Commit => PeerKnowledge::Commit,
+                pb::PeerKnowledge::Abort => PeerKnowledge::Abort,
+                pb::PeerKnowledge::Uncertain => PeerKnowledge::Uncertain,
+                pb::PeerKnowledge::Unspecified => return Err(Malformed("an unknown peer answer")),
+            };
+            Body::PeerAnswer { txn: txn_from_wire(said.txn)?, answer }
+        }
+    })
+}
+
+fn decision_to_wire(decision: Decision) -> pb::Decision {
+    match decision {
+        Decision::Commit => pb::Decision::Commit,
+        Decision::Abort => pb::Decision::Abort,
+    }
+}
+
+fn decision_from_wire(decision: pb::Decision) -> Result<Decision, Malformed> {
+    match decision {
+        pb::Decision::Commit => Ok(Decision::Commit),
+        pb::Decision::Abort => Ok(Decision::Abort),
+        pb::Decision::Unspecified => Err(Malformed("an unknown decision")),
+    }
+}
+
+fn resolves_to_wire(resolves: Vec<(TxnId, Decision)>) -> Vec<pb::Resolved> {
+    resolves
+        .into_iter()
+        .map(|(txn, decision)| pb::Resolved {
+            txn: Some(txn_to_wire(txn)),
+            decision: decision_to_wire(decision).into(),
+        })
+        .collect()
+}
+
+fn resolves_from_wire(resolves: Vec<pb::Resolved>) -> Result<Vec<(TxnId, Decision)>, Malformed> {
+    resolves
+        .into_iter()
+        .map(|resolved| {
+            let decision = decision_from_wire(resolved.decision())?;
+            Ok((txn_from_wire(resolved.txn)?, decision))
+        })
+        .collect()
+}
+
+fn read_to_wire(read: ReadId) -> pb::ReadId {
+    pb::ReadId { epoch: read.epoch, n: read.n, attempt: read.attempt }
+}
+
+fn read_from_wire(read: Option<pb::ReadId>) -> Result<ReadId, Malformed> {
+    read.map(|read| ReadId { epoch: read.epoch, n: read.n, attempt: read.attempt })
+        .ok_or(Malformed("a read id is missing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn txn() -> impl Strategy<Value = TxnId> {
+        (any::<u64>(), any::<u64>()).prop_map(|(epoch, seq)| TxnId::new(epoch, seq))
+    }
+
+    fn blob() -> impl Strategy<Value = Blob> {
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(Blob::from)
+    }
+
+    fn read() -> impl Strategy<Value = ReadId> {
+        (any::<u64>(), any::<u64>(), any::<u32>()).prop_map(|(epoch, n, attempt)| ReadId {
+            epoch,
+            n,
+            attempt,
+        })
+    }
+
+    fn decision() -> impl Strategy<Value = Decision> {
+        prop_oneof![Just(Decision::Commit), Just(Decision::Abort)]
+    }
+
+    fn resolves() -> impl Strategy<Value = Vec<(TxnId, Decision)>> {
+        prop::collection::vec((txn(), decision()), 0..4)
+    }
+
+    fn body() -> impl Strategy<Value = Body> {
+        let knowledge = prop_oneof![
+            Just(PeerKnowledge::Commit),
+            Just(PeerKnowledge::Abort),
+            Just(PeerKnowledge::Uncertain)
+        ];
+        let reason = prop_oneof![
+            txn().prop_map(|holder| NoReason::Locked { holder }),
+            Just(NoReason::Aborted)
+        ];
+        let handshakes = prop_oneof![
+            any::<Option<u64>>().prop_map(|id| Body::Fence { member: id.map(StoreId) }),
+            (any::<u64>(), prop::collection::vec((txn(), blob()), 0..4))
+                .prop_map(|(boot, in_doubt)| Body::FenceOk { boot, in_doubt }),
+            Just(Body::Heartbeat),
+            any::<u64>().prop_map(|boot| Body::Alive { boot }),
+            any::<u64>().prop_map(|promised| Body::Stale { promised }),
+        ];
+        let writes = prop_oneof![
+            (txn(), blob(), prop::option::of(blob()), resolves()).prop_map(
+                |(txn, key, value, resolves)| Body::Prepare {
+                    txn,
+                    write: Write { key, value },
+                    resolves
+                }
+            ),
+            txn().prop_map(|txn| Body::VoteYes { txn }),
+            (txn(), reason).prop_map(|(txn, reason)| Body::VoteNo { txn, reason }),
+            (txn(), decision()).prop_map(|(txn, decision)| Body::Decide { txn, decision }),
+            prop::collection::vec(txn(), 0..4).prop_map(|txns| Body::Ack { txns }),
+            txn().prop_map(|txn| Body::Inquire { txn }),
+            txn().prop_map(|txn| Body::Pending { txn }),
+            txn().prop_map(|txn| Body::PeerInquire { txn }),
+            (txn(), knowledge).prop_map(|(txn, answer)| Body::PeerAnswer { txn, answer }),
+        ];
+        let reads = prop_oneof![
+            (read(), blob(), resolves(), any::<u32>()).prop_map(|(read, key, resolves, wait)| {
+                Body::Read { read, key, resolves, wait: Duration::from_micros(wait.into()) }
+            }),
+            (read(), prop::option::of((txn(), blob())))
+                .prop_map(|(read, found)| Body::Value { read, found }),
+            (read(), txn()).prop_map(|(read, txn)| Body::Busy { read, txn }),
+            read().prop_map(|read| Body::NotServing { read }),
+        ];
+        prop_oneof![handshakes, writes, reads]
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_survives_the_wire(
+            body in body(), store in any::<u64>(), epoch in any::<u64>(), floor in txn(),
+        ) {
+            let message = Message { store: StoreId(store), epoch, floor, body };
+            let bytes = to_wire(message.clone()).encode_to_vec();
+            let envelope = pb::Envelope::decode(bytes.as_slice()).expect("decodes");
+            prop_assert_eq!(from_wire(envelope), Ok(message));
+        }
+    }
+
+    #[test]
+    fn what_another_build_might_say_is_refused() {
+        let whole = to_wire(Message {
+            store: StoreId(1),
+            epoch: 1,
+            floor: TxnId::default(),
+            body: Body::Decide { txn: TxnId::new(1, 1), decision: Decision::Commit },
+        });
+        let mut nothing = whole.clone();
+        nothing.body = None;
+        assert!(from_wire(nothing).is_err());
+        let mut unknown = whole.clone();
+        unknown.body = Some(envelope::Body::Decide(pb::Decide {
+            txn: Some(txn_to_wire(TxnId::new(1, 1))),
+            decision: 17,
+        }));
+        assert!(from_wire(unknown).is_err());
+        let mut nobody = whole;
+        nobody.floor = None;
+        assert!(from_wire(nobody).is_err());
+        assert!(node_from_wire(256).is_err());
+    }
+}
