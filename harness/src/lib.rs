@@ -1,4 +1,11 @@
 //! The harness: runs a system, breaks it on purpose, records what its clients saw, and judges it.
 
 pub mod checker;
+pub mod cli;
+pub mod generator;
 pub mod history;
+pub mod nemesis;
+pub mod report;
+pub mod runner;
+pub mod supervisor;
+pub mod systems;

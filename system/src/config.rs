@@ -133,7 +133,7 @@ impl Default for NodeLimits {
 pub struct StoreLimits {
     /// The most that the database may grow to, in bytes; address space, not memory, and no more
     /// disk than is used. Default 16 GiB.
-    pub map_size: usize,
+    pub map_size: u64,
     /// The longest value, in bytes. Default 1 MiB.
     pub max_value: usize,
 }

@@ -8,11 +8,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use system::{
-    journal::Entry,
-    protocol::{Key, Node, TxnId, Value, Version},
-};
+use system::protocol::{Key, Node, TxnId, Value, Version};
 
+use super::evidence::Evidence;
 use crate::history::{self, Event, Operation, PairError, ReadError};
 
 /// What `test.json` says about a run; the file may say more.
@@ -58,15 +56,6 @@ pub struct FinalReplica {
     pub in_doubt: Vec<(TxnId, Key)>,
 }
 
-/// A node's journal: its entries, each with its line from 1.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Journal {
-    /// The file, as messages name it.
-    pub path: PathBuf,
-    /// The entries.
-    pub entries: Vec<(usize, Entry)>,
-}
-
 /// A run as it was recorded.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -78,8 +67,8 @@ pub struct Run {
     pub torn: bool,
     /// The operations that they make.
     pub operations: Vec<Operation>,
-    /// The journals of the nodes that have one.
-    pub journals: BTreeMap<Node, Journal>,
+    /// What the journals of the nodes prove.
+    pub evidence: Evidence,
     /// What remained at the end; none if the run did not get that far.
     pub remained: Option<Final>,
 }
@@ -117,18 +106,13 @@ impl Run {
         let path = directory.join("history.jsonl");
         let history::Whole { events, torn } = history::read(&path)?;
         let operations = history::pair(&events).map_err(|error| LoadError::Pair { path, error })?;
-        let setup = json(&directory.join("test.json"))?;
+        let setup: Setup = json(&directory.join("test.json"))?;
         let path = directory.join("final.json");
         let remained = if path.exists() { Some(json(&path)?) } else { None };
-        let journals = load_journals(directory)?;
-        Ok(Run { setup, events, torn, operations, journals, remained })
-    }
-
-    /// The time of the history at a reading of the monotonic clock, in nanoseconds; negative
-    /// before the history began.
-    #[must_use]
-    pub fn history_time(&self, clock: u64) -> i64 {
-        i64::try_from(i128::from(clock) - i128::from(self.setup.clock_origin)).unwrap_or(i64::MAX)
+        let journals = find_journals(directory)?;
+        let evidence = Evidence::read(&journals, setup.replicas, setup.clock_origin)
+            .map_err(|source| LoadError::File { path: directory.join("nodes"), source })?;
+        Ok(Run { setup, events, torn, operations, evidence, remained })
     }
 
     /// Every replica of the system.
@@ -137,34 +121,24 @@ impl Run {
     }
 }
 
-/// Reads the journals of a run directory: `nodes/<name>/journal.jsonl`.
+/// Finds the journals of a run directory: `nodes/<name>/journal.jsonl`.
 ///
 /// # Errors
-/// The directory of nodes or a journal cannot be read, or a line is no entry.
-pub fn load_journals(directory: &Path) -> Result<BTreeMap<Node, Journal>, LoadError> {
+/// The directory of nodes cannot be read.
+pub fn find_journals(directory: &Path) -> Result<BTreeMap<Node, PathBuf>, LoadError> {
     let mut journals = BTreeMap::new();
     let nodes = directory.join("nodes");
     if !nodes.exists() {
         return Ok(journals);
     }
-    let file = |path: &Path| {
-        let path = path.to_owned();
-        move |source| LoadError::File { path, source }
-    };
-    for item in fs::read_dir(&nodes).map_err(file(&nodes))? {
-        let item = item.map_err(file(&nodes))?;
+    let file = |source| LoadError::File { path: nodes.clone(), source };
+    for item in fs::read_dir(&nodes).map_err(file)? {
+        let item = item.map_err(file)?;
         let path = item.path().join("journal.jsonl");
-        let Some(node) = item.file_name().to_str().and_then(|name| name.parse::<Node>().ok())
-        else {
-            continue;
-        };
-        if !path.exists() {
-            continue;
+        let node = item.file_name().to_str().and_then(|name| name.parse::<Node>().ok());
+        if let (Some(node), true) = (node, path.exists()) {
+            journals.insert(node, path);
         }
-        let entries = system::journal::read(&path)
-            .and_then(Iterator::collect::<io::Result<Vec<_>>>)
-            .map_err(file(&path))?;
-        journals.insert(node, Journal { path, entries });
     }
     Ok(journals)
 }

@@ -38,7 +38,7 @@ impl Display for NoReason {
 
 impl Display for ReadId {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}.{}/{}", self.epoch, self.n, self.attempt)
+        write!(f, "{}.{}/{}", self.epoch, self.n, self.attempt)
     }
 }
 

@@ -1,0 +1,251 @@
+//! All or nothing: AC1 to AC5 by name, from the journals of all nodes and what remained at the end.
+//! Knows nothing of clients.
+//!
+//! - AC1 all that decide, decide alike.
+//! - AC2 no decision is reversed.
+//! - AC3 commit only if all voted yes.
+//! - AC4 when all have voted yes and nothing stands in the way, commit.
+//! - AC5 once failures are repaired, all decide.
+
+use std::collections::BTreeMap;
+
+use system::protocol::{HaltKind, Key, Node, TxnId, Value, Version};
+
+use super::{
+    Judgement, Run,
+    evidence::{Abort, Evidence, Told, Transaction, What},
+    run::Final,
+};
+
+/// The check's name.
+pub const NAME: &str = "atomicity";
+
+/// Judges a run.
+#[must_use]
+pub fn check(run: &Run) -> Judgement {
+    let mut judgement = Judgement::new(NAME);
+    let evidence = &run.evidence;
+    let complete = evidence.complete(&mut judgement);
+    halts(evidence, &mut judgement);
+    promises(evidence, &mut judgement);
+    let (mut commits, mut aborts) = (0, 0);
+    for (txn, transaction) in &evidence.transactions.by_id {
+        alike(*txn, transaction, &mut judgement);
+        not_reversed(*txn, transaction, &mut judgement);
+        all_voted(*txn, transaction, run, complete, &mut judgement);
+        commits += usize::from(transaction.commit().is_some());
+        aborts += usize::from(transaction.commit().is_none() && !transaction.aborted.is_empty());
+    }
+    judgement.measure("transactions", evidence.transactions.by_id.len());
+    judgement.measure("committed", commits);
+    judgement.measure("aborted", aborts);
+    match &run.remained {
+        None => judgement.doubt("AC5: the run ended before the final states were read"),
+        Some(remained) => {
+            all_decide(run, remained, complete, &mut judgement);
+            equal(run, remained, complete, &mut judgement);
+        }
+    }
+    judgement
+}
+
+/// A machine that met something impossible has found a violation itself.
+fn halts(evidence: &Evidence, judgement: &mut Judgement) {
+    for fact in evidence.nodes.values().flat_map(|node| &node.facts) {
+        if let What::Halted(HaltKind::Violation, why) = &fact.what {
+            judgement.violation(format!("{} halted ({}): {why}", fact.place.node, fact.place));
+        }
+    }
+}
+
+/// Words that were sent before what they promise was durable: a crash then breaks the promise.
+fn promises(evidence: &Evidence, judgement: &mut Judgement) {
+    for fact in evidence.nodes.values().flat_map(|node| &node.facts) {
+        let (node, place) = (fact.place.node, fact.place);
+        match &fact.what {
+            What::EarlyVote(txn) => judgement.violation(format!(
+                "AC3: {node} voted yes on {txn} ({place}) before its PREPARE was durable"
+            )),
+            What::EarlyAck(txn) => judgement.violation(format!(
+                "AC1: {node} acknowledged {txn} ({place}) before its COMMIT was durable: \
+                 the master may forget a decision that {node} can still lose"
+            )),
+            What::EarlyDecide(txn, to) => judgement.violation(format!(
+                "AC2: the master told {to} to commit {txn} ({place}) before COMMIT was durable: \
+                 a crash would reverse the decision"
+            )),
+            _ => {}
+        }
+    }
+}
+
+/// Who decided to abort, in words.
+fn aborter(abort: &Abort, txn: TxnId) -> String {
+    match &abort.told {
+        None => format!("{} aborted {txn} ({})", abort.place.node, abort.place),
+        Some(Told::Client(_)) => {
+            format!("the master told the client that {txn} was aborted ({})", abort.place)
+        }
+        Some(Told::Replica(node)) => {
+            format!("the master told {node} to abort {txn} ({})", abort.place)
+        }
+    }
+}
+
+/// AC1.
+fn alike(txn: TxnId, transaction: &Transaction, judgement: &mut Judgement) {
+    let Some(commit) = transaction.commit() else { return };
+    for abort in &transaction.aborted {
+        let committed = if commit.node == Node::Master {
+            format!("COMMIT {txn} was logged ({commit})")
+        } else {
+            format!("{} committed it ({commit})", commit.node)
+        };
+        let order = if abort.place.time < commit.time { "before" } else { "after" };
+        judgement.violation(format!("AC1: {} {order} {committed}", aborter(abort, txn)));
+    }
+}
+
+/// AC2.
+fn not_reversed(txn: TxnId, transaction: &Transaction, judgement: &mut Judgement) {
+    for commit in &transaction.committed {
+        let own = |abort: &&Abort| abort.told.is_none() && abort.place.node == commit.node;
+        for abort in transaction.aborted.iter().filter(own) {
+            let node = commit.node;
+            let sentence = if abort.place.line < commit.line {
+                format!(
+                    "AC2: {node} committed {txn} ({commit}) having aborted it ({})",
+                    abort.place
+                )
+            } else {
+                format!(
+                    "AC2: {node} aborted {txn} ({}) having committed it ({commit})",
+                    abort.place
+                )
+            };
+            judgement.violation(sentence);
+        }
+    }
+}
+
+/// AC3 and AC4.
+fn all_voted(
+    txn: TxnId,
+    transaction: &Transaction,
+    run: &Run,
+    complete: bool,
+    judgement: &mut Judgement,
+) {
+    if let Some((place, missing)) = &transaction.decision_appended {
+        for node in missing {
+            judgement.violation(format!(
+                "AC3: the master decided to commit {txn} ({place}) without the yes of {node}"
+            ));
+        }
+    }
+    if let (Some(commit), true) = (transaction.commit(), complete) {
+        for node in run.replicas() {
+            if !transaction.voted.iter().any(|vote| vote.node == node) {
+                judgement.violation(format!(
+                    "AC3: {txn} was committed ({commit}), but {node} has no durable PREPARE of it"
+                ));
+            }
+        }
+        if transaction.decided.is_none() {
+            judgement.violation(format!(
+                "AC3: {} committed {txn} ({commit}), but the master has no durable COMMIT of it",
+                commit.node
+            ));
+        }
+    }
+    let first = transaction.aborted.iter().find(|abort| abort.told.is_some());
+    if let Some(abort) = first.filter(|abort| abort.all_yes) {
+        judgement
+            .violation(format!("AC4: {}, though every replica had voted yes", aborter(abort, txn)));
+    }
+}
+
+/// AC5.
+fn all_decide(run: &Run, remained: &Final, complete: bool, judgement: &mut Judgement) {
+    for node in run.replicas() {
+        match remained.replicas.get(&node) {
+            None => judgement.doubt(format!("AC5: {node} did not tell its final state")),
+            Some(replica) => {
+                for (txn, key) in &replica.in_doubt {
+                    judgement.violation(format!(
+                        "AC5: {node} is still in doubt about {txn}, which locks {key}"
+                    ));
+                }
+            }
+        }
+    }
+    if !complete {
+        return;
+    }
+    for (txn, transaction) in &run.evidence.transactions.by_id {
+        let Some(decided) = transaction.decided else { continue };
+        for node in run.replicas().filter(|node| !transaction.committed_at(*node)) {
+            judgement.violation(format!(
+                "AC5: {node} never committed {txn}, decided at {decided}, \
+                 and no failure was left to keep it from doing so"
+            ));
+        }
+    }
+}
+
+/// A replica's final state by key.
+pub(super) fn by_key(entries: &[(Key, Version, Value)]) -> BTreeMap<&Key, (Version, &Value)> {
+    entries.iter().map(|(key, version, value)| (key, (*version, value))).collect()
+}
+
+/// What a replica has under a key, in words.
+pub(super) fn held(found: Option<&(Version, &Value)>) -> String {
+    match found {
+        None => "nothing".to_owned(),
+        Some((version, value)) => format!("{value} of {version}"),
+    }
+}
+
+/// The replicas are equal, and equal to what was committed.
+fn equal(run: &Run, remained: &Final, complete: bool, judgement: &mut Judgement) {
+    let states: BTreeMap<Node, _> =
+        remained.replicas.iter().map(|(node, replica)| (*node, by_key(&replica.entries))).collect();
+    let Some((&first, reference)) = states.first_key_value() else { return };
+    for (&node, state) in states.iter().skip(1) {
+        let mut keys: Vec<_> = reference.keys().chain(state.keys()).collect();
+        keys.sort();
+        keys.dedup();
+        for key in keys {
+            let (ours, theirs) = (reference.get(*key), state.get(*key));
+            if ours != theirs {
+                judgement.violation(format!(
+                    "the replicas differ: under {key} {first} has {}, {node} has {}",
+                    held(ours),
+                    held(theirs)
+                ));
+            }
+        }
+    }
+    if !complete {
+        return;
+    }
+    let last = run.evidence.transactions.last_commits();
+    for (&node, state) in &states {
+        for (key, (txn, write)) in &last {
+            let expected = write.value.as_ref().map(|value| (*txn, value));
+            if state.get(*key) != expected.as_ref() {
+                judgement.violation(format!(
+                    "{node} has {} under {key}, but its last commit {txn} left {}",
+                    held(state.get(*key)),
+                    held(expected.as_ref())
+                ));
+            }
+        }
+        for (key, found) in state.iter().filter(|(key, _)| !last.contains_key(*key)) {
+            judgement.violation(format!(
+                "{node} has {} under {key}, which no transaction has committed",
+                held(Some(found))
+            ));
+        }
+    }
+}

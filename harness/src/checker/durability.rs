@@ -1,0 +1,87 @@
+//! What was answered Ok is there at the end, at every replica, or overwritten by a later version.
+//! Knows nothing of how it came to be there.
+
+use system::protocol::{Key, TxnId, Write};
+
+use super::{
+    Judgement, Run,
+    atomicity::{by_key, held},
+};
+use crate::history::{Fate, Function, Operation};
+
+/// The check's name.
+pub const NAME: &str = "durability";
+
+/// Judges a run.
+#[must_use]
+pub fn check(run: &Run) -> Judgement {
+    let mut judgement = Judgement::new(NAME);
+    let Some(remained) = &run.remained else {
+        judgement.doubt("the run ended before the final states were read");
+        return judgement;
+    };
+    let written = |op: &&Operation| op.f.is_write() && op.fate == Fate::Ok;
+    let writes: Vec<&Operation> = run.operations.iter().filter(written).collect();
+    judgement.measure("acknowledged_writes", writes.len());
+    let last = run.evidence.transactions.last_commits();
+    let journals = run.evidence.missing.is_empty();
+    for node in run.replicas() {
+        let Some(replica) = remained.replicas.get(&node) else {
+            judgement.doubt(format!("{node} did not tell its final state"));
+            continue;
+        };
+        let state = by_key(&replica.entries);
+        for write in &writes {
+            let said = said(write);
+            let Some(version) = write.version else {
+                judgement.doubt(format!("{said} without a version: nothing says what came later"));
+                return judgement;
+            };
+            let Ok(key) = write.key.parse::<Key>() else {
+                judgement.doubt(format!("{said}, but {} is no key", write.key));
+                continue;
+            };
+            let found = state.get(&key);
+            let kept = match found {
+                Some((at, _)) if *at > version => true,
+                Some((at, value)) => {
+                    *at == version && write.value.as_deref() == Some(value.to_string().as_str())
+                }
+                None if write.f == Function::Del => true,
+                None if journals => deleted_later(last.get(&key), version),
+                None => may_be_deleted(run, write, version),
+            };
+            if !kept {
+                judgement.violation(format!("{said}, but {node} has {}", held(found)));
+            }
+        }
+    }
+    judgement
+}
+
+/// An acknowledged write, in words.
+fn said(write: &Operation) -> String {
+    let version = write.version.map_or_else(|| "no version".to_owned(), |v| v.to_string());
+    match &write.value {
+        Some(value) => format!("put {} = {value} was answered Ok as {version}", write.key),
+        None => format!("del {} was answered Ok as {version}", write.key),
+    }
+}
+
+/// Whether the key's last commit is a later delete.
+fn deleted_later(last: Option<&(TxnId, &Write)>, version: TxnId) -> bool {
+    last.is_some_and(|(txn, write)| *txn > version && write.value.is_none())
+}
+
+/// Without journals: whether a client's delete may have come later.
+fn may_be_deleted(run: &Run, write: &Operation, version: TxnId) -> bool {
+    run.operations.iter().any(|op| {
+        op.f == Function::Del
+            && op.key == write.key
+            && match op.fate {
+                Fate::Ok => op.version.is_none_or(|later| later > version),
+                Fate::Info => true,
+                Fate::Fail => false,
+            }
+    })
+}

@@ -1,0 +1,153 @@
+//! The facts of a master's journal. Knows nothing of replicas' journals.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use system::protocol::{
+    Body, CallId, Config, Decision, Effect, Event, Key, Message, Node, Outcome, Record, Request,
+    TxnId,
+};
+
+use super::{Follow, Pending, Sink, Told, What};
+
+/// A master as its journal tells it.
+#[derive(Debug)]
+pub(super) struct Scan {
+    replicas: u8,
+    pending: Pending<(TxnId, Key)>,
+    /// Transactions whose COMMIT is durable, until they end.
+    durable: HashSet<TxnId>,
+    /// Transactions that every replica has acknowledged: for the master they are unknown again,
+    /// and a late question is rightly answered with the presumed abort.
+    ended: HashSet<TxnId>,
+    /// Transactions that this incarnation began and has not ended, and whose yes has arrived.
+    voting: HashMap<TxnId, BTreeSet<Node>>,
+    /// The write call that the current event brought, until its transaction is known.
+    arriving: Option<CallId>,
+    calls: HashMap<CallId, TxnId>,
+}
+
+impl Scan {
+    pub(super) fn new(replicas: u8) -> Self {
+        Scan {
+            replicas,
+            pending: Pending::default(),
+            durable: HashSet::new(),
+            ended: HashSet::new(),
+            voting: HashMap::new(),
+            arriving: None,
+            calls: HashMap::new(),
+        }
+    }
+
+    /// A decision is told to a replica, by itself or with a Prepare or a Read.
+    fn told(&mut self, to: Node, txn: TxnId, decision: Decision, out: &mut Sink<'_>) {
+        if self.ended.contains(&txn) {
+            return;
+        }
+        match decision {
+            Decision::Commit if !self.durable.contains(&txn) => {
+                out.fact(What::EarlyDecide(txn, to));
+            }
+            Decision::Commit => {}
+            Decision::Abort => self.aborted(txn, Told::Replica(to), out),
+        }
+    }
+
+    fn aborted(&mut self, txn: TxnId, to: Told, out: &mut Sink<'_>) {
+        let yes = self.voting.remove(&txn);
+        let all_yes = yes.is_some_and(|yes| yes.len() == usize::from(self.replicas));
+        out.fact(What::AbortTold { txn, to, all_yes });
+    }
+}
+
+impl Follow for Scan {
+    fn started(&mut self, _config: &Config, records: Vec<Record>, _out: &mut Sink<'_>) {
+        self.pending.restart();
+        self.durable.clear();
+        self.voting.clear();
+        self.calls.clear();
+        self.arriving = None;
+        for record in records {
+            if let Record::Decided { txn, key } = record {
+                self.pending.recovered((txn, key));
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event, out: &mut Sink<'_>) {
+        self.arriving = None;
+        match event {
+            Event::Message { from, message: Message { body, .. } } => {
+                if let Body::VoteYes { txn } | Body::Inquire { txn } = body
+                    && let Some(yes) = self.voting.get_mut(&txn)
+                {
+                    yes.insert(from);
+                }
+            }
+            Event::Client { call, request: Request::Write(_) } => self.arriving = Some(call),
+            Event::Persisted(lsn) => {
+                for (txn, key) in self.pending.persisted(lsn) {
+                    self.durable.insert(txn);
+                    out.fact(What::Decided(txn, key));
+                }
+            }
+            Event::Client { .. } | Event::Timer(_) => {}
+        }
+    }
+
+    fn effect(&mut self, effect: Effect, out: &mut Sink<'_>) {
+        match effect {
+            Effect::Append(Record::Decided { txn, key }) => {
+                let yes = self.voting.remove(&txn).unwrap_or_default();
+                let missing = (1..=self.replicas)
+                    .map(Node::Replica)
+                    .filter(|node| !yes.contains(node))
+                    .collect();
+                out.fact(What::DecisionAppended { txn, missing });
+                self.pending.append(Some((txn, key)));
+            }
+            Effect::Append(record) => {
+                self.pending.append(None);
+                if let Record::End { txn } = record {
+                    self.durable.remove(&txn);
+                    self.ended.insert(txn);
+                    out.fact(What::Ended(txn));
+                }
+            }
+            Effect::Send { to, message: Message { body, .. } } => match body {
+                Body::Prepare { txn, resolves, .. } => {
+                    if let Some(call) = self.arriving.take() {
+                        self.calls.insert(call, txn);
+                    }
+                    for (txn, decision) in resolves {
+                        self.told(to, txn, decision, out);
+                    }
+                    self.voting.entry(txn).or_default();
+                }
+                Body::Read { resolves, .. } => {
+                    for (txn, decision) in resolves {
+                        self.told(to, txn, decision, out);
+                    }
+                }
+                Body::Decide { txn, decision } => self.told(to, txn, decision, out),
+                _ => {}
+            },
+            Effect::Reply { call, outcome } => {
+                let txn = self.calls.remove(&call);
+                match outcome {
+                    Outcome::Committed { version: txn } => {
+                        let durable = self.durable.contains(&txn) || self.ended.contains(&txn);
+                        out.fact(What::OkTold { txn, durable });
+                    }
+                    Outcome::Aborted(reason) => {
+                        if let Some(txn) = txn {
+                            self.aborted(txn, Told::Client(reason), out);
+                        }
+                    }
+                    Outcome::Value(_) | Outcome::Unavailable => {}
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Each fault that was asked for really happened: how often, and at which points. A run in which
+//! one never did proves nothing about it. From the history alone.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use super::{Judgement, Run};
+use crate::history::{Action, NemesisEvent};
+
+/// The check's name.
+pub const NAME: &str = "faults";
+
+/// Judges a run.
+#[must_use]
+pub fn check(run: &Run) -> Judgement {
+    let mut judgement = Judgement::new(NAME);
+    let nemesis: Vec<&NemesisEvent> = run
+        .events
+        .iter()
+        .filter_map(|event| match &event.action {
+            Action::Nemesis(event) => Some(event),
+            Action::Client(_) => None,
+        })
+        .collect();
+    for fault in run.setup.real_faults() {
+        let fired: Vec<_> = nemesis.iter().filter(|event| belongs(event, fault)).collect();
+        if fired.is_empty() {
+            judgement.doubt(format!("{fault} was asked for and never happened"));
+        }
+        let mut points: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut in_doubt: BTreeMap<u64, usize> = BTreeMap::new();
+        for event in &fired {
+            *points.entry(event.text("at").unwrap_or("any time")).or_default() += 1;
+            if let Some(replicas) = event.value.get("in_doubt").and_then(serde_json::Value::as_u64)
+            {
+                *in_doubt.entry(replicas).or_default() += 1;
+            }
+        }
+        let in_doubt: BTreeMap<String, usize> =
+            in_doubt.into_iter().map(|(replicas, hits)| (replicas.to_string(), hits)).collect();
+        judgement.measure(
+            fault,
+            json!({ "fired": fired.len(), "points": points, "replicas_in_doubt": in_doubt }),
+        );
+    }
+    judgement
+}
+
+/// Whether what the nemesis did is this fault happening: a node was killed or paused, or the event
+/// has the fault's own name. What only prepared it, missed or undid it is not. A kill or pause says
+/// in its field `fault` what it belongs to; otherwise what was done to whom and at which point
+/// tells.
+fn belongs(event: &NemesisEvent, fault: &str) -> bool {
+    if !matches!(event.f.as_str(), "kill" | "pause") {
+        return event.f == fault;
+    }
+    if let Some(name) = event.text("fault") {
+        return name == fault;
+    }
+    let node = event.text("node").unwrap_or_default();
+    let replica = node.strip_prefix('r').is_some_and(|slot| slot.parse::<u8>().is_ok());
+    let at = event.text("at").unwrap_or_default();
+    match fault {
+        "kill-master" => event.f == "kill" && node == "master",
+        "kill-replica" => event.f == "kill" && replica,
+        "pause-master" => event.f == "pause" && node == "master",
+        "pause-replica" => event.f == "pause" && replica,
+        "master-uncertainty" => at.starts_with("master:"),
+        "replica-uncertainty" => at.starts_with("replica:"),
+        "crash-matrix" => !at.is_empty(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_belong_to_faults() {
+        let event = |f: &str, value| NemesisEvent { f: f.into(), value };
+        let hit = event("kill", json!({"node":"master","at":"master:after-persist:commit"}));
+        assert!(belongs(&hit, "master-uncertainty") && belongs(&hit, "kill-master"));
+        assert!(!belongs(&hit, "replica-uncertainty") && !belongs(&hit, "pause-master"));
+        let named = event("kill", json!({"node":"master","fault":"kill-master","at":"master:x"}));
+        assert!(belongs(&named, "kill-master") && !belongs(&named, "master-uncertainty"));
+        assert!(!belongs(&event("restart", json!({"node":"r1"})), "kill-replica"));
+        for f in ["arm", "miss", "hold", "recovered"] {
+            assert!(!belongs(&event(f, json!({"fault":"kill-replica"})), "kill-replica"), "{f}");
+        }
+        assert!(belongs(&event("partition", json!({})), "partition"));
+    }
+}

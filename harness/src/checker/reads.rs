@@ -1,0 +1,97 @@
+//! R1: a replica that serves a key has applied the key's last decided write. From the journals,
+//! because a get at the master may repair what a client would otherwise have seen stale.
+//! Knows nothing of clients.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use system::protocol::{Key, Node, TxnId};
+
+use super::{
+    Judgement, Run,
+    evidence::{Evidence, NodeFacts, Place, What},
+};
+
+/// The check's name.
+pub const NAME: &str = "reads";
+
+/// Judges a run.
+#[must_use]
+pub fn check(run: &Run) -> Judgement {
+    let mut judgement = Judgement::new(NAME);
+    run.evidence.complete(&mut judgement);
+    let mut served = 0;
+    for (node, facts) in run.evidence.replicas() {
+        served += replica(node, facts, &run.evidence, &mut judgement);
+    }
+    judgement.measure("served", served);
+    judgement
+}
+
+/// The last write of a key that was decided before this time, if any.
+fn last_decided<'a>(evidence: &'a Evidence, key: &Key, before: i64) -> Option<&'a (Place, TxnId)> {
+    let decisions = evidence.transactions.decided_by_key.get(key)?;
+    let count = decisions.partition_point(|(place, _)| place.time < before);
+    decisions[..count].last()
+}
+
+/// Follows a replica's locks and applied writes through its journal, and judges what it served.
+fn replica(node: Node, facts: &NodeFacts, evidence: &Evidence, judgement: &mut Judgement) -> usize {
+    let mut served = 0;
+    let mut locked: BTreeMap<TxnId, Key> = BTreeMap::new();
+    let mut applied: BTreeSet<TxnId> = BTreeSet::new();
+    let mut restarts = 0;
+    for fact in &facts.facts {
+        match &fact.what {
+            What::Started { fresh, undecided } => {
+                restarts += 1;
+                if *fresh {
+                    applied.clear();
+                }
+                locked.clear();
+                for (txn, write) in undecided {
+                    // A commit that the crash took back.
+                    applied.remove(txn);
+                    locked.insert(*txn, write.key.clone());
+                }
+            }
+            What::Prepared(txn, write) => {
+                locked.insert(*txn, write.key.clone());
+            }
+            What::Committed(txn) => {
+                locked.remove(txn);
+                applied.insert(*txn);
+            }
+            What::Aborted(txn) => {
+                locked.remove(txn);
+            }
+            What::Served(key) => {
+                served += 1;
+                let Some((decided, txn)) = last_decided(evidence, key, fact.place.time) else {
+                    continue;
+                };
+                if applied.contains(txn) {
+                    continue;
+                }
+                let place = fact.place;
+                judgement.violation(if !locked.contains_key(txn) {
+                    format!(
+                        "{node} served {key} ({place}) without {txn}, decided before \
+                         ({decided}), which it has not applied and does not hold locked"
+                    )
+                } else if restarts > 1 {
+                    format!(
+                        "{node} served {key} ({place}) while {txn}, decided before ({decided}), \
+                         was still prepared there: a restart forgot the lock, or a read ignored it"
+                    )
+                } else {
+                    format!(
+                        "{node} served {key} ({place}) while {txn}, decided before ({decided}), \
+                         was still locked there"
+                    )
+                });
+            }
+            _ => {}
+        }
+    }
+    served
+}

@@ -1,0 +1,145 @@
+//! How much was done and how it went: counts, latencies, throughput, availability with and without
+//! a fault in force. Never says that a run is wrong.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value as Json, json};
+
+use super::{Judgement, Run};
+use crate::history::{Action, Fate, Operation};
+
+/// The check's name.
+pub const NAME: &str = "statistics";
+
+/// Measures a run.
+#[must_use]
+pub fn check(run: &Run) -> Judgement {
+    let mut judgement = Judgement::new(NAME);
+    if run.operations.is_empty() {
+        judgement.doubt("the history has no operation");
+        return judgement;
+    }
+    judgement.measure("counts", counts(&run.operations));
+    judgement.measure("latency_us", latencies(&run.operations));
+    let end = run.events.last().map_or(0, |event| event.time);
+    let begin = run.operations.first().map_or(0, |operation| operation.invoked);
+    let seconds = seconds(end.saturating_sub(begin));
+    let done = run.operations.iter().filter(|operation| operation.fate == Fate::Ok).count();
+    judgement.measure("seconds", round(seconds));
+    judgement.measure("ok_per_second", round(ratio(done, 1) / seconds.max(1e-9)));
+    judgement.measure("availability", availability(run, end));
+    judgement
+}
+
+/// Operations by function and by end.
+fn counts(operations: &[Operation]) -> Json {
+    let mut counts: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
+    for operation in operations {
+        for name in [operation.f.to_string(), "all".to_owned()] {
+            *counts.entry(name).or_default().entry(fate(operation)).or_default() += 1;
+        }
+    }
+    json!(counts)
+}
+
+fn fate(operation: &Operation) -> &'static str {
+    match operation.fate {
+        Fate::Ok => "ok",
+        Fate::Fail => "fail",
+        Fate::Info => "info",
+    }
+}
+
+/// Quantiles of the time that operations took that ended well, in microseconds, by function.
+fn latencies(operations: &[Operation]) -> Json {
+    let mut histograms: BTreeMap<String, Histogram<u64>> = BTreeMap::new();
+    for operation in operations.iter().filter(|operation| operation.fate == Fate::Ok) {
+        let Some(returned) = operation.returned else { continue };
+        let histogram = histograms.entry(operation.f.to_string()).or_insert_with(|| {
+            Histogram::new_with_bounds(1, 3_600_000_000, 3)
+                .expect("constant bounds that are in order")
+        });
+        histogram.saturating_record((returned.saturating_sub(operation.invoked)) / 1000);
+    }
+    let quantiles = |histogram: &Histogram<u64>| {
+        json!({
+            "p50": histogram.value_at_quantile(0.5),
+            "p95": histogram.value_at_quantile(0.95),
+            "p99": histogram.value_at_quantile(0.99),
+            "max": histogram.max(),
+        })
+    };
+    let all: Map<String, Json> =
+        histograms.iter().map(|(f, histogram)| (f.clone(), quantiles(histogram))).collect();
+    Json::Object(all)
+}
+
+/// The share of operations that ended well, of those that began while a node was down or paused
+/// and of the others.
+fn availability(run: &Run, end: u64) -> Json {
+    let faulty = faulty_times(run, end);
+    let mut groups: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for operation in &run.operations {
+        let at = faulty.partition_point(|(from, _)| *from <= operation.invoked);
+        let within = at > 0 && operation.invoked < faulty[at - 1].1;
+        let name = if within { "during_faults" } else { "between_faults" };
+        let (ok, all) = groups.entry(name).or_default();
+        *ok += usize::from(operation.fate == Fate::Ok);
+        *all += 1;
+    }
+    let down: u64 = faulty.iter().map(|(from, to)| to - from).sum();
+    let mut shares: Map<String, Json> = groups
+        .iter()
+        .map(|(name, (ok, all))| ((*name).to_owned(), json!(round(ratio(*ok, *all)))))
+        .collect();
+    shares.insert("seconds_with_a_fault".to_owned(), json!(round(seconds(down))));
+    Json::Object(shares)
+}
+
+/// The times in which some node was down or paused, in order and apart.
+fn faulty_times(run: &Run, end: u64) -> Vec<(u64, u64)> {
+    let mut since: BTreeMap<String, u64> = BTreeMap::new();
+    let mut times: Vec<(u64, u64)> = Vec::new();
+    let mut began = 0;
+    for event in &run.events {
+        let Action::Nemesis(nemesis) = &event.action else { continue };
+        let node = nemesis.text("node").unwrap_or_default().to_owned();
+        let quiet = since.is_empty();
+        match nemesis.f.as_str() {
+            "kill" | "pause" => {
+                since.insert(node, event.time);
+                if quiet {
+                    began = event.time;
+                }
+            }
+            "restart" | "resume" => {
+                since.remove(&node);
+            }
+            "heal" => since.clear(),
+            _ => {}
+        }
+        if !quiet && since.is_empty() {
+            times.push((began, event.time));
+        }
+    }
+    if !since.is_empty() {
+        times.push((began, end));
+    }
+    times
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn ratio(part: usize, whole: usize) -> f64 {
+    part as f64 / whole as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn seconds(nanoseconds: u64) -> f64 {
+    nanoseconds as f64 / 1e9
+}
+
+/// Three digits after the point.
+fn round(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
+}

@@ -1,0 +1,153 @@
+//! What clients were told is true: Ok means committed, a failure means no effect ever, a version
+//! is the transaction that wrote the value. From the history and the journals.
+
+use std::collections::{BTreeMap, HashMap};
+
+use system::protocol::{Node, TxnId};
+
+use super::{
+    Judgement, Run,
+    evidence::{Told, Transaction, What},
+};
+use crate::history::{Fate, Function, Operation};
+
+/// The check's name.
+pub const NAME: &str = "truthfulness";
+
+/// Judges a run.
+#[must_use]
+pub fn check(run: &Run) -> Judgement {
+    let mut judgement = Judgement::new(NAME);
+    let complete = run.evidence.complete(&mut judgement);
+    answers(run, &mut judgement);
+    let puts = Puts::of(run);
+    let mut checked = 0;
+    for operation in run.operations.iter().filter(|operation| operation.f.is_write()) {
+        checked += usize::from(operation.fate != Fate::Info);
+        match operation.fate {
+            Fate::Ok if complete => ok(run, &puts, operation, &mut judgement),
+            Fate::Fail => fail(run, &puts, operation, &mut judgement),
+            Fate::Ok | Fate::Info => {}
+        }
+    }
+    judgement.measure("answers", checked);
+    judgement
+}
+
+/// Which transaction wrote which value, by journals; and which get saw which value, by clients.
+struct Puts<'a> {
+    by_value: HashMap<(String, String), TxnId>,
+    seen: BTreeMap<(&'a str, &'a str), &'a Operation>,
+}
+
+impl<'a> Puts<'a> {
+    fn of(run: &'a Run) -> Self {
+        let mut by_value = HashMap::new();
+        for (txn, transaction) in &run.evidence.transactions.by_id {
+            let Some(write) = &transaction.write else { continue };
+            if let Some(value) = &write.value {
+                by_value.insert((write.key.to_string(), value.to_string()), *txn);
+            }
+        }
+        let seen = run
+            .operations
+            .iter()
+            .filter(|operation| operation.f == Function::Get && operation.fate == Fate::Ok)
+            .filter_map(|get| Some(((get.key.as_str(), get.value.as_deref()?), get)))
+            .collect();
+        Puts { by_value, seen }
+    }
+
+    fn txn(&self, put: &Operation) -> Option<TxnId> {
+        let value = put.value.clone()?;
+        self.by_value.get(&(put.key.clone(), value)).copied()
+    }
+}
+
+/// What the master told its clients, against the journals.
+fn answers(run: &Run, judgement: &mut Judgement) {
+    let transactions = &run.evidence.transactions.by_id;
+    let Some(master) = run.evidence.nodes.get(&Node::Master) else { return };
+    for fact in &master.facts {
+        let place = fact.place;
+        match &fact.what {
+            What::OkTold { txn, durable } => {
+                if !durable {
+                    judgement.violation(format!(
+                        "the master answered Ok for {txn} ({place}) before COMMIT was durable"
+                    ));
+                }
+                let aborted = transactions.get(txn).and_then(|found| found.aborted.first());
+                if let Some(abort) = aborted {
+                    judgement.violation(format!(
+                        "the master answered Ok for {txn} ({place}), but it was aborted ({})",
+                        abort.place
+                    ));
+                }
+            }
+            What::AbortTold { txn, to: Told::Client(_), .. } => {
+                let commit = transactions.get(txn).and_then(Transaction::commit);
+                if let Some(commit) = commit {
+                    judgement.violation(format!(
+                        "the master answered Aborted for {txn} ({place}), but it was committed \
+                         ({commit})"
+                    ));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A write that was answered Ok.
+fn ok(run: &Run, puts: &Puts<'_>, operation: &Operation, judgement: &mut Judgement) {
+    let said = said(operation);
+    let Some(version) = operation.version else {
+        judgement.violation(format!("{said} was answered Ok without a version"));
+        return;
+    };
+    let Some(transaction) = run.evidence.transactions.by_id.get(&version) else {
+        judgement.violation(format!("{said} was answered Ok as {version}, which no journal knows"));
+        return;
+    };
+    if transaction.commit().is_none() {
+        judgement
+            .violation(format!("{said} was answered Ok as {version}, which nobody has committed"));
+    }
+    let Some(write) = &transaction.write else { return };
+    let wrote = write.value.as_ref().map(ToString::to_string);
+    if write.key.to_string() != operation.key || wrote != operation.value {
+        let other = puts.txn(operation);
+        let other = other.map_or_else(|| "no transaction".to_owned(), |txn| txn.to_string());
+        judgement.violation(format!(
+            "{said} was answered Ok as {version}, but {other} has written that"
+        ));
+    }
+}
+
+/// A write that was answered with a failure.
+fn fail(run: &Run, puts: &Puts<'_>, operation: &Operation, judgement: &mut Judgement) {
+    let Some(value) = &operation.value else { return };
+    let said = said(operation);
+    let committed = puts
+        .txn(operation)
+        .and_then(|txn| Some((txn, run.evidence.transactions.by_id.get(&txn)?.commit()?)));
+    if let Some((txn, commit)) = committed {
+        judgement.violation(format!("{said} failed, but {txn} committed it ({commit})"));
+    }
+    if let Some(get) = puts.seen.get(&(operation.key.as_str(), value.as_str())) {
+        judgement.violation(format!(
+            "{said} failed, but process {} read that value (index {})",
+            get.process, get.invoked_index
+        ));
+    }
+}
+
+/// A write, in words.
+fn said(write: &Operation) -> String {
+    let index = write.invoked_index;
+    match &write.value {
+        Some(value) => format!("put {} = {value} (index {index})", write.key),
+        None => format!("del {} (index {index})", write.key),
+    }
+}

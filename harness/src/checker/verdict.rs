@@ -1,0 +1,146 @@
+//! What a check says, and how many checks make one verdict. Knows nothing of any check.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+
+/// The answer to "was it right?". Ordered by which outranks which: of several answers the greatest
+/// counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Validity {
+    /// It was, as far as this check looks.
+    Valid,
+    /// It cannot be said, and why is told beside it.
+    Unknown,
+    /// It was not.
+    Invalid,
+}
+
+impl fmt::Display for Validity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Validity::Valid => "valid",
+            Validity::Unknown => "unknown",
+            Validity::Invalid => "invalid",
+        })
+    }
+}
+
+/// So many violations of one check are told in words; the others are counted.
+const TOLD_MAX: usize = 40;
+
+/// What one check found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// The check's name.
+    pub check: String,
+    /// Its verdict.
+    pub verdict: Validity,
+    /// What is wrong, a sentence each, the first forty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub violations: Vec<String>,
+    /// How many violations there are in all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub violations_total: usize,
+    /// Why it cannot be said, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<String>,
+    /// What was measured on the way, by name.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub measured: Map<String, Json>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+impl Judgement {
+    /// A judgement that has found nothing wrong yet.
+    #[must_use]
+    pub fn new(check: &str) -> Self {
+        Judgement {
+            check: check.to_owned(),
+            verdict: Validity::Valid,
+            violations: Vec::new(),
+            violations_total: 0,
+            doubts: Vec::new(),
+            measured: Map::new(),
+        }
+    }
+
+    /// Something is wrong.
+    pub fn violation(&mut self, sentence: impl Into<String>) {
+        self.verdict = Validity::Invalid;
+        self.violations_total += 1;
+        if self.violations.len() < TOLD_MAX {
+            self.violations.push(sentence.into());
+        }
+    }
+
+    /// Something cannot be said.
+    pub fn doubt(&mut self, sentence: impl Into<String>) {
+        self.verdict = self.verdict.max(Validity::Unknown);
+        self.doubts.push(sentence.into());
+    }
+
+    /// Something was measured.
+    pub fn measure(&mut self, name: &str, value: impl Into<Json>) {
+        self.measured.insert(name.to_owned(), value.into());
+    }
+}
+
+/// What all checks of a run found: `results.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// The greatest of the checks' verdicts.
+    pub verdict: Validity,
+    /// What each check found, in the order in which they are described.
+    pub checks: Vec<Judgement>,
+}
+
+impl Results {
+    /// Puts judgements together.
+    #[must_use]
+    pub fn new(checks: Vec<Judgement>) -> Self {
+        let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Validity::Valid);
+        Results { verdict, checks }
+    }
+
+    /// What a check found.
+    #[must_use]
+    pub fn check(&self, name: &str) -> Option<&Judgement> {
+        self.checks.iter().find(|judgement| judgement.check == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn invalid_outranks_unknown_outranks_valid() {
+        let valid = Judgement::new("a");
+        let mut unknown = Judgement::new("b");
+        unknown.doubt("too large");
+        let mut invalid = Judgement::new("c");
+        invalid.violation("r2 lost k");
+        invalid.doubt("and more");
+        let verdict =
+            |checks: &[&Judgement]| Results::new(checks.iter().copied().cloned().collect()).verdict;
+        assert_eq!(verdict(&[]), Validity::Valid);
+        assert_eq!(verdict(&[&valid, &unknown]), Validity::Unknown);
+        assert_eq!(verdict(&[&unknown, &invalid, &valid]), Validity::Invalid);
+    }
+
+    #[test]
+    fn many_violations_are_counted() {
+        let mut judgement = Judgement::new("a");
+        for n in 0..100 {
+            judgement.violation(format!("{n}"));
+        }
+        assert_eq!((judgement.violations.len(), judgement.violations_total), (40, 100));
+    }
+}

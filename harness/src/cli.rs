@@ -1,0 +1,240 @@
+//! The command line: what can be typed, what is said about it, and the exit status it ends with.
+//! Knows how to call the parts of the harness, nothing of how they work.
+
+mod test;
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use system::cli::{MasterArgs, ReplicaArgs};
+
+use self::test::TestArgs;
+use crate::{
+    checker::{
+        Results, Validity,
+        command::{self, CheckArgs, CommandError, ReplayArgs},
+    },
+    history,
+    report::summary::Tally,
+};
+
+/// How a command ends, as its exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything was judged, and is valid.
+    Valid = 0,
+    /// Something is invalid.
+    Invalid = 1,
+    /// Something cannot be judged, or a fault that was asked for never fired.
+    Unknown = 2,
+    /// What was typed makes no sense.
+    BadArguments = 254,
+    /// The harness itself could not do its part.
+    Failed = 255,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Runs a replicated store, breaks it on purpose while clients use it, and judges what they saw.
+#[derive(Debug, Parser)]
+#[command(
+    name = "harness",
+    version,
+    args_conflicts_with_subcommands = true,
+    long_about = "Runs a replicated store as real processes, kills and pauses them at the worst \
+        moments while clients use it, records what the clients saw, and judges the record: is it \
+        linearizable, is every transaction atomic and durable, was every client told the truth?\n\n\
+        Without a command it makes a test run: `harness --faults master-uncertainty` is \
+        `harness test --faults master-uncertainty`.",
+    after_long_help = AFTER_HELP
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    test: TestArgs,
+}
+
+const AFTER_HELP: &str = "\
+Faults:
+  none                 the clients alone
+  kill-master          SIGKILL of the master at random times, restart on the same data and port
+  kill-replica         the same for a replica
+  pause-master         SIGSTOP of the master at random times, SIGCONT from a moment to longer than
+                       every timeout later
+  pause-replica        the same for a replica
+  master-uncertainty   the master stops itself inside the window of uncertainty, when replicas have
+                       voted yes and not all know the decision; it is then killed or continued
+  replica-uncertainty  a replica stops itself around its vote or around the decision; it is then
+                       killed or continued
+  all                  all of these
+
+Exit status:
+  0    valid
+  1    invalid: a check found a violation
+  2    unknown: something could not be judged, or a fault that was asked for never fired
+  254  bad arguments, or a record that cannot be read
+  255  the harness itself failed
+
+A run lies in STORE/<system>-<faults>/<UTC time>/: history.jsonl (what the clients and the nemesis
+did, an event a line), test.json (every option, and the command that repeats it), final.json (what
+every replica held at the end), results.json (what each check found) and nodes/<name>/ (journal
+and log). STORE/latest leads to the last one.
+
+Nodes keep their data in a directory of the run's own under $TMPDIR, which is removed at the end;
+should the harness be killed, its nodes die with it, and the next run removes the directory.
+
+Ctrl-C ends a run in order: faults healed, nodes stopped, history checked and kept. A second one
+ends it at once.
+
+Examples:
+  harness --faults master-uncertainty
+  harness --faults kill-master,pause-replica --time-limit 60s --concurrency 20
+  harness --faults all --seed 7 --test-count 20
+  harness --faults replica-uncertainty --break relock-on-recovery
+  harness check histories/latest";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a test run (the default).
+    Test(TestArgs),
+    /// Judge recorded runs again.
+    Check(CheckArgs),
+    /// Run the journals of recorded runs through the nodes' machines again, and compare.
+    Replay(ReplayArgs),
+    /// Show what happened in a recorded run, and what its checks found.
+    Inspect {
+        /// The run directory.
+        #[arg(value_name = "PATH", default_value = "histories/latest")]
+        path: PathBuf,
+    },
+    /// Run a node: what a test run starts its nodes by.
+    #[command(subcommand, hide = true)]
+    Node(Role),
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// The master.
+    Master(MasterArgs),
+    /// A replica.
+    Replica(ReplicaArgs),
+}
+
+/// The program: reads the command line, does what it says, and turns what came of it into an exit
+/// status.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // If the message cannot be written there is nobody to read it.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::BadArguments } else { Exit::Valid }.into();
+        }
+    };
+    let done = match cli.command.unwrap_or(Command::Test(cli.test)) {
+        Command::Test(args) => test::test(&args),
+        Command::Check(args) => judged(command::check(&args, &mut io::stdout().lock())),
+        Command::Replay(args) => judged(command::replay(&args, &mut io::stdout().lock())),
+        Command::Inspect { path } => inspect(&path),
+        Command::Node(Role::Master(args)) => return args.run(),
+        Command::Node(Role::Replica(args)) => return args.run(),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(Problem { exit, error }) => {
+            eprintln!("harness: {error:#}");
+            exit.into()
+        }
+    }
+}
+
+/// Why a command could not be carried out, and the exit status that says so.
+struct Problem {
+    exit: Exit,
+    error: anyhow::Error,
+}
+
+impl Problem {
+    /// What was typed, or what it names, makes no sense.
+    fn arguments(error: impl Into<anyhow::Error>) -> Self {
+        Problem { exit: Exit::BadArguments, error: error.into() }
+    }
+
+    /// The harness could not do its part.
+    fn failed(error: impl Into<anyhow::Error>) -> Self {
+        Problem { exit: Exit::Failed, error: error.into() }
+    }
+}
+
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Problem::failed(anyhow::Error::new(error).context("cannot write to standard output"))
+    }
+}
+
+/// A verdict as an exit status; a record that cannot be read is a bad argument.
+fn judged(verdict: Result<Validity, CommandError>) -> Result<Exit, Problem> {
+    match verdict {
+        Ok(verdict) => Ok(verdict.into()),
+        Err(CommandError::Write(error)) => Err(error.into()),
+        Err(error) => Err(Problem::arguments(error)),
+    }
+}
+
+impl From<Validity> for Exit {
+    fn from(verdict: Validity) -> Self {
+        match verdict {
+            Validity::Valid => Exit::Valid,
+            Validity::Invalid => Exit::Invalid,
+            Validity::Unknown => Exit::Unknown,
+        }
+    }
+}
+
+/// Shows a recorded run. What its checks found is read, not found again.
+fn inspect(directory: &Path) -> Result<Exit, Problem> {
+    let read = |name: &str| {
+        let path = directory.join(name);
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        Ok::<_, anyhow::Error>((path, text))
+    };
+    let (path, text) = read("test.json").map_err(Problem::arguments)?;
+    let test: serde_json::Value = serde_json::from_str(&text)
+        .with_context(|| path.display().to_string())
+        .map_err(Problem::arguments)?;
+    let history = history::read(&directory.join("history.jsonl")).map_err(Problem::arguments)?;
+    let mut out = io::stdout().lock();
+    for (title, field) in [("Started", "started"), ("Again with", "command")] {
+        if let Some(text) = test.get(field).and_then(serde_json::Value::as_str) {
+            writeln!(out, "{title}: {text}")?;
+        }
+    }
+    write!(out, "{}", Tally::of(&history.events))?;
+    if history.torn {
+        writeln!(out, "The history breaks off: the harness was killed.")?;
+    }
+    if !directory.join("results.json").exists() {
+        writeln!(out, "unknown: {}: not judged yet: harness check does it", directory.display())?;
+        return Ok(Exit::Unknown);
+    }
+    let (path, text) = read("results.json").map_err(Problem::arguments)?;
+    let results: Results = serde_json::from_str(&text)
+        .with_context(|| path.display().to_string())
+        .map_err(Problem::arguments)?;
+    command::say(&results, directory, &mut out)?;
+    Ok(results.verdict.into())
+}

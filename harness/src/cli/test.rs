@@ -1,0 +1,223 @@
+//! The command `test`: makes runs, judges each, and says what came of them.
+
+use std::{
+    fs,
+    io::{self, IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use clap::{Args, builder::RangedU64ValueParser};
+use indicatif::ProgressBar;
+use system::protocol::Rule;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use super::{Exit, Problem};
+use crate::{
+    checker::{Results, Validity, command, linearizability::Bounds},
+    generator::{Mix, run_seeds},
+    history,
+    nemesis::Faults,
+    report::summary::Tally,
+    runner::{self, Made, Options, parse_duration},
+    systems::twopc::find_programs,
+};
+
+/// The options of a test run.
+#[derive(Clone, Debug, Args)]
+pub(super) struct TestArgs {
+    /// What to do to the system: none, all, or names with commas between (see below).
+    #[arg(long, value_name = "A,B", default_value = "none")]
+    faults: Faults,
+
+    /// How long clients ask and faults strike: 20s, 500ms, 2m.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = parse_duration)]
+    time_limit: Duration,
+
+    /// How many clients ask at a time.
+    #[arg(long, value_name = "N", default_value_t = 10,
+          value_parser = RangedU64ValueParser::<u32>::new().range(1..=10_000))]
+    concurrency: u32,
+
+    /// Operations a second of all clients together; 0 for as fast as answers come.
+    #[arg(long, value_name = "N", default_value_t = 0.0, value_parser = parse_rate)]
+    rate: f64,
+
+    /// How many keys there are.
+    #[arg(long, value_name = "N", default_value_t = 16,
+          value_parser = RangedU64ValueParser::<u32>::new().range(1..=1_000_000))]
+    keys: u32,
+
+    /// How many replicas the system has.
+    #[arg(long, value_name = "N", default_value_t = 3,
+          value_parser = RangedU64ValueParser::<u8>::new().range(1..=32))]
+    replicas: u8,
+
+    /// How often each operation is asked, as weights.
+    #[arg(long, value_name = "WEIGHTS", default_value_t = Mix::default())]
+    mix: Mix,
+
+    /// What all random choices come from: what is asked, what is struck, when and how. Drawn at
+    /// random and told if it is not given. The timing of the machine stays its own.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+
+    /// So many runs, with seeds that follow from the first; ends at the first that is not valid.
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = RangedU64ValueParser::<u32>::new().range(1..))]
+    test_count: u32,
+
+    /// Where runs are kept.
+    #[arg(long, value_name = "DIR", default_value = "histories")]
+    store: PathBuf,
+
+    /// The system under test.
+    #[arg(long, value_name = "NAME", default_value = "twopc", value_parser = ["twopc"])]
+    system: String,
+
+    /// Run the programs `master` and `replica` of this directory instead of the nodes that are
+    /// built into the harness.
+    #[arg(long, value_name = "DIR", value_parser = find_programs)]
+    system_bin: Option<PathBuf>,
+
+    /// Switch off a rule of the protocol, to see who notices. May be given more than once.
+    #[arg(long = "break", value_name = "RULE")]
+    broken: Vec<Rule>,
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|rate: &f64| rate.is_finite() && *rate >= 0.0)
+        .ok_or_else(|| format!("'{text}' is no rate: want a number of operations a second, from 0"))
+}
+
+impl TestArgs {
+    fn options(&self, seed: u64) -> Options {
+        Options {
+            faults: self.faults.clone(),
+            time_limit: self.time_limit,
+            concurrency: self.concurrency,
+            rate: self.rate,
+            keys: self.keys,
+            replicas: self.replicas,
+            mix: self.mix,
+            seed,
+            store: self.store.clone(),
+            system: self.system.clone(),
+            system_bin: self.system_bin.clone(),
+            broken: self.broken.clone(),
+        }
+    }
+}
+
+/// Makes the runs that were asked for. Ends at the first that is not valid.
+pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
+    fs::create_dir_all(&args.store)
+        .with_context(|| format!("--store {}", args.store.display()))
+        .map_err(Problem::arguments)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no runtime")))?;
+    let interrupt = runtime
+        .block_on(async { follow_signals() })
+        .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no signals")))?;
+    let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    let mut last = None;
+    for (seed, number) in run_seeds(first_seed, args.test_count).zip(1..) {
+        let options = args.options(seed);
+        let started = Instant::now();
+        let many = args.test_count > 1;
+        if !many {
+            eprintln!("Seed {seed}. {}", options.command());
+        }
+        let made = runtime
+            .block_on(runner::run(&options, interrupt.clone(), false))
+            .map_err(Problem::failed)?;
+        let run = judge(made)?;
+        let tally = &run.tally;
+        let shown = run.results.verdict != Validity::Valid || !many;
+        let mut out = io::stdout().lock();
+        if many {
+            writeln!(
+                out,
+                "run {number} of {}: {}, seed {seed}, {:.1} s, {} operations, {} strikes, {}, {}",
+                args.test_count,
+                run.results.verdict,
+                started.elapsed().as_secs_f64(),
+                tally.invoked(),
+                tally.strikes(),
+                tally.recovery(),
+                run.made.directory.display()
+            )?;
+        }
+        if shown {
+            write!(out, "{tally}")?;
+            command::say(&run.results, &run.made.directory, &mut out)?;
+            return Ok(run.results.verdict.into());
+        }
+        let interrupted = run.made.interrupted;
+        last = Some(run);
+        if interrupted {
+            break;
+        }
+    }
+    if let Some(run) = last {
+        writeln!(io::stdout(), "{}: {}", run.results.verdict, run.made.directory.display())?;
+    }
+    Ok(Exit::Valid)
+}
+
+/// A run and what was found in it.
+struct Judged {
+    made: Made,
+    tally: Tally,
+    results: Results,
+}
+
+/// Judges a run that was just made.
+fn judge(made: Made) -> Result<Judged, Problem> {
+    let checking = io::stderr().is_terminal().then(|| {
+        let bar = ProgressBar::new_spinner().with_message("checking");
+        bar.enable_steady_tick(Duration::from_millis(100));
+        bar
+    });
+    // What this harness has just written it can read; if not, it has failed.
+    let results = command::judge(&made.directory, &Bounds::default()).map_err(Problem::failed)?;
+    let history = history::read(&history_of(&made.directory)).map_err(Problem::failed)?;
+    if let Some(bar) = checking {
+        bar.finish_and_clear();
+    }
+    Ok(Judged { made, tally: Tally::of(&history.events), results })
+}
+
+fn history_of(directory: &Path) -> PathBuf {
+    directory.join("history.jsonl")
+}
+
+/// Turns true at the first signal to end. The second one ends the harness at once; its nodes die
+/// with it.
+fn follow_signals() -> io::Result<watch::Receiver<bool>> {
+    let (wanted, interrupt) = watch::channel(false);
+    let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
+        .into_iter()
+        .map(signal)
+        .collect::<io::Result<Vec<_>>>()?;
+    tokio::spawn(async move {
+        for first in [true, false] {
+            let next = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+            futures::future::select_all(next).await;
+            if !first {
+                std::process::exit(Exit::Failed as i32);
+            }
+            eprintln!("harness: ending the run in order; once more to end it at once");
+            wanted.send_replace(true);
+        }
+    });
+    Ok(interrupt)
+}

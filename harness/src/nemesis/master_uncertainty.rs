@@ -1,0 +1,66 @@
+//! master-uncertainty: the master stops itself inside the window of uncertainty, when replicas
+//! have voted yes and not all of them have heard the decision; then it is killed or continued.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use system::protocol::Node;
+
+use super::{Deck, Fault, FaultName, Harm, Span, Strike, Trigger};
+
+/// What becomes of a master that lies in the window.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// Killed at once, and gone for a while: its peers find nobody.
+    Killed,
+    /// Killed after a while, and started at once: its peers have waited for an answer meanwhile.
+    KilledLater,
+    /// Continued after a while, with all that it knew.
+    Continued,
+}
+
+#[derive(Debug)]
+pub(super) struct MasterUncertainty {
+    points: Deck<String>,
+    ends: Deck<End>,
+    spans: Deck<Span>,
+}
+
+impl MasterUncertainty {
+    pub(super) fn new(replicas: u8) -> Self {
+        let mut points = vec![
+            "master:before-persist:commit".to_owned(),
+            "master:after-persist:commit".to_owned(),
+        ];
+        // The decision sent to all but the last replica leaves one in doubt. A single replica is in
+        // doubt until it has received what was sent.
+        for sent in 1..replicas.max(2) {
+            points.push(format!("master:after-send:decide:{sent}"));
+        }
+        MasterUncertainty {
+            points: Deck::new(points),
+            ends: Deck::new(vec![End::Killed, End::KilledLater, End::Continued]),
+            spans: Span::deck(),
+        }
+    }
+}
+
+impl Fault for MasterUncertainty {
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
+        let point = self.points.deal(rng);
+        let span = self.spans.deal(rng).draw(rng);
+        Strike {
+            fault: FaultName::MasterUncertainty,
+            calm: Duration::from_millis(rng.random_range(5..200)),
+            victim: Node::Master,
+            trigger: Trigger::Point(point),
+            harm: match self.ends.deal(rng) {
+                End::Killed => Harm::Kill { lies: Duration::ZERO, down: span },
+                End::KilledLater => Harm::Kill { lies: span, down: Duration::ZERO },
+                End::Continued => Harm::Pause { lies: span },
+            },
+            meanwhile: None,
+        }
+    }
+}

@@ -1,0 +1,392 @@
+//! Faults: which there are, what each does next, and in which order those of a list come. All of
+//! it is data drawn from the seed; [`strike`] is what carries it out on a cluster.
+
+mod deck;
+mod kill;
+mod master_uncertainty;
+mod pause;
+mod replica_uncertainty;
+pub mod strike;
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use system::protocol::Node;
+
+use self::deck::Deck;
+
+/// The faults that can be asked for, by the names that `--faults` takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FaultName {
+    /// The master is killed at random times.
+    KillMaster,
+    /// A replica is killed at random times.
+    KillReplica,
+    /// The master is stopped at random times, and continued later.
+    PauseMaster,
+    /// A replica is stopped at random times, and continued later.
+    PauseReplica,
+    /// The master is stopped inside the window of uncertainty, and then killed or continued.
+    MasterUncertainty,
+    /// A replica is stopped around its vote and around the decision, and then killed or continued.
+    ReplicaUncertainty,
+}
+
+impl FaultName {
+    /// Every fault.
+    pub const ALL: &[FaultName] = &[
+        FaultName::KillMaster,
+        FaultName::KillReplica,
+        FaultName::PauseMaster,
+        FaultName::PauseReplica,
+        FaultName::MasterUncertainty,
+        FaultName::ReplicaUncertainty,
+    ];
+
+    /// The name as typed.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            FaultName::KillMaster => "kill-master",
+            FaultName::KillReplica => "kill-replica",
+            FaultName::PauseMaster => "pause-master",
+            FaultName::PauseReplica => "pause-replica",
+            FaultName::MasterUncertainty => "master-uncertainty",
+            FaultName::ReplicaUncertainty => "replica-uncertainty",
+        }
+    }
+
+    /// Whether it strikes whenever it wants, rather than when its victim reaches a point.
+    fn at_any_time(self) -> bool {
+        !matches!(self, FaultName::MasterUncertainty | FaultName::ReplicaUncertainty)
+    }
+}
+
+impl fmt::Display for FaultName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A list of faults: `none`, `all`, or names with commas between.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults(Vec<FaultName>);
+
+impl Faults {
+    /// The faults, in the order in which they are defined, each once.
+    #[must_use]
+    pub fn names(&self) -> &[FaultName] {
+        &self.0
+    }
+
+    /// The list in the name of a run directory.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match self.0.as_slice() {
+            [] => "none".to_owned(),
+            all if all == FaultName::ALL => "all".to_owned(),
+            some => some.iter().map(|fault| fault.name()).collect::<Vec<_>>().join("+"),
+        }
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label().replace('+', ","))
+    }
+}
+
+impl FromStr for Faults {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut faults = Vec::new();
+        let mut none = false;
+        for name in text.split(',').map(str::trim) {
+            match name {
+                "none" => none = true,
+                "all" => faults.extend_from_slice(FaultName::ALL),
+                _ => match FaultName::ALL.iter().find(|fault| fault.name() == name) {
+                    Some(fault) => faults.push(*fault),
+                    None => {
+                        let names: Vec<_> = FaultName::ALL.iter().map(|f| f.name()).collect();
+                        return Err(format!(
+                            "'{name}' is no fault: want none, all, or some of {}",
+                            names.join(", ")
+                        ));
+                    }
+                },
+            }
+        }
+        if none && !faults.is_empty() {
+            return Err(format!("'{text}': 'none' goes with no other fault"));
+        }
+        faults.sort_unstable();
+        faults.dedup();
+        Ok(Faults(faults))
+    }
+}
+
+/// What makes a strike begin.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trigger {
+    /// At once.
+    Now,
+    /// The victim reaches this crash point and stops itself.
+    Point(String),
+}
+
+/// What is done to the victim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// It is killed, and started again on the same data and port.
+    Kill {
+        /// How long it lies at its crash point before it is killed.
+        lies: Duration,
+        /// How long it is gone.
+        down: Duration,
+    },
+    /// It lies stopped and is then continued.
+    Pause {
+        /// How long it lies stopped.
+        lies: Duration,
+    },
+}
+
+impl Harm {
+    /// How long the victim does nothing.
+    #[must_use]
+    pub fn outage(self) -> Duration {
+        match self {
+            Harm::Kill { lies, down } => lies + down,
+            Harm::Pause { lies } => lies,
+        }
+    }
+}
+
+/// One blow against one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strike {
+    /// The fault that it is a case of.
+    pub fault: FaultName,
+    /// The cluster is left alone for this long first.
+    pub calm: Duration,
+    /// Whom it hits.
+    pub victim: Node,
+    /// When.
+    pub trigger: Trigger,
+    /// How.
+    pub harm: Harm,
+    /// Another blow, against another node, while this one lies or is gone: what recovers from one
+    /// failure must stand a second one then.
+    pub meanwhile: Option<Box<Strike>>,
+}
+
+/// One fault: a source of strikes without end.
+trait Fault: Send {
+    /// The next strike.
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike;
+}
+
+/// All faults of a run, in rounds: each strikes once in a round, in seeded order. If there are
+/// several, one may strike while another's victim lies.
+pub struct Schedule {
+    faults: Vec<Box<dyn Fault>>,
+    round: Deck<usize>,
+    /// The faults that need nothing of the cluster to strike, if there are others as well.
+    doubling: Option<Deck<usize>>,
+    rng: ChaCha8Rng,
+}
+
+/// The shortest outage in which a second strike has room.
+const ROOM_MIN: Duration = Duration::from_millis(250);
+
+/// The second strike's outage lasts no longer than this, for the sake of the number of strikes.
+const DOUBLE_MAX: Duration = Duration::from_millis(500);
+
+impl Schedule {
+    /// The schedule of a run against a cluster of so many replicas; none if there are no faults.
+    #[must_use]
+    pub fn new(faults: &Faults, replicas: u8, rng: ChaCha8Rng) -> Option<Self> {
+        let names = faults.names();
+        let faults: Vec<Box<dyn Fault>> = names
+            .iter()
+            .map(|name| -> Box<dyn Fault> {
+                match name {
+                    FaultName::KillMaster => Box::new(kill::Kill::master()),
+                    FaultName::KillReplica => Box::new(kill::Kill::replica(replicas)),
+                    FaultName::PauseMaster => Box::new(pause::Pause::master()),
+                    FaultName::PauseReplica => Box::new(pause::Pause::replica(replicas)),
+                    FaultName::MasterUncertainty => {
+                        Box::new(master_uncertainty::MasterUncertainty::new(replicas))
+                    }
+                    FaultName::ReplicaUncertainty => {
+                        Box::new(replica_uncertainty::ReplicaUncertainty::new(replicas))
+                    }
+                }
+            })
+            .collect();
+        let at_any_time: Vec<_> = (0..names.len()).filter(|n| names[*n].at_any_time()).collect();
+        let doubling = (names.len() > 1 && !at_any_time.is_empty()).then(|| Deck::new(at_any_time));
+        let round = (!faults.is_empty()).then(|| Deck::new((0..faults.len()).collect()))?;
+        Some(Schedule { faults, round, doubling, rng })
+    }
+}
+
+impl Iterator for Schedule {
+    type Item = Strike;
+
+    fn next(&mut self) -> Option<Strike> {
+        let fault = self.round.deal(&mut self.rng);
+        let mut strike = self.faults[fault].next(&mut self.rng);
+        if let Some(doubling) = &mut self.doubling
+            && strike.harm.outage() >= ROOM_MIN
+            && self.rng.random_bool(0.5)
+        {
+            let second = doubling.deal(&mut self.rng);
+            let mut second = self.faults[second].next(&mut self.rng);
+            if second.victim != strike.victim {
+                second.calm = Duration::from_millis(self.rng.random_range(0..200));
+                second.harm = match second.harm {
+                    Harm::Kill { lies, down } => Harm::Kill { lies, down: down.min(DOUBLE_MAX) },
+                    Harm::Pause { lies } => Harm::Pause { lies: lies.min(DOUBLE_MAX) },
+                };
+                strike.meanwhile = Some(Box::new(second));
+            }
+        }
+        Some(strike)
+    }
+}
+
+/// How long something lasts, by what it is meant to outlast.
+#[derive(Clone, Copy, Debug)]
+enum Span {
+    /// Nothing: over before anybody takes notice.
+    Short,
+    /// A resend and the first inquiry.
+    Medium,
+    /// The vote timeout, the time after which a silent node is taken for dead, and the inquiries
+    /// that come before a replica asks its peers.
+    Long,
+}
+
+impl Span {
+    /// Mostly short ones, for the sake of many strikes, and in each round a long one.
+    fn deck() -> Deck<Span> {
+        use Span::{Long, Medium, Short};
+        Deck::new(vec![Short, Short, Short, Medium, Medium, Long])
+    }
+
+    fn draw(self, rng: &mut ChaCha8Rng) -> Duration {
+        Duration::from_millis(rng.random_range(match self {
+            Span::Short => 5..150,
+            Span::Medium => 250..800,
+            Span::Long => 1_300..2_800,
+        }))
+    }
+}
+
+/// Every replica of a cluster of so many.
+fn replicas(count: u8) -> Deck<Node> {
+    Deck::new((1..=count).map(Node::Replica).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::generator::nemesis_rng;
+
+    fn strikes(faults: &str, replicas: u8, seed: u64, count: usize) -> Vec<Strike> {
+        let faults = faults.parse().expect("a list of faults");
+        Schedule::new(&faults, replicas, nemesis_rng(seed)).expect("faults").take(count).collect()
+    }
+
+    #[test]
+    fn a_seed_repeats_its_strikes() {
+        assert_eq!(strikes("all", 3, 5, 60), strikes("all", 3, 5, 60));
+        assert_ne!(strikes("all", 3, 5, 60), strikes("all", 3, 6, 60));
+    }
+
+    #[test]
+    fn every_fault_of_a_list_strikes_in_every_round() {
+        for seed in 0..20 {
+            for round in strikes("all", 3, seed, 60).chunks(FaultName::ALL.len()) {
+                let struck: BTreeSet<_> = round.iter().map(|strike| strike.fault).collect();
+                assert_eq!(struck.len(), FaultName::ALL.len());
+            }
+        }
+    }
+
+    #[test]
+    fn every_point_of_the_window_comes_within_the_first_strikes() {
+        for seed in 0..20 {
+            for replicas in 1..=5u8 {
+                let points: BTreeSet<_> =
+                    strikes("master-uncertainty", replicas, seed, 2 + usize::from(replicas))
+                        .into_iter()
+                        .map(|strike| strike.trigger)
+                        .collect();
+                let last = format!("master:after-send:decide:{}", replicas.max(2) - 1);
+                for point in [
+                    "master:before-persist:commit",
+                    "master:after-persist:commit",
+                    "master:after-send:decide:1",
+                    &last,
+                ] {
+                    assert!(points.contains(&Trigger::Point(point.to_owned())), "{point}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn victims_exist() {
+        for strike in strikes("all", 2, 3, 200) {
+            match strike.victim {
+                Node::Master => assert!(strike.fault.name().contains("master")),
+                Node::Replica(slot) => {
+                    assert!((1..=2).contains(&slot));
+                    assert!(strike.fault.name().contains("replica"));
+                }
+            }
+            if let Trigger::Point(point) = &strike.trigger {
+                let role = if strike.victim == Node::Master { "master:" } else { "replica:" };
+                assert!(point.starts_with(role), "{point}");
+            }
+        }
+    }
+
+    #[test]
+    fn strikes_of_different_faults_overlap_on_different_nodes() {
+        let doubled: Vec<_> =
+            strikes("all", 3, 9, 300).into_iter().filter(|s| s.meanwhile.is_some()).collect();
+        assert!(doubled.len() > 20, "{}", doubled.len());
+        for strike in doubled {
+            let second = strike.meanwhile.expect("filtered");
+            assert_ne!(second.victim, strike.victim);
+            assert_eq!(second.trigger, Trigger::Now);
+            assert!(second.harm.outage() <= DOUBLE_MAX && second.meanwhile.is_none());
+        }
+        assert!(strikes("kill-replica", 3, 9, 100).iter().all(|s| s.meanwhile.is_none()));
+    }
+
+    #[test]
+    fn lists_of_faults_are_read_and_written() {
+        for (text, label) in [
+            ("none", "none"),
+            ("kill-master", "kill-master"),
+            ("pause-replica,kill-master,kill-master", "kill-master+pause-replica"),
+            ("all", "all"),
+        ] {
+            let faults: Faults = text.parse().expect(text);
+            assert_eq!(faults.label(), label);
+            assert_eq!(faults.to_string().parse(), Ok(faults));
+        }
+        assert!("kill-mister".parse::<Faults>().expect_err("no fault").contains("kill-master"));
+        assert!("none,kill-master".parse::<Faults>().is_err());
+        assert!("".parse::<Faults>().is_err());
+    }
+}

@@ -1,0 +1,60 @@
+//! replica-uncertainty: a replica stops itself around its vote or around the decision, when it is
+//! about to be, or is, or was just in doubt; then it is killed or continued.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use system::protocol::Node;
+
+use super::{Deck, Fault, FaultName, Harm, Span, Strike, Trigger, replicas};
+
+/// From the first record of a transaction to its acknowledgement.
+const POINTS: &[&str] = &[
+    "replica:before-persist:prepare",
+    "replica:after-persist:prepare",
+    "replica:after-send:vote-yes",
+    "replica:before-receive:decide",
+    "replica:after-receive:decide",
+    "replica:before-persist:commit",
+    "replica:after-persist:commit",
+    "replica:after-send:ack",
+];
+
+#[derive(Debug)]
+pub(super) struct ReplicaUncertainty {
+    points: Deck<&'static str>,
+    victims: Deck<Node>,
+    kills: Deck<bool>,
+    spans: Deck<Span>,
+}
+
+impl ReplicaUncertainty {
+    pub(super) fn new(count: u8) -> Self {
+        ReplicaUncertainty {
+            points: Deck::new(POINTS.to_vec()),
+            victims: replicas(count),
+            kills: Deck::new(vec![true, true, false]),
+            spans: Span::deck(),
+        }
+    }
+}
+
+impl Fault for ReplicaUncertainty {
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
+        let point = self.points.deal(rng);
+        let span = self.spans.deal(rng).draw(rng);
+        Strike {
+            fault: FaultName::ReplicaUncertainty,
+            calm: Duration::from_millis(rng.random_range(5..200)),
+            victim: self.victims.deal(rng),
+            trigger: Trigger::Point(point.to_owned()),
+            harm: if self.kills.deal(rng) {
+                Harm::Kill { lies: Duration::ZERO, down: span }
+            } else {
+                Harm::Pause { lies: span }
+            },
+            meanwhile: None,
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! A run in a terminal: what was asked, what was struck, and how long it took to come back. Counts
+//! what was recorded; judges nothing.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde_json::Value as Json;
+
+use crate::history::{Action, Event, Function, Kind, NemesisEvent};
+
+/// What happened in a run, counted.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// How operations ended, by what they did.
+    operations: BTreeMap<Function, Ends>,
+    /// What was done by each fault.
+    faults: BTreeMap<String, FaultTally>,
+    /// Nodes that ended though nobody had asked them to, and what was seen of it.
+    deaths: Vec<String>,
+    /// Nanoseconds of the last event.
+    length: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Ends {
+    invoked: u64,
+    ok: u64,
+    fail: u64,
+    info: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct FaultTally {
+    /// The strikes at each point, or at any time.
+    points: BTreeMap<String, PointTally>,
+    /// Points that were armed and not reached.
+    missed: u64,
+    /// How long it took until all that was in doubt was decided, in milliseconds.
+    resolved: Vec<u64>,
+    /// How long it took until every node was ready again, in milliseconds.
+    ready: Vec<u64>,
+    /// How often the cluster did not come back before the next strike.
+    stuck: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct PointTally {
+    kills: u64,
+    pauses: u64,
+    /// How many strikes found so many replicas in doubt.
+    in_doubt: BTreeMap<u64, u64>,
+}
+
+impl Tally {
+    /// Counts the events of a history.
+    #[must_use]
+    pub fn of(events: &[Event]) -> Self {
+        let mut tally = Tally::default();
+        for event in events {
+            tally.length = event.time;
+            match &event.action {
+                Action::Client(event) => {
+                    let ends = tally.operations.entry(event.f).or_default();
+                    match event.kind {
+                        Kind::Invoke => ends.invoked += 1,
+                        Kind::Ok => ends.ok += 1,
+                        Kind::Fail => ends.fail += 1,
+                        Kind::Info => ends.info += 1,
+                    }
+                }
+                Action::Nemesis(event) => tally.nemesis(event),
+            }
+        }
+        tally
+    }
+
+    fn nemesis(&mut self, event: &NemesisEvent) {
+        if event.f == "died" {
+            let [node, status] = ["node", "status"].map(|name| event.text(name).unwrap_or("?"));
+            self.deaths.push(format!("{node}: {status}"));
+        }
+        let Some(fault) = event.text("fault") else { return };
+        let tally = self.faults.entry(fault.to_owned()).or_default();
+        let number = |name| event.value.get(name).and_then(Json::as_u64);
+        match event.f.as_str() {
+            "kill" | "pause" => {
+                let point = event.text("at").unwrap_or("at any time").to_owned();
+                let point = tally.points.entry(point).or_default();
+                *(if event.f == "kill" { &mut point.kills } else { &mut point.pauses }) += 1;
+                if let Some(replicas) = number("in_doubt") {
+                    *point.in_doubt.entry(replicas).or_default() += 1;
+                }
+            }
+            "miss" => tally.missed += 1,
+            "recovered" => match (number("resolved_ms"), number("ready_ms")) {
+                (Some(resolved), Some(ready)) => {
+                    tally.resolved.push(resolved);
+                    tally.ready.push(ready);
+                }
+                _ => tally.stuck += 1,
+            },
+            _ => {}
+        }
+    }
+
+    /// How many operations were asked.
+    #[must_use]
+    pub fn invoked(&self) -> u64 {
+        self.operations.values().map(|ends| ends.invoked).sum()
+    }
+
+    /// In a few words, how long it took after a strike until nothing was in doubt.
+    #[must_use]
+    pub fn recovery(&self) -> String {
+        let resolved: Vec<_> =
+            self.faults.values().flat_map(|fault| fault.resolved.iter().copied()).collect();
+        let stuck: u64 = self.faults.values().map(|fault| fault.stuck).sum();
+        match (Times::of(&resolved), stuck) {
+            (None, 0) => "nothing to resolve".to_owned(),
+            (Some(times), 0) => format!("resolved {times}"),
+            (_, stuck) => format!("not back in time {stuck} times"),
+        }
+    }
+
+    /// How often a fault happened.
+    #[must_use]
+    pub fn strikes(&self) -> u64 {
+        let points = self.faults.values().flat_map(|fault| fault.points.values());
+        points.map(|point| point.kills + point.pauses).sum()
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.length as f64 / 1e9;
+        writeln!(f, "Operations: {} in {seconds:.1} s", self.invoked())?;
+        for (function, ends) in &self.operations {
+            let Ends { invoked, ok, fail, info } = ends;
+            writeln!(f, "  {function}  {invoked:>7}: {ok} ok, {fail} fail, {info} info")?;
+        }
+        for (name, fault) in &self.faults {
+            let strikes: u64 = fault.points.values().map(|point| point.kills + point.pauses).sum();
+            write!(f, "Fault {name}: {strikes} times")?;
+            if fault.missed > 0 {
+                write!(f, ", {} more not reached", fault.missed)?;
+            }
+            writeln!(f)?;
+            let width = fault.points.keys().map(String::len).max().unwrap_or(0);
+            for (name, point) in &fault.points {
+                let PointTally { kills, pauses, in_doubt } = point;
+                let in_doubt: Vec<_> = in_doubt
+                    .iter()
+                    .map(|(replicas, times)| format!("{replicas} ({times}×)"))
+                    .collect();
+                writeln!(
+                    f,
+                    "  {name:width$}  {kills:>3} killed, {pauses:>3} paused; replicas in doubt: {}",
+                    in_doubt.join(", ")
+                )?;
+            }
+            if let (Some(resolved), Some(ready)) =
+                (Times::of(&fault.resolved), Times::of(&fault.ready))
+            {
+                writeln!(f, "  back after it: nothing in doubt {resolved}, all ready {ready}")?;
+            }
+            if fault.stuck > 0 {
+                writeln!(f, "  not back in time: {} times", fault.stuck)?;
+            }
+        }
+        for death in &self.deaths {
+            writeln!(f, "Died unasked: {death}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Some times in short.
+struct Times {
+    median: u64,
+    max: u64,
+}
+
+impl Times {
+    fn of(times: &[u64]) -> Option<Times> {
+        let mut times = times.to_vec();
+        times.sort_unstable();
+        Some(Times { median: *times.get(times.len() / 2)?, max: *times.last()? })
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "in {} ms (median; at most {} ms)", self.median, self.max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::history::ClientEvent;
+
+    #[test]
+    fn strikes_are_counted_by_point_with_what_followed() {
+        let nemesis = |f: &str, value| Action::Nemesis(NemesisEvent { f: f.to_owned(), value });
+        let point = "master:after-persist:commit";
+        let hit =
+            json!({ "fault": "master-uncertainty", "node": "master", "at": point, "in_doubt": 3 });
+        let client = |kind| {
+            Action::Client(ClientEvent {
+                process: 0,
+                kind,
+                f: Function::Del,
+                key: "k".to_owned(),
+                value: None,
+                version: None,
+                error: None,
+            })
+        };
+        let actions = [
+            client(Kind::Invoke),
+            nemesis("hold", hit.clone()),
+            nemesis("kill", hit.clone()),
+            client(Kind::Info),
+            nemesis("restart", json!({ "node": "master", "in_doubt": 3 })),
+            nemesis(
+                "recovered",
+                json!({ "fault": "master-uncertainty", "resolved_ms": 20, "ready_ms": 30 }),
+            ),
+            nemesis("miss", hit.clone()),
+            nemesis("pause", hit),
+            nemesis("recovered", json!({ "fault": "master-uncertainty", "resolved_ms": null })),
+            nemesis("died", json!({ "node": "r1", "status": "exit status: 3" })),
+        ];
+        let events: Vec<_> = actions
+            .into_iter()
+            .zip(0..)
+            .map(|(action, index)| Event { index, time: index * 1_000_000_000, action })
+            .collect();
+        let tally = Tally::of(&events);
+        assert_eq!((tally.invoked(), tally.strikes()), (1, 2));
+        let text = tally.to_string();
+        for part in [
+            "Operations: 1 in 9.0 s",
+            "del        1: 0 ok, 0 fail, 1 info",
+            "master-uncertainty: 2 times, 1 more not reached",
+            "1 killed,   1 paused; replicas in doubt: 3 (2×)",
+            "nothing in doubt in 20 ms (median; at most 20 ms), all ready in 30 ms",
+            "not back in time: 1 times",
+            "Died unasked: r1: exit status: 3",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The nodes of a run as processes: started, found ready, stopped, continued, killed and started
+//! again. Knows how to do these things, not when.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Seek as _, SeekFrom},
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use system::protocol::{Node, TxnId};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    history::{Action, NemesisEvent, Recorder},
+    supervisor::{Activity, Process, Supervisor},
+    systems::{Observation, System},
+};
+
+/// A node that starts says where it listens within this time.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A node that is asked to end does so within this time.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How often a condition of the cluster is looked at.
+const POLL_PERIOD: Duration = Duration::from_millis(10);
+
+/// What keeps a cluster from being run.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// Something that the harness needs of the operating system cannot be had.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was to be done.
+        what: String,
+        /// Why it cannot be done.
+        source: io::Error,
+    },
+    /// A node does not start.
+    #[error("{node} does not start: {why}{log}")]
+    Start {
+        /// Which node.
+        node: Node,
+        /// What was seen.
+        why: String,
+        /// The end of its log, on lines of its own.
+        log: String,
+    },
+}
+
+/// The processes of the system under test.
+pub struct Cluster {
+    system: Arc<dyn System>,
+    supervisor: Supervisor,
+    members: BTreeMap<Node, Member>,
+    recorder: Recorder,
+    /// How many nodes have ended though nobody asked them to.
+    deaths: watch::Sender<usize>,
+    watchers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+struct Member {
+    log: PathBuf,
+    process: Mutex<Option<Arc<Process>>>,
+}
+
+impl Cluster {
+    /// A cluster of which nothing runs yet. `logs` gives the file for each node's log.
+    ///
+    /// # Errors
+    /// The system gives no thread to supervise the nodes from.
+    pub fn new(
+        system: Arc<dyn System>,
+        recorder: Recorder,
+        logs: BTreeMap<Node, PathBuf>,
+    ) -> Result<Self, ClusterError> {
+        let supervisor = Supervisor::start().map_err(|source| ClusterError::Io {
+            what: "cannot start the supervising thread".to_owned(),
+            source,
+        })?;
+        let members = logs
+            .into_iter()
+            .map(|(node, log)| (node, Member { log, process: Mutex::new(None) }))
+            .collect();
+        Ok(Cluster {
+            system,
+            supervisor,
+            members,
+            recorder,
+            deaths: watch::Sender::new(0),
+            watchers: Mutex::default(),
+        })
+    }
+
+    /// The system that the nodes are of.
+    #[must_use]
+    pub fn system(&self) -> &dyn System {
+        &*self.system
+    }
+
+    /// The nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = Node> {
+        self.system.nodes().iter().copied()
+    }
+
+    /// The replicas among the nodes.
+    pub fn replicas(&self) -> impl Iterator<Item = Node> {
+        self.nodes().filter(|node| *node != Node::Master)
+    }
+
+    /// Counts the nodes that ended unasked.
+    #[must_use]
+    pub fn deaths(&self) -> watch::Receiver<usize> {
+        self.deaths.subscribe()
+    }
+
+    fn member(&self, node: Node) -> &Member {
+        self.members.get(&node).expect("the cluster's nodes do not change")
+    }
+
+    /// The process that a node is or was last, if it was ever started.
+    #[must_use]
+    pub fn process(&self, node: Node) -> Option<Arc<Process>> {
+        self.member(node).process.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts a node and waits until it listens. A node that runs is left alone.
+    ///
+    /// # Errors
+    /// The program cannot be started, or ends, or does not listen in time.
+    pub async fn start(&self, node: Node) -> Result<(), ClusterError> {
+        let member = self.member(node);
+        let before = self.process(node);
+        if before.as_ref().is_some_and(|process| process.state().ended().is_none()) {
+            return Ok(());
+        }
+        let io = |what: String| move |source| ClusterError::Io { what, source };
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&member.log)
+            .map_err(io(format!("cannot open {}", member.log.display())))?;
+        let command = self.system.command(node, before.is_none());
+        let program = command.get_program().to_string_lossy().into_owned();
+        let process = self
+            .supervisor
+            .spawn(command, log)
+            .await
+            .map_err(io(format!("cannot start {program}")))?;
+        let process = Arc::new(process);
+        *member.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process.clone());
+        let up = process
+            .wait_until(START_DEADLINE, |state| {
+                state.listening.is_some() || state.ended().is_some()
+            })
+            .await;
+        match up {
+            Some(state) if state.ended().is_none() => {
+                self.watch_over(node, &process);
+                Ok(())
+            }
+            state => {
+                let why = match state.and_then(|state| state.ended()) {
+                    Some(status) => format!("it ended with {status}"),
+                    None => format!("it did not listen within {START_DEADLINE:?}"),
+                };
+                process.kill().await;
+                let log = log_tail(&member.log);
+                let value = json!({ "node": node, "status": why, "log": log.trim() });
+                let _ = self.recorder.record(died(value));
+                self.deaths.send_modify(|deaths| *deaths += 1);
+                Err(ClusterError::Start { node, why, log })
+            }
+        }
+    }
+
+    /// Records it when the process ends though nobody asked it to, or in another way.
+    fn watch_over(&self, node: Node, process: &Arc<Process>) {
+        let mut follow = process.follow();
+        let recorder = self.recorder.clone();
+        let deaths = self.deaths.clone();
+        let log = self.member(node).log.clone();
+        let watcher = tokio::spawn(async move {
+            let Ok(state) = follow.wait_for(|state| state.ended().is_some()).await else { return };
+            let (asked, status) = (state.end_expected, state.ended());
+            drop(state);
+            let Some(status) = status else { return };
+            // A node that fails while it is being killed or stopped has failed nevertheless.
+            let killed = status.signal() == Some(Signal::SIGKILL as i32);
+            if asked && (killed || status.success()) {
+                return;
+            }
+            let log = log_tail(&log);
+            let value = json!({ "node": node, "status": status.to_string(), "log": log.trim() });
+            // The next caller of the recorder learns that the history cannot be written.
+            let _ = recorder.record(died(value));
+            deaths.send_modify(|deaths| *deaths += 1);
+        });
+        self.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(watcher);
+    }
+
+    /// Kills a node as a power switch would.
+    pub async fn kill(&self, node: Node) {
+        if let Some(process) = self.process(node) {
+            process.kill().await;
+        }
+    }
+
+    /// Stops a node's process, and waits until it lies still; says whether it does.
+    pub async fn pause(&self, node: Node) -> bool {
+        let Some(process) = self.process(node) else { return false };
+        process.signal(Signal::SIGSTOP)
+            && process
+                .wait_until(STOP_DEADLINE, |state| state.activity != Activity::Running)
+                .await
+                .is_some_and(|state| state.activity == Activity::Stopped)
+    }
+
+    /// Continues a node's process, and waits until it runs; says whether it does.
+    pub async fn resume(&self, node: Node) -> bool {
+        let Some(process) = self.process(node) else { return false };
+        process.signal(Signal::SIGCONT)
+            && process
+                .wait_until(STOP_DEADLINE, |state| state.activity != Activity::Stopped)
+                .await
+                .is_some_and(|state| state.activity == Activity::Running)
+    }
+
+    /// Repairs what can be: continues what lies still and starts what has ended. What was done to
+    /// which node, in words.
+    ///
+    /// # Errors
+    /// A node does not start.
+    pub async fn heal(&self) -> Result<Vec<(Node, &'static str)>, ClusterError> {
+        let mut done = Vec::new();
+        for node in self.nodes().collect::<Vec<_>>() {
+            let Some(process) = self.process(node) else { continue };
+            match process.state().activity {
+                Activity::Running => {}
+                Activity::Stopped => {
+                    self.resume(node).await;
+                    done.push((node, "resumed"));
+                }
+                Activity::Ended(_) => {
+                    self.start(node).await?;
+                    done.push((node, "restarted"));
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// What all of these nodes say of themselves, asked at the same time; those that do not answer
+    /// are left out.
+    pub async fn observe(
+        &self,
+        nodes: impl IntoIterator<Item = Node>,
+    ) -> BTreeMap<Node, Observation> {
+        let asked = nodes.into_iter().map(|node| async move {
+            self.system.observe(node).await.ok().map(|observed| (node, observed))
+        });
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Waits until every node is ready; how long it took, or none if it is not so in time.
+    pub async fn until_ready(&self, deadline: Duration) -> Option<Duration> {
+        self.until(deadline, |observed| observed.ready).await
+    }
+
+    /// Waits until every node is ready and has nothing unsettled; how long it took, or none if it
+    /// is not so in time.
+    pub async fn until_settled(&self, deadline: Duration) -> Option<Duration> {
+        self.until(deadline, |observed| observed.ready && observed.unsettled.is_empty()).await
+    }
+
+    /// Waits until none of these transactions is in doubt at any replica; how long it took, or
+    /// none if it is not so in time. A replica that does not answer may be in doubt.
+    pub async fn until_resolved(&self, txns: &[TxnId], deadline: Duration) -> Option<Duration> {
+        let started = Instant::now();
+        let replicas: Vec<_> = self.replicas().collect();
+        loop {
+            let observed = self.observe(replicas.iter().copied()).await;
+            let open = |observed: &Observation| {
+                observed.unsettled.iter().any(|(txn, _)| txns.contains(txn))
+            };
+            if observed.len() == replicas.len() && !observed.values().any(open) {
+                return Some(started.elapsed());
+            }
+            if started.elapsed() >= deadline {
+                return None;
+            }
+            sleep(POLL_PERIOD).await;
+        }
+    }
+
+    async fn until(
+        &self,
+        deadline: Duration,
+        wanted: impl Fn(&Observation) -> bool,
+    ) -> Option<Duration> {
+        let started = Instant::now();
+        let nodes: Vec<_> = self.nodes().collect();
+        loop {
+            let observed = self.observe(nodes.iter().copied()).await;
+            if observed.len() == nodes.len() && observed.values().all(&wanted) {
+                return Some(started.elapsed());
+            }
+            if started.elapsed() >= deadline {
+                return None;
+            }
+            sleep(POLL_PERIOD).await;
+        }
+    }
+
+    /// Ends every node in order, the master first, and waits until all that is to be said of their
+    /// ends is recorded. A node that does not end is killed, and returned.
+    pub async fn stop(&self) -> Vec<Node> {
+        let mut hung = Vec::new();
+        for node in self.nodes().collect::<Vec<_>>().into_iter().rev() {
+            let Some(process) = self.process(node) else { continue };
+            process.expect_end();
+            process.signal(Signal::SIGTERM);
+            let ended = process.wait_until(STOP_DEADLINE, |state| state.ended().is_some()).await;
+            if ended.is_none() {
+                process.kill().await;
+                hung.push(node);
+            }
+        }
+        let watchers =
+            std::mem::take(&mut *self.watchers.lock().unwrap_or_else(PoisonError::into_inner));
+        futures::future::join_all(watchers).await;
+        hung
+    }
+}
+
+/// The event of a node that ended, or never came up, though nothing was done to it.
+fn died(value: serde_json::Value) -> Action {
+    Action::Nemesis(NemesisEvent { f: "died".to_owned(), value })
+}
+
+/// The last lines of a log, each on a line of its own after a line break; empty if there is none.
+fn log_tail(path: &Path) -> String {
+    const BYTES_MAX: u64 = 4096;
+    const LINES_MAX: usize = 6;
+    let read = || -> io::Result<String> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(BYTES_MAX)))?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let text = read().unwrap_or_default();
+    let lines: Vec<_> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES_MAX)..]
+        .iter()
+        .map(|line| format!("\n    {line}"))
+        .collect()
+}

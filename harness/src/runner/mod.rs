@@ -1,0 +1,275 @@
+//! One run from its first process to its last: nodes up, clients asking, faults striking; then
+//! everything healed, read once more, and stopped. What comes of it lies in the run directory;
+//! judging it is the checkers' work.
+
+mod address;
+pub mod cluster;
+mod final_phase;
+mod options;
+mod progress;
+mod rundir;
+mod scratch;
+mod worker;
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde_json::json;
+use system::protocol::Node;
+use tokio::{
+    sync::watch,
+    task::{JoinError, JoinSet},
+    time::{Instant, interval, sleep_until},
+};
+
+pub use self::options::{Options, RESOLUTION_DEADLINE, duration_text, parse_duration};
+use self::{
+    address::Address,
+    cluster::{Cluster, ClusterError},
+    progress::Progress,
+    rundir::RunDir,
+    scratch::Scratch,
+    worker::Worker,
+};
+use crate::{
+    generator::{Generator, nemesis_rng},
+    history::{Action, NemesisEvent, Recorder},
+    nemesis::{
+        Schedule,
+        strike::{Nemesis, NemesisError},
+    },
+    systems::{
+        System,
+        twopc::{Places, Twopc},
+    },
+};
+
+/// The cluster is ready this soon after its start.
+const READY_DEADLINE: Duration = Duration::from_secs(20);
+
+/// After a strike the cluster is given this long before the next: more than any timeout of the
+/// protocol and any number of its repetitions.
+const RECOVERY_DEADLINE: Duration = Duration::from_secs(15);
+
+/// What kept the harness from making a run. Whatever the system under test does is no such thing.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Something that the harness needs of the operating system cannot be had.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was to be done.
+        what: String,
+        /// Why it cannot be done.
+        source: io::Error,
+    },
+    /// The nodes cannot be run.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The faults cannot be done.
+    #[error(transparent)]
+    Nemesis(#[from] NemesisError),
+    /// The cluster does not come up, though nothing was done to it.
+    #[error("the cluster was not ready {READY_DEADLINE:?} after its start; the nodes' logs lie in {}", nodes.display())]
+    NotReady {
+        /// Where the logs are.
+        nodes: PathBuf,
+    },
+    /// A part of the harness panicked.
+    #[error("a part of the harness failed: {0}")]
+    Panicked(#[from] JoinError),
+}
+
+fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {
+    let what = what.into();
+    move |source| RunError::Io { what, source }
+}
+
+/// A run that was made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// Where it lies.
+    pub directory: PathBuf,
+    /// Somebody wanted it to end early.
+    pub interrupted: bool,
+}
+
+/// Makes a run. `interrupt` turns true when somebody wants it to end; it then ends in order.
+/// Nothing of the run outlives this call but its directory, whatever the result. `quiet`: says
+/// nothing while it goes on.
+///
+/// # Errors
+/// The harness cannot do its part. What was recorded so far stays.
+pub async fn run(
+    options: &Options,
+    interrupt: watch::Receiver<bool>,
+    quiet: bool,
+) -> Result<Made, RunError> {
+    let progress = Progress::new(options.time_limit, quiet);
+    let made = make(options, interrupt, &progress).await;
+    progress.finish();
+    made
+}
+
+async fn make(
+    options: &Options,
+    mut interrupt: watch::Receiver<bool>,
+    progress: &Progress,
+) -> Result<Made, RunError> {
+    let started = SystemTime::now();
+    fs::create_dir_all(&options.store)
+        .map_err(io_error(format!("cannot make {}", options.store.display())))?;
+    let directory = RunDir::create(&options.store, &options.label(), started)
+        .map_err(io_error("cannot make the run directory"))?;
+    let scratch = Scratch::create(&std::env::temp_dir()).map_err(io_error(format!(
+        "cannot make a directory for the nodes' data in {}",
+        std::env::temp_dir().display()
+    )))?;
+    let address = Address::claim(u16::from(options.replicas) + 1)
+        .map_err(io_error("no loopback address with free ports was found"))?;
+    let mut places = Places {
+        addresses: BTreeMap::new(),
+        scratch: scratch.path().to_owned(),
+        records: BTreeMap::new(),
+    };
+    for n in 0..=options.replicas {
+        let node = if n == 0 { Node::Master } else { Node::Replica(n) };
+        places.addresses.insert(node, address.node(n.into()));
+        let records =
+            directory.node(&node.to_string()).map_err(io_error("cannot make directories"))?;
+        places.records.insert(node, records);
+    }
+    let logs = places.records.iter().map(|(node, path)| (*node, path.join("log"))).collect();
+    let system: Arc<dyn System> =
+        Arc::new(Twopc::set_up(options, &places).map_err(io_error("cannot set the system up"))?);
+    let history = directory.history();
+    let recorder = Recorder::create(&history)
+        .map_err(io_error(format!("cannot create {}", history.display())))?;
+    write_json(&directory.test(), &options.to_json(&rundir::utc(started), recorder.origin()))?;
+    recorder.observe({
+        let progress = progress.clone();
+        move |event| progress.count(event)
+    });
+
+    let cluster = Arc::new(Cluster::new(system.clone(), recorder.clone(), logs)?);
+    progress.phase("starting the nodes");
+    for node in cluster.nodes().collect::<Vec<_>>() {
+        cluster.start(node).await?;
+    }
+    if cluster.until_ready(READY_DEADLINE).await.is_none() {
+        return Err(RunError::NotReady { nodes: directory.path().join("nodes") });
+    }
+
+    progress.phase("load");
+    let worker = load(options, &cluster, &recorder, &mut interrupt, progress).await?;
+    progress.phase("healing");
+    final_phase::settle(&cluster, &recorder, worker, options.keys, &directory, progress).await?;
+    progress.phase("stopping the nodes");
+    for node in cluster.stop().await {
+        let value = json!({ "node": node, "status": "it did not end when told to" });
+        note(&recorder, "died", value)?;
+    }
+    recorder.flush().map_err(io_error("cannot write the history"))?;
+    let interrupted = *interrupt.borrow();
+    Ok(Made { directory: directory.path().to_owned(), interrupted })
+}
+
+/// Lets clients ask and faults strike until the time is up, somebody wants an end, or a node has
+/// died by itself. Gives back a worker for the last reads.
+async fn load(
+    options: &Options,
+    cluster: &Arc<Cluster>,
+    recorder: &Recorder,
+    interrupt: &mut watch::Receiver<bool>,
+    progress: &Progress,
+) -> Result<Worker, RunError> {
+    let (end, ending) = watch::channel(false);
+    let mut workers = JoinSet::new();
+    for number in 0..options.concurrency {
+        let client = cluster.system().client().map_err(io_error("cannot make a client"))?;
+        let worker = Worker::new(number, options.concurrency, client, recorder.clone());
+        let generator = Generator::new(
+            options.seed,
+            number,
+            options.concurrency,
+            options.mix,
+            options.keys,
+            options.rate,
+        );
+        workers.spawn(worker.work(generator, ending.clone()));
+    }
+    let schedule = Schedule::new(&options.faults, options.replicas, nemesis_rng(options.seed));
+    let nemesis = schedule.map(|schedule| {
+        let (cluster, recorder) = (cluster.clone(), recorder.clone());
+        tokio::spawn(async move {
+            let nemesis = Nemesis {
+                cluster: &cluster,
+                recorder: &recorder,
+                ending,
+                recovery_deadline: RECOVERY_DEADLINE,
+            };
+            nemesis.run(schedule).await
+        })
+    });
+
+    let mut deaths = cluster.deaths();
+    let mut ticks = interval(Duration::from_millis(200));
+    let over = sleep_until(Instant::now() + options.time_limit);
+    tokio::pin!(over);
+    let mut first_back = None;
+    loop {
+        tokio::select! {
+            () = &mut over => break,
+            _ = interrupt.wait_for(|wanted| *wanted) => break,
+            _ = deaths.wait_for(|deaths| *deaths > 0) => break,
+            // A worker comes back before the end only if it cannot record.
+            Some(back) = workers.join_next() => {
+                first_back = Some(back);
+                break;
+            }
+            _ = ticks.tick() => progress.tick(),
+        }
+    }
+    end.send_replace(true);
+    progress.phase("ending the load");
+
+    let mut chosen = None;
+    let mut back = first_back;
+    if back.is_none() {
+        back = workers.join_next().await;
+    }
+    while let Some(worker) = back {
+        let worker = worker?.map_err(io_error("cannot write the history"))?;
+        chosen.get_or_insert(worker);
+        back = workers.join_next().await;
+    }
+    if let Some(nemesis) = nemesis {
+        match nemesis.await? {
+            // That a node does not start again is a fact about the system, and on record.
+            Ok(()) | Err(NemesisError::Cluster(ClusterError::Start { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(chosen.expect("there is at least one worker"))
+}
+
+/// Records something about the run that no client did.
+fn note(recorder: &Recorder, f: &str, value: serde_json::Value) -> Result<(), RunError> {
+    let event = NemesisEvent { f: f.to_owned(), value };
+    recorder
+        .record(Action::Nemesis(event))
+        .map(|_| ())
+        .map_err(io_error("cannot write the history"))
+}
+
+/// Writes a file that holds one JSON value, for people to read as well.
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), RunError> {
+    let cannot = || io_error(format!("cannot write {}", path.display()));
+    let mut text = serde_json::to_vec_pretty(value).map_err(io::Error::from).map_err(cannot())?;
+    text.push(b'\n');
+    fs::write(path, text).map_err(cannot())
+}

@@ -1,0 +1,160 @@
+//! The directory of one run: where it lies, what it is called, and the links that lead to it.
+//! Knows the names of the files in it, not their contents.
+
+use std::{
+    fs, io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+/// The directory `STORE/<system>-<faults>/<UTC time>/`.
+#[derive(Clone, Debug)]
+pub(super) struct RunDir {
+    path: PathBuf,
+}
+
+impl RunDir {
+    /// Makes the directory of a run that starts now, and turns the `latest` links to it.
+    ///
+    /// # Errors
+    /// A directory or link cannot be made; the error names it.
+    pub(super) fn create(store: &Path, name: &str, started: SystemTime) -> io::Result<Self> {
+        let group = store.join(name);
+        named(&group, fs::create_dir_all(&group))?;
+        let time = utc(started);
+        let mut path = group.join(&time);
+        // Two runs of the same second, or two at once, still get a directory each.
+        let mut n = 1;
+        loop {
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    n += 1;
+                    path = group.join(format!("{time}-{n}"));
+                }
+                made => {
+                    named(&path, made)?;
+                    break;
+                }
+            }
+        }
+        let leaf = path.file_name().map(PathBuf::from).unwrap_or_default();
+        link(&group.join("latest"), &leaf)?;
+        link(&store.join("latest"), &Path::new(name).join(&leaf))?;
+        Ok(RunDir { path })
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The history, an event a line.
+    #[must_use]
+    pub(super) fn history(&self) -> PathBuf {
+        self.path.join("history.jsonl")
+    }
+
+    /// What was asked for and with what.
+    #[must_use]
+    pub(super) fn test(&self) -> PathBuf {
+        self.path.join("test.json")
+    }
+
+    /// What every replica held at the end.
+    #[must_use]
+    pub(super) fn final_state(&self) -> PathBuf {
+        self.path.join("final.json")
+    }
+
+    /// The directory of what a node leaves behind, made if need be.
+    ///
+    /// # Errors
+    /// The directory cannot be made.
+    pub(super) fn node(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.path.join("nodes").join(name);
+        named(&path, fs::create_dir_all(&path))?;
+        Ok(path)
+    }
+}
+
+/// Points a link at a target, in one step, whatever it pointed at before.
+fn link(link: &Path, target: &Path) -> io::Result<()> {
+    let fresh = link.with_extension(format!("{}.new", std::process::id()));
+    let _ = fs::remove_file(&fresh);
+    named(&fresh, symlink(target, &fresh))?;
+    named(link, fs::rename(&fresh, link))
+}
+
+/// Adds to an error what it is about.
+fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+}
+
+/// A time as `20260131T235959Z`: it sorts, and no file system minds it.
+#[must_use]
+pub(super) fn utc(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let (year, month, day) = civil(days);
+    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+/// The date of a day counted from 1970-01-01, by counting years and months: it is done once a run.
+fn civil(mut days: u64) -> (u64, u64, u64) {
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let mut year = 1970;
+    while days >= 365 + u64::from(leap(year)) {
+        days -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 1;
+    for length in lengths {
+        if days < length {
+            break;
+        }
+        days -= length;
+        month += 1;
+    }
+    (year, month, days + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_utc() {
+        for (seconds, text) in [
+            (0, "19700101T000000Z"),
+            (951_782_399, "20000228T235959Z"),
+            (951_782_400, "20000229T000000Z"),
+            (1_704_067_199, "20231231T235959Z"),
+            (4_107_542_400, "21000301T000000Z"),
+        ] {
+            assert_eq!(utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn runs_of_one_second_get_a_directory_each_and_latest_leads_to_the_last() -> io::Result<()> {
+        let store = tempfile::tempdir()?;
+        let now = SystemTime::now();
+        let first = RunDir::create(store.path(), "twopc-none", now)?;
+        let second = RunDir::create(store.path(), "twopc-none", now)?;
+        assert_ne!(first.path(), second.path());
+        let other = RunDir::create(store.path(), "twopc-kill-master", now)?;
+        for (link, run) in [("latest", &other), ("twopc-none/latest", &second)] {
+            assert_eq!(
+                fs::canonicalize(store.path().join(link))?,
+                fs::canonicalize(run.path())?,
+                "{link}"
+            );
+        }
+        Ok(())
+    }
+}

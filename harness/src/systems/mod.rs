@@ -1,0 +1,75 @@
+//! What can be put under test: how its nodes are started, asked and observed. The rest of the
+//! harness knows systems by these traits alone.
+
+use std::{io, process::Command, time::Duration};
+
+use futures::future::BoxFuture;
+use system::protocol::{Node, TxnId};
+
+pub mod twopc;
+use crate::{checker::FinalReplica, generator::Operation};
+
+/// A system under test, as one run has set it up.
+pub trait System: Send + Sync {
+    /// Its nodes, in the order in which they are started.
+    fn nodes(&self) -> &[Node];
+
+    /// The command that starts a node. The `first` start of a node may find nothing on its disk,
+    /// later ones must find what the earlier ones left.
+    fn command(&self, node: Node, first: bool) -> Command;
+
+    /// A client of its own connection.
+    ///
+    /// # Errors
+    /// The client cannot be set up; that the system is out of reach is no reason.
+    fn client(&self) -> io::Result<Box<dyn Client>>;
+
+    /// What a node says of itself; an error in words if it does not answer in time.
+    fn observe(&self, node: Node) -> BoxFuture<'_, Result<Observation, String>>;
+
+    /// All that a replica holds.
+    fn dump(&self, node: Node) -> BoxFuture<'_, Result<FinalReplica, String>>;
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observation {
+    /// It does all that it is there for.
+    pub ready: bool,
+    /// Transactions without an end: at a replica, those in doubt.
+    pub unsettled: Vec<(TxnId, system::protocol::Key)>,
+}
+
+/// A client of the system under test.
+pub trait Client: Send {
+    /// Performs an operation, and says what is known of it when it is answered or the time is up.
+    fn perform<'a>(
+        &'a mut self,
+        operation: &'a Operation,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Answer>;
+}
+
+/// What is known of an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It took effect.
+    Ok {
+        /// The version that was written or found.
+        version: Option<TxnId>,
+        /// What a get found.
+        value: Option<String>,
+    },
+    /// It took no effect and never will.
+    Fail {
+        /// Why.
+        error: String,
+        /// Nobody is there to do it: asking again at once is of no use.
+        nobody: bool,
+    },
+    /// It may have taken effect, may yet, or never will.
+    Info {
+        /// Why nothing better is known.
+        error: String,
+    },
+}

@@ -1,0 +1,292 @@
+//! Our own store under test: a master and its replicas, the same code as in production, started
+//! from the harness's own executable or from separately built programs.
+
+use std::{
+    collections::BTreeMap,
+    env, fs, io,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::{TryStreamExt as _, future::BoxFuture};
+use system::{
+    client::{self, Inspector, Reason, ReasonKind, WriteOutcome},
+    config::Address,
+    protocol::Node,
+};
+use tokio::time::timeout;
+
+use super::{Answer, Client, Observation, System};
+use crate::{checker::FinalReplica, generator::Operation, history::ErrorCode, runner::Options};
+
+/// A node that does not say how it stands within this time is not there.
+const OBSERVE_DEADLINE: Duration = Duration::from_millis(400);
+
+/// All that a replica holds is told within this time.
+const DUMP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A cluster of ours.
+pub struct Twopc {
+    nodes: Vec<Node>,
+    addresses: BTreeMap<Node, Address>,
+    programs: Programs,
+    config: PathBuf,
+    data: PathBuf,
+    journals: BTreeMap<Node, PathBuf>,
+    broken: Vec<String>,
+    /// Connections to nodes that answered before.
+    inspectors: Mutex<BTreeMap<Node, Inspector>>,
+}
+
+/// Where the nodes' programs are.
+enum Programs {
+    /// The harness is both of them.
+    Own,
+    /// `master` and `replica` in this directory.
+    In(PathBuf),
+}
+
+/// Where the nodes of a run listen and keep what they write.
+pub struct Places {
+    /// Where each node listens.
+    pub addresses: BTreeMap<Node, std::net::SocketAddr>,
+    /// A directory for the nodes' configuration and data, which ends with the run.
+    pub scratch: PathBuf,
+    /// A directory for each node's journal, which stays.
+    pub records: BTreeMap<Node, PathBuf>,
+}
+
+impl Twopc {
+    /// Sets a cluster up: writes its configuration, starts nothing.
+    ///
+    /// # Errors
+    /// The configuration cannot be written.
+    pub fn set_up(options: &Options, places: &Places) -> io::Result<Self> {
+        let replicas = (1..=options.replicas).map(Node::Replica);
+        let nodes: Vec<_> = replicas.clone().chain([Node::Master]).collect();
+        let config = places.scratch.join("cluster.toml");
+        let listed: Vec<_> =
+            replicas.map(|node| format!("\"{}\"", places.addresses[&node])).collect();
+        let master = places.addresses[&Node::Master];
+        let text = format!(
+            "cluster = \"run-{}\"\nmaster = \"{master}\"\nreplicas = [{}]\n",
+            master.ip(),
+            listed.join(", ")
+        );
+        fs::write(&config, text)?;
+        let address = |address: &std::net::SocketAddr| {
+            address.to_string().parse::<Address>().map_err(io::Error::other)
+        };
+        let addresses = places
+            .addresses
+            .iter()
+            .map(|(node, at)| Ok((*node, address(at)?)))
+            .collect::<io::Result<_>>()?;
+        let programs = match &options.system_bin {
+            None => Programs::Own,
+            Some(directory) => Programs::In(directory.clone()),
+        };
+        Ok(Twopc {
+            nodes,
+            addresses,
+            programs,
+            config,
+            data: places.scratch.clone(),
+            journals: places
+                .records
+                .iter()
+                .map(|(node, directory)| (*node, directory.join("journal.jsonl")))
+                .collect(),
+            broken: options.broken.iter().map(ToString::to_string).collect(),
+            inspectors: Mutex::default(),
+        })
+    }
+
+    fn known_inspector(&self, node: Node) -> Option<Inspector> {
+        self.inspectors.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    fn keep_inspector(&self, node: Node, inspector: Option<Inspector>) {
+        let mut known = self.inspectors.lock().unwrap_or_else(PoisonError::into_inner);
+        match inspector {
+            Some(inspector) => known.insert(node, inspector),
+            None => known.remove(&node),
+        };
+    }
+
+    /// Asks a node, on a connection that is there already if it is still good.
+    async fn inspector(&self, node: Node) -> Result<Inspector, String> {
+        match self.known_inspector(node) {
+            Some(inspector) => Ok(inspector),
+            None => Inspector::connect(&self.addresses[&node]).await.map_err(|e| e.to_string()),
+        }
+    }
+
+    async fn status(&self, node: Node) -> Result<Observation, String> {
+        let mut inspector = self.inspector(node).await?;
+        let status = inspector.status().await.map_err(|status| status.to_string())?;
+        self.keep_inspector(node, Some(inspector));
+        Ok(Observation { ready: status.machine.ready, unsettled: status.machine.unsettled })
+    }
+
+    async fn entries(&self, node: Node) -> Result<FinalReplica, String> {
+        let mut inspector = self.inspector(node).await?;
+        let status = inspector.status().await.map_err(|status| status.to_string())?;
+        let entries = inspector.dump().await.map_err(|status| status.to_string())?;
+        let entries = entries.try_collect().await.map_err(|status| status.to_string())?;
+        Ok(FinalReplica { entries, in_doubt: status.machine.unsettled })
+    }
+}
+
+/// The directory of separately built programs, as a path that holds wherever a node is started.
+///
+/// # Errors
+/// In words: a program is not in it.
+pub fn find_programs(directory: &str) -> Result<PathBuf, String> {
+    for program in ["master", "replica"] {
+        let path = Path::new(directory).join(program);
+        if !path.is_file() {
+            return Err(format!("there is no program {}", path.display()));
+        }
+    }
+    Path::new(directory).canonicalize().map_err(|error| format!("{directory}: {error}"))
+}
+
+impl System for Twopc {
+    fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    fn command(&self, node: Node, first: bool) -> Command {
+        let role = match node {
+            Node::Master => "master",
+            Node::Replica(_) => "replica",
+        };
+        let mut command = match &self.programs {
+            Programs::Own => {
+                // The file that runs now, even if another has taken its name since.
+                let mut command = Command::new("/proc/self/exe");
+                command.arg0("harness").args(["node", role]);
+                command
+            }
+            Programs::In(directory) => Command::new(directory.join(role)),
+        };
+        // What the user has set for clusters of his own must not reach this one.
+        for (name, _) in env::vars_os() {
+            if name.to_string_lossy().starts_with("TWOPC_") && name != "TWOPC_LOG" {
+                command.env_remove(name);
+            }
+        }
+        command.arg("--config").arg(&self.config);
+        command.arg("--dir").arg(self.data.join(node.to_string()));
+        command.arg("--journal").arg(&self.journals[&node]);
+        if let Node::Replica(slot) = node {
+            command.args(["--slot", &slot.to_string()]);
+        }
+        if first {
+            command.arg("--bootstrap");
+        }
+        for rule in &self.broken {
+            command.args(["--break", rule]);
+        }
+        command.args(["--control", "--parent", &std::process::id().to_string()]);
+        command
+    }
+
+    fn client(&self) -> io::Result<Box<dyn Client>> {
+        Ok(Box::new(Teller { client: client::Client::new(self.addresses[&Node::Master].clone()) }))
+    }
+
+    fn observe(&self, node: Node) -> BoxFuture<'_, Result<Observation, String>> {
+        Box::pin(async move {
+            let observed = timeout(OBSERVE_DEADLINE, self.status(node))
+                .await
+                .unwrap_or_else(|_| Err(format!("no answer within {OBSERVE_DEADLINE:?}")));
+            if observed.is_err() {
+                self.keep_inspector(node, None);
+            }
+            observed
+        })
+    }
+
+    fn dump(&self, node: Node) -> BoxFuture<'_, Result<FinalReplica, String>> {
+        Box::pin(async move {
+            timeout(DUMP_DEADLINE, self.entries(node))
+                .await
+                .unwrap_or_else(|_| Err(format!("no answer within {DUMP_DEADLINE:?}")))
+        })
+    }
+}
+
+/// A client that tells answers in the words of a history.
+struct Teller {
+    client: client::Client,
+}
+
+impl Client for Teller {
+    fn perform<'a>(
+        &'a mut self,
+        operation: &'a Operation,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Answer> {
+        Box::pin(async move {
+            let client = self.client.clone().timeout(deadline);
+            match operation {
+                Operation::Put { key, value } => {
+                    written(client.put(key.as_str(), value.as_str()).await)
+                }
+                Operation::Del { key } => written(client.del(key.as_str()).await),
+                Operation::Get { key } => match client.get(key.as_str()).await {
+                    Ok(Some((version, value))) => {
+                        Answer::Ok { version: Some(version), value: Some(value.to_string()) }
+                    }
+                    Ok(None) => Answer::Ok { version: None, value: None },
+                    Err(client::ReadError::Refused(reason)) => refused(&reason),
+                    Err(client::ReadError::Failed(why)) => {
+                        Answer::Fail { error: format!("lost: {why}"), nobody: false }
+                    }
+                },
+            }
+        })
+    }
+}
+
+fn written(outcome: WriteOutcome) -> Answer {
+    match outcome {
+        WriteOutcome::Committed { version } => Answer::Ok { version: Some(version), value: None },
+        WriteOutcome::Aborted(reason) => refused(&reason),
+        WriteOutcome::Unknown(why) => Answer::Info { error: format!("lost: {why}") },
+    }
+}
+
+/// A call that had no effect: why, in the words of [`ErrorCode`] where there is one.
+fn refused(reason: &Reason) -> Answer {
+    let fact = |name: &str| reason.facts.get(name).map_or("?", String::as_str);
+    let (code, detail) = match reason.kind {
+        ReasonKind::Conflict => {
+            (ErrorCode::Conflict.name(), format!("{} was first", fact("holder")))
+        }
+        ReasonKind::Refused if fact("why") == "locked" => {
+            let (by, holder) = (fact("by"), fact("holder"));
+            (ErrorCode::Locked.name(), format!("{by} holds the key for {holder}"))
+        }
+        ReasonKind::Refused => (ErrorCode::Refused.name(), reason.text.clone()),
+        ReasonKind::Timeout => (ErrorCode::Timeout.name(), fact("missing").to_owned()),
+        ReasonKind::Unavailable => (ErrorCode::Unavailable.name(), reason.text.clone()),
+        ReasonKind::Overloaded => ("overloaded", reason.text.clone()),
+        ReasonKind::Stopping => ("stopping", reason.text.clone()),
+        ReasonKind::Invalid => ("invalid", reason.text.clone()),
+        ReasonKind::Unreachable => ("unreachable", reason.text.clone()),
+    };
+    let nobody = matches!(
+        reason.kind,
+        ReasonKind::Unavailable
+            | ReasonKind::Overloaded
+            | ReasonKind::Stopping
+            | ReasonKind::Unreachable
+    );
+    Answer::Fail { error: format!("{code}: {detail}"), nobody }
+}

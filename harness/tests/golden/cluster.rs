@@ -1,0 +1,374 @@
+//! A cluster in one thread: the machines themselves, a network that is a queue, a disk that is a
+//! list. It makes small runs for the checks to judge, with journals and histories as a real run
+//! has them. Knows nothing of verdicts.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs,
+    path::Path,
+    time::Duration,
+};
+
+use harness::{
+    checker::{Final, FinalReplica, Setup},
+    history::{Action, ClientEvent, Event, Function, Kind, NemesisEvent, error_of},
+};
+use serde_json::{Value as Json, json};
+use system::{
+    journal::Entry,
+    protocol::{
+        Body, Config, Effect, Event as MachineEvent, Key, Machine, Node, Outcome, ReadId, Record,
+        Request, Rules, StoreId, Timing, TxnId, Value, Version, Write,
+    },
+};
+
+/// The monotonic clock when the history begins.
+const ORIGIN: u64 = 5_000_000_000;
+const REPLICAS: u8 = 3;
+const MILLISECOND: u64 = 1_000_000;
+
+/// A run as its directory holds it.
+#[derive(Clone)]
+pub(crate) struct Files {
+    pub(crate) setup: Setup,
+    pub(crate) history: Vec<Event>,
+    pub(crate) journals: BTreeMap<Node, Vec<Entry>>,
+    pub(crate) remained: Option<Final>,
+}
+
+impl Files {
+    /// Writes the run directory.
+    pub(crate) fn save(&self, directory: &Path) {
+        let lines = |entries: Vec<String>| entries.into_iter().map(|line| line + "\n").collect();
+        let write = |name: &str, text: String| {
+            let path = directory.join(name);
+            fs::create_dir_all(path.parent().expect("it is in the directory"))
+                .expect("a directory");
+            fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        };
+        let pretty = |value: Json| serde_json::to_string_pretty(&value).expect("plain data") + "\n";
+        write("test.json", pretty(json!(self.setup)));
+        write("history.jsonl", lines(self.history.iter().map(|event| line(&event)).collect()));
+        for (node, entries) in &self.journals {
+            let text = lines(entries.iter().map(|entry| line(&entry)).collect());
+            write(&format!("nodes/{node}/journal.jsonl"), text);
+        }
+        if let Some(remained) = &self.remained {
+            write("final.json", pretty(json!(remained)));
+        }
+    }
+}
+
+fn line(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("plain data")
+}
+
+/// What a node keeps over a crash, and what it is while it runs.
+struct Host {
+    machine: Option<Machine>,
+    records: Vec<Record>,
+    prepared: BTreeMap<TxnId, Write>,
+    data: BTreeMap<Key, (Version, Value)>,
+    journal: Vec<Entry>,
+}
+
+/// A client's operation that is under way.
+struct Asked {
+    process: u64,
+    f: Function,
+    key: String,
+    value: Option<String>,
+}
+
+pub(crate) struct Cluster {
+    hosts: BTreeMap<Node, Host>,
+    network: VecDeque<(Node, MachineEvent)>,
+    asked: BTreeMap<u64, Asked>,
+    calls: u64,
+    clock: u64,
+    files: Files,
+}
+
+impl Cluster {
+    /// A cluster that has just been started, for a run with these faults.
+    pub(crate) fn new(faults: &[&str]) -> Self {
+        let setup = Setup {
+            faults: faults.iter().map(ToString::to_string).collect(),
+            replicas: REPLICAS,
+            clock_origin: ORIGIN,
+            resolution_deadline_ms: 10_000,
+        };
+        let files = Files { setup, history: Vec::new(), journals: BTreeMap::new(), remained: None };
+        let mut cluster = Cluster {
+            hosts: BTreeMap::new(),
+            network: VecDeque::new(),
+            asked: BTreeMap::new(),
+            calls: 0,
+            clock: ORIGIN,
+            files,
+        };
+        for node in (1..=REPLICAS).map(Node::Replica).chain([Node::Master]) {
+            cluster.start(node);
+        }
+        cluster.run();
+        cluster
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.clock += u64::try_from(time.as_nanos()).expect("a short while");
+    }
+
+    fn record(&mut self, action: Action) {
+        self.clock += MILLISECOND;
+        let index = self.files.history.len() as u64;
+        self.files.history.push(Event { index, time: self.clock - ORIGIN, action });
+    }
+
+    pub(crate) fn nemesis(&mut self, f: &str, value: Json) {
+        self.record(Action::Nemesis(NemesisEvent { f: f.to_owned(), value }));
+    }
+
+    /// A client begins an operation; its request waits in the network.
+    pub(crate) fn ask(&mut self, process: u64, f: Function, key: &str, value: Option<&str>) {
+        let value = value.map(str::to_owned);
+        self.record(Action::Client(ClientEvent {
+            process,
+            kind: Kind::Invoke,
+            f,
+            key: key.to_owned(),
+            value: value.clone(),
+            version: None,
+            error: None,
+        }));
+        self.calls += 1;
+        let call = self.calls;
+        let request = match f {
+            Function::Get => Request::Get {
+                key: key.into(),
+                choice: self.calls,
+                deadline: Duration::from_secs(1),
+            },
+            _ => {
+                Request::Write(Write { key: key.into(), value: value.as_deref().map(Value::from) })
+            }
+        };
+        self.asked.insert(call, Asked { process, f, key: key.to_owned(), value });
+        self.network.push_back((Node::Master, MachineEvent::Client { call, request }));
+    }
+
+    /// A whole operation, from invocation to completion, alone.
+    pub(crate) fn op(&mut self, process: u64, f: Function, key: &str, value: Option<&str>) {
+        self.ask(process, f, key, value);
+        self.run();
+    }
+
+    fn answer(&mut self, call: u64, outcome: Outcome) {
+        let Some(Asked { process, f, key, value }) = self.asked.remove(&call) else { return };
+        let mut event =
+            ClientEvent { process, kind: Kind::Ok, f, key, value, version: None, error: None };
+        match outcome {
+            Outcome::Committed { version } => event.version = Some(version),
+            Outcome::Aborted(reason) => {
+                event.kind = Kind::Fail;
+                event.error = Some(error_of(&reason));
+            }
+            Outcome::Value(found) => {
+                event.version = found.as_ref().map(|(version, _)| *version);
+                event.value = found.map(|(_, value)| value.to_string());
+            }
+            Outcome::Unavailable => {
+                event.kind = Kind::Fail;
+                event.error = Some("unavailable: nobody answered".to_owned());
+            }
+        }
+        self.record(Action::Client(event));
+    }
+
+    /// Every client that waits hears that the connection is cut.
+    fn cut_clients(&mut self) {
+        for (_, Asked { process, f, key, value }) in std::mem::take(&mut self.asked) {
+            let kind = if f == Function::Get { Kind::Fail } else { Kind::Info };
+            let error = Some("connection reset".to_owned());
+            self.record(Action::Client(ClientEvent {
+                process,
+                kind,
+                f,
+                key,
+                value,
+                version: None,
+                error,
+            }));
+        }
+    }
+
+    pub(crate) fn start(&mut self, node: Node) {
+        let slot = match node {
+            Node::Master => 0,
+            Node::Replica(slot) => u64::from(slot),
+        };
+        let fresh = Host {
+            machine: None,
+            records: Vec::new(),
+            prepared: BTreeMap::new(),
+            data: BTreeMap::new(),
+            journal: Vec::new(),
+        };
+        let host = self.hosts.entry(node).or_insert(fresh);
+        let config = Config {
+            node,
+            replicas: REPLICAS,
+            store: StoreId(100 + slot),
+            bootstrap: host.records.is_empty(),
+            rules: Rules::ALL,
+            timing: Timing::default(),
+        };
+        let records = kept(&host.records);
+        let (machine, effects) = Machine::recover(config.clone(), &records);
+        host.machine = Some(machine);
+        self.clock += MILLISECOND;
+        host.journal.push(Entry::Start { t: self.clock, config, records });
+        host.journal.extend(effects.iter().cloned().map(Entry::Effect));
+        self.perform(node, effects);
+    }
+
+    /// Kills a node: what is on its way to it is lost, and nobody it serves hears more.
+    pub(crate) fn kill(&mut self, node: Node) {
+        self.hosts.get_mut(&node).expect("it was started").machine = None;
+        self.network.retain(|(to, _)| *to != node);
+        if node == Node::Master {
+            self.cut_clients();
+        }
+    }
+
+    /// Delivers all that is on its way until nothing is.
+    pub(crate) fn run(&mut self) {
+        self.run_until(|_, _| false);
+    }
+
+    /// Delivers what is on its way until an event has caused such an effect at a node, which is
+    /// written in its journal and not performed.
+    pub(crate) fn run_until(&mut self, stop: impl Fn(Node, &Effect) -> bool) {
+        while let Some((to, event)) = self.network.pop_front() {
+            let host = self.hosts.get_mut(&to).expect("every node was started");
+            let Some(machine) = &mut host.machine else { continue };
+            self.clock += MILLISECOND;
+            let mut effects = Vec::new();
+            machine.step(event.clone(), &mut effects);
+            host.journal.push(Entry::Event { t: self.clock, event });
+            host.journal.extend(effects.iter().cloned().map(Entry::Effect));
+            if effects.iter().any(|effect| stop(to, effect)) {
+                return;
+            }
+            self.perform(to, effects);
+        }
+    }
+
+    fn perform(&mut self, node: Node, effects: Vec<Effect>) {
+        for effect in effects {
+            let host = self.hosts.get_mut(&node).expect("it wants something");
+            match effect {
+                Effect::Append(record) => {
+                    match &record {
+                        Record::Prepare { txn, write } => {
+                            host.prepared.insert(*txn, write.clone());
+                        }
+                        Record::Commit { txn } => match host.prepared[txn].clone() {
+                            Write { key, value: Some(value) } => {
+                                host.data.insert(key, (*txn, value));
+                            }
+                            Write { key, value: None } => {
+                                host.data.remove(&key);
+                            }
+                        },
+                        _ => {}
+                    }
+                    host.records.push(record);
+                }
+                Effect::Force(lsn) => {
+                    self.network.push_back((node, MachineEvent::Persisted(lsn)));
+                }
+                Effect::Send { to, message } => {
+                    self.network.push_back((to, MachineEvent::Message { from: node, message }));
+                }
+                Effect::Serve { read, key } => self.serve(node, read, &key),
+                Effect::Reply { call, outcome } => self.answer(call, outcome),
+                Effect::SetTimer { .. } | Effect::Warn(_) => {}
+                Effect::Halt { why, .. } => panic!("{node} halted: {why}"),
+            }
+        }
+    }
+
+    fn serve(&mut self, node: Node, read: ReadId, key: &Key) {
+        let host = &self.hosts[&node];
+        let body = Body::Value { read, found: host.data.get(key).cloned() };
+        let Some(Machine::Participant(participant)) = &host.machine else {
+            panic!("{node} serves a read")
+        };
+        let message = participant.message(body);
+        self.network.push_back((Node::Master, MachineEvent::Message { from: node, message }));
+    }
+
+    /// Makes lazy records durable everywhere, as an idle node does, and says so.
+    pub(crate) fn force_all(&mut self) {
+        let nodes: Vec<Node> = self.hosts.keys().copied().collect();
+        for node in nodes {
+            let host = &self.hosts[&node];
+            let started =
+                host.journal.iter().rposition(|entry| matches!(entry, Entry::Start { .. }));
+            let appended = host.journal[started.expect("it was started")..]
+                .iter()
+                .filter(|entry| matches!(entry, Entry::Effect(Effect::Append(_))))
+                .count();
+            self.network.push_back((node, MachineEvent::Persisted(appended as u64)));
+        }
+        self.run();
+    }
+
+    /// Ends the run: heals, settles, and writes down what every replica holds.
+    pub(crate) fn finish(mut self) -> Files {
+        self.nemesis("heal", Json::Null);
+        self.force_all();
+        self.clock += MILLISECOND;
+        let mut remained = Final {
+            time: self.clock - ORIGIN,
+            replicas: BTreeMap::new(),
+            master_unsettled: Some(self.unsettled(Node::Master)),
+        };
+        for node in (1..=REPLICAS).map(Node::Replica) {
+            let entries = self.hosts[&node].data.iter();
+            let entries =
+                entries.map(|(key, (version, value))| (key.clone(), *version, value.clone()));
+            let replica =
+                FinalReplica { entries: entries.collect(), in_doubt: self.unsettled(node) };
+            remained.replicas.insert(node, replica);
+        }
+        self.files.remained = Some(remained);
+        self.files.journals =
+            self.hosts.into_iter().map(|(node, host)| (node, host.journal)).collect();
+        self.files
+    }
+
+    fn unsettled(&self, node: Node) -> Vec<(TxnId, Key)> {
+        self.hosts[&node].machine.as_ref().expect("it runs at the end").status().unsettled
+    }
+}
+
+/// The records that a recovery sees: a master's COMMIT is erased by its END.
+fn kept(records: &[Record]) -> Vec<Record> {
+    let ended: Vec<TxnId> = records
+        .iter()
+        .filter_map(|record| match record {
+            Record::End { txn } => Some(*txn),
+            _ => None,
+        })
+        .collect();
+    records
+        .iter()
+        .filter(|record| match record {
+            Record::End { .. } => false,
+            Record::Decided { txn, .. } => !ended.contains(txn),
+            _ => true,
+        })
+        .cloned()
+        .collect()
+}

@@ -1,0 +1,322 @@
+//! The golden runs: valid ones from a small cluster, and what each check must catch, planted in
+//! them one at a time.
+
+use std::time::Duration;
+
+use harness::{
+    checker::Validity,
+    history::{Action, ClientEvent, Function, Kind},
+};
+use serde_json::json;
+use system::{
+    journal::Entry,
+    protocol::{
+        Body, Decision, Effect, Event, HaltKind, Message, Node, ReadId, Record, TxnId, Value,
+    },
+};
+
+use super::{
+    Expected,
+    cluster::{Cluster, Files},
+};
+
+const R1: Node = Node::Replica(1);
+const R2: Node = Node::Replica(2);
+const R3: Node = Node::Replica(3);
+
+/// The put whose commit point the master's death follows at once.
+const IN_DOUBT: TxnId = TxnId::new(1, 2);
+
+/// Every golden run by name, with what it is known to be.
+pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
+    let mut all = Vec::new();
+    let mut add = |name, check: &str, verdict, says: &str, files| {
+        let expected = Expected { verdict, check: check.to_owned(), says: says.to_owned() };
+        all.push((name, expected, files));
+    };
+    let uncertain = || window_of_uncertainty(Duration::ZERO);
+    let mut invalid = |name, check, says, plant: &dyn Fn(&mut Files)| {
+        let mut files = uncertain();
+        plant(&mut files);
+        add(name, check, Validity::Invalid, says, files);
+    };
+    invalid("linearizability-invalid", "linearizability", "k1: ", &stale_get);
+    invalid("atomicity-ac1-invalid", "atomicity", "AC1: r2 aborted 1.2", &aborts_alone);
+    invalid("atomicity-ac2-invalid", "atomicity", "AC2: r2 aborted 1.2", &reverses);
+    invalid("atomicity-ac3-invalid", "atomicity", "without the yes of r3", &unheard_vote);
+    invalid("atomicity-ac3-unforced-invalid", "atomicity", "r3 voted yes on 1.2", &early_vote);
+    invalid("atomicity-ac4-invalid", "atomicity", "AC4: ", &aborts_though_all_yes);
+    invalid("atomicity-ac5-invalid", "atomicity", "AC5: r1 is still in doubt", &stays_in_doubt);
+    invalid("atomicity-halt-invalid", "atomicity", "r3 halted", &halts);
+    invalid("atomicity-differ-invalid", "atomicity", "r3 has 9-9", &differs);
+    invalid("reads-invalid", "reads", "r1 served k1", &serves_a_locked_key);
+    invalid("durability-invalid", "durability", "but r1 has nothing", &loses_a_write);
+    invalid("truthfulness-ok-invalid", "truthfulness", "nobody has committed", &ok_for_nothing);
+    invalid("truthfulness-fail-invalid", "truthfulness", "0-1 (index 0) failed", &fail_of_a_commit);
+    invalid("conflicts-invalid", "conflicts", "no other write", &conflicts_with_nobody);
+    for (name, check) in [
+        ("linearizability-valid", "linearizability"),
+        ("atomicity-valid", "atomicity"),
+        ("reads-valid", "reads"),
+        ("durability-valid", "durability"),
+        ("truthfulness-valid", "truthfulness"),
+        ("resolution-valid", "resolution"),
+        ("faults-valid", "faults"),
+        ("statistics-valid", "statistics"),
+    ] {
+        add(name, check, Validity::Valid, "", uncertain());
+    }
+    add("conflicts-valid", "conflicts", Validity::Valid, "", conflict());
+    let late = window_of_uncertainty(Duration::from_secs(60));
+    add("resolution-invalid", "resolution", Validity::Invalid, "about 1.2", late);
+    let mut vacuous = uncertain();
+    vacuous.setup.faults.push("pause-replica".to_owned());
+    let says = "pause-replica was asked for and never happened";
+    add("faults-vacuous", "faults", Validity::Unknown, says, vacuous);
+    let mut unfinished = uncertain();
+    unfinished.remained = None;
+    let says = "the run ended before";
+    add("durability-unknown", "durability", Validity::Unknown, says, unfinished);
+    let mut silent = uncertain();
+    silent.history.clear();
+    silent.setup.faults.clear();
+    add("statistics-unknown", "statistics", Validity::Unknown, "no operation", silent);
+    all
+}
+
+/// A master that dies at its commit point and comes back, with clients before and after. Between
+/// the heal and the restart some time may pass.
+fn window_of_uncertainty(late: Duration) -> Files {
+    use Function::{Del, Get, Put};
+    let mut cluster = Cluster::new(&["master-uncertainty"]);
+    cluster.op(0, Put, "k1", Some("0-1"));
+    cluster.op(1, Get, "k1", None);
+    cluster.ask(0, Put, "k1", Some("0-2"));
+    cluster
+        .run_until(|node, effect| node == Node::Master && matches!(effect, Effect::Reply { .. }));
+    let at = "master:after-persist:commit";
+    cluster.nemesis("kill", json!({ "node": "master", "at": at, "txn": "1.2", "in_doubt": 3 }));
+    cluster.kill(Node::Master);
+    if !late.is_zero() {
+        cluster.nemesis("heal", json!(null));
+        cluster.pass(late);
+    }
+    cluster.nemesis("restart", json!({ "node": "master" }));
+    cluster.start(Node::Master);
+    cluster.run();
+    cluster.op(1, Get, "k1", None);
+    cluster.op(1, Put, "k2", Some("1-1"));
+    cluster.op(2, Del, "k2", None);
+    cluster.op(3, Put, "k3", Some("3-1"));
+    cluster.op(2, Get, "k2", None);
+    let mut files = cluster.finish();
+    if !late.is_zero() {
+        // Only the heal that came too early.
+        let last = |event: &harness::history::Event| matches!(&event.action, Action::Nemesis(nemesis) if nemesis.f == "heal");
+        let at = files.history.iter().rposition(last).expect("the run was healed");
+        files.history.remove(at);
+    }
+    files
+}
+
+/// Two writes of one key at a time: the second is turned away.
+fn conflict() -> Files {
+    let mut cluster = Cluster::new(&[]);
+    cluster.ask(0, Function::Put, "k1", Some("0-1"));
+    cluster.ask(1, Function::Put, "k1", Some("1-1"));
+    cluster.run();
+    cluster.op(1, Function::Put, "k1", Some("1-2"));
+    cluster.op(0, Function::Get, "k1", None);
+    cluster.finish()
+}
+
+// ---- What is planted ----
+
+/// The client events of a run.
+fn clients(files: &mut Files) -> impl Iterator<Item = &mut ClientEvent> {
+    files.history.iter_mut().filter_map(|event| match &mut event.action {
+        Action::Client(client) => Some(client),
+        Action::Nemesis(_) => None,
+    })
+}
+
+/// The journal of a node, and where it wanted such a thing first.
+fn find(
+    files: &mut Files,
+    node: Node,
+    which: impl Fn(&Effect) -> bool,
+) -> (&mut Vec<Entry>, usize) {
+    let journal = files.journals.get_mut(&node).expect("every node has one");
+    let at = journal
+        .iter()
+        .position(|entry| matches!(entry, Entry::Effect(effect) if which(effect)))
+        .expect("it was wanted");
+    (journal, at)
+}
+
+fn commits(effect: &Effect) -> bool {
+    matches!(effect, Effect::Append(Record::Commit { txn }) if *txn == IN_DOUBT)
+}
+
+fn decides(effect: &Effect) -> bool {
+    matches!(effect, Effect::Append(Record::Decided { txn, .. }) if *txn == IN_DOUBT)
+}
+
+/// The put is answered Ok, and yet the get after the restart finds the value before.
+fn stale_get(files: &mut Files) {
+    let mut found = None;
+    for client in clients(files) {
+        match (client.f, client.kind) {
+            (Function::Put, Kind::Info) => {
+                client.kind = Kind::Ok;
+                client.error = None;
+                client.version = Some(IN_DOUBT);
+            }
+            (Function::Get, Kind::Ok) => match &found {
+                None => found = Some(client.clone()),
+                Some(first) => {
+                    client.value.clone_from(&first.value);
+                    client.version = first.version;
+                    return;
+                }
+            },
+            _ => {}
+        }
+    }
+}
+
+fn aborts_alone(files: &mut Files) {
+    let (journal, at) = find(files, R2, commits);
+    journal[at] = Entry::Effect(Effect::Append(Record::Abort { txn: IN_DOUBT }));
+}
+
+fn reverses(files: &mut Files) {
+    let (journal, at) = find(files, R2, commits);
+    journal.insert(at + 1, Entry::Effect(Effect::Append(Record::Abort { txn: IN_DOUBT })));
+}
+
+fn unheard_vote(files: &mut Files) {
+    let journal = files.journals.get_mut(&Node::Master).expect("the master has one");
+    journal.retain(|entry| {
+        !matches!(entry, Entry::Event {
+            event: Event::Message { from: R3, message: Message { body: Body::VoteYes { txn }, .. } },
+            ..
+        } if *txn == IN_DOUBT)
+    });
+}
+
+/// The vote leaves with the PREPARE, and not when that is durable.
+fn early_vote(files: &mut Files) {
+    let (journal, at) = find(files, R3, |effect| {
+        matches!(effect, Effect::Send { message: Message { body: Body::VoteYes { txn }, .. }, .. }
+            if *txn == IN_DOUBT)
+    });
+    let vote = journal.remove(at);
+    let (journal, at) = find(
+        files,
+        R3,
+        |effect| matches!(effect, Effect::Append(Record::Prepare { txn, .. }) if *txn == IN_DOUBT),
+    );
+    journal.insert(at + 1, vote);
+}
+
+fn aborts_though_all_yes(files: &mut Files) {
+    let (journal, at) = find(files, Node::Master, decides);
+    let message = journal.iter().find_map(|entry| match entry {
+        Entry::Effect(Effect::Send { message, .. }) => Some(message.clone()),
+        _ => None,
+    });
+    let message = message.expect("the master has sent something");
+    let body = Body::Decide { txn: IN_DOUBT, decision: Decision::Abort };
+    let abort = Effect::Send { to: R1, message: Message { body, ..message } };
+    journal.insert(at, Entry::Effect(abort));
+}
+
+fn stays_in_doubt(files: &mut Files) {
+    let remained = files.remained.as_mut().expect("the run was finished");
+    let replica = remained.replicas.get_mut(&R1).expect("every replica told its state");
+    replica.in_doubt.push((IN_DOUBT, "k1".into()));
+}
+
+fn halts(files: &mut Files) {
+    let why = "told to commit 1.2, which is aborted here".to_owned();
+    let halt = Effect::Halt { kind: HaltKind::Violation, why };
+    files.journals.get_mut(&R3).expect("every node has one").push(Entry::Effect(halt));
+}
+
+fn differs(files: &mut Files) {
+    let remained = files.remained.as_mut().expect("the run was finished");
+    let replica = remained.replicas.get_mut(&R3).expect("every replica told its state");
+    replica.entries[0].2 = Value::from("9-9");
+}
+
+/// Between the commit point and the commit at r1, which the master's death has made long.
+fn serves_a_locked_key(files: &mut Files) {
+    let master = files.journals[&Node::Master].clone();
+    let restarted = master.iter().rev().find_map(|entry| match entry {
+        Entry::Start { t, .. } => Some(*t),
+        _ => None,
+    });
+    let t = restarted.expect("the master was started again");
+    let (journal, at) = find(files, R1, commits);
+    let event = journal[..at]
+        .iter()
+        .rposition(|entry| matches!(entry, Entry::Event { .. }))
+        .expect("something made it commit");
+    let serve = Effect::Serve { read: ReadId { epoch: 1, n: 9, attempt: 0 }, key: "k1".into() };
+    journal.insert(event, Entry::Event { t, event: Event::Persisted(0) });
+    journal.insert(event + 1, Entry::Effect(serve));
+}
+
+fn loses_a_write(files: &mut Files) {
+    let remained = files.remained.as_mut().expect("the run was finished");
+    for replica in remained.replicas.values_mut() {
+        replica.entries.retain(|(key, ..)| *key != "k3".into());
+    }
+}
+
+fn ok_for_nothing(files: &mut Files) {
+    let last = clients(files)
+        .filter(|client| client.f == Function::Put && client.kind == Kind::Info)
+        .last()
+        .expect("its fate is unknown");
+    last.kind = Kind::Ok;
+    last.error = None;
+    last.version = Some(IN_DOUBT);
+    // Nobody has committed it after all: it was aborted everywhere.
+    for (node, journal) in &mut files.journals {
+        if *node == Node::Master {
+            journal.retain(|entry| !matches!(entry, Entry::Effect(effect) if decides(effect)));
+        }
+        for entry in journal {
+            match entry {
+                Entry::Effect(effect) if commits(effect) => {
+                    *effect = Effect::Append(Record::Abort { txn: IN_DOUBT });
+                }
+                Entry::Start { records, .. } => records.retain(
+                    |record| !matches!(record, Record::Decided { txn, .. } if *txn == IN_DOUBT),
+                ),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn fail_of_a_commit(files: &mut Files) {
+    let first = clients(files)
+        .find(|client| client.f == Function::Put && client.kind == Kind::Ok)
+        .expect("the first put");
+    first.kind = Kind::Fail;
+    first.version = None;
+    first.error = Some("timeout: r1".to_owned());
+}
+
+fn conflicts_with_nobody(files: &mut Files) {
+    let last = clients(files)
+        .filter(|client| client.f == Function::Del && client.kind == Kind::Ok)
+        .last()
+        .expect("the delete of k2");
+    last.kind = Kind::Fail;
+    last.version = None;
+    last.error = Some("conflict: 1.7 was first".to_owned());
+}

@@ -1,0 +1,281 @@
+//! Whole runs of the harness's own program against real clusters: what they end with, what they
+//! leave behind, and that no process is left whatever ends them.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::process::ExitStatusExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+/// Far beyond anything that should take long.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// One cluster at a time: several at once would starve each other of the machine, and then what
+/// is tested is the timeouts.
+static MACHINE: Mutex<()> = Mutex::new(());
+
+/// A place of its own for a run: its histories, and what it keeps for a while.
+struct Place {
+    store: TempDir,
+    scratch: TempDir,
+    _machine: MutexGuard<'static, ()>,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = || tempfile::tempdir().expect("a directory for the test");
+        let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+        Place { store: directory(), scratch: directory(), _machine: machine }
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_harness"));
+        command.args(arguments.split_whitespace());
+        command.arg("--store").arg(self.store.path());
+        command.env("TMPDIR", self.scratch.path());
+        command
+    }
+
+    /// Makes a run; its exit status and what it said.
+    fn run(&self, arguments: &str) -> (Option<i32>, String) {
+        let output = self.command(arguments).output().expect("the harness starts");
+        let said = format!(
+            "harness {arguments}\n{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        (output.status.code(), said)
+    }
+
+    fn start(&self, arguments: &str) -> Started {
+        let mut command = self.command(arguments);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Started(command.spawn().expect("the harness starts"))
+    }
+
+    fn latest(&self) -> PathBuf {
+        fs::canonicalize(self.store.path().join("latest")).expect("a run directory")
+    }
+
+    /// What lies in the directory for temporary files.
+    fn left(&self) -> usize {
+        fs::read_dir(self.scratch.path()).expect("it is there").count()
+    }
+
+    /// Waits until the run goes on: so many lines of history.
+    fn until_recorded(&self, lines: usize) {
+        until("a history", || {
+            let history = self.store.path().join("latest/history.jsonl");
+            fs::read_to_string(history).is_ok_and(|text| text.lines().count() >= lines)
+        });
+    }
+}
+
+/// A harness at work, ended with the test.
+struct Started(Child);
+
+impl Started {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id().cast_signed()), signal).expect("it runs");
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        until("the end of the harness", || {
+            status = self.0.try_wait().expect("it is our child");
+            status.is_some()
+        });
+        status.expect("it has ended")
+    }
+
+    /// The processes that it has started, each with the time of its start, so that a number that
+    /// is used again is not taken for it.
+    fn children(&self) -> BTreeSet<(i32, String)> {
+        let mut children = BTreeSet::new();
+        let threads = format!("/proc/{}/task", self.0.id());
+        for thread in fs::read_dir(threads).expect("it runs").flatten() {
+            let listed = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            for pid in listed.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+                if let Some(started) = start_time(pid) {
+                    children.insert((pid, started));
+                }
+            }
+        }
+        children
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// When a process was started, as the kernel counts it; none if it is gone or only a zombie.
+fn start_time(pid: i32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let fields: Vec<_> = fields.split(' ').collect();
+    (fields[0] != "Z").then(|| fields[19].to_owned())
+}
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "no {what} within {DEADLINE:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    let text = fs::read_to_string(path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+    serde_json::from_str(&text).unwrap_or_else(|why| panic!("{}: {why}", path.display()))
+}
+
+#[test]
+fn every_fault_alone_and_all_together_end_valid() {
+    for faults in [
+        "none",
+        "kill-master",
+        "kill-replica",
+        "pause-master",
+        "pause-replica",
+        "master-uncertainty",
+        "replica-uncertainty",
+        "all",
+    ] {
+        let place = Place::new();
+        let seconds = if faults == "all" { 12 } else { 5 };
+        let (status, said) =
+            place.run(&format!("--faults {faults} --time-limit {seconds}s --seed 11"));
+        assert_eq!(status, Some(0), "{said}");
+        let last = said.lines().rfind(|line| line.starts_with("valid: "));
+        assert!(last.is_some_and(|line| line.contains("twopc-")), "{said}");
+        assert_eq!(place.left(), 0, "{said}");
+
+        let run = place.latest();
+        let test = json(&run.join("test.json"));
+        assert_eq!(test["seed"], 11);
+        let command = test["command"].as_str().expect("a command");
+        assert!(command.contains(&format!("--faults {faults} ")), "{command}");
+        assert_eq!(json(&run.join("results.json"))["verdict"], "valid");
+        assert_eq!(
+            json(&run.join("final.json"))["replicas"].as_object().map(serde_json::Map::len),
+            Some(3)
+        );
+        for node in ["master", "r1", "r2", "r3"] {
+            for file in ["journal.jsonl", "log"] {
+                let path = run.join("nodes").join(node).join(file);
+                assert!(fs::metadata(&path).is_ok_and(|it| it.len() > 0), "{}", path.display());
+            }
+        }
+        let group = place.store.path().join(format!("twopc-{faults}")).join("latest");
+        assert_eq!(fs::canonicalize(group).ok(), Some(run));
+    }
+}
+
+#[test]
+fn a_killed_harness_leaves_no_process_and_a_history_that_can_be_judged() {
+    for faults in ["none", "master-uncertainty", "pause-replica"] {
+        let place = Place::new();
+        let mut harness = place.start(&format!("--faults {faults} --time-limit 60s --seed 3"));
+        place.until_recorded(400);
+        let nodes = harness.children();
+        assert!(nodes.len() >= 3, "{nodes:?}");
+        harness.signal(Signal::SIGKILL);
+        assert_eq!(harness.wait().signal(), Some(9));
+        for (pid, started) in nodes {
+            until("end of every node", || start_time(pid).as_ref() != Some(&started));
+        }
+
+        let run = place.latest();
+        let mut check = Command::new(env!("CARGO_BIN_EXE_harness"));
+        let output = check.arg("check").arg(&run).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        // The end is missing, so not everything can be said; but nothing is wrong.
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.lines().any(|line| line.contains("linearizability") && line.contains("valid"))
+        );
+
+        // Nobody could clean up; the next run does.
+        assert_eq!(place.left(), 1);
+        let (status, said) = place.run("--time-limit 1s");
+        assert_eq!(status, Some(0), "{said}");
+        assert_eq!(place.left(), 0);
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_run_in_order() {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let place = Place::new();
+        let mut harness = place.start("--faults pause-master --time-limit 60s --seed 4");
+        place.until_recorded(400);
+        until("strike", || {
+            fs::read_to_string(place.store.path().join("latest/history.jsonl"))
+                .is_ok_and(|text| text.contains(r#""f":"pause""#))
+        });
+        let nodes = harness.children();
+        harness.signal(signal);
+        assert_eq!(harness.wait().code(), Some(0), "after {signal}");
+        for (pid, started) in nodes {
+            assert_ne!(start_time(pid).as_ref(), Some(&started));
+        }
+        let run = place.latest();
+        assert_eq!(json(&run.join("results.json"))["verdict"], "valid");
+        assert!(run.join("final.json").exists());
+        assert_eq!(place.left(), 0);
+    }
+}
+
+#[test]
+fn a_fault_that_cannot_happen_makes_the_run_vacuous() {
+    let place = Place::new();
+    // Without writes there is no window of uncertainty.
+    let (status, said) =
+        place.run("--faults master-uncertainty --mix get=1 --time-limit 2s --seed 5");
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.contains("never happened"), "{said}");
+}
+
+#[test]
+fn many_runs_take_a_line_each() {
+    let place = Place::new();
+    let (status, said) = place.run("--time-limit 1s --test-count 3 --seed 6");
+    assert_eq!(status, Some(0), "{said}");
+    let runs: Vec<_> = said.lines().filter(|line| line.starts_with("run ")).collect();
+    assert_eq!(runs.len(), 3, "{said}");
+    assert!(runs[0].starts_with("run 1 of 3: valid, seed 6, "), "{said}");
+    let count = fs::read_dir(place.store.path().join("twopc-none")).expect("runs").count();
+    assert_eq!(count, 4, "three runs and the link to the last");
+}
+
+#[test]
+fn broken_rules_are_caught() {
+    for (rule, faults, seconds) in [
+        ("write-all", "kill-replica", 20),
+        ("ack-after-durable", "replica-uncertainty", 20),
+        ("reads-respect-locks", "master-uncertainty", 20),
+    ] {
+        let place = Place::new();
+        let arguments =
+            format!("--break {rule} --faults {faults} --time-limit {seconds}s --seed 7");
+        let (status, said) = place.run(&arguments);
+        assert_eq!(status, Some(1), "{said}");
+        let last = said.lines().rfind(|line| line.starts_with("invalid: "));
+        assert!(last.is_some_and(|line| line.contains(rule)), "{said}");
+    }
+}

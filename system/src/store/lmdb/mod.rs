@@ -1,0 +1,378 @@
+//! The store on disk, as a node uses it: records appended and read at once, made durable in groups
+//! by a thread of their own. One owner appends and reads. Knows nothing of what the machine that
+//! appends is about.
+
+mod environment;
+mod pages;
+mod rows;
+mod writer;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    iter::Peekable,
+    path::Path,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+    vec,
+};
+
+use heed::{RoTxn, WithoutTls};
+
+pub use self::writer::{Observer, Persisted};
+use self::{
+    environment::Environment,
+    writer::{Shared, Writer},
+};
+use super::{
+    Limits, StoreError,
+    fold::{Change, Facts},
+};
+use crate::protocol::{Key, Lsn, Record, StoreId, Value, Version, Write};
+
+/// How a store is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Create the store if its directory is missing or empty. Default no: then that is an error.
+    pub create: bool,
+    /// Hold the directory's lock, so that no other process opens the store. Default yes; no breaks
+    /// the rule `exclusive-store`.
+    pub exclusive: bool,
+    /// The most that the store may take, in bytes. Address space is set aside for all of it, disk
+    /// space is not. Default 16 GiB.
+    pub map_bytes: u64,
+    /// Records that nobody forces are made durable after this time. Default 10 ms.
+    pub idle: Duration,
+    /// The bounds of keys and values. The store relies on whoever appends to keep them.
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            create: false,
+            exclusive: true,
+            map_bytes: 16 << 30,
+            idle: Duration::from_millis(10),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A store that was opened, and what it kept.
+#[derive(Debug)]
+pub struct Opened {
+    /// The store.
+    pub store: Store,
+    /// The identity of its directory.
+    pub id: StoreId,
+    /// The surviving records, in canonical order, for the machine's recovery.
+    pub records: Vec<Record>,
+}
+
+/// A node's records and key/value data on disk.
+///
+/// Dropping it closes it.
+pub struct Store {
+    environment: Arc<Environment>,
+    shared: Arc<Shared>,
+    /// What all appended records say.
+    facts: Facts,
+    /// The entries that appended commits changed and that may not be in the database yet.
+    overlay: HashMap<Key, Overlaid>,
+    /// The keys of the overlay in the order of the commits, to take them out once they are durable.
+    overlaid: VecDeque<(Lsn, Key)>,
+    last: Lsn,
+    limits: Limits,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// An entry of the overlay.
+#[derive(Clone, Debug)]
+struct Overlaid {
+    /// The commit that changed it last.
+    lsn: Lsn,
+    version: Version,
+    /// Nothing when it was deleted.
+    value: Option<Value>,
+}
+
+impl Store {
+    /// Opens the store of a directory. `persisted` is told what has become durable.
+    ///
+    /// # Errors
+    /// The directory holds no store that can be used: see [`StoreError`] for all that is checked.
+    pub fn open(dir: &Path, options: Options, persisted: Persisted) -> Result<Opened, StoreError> {
+        Store::open_observed(dir, options, persisted, None)
+    }
+
+    /// Opens the store of a directory, with an observer of its commits.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open_observed(
+        dir: &Path,
+        options: Options,
+        persisted: Persisted,
+        observer: Option<Box<dyn Observer>>,
+    ) -> Result<Opened, StoreError> {
+        let environment = Arc::new(Environment::open(dir, &options)?);
+        let facts = load(&environment)?;
+        let shared = Arc::new(Shared::new(observer.is_some()));
+        let writer = Writer {
+            environment: environment.clone(),
+            shared: shared.clone(),
+            idle: options.idle,
+            observer,
+            persisted,
+        };
+        let writer = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(|| writer.run())
+            .map_err(|source| {
+                let doing = "cannot start the writer's thread";
+                StoreError::Io { path: dir.to_owned(), doing, source }
+            })?;
+        let id = environment.id;
+        let records = facts.records().cloned().collect();
+        let store = Store {
+            environment,
+            shared,
+            facts,
+            overlay: HashMap::new(),
+            overlaid: VecDeque::new(),
+            last: 0,
+            limits: options.limits,
+            writer: Some(writer),
+        };
+        Ok(Opened { store, id, records })
+    }
+
+    /// The bounds of keys and values.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Appends a record, and says its position, counted from 1 since the store was opened. Reads
+    /// see it at once; it becomes durable with the next force, or after a while without one.
+    ///
+    /// Takes no part in failures: when writing has failed, what is appended is never reported as
+    /// persisted.
+    ///
+    /// # Panics
+    /// On a commit of what is not prepared: no machine asks for that.
+    pub fn append(&mut self, record: Record) -> Lsn {
+        let change = self.facts.apply(&record);
+        let applied = match &change {
+            Change::Apply { txn, write: Write { key, value } } => {
+                Some((key.clone(), *txn, value.clone()))
+            }
+            _ => None,
+        };
+        self.last = self.shared.append(record, change);
+        self.settle();
+        if let Some((key, version, value)) = applied {
+            self.overlaid.push_back((self.last, key.clone()));
+            self.overlay.insert(key, Overlaid { lsn: self.last, version, value });
+        }
+        self.last
+    }
+
+    /// Asks that every record up to this one be durable as soon as possible. Returns at once;
+    /// `persisted` is told when it is done, or that it has failed; it is not told a second time of
+    /// what is durable already.
+    pub fn force(&mut self, up_to: Lsn) {
+        self.shared.force(up_to);
+    }
+
+    /// The position of the last record appended, or 0.
+    #[must_use]
+    pub fn last(&self) -> Lsn {
+        self.last
+    }
+
+    /// A live key's version and value, as all records appended so far have it. Does not wait for a
+    /// commit that is under way.
+    ///
+    /// # Errors
+    /// The entry is damaged or cannot be read, or a write has failed before.
+    pub fn get(&self, key: &Key) -> Result<Option<(Version, Value)>, StoreError> {
+        self.shared.check()?;
+        if let Some(Overlaid { version, value, .. }) = self.overlay.get(key) {
+            return Ok(value.clone().map(|value| (*version, value)));
+        }
+        let txn = self.environment.read()?;
+        let row = self.environment.entries.get(&txn, key.as_bytes());
+        match row.map_err(self.environment.error("cannot read"))? {
+            Some(row) => entry(&self.environment, key.as_bytes(), row).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Every live key with its version and value, in the order of the keys, as all records appended
+    /// so far have it, whatever is appended while the iterator lives. While it does, the database
+    /// cannot use the room of what was overwritten.
+    ///
+    /// # Errors
+    /// The store cannot be read, or a write has failed before.
+    pub fn entries(&self) -> Result<Entries, StoreError> {
+        self.shared.check()?;
+        let txn = self.environment.read_on()?;
+        let mut overlay: Vec<_> =
+            self.overlay.iter().map(|(key, overlaid)| (key.clone(), overlaid.clone())).collect();
+        overlay.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let overlay = overlay.into_iter().peekable();
+        let environment = self.environment.clone();
+        Ok(Entries { txn, environment, overlay, last: None, stored: None, done: false })
+    }
+
+    /// Makes everything durable that was appended, and ends.
+    ///
+    /// # Errors
+    /// Not everything has become durable.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.end();
+        self.shared.check()
+    }
+
+    /// Takes out of the overlay what is in the database.
+    fn settle(&mut self) {
+        let durable = self.shared.durable();
+        while let Some((lsn, key)) = self.overlaid.front()
+            && *lsn <= durable
+        {
+            // A later commit may have changed the same key.
+            if self.overlay.get(key).is_some_and(|overlaid| overlaid.lsn == *lsn) {
+                self.overlay.remove(key);
+            }
+            self.overlaid.pop_front();
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            self.shared.close();
+            // The writer catches its panics itself.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("dir", &self.environment.dir())
+            .field("id", &self.environment.id)
+            .field("last", &self.last)
+            .field("durable", &self.shared.durable())
+            .finish_non_exhaustive()
+    }
+}
+
+/// All live keys of a [`Store`] at one moment, each with its version and value.
+pub struct Entries {
+    /// Before the environment, which it reads.
+    txn: RoTxn<'static, WithoutTls>,
+    environment: Arc<Environment>,
+    overlay: Peekable<vec::IntoIter<(Key, Overlaid)>>,
+    /// The last key read from the database.
+    last: Option<Key>,
+    /// Read from the database, and not handed out yet.
+    stored: Option<(Key, Version, Value)>,
+    /// Everything was read from the database, or it failed.
+    done: bool,
+}
+
+impl Entries {
+    /// Reads the next entry of the database.
+    fn advance(&mut self) -> Result<(), StoreError> {
+        let entries = &self.environment.entries;
+        let next = match &self.last {
+            Some(last) => entries.get_greater_than(&self.txn, last.as_bytes()),
+            None => entries.first(&self.txn),
+        };
+        self.stored = match next.map_err(self.environment.error("cannot read"))? {
+            Some((key, row)) => {
+                let (version, value) = entry(&self.environment, key, row)?;
+                let key = Key::from(key);
+                self.last = Some(key.clone());
+                Some((key, version, value))
+            }
+            None => {
+                self.done = true;
+                None
+            }
+        };
+        Ok(())
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<(Key, Version, Value), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.stored.is_none()
+                && !self.done
+                && let Err(error) = self.advance()
+            {
+                self.done = true;
+                self.overlay = Vec::new().into_iter().peekable();
+                return Some(Err(error));
+            }
+            // The overlay is later than the database, where both have a key.
+            let overlaid = match (&self.stored, self.overlay.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => false,
+                (None, Some(_)) => true,
+                (Some((stored, ..)), Some((overlaid, _))) => overlaid <= stored,
+            };
+            if !overlaid {
+                return self.stored.take().map(Ok);
+            }
+            if let Some((key, Overlaid { version, value, .. })) = self.overlay.next() {
+                self.stored.take_if(|(stored, ..)| *stored == key);
+                if let Some(value) = value {
+                    return Some(Ok((key, version, value)));
+                }
+            }
+        }
+    }
+}
+
+/// Reads the facts that a store kept.
+fn load(environment: &Environment) -> Result<Facts, StoreError> {
+    let txn = environment.read()?;
+    let mut facts = Facts::default();
+    for row in environment.facts(&txn)? {
+        let (key, row) = row.map_err(environment.error("cannot read the records"))?;
+        match rows::decode_fact(key, row) {
+            Ok(record) => facts.restore(record),
+            Err(why) => {
+                let name = rows::name_of_fact(key);
+                return Err(environment.damaged(format!("the record '{name}' is bad: {why}")));
+            }
+        }
+    }
+    Ok(facts)
+}
+
+/// Reads a row of the key/value data.
+fn entry(
+    environment: &Environment,
+    key: &[u8],
+    row: &[u8],
+) -> Result<(Version, Value), StoreError> {
+    rows::decode_entry(key, row).map_err(|why| {
+        let name = key.escape_ascii();
+        environment.damaged(format!("the value of key '{name}' is bad: {why}"))
+    })
+}

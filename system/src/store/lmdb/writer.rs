@@ -1,0 +1,306 @@
+//! The one thread that writes: takes everything that is queued, writes it in one transaction of
+//! LMDB, tells that it is durable, and begins again. What is queued while a commit is under way goes
+//! into the next one. Knows changes and rows; nothing of who appends or why.
+
+use std::{
+    mem,
+    ops::Bound,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use heed::RwTxn;
+
+use super::{
+    super::{
+        StoreError,
+        fold::{Change, Slot},
+    },
+    environment::{Environment, Table},
+    rows::{self, FactKey},
+};
+use crate::protocol::{Lsn, Record, TxnId, Write};
+
+/// Told of each group of records around its commit, in the writer's thread. A process that is
+/// stopped in `before` has committed none of them, in `after` all of them, and in neither has anyone
+/// been told.
+pub trait Observer: Send {
+    /// The records are about to be committed.
+    fn before(&mut self, batch: &[Record]);
+    /// The records are durable, and nobody knows it yet.
+    fn after(&mut self, batch: &[Record]);
+}
+
+/// Told, in the writer's thread, that every record up to a position is durable, or, once and for
+/// all, that writing has failed.
+pub type Persisted = Box<dyn FnMut(Result<Lsn, Arc<StoreError>>) + Send>;
+
+/// What the writer and the store that feeds it have in common.
+pub(super) struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    /// Everything up to here is durable.
+    durable: AtomicU64,
+    /// Why nothing more becomes durable.
+    failed: OnceLock<Arc<StoreError>>,
+    /// Whether anybody observes, so that the records themselves are queued.
+    observed: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    batch: Batch,
+    /// The last position appended.
+    appended: Lsn,
+    /// Everything up to here is to be durable as soon as possible.
+    forced: Lsn,
+    /// When the first of the batch was appended.
+    since: Option<Instant>,
+    /// The store wants no more.
+    closing: bool,
+    /// The writer sleeps until it is woken.
+    asleep: bool,
+}
+
+#[derive(Default)]
+struct Batch {
+    changes: Vec<Change>,
+    /// The records that made the changes; empty when nobody observes.
+    records: Vec<Record>,
+}
+
+impl Shared {
+    pub(super) fn new(observed: bool) -> Self {
+        Shared {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            durable: AtomicU64::new(0),
+            failed: OnceLock::new(),
+            observed,
+        }
+    }
+
+    /// Queues a change, and says its position.
+    pub(super) fn append(&self, record: Record, change: Change) -> Lsn {
+        let mut queue = self.queue();
+        queue.appended += 1;
+        queue.batch.changes.push(change);
+        if self.observed {
+            queue.batch.records.push(record);
+        }
+        let lsn = queue.appended;
+        if queue.since.is_none() {
+            queue.since = Some(Instant::now());
+            self.wake(queue);
+        }
+        lsn
+    }
+
+    /// Wants everything up to a position to be durable as soon as possible.
+    pub(super) fn force(&self, lsn: Lsn) {
+        let mut queue = self.queue();
+        if lsn > queue.forced {
+            queue.forced = lsn;
+            self.wake(queue);
+        }
+    }
+
+    /// Wants everything to be durable and the writer to end.
+    pub(super) fn close(&self) {
+        let mut queue = self.queue();
+        queue.closing = true;
+        self.wake(queue);
+    }
+
+    /// Everything up to here is durable.
+    pub(super) fn durable(&self) -> Lsn {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Refuses when writing has failed.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        match self.failed.get() {
+            Some(cause) => Err(StoreError::Failed(cause.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// A panic while the queue is held leaves it whole: nothing in there panics half-way.
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, mut queue: MutexGuard<'_, Queue>) {
+        if mem::take(&mut queue.asleep) {
+            drop(queue);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits for something to commit: something that is forced, or that has been lying for as long
+    /// as `idle`. Swaps it with the empty batch that is given, and says its last position; or
+    /// nothing, when the store is closed and nothing is left.
+    fn take(&self, batch: &mut Batch, idle: Duration) -> Option<Lsn> {
+        let mut queue = self.queue();
+        loop {
+            let wait = match queue.since {
+                None if queue.closing => return None,
+                None => None,
+                Some(since) => {
+                    let wait = idle.saturating_sub(since.elapsed());
+                    // What is forced has either been taken before or is in this batch.
+                    let first = queue.appended + 1 - queue.batch.changes.len() as Lsn;
+                    if queue.closing || queue.forced >= first || wait.is_zero() {
+                        mem::swap(&mut queue.batch, batch);
+                        queue.since = None;
+                        return Some(queue.appended);
+                    }
+                    Some(wait)
+                }
+            };
+            queue.asleep = true;
+            queue = match wait {
+                None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(wait) => {
+                    self.wake.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+            queue.asleep = false;
+        }
+    }
+}
+
+/// The body of the writer's thread.
+pub(super) struct Writer {
+    pub(super) environment: Arc<Environment>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) idle: Duration,
+    pub(super) observer: Option<Box<dyn Observer>>,
+    pub(super) persisted: Persisted,
+}
+
+impl Writer {
+    /// Writes until the store is closed, or until writing fails.
+    pub(super) fn run(mut self) {
+        let end = catch_unwind(AssertUnwindSafe(|| self.commits())).unwrap_or_else(|_| {
+            Err(StoreError::WriterPanicked { dir: self.environment.dir().to_owned() })
+        });
+        if let Err(error) = end {
+            let error = Arc::new(error);
+            // Only this thread sets it, and once.
+            let _ = self.shared.failed.set(error.clone());
+            (self.persisted)(Err(error));
+        }
+    }
+
+    fn commits(&mut self) -> Result<(), StoreError> {
+        let (mut batch, mut row) = (Batch::default(), Vec::new());
+        while let Some(lsn) = self.shared.take(&mut batch, self.idle) {
+            self.commit(&batch, &mut row)?;
+            batch.changes.clear();
+            batch.records.clear();
+            self.shared.durable.store(lsn, Ordering::Release);
+            (self.persisted)(Ok(lsn));
+        }
+        Ok(())
+    }
+
+    /// Makes a batch durable, as a whole: so a crash keeps a prefix.
+    fn commit(&mut self, batch: &Batch, row: &mut Vec<u8>) -> Result<(), StoreError> {
+        let mut txn = self.environment.write()?;
+        for change in &batch.changes {
+            write(&self.environment, &mut txn, change, row)?;
+        }
+        if let Some(observer) = &mut self.observer {
+            observer.before(&batch.records);
+        }
+        txn.commit().map_err(self.environment.error("cannot commit"))?;
+        if let Some(observer) = &mut self.observer {
+            observer.after(&batch.records);
+        }
+        Ok(())
+    }
+}
+
+/// Writes a change, by way of `row`.
+fn write(
+    environment: &Environment,
+    txn: &mut RwTxn<'_>,
+    change: &Change,
+    row: &mut Vec<u8>,
+) -> Result<(), StoreError> {
+    let Environment { facts, entries, .. } = environment;
+    let refused = environment.error("cannot write");
+    match change {
+        Change::Nothing => Ok(()),
+        Change::Put(record) => {
+            let key = FactKey::from(Slot::of(record));
+            rows::encode_fact(&key, record, row);
+            let before = facts.get(txn, key.as_bytes()).map_err(&refused)?.map(<[u8]>::len);
+            replace(*facts, txn, key.as_bytes(), before, row).map_err(&refused)
+        }
+        Change::Erase(slot) => {
+            facts.delete(txn, FactKey::from(*slot).as_bytes()).map_err(&refused)?;
+            Ok(())
+        }
+        Change::Apply { txn: id, write: Write { key, value } } => {
+            let fact = FactKey::from(Slot::Txn(*id));
+            rows::encode_fact(&fact, &Record::Commit { txn: *id }, row);
+            let prepared = value.as_ref().map(|value| value.as_bytes().len());
+            replace(*facts, txn, fact.as_bytes(), prepared, row).map_err(&refused)?;
+
+            let before = entries.get(txn, key.as_bytes()).map_err(&refused)?;
+            if let Some(version) = before.and_then(rows::version_of_entry)
+                && version >= *id
+            {
+                let dir = environment.dir().to_owned();
+                return Err(StoreError::VersionOrder { dir, txn: *id, version });
+            }
+            let before = before.map(<[u8]>::len);
+            match (value, before) {
+                (Some(value), before) => {
+                    rows::encode_entry(key, *id, value, row);
+                    replace(*entries, txn, key.as_bytes(), before, row).map_err(&refused)
+                }
+                (None, Some(_)) => {
+                    entries.delete(txn, key.as_bytes()).map_err(&refused)?;
+                    Ok(())
+                }
+                (None, None) => Ok(()),
+            }
+        }
+        Change::Raise { floor } => {
+            let least = FactKey::from(Slot::Txn(TxnId::default()));
+            let below = FactKey::from(Slot::Txn(*floor));
+            let settled = (Bound::Included(least.as_bytes()), Bound::Excluded(below.as_bytes()));
+            facts.delete_range(txn, &settled).map_err(&refused)?;
+
+            let key = FactKey::from(Slot::Floor);
+            rows::encode_fact(&key, &Record::Floor { floor: *floor }, row);
+            facts.put(txn, key.as_bytes(), row).map_err(&refused)
+        }
+    }
+}
+
+/// Puts a row in the place of one of `before` bytes, if any.
+///
+/// LMDB leaves a row in the pages of its own that it once needed, however short it becomes. So a
+/// long row that becomes shorter is taken away first.
+fn replace(
+    table: Table,
+    txn: &mut RwTxn<'_>,
+    key: &[u8],
+    before: Option<usize>,
+    row: &[u8],
+) -> heed::Result<()> {
+    /// A shorter row is in a page with others, whatever the size of pages.
+    const LONG: usize = 1 << 10;
+    if before.is_some_and(|before| before > LONG && before > row.len()) {
+        table.delete(txn, key)?;
+    }
+    table.put(txn, key, row)
+}

@@ -1,0 +1,491 @@
+//! What a store refuses to open or to go on with, each fault made by hand, and in which words. Every
+//! refusal has to leave the directory as it was, and none may end the process.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use system::{
+    protocol::{Key, Lsn, Record, TxnId, Value, Version, Write},
+    store::{Database, Opened, Options, Store, StoreError},
+};
+use tempfile::TempDir;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const PAGE: usize = 4096;
+/// Names the directory to a child process that is one of the tests here.
+const CHILD: &str = "STORE_TEST_CHILD";
+
+fn create() -> Options {
+    Options { create: true, ..Options::default() }
+}
+
+fn silent(_: Result<Lsn, Arc<StoreError>>) {}
+
+fn open(dir: &Path, options: Options) -> Result<Opened, StoreError> {
+    Store::open(dir, options, Box::new(silent))
+}
+
+/// The error of opening, having checked that nothing in the directory has changed.
+fn refusal(dir: &Path, options: Options) -> StoreError {
+    let before = contents(dir);
+    let error = open(dir, options).expect_err("it must be refused");
+    assert_eq!(contents(dir), before, "a refusal changes nothing");
+    let words = error.to_string();
+    assert!(words.starts_with(&dir.display().to_string()), "says where: {words}");
+    error
+}
+
+/// Every file in a directory; LMDB's own lock file has no content that counts.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let Ok(names) = fs::read_dir(dir) else { return BTreeMap::new() };
+    names
+        .map(|name| name.unwrap().path())
+        .filter(|path| !path.ends_with("lock.mdb"))
+        .map(|path| (path.clone(), fs::read(path).ok()))
+        .collect()
+}
+
+fn data(dir: &TempDir) -> PathBuf {
+    dir.path().join("data.mdb")
+}
+
+fn txn(seq: u64) -> TxnId {
+    TxnId::new(7, seq)
+}
+
+fn write(store: &mut Store, seq: u64, key: &str, value: Vec<u8>) -> Lsn {
+    let write = Write { key: key.into(), value: Some(value.into()) };
+    store.append(Record::Prepare { txn: txn(seq), write });
+    store.append(Record::Commit { txn: txn(seq) })
+}
+
+/// A store with a few records, entries with short and long values, and free pages.
+fn filled() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let Opened { mut store, .. } = open(dir.path(), create()).unwrap();
+    store.append(Record::Boot { boot: 1 });
+    for seq in 1..=40 {
+        write(&mut store, seq, &format!("key{seq:02}"), format!("needle{seq:02}").into());
+    }
+    write(&mut store, 41, "long", vec![b'v'; 3 * PAGE]);
+    store.close().unwrap();
+    let Opened { mut store, .. } = open(dir.path(), Options::default()).unwrap();
+    store.append(Record::Floor { floor: txn(39) });
+    let kept = Write { key: "kept".into(), value: Some("prepared value".into()) };
+    store.append(Record::Prepare { txn: txn(50), write: kept });
+    store.close().unwrap();
+    dir
+}
+
+/// Changes the bytes of the data file.
+fn damage(dir: &TempDir, how: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(data(dir)).unwrap();
+    how(&mut bytes);
+    fs::write(data(dir), bytes).unwrap();
+}
+
+/// Replaces every occurrence of some bytes by others of the same length.
+fn replace(bytes: &mut [u8], from: &[u8], to: &[u8]) {
+    let mut found = false;
+    for at in 0..=bytes.len() - from.len() {
+        if &bytes[at..at + from.len()] == from {
+            bytes[at..at + from.len()].copy_from_slice(to);
+            found = true;
+        }
+    }
+    assert!(found, "'{}' is in the file", from.escape_ascii());
+}
+
+#[test]
+fn a_missing_or_empty_directory_is_no_store_until_one_is_wanted() {
+    let dir = TempDir::new().unwrap();
+    for path in [dir.path().to_owned(), dir.path().join("a/b")] {
+        let error = refusal(&path, Options::default());
+        assert!(matches!(error, StoreError::Absent { .. }), "{error}");
+        assert!(error.to_string().contains("--bootstrap"), "{error}");
+    }
+    assert!(!dir.path().join("a").exists());
+    open(&dir.path().join("a/b"), create()).unwrap();
+    open(&dir.path().join("a/b"), Options::default()).unwrap();
+}
+
+#[test]
+fn a_file_is_no_directory() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("file");
+    fs::write(&path, "text").unwrap();
+    for options in [Options::default(), create()] {
+        let error = refusal(&path, options);
+        assert!(matches!(error, StoreError::NotADirectory { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_directory_of_something_else_is_left_alone() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("letter.txt"), "dear reader").unwrap();
+    for options in [Options::default(), create()] {
+        let error = refusal(dir.path(), options);
+        assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
+        assert!(error.to_string().contains("letter.txt"), "{error}");
+    }
+
+    // Other databases have a file of this name too.
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("LOCK"), "pid 17").unwrap();
+    let error = refusal(dir.path(), create());
+    assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
+}
+
+#[test]
+fn an_lmdb_environment_of_another_program_is_left_alone() {
+    let dir = TempDir::new().unwrap();
+    // SAFETY: the file is this test's own.
+    #[allow(unsafe_code)]
+    let env = unsafe { heed::EnvOpenOptions::new().map_size(1 << 20).open(dir.path()) }.unwrap();
+    let mut txn = env.write_txn().unwrap();
+    env.create_databases_and_commit(txn, |create, txn| {
+        let table = create.create_database::<heed::types::Str, heed::types::Str>(txn, None)?;
+        table.put(txn, "colour", "blue")?;
+        Ok::<_, heed::Error>(heed::CommitOrAbort::<_, ()>::Commit(()))
+    })
+    .unwrap();
+    txn = env.write_txn().unwrap();
+    txn.abort();
+    drop(env);
+    for options in [Options::default(), create()] {
+        let error = refusal(dir.path(), options);
+        assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_lmdbs_is_left_alone() {
+    for bytes in [&b"short"[..], &[0; 3 * PAGE], "a long text ".repeat(1000).as_bytes()] {
+        for locked in [false, true] {
+            let dir = TempDir::new().unwrap();
+            fs::write(data(&dir), bytes).unwrap();
+            if locked {
+                fs::write(dir.path().join("LOCK"), "").unwrap();
+            }
+            for options in [Options::default(), create()] {
+                let error = refusal(dir.path(), options);
+                assert!(matches!(error, StoreError::NotLmdb { .. }), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_store_whose_data_file_is_gone_does_not_begin_anew() {
+    let dir = filled();
+    let bytes = fs::read(data(&dir)).unwrap();
+    for options in [Options::default(), create()] {
+        fs::remove_file(data(&dir)).unwrap();
+        let error = refusal(dir.path(), options);
+        assert!(matches!(error, StoreError::DataLost { state: "missing", .. }), "{error}");
+        fs::write(data(&dir), "").unwrap();
+        let error = refusal(dir.path(), options);
+        assert!(matches!(error, StoreError::DataLost { state: "empty", .. }), "{error}");
+    }
+    fs::write(data(&dir), bytes).unwrap();
+    open(dir.path(), Options::default()).unwrap();
+}
+
+#[test]
+fn a_creation_that_was_cut_short_is_done_again() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("LOCK"), "").unwrap();
+    fs::create_dir(dir.path().join("creating")).unwrap();
+    fs::write(dir.path().join("creating/data.mdb"), "half a pa").unwrap();
+    let error = refusal(dir.path(), Options::default());
+    assert!(matches!(error, StoreError::Absent { .. }), "{error}");
+    open(dir.path(), create()).unwrap();
+    assert!(!dir.path().join("creating").exists());
+
+    // The data file was in place, and the lock file had not been signed yet.
+    let id = open(dir.path(), Options::default()).unwrap().id;
+    fs::write(dir.path().join("LOCK"), "").unwrap();
+    assert_eq!(open(dir.path(), Options::default()).unwrap().id, id);
+    assert!(fs::read_to_string(dir.path().join("LOCK")).unwrap().contains(&id.to_string()));
+}
+
+#[test]
+fn the_data_file_of_another_store_is_refused() {
+    let (dir, other) = (filled(), filled());
+    fs::copy(data(&other), data(&dir)).unwrap();
+    let error = refusal(dir.path(), Options::default());
+    assert!(matches!(error, StoreError::Swapped { .. }), "{error}");
+}
+
+#[test]
+fn a_file_that_is_cut_short_anywhere_is_refused() {
+    let dir = filled();
+    let whole = fs::read(data(&dir)).unwrap();
+    for len in (1..whole.len()).step_by(PAGE / 2) {
+        fs::write(data(&dir), &whole[..len]).unwrap();
+        let error = refusal(dir.path(), Options::default());
+        match error {
+            StoreError::Truncated { len: found, want, .. } => {
+                assert_eq!(found, len as u64);
+                assert!(want > found && want <= whole.len() as u64, "{error}");
+            }
+            StoreError::NotLmdb { .. } if len < 152 => {}
+            _ => panic!("{len} bytes: {error}"),
+        }
+    }
+    fs::write(data(&dir), whole).unwrap();
+    open(dir.path(), Options::default()).unwrap();
+}
+
+#[test]
+fn a_file_that_ends_before_its_last_page_is_whole_if_those_pages_are_free() {
+    let dir = TempDir::new().unwrap();
+    let in_one_commit = Options { idle: DEADLINE, ..create() };
+    for boot in 1..=5 {
+        let Opened { mut store, .. } = open(dir.path(), in_one_commit).unwrap();
+        store.append(Record::Boot { boot });
+        if boot == 5 {
+            // Takes pages at the end for a long value, and gives them back unwritten.
+            let long = Write { key: "k".into(), value: Some(vec![b'v'; 16 * PAGE].into()) };
+            store.append(Record::Prepare { txn: txn(1), write: long });
+            store.append(Record::Abort { txn: txn(1) });
+        }
+        store.close().unwrap();
+    }
+    let last_page = |bytes: &[u8]| {
+        let meta = |at: usize| {
+            let number = |at| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+            (number(at + 144), number(at + 136))
+        };
+        meta(0).max(meta(PAGE)).1
+    };
+    let bytes = fs::read(data(&dir)).unwrap();
+    let (len, last) = (bytes.len() / PAGE, last_page(&bytes));
+    assert!(len as u64 <= last, "{len} pages, but the last one used is {last}");
+    let Opened { mut store, records, .. } = open(dir.path(), Options::default()).unwrap();
+    assert_eq!(records, [Record::Boot { boot: 5 }, Record::Abort { txn: txn(1) }]);
+    write(&mut store, 2, "k", vec![b'w'; 40 * PAGE]);
+    store.close().unwrap();
+    open(dir.path(), Options::default()).unwrap();
+}
+
+#[test]
+fn bad_meta_pages_are_refused_one_or_both() {
+    let dir = filled();
+    let whole = fs::read(data(&dir)).unwrap();
+    // Magic, version, kind, and the transaction that tells which of the two is the later.
+    for at in [16, 20, 10, 144, 151] {
+        for (bad, both) in [(&[0][..], false), (&[PAGE], false), (&[0, PAGE], true)] {
+            if both && at >= 100 {
+                continue;
+            }
+            fs::write(data(&dir), &whole).unwrap();
+            damage(&dir, |bytes| bad.iter().for_each(|page| bytes[page + at] ^= 0x55));
+            let error = refusal(dir.path(), Options::default());
+            if both {
+                assert!(matches!(error, StoreError::NotLmdb { .. }), "{at}: {error}");
+                assert!(error.to_string().contains("both of its meta pages"), "{error}");
+            } else {
+                assert!(matches!(error, StoreError::Damaged { .. }), "{at}: {error}");
+                assert!(error.to_string().contains("meta page"), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_store_of_another_format_is_refused() {
+    let dir = filled();
+    damage(&dir, |bytes| replace(bytes, b"\0store\0\0\0\x01", b"\0store\0\0\0\x02"));
+    let error = refusal(dir.path(), Options::default());
+    assert!(matches!(error, StoreError::Format { found: 2, expected: 1, .. }), "{error}");
+}
+
+#[test]
+fn a_record_with_a_bad_checksum_is_refused_at_the_start() {
+    let dir = filled();
+    damage(&dir, |bytes| replace(bytes, b"prepared value", b"prepared valux"));
+    let error = refusal(dir.path(), Options::default());
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    let words = error.to_string();
+    assert!(words.contains("the record 't 7.50' is bad: its checksum is wrong"), "{words}");
+}
+
+#[test]
+fn a_value_with_a_bad_checksum_is_refused_when_it_is_read() {
+    let dir = filled();
+    damage(&dir, |bytes| replace(bytes, b"needle40", b"needle4x"));
+    damage(&dir, |bytes| replace(bytes, &[b'v'; 3 * PAGE], &[b'w'; 3 * PAGE]));
+    let Opened { store, .. } = open(dir.path(), Options::default()).unwrap();
+    assert!(store.get(&"key39".into()).unwrap().is_some());
+    for key in ["key40", "long"] {
+        let error = store.get(&key.into()).unwrap_err();
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        let words = error.to_string();
+        assert!(words.contains(&format!("key '{key}' is bad: its checksum is wrong")), "{words}");
+    }
+    let read: Vec<_> = store.entries().unwrap().collect();
+    assert_eq!(read.iter().filter(|entry| entry.is_ok()).count(), 39);
+    assert!(matches!(read.last(), Some(Err(StoreError::Damaged { .. }))), "and ends there");
+}
+
+/// What a store holds.
+type Contents = (Vec<Record>, Vec<(Key, Version, Value)>);
+
+/// What a store holds, or the first error.
+fn all(dir: &Path) -> Result<Contents, StoreError> {
+    let Opened { store, records, .. } = open(dir, Options::default())?;
+    Ok((records, store.entries()?.collect::<Result<_, _>>()?))
+}
+
+#[test]
+fn a_byte_changed_anywhere_is_found_or_does_no_harm() {
+    let dir = filled();
+    let whole = fs::read(data(&dir)).unwrap();
+    let healthy = all(dir.path()).unwrap();
+    let (mut found, mut harmless) = (0, 0);
+    // A step without a common factor comes to every kind of place; the bit changes with it.
+    for (round, at) in (0..whole.len()).step_by(37).enumerate() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (round % 8);
+        fs::write(data(&dir), &bytes).unwrap();
+        match all(dir.path()) {
+            Ok(read) => {
+                assert_eq!(read, healthy, "byte {at}, bit {}", round % 8);
+                harmless += 1;
+            }
+            Err(_) => found += 1,
+        }
+    }
+    assert!(found > 100 && harmless > 100, "{found} found, {harmless} harmless");
+}
+
+#[test]
+fn a_full_map_ends_the_store_and_loses_nothing() {
+    let dir = TempDir::new().unwrap();
+    let small = Options { map_bytes: 256 << 10, ..create() };
+    let (tell, told) = mpsc::channel();
+    let persisted = Box::new(move |durable| tell.send(durable).unwrap());
+    let Opened { mut store, .. } = Store::open(dir.path(), small, persisted).unwrap();
+    let mut durable = 0;
+    let error = loop {
+        let seq = durable + 1;
+        let lsn = write(&mut store, seq, &format!("key{seq}"), vec![b'v'; 1000]);
+        store.force(lsn);
+        match told.recv_timeout(DEADLINE).expect("told in time") {
+            Ok(_) => durable = seq,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(*error, StoreError::MapFull { map_bytes: 0x40000, .. }), "{error}");
+    assert!(durable > 20, "{durable} fitted");
+
+    let lsn = write(&mut store, durable + 2, "later", vec![]);
+    store.force(lsn);
+    let error = store.get(&"key1".into()).unwrap_err();
+    assert!(matches!(error, StoreError::Failed(_)), "{error}");
+    assert!(store.entries().is_err());
+    assert!(store.close().is_err());
+    assert!(told.try_recv().is_err(), "nothing more is told");
+
+    let Opened { store, .. } =
+        open(dir.path(), Options { map_bytes: 1 << 20, ..create() }).unwrap();
+    assert_eq!(store.entries().unwrap().map(Result::unwrap).count(), durable as usize);
+}
+
+/// As a child under a limit of file sizes: puts until it fails, and says how far it came and why.
+#[test]
+fn child_that_fills_the_disk() {
+    let Some(dir) = env::var_os(CHILD) else { return };
+    let database = Database::open(Path::new(&dir), create()).unwrap();
+    for n in 1.. {
+        if let Err(error) = database.put(format!("key{n}").as_bytes(), &[b'v'; 1000]) {
+            println!("\nfailed after {}: {error}", n - 1);
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_store_and_loses_nothing() {
+    let dir = TempDir::new().unwrap();
+    // The shell's limit (in its own blocks) stands in for a small disk: the write that goes beyond
+    // is cut short or fails, and, as the signal is ignored, the process lives to tell.
+    let output = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 400 && exec \"$0\" \"$@\""])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "child_that_fills_the_disk", "--nocapture"])
+        .env(CHILD, dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let failed = said.lines().find_map(|line| line.strip_prefix("failed after "));
+    let (durable, why) = failed.and_then(|failed| failed.split_once(": ")).expect(&said);
+    assert!(why.contains("what was durable is safe"), "{why}");
+    let durable: usize = durable.parse().unwrap();
+    assert!(durable > 20, "{durable} fitted");
+
+    let database = Database::open(dir.path(), Options::default()).unwrap();
+    let found = database.entries().unwrap().map(Result::unwrap).count();
+    // The put that failed is not there either: its commit had no meta page.
+    assert_eq!(found, durable);
+    database.put(b"there is", b"room again").unwrap();
+}
+
+#[test]
+fn a_directory_without_permission_is_refused() {
+    let dir = filled();
+    let allow = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let usual = fs::metadata(data(&dir)).unwrap().permissions().mode();
+    allow(&data(&dir), 0o000);
+    let unbound = fs::File::open(data(&dir)).is_ok();
+    allow(&data(&dir), usual);
+    if unbound {
+        eprintln!("skipped: permissions do not bind this user, who is root most likely");
+        return;
+    }
+    for (path, mode) in [(dir.path().to_owned(), 0o000), (data(&dir), 0o000), (data(&dir), 0o400)] {
+        let usual = fs::metadata(&path).unwrap().permissions().mode();
+        allow(&path, mode);
+        let error = open(dir.path(), Options::default()).unwrap_err();
+        allow(&path, usual);
+        assert!(matches!(error, StoreError::Io { .. }), "{error}");
+        assert!(error.to_string().contains("let the user of this process"), "{error}");
+    }
+    open(dir.path(), Options::default()).unwrap();
+}
+
+#[test]
+fn a_write_that_comes_too_late_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let (tell, told) = mpsc::channel();
+    let persisted = Box::new(move |durable| tell.send(durable).unwrap());
+    let Opened { mut store, .. } = Store::open(dir.path(), create(), persisted).unwrap();
+    let lsn = write(&mut store, 2, "k", b"later".to_vec());
+    store.force(lsn);
+    assert_eq!(told.recv_timeout(DEADLINE).unwrap().unwrap(), lsn);
+    let lsn = write(&mut store, 1, "k", b"earlier".to_vec());
+    store.force(lsn);
+    let error = told.recv_timeout(DEADLINE).unwrap().unwrap_err();
+    assert!(matches!(*error, StoreError::VersionOrder { .. }), "{error}");
+    drop(store);
+    let Opened { store, .. } = open(dir.path(), Options::default()).unwrap();
+    assert_eq!(store.get(&"k".into()).unwrap(), Some((txn(2), "later".into())));
+}
+
+#[test]
+fn a_nodes_store_is_no_database() {
+    let dir = filled();
+    let error = Database::open(dir.path(), Options::default()).unwrap_err();
+    assert!(matches!(error, StoreError::Purpose { .. }), "{error}");
+}

@@ -1,0 +1,278 @@
+//! The store on disk and the one in memory are the same store: whatever valid sequence of records,
+//! whatever is forced, and wherever a crash comes, both recover the same records and entries.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use proptest::prelude::*;
+use system::{
+    protocol::{Key, Lsn, Node, Record, StoreId, TxnId, Value, Version, Write},
+    store::{Memory, Opened, Options, Store, StoreError},
+};
+use tempfile::TempDir;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What is drawn; what it means depends on what came before, so that every sequence is valid.
+#[derive(Clone, Debug)]
+enum Draw {
+    Prepare {
+        key: u8,
+        value: Option<Vec<u8>>,
+    },
+    Commit {
+        which: usize,
+    },
+    Abort {
+        which: usize,
+    },
+    RefuseNext,
+    Floor {
+        which: usize,
+    },
+    Counter {
+        which: u8,
+        to: u64,
+    },
+    Member {
+        node: u8,
+        store: u64,
+    },
+    Decided {
+        key: u8,
+    },
+    End {
+        which: usize,
+    },
+    NewEpoch,
+    /// Make everything durable.
+    Force,
+    /// Lose what is not, and start again.
+    Crash,
+    /// Stop in order, and start again.
+    Close,
+}
+
+fn draws() -> impl Strategy<Value = Vec<Draw>> {
+    let value = prop_oneof![
+        1 => Just(None),
+        4 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Some),
+        // Long enough for pages of its own.
+        1 => (any::<u8>(), 2_000..9_000_usize).prop_map(|(byte, len)| Some(vec![byte; len])),
+    ];
+    let which = any::<usize>();
+    let draw = prop_oneof![
+        6 => (0..5_u8, value).prop_map(|(key, value)| Draw::Prepare { key, value }),
+        5 => which.prop_map(|which| Draw::Commit { which }),
+        2 => which.prop_map(|which| Draw::Abort { which }),
+        1 => Just(Draw::RefuseNext),
+        1 => which.prop_map(|which| Draw::Floor { which }),
+        1 => (0..3_u8, 1..5_u64).prop_map(|(which, to)| Draw::Counter { which, to }),
+        1 => (0..3_u8, 1..3_u64).prop_map(|(node, store)| Draw::Member { node, store }),
+        2 => (0..5_u8).prop_map(|key| Draw::Decided { key }),
+        1 => which.prop_map(|which| Draw::End { which }),
+        1 => Just(Draw::NewEpoch),
+        2 => Just(Draw::Force),
+        1 => Just(Draw::Crash),
+        1 => Just(Draw::Close),
+    ];
+    prop::collection::vec(draw, 1..60)
+}
+
+/// Turns draws into records that can follow those before.
+struct Sense {
+    next: TxnId,
+    prepared: BTreeMap<TxnId, Key>,
+    /// Transactions with an outcome or a decision.
+    ended: Vec<TxnId>,
+    decided: Vec<TxnId>,
+}
+
+impl Sense {
+    fn after(memory: &Memory, next: TxnId) -> Sense {
+        let mut sense =
+            Sense { next, prepared: BTreeMap::new(), ended: Vec::new(), decided: Vec::new() };
+        for record in memory.records() {
+            match record {
+                Record::Prepare { txn, write } => drop(sense.prepared.insert(txn, write.key)),
+                Record::Commit { txn } | Record::Abort { txn } | Record::Refused { txn } => {
+                    sense.ended.push(txn);
+                }
+                Record::Decided { txn, .. } => sense.decided.push(txn),
+                _ => {}
+            }
+        }
+        sense
+    }
+
+    fn next(&mut self) -> TxnId {
+        self.next.seq += 1;
+        self.next
+    }
+
+    fn make(&mut self, draw: &Draw) -> Option<Record> {
+        let key = |key: &u8| Key::from(format!("key{key}").into_bytes());
+        let pick = |from: &[TxnId], which: usize| from.get(which % from.len().max(1)).copied();
+        let prepared: Vec<_> = self.prepared.keys().copied().collect();
+        Some(match draw {
+            Draw::Prepare { key: number, value } => {
+                let key = key(number);
+                if self.prepared.values().any(|locked| *locked == key) {
+                    return None;
+                }
+                let txn = self.next();
+                self.prepared.insert(txn, key.clone());
+                Record::Prepare { txn, write: Write { key, value: value.clone().map(Value::from) } }
+            }
+            Draw::Commit { which } => {
+                let txn = pick(&prepared, *which)?;
+                self.prepared.remove(&txn);
+                self.ended.push(txn);
+                Record::Commit { txn }
+            }
+            // Of a prepared one, or again of one that has an outcome.
+            Draw::Abort { which } => {
+                let txn = pick(&[prepared, self.ended.clone()].concat(), *which)?;
+                self.prepared.remove(&txn);
+                self.ended.push(txn);
+                Record::Abort { txn }
+            }
+            Draw::RefuseNext => {
+                let txn = self.next();
+                self.ended.push(txn);
+                Record::Refused { txn }
+            }
+            Draw::Floor { which } => {
+                let floor = pick(&self.ended, *which)?;
+                self.prepared.retain(|txn, _| *txn >= floor);
+                self.ended.retain(|txn| *txn >= floor);
+                Record::Floor { floor }
+            }
+            Draw::Counter { which: 0, to } => Record::Boot { boot: *to },
+            Draw::Counter { which: 1, to } => Record::Promise { epoch: *to },
+            Draw::Counter { to, .. } => Record::Epoch { epoch: *to, replicas: 3 },
+            Draw::Member { node, store } => {
+                let node = if *node == 0 { Node::Master } else { Node::Replica(*node) };
+                Record::Member { node, store: StoreId(*store) }
+            }
+            Draw::Decided { key: number } => {
+                let txn = self.next();
+                self.decided.push(txn);
+                Record::Decided { txn, key: key(number) }
+            }
+            Draw::End { which } => Record::End { txn: pick(&self.decided, *which)? },
+            Draw::NewEpoch => {
+                self.next = TxnId::new(self.next.epoch + 1, 0);
+                return None;
+            }
+            Draw::Force | Draw::Crash | Draw::Close => return None,
+        })
+    }
+}
+
+/// A store on disk that makes nothing durable by itself.
+struct Disk {
+    dir: TempDir,
+    opened: Opened,
+    told: mpsc::Receiver<Result<Lsn, Arc<StoreError>>>,
+    /// What has been told.
+    durable: Lsn,
+}
+
+impl Disk {
+    fn open(dir: TempDir) -> Disk {
+        let (tell, told) = mpsc::channel();
+        let persisted = Box::new(move |durable| {
+            // Closing tells once more, and nobody may listen any more.
+            let _ = tell.send(durable);
+        });
+        let options =
+            Options { create: true, idle: DEADLINE, map_bytes: 64 << 20, ..Options::default() };
+        let opened = Store::open(dir.path(), options, persisted).unwrap();
+        Disk { dir, opened, told, durable: 0 }
+    }
+
+    fn force(&mut self) {
+        let last = self.opened.store.last();
+        self.opened.store.force(last);
+        while self.durable < last {
+            self.durable = self.told.recv_timeout(DEADLINE).expect("told in time").unwrap();
+        }
+    }
+
+    /// What a crash leaves is what the files say while nothing is being written.
+    fn crash(self) -> Disk {
+        let left = TempDir::new().unwrap();
+        copy(self.dir.path(), left.path());
+        Disk::open(left)
+    }
+
+    fn close(self) -> Disk {
+        self.opened.store.close().unwrap();
+        Disk::open(self.dir)
+    }
+
+    fn entries(&self) -> Vec<(Key, Version, Value)> {
+        self.opened.store.entries().unwrap().collect::<Result<_, _>>().unwrap()
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in ["LOCK", "data.mdb"] {
+        fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+}
+
+fn entries(memory: &Memory) -> Vec<(Key, Version, Value)> {
+    let copied = memory.entries();
+    copied.map(|(key, (version, value))| (key.clone(), *version, value.clone())).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn disk_and_memory_are_one_store(draws in draws()) {
+        let mut memory = Memory::new();
+        let mut disk = Disk::open(TempDir::new().unwrap());
+        let mut sense = Sense::after(&memory, TxnId::new(1, 0));
+        for draw in draws.iter().chain([&Draw::Crash]) {
+            match draw {
+                Draw::Force => {
+                    disk.force();
+                    memory.sync_up_to(memory.last());
+                }
+                Draw::Crash => {
+                    disk = disk.crash();
+                    memory.kill();
+                }
+                Draw::Close => {
+                    disk = disk.close();
+                    memory.sync_up_to(memory.last());
+                    memory.kill();
+                }
+                _ => {
+                    let Some(record) = sense.make(draw) else { continue };
+                    let lsn = memory.append(record.clone());
+                    prop_assert_eq!(disk.opened.store.append(record), lsn);
+                }
+            }
+            if matches!(draw, Draw::Crash | Draw::Close) {
+                prop_assert_eq!(&disk.opened.records, &memory.records());
+                // Transactions that were lost are not used again.
+                sense = Sense::after(&memory, sense.next);
+            }
+            prop_assert_eq!(disk.entries(), entries(&memory));
+            for number in 0..5 {
+                let key = Key::from(format!("key{number}").into_bytes());
+                let read = disk.opened.store.get(&key).unwrap();
+                prop_assert_eq!(read.as_ref(), memory.get(&key));
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Runs the protocol's scenarios: text files that say step by step what happens, with everything
+//! that the machines do about it. The scripts choose every delivery, force and crash themselves;
+//! nothing here is random or timed.
+//!
+//! Commands (one a line; the recorded output follows `---`):
+//!
+//! ```text
+//! cluster replicas=2 [break=RULE]       start a master and replicas, and let them handshake
+//! put KEY VALUE | del KEY | get KEY [at=N]   a client asks; a get starts at the N-th live replica
+//! deliver [KIND…] [from=NODE] [to=NODE] [again]   deliver what is under way; 'again' keeps a copy
+//! drop [KIND…] [from=NODE] [to=NODE]    lose what is under way
+//! force NODE…                           make what these nodes appended durable
+//! write NODE…                           let the operating system have it, unsynced
+//! timer NODE NAME…                      a timer runs out
+//! kill NODE | cut NODE [keep=N]         SIGKILL | loss of power, of which N unsynced records survive
+//! start NODE [bootstrap]                start a killed node on its store
+//! wipe NODE                             take a killed node's store away
+//! settle                                force and deliver until nothing is under way
+//! status NODE | store NODE | network | timers NODE
+//! ```
+//!
+//! After a change that is meant: `UPDATE_GOLDENFILES=1 cargo test -p system --test testscripts`,
+//! and read the difference.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    fmt::Write as _,
+};
+
+use goldenscript::{Command, Context};
+use system::{
+    protocol::{
+        Body, Config, Effect, Event, Key, Machine, Message, Node, Request, Rules, StoreId, TimerId,
+        Timing, Value, Write,
+    },
+    store::Memory,
+};
+
+test_each_file::test_each_path! { in "./system/src/protocol/testscripts" as scripts => run }
+
+fn run(path: &std::path::Path) {
+    goldenscript::run(&mut Cluster::default(), path).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A cluster that does nothing by itself.
+#[derive(Default)]
+struct Cluster {
+    nodes: BTreeMap<Node, Host>,
+    /// Messages under way, in the order sent.
+    network: Vec<(Node, Node, Message)>,
+    rules: Rules,
+    replicas: u8,
+    calls: u64,
+    stores: u64,
+}
+
+/// A node's place: its store outlives its process.
+#[derive(Default)]
+struct Host {
+    machine: Option<Machine>,
+    store: Memory,
+    id: StoreId,
+    timers: BTreeSet<TimerId>,
+}
+
+type Output = Result<String, Box<dyn Error>>;
+
+impl goldenscript::Runner for Cluster {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _: &Context) -> Output {
+        let mut args = command.consume_args();
+        let mut pairs = BTreeMap::new();
+        while let Some((key, value)) = args.next_key() {
+            pairs.insert(key.to_owned(), value.to_owned());
+        }
+        let mut words = Vec::new();
+        while let Some(word) = args.next_pos() {
+            words.push(word.to_owned());
+        }
+        let nodes = || words.iter().map(|word| word.parse()).collect::<Result<Vec<Node>, _>>();
+        let node = || words.first().ok_or("which node?")?.parse::<Node>();
+        match command.name.as_str() {
+            "cluster" => self.cluster(&pairs),
+            "put" => {
+                let [key, value] = words.as_slice() else { Err("put KEY VALUE")? };
+                let value = Some(Value::from(value.as_str()));
+                Ok(self.client(Request::Write(Write { key: key.as_str().into(), value })))
+            }
+            "del" => {
+                let [key] = words.as_slice() else { Err("del KEY")? };
+                Ok(self.client(Request::Write(Write { key: key.as_str().into(), value: None })))
+            }
+            "get" => {
+                let [key] = words.as_slice() else { Err("get KEY")? };
+                let at: u64 = pairs.get("at").map_or(Ok(1), |at| at.parse())?;
+                let key = Key::from(key.as_str());
+                let deadline = std::time::Duration::from_secs(1);
+                Ok(self.client(Request::Get { key, choice: at - 1, deadline }))
+            }
+            "deliver" => {
+                let again = words.iter().any(|word| word == "again");
+                words.retain(|word| word != "again");
+                let due = self.take(&words, &pairs, again)?;
+                Ok(due
+                    .into_iter()
+                    .map(|(from, to, message)| self.hear(from, to, message))
+                    .collect())
+            }
+            "drop" => {
+                let lost = self.take(&words, &pairs, false)?;
+                Ok(lost
+                    .iter()
+                    .map(|(from, to, it)| format!("{from} to {to}: {}\n", it.body))
+                    .collect())
+            }
+            "force" => nodes()?.into_iter().map(|node| self.force(node)).collect(),
+            "write" => {
+                for node in nodes()? {
+                    let store = &mut self.host(node)?.store;
+                    store.write_up_to(store.last());
+                }
+                Ok(String::new())
+            }
+            "timer" => {
+                let name = words[1..].join(" ");
+                let node = node()?;
+                let host = self.host(node)?;
+                let id = host.timers.iter().copied().find(|id| id.to_string() == name);
+                let id = id.ok_or_else(|| format!("{node} has set no timer '{name}'"))?;
+                host.timers.remove(&id);
+                Ok(self.step(node, Event::Timer(id)))
+            }
+            "kill" | "cut" => {
+                let host = self.host(node()?)?;
+                host.machine = None;
+                host.timers.clear();
+                if command.name == "kill" {
+                    host.store.kill();
+                } else {
+                    let unsynced = host.store.unsynced();
+                    host.store.power_loss(pairs.get("keep").map_or(Ok(unsynced), |n| n.parse())?);
+                }
+                Ok(String::new())
+            }
+            "wipe" => {
+                self.stores += 1;
+                let id = StoreId(self.stores);
+                *self.host(node()?)? = Host { id, ..Host::default() };
+                Ok(String::new())
+            }
+            "start" => Ok(self.start(node()?, words.iter().any(|word| word == "bootstrap"))),
+            "settle" => self.settle(),
+            "status" => {
+                let machine = self.host(node()?)?.machine.as_ref().ok_or("it is down")?;
+                let status = machine.status();
+                let mut out = format!(
+                    "epoch {}, boot {}, floor {}, {}\n",
+                    status.epoch,
+                    status.boot,
+                    status.floor,
+                    if status.ready { "ready" } else { "not ready" }
+                );
+                for (txn, key) in status.unsettled {
+                    writeln!(out, "unsettled: {txn} {key}")?;
+                }
+                Ok(out)
+            }
+            "store" => {
+                let store = &self.host(node()?)?.store;
+                let mut out = String::new();
+                for (key, (version, value)) in store.entries() {
+                    writeln!(out, "{key} = {value} (version {version})")?;
+                }
+                for record in store.records() {
+                    writeln!(out, "{record}")?;
+                }
+                Ok(out)
+            }
+            "network" => {
+                let line = |(from, to, it): &(Node, Node, Message)| {
+                    format!("{from} to {to}: {}\n", it.body)
+                };
+                Ok(self.network.iter().map(line).collect())
+            }
+            "timers" => {
+                let host = self.host(node()?)?;
+                Ok(host.timers.iter().map(|id| format!("{id}\n")).collect())
+            }
+            name => Err(format!("unknown command '{name}'"))?,
+        }
+    }
+}
+
+impl Cluster {
+    fn cluster(&mut self, pairs: &BTreeMap<String, String>) -> Output {
+        *self = Cluster::default();
+        self.replicas = pairs.get("replicas").map_or(Ok(2), |count| count.parse())?;
+        if let Some(rule) = pairs.get("break") {
+            self.rules = self.rules.without(rule.parse()?);
+        }
+        let replicas = (1..=self.replicas).map(Node::Replica);
+        for node in std::iter::once(Node::Master).chain(replicas) {
+            self.stores += 1;
+            let host = Host { id: StoreId(self.stores), ..Host::default() };
+            self.nodes.insert(node, host);
+            self.start(node, true);
+        }
+        self.settle()?;
+        Ok(String::new())
+    }
+
+    fn host(&mut self, node: Node) -> Result<&mut Host, String> {
+        self.nodes.get_mut(&node).ok_or_else(|| format!("there is no {node}"))
+    }
+
+    fn start(&mut self, node: Node, bootstrap: bool) -> String {
+        let host = self.nodes.get_mut(&node).expect("it was just named");
+        let timing = Timing { peers_after: 1, floor_batch: 2, ..Timing::default() };
+        let (rules, replicas, store) = (self.rules, self.replicas, host.id);
+        let config = Config { node, replicas, store, bootstrap, rules, timing };
+        let records = host.store.records();
+        let (machine, effects) = Machine::recover(config, &records);
+        host.machine = Some(machine);
+        let mut out = format!("{node} starts\n");
+        self.perform(node, effects, &mut out);
+        out
+    }
+
+    fn client(&mut self, request: Request) -> String {
+        self.calls += 1;
+        self.step(Node::Master, Event::Client { call: self.calls, request })
+    }
+
+    fn force(&mut self, node: Node) -> Output {
+        let store = &mut self.host(node)?.store;
+        let last = store.last();
+        store.sync_up_to(last);
+        Ok(self.step(node, Event::Persisted(last)))
+    }
+
+    fn hear(&mut self, from: Node, to: Node, message: Message) -> String {
+        self.step(to, Event::Message { from, message })
+    }
+
+    /// Takes matching messages off the network.
+    fn take(
+        &mut self,
+        kinds: &[String],
+        pairs: &BTreeMap<String, String>,
+        keep: bool,
+    ) -> Result<Vec<(Node, Node, Message)>, String> {
+        let end = |name| pairs.get(name).map(|node: &String| node.parse::<Node>()).transpose();
+        let (sender, receiver) = (end("from")?, end("to")?);
+        let matches = |(from, to, message): &(Node, Node, Message)| {
+            sender.is_none_or(|it| it == *from)
+                && receiver.is_none_or(|it| it == *to)
+                && (kinds.is_empty() || kinds.iter().any(|kind| kind == message.body.kind()))
+        };
+        let (taken, rest): (Vec<_>, Vec<_>) = self.network.drain(..).partition(matches);
+        self.network = rest;
+        if keep {
+            self.network.extend(taken.iter().cloned());
+        }
+        if taken.is_empty() {
+            return Err("no such message is under way".to_owned());
+        }
+        Ok(taken)
+    }
+
+    fn settle(&mut self) -> Output {
+        let mut out = String::new();
+        for _ in 0..100 {
+            let nodes: Vec<_> = self.nodes.keys().copied().collect();
+            let mut quiet = self.network.is_empty();
+            for node in nodes {
+                let host = &self.nodes[&node];
+                if host.machine.is_some() && host.store.synced() < host.store.last() {
+                    quiet = false;
+                    out += &self.force(node)?;
+                }
+            }
+            if quiet {
+                return Ok(out);
+            }
+            for (from, to, message) in std::mem::take(&mut self.network) {
+                out += &self.hear(from, to, message);
+            }
+        }
+        Err("this never settles")?
+    }
+
+    /// What happens to a node that is down is lost.
+    fn step(&mut self, node: Node, event: Event) -> String {
+        let mut out = format!("{node}: {event}\n");
+        let host = self.nodes.get_mut(&node).expect("every sender and receiver is a node");
+        let Some(machine) = &mut host.machine else {
+            out.insert_str(out.len() - 1, " (is down)");
+            return out;
+        };
+        let mut effects = Vec::new();
+        machine.step(event, &mut effects);
+        self.perform(node, effects, &mut out);
+        out
+    }
+
+    fn perform(&mut self, node: Node, effects: Vec<Effect>, out: &mut String) {
+        let host = self.nodes.get_mut(&node).expect("every sender and receiver is a node");
+        for effect in effects {
+            if !matches!(effect, Effect::SetTimer { .. } | Effect::Force(_)) {
+                writeln!(out, "    {effect}").expect("a string takes all");
+            }
+            match effect {
+                Effect::Append(record) => {
+                    host.store.append(record);
+                }
+                Effect::Send { to, message } => self.network.push((node, to, message)),
+                Effect::Serve { read, key } => {
+                    let machine = host.machine.as_ref().expect("it runs");
+                    let message =
+                        machine.message(Body::Value { read, found: host.store.get(&key).cloned() });
+                    writeln!(out, "    send master {}", message.body).expect("a string takes all");
+                    self.network.push((node, Node::Master, message));
+                }
+                Effect::SetTimer { id, .. } => {
+                    host.timers.insert(id);
+                }
+                Effect::Force(_) | Effect::Reply { .. } | Effect::Warn(_) => {}
+                Effect::Halt { .. } => host.machine = None,
+            }
+        }
+    }
+}
