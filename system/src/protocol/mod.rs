@@ -140,11 +140,7 @@ impl Machine {
     /// states for the same that differ in names alone. Gets under way keep their choice, which is
     /// a number of a slot: leave them out, or do not rename.
     #[must_use]
-    pub fn renamed(
-        &self,
-        slot: &impl Fn(u8) -> u8,
-        store: &impl Fn(StoreId) -> StoreId,
-    ) -> Self {
+    pub fn renamed(&self, slot: &impl Fn(u8) -> u8, store: &impl Fn(StoreId) -> StoreId) -> Self {
         match self {
             Machine::Coordinator(machine) => Machine::Coordinator(machine.renamed(slot, store)),
             Machine::Participant(machine) => Machine::Participant(machine.renamed(slot, store)),
