@@ -78,7 +78,7 @@ struct Txn {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     /// Prepare is sent; these have voted yes.
-    Voting { call: CallId, yes: Replicas },
+    Voting { call: CallId, value: Option<Value>, yes: Replicas },
     /// All have voted yes, and COMMIT is not durable yet.
     Deciding { call: CallId },
     /// COMMIT is durable; these have not acknowledged it.
@@ -339,15 +339,33 @@ impl Coordinator {
         self.last_seq += 1;
         let txn = TxnId::new(self.epoch, self.last_seq);
         state.holder = Some(txn);
-        let mut resolves = Vec::new();
-        if self.config.rules.keep(Rule::ResolvesOnPrepare) {
-            resolves.extend(state.draining.iter().map(|(txn, decision)| (*txn, *decision)));
-        }
-        let phase = Phase::Voting { call, yes: Replicas::default() };
-        self.txns.insert(txn, Txn { key: write.key.clone(), phase });
-        self.send_to(self.all(), Body::Prepare { txn, write, resolves }, effects);
+        let Write { key, value } = write;
+        let phase = Phase::Voting { call, value, yes: Replicas::default() };
+        self.txns.insert(txn, Txn { key, phase });
+        self.send_prepare(txn, self.all(), effects);
         let after = self.config.timing.vote;
         effects.push(Effect::SetTimer { id: TimerId::Vote(txn), after });
+        self.set_resend(txn, 0, effects);
+    }
+
+    /// Asks for the votes on a transaction, with all that its key still waits for.
+    fn send_prepare(&self, txn: TxnId, to: Replicas, effects: &mut Vec<Effect>) {
+        let Some(Txn { key, phase: Phase::Voting { value, .. } }) = self.txns.get(&txn) else {
+            panic!("votes are asked for on {txn}, which is not voting")
+        };
+        let resolves = if self.config.rules.keep(Rule::ResolvesOnPrepare) {
+            self.draining(key)
+        } else {
+            Vec::new()
+        };
+        let write = Write { key: key.clone(), value: value.clone() };
+        self.send_to(to, Body::Prepare { txn, write, resolves }, effects);
+    }
+
+    /// The decisions about a key that some replica may not have heard of.
+    fn draining(&self, key: &Key) -> Vec<(TxnId, Decision)> {
+        let draining = self.keys.get(key).map(|state| &state.draining);
+        draining.into_iter().flatten().map(|(txn, decision)| (*txn, *decision)).collect()
     }
 
     /// A yes vote, or an inquiry, which is a yes vote that asks for an answer.
@@ -401,8 +419,8 @@ impl Coordinator {
         let Some(Txn { key, phase }) = self.txns.get_mut(&txn) else {
             panic!("{txn} is decided without having been begun")
         };
-        let Phase::Voting { call, .. } = *phase else { panic!("{txn} is decided twice") };
-        *phase = Phase::Deciding { call };
+        let Phase::Voting { call, .. } = phase else { panic!("{txn} is decided twice") };
+        *phase = Phase::Deciding { call: *call };
         let record = Record::Decided { txn, key: key.clone() };
         let lsn = self.append(record, effects);
         if self.config.rules.keep(Rule::DecisionForced) {
@@ -612,6 +630,15 @@ impl Coordinator {
                 None => self.abort_remnant(slot, txn, key, effects),
             }
         }
+        // A Prepare that was lost with the connection, or with the replica's last start.
+        let unasked = self.txns.iter().filter(
+            |(_, Txn { phase, .. })| matches!(phase, Phase::Voting { yes, .. } if !yes.contains(slot)),
+        );
+        let mut to = Replicas::default();
+        to.insert(slot);
+        for txn in unasked.map(|(txn, _)| *txn).collect::<Vec<_>>() {
+            self.send_prepare(txn, to, effects);
+        }
         let committed = self.txns.iter().filter_map(|(txn, Txn { phase, .. })| match phase {
             Phase::Committed { missing } if missing.contains(slot) => {
                 Some((*txn, Decision::Commit))
@@ -648,8 +675,7 @@ impl Coordinator {
         let turn = get.choice.wrapping_add(get.attempt.into()) % live.len() as u64;
         let to = live[usize::try_from(turn).expect("less than the number of replicas")];
         let read = ReadId { epoch: self.epoch, n, attempt: get.attempt };
-        let draining = self.keys.get(&get.key).map(|state| &state.draining);
-        let resolves = draining.into_iter().flatten().map(|(txn, end)| (*txn, *end)).collect();
+        let resolves = self.draining(&get.key);
         let Timing { read_wait: wait, read_slack, .. } = self.config.timing;
         let body = Body::Read { read, key: get.key.clone(), resolves, wait };
         effects.push(Effect::Send { to, message: self.message(body) });
@@ -694,22 +720,29 @@ impl Coordinator {
         effects.push(Effect::SetTimer { id: TimerId::Heartbeat, after: heartbeat });
     }
 
-    /// Repeats a decision to those that could hear it and have not acknowledged. Those that could
-    /// not are told with their next handshake.
+    /// Repeats what was not answered to those that could hear it. Those that could not are told
+    /// with their next handshake.
     fn resend(&mut self, txn: TxnId, round: u8, effects: &mut Vec<Effect>) {
+        let dead = self.all().without(self.live());
         let (missing, decision) = match (self.txns.get(&txn), self.aborted.get(&txn)) {
-            (Some(Txn { phase: Phase::Committed { missing }, .. }), _) => {
-                (*missing, Decision::Commit)
+            (Some(Txn { phase: Phase::Voting { yes, .. }, .. }), _) => {
+                (self.all().without(*yes), None)
             }
-            (_, Some(Aborted { missing, .. })) => (*missing, Decision::Abort),
+            (Some(Txn { phase: Phase::Committed { missing }, .. }), _) => {
+                (*missing, Some(Decision::Commit))
+            }
+            (_, Some(Aborted { missing, .. })) => (*missing, Some(Decision::Abort)),
             _ => return,
         };
-        let dead = self.all().without(self.live());
         let to = missing.without(dead);
-        if !to.is_empty() {
-            self.send_to(to, Body::Decide { txn, decision }, effects);
-            self.set_resend(txn, (round + 1).min(RESEND_ROUNDS_MAX), effects);
+        if to.is_empty() {
+            return;
         }
+        match decision {
+            None => self.send_prepare(txn, to, effects),
+            Some(decision) => self.send_to(to, Body::Decide { txn, decision }, effects),
+        }
+        self.set_resend(txn, (round + 1).min(RESEND_ROUNDS_MAX), effects);
     }
 
     fn set_resend(&self, txn: TxnId, round: u8, effects: &mut Vec<Effect>) {

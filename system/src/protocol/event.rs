@@ -104,7 +104,8 @@ pub enum HaltKind {
 pub enum TimerId {
     /// Master: votes are missing; abort.
     Vote(TxnId),
-    /// Master: repeat a decision to those that have not acknowledged it.
+    /// Master: repeat what was not answered: a Prepare without a vote, a decision without an
+    /// acknowledgement.
     Resend {
         /// The transaction.
         txn: TxnId,
