@@ -26,6 +26,7 @@ use crate::{
     report::summary::Tally,
     rules::{self, RulesArgs},
     schedule,
+    sim::{self, command::SimArgs},
 };
 
 /// How a command ends, as its exit status.
@@ -119,6 +120,8 @@ enum Command {
     Replay(ReplayArgs),
     /// Explore every schedule of a small cluster: the machines that run, by stateright.
     Model(ModelArgs),
+    /// Run the machines of a cluster in virtual time, under weather that a seed draws.
+    Sim(SimArgs),
     /// Break every rule of the protocol in turn, and see who notices.
     Rules(RulesArgs),
     /// Show what happened in a recorded run, and what its checks found.
@@ -157,6 +160,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => judged(command::check(&args, &mut io::stdout().lock())),
         Command::Replay(args) => replay(&args),
         Command::Model(args) => explored(model::command::run(&args)),
+        Command::Sim(args) => explored(sim::command::run(&args, &mut io::stdout().lock())),
         Command::Rules(args) => explored(rules::run(&args, &mut io::stdout().lock())),
         Command::Inspect { path } => inspect(&path),
         Command::Node(Role::Master(args)) => return args.run(),

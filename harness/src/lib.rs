@@ -10,5 +10,6 @@ pub mod report;
 pub mod rules;
 pub mod runner;
 pub mod schedule;
+pub mod sim;
 pub mod supervisor;
 pub mod systems;

@@ -1,7 +1,11 @@
 //! The scoreboard: every rule of the protocol broken in turn, and who notices. Knows the model and
 //! what each rule needs to matter; nothing of how the model explores.
 
-use std::{io::Write, time::Duration};
+use std::{
+    io::Write,
+    thread,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use system::protocol::{Rule, Rules};
@@ -13,6 +17,7 @@ use crate::{
         command::script,
         explore::{Bounds, Explored, explore},
     },
+    sim::command::{Seeds, try_seeds},
 };
 
 /// Break every rule in turn, and see who notices.
@@ -27,6 +32,9 @@ pub struct RulesArgs {
     /// Threads of each exploration; with one the schedules are the shortest.
     #[arg(long, default_value_t = 1)]
     pub threads: usize,
+    /// Give the simulator so many seeds to find each broken rule; none leaves it out.
+    #[arg(long, default_value_t = 500)]
+    pub seeds: u64,
 }
 
 /// What a rule needs to matter: small clusters, smallest first.
@@ -86,6 +94,11 @@ pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
         "rule", "without it the model finds", "states", "time"
     )?;
     for &rule in rules {
+        if args.seeds > 0 {
+            let (found, line) = simulated(rule, args.seeds);
+            verdict = verdict.max(found);
+            writeln!(out, "{:<26}simulator: {line}", rule.name())?;
+        }
         for options in clusters(rule) {
             let mut broken = options.clone();
             broken.setup.rules = Rules::ALL.without(rule);
@@ -105,6 +118,24 @@ pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
         }
     }
     Ok(verdict)
+}
+
+/// What the simulator finds without the rule, and whether that is right. That it finds nothing is
+/// no proof, so a rule that is not redundant stays unknown then.
+fn simulated(rule: Rule, seeds: u64) -> (Validity, String) {
+    let start = Instant::now();
+    let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let range = Seeds { from: 0, to: seeds };
+    let tried = try_seeds(range, Rules::ALL.without(rule), threads, false, false, |_, _| {});
+    let seconds = start.elapsed().as_secs_f64();
+    match (tried.bad.first(), rule.redundant()) {
+        (Some((seed, verdict)), redundant) => {
+            let found = if redundant { Validity::Invalid } else { Validity::Valid };
+            (found, format!("{} in seed {seed}, {seconds:.1} s", verdict.names().join(", ")))
+        }
+        (None, true) => (Validity::Valid, format!("nothing in {seeds} seeds, as it should be")),
+        (None, false) => (Validity::Unknown, format!("nothing in {seeds} seeds")),
+    }
 }
 
 fn judge(rule: Rule, found: &Explored) -> Validity {

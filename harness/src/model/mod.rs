@@ -362,7 +362,7 @@ impl Next<'_> {
         let mut judge = world.judge(self.judge).clone();
         let replica = |slot: u8| &world.host(self.hosts[usize::from(slot)]).view;
         let node = world.host(done.host).host.node();
-        judge.observe(node, &done.facts, replica, self.model.options.setup.replicas);
+        judge.observe(node, &done.facts, &replica, self.model.options.setup.replicas);
         self.judge = world.keep_judge(judge);
     }
 

@@ -37,7 +37,7 @@ fn one_write_and_nothing_fails() {
     let reached = holds_in(&writes(2, 1), 133);
     assert_eq!(reached["commit"], 8, "ask, two prepares, two forces, two votes, force");
     assert_eq!(reached["abort"], 2, "ask, votes missing");
-    holds_in(&Options { setup: without_peers(), ..writes(2, 1) }, 60);
+    holds_in(&Options { setup: without_peers(), ..writes(2, 1) }, 68);
 }
 
 fn without_peers() -> crate::schedule::Setup {
@@ -48,12 +48,12 @@ fn without_peers() -> crate::schedule::Setup {
 fn crashes_anywhere() {
     let reached = holds_in(&Options { master_crashes: 1, ..writes(2, 1) }, 2805);
     assert_eq!(reached["truly blocked"], 9, "commit, and the master is down");
-    holds_in(&Options { replica_crashes: 1, ..writes(2, 1) }, 6073);
+    holds_in(&Options { replica_crashes: 1, ..writes(2, 1) }, 6082);
 }
 
 #[test]
 fn two_writes_of_one_key() {
-    holds_in(&writes(2, 2), 26211);
+    holds_in(&writes(2, 2), 31430);
 }
 
 #[test]

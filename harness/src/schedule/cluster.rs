@@ -184,7 +184,7 @@ impl Cluster {
         if self.hosts.len() > usize::from(self.setup.replicas) {
             let views = &self.views;
             let replica = |slot: u8| &views[usize::from(slot)];
-            self.judge.observe(node, &facts, replica, self.setup.replicas);
+            self.judge.observe(node, &facts, &replica, self.setup.replicas);
             self.judge.inspect(replica, self.setup.replicas);
         }
         effects

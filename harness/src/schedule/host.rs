@@ -207,6 +207,21 @@ impl Host {
         }
     }
 
+    /// The last position of the process, or its twin, that is durable.
+    #[must_use]
+    pub fn position(&self, twin: bool) -> Lsn {
+        match &self.twin {
+            Some((_, store)) if twin => store.synced(),
+            _ => self.store.synced(),
+        }
+    }
+
+    /// What the process is told about itself when it starts.
+    #[must_use]
+    pub fn config(&self, setup: &Setup) -> Config {
+        setup.config(self.node, self.store_id)
+    }
+
     // ---- Steps ----
 
     /// A message arrives.

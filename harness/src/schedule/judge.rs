@@ -143,6 +143,27 @@ impl View {
     }
 }
 
+/// What a judge needs to know of the replicas' disks. A replica that has lost its store is excused:
+/// it says yes.
+pub trait Disks {
+    /// Whether the yes vote for a transaction is durable at a replica, or what came of it.
+    fn holds(&self, slot: u8, txn: TxnId) -> bool;
+    /// Whether a commit is durable at a replica.
+    fn has(&self, slot: u8, txn: TxnId) -> bool;
+}
+
+impl<'a, F: Fn(u8) -> &'a View> Disks for F {
+    fn holds(&self, slot: u8, txn: TxnId) -> bool {
+        let view = self(slot);
+        !view.intact || view.holds(txn)
+    }
+
+    fn has(&self, slot: u8, txn: TxnId) -> bool {
+        let view = self(slot);
+        !view.intact || view.has(txn)
+    }
+}
+
 /// What is remembered of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Judge {
@@ -178,6 +199,8 @@ struct Txn {
     call: CallId,
     /// The master has decided to commit.
     decided: bool,
+    /// It has told somebody.
+    published: bool,
     /// A replica has settled it by a commit.
     committed: bool,
     /// A replica has settled it by an abort.
@@ -215,14 +238,8 @@ impl Judge {
         self.broken == 0
     }
 
-    /// Takes up what happened at a node, given how the replicas' stores stood after it.
-    pub fn observe<'a>(
-        &mut self,
-        node: Node,
-        facts: &[Fact],
-        replica: impl Fn(u8) -> &'a View,
-        replicas: u8,
-    ) {
+    /// Takes up what happened at a node, given what the replicas' disks held after it.
+    pub fn observe(&mut self, node: Node, facts: &[Fact], disks: &impl Disks, replicas: u8) {
         for fact in facts {
             match fact {
                 Fact::Asked(call, request) => {
@@ -231,22 +248,27 @@ impl Judge {
                     self.calls.insert(*call, Call { request, txn: None, answer: None });
                 }
                 Fact::Begun(call, txn) => {
-                    let begun =
-                        Txn { call: *call, decided: false, committed: false, aborted: false };
+                    let begun = Txn {
+                        call: *call,
+                        decided: false,
+                        published: false,
+                        committed: false,
+                        aborted: false,
+                    };
                     self.txns.insert(*txn, begun);
                     if let Some(call) = self.calls.get_mut(call) {
                         call.txn = Some(*txn);
                     }
                 }
                 Fact::Answered(call, reply) => self.answered(*call, reply),
-                Fact::Published(txn) | Fact::Decided(txn) => {
+                Fact::Decided(txn) => self.decided(*txn),
+                Fact::Published(txn) => {
                     self.decided(*txn);
-                    if let Fact::Published(_) = fact {
-                        let missing = (1..=replicas)
-                            .any(|slot| replica(slot).intact && !replica(slot).holds(*txn));
-                        if missing {
-                            self.condemn(Property::Ac3);
-                        }
+                    let known = self.txns.get_mut(txn);
+                    if known.is_some_and(|known| !std::mem::replace(&mut known.published, true))
+                        && !(1..=replicas).all(|slot| disks.holds(slot, *txn))
+                    {
+                        self.condemn(Property::Ac3);
                     }
                 }
                 Fact::Settled { txn, decision, reversed, by_peer } => {
@@ -264,9 +286,7 @@ impl Judge {
                 }
                 Fact::Backwards(_) => self.condemn(Property::Versions),
                 Fact::Forgot(txn) => {
-                    let missing =
-                        (1..=replicas).any(|slot| replica(slot).intact && !replica(slot).has(*txn));
-                    if missing {
+                    if !(1..=replicas).all(|slot| disks.has(slot, *txn)) {
                         self.condemn(Property::Forgetting);
                     }
                 }

@@ -17,7 +17,7 @@ pub use cluster::{Cluster, NotPossible};
 pub(crate) use cluster::{FAIR_ROUNDS, at_rest};
 pub(crate) use host::rename_store;
 pub use host::{Fact, Host, Outcome, refused};
-pub use judge::{Judge, Property, View};
+pub use judge::{Disks, Judge, Property, View};
 pub use shrink::shrink;
 
 /// A cluster and what happens to it.
