@@ -19,7 +19,7 @@ use self::test::TestArgs;
 use crate::{
     checker::{
         Results, Validity,
-        command::{self, CheckArgs, CommandError, ReplayArgs},
+        command::{self, CheckArgs, CommandError, GenerateArgs, ReplayArgs},
     },
     history,
     model::{self, command::ModelArgs},
@@ -116,6 +116,8 @@ enum Command {
     Test(TestArgs),
     /// Judge recorded runs again.
     Check(CheckArgs),
+    /// Write a synthetic history to standard output, valid or with a planted violation.
+    Generate(GenerateArgs),
     /// Run the journals of recorded runs through the nodes' machines again, and compare.
     Replay(ReplayArgs),
     /// Explore every schedule of a small cluster: the machines that run, by stateright.
@@ -158,6 +160,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Test(cli.test)) {
         Command::Test(args) => test::test(&args),
         Command::Check(args) => judged(command::check(&args, &mut io::stdout().lock())),
+        Command::Generate(args) => judged(command::generate(&args, &mut io::stdout().lock())),
         Command::Replay(args) => replay(&args),
         Command::Model(args) => explored(model::command::run(&args)),
         Command::Sim(args) => explored(sim::command::run(&args, &mut io::stdout().lock())),

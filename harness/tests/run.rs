@@ -268,6 +268,7 @@ fn broken_rules_are_caught() {
     for (rule, faults, seconds) in [
         ("write-all", "kill-replica", 20),
         ("ack-after-durable", "replica-uncertainty", 20),
+        ("relock-on-recovery", "kill-replica,pause-replica", 30),
         ("reads-respect-locks", "master-uncertainty", 20),
     ] {
         let place = Place::new();

@@ -205,17 +205,41 @@ fn the_room_of_long_values_is_used_again() {
     let dir = TempDir::new().unwrap();
     let long = "v".repeat(100_000);
     let size = || fs::metadata(dir.path().join("data.mdb")).unwrap().len();
-    let database = Database::open(dir.path(), create()).unwrap();
-    let mut once = 0;
-    for round in 0..30 {
+    let in_one_commit = Options { idle: DEADLINE, ..create() };
+    let (Opened { mut store, .. }, told) = open(&dir, in_one_commit).unwrap();
+    let mut early = 0;
+    for round in 0..20 {
         let key = format!("key{round}");
-        database.put(key.as_bytes(), long.as_bytes()).unwrap();
-        database.put(key.as_bytes(), b"short").unwrap();
+        let seq = 3 * round;
+        store.append(put(seq, &key, &long));
+        store.append(commit(seq));
+        store.append(put(seq + 1, &key, "short"));
+        store.append(commit(seq + 1));
+        store.append(put(seq + 2, &key, &long));
+        let lsn = store.append(Record::Abort { txn: txn(seq + 2) });
+        store.force(lsn);
+        wait_for(&told, lsn);
         if round == 4 {
-            once = size();
+            early = size();
         }
     }
-    assert!(size() < once + 100_000, "grew from {once} to {} bytes", size());
+    assert!(size() < early + 100_000, "grew from {early} to {} bytes", size());
+}
+
+#[test]
+fn a_force_is_heard_whatever_the_writer_is_about() {
+    let dir = TempDir::new().unwrap();
+    let patient = Options { idle: DEADLINE * 2, ..create() };
+    let (Opened { mut store, .. }, told) = open(&dir, patient).unwrap();
+    // Longer and longer pauses find the writer awake, going to sleep, and asleep.
+    for boot in 1..=200 {
+        let lsn = store.append(Record::Boot { boot });
+        for _ in 0..boot * 100 {
+            std::hint::spin_loop();
+        }
+        store.force(lsn);
+        wait_for(&told, lsn);
+    }
 }
 
 #[test]

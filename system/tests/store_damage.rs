@@ -302,6 +302,34 @@ fn bad_meta_pages_are_refused_one_or_both() {
 }
 
 #[test]
+fn pages_in_use_that_are_taken_for_free_are_refused() {
+    fn number(bytes: &[u8], at: usize) -> u64 {
+        u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap())
+    }
+
+    let dir = filled();
+    let whole = fs::read(data(&dir)).unwrap();
+    let meta = if number(&whole, 144) > number(&whole, PAGE + 144) { 0 } else { PAGE };
+    let (free_root, main_root) = (number(&whole, meta + 80), number(&whole, meta + 128));
+
+    // The last page that was ever used, set back: LMDB would hand out the later ones again.
+    damage(&dir, |bytes| bytes[meta + 136..][..8].copy_from_slice(&main_root.to_ne_bytes()));
+    let error = refusal(dir.path(), Options::default());
+    assert!(error.to_string().contains("in use, beyond the last"), "{error}");
+
+    // The first list of free pages: a node's header and key, how many, and then the first of them.
+    let page = free_root as usize * PAGE;
+    let node = page + u16::from_ne_bytes([whole[page + 16], whole[page + 17]]) as usize;
+    assert!(number(&whole, node + 16) > 0, "there are free pages");
+    for taken in [main_root, free_root, 1, 1 << 40] {
+        fs::write(data(&dir), &whole).unwrap();
+        damage(&dir, |bytes| bytes[node + 24..][..8].copy_from_slice(&taken.to_ne_bytes()));
+        let error = refusal(dir.path(), Options::default());
+        assert!(error.to_string().contains(&format!("page {taken} is taken for free")), "{error}");
+    }
+}
+
+#[test]
 fn a_store_of_another_format_is_refused() {
     let dir = filled();
     damage(&dir, |bytes| replace(bytes, b"\0store\0\0\0\x01", b"\0store\0\0\0\x02"));

@@ -1,6 +1,7 @@
-//! R1: a replica that serves a key has applied the key's last decided write. From the journals,
-//! because a get at the master may repair what a client would otherwise have seen stale.
-//! Knows nothing of clients.
+//! R1: a replica that serves a key has applied the key's last decided write, and is not in doubt
+//! about a write of it: an in-doubt key is never read, either way. From the journals, because a
+//! get at the master may repair what a client would otherwise have seen stale. Knows nothing of
+//! clients.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -66,29 +67,33 @@ fn replica(node: Node, facts: &NodeFacts, evidence: &Evidence, judgement: &mut J
             }
             What::Served(key) => {
                 served += 1;
-                let Some((decided, txn)) = last_decided(evidence, key, fact.place.time) else {
-                    continue;
-                };
-                if applied.contains(txn) {
-                    continue;
-                }
                 let place = fact.place;
-                judgement.violation(if !locked.contains_key(txn) {
-                    format!(
+                let last = last_decided(evidence, key, place.time);
+                let holder = locked.iter().find(|(_, locks)| *locks == key).map(|(txn, _)| txn);
+                if let Some(holder) = holder {
+                    let decided = match last {
+                        Some((decided, txn)) if txn == holder => {
+                            format!(", which was decided before ({decided})")
+                        }
+                        _ => String::new(),
+                    };
+                    let how = if restarts > 1 {
+                        "a restart forgot the lock, or a read ignored it"
+                    } else {
+                        "a read ignored the lock"
+                    };
+                    judgement.violation(format!(
+                        "{node} served {key} ({place}) while it was in doubt about \
+                         {holder}{decided}: {how}"
+                    ));
+                } else if let Some((decided, txn)) = last
+                    && !applied.contains(txn)
+                {
+                    judgement.violation(format!(
                         "{node} served {key} ({place}) without {txn}, decided before \
                          ({decided}), which it has not applied and does not hold locked"
-                    )
-                } else if restarts > 1 {
-                    format!(
-                        "{node} served {key} ({place}) while {txn}, decided before ({decided}), \
-                         was still prepared there: a restart forgot the lock, or a read ignored it"
-                    )
-                } else {
-                    format!(
-                        "{node} served {key} ({place}) while {txn}, decided before ({decided}), \
-                         was still locked there"
-                    )
-                });
+                    ));
+                }
             }
             _ => {}
         }

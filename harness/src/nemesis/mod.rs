@@ -202,8 +202,8 @@ pub struct Schedule {
 /// The shortest outage in which a second strike has room.
 const ROOM_MIN: Duration = Duration::from_millis(250);
 
-/// The second strike's outage lasts no longer than this, for the sake of the number of strikes.
-const DOUBLE_MAX: Duration = Duration::from_millis(500);
+/// So many strikes are drawn in search of one that can be a second one.
+const DRAWS: usize = 6;
 
 impl Schedule {
     /// The schedule of a run against a cluster of so many replicas; none if there are no faults.
@@ -240,22 +240,36 @@ impl Iterator for Schedule {
     fn next(&mut self) -> Option<Strike> {
         let fault = self.round.deal(&mut self.rng);
         let mut strike = self.faults[fault].next(&mut self.rng);
-        if let Some(doubling) = &mut self.doubling
-            && strike.harm.outage() >= ROOM_MIN
-            && self.rng.random_bool(0.5)
-        {
-            let second = doubling.deal(&mut self.rng);
-            let mut second = self.faults[second].next(&mut self.rng);
-            if second.victim != strike.victim {
-                second.calm = Duration::from_millis(self.rng.random_range(0..200));
-                second.harm = match second.harm {
-                    Harm::Kill { lies, down } => Harm::Kill { lies, down: down.min(DOUBLE_MAX) },
-                    Harm::Pause { lies } => Harm::Pause { lies: lies.min(DOUBLE_MAX) },
-                };
-                strike.meanwhile = Some(Box::new(second));
-            }
+        if strike.harm.outage() >= ROOM_MIN && self.rng.random_bool(0.75) {
+            strike.meanwhile = self.second(&strike).map(Box::new);
         }
         Some(strike)
+    }
+}
+
+impl Schedule {
+    /// A strike of another fault against another node, short, to fall into the outage of this one.
+    /// None if the faults of the run have none to give.
+    fn second(&mut self, first: &Strike) -> Option<Strike> {
+        let doubling = self.doubling.as_mut()?;
+        let mut second = (0..DRAWS).find_map(|_| {
+            let fault = doubling.deal(&mut self.rng);
+            let strike = self.faults[fault].next(&mut self.rng);
+            (strike.fault != first.fault && strike.victim != first.victim).then_some(strike)
+        })?;
+        let rng = &mut self.rng;
+        second.calm = Duration::from_millis(rng.random_range(0..150));
+        second.harm = match second.harm {
+            // Back while the first victim still lies: what was not decided when it was killed is
+            // not decided yet.
+            Harm::Kill { lies, .. } => {
+                Harm::Kill { lies, down: Duration::from_millis(rng.random_range(0..50)) }
+            }
+            Harm::Pause { .. } => {
+                Harm::Pause { lies: Duration::from_millis(rng.random_range(5..500)) }
+            }
+        };
+        Some(second)
     }
 }
 
@@ -368,7 +382,9 @@ mod tests {
             let second = strike.meanwhile.expect("filtered");
             assert_ne!(second.victim, strike.victim);
             assert_eq!(second.trigger, Trigger::Now);
-            assert!(second.harm.outage() <= DOUBLE_MAX && second.meanwhile.is_none());
+            assert_ne!(second.fault, strike.fault);
+            assert!(second.harm.outage() < Duration::from_millis(500));
+            assert!(second.meanwhile.is_none());
         }
         assert!(strikes("kill-replica", 3, 9, 100).iter().all(|s| s.meanwhile.is_none()));
     }

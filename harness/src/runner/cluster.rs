@@ -261,12 +261,15 @@ impl Cluster {
     }
 
     /// What all of these nodes say of themselves, asked at the same time; those that do not answer
-    /// are left out.
+    /// are left out. Nodes that lie still or are gone are not asked, so that nobody waits for them.
     pub async fn observe(
         &self,
         nodes: impl IntoIterator<Item = Node>,
     ) -> BTreeMap<Node, Observation> {
-        let asked = nodes.into_iter().map(|node| async move {
+        let runs = |node: &Node| {
+            self.process(*node).is_some_and(|it| it.state().activity == Activity::Running)
+        };
+        let asked = nodes.into_iter().filter(runs).map(|node| async move {
             self.system.observe(node).await.ok().map(|observed| (node, observed))
         });
         futures::future::join_all(asked).await.into_iter().flatten().collect()

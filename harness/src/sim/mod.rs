@@ -19,7 +19,7 @@ use crate::{
     checker::{
         self, Final, FinalReplica, Judgement, Results, Run, Setup as RunSetup, Validity,
         evidence::{self, Evidence},
-        linearizability::{self, Bounds},
+        linearizability::{self, Limits},
     },
     history,
     schedule::{Property, Schedule, Setup},
@@ -62,7 +62,7 @@ impl Verdict {
 }
 
 /// How much a key's history may cost: they are short.
-const BOUNDS: Bounds = Bounds { time: Duration::from_secs(10), memory: 256 << 20 };
+const LIMITS: Limits = Limits { configurations: 1 << 20, time: Duration::from_secs(10) };
 
 /// Runs a seed.
 #[must_use]
@@ -78,9 +78,9 @@ pub fn try_seed(seed: u64, rules: Rules, thorough: bool) -> Verdict {
     let plan = Plan::of(seed, rules);
     let ran = run(&plan, thorough);
     let operations = history::pair(&ran.history).expect("the simulator records whole operations");
-    let history = linearizability::judge(&operations, &BOUNDS);
+    let history = linearizability::judge(&operations, &LIMITS);
     let (broken, count) = (ran.broken.clone(), ran.count);
-    let checks = thorough.then(|| checker::check(&recorded(&plan, ran, operations), &BOUNDS));
+    let checks = thorough.then(|| checker::check(&recorded(&plan, ran, operations), &LIMITS));
     Verdict { broken, history, checks, count }
 }
 

@@ -16,7 +16,7 @@ use super::load::{self, LoadArgs};
 use crate::{
     client::{Client, Inspector, NodeStatus, ReadError, WriteOutcome},
     config::{Address, Cluster},
-    protocol::{Key, Node, Value, Version},
+    protocol::{Blob, Key, Node, Value, Version},
 };
 
 const ANSWERS: &str = "\
@@ -61,18 +61,22 @@ pub enum ClientCommand {
     /// Store a value under a key.
     Put {
         /// The key, 1 to 511 bytes.
+        #[arg(value_parser = blob)]
         key: Key,
         /// The value.
+        #[arg(value_parser = blob)]
         value: Value,
     },
     /// Delete a key.
     Del {
         /// The key.
+        #[arg(value_parser = blob)]
         key: Key,
     },
     /// Read a key.
     Get {
         /// The key.
+        #[arg(value_parser = blob)]
         key: Key,
     },
     /// Do the operations of standard input, one a line (put KEY VALUE, del KEY, get KEY), one
@@ -89,6 +93,11 @@ pub enum ClientCommand {
         #[arg(long, value_name = "ADDR")]
         replica: String,
     },
+}
+
+/// Reads a key or a value as text. Left to itself clap would take it as it is, escapes and all.
+fn blob(text: &str) -> Result<Blob, String> {
+    text.parse()
 }
 
 /// How well something went, in the order of the exit statuses.

@@ -72,7 +72,7 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// There is no such node in the configuration.
-    #[error("{node}: the configuration has replicas r1 to r{replicas}")]
+    #[error("the configuration has replicas r1 to r{replicas}, and no {node}")]
     NoSuchNode {
         /// The node.
         node: Node,
@@ -202,6 +202,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     let listener = TcpListener::bind(address.as_str())
         .await
         .map_err(|cause| NodeError::Listen { address: address.clone(), cause })?;
+    // Port 0 has become another by now.
+    let address = listener.local_addr().map_or(address.to_string(), |address| address.to_string());
     tracing::info!("{node} of cluster '{}', store {id}, listens at {address}", cluster.name);
     if control {
         say(&format!("listening {address}"));

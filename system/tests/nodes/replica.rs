@@ -1,0 +1,142 @@
+//! What one replica says to a master, by the wire: the test is the master.
+
+use std::{collections::VecDeque, time::Duration};
+
+use proto::v1::{self as pb, peer_client::PeerClient};
+use system::{
+    protocol::{Body, Decision, Message, NoReason, Node, StoreId, TxnId, Write},
+    wire,
+};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use crate::support::{Cluster, PATIENCE};
+
+const R1: Node = Node::Replica(1);
+const STORE: StoreId = StoreId(77);
+
+/// A master as far as the replica can see.
+struct Master {
+    batches: mpsc::Sender<pb::Batch>,
+    arriving: Streaming<pb::Batch>,
+    arrived: VecDeque<Body>,
+}
+
+impl Master {
+    async fn dial(cluster: &Cluster, name: &str, to: u32) -> Result<Self, Status> {
+        let address = format!("http://{}", cluster.address(R1));
+        let mut peer = PeerClient::connect(address).await.expect("it listens");
+        let (batches, outgoing) = mpsc::channel(16);
+        let greeting = pb::Batch { from: 0, to, cluster: name.to_owned(), envelopes: Vec::new() };
+        batches.send(greeting).await.expect("there is room");
+        let arriving = peer.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
+        Ok(Master { batches, arriving, arrived: VecDeque::new() })
+    }
+
+    /// Sends messages in one batch.
+    async fn send(&mut self, bodies: impl IntoIterator<Item = Body>) {
+        let messages = bodies.into_iter().map(|body| Message {
+            store: STORE,
+            epoch: 1,
+            floor: TxnId::new(1, 1),
+            body,
+        });
+        let envelopes = messages.map(wire::to_wire).collect();
+        let batch = pb::Batch { from: 0, to: 1, cluster: "test".to_owned(), envelopes };
+        self.batches.send(batch).await.expect("the replica listens");
+    }
+
+    /// The next message of whatever kind.
+    async fn any(&mut self) -> Body {
+        loop {
+            if let Some(body) = self.arrived.pop_front() {
+                return body;
+            }
+            let batch = self.arriving.message().await.expect("no error").expect("no end");
+            let messages = batch.envelopes.into_iter().map(wire::from_wire);
+            self.arrived.extend(messages.map(|message| message.expect("one of ours").body));
+        }
+    }
+
+    /// The next message, handshakes apart.
+    async fn next(&mut self) -> Body {
+        loop {
+            match timeout(PATIENCE, self.any()).await.expect("an answer in time") {
+                Body::Alive { .. } | Body::FenceOk { .. } => {}
+                body => return body,
+            }
+        }
+    }
+
+    /// Repeats itself as a master does: a replica that has just started may not hear yet.
+    async fn fence(&mut self) {
+        loop {
+            self.send([Body::Fence { member: None }]).await;
+            let answer = timeout(Duration::from_millis(100), async {
+                while !matches!(self.any().await, Body::FenceOk { .. }) {}
+            });
+            if answer.await.is_ok() {
+                break;
+            }
+        }
+    }
+}
+
+fn prepare(seq: u64, key: &str) -> Body {
+    let write = Write { key: key.into(), value: Some("v".into()) };
+    Body::Prepare { txn: TxnId::new(1, seq), write, resolves: Vec::new() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_prepares_of_one_key_the_second_is_voted_no_at_once() {
+    let mut cluster = Cluster::new(1, "");
+    cluster.start(R1, &["--bootstrap"]);
+    let mut master = Master::dial(&cluster, "test", 1).await.expect("is let in");
+    master.fence().await;
+    let [first, second] = [1, 2].map(|seq| TxnId::new(1, seq));
+    master.send([prepare(1, "k"), prepare(2, "k")]).await;
+    let no = Body::VoteNo { txn: second, reason: NoReason::Locked { holder: first } };
+    assert_eq!(master.next().await, no);
+    assert_eq!(master.next().await, Body::VoteYes { txn: first });
+    // The first goes on to its commit as if there had been no other.
+    master.send([Body::Decide { txn: first, decision: Decision::Commit }]).await;
+    assert_eq!(master.next().await, Body::Ack { txns: vec![first] });
+    assert_eq!(cluster.dump(R1).await, vec![("k".into(), first, "v".into())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prepares_of_different_keys_proceed_side_by_side_in_one_force() {
+    let mut cluster = Cluster::new(1, "");
+    cluster.start(R1, &["--bootstrap"]);
+    let mut master = Master::dial(&cluster, "test", 1).await.expect("is let in");
+    master.fence().await;
+    master.send((1..=20).map(|seq| prepare(seq, &format!("k{seq}")))).await;
+    for seq in 1..=20 {
+        assert_eq!(master.next().await, Body::VoteYes { txn: TxnId::new(1, seq) });
+    }
+
+    // Stopped after the first force of twenty more, and killed: what survives was in that force.
+    cluster.arm(R1, "replica:after-persist:prepare");
+    master.send((21..=40).map(|seq| prepare(seq, &format!("k{seq}")))).await;
+    cluster.reached(R1, "replica:after-persist:prepare");
+    cluster.kill(R1);
+    cluster.start(R1, &[]);
+    let in_doubt = cluster.until(R1, |status| status.boot == 2).await.unsettled;
+    assert_eq!(in_doubt.len(), 40, "{in_doubt:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_is_not_let_in() {
+    let mut cluster = Cluster::new(1, "");
+    cluster.start(R1, &["--bootstrap"]);
+    for (name, to, why) in [
+        ("other", 1, "this is r1 of cluster 'test', and not of 'other'"),
+        ("test", 2, "this is r1, and not r2, which master wants: the configurations differ"),
+    ] {
+        let refused = Master::dial(&cluster, name, to).await.err().expect("is refused");
+        assert_eq!((refused.code(), refused.message()), (Code::FailedPrecondition, why));
+        assert!(cluster.log(R1).contains(why));
+    }
+    Master::dial(&cluster, "test", 1).await.expect("is let in");
+}
