@@ -19,7 +19,7 @@ use self::test::TestArgs;
 use crate::{
     checker::{
         Results, Validity,
-        command::{self, CheckArgs, CommandError, ReplayArgs},
+        command::{self, CheckArgs, CommandError, GenerateArgs, ReplayArgs},
     },
     history,
     report::summary::Tally,
@@ -112,6 +112,8 @@ enum Command {
     Test(TestArgs),
     /// Judge recorded runs again.
     Check(CheckArgs),
+    /// Write a synthetic history to standard output, valid or with a planted violation.
+    Generate(GenerateArgs),
     /// Run the journals of recorded runs through the nodes' machines again, and compare.
     Replay(ReplayArgs),
     /// Show what happened in a recorded run, and what its checks found.
@@ -148,6 +150,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Test(cli.test)) {
         Command::Test(args) => test::test(&args),
         Command::Check(args) => judged(command::check(&args, &mut io::stdout().lock())),
+        Command::Generate(args) => judged(command::generate(&args, &mut io::stdout().lock())),
         Command::Replay(args) => judged(command::replay(&args, &mut io::stdout().lock())),
         Command::Inspect { path } => inspect(&path),
         Command::Node(Role::Master(args)) => return args.run(),

@@ -5,21 +5,35 @@ use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::Duration,
 };
 
 use clap::Args;
 
 use super::{
-    Judgement, LoadError, Results, Run, Validity, find_journals,
-    linearizability::Bounds,
+    Judgement, LoadError, Results, Run, Validity,
+    file::{FileReport, Reading, check_file},
+    find_journals,
+    linearizability::{Limits, Spec},
     replay::{Difference, Replay, ReplayError, replay as replay_journal},
 };
+
+use crate::history::{
+    ReadError,
+    formats::Format,
+    synthetic::{self, Options, Plant},
+};
+
+/// What a configuration of the checker takes, about, in bytes.
+const CONFIGURATION_BYTES: usize = 128;
 
 /// What to check, and how much to spend on it.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// Run directories, such as histories/latest.
+    /// Run directories, such as histories/latest, or histories in files: our own, Jepsen's EDN or
+    /// log lines, Porcupine's key/value data.
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
 
@@ -27,18 +41,87 @@ pub struct CheckArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,
 
-    /// Spend at most so many MiB on one key.
+    /// Spend at most about so many MiB on one key; a larger file of our own format is parted by key
+    /// first.
     #[arg(long, value_name = "MIB", default_value_t = 1024)]
     pub memory: usize,
+
+    /// What files are: jsonl, edn, jepsen-log or porcupine; found by content if not given.
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<Format>,
+
+    /// What the keys of files are: register (put, del, get, cas) or append.
+    #[arg(long, value_name = "SPEC")]
+    pub spec: Option<Spec>,
+
+    /// Make a certificate for every key of a file that is linearizable, and have it verified.
+    #[arg(long)]
+    pub certify: bool,
 
     /// Print what was found as JSON, one object for each path.
     #[arg(long)]
     pub json: bool,
 }
 
+/// What to generate.
+#[derive(Clone, Debug, Args)]
+pub struct GenerateArgs {
+    /// How many operations.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub ops: u64,
+
+    /// On how many keys.
+    #[arg(long, value_name = "K", default_value_t = 16)]
+    pub keys: u32,
+
+    /// How many operations are under way at a time.
+    #[arg(long, value_name = "C", default_value_t = 10)]
+    pub concurrency: u32,
+
+    /// The share of writes whose end is unknown, from 0 to 1.
+    #[arg(long, value_name = "P", default_value_t = 0.01)]
+    pub indeterminate: f64,
+
+    /// What all random choices come from.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub seed: u64,
+
+    /// Plant one violation: stale-read, lost-write, aborted-read, resurrected-delete,
+    /// double-effect or future-read.
+    #[arg(long, value_name = "KIND")]
+    pub violate: Option<Plant>,
+}
+
+/// Writes a synthetic history: valid by construction, or with one planted violation.
+///
+/// # Errors
+/// It cannot be written.
+pub fn generate(args: &GenerateArgs, out: &mut impl Write) -> Result<Validity, CommandError> {
+    let options = Options {
+        ops: args.ops,
+        keys: args.keys,
+        concurrency: args.concurrency,
+        indeterminate: args.indeterminate,
+        puts: 45,
+        deletes: 10,
+        seed: args.seed,
+        plant: args.violate,
+    };
+    let mut out = io::BufWriter::with_capacity(1 << 18, out);
+    synthetic::generate(&options, |event| {
+        serde_json::to_writer(&mut out, event)?;
+        out.write_all(b"\n")
+    })?;
+    out.flush()?;
+    Ok(Validity::Valid)
+}
+
 impl CheckArgs {
-    fn bounds(&self) -> Bounds {
-        Bounds { time: Duration::from_secs(self.timeout), memory: self.memory << 20 }
+    fn limits(&self) -> Limits {
+        Limits {
+            time: Duration::from_secs(self.timeout),
+            configurations: (self.memory << 20) / CONFIGURATION_BYTES,
+        }
     }
 }
 
@@ -77,15 +160,18 @@ pub enum CommandError {
     Write(#[from] io::Error),
 }
 
-/// Judges each run again, says what was found, and returns the worst verdict. Where the run may be
-/// written to, `results.json` is written anew.
+/// Judges each run again and decides each file, says what was found, and returns the worst verdict.
+/// `results.json` of a run is written anew. Several files are decided side by side, and have a line
+/// each and a total.
 ///
 /// # Errors
 /// A record cannot be read: nothing is said of the paths after it.
 pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, CommandError> {
     let mut worst = Validity::Valid;
-    for path in &args.paths {
-        let results = judge(path, &args.bounds())?;
+    let (runs, files): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        args.paths.iter().partition(|path| path.join("test.json").exists());
+    for path in runs {
+        let results = judge(path, &args.limits())?;
         worst = worst.max(results.verdict);
         if args.json {
             serde_json::to_writer(&mut *out, &results).map_err(io::Error::from)?;
@@ -94,20 +180,99 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, Command
             say(&results, path, out)?;
         }
     }
+    let files: Vec<PathBuf> =
+        files.into_iter().map(|path| file_of(path)).collect::<Result<_, _>>()?;
+    let mut counts = [0_usize; 3];
+    for report in check_files(&files, args) {
+        let report = report.map_err(LoadError::History)?;
+        worst = worst.max(report.verdict);
+        counts[report.verdict as usize] += 1;
+        if args.json {
+            serde_json::to_writer(&mut *out, &report).map_err(io::Error::from)?;
+            writeln!(out)?;
+        } else {
+            say_file(&report, out)?;
+        }
+    }
+    if files.len() > 1 && !args.json {
+        let [valid, unknown, invalid] = counts;
+        let total = files.len();
+        writeln!(out, "{total} files: {valid} valid, {invalid} invalid, {unknown} unknown")?;
+    }
     Ok(worst)
+}
+
+/// The history that a path means.
+fn file_of(path: &Path) -> Result<PathBuf, CommandError> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let inside = ["history.jsonl", "history.edn"].map(|name| path.join(name));
+    inside.into_iter().find(|file| file.exists()).ok_or_else(|| {
+        let reason = "no run: it has neither history.jsonl nor history.edn";
+        CommandError::Nothing { path: path.to_owned(), reason }
+    })
+}
+
+/// Decides files, as many at a time as there are cores; what was found in their order.
+fn check_files(files: &[PathBuf], args: &CheckArgs) -> Vec<Result<FileReport, ReadError>> {
+    let Limits { time, configurations } = args.limits();
+    let reading = Reading {
+        format: args.format,
+        spec: args.spec,
+        limits: Limits { time, configurations },
+        certify: args.certify,
+        memory: Some((args.memory << 20) as u64),
+    };
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut reports = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(path) = files.get(at) else { return reports };
+            reports.push((at, check_file(path, &reading)));
+        }
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(files.len());
+    let mut reports: Vec<(usize, Result<FileReport, ReadError>)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|why| std::panic::resume_unwind(why)))
+            .collect()
+    });
+    reports.sort_by_key(|(at, _)| *at);
+    reports.into_iter().map(|(_, report)| report).collect()
+}
+
+fn say_file(report: &FileReport, out: &mut impl Write) -> io::Result<()> {
+    let FileReport { path, verdict, keys, operations, certified, seconds, .. } = report;
+    for sentence in report.violations.iter().chain(&report.doubts) {
+        writeln!(out, "  {}", sentence.trim_end().replace('\n', "\n    "))?;
+    }
+    let certified =
+        if *certified > 0 { format!(", {certified} keys certified") } else { String::new() };
+    writeln!(
+        out,
+        "{verdict}: {}: {operations} operations on {keys} keys, read in {:.3} s, decided in {:.3} s\
+         {certified}",
+        path.display(),
+        seconds.0,
+        seconds.1
+    )
 }
 
 /// Judges a run directory and writes its `results.json`.
 ///
 /// # Errors
 /// The record cannot be read, or the results cannot be written.
-pub fn judge(directory: &Path, bounds: &Bounds) -> Result<Results, CommandError> {
+pub fn judge(directory: &Path, limits: &Limits) -> Result<Results, CommandError> {
     if !directory.join("history.jsonl").exists() {
         let reason = "no run directory: it has no history.jsonl";
         return Err(CommandError::Nothing { path: directory.to_owned(), reason });
     }
     let run = Run::load(directory)?;
-    let results = super::check(&run, bounds);
+    let results = super::check(&run, limits);
     let mut text = serde_json::to_string_pretty(&results).map_err(io::Error::from)?;
     text.push('\n');
     let path = directory.join("results.json");
@@ -131,7 +296,7 @@ fn say_judgement(judgement: &Judgement, out: &mut impl Write) -> io::Result<()> 
     let Judgement { check, verdict, violations, violations_total, doubts, .. } = judgement;
     writeln!(out, "  {check:<16} {verdict}")?;
     for sentence in violations {
-        writeln!(out, "    {sentence}")?;
+        writeln!(out, "    {}", sentence.trim_end().replace('\n', "\n      "))?;
     }
     if *violations_total > violations.len() {
         writeln!(out, "    and {} more", violations_total - violations.len())?;

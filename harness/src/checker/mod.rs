@@ -7,12 +7,15 @@ pub mod conflicts;
 pub mod durability;
 pub mod evidence;
 pub mod faults;
+pub mod file;
 pub mod linearizability;
 pub mod nodes;
+pub mod online;
 pub mod reads;
 pub mod replay;
 pub mod resolution;
 mod run;
+mod spill;
 pub mod statistics;
 pub mod truthfulness;
 mod verdict;
@@ -20,13 +23,13 @@ mod verdict;
 pub use run::{Final, FinalReplica, LoadError, Run, Setup, find_journals};
 pub use verdict::{Judgement, Results, Validity};
 
-use linearizability::Bounds;
+use linearizability::Limits;
 
 /// Judges a run by every check.
 #[must_use]
-pub fn check(run: &Run, bounds: &Bounds) -> Results {
+pub fn check(run: &Run, limits: &Limits) -> Results {
     Results::new(vec![
-        linearizability::check(run, bounds),
+        linearizability::check(run, limits),
         atomicity::check(run),
         reads::check(run),
         durability::check(run),

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{Exit, Problem};
 use crate::{
-    checker::{Results, Validity, command, linearizability::Bounds},
+    checker::{Results, Validity, command, linearizability::Limits},
     generator::{Mix, run_seeds},
     history,
     nemesis::Faults,
@@ -188,7 +188,7 @@ fn judge(made: Made) -> Result<Judged, Problem> {
         bar
     });
     // What this harness has just written it can read; if not, it has failed.
-    let results = command::judge(&made.directory, &Bounds::default()).map_err(Problem::failed)?;
+    let results = command::judge(&made.directory, &Limits::default()).map_err(Problem::failed)?;
     let history = history::read(&history_of(&made.directory)).map_err(Problem::failed)?;
     if let Some(bar) = checking {
         bar.finish_and_clear();

@@ -3,9 +3,11 @@
 //! the system under test beyond keys, values and versions as text, and nothing of verdicts.
 
 mod event;
+pub mod formats;
 mod operation;
 mod read;
 mod recorder;
+pub mod synthetic;
 
 pub use event::{Action, ClientEvent, ErrorCode, Event, Function, Kind, NemesisEvent, error_of};
 pub use operation::{Fate, Operation, PairError, pair};

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use harness::checker::{Results, Run, Validity, check, linearizability::Bounds};
+use harness::checker::{Results, Run, Validity, check, linearizability::Limits};
 use serde::{Deserialize, Serialize};
 
 /// What a golden run is known to be: its `verdict.json`.
@@ -43,7 +43,7 @@ fn golden_runs_are_judged_as_they_should_be() {
         let text = fs::read_to_string(path.join("verdict.json")).expect("it is there");
         let expected: Expected = serde_json::from_str(&text).expect("written by this test");
         let run = Run::load(&path).unwrap_or_else(|error| panic!("{error}"));
-        let results = check(&run, &Bounds::default());
+        let results = check(&run, &Limits::default());
         agree(&path, &expected, &results);
     }
 }

@@ -1,225 +1,191 @@
 //! Whether clients could have seen what they saw if every operation had taken effect at one moment
 //! between its invocation and its return. Black box: operations in, a verdict out. Knows nothing
 //! of nodes, journals or versions.
+//!
+//! ```
+//! use harness::checker::linearizability::{Ask, End, Keys, Limits, Verdict, check_keys};
+//!
+//! let mut keys = Keys::default();
+//! keys.invoke(1, "k", Ask::Put("a"))?;
+//! keys.end(1, End::Ok(None))?;
+//! keys.invoke(2, "k", Ask::Get)?;
+//! keys.end(2, End::Ok(None))?; // It found nothing: the put is lost.
+//! let answers = check_keys(&keys, &Limits::default(), false);
+//! assert!(matches!(answers[0].verdict, Verdict::Invalid(_)));
+//! # Ok::<(), harness::checker::linearizability::Nonsense>(())
+//! ```
+//!
+//! Keys are decided apart, as many at a time as there are cores: linearizability is local. A key
+//! whose puts write values that nothing else writes is decided by [`zones`] (tier 1), any other by
+//! [`frontier`] (tier 2); [`search`] (tier 0) is the oracle that both are held against.
 
+mod counterexample;
+mod decide;
+pub mod frontier;
+pub mod key;
+mod keys;
+pub mod order;
 mod prepare;
 mod register;
 mod search;
+mod show;
+mod slots;
+pub mod verify;
+pub mod zones;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
+pub use counterexample::{Counterexample, Why};
+pub use decide::{Certificate, Exhausted, Verdict, accept, decide, general};
+pub use frontier::Limits;
+pub use keys::{Ask, End, Key, Keys, Nonsense, Packed, Shape, Spec};
 pub use prepare::{Defect, prepare};
 pub use register::{Register, RegisterOp, RegisterRet};
-pub use search::{Call, search};
+pub use search::{Bounds, Call, Found, search};
+pub use show::{Explanation, Shown, explain, timeline};
 
-use super::{Judgement, Run, Validity};
+use super::{Judgement, Run};
 use crate::history::{Fate, Function, Operation};
 
 /// The check's name.
 pub const NAME: &str = "linearizability";
 
-/// What may be spent on one key before the answer is "unknown".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Time.
-    pub time: Duration,
-    /// Memory for what was seen before, in bytes.
-    pub memory: usize,
+/// The verdict on one key.
+#[derive(Clone, Debug)]
+pub struct KeyVerdict {
+    /// Its place among the keys.
+    pub key: usize,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// By place: the number of the operation in the whole history.
+    pub numbers: Vec<u32>,
 }
 
-impl Default for Bounds {
-    /// A minute and 1 GiB.
-    fn default() -> Self {
-        Bounds { time: Duration::from_secs(60), memory: 1 << 30 }
-    }
-}
-
-/// The answer to "is it linearizable?".
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Yes: the operations that took effect, by their place in the input, in an order that shows
-    /// it.
-    Valid(Vec<usize>),
-    /// No.
-    Invalid(Counterexample),
-    /// It would take more than the bounds allow.
-    Unknown(Exhausted),
-}
-
-/// Why there is no order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Counterexample {
-    /// The operation, by its place in the input, whose return ends the shortest prefix of the
-    /// history that is not linearizable.
-    pub breaks_at: usize,
-    /// An order of all the operations that had returned before: so far it is linearizable.
-    pub prefix: Vec<usize>,
-}
-
-/// Which bound was met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exhausted {
-    /// The time.
-    Time(Duration),
-    /// The memory, in bytes.
-    Memory(usize),
-}
-
-impl fmt::Display for Exhausted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Exhausted::Time(limit) => write!(f, "no answer within {limit:?}"),
-            Exhausted::Memory(limit) => write!(f, "no answer within {} MiB", limit >> 20),
-        }
-    }
-}
-
-/// Judges a run: each key by itself, for linearizability is local, as many at a time as there are
-/// cores.
+/// Decides every key, side by side. With `certify`, valid verdicts come with their certificates,
+/// which the independent verifier has accepted.
+///
+/// # Panics
+/// If the verifier does not accept a certificate: then this checker is wrong.
 #[must_use]
-pub fn check(run: &Run, bounds: &Bounds) -> Judgement {
-    judge(&run.operations, bounds)
-}
-
-/// Judges operations on any number of keys.
-#[must_use]
-pub fn judge(operations: &[Operation], bounds: &Bounds) -> Judgement {
-    let mut judgement = Judgement::new(NAME);
-    let mut keys: BTreeMap<&str, Vec<&Operation>> = BTreeMap::new();
-    for operation in operations {
-        keys.entry(&operation.key).or_default().push(operation);
-    }
-    let keys: Vec<(&str, Vec<&Operation>)> = keys.into_iter().collect();
+pub fn check_keys(keys: &Keys, limits: &Limits, certify: bool) -> Vec<KeyVerdict> {
+    let all = keys.keys();
     let next = AtomicUsize::new(0);
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(keys.len());
-    let mut answers: Vec<(usize, Answer)> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut answers = Vec::new();
-                    loop {
-                        let at = next.fetch_add(1, Ordering::Relaxed);
-                        let Some((key, operations)) = keys.get(at) else { return answers };
-                        answers.push((at, check_key(key, operations, bounds)));
-                    }
-                })
-            })
-            .collect();
+    let work = || {
+        let mut verdicts = Vec::new();
+        loop {
+            let key = next.fetch_add(1, Ordering::Relaxed);
+            let Some(history) = all.get(key) else { return verdicts };
+            let mut packed = history.history(keys.spec());
+            let verdict = decide(&mut packed, limits, certify);
+            if let Verdict::Valid(Some(order)) = &verdict
+                && let Err(why) = accept(&packed, order)
+            {
+                panic!("the certificate of key {} is wrong: {why}", history.name);
+            }
+            verdicts.push(KeyVerdict { key, verdict, numbers: packed.numbers });
+        }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(all.len());
+    let mut verdicts: Vec<KeyVerdict> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         workers
             .into_iter()
-            .flat_map(|worker| worker.join().expect("a check of a key does not panic"))
+            .flat_map(|worker| worker.join().unwrap_or_else(|why| std::panic::resume_unwind(why)))
             .collect()
     });
-    answers.sort_by_key(|(at, _)| *at);
-    for (_, answer) in answers {
-        match answer {
-            Ok(()) => {}
-            Err((Validity::Invalid, sentence)) => judgement.violation(sentence),
-            Err((_, sentence)) => judgement.doubt(sentence),
+    verdicts.sort_by_key(|verdict| verdict.key);
+    verdicts
+}
+
+/// Judges a run.
+#[must_use]
+pub fn check(run: &Run, limits: &Limits) -> Judgement {
+    judge(&run.operations, limits)
+}
+
+/// Judges operations on any number of keys, in the order of their invocations.
+#[must_use]
+pub fn judge(operations: &[Operation], limits: &Limits) -> Judgement {
+    let mut judgement = Judgement::new(NAME);
+    let keys = match keys_of(operations) {
+        Ok(keys) => keys,
+        Err(nonsense) => {
+            judgement.doubt(nonsense.to_string());
+            return judgement;
+        }
+    };
+    for KeyVerdict { key, verdict, numbers } in check_keys(&keys, limits, false) {
+        let key = &keys.keys()[key];
+        match verdict {
+            Verdict::Valid(_) => {}
+            Verdict::Unknown(exhausted) => judgement.doubt(format!("{}: {exhausted}", key.name)),
+            Verdict::Invalid(counterexample) => {
+                let explained = explain(key, &counterexample, |place| {
+                    let number = numbers[place as usize];
+                    shown(number, &operations[number as usize])
+                });
+                judgement.violation(format!(
+                    "{}: {}\n{}",
+                    explained.key, explained.sentence, explained.timeline
+                ));
+            }
         }
     }
-    judgement.measure("keys", keys.len());
+    judgement.measure("keys", keys.keys().len());
     judgement.measure("operations", operations.len());
     judgement
 }
 
-/// What is wrong with a key, or why that cannot be said.
-type Answer = Result<(), (Validity, String)>;
-
-/// Judges the operations of one key, in the order of their invocations.
-fn check_key(key: &str, operations: &[&Operation], bounds: &Bounds) -> Answer {
-    let (calls, places) = calls(operations);
-    let prepared = match prepare(&calls) {
-        Ok(prepared) => prepared,
-        Err(defect) => {
-            let sentence = match defect {
-                Defect::AbortedRead { get, put } => format!(
-                    "{key}: {} read what {} wrote, which failed",
-                    said(operations[places[get]]),
-                    said(operations[places[put]])
-                ),
-                Defect::NoWriter { get } => {
-                    format!("{key}: {} read what nobody had written", said(operations[places[get]]))
-                }
+/// The events of operations, sorted into keys.
+fn keys_of(operations: &[Operation]) -> Result<Keys, Nonsense> {
+    let mut events: Vec<(u64, bool, usize)> = Vec::with_capacity(2 * operations.len());
+    for (at, operation) in operations.iter().enumerate() {
+        events.push((operation.invoked_index, false, at));
+        events.extend(operation.returned_index.map(|index| (index, true, at)));
+    }
+    events.sort_unstable();
+    let mut keys = Keys::default();
+    for (_, is_end, at) in events {
+        let operation = &operations[at];
+        if !is_end {
+            let ask = match (operation.f, &operation.value) {
+                (Function::Get, _) => Ask::Get,
+                (Function::Put, Some(value)) => Ask::Put(value),
+                (Function::Put | Function::Del, _) => Ask::Del,
             };
-            return Err((Validity::Invalid, sentence));
+            keys.invoke(operation.process, &operation.key, ask)?;
+            continue;
         }
-    };
-    let kept: Vec<_> = prepared.iter().map(|(_, call)| call.clone()).collect();
-    match search(&Register::default(), &kept, bounds) {
-        Verdict::Valid(_) => Ok(()),
-        Verdict::Unknown(exhausted) => Err((Validity::Unknown, format!("{key}: {exhausted}"))),
-        Verdict::Invalid(counterexample) => {
-            let place = |call: usize| operations[places[prepared[call].0]];
-            let last = counterexample.prefix.last();
-            Err((
-                Validity::Invalid,
-                format!(
-                    "{key}: there is no order in which {} can have happened; the {} operations \
-                     before it have one{}",
-                    said(place(counterexample.breaks_at)),
-                    counterexample.prefix.len(),
-                    last.map_or_else(String::new, |last| format!(
-                        ", which may end with {}",
-                        said(place(*last))
-                    ))
-                ),
-            ))
-        }
+        let end = match operation.fate {
+            Fate::Ok if operation.f == Function::Get => End::Ok(operation.value.as_deref()),
+            Fate::Ok => End::Ok(None),
+            Fate::Fail => End::Fail,
+            Fate::Info => End::Info,
+        };
+        keys.end(operation.process, end)?;
     }
+    Ok(keys)
 }
 
-/// An operation in words.
-fn said(operation: &Operation) -> String {
-    let Operation { process, f, invoked_index, value, .. } = operation;
-    let value = match (f, value) {
-        (Function::Put, Some(value)) => format!(" {value}"),
-        (Function::Get, Some(value)) => format!(" = {value}"),
-        (Function::Get, None) => " = nothing".to_owned(),
-        _ => String::new(),
+/// An operation of a recorded history as people are shown it.
+fn shown(number: u32, operation: &Operation) -> Shown {
+    let Operation { process, f, value, .. } = operation;
+    let text = match (f, value) {
+        (Function::Put, Some(value)) => format!("put {value}"),
+        (Function::Get, Some(value)) => format!("get = {value}"),
+        (Function::Get, None) => "get = nothing".to_owned(),
+        _ => f.to_string(),
     };
-    format!("{f}{value} of process {process} (index {invoked_index})")
-}
-
-/// The operations of a key as calls of a register, with times that are places in the order of
-/// events. Beside each its place in the input: what did not happen and says nothing is left out.
-fn calls(operations: &[&Operation]) -> (Vec<Call<RegisterOp, RegisterRet>>, Vec<usize>) {
-    let mut values: HashMap<&str, u32> = HashMap::new();
-    let mut calls = Vec::with_capacity(operations.len());
-    let mut places = Vec::with_capacity(operations.len());
-    for (place, operation) in operations.iter().enumerate() {
-        let mut number = |value: &'_ Option<String>| {
-            let value = operation.value.as_deref().filter(|_| value.is_some())?;
-            let next = u32::try_from(values.len()).expect("fewer operations than 2^32");
-            Some(*values.entry(value).or_insert(next))
-        };
-        let (op, ret) = match (operation.f, operation.fate) {
-            (Function::Get, Fate::Ok) => {
-                (RegisterOp::Get, RegisterRet::Found(number(&operation.value)))
-            }
-            (Function::Get, _) | (Function::Del, Fate::Fail) => continue,
-            (Function::Del, _) => (RegisterOp::Del, RegisterRet::Done),
-            (Function::Put, _) => match number(&operation.value) {
-                Some(value) => (RegisterOp::Put(value), RegisterRet::Done),
-                None => continue,
-            },
-        };
-        let failed = operation.fate == Fate::Fail;
-        calls.push(Call {
-            op,
-            ret: (operation.fate == Fate::Ok).then_some(ret),
-            failed,
-            invoked: operation.invoked_index,
-            returned: if failed { None } else { operation.returned.and(operation.returned_index) },
-        });
-        places.push(place);
+    Shown {
+        number,
+        process: *process,
+        text,
+        invoked: operation.invoked_index,
+        returned: operation.returned.and(operation.returned_index),
     }
-    (calls, places)
 }
 
 /// A deadline that is not looked at too often.

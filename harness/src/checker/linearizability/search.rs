@@ -5,11 +5,65 @@
 //! "Testing for linearizability" (2017): a set of linearized operations that led to a state once
 //! need not be tried again.
 
-use std::{collections::HashSet, hash::Hash, mem::size_of};
+use std::{collections::HashSet, fmt, hash::Hash, mem::size_of, time::Duration};
 
 use stateright::semantics::SequentialSpec;
 
-use super::{Bounds, Clock, Counterexample, Exhausted, Verdict};
+use super::Clock;
+
+/// What may be spent before the answer is "unknown".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Time.
+    pub time: Duration,
+    /// Memory for what was seen before, in bytes.
+    pub memory: usize,
+}
+
+impl Default for Bounds {
+    /// A minute and 1 GiB.
+    fn default() -> Self {
+        Bounds { time: Duration::from_secs(60), memory: 1 << 30 }
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// An order: the operations that took effect, by their place in the input.
+    Valid(Vec<usize>),
+    /// That there is none.
+    Invalid(Shortest),
+    /// That it would take more than the bounds allow.
+    Unknown(Bound),
+}
+
+/// The shortest prefix of a history that has no order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortest {
+    /// The operation, by its place in the input, whose return ends it.
+    pub breaks_at: usize,
+    /// An order of all the operations that had returned before: so far there is one.
+    pub prefix: Vec<usize>,
+}
+
+/// Which bound was met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// The time.
+    Time(Duration),
+    /// The memory, in bytes.
+    Memory(usize),
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bound::Time(limit) => write!(f, "no answer within {limit:?}"),
+            Bound::Memory(limit) => write!(f, "no answer within {} MiB", limit >> 20),
+        }
+    }
+}
 
 /// An operation as it was observed. Times are compared, nothing more; an invocation and a return at
 /// the same time are concurrent.
@@ -30,15 +84,15 @@ pub struct Call<Op, Ret> {
 /// Looks for an order of all the calls that returned, and of any of those that did not, in which
 /// each answers as the specification does from `initial`, and none comes before one that returned
 /// before it was invoked. Failed calls count as absent.
-pub fn search<S>(initial: &S, calls: &[Call<S::Op, S::Ret>], bounds: &Bounds) -> Verdict
+pub fn search<S>(initial: &S, calls: &[Call<S::Op, S::Ret>], bounds: &Bounds) -> Found
 where
     S: SequentialSpec + Clone + Eq + Hash,
 {
     let mut clock = Clock::new(bounds.time);
     match attempt(initial, calls, u64::MAX, bounds, &mut clock) {
-        Attempt::Order(order) => Verdict::Valid(order),
-        Attempt::Exhausted(exhausted) => Verdict::Unknown(exhausted),
-        Attempt::None => Verdict::Invalid(shortest(initial, calls, bounds, &mut clock)),
+        Attempt::Order(order) => Found::Valid(order),
+        Attempt::Exhausted(exhausted) => Found::Unknown(exhausted),
+        Attempt::None => Found::Invalid(shortest(initial, calls, bounds, &mut clock)),
     }
 }
 
@@ -49,7 +103,7 @@ fn shortest<S>(
     calls: &[Call<S::Op, S::Ret>],
     bounds: &Bounds,
     clock: &mut Clock,
-) -> Counterexample
+) -> Shortest
 where
     S: SequentialSpec + Clone + Eq + Hash,
 {
@@ -72,13 +126,13 @@ where
             Attempt::Exhausted(_) => break,
         }
     }
-    Counterexample { breaks_at: returns[bad - 1].1, prefix }
+    Shortest { breaks_at: returns[bad - 1].1, prefix }
 }
 
 enum Attempt {
     Order(Vec<usize>),
     None,
-    Exhausted(Exhausted),
+    Exhausted(Bound),
 }
 
 /// No entry.
@@ -178,10 +232,10 @@ where
     let mut entry = entries.first;
     while open > 0 {
         if clock.is_up() {
-            return Attempt::Exhausted(Exhausted::Time(bounds.time));
+            return Attempt::Exhausted(Bound::Time(bounds.time));
         }
         if seen.len() > seen_max {
-            return Attempt::Exhausted(Exhausted::Memory(bounds.memory));
+            return Attempt::Exhausted(Bound::Memory(bounds.memory));
         }
         let candidate = if entry == END { None } else { Some(entries.of[entry]) };
         if let Some((at, true)) = candidate {
@@ -240,7 +294,7 @@ mod tests {
 
     type RegisterCall = Call<RegisterOp, RegisterRet>;
 
-    fn answer(calls: &[RegisterCall]) -> Verdict {
+    fn answer(calls: &[RegisterCall]) -> Found {
         search(&Register::default(), calls, &Bounds::default())
     }
 
@@ -307,7 +361,7 @@ mod tests {
         fn agrees_with_stateright(calls in histories()) {
             let valid = reference(&calls);
             match answer(&calls) {
-                Verdict::Valid(order) => {
+                Found::Valid(order) => {
                     prop_assert!(valid);
                     let mut register = Register::default();
                     for at in order {
@@ -315,7 +369,7 @@ mod tests {
                         prop_assert!(calls[at].ret.is_none_or(|ret| ret == found));
                     }
                 }
-                Verdict::Invalid(counterexample) => {
+                Found::Invalid(counterexample) => {
                     prop_assert!(!valid);
                     let until = calls[counterexample.breaks_at].returned.expect("it returned");
                     let cut = |strictly: bool| -> Vec<RegisterCall> {
@@ -332,13 +386,13 @@ mod tests {
                     prop_assert!(!reference(&cut(false)));
                     prop_assert!(reference(&cut(true)));
                 }
-                Verdict::Unknown(exhausted) => prop_assert!(false, "{exhausted}"),
+                Found::Unknown(exhausted) => prop_assert!(false, "{exhausted}"),
             }
             // The preparation changes no verdict.
             let prepared = prepare(&calls).map(|kept| {
                 kept.into_iter().map(|(_, call)| call).collect::<Vec<_>>()
             });
-            let still = prepared.is_ok_and(|kept| matches!(answer(&kept), Verdict::Valid(_)));
+            let still = prepared.is_ok_and(|kept| matches!(answer(&kept), Found::Valid(_)));
             prop_assert_eq!(still, valid);
         }
     }
@@ -350,15 +404,15 @@ mod tests {
     #[test]
     fn the_shortest_bad_prefix_is_told() {
         use RegisterOp::{Get, Put};
-        use RegisterRet::{Done, Found};
+        use RegisterRet::Done;
         let calls = [
             call(Put(1), Some(Done), 0, Some(1)),
             call(Put(2), Some(Done), 2, Some(3)),
-            call(Get, Some(Found(Some(1))), 4, Some(5)),
-            call(Get, Some(Found(Some(2))), 6, Some(7)),
+            call(Get, Some(RegisterRet::Found(Some(1))), 4, Some(5)),
+            call(Get, Some(RegisterRet::Found(Some(2))), 6, Some(7)),
         ];
-        let expected = Counterexample { breaks_at: 2, prefix: vec![0, 1] };
-        assert_eq!(answer(&calls), Verdict::Invalid(expected));
+        let expected = Shortest { breaks_at: 2, prefix: vec![0, 1] };
+        assert_eq!(answer(&calls), Found::Invalid(expected));
     }
 
     #[test]
@@ -370,11 +424,9 @@ mod tests {
         calls.push(call(RegisterOp::Get, Some(RegisterRet::Found(None)), 2, Some(3)));
         let bounds = Bounds { memory: 1000, ..Bounds::default() };
         let verdict = search(&Register::default(), &calls, &bounds);
-        assert_eq!(verdict, Verdict::Unknown(Exhausted::Memory(1000)));
+        assert_eq!(verdict, Found::Unknown(Bound::Memory(1000)));
         let bounds = Bounds { time: Duration::ZERO, ..Bounds::default() };
         let verdict = search(&Register::default(), &calls, &bounds);
-        assert_eq!(verdict, Verdict::Unknown(Exhausted::Time(Duration::ZERO)));
+        assert_eq!(verdict, Found::Unknown(Bound::Time(Duration::ZERO)));
     }
-
-    use std::time::Duration;
 }

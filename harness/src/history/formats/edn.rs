@@ -1,0 +1,353 @@
+//! EDN as Jepsen and Porcupine write it: Jepsen's `history.edn`, with or without `independent`
+//! tuples, and Porcupine's key/value data. Extra keys are ignored.
+
+use std::fmt::Write as _;
+
+use super::{Ask, End, Fault, Sink};
+
+/// A value of EDN, borrowed from the text where it can be.
+#[derive(Clone, Debug, PartialEq)]
+enum Value<'a> {
+    Nil,
+    /// A number, symbol, character or boolean, as written.
+    Atom(&'a str),
+    Keyword(&'a str),
+    Text(String),
+    /// A vector, list or set.
+    Many(Vec<Value<'a>>),
+    Map(Vec<(Value<'a>, Value<'a>)>),
+}
+
+impl<'a> Value<'a> {
+    fn field(&self, name: &str) -> Option<&Value<'a>> {
+        let Value::Map(entries) = self else { return None };
+        entries.iter().find(|(key, _)| *key == Value::Keyword(name)).map(|(_, value)| value)
+    }
+
+    /// The value as text, equal exactly if the values are.
+    fn written(&self) -> String {
+        match self {
+            Value::Nil => "nil".to_owned(),
+            Value::Atom(text) => (*text).to_owned(),
+            Value::Keyword(name) => format!(":{name}"),
+            Value::Text(text) => format!("{text:?}"),
+            Value::Many(values) => {
+                let mut written = "[".to_owned();
+                for value in values {
+                    // Writing to a string cannot fail.
+                    let _ = write!(written, "{} ", value.written());
+                }
+                written + "]"
+            }
+            Value::Map(entries) => {
+                let mut written = "{".to_owned();
+                for (key, value) in entries {
+                    let _ = write!(written, "{} {} ", key.written(), value.written());
+                }
+                written + "}"
+            }
+        }
+    }
+}
+
+/// How deep values may lie in each other.
+const DEPTH_MAX: usize = 64;
+
+struct Reader<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn fault(&self, at: usize, reason: impl Into<String>) -> Fault {
+        let before = &self.text[..at.min(self.text.len())];
+        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+        let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        Fault::new(line, before.len() - start + 1, reason)
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.get(self.at).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(byte) = self.peek() {
+            match byte {
+                b';' => {
+                    while self.peek().is_some_and(|byte| byte != b'\n') {
+                        self.at += 1;
+                    }
+                }
+                b',' => self.at += 1,
+                byte if byte.is_ascii_whitespace() => self.at += 1,
+                _ => return,
+            }
+        }
+    }
+
+    /// The next value; none at the end of the text.
+    fn value(&mut self, depth: usize) -> Result<Option<Value<'a>>, Fault> {
+        self.skip_space();
+        let start = self.at;
+        let Some(byte) = self.peek() else { return Ok(None) };
+        if depth > DEPTH_MAX {
+            return Err(self.fault(start, "values lie too deep in each other"));
+        }
+        match byte {
+            b'"' => self.string().map(Some),
+            b'[' | b'(' => {
+                self.at += 1;
+                let close = if byte == b'[' { b']' } else { b')' };
+                Ok(Some(Value::Many(self.until(close, start, depth)?)))
+            }
+            b'{' => {
+                self.at += 1;
+                self.map(start, depth).map(Some)
+            }
+            b'#' => {
+                self.at += 1;
+                match self.peek() {
+                    Some(b'{') => {
+                        self.at += 1;
+                        Ok(Some(Value::Many(self.until(b'}', start, depth)?)))
+                    }
+                    Some(b'_') => {
+                        self.at += 1;
+                        self.some(start, depth)?;
+                        self.value(depth + 1)
+                    }
+                    // A tag says what its value is; what matters is the value.
+                    _ => {
+                        self.token();
+                        self.some(start, depth).map(Some)
+                    }
+                }
+            }
+            b']' | b')' | b'}' => {
+                Err(self.fault(start, format!("'{}' closes nothing", char::from(byte))))
+            }
+            _ => {
+                let token = self.token();
+                let token = std::str::from_utf8(token)
+                    .map_err(|_| self.fault(start, "no text in UTF-8"))?;
+                Ok(Some(match token.strip_prefix(':') {
+                    Some(name) => Value::Keyword(name),
+                    None if token == "nil" => Value::Nil,
+                    None => Value::Atom(token),
+                }))
+            }
+        }
+    }
+
+    fn some(&mut self, start: usize, depth: usize) -> Result<Value<'a>, Fault> {
+        match self.value(depth + 1)? {
+            Some(value) => Ok(value),
+            None => Err(self.fault(start, "the text ends where a value should be")),
+        }
+    }
+
+    fn until(&mut self, close: u8, start: usize, depth: usize) -> Result<Vec<Value<'a>>, Fault> {
+        let mut values = Vec::new();
+        loop {
+            self.skip_space();
+            match self.peek() {
+                None => return Err(self.fault(start, "not closed")),
+                Some(byte) if byte == close => {
+                    self.at += 1;
+                    return Ok(values);
+                }
+                Some(_) => values.push(self.some(start, depth)?),
+            }
+        }
+    }
+
+    fn map(&mut self, start: usize, depth: usize) -> Result<Value<'a>, Fault> {
+        let values = self.until(b'}', start, depth)?;
+        if values.len() % 2 == 1 {
+            return Err(self.fault(start, "a map with a key that has no value"));
+        }
+        let mut entries = Vec::with_capacity(values.len() / 2);
+        let mut values = values.into_iter();
+        while let (Some(key), Some(value)) = (values.next(), values.next()) {
+            entries.push((key, value));
+        }
+        Ok(Value::Map(entries))
+    }
+
+    fn token(&mut self) -> &'a [u8] {
+        let start = self.at;
+        self.at += 1;
+        while let Some(byte) = self.peek() {
+            if byte.is_ascii_whitespace() || b",;\"[](){}".contains(&byte) {
+                break;
+            }
+            self.at += 1;
+        }
+        &self.text[start..self.at.min(self.text.len())]
+    }
+
+    fn string(&mut self) -> Result<Value<'a>, Fault> {
+        let start = self.at;
+        self.at += 1;
+        let mut bytes = Vec::new();
+        loop {
+            let Some(byte) = self.peek() else { return Err(self.fault(start, "not closed")) };
+            self.at += 1;
+            match byte {
+                b'"' => break,
+                b'\\' => {
+                    let escaped = self.peek();
+                    self.at += 1;
+                    match escaped {
+                        Some(b'n') => bytes.push(b'\n'),
+                        Some(b't') => bytes.push(b'\t'),
+                        Some(b'r') => bytes.push(b'\r'),
+                        Some(same @ (b'"' | b'\\')) => bytes.push(same),
+                        Some(b'u') => {
+                            let digits = self.text.get(self.at..self.at + 4);
+                            let letter = digits
+                                .and_then(|digits| std::str::from_utf8(digits).ok())
+                                .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+                                .and_then(char::from_u32);
+                            let Some(letter) = letter else {
+                                return Err(self.fault(self.at - 2, "\\u needs four digits"));
+                            };
+                            self.at += 4;
+                            bytes.extend(letter.encode_utf8(&mut [0; 4]).as_bytes());
+                        }
+                        _ => return Err(self.fault(self.at - 2, "no such escape")),
+                    }
+                }
+                byte => bytes.push(byte),
+            }
+        }
+        match String::from_utf8(bytes) {
+            Ok(text) => Ok(Value::Text(text)),
+            Err(_) => Err(self.fault(start, "no text in UTF-8")),
+        }
+    }
+}
+
+/// Reads a history: maps one after the other, or vectors of maps.
+pub(super) fn stream(text: &[u8], porcupine: bool, sink: &mut dyn Sink) -> Result<(), Fault> {
+    let mut reader = Reader { text, at: 0 };
+    // A vector around it all is no value of its own here: its maps are read one at a time.
+    let mut open: Vec<(u8, usize)> = Vec::new();
+    loop {
+        reader.skip_space();
+        let start = reader.at;
+        match (reader.peek(), open.last()) {
+            (None, None) => return Ok(()),
+            (None, Some((_, opened))) => return Err(reader.fault(*opened, "not closed")),
+            (Some(byte @ (b'[' | b'(')), _) if open.len() < DEPTH_MAX => {
+                open.push((if byte == b'[' { b']' } else { b')' }, start));
+                reader.at += 1;
+            }
+            (Some(byte), Some((close, _))) if byte == *close => {
+                open.pop();
+                reader.at += 1;
+            }
+            _ => {
+                let Some(value) = reader.value(0)? else { continue };
+                event(&value, porcupine, sink).map_err(|reason| reader.fault(start, reason))?;
+            }
+        }
+    }
+}
+
+fn event(map: &Value<'_>, porcupine: bool, sink: &mut dyn Sink) -> Result<(), String> {
+    if !matches!(map, Value::Map(_)) {
+        return Err("want a map: an operation".to_owned());
+    }
+    let field = |name: &str| map.field(name).ok_or_else(|| format!("an operation without :{name}"));
+    let process = match field("process")? {
+        Value::Atom(number) => match number.parse::<u64>() {
+            Ok(process) => process,
+            Err(_) => return Err(format!("'{number}' is no process")),
+        },
+        // The nemesis, by whatever name.
+        Value::Keyword(_) => return Ok(()),
+        other => return Err(format!("'{}' is no process", other.written())),
+    };
+    let (Value::Keyword(kind), Value::Keyword(f)) = (field("type")?, field("f")?) else {
+        return Err(":type and :f must be keywords".to_owned());
+    };
+    let value = map.field("value").unwrap_or(&Value::Nil);
+    if porcupine {
+        return text_event(process, kind, f, map, value, sink);
+    }
+    let (key, value) = tuple(f, value);
+    let done = match (*kind, *f) {
+        ("invoke", "read" | "get") => sink.invoke(process, &key, Ask::Get),
+        ("invoke", "write" | "put") => match value {
+            Value::Nil => sink.invoke(process, &key, Ask::Del),
+            value => sink.invoke(process, &key, Ask::Put(&value.written())),
+        },
+        ("invoke", "del" | "delete") => sink.invoke(process, &key, Ask::Del),
+        ("invoke", "cas") => match value {
+            Value::Many(pair) if pair.len() == 2 => {
+                sink.invoke(process, &key, Ask::Cas(&pair[0].written(), &pair[1].written()))
+            }
+            _ => return Err("a cas needs [old new]".to_owned()),
+        },
+        ("ok", "read" | "get") => match value {
+            Value::Nil => sink.end(process, End::Ok(None)),
+            value => sink.end(process, End::Ok(Some(&value.written()))),
+        },
+        ("ok", "write" | "put" | "del" | "delete" | "cas") => sink.end(process, End::Ok(None)),
+        ("fail", _) => sink.end(process, End::Fail),
+        ("info", "read" | "get" | "write" | "put" | "del" | "delete" | "cas") => {
+            sink.end(process, End::Info)
+        }
+        ("invoke" | "ok" | "info", other) => {
+            return Err(format!(":{other} is no operation: want read, write or cas"));
+        }
+        (other, _) => return Err(format!(":type :{other}: want invoke, ok, fail or info")),
+    };
+    done.map_err(|nonsense| nonsense.to_string())
+}
+
+/// The key and the value of an operation: of an `independent` tuple, or the one register's.
+fn tuple<'v, 'a>(f: &str, value: &'v Value<'a>) -> (String, &'v Value<'a>) {
+    match value {
+        Value::Many(pair)
+            if pair.len() == 2 && (f != "cas" || matches!(pair[1], Value::Many(_))) =>
+        {
+            (pair[0].written(), &pair[1])
+        }
+        _ => ("register".to_owned(), value),
+    }
+}
+
+/// An operation of Porcupine's key/value data.
+fn text_event(
+    process: u64,
+    kind: &str,
+    f: &str,
+    map: &Value<'_>,
+    value: &Value<'_>,
+    sink: &mut dyn Sink,
+) -> Result<(), String> {
+    let text = match value {
+        Value::Nil => "",
+        Value::Text(text) => text,
+        other => return Err(format!(":value {}: want text or nil", other.written())),
+    };
+    let Some(Value::Text(key)) = map.field("key") else {
+        return Err("an operation without a :key that is text".to_owned());
+    };
+    let done = match (kind, f) {
+        ("invoke", "get") => sink.invoke(process, key, Ask::Get),
+        ("invoke", "put") => sink.invoke(process, key, Ask::Put(text)),
+        ("invoke", "append") => sink.invoke(process, key, Ask::Append(text)),
+        ("ok", "get") => sink.end(process, End::Ok(Some(text))),
+        ("ok", "put" | "append") => sink.end(process, End::Ok(None)),
+        ("fail", "get" | "put" | "append") => sink.end(process, End::Fail),
+        ("info", "get" | "put" | "append") => sink.end(process, End::Info),
+        ("invoke" | "ok" | "fail" | "info", other) => {
+            return Err(format!(":{other} is no operation: want get, put or append"));
+        }
+        (other, _) => return Err(format!(":type :{other}: want invoke, ok, fail or info")),
+    };
+    done.map_err(|nonsense| nonsense.to_string())
+}
