@@ -73,6 +73,9 @@ pub struct Client {
     timeout: Duration,
 }
 
+/// Beyond this the clock might not reach.
+const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Where to call, and the connection there, if any.
 struct Line {
     address: Address,
@@ -120,10 +123,10 @@ impl Client {
     }
 
     /// The same client, on the same connection, with another time to wait for each answer, from
-    /// dialing to the last byte. Default 5 s.
+    /// dialing to the last byte. Default 5 s; a year at most.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
-        Client { timeout, ..self }
+        Client { timeout: timeout.min(TIMEOUT_MAX), ..self }
     }
 
     /// Stores a value under a key.

@@ -13,6 +13,9 @@ use serde::Deserialize;
 
 use crate::protocol::{Node, Timing};
 
+/// The longest period that can be configured: one day.
+const PERIOD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A cluster: who belongs to it, and by which periods and bounds it lives.
 ///
 /// ```
@@ -221,27 +224,41 @@ impl Cluster {
             return Err(format!("replicas: two nodes cannot both listen at {twice}"));
         }
         let timing = &self.timing;
-        let periods = [
-            ("timing.vote", timing.vote),
-            ("timing.resend", timing.resend),
-            ("timing.inquire", timing.inquire),
-            ("timing.heartbeat", timing.heartbeat),
-            ("node.get_deadline", Duration::from_millis(self.node.get_deadline)),
-            ("node.get_deadline_max", Duration::from_millis(self.node.get_deadline_max)),
-            ("node.reconnect", Duration::from_millis(self.node.reconnect)),
-        ];
-        if let Some((name, _)) = periods.iter().find(|(_, period)| period.is_zero()) {
-            return Err(format!("{name}: want at least 1 ms"));
+        let node = &self.node;
+        let ms = Duration::from_millis;
+        for (name, least, period) in [
+            ("timing.vote", 1, timing.vote),
+            ("timing.resend", 1, timing.resend),
+            ("timing.inquire", 1, timing.inquire),
+            ("timing.read_wait", 0, timing.read_wait),
+            ("timing.read_slack", 0, timing.read_slack),
+            ("timing.heartbeat", 1, timing.heartbeat),
+            ("node.get_deadline", 1, ms(node.get_deadline)),
+            ("node.get_deadline_max", 1, ms(node.get_deadline_max)),
+            ("node.reconnect", 1, ms(node.reconnect)),
+            ("node.reconnect_max", 1, ms(node.reconnect_max)),
+            ("node.stop", 0, ms(node.stop)),
+        ] {
+            if period < ms(least) || period > PERIOD_MAX {
+                let most = PERIOD_MAX.as_millis();
+                return Err(format!("{name}: want {least} to {most} ms"));
+            }
         }
         if self.timing.silent_heartbeats == 0 {
             return Err("timing.silent_heartbeats: want at least 1".into());
         }
-        // Permits are counted in a tokio semaphore, which has a limit far above any use.
         if self.node.calls == 0 || self.node.calls > 1 << 20 {
             return Err("node.calls: want 1 to 1048576".into());
         }
         if self.store.max_value == 0 || self.store.max_value > 1 << 30 {
             return Err("store.max_value: want 1 byte to 1 GiB".into());
+        }
+        let outbox_min = 2 * self.store.max_value + (1 << 20);
+        if self.node.outbox < outbox_min {
+            return Err(format!(
+                "node.outbox: want at least {outbox_min} bytes, which is 1 MiB and twice \
+                 store.max_value: a message that does not fit could never be sent"
+            ));
         }
         Ok(())
     }
@@ -300,6 +317,10 @@ mod tests {
         assert!(error(&twice).contains("both listen at 127.0.0.1:7000"), "{}", error(&twice));
         assert!(error("cluster = 'é\n").starts_with("c.toml:1:1"), "{}", error("cluster = 'é\n"));
         let zero = format!("{GOOD}[timing]\nheartbeat = 0\n");
-        assert!(error(&zero).contains("timing.heartbeat"), "{}", error(&zero));
+        assert!(error(&zero).contains("timing.heartbeat: want 1 to"), "{}", error(&zero));
+        let ages = format!("{GOOD}[timing]\nvote = 9223372036854775807\n");
+        assert!(error(&ages).contains("timing.vote: want 1 to 86400000 ms"), "{}", error(&ages));
+        let small = format!("{GOOD}[node]\noutbox = 2000000\n");
+        assert!(error(&small).contains("node.outbox: want at least 3145728"), "{}", error(&small));
     }
 }

@@ -34,6 +34,9 @@ fn log() {
         .try_init();
 }
 
+/// The longest period that anyone may ask for: a thousand hours.
+const PERIOD_MAX: Duration = Duration::from_secs(1000 * 60 * 60);
+
 /// Reads a period: `20s`, `500ms`, `2m`, or seconds without a unit.
 fn period(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -48,6 +51,7 @@ fn period(text: &str) -> Result<Duration, String> {
         .parse::<f64>()
         .ok()
         .and_then(|number| Duration::try_from_secs_f64(number * seconds).ok())
+        .filter(|period| *period <= PERIOD_MAX)
         .ok_or_else(|| format!("'{text}' is no period: want a number with ms, s or m, as in 20s"))
 }
 
@@ -61,7 +65,7 @@ mod tests {
         assert_eq!(period("1.5"), Ok(Duration::from_millis(1500)));
         assert_eq!(period("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(period("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["", "s", "-1s", "5 s", "1h", "1e3s"] {
+        for wrong in ["", "s", "-1s", "5 s", "1h", "1e3s", "99999999999s"] {
             assert!(period(wrong).is_err(), "{wrong}");
         }
     }

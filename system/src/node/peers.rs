@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Batches that may wait for the event loop; then the senders wait.
-const INBOX_BATCHES: usize = 256;
+const INBOX_BATCHES: usize = 64;
 /// A dial that takes longer is given up and begun anew.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// A caller that has not said who it is after this is sent away.

@@ -99,6 +99,9 @@ pub(super) async fn serve(
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(streams)
+        // Clients whose time was up while this process lay still withdraw their calls all at once.
+        // By default that ends their connections, as an attack.
+        .http2_max_pending_accept_reset_streams(Some(streams as usize))
         .add_optional_service(kv)
         .add_optional_service(peer)
         .add_service(InspectServer::new(InspectDesk(desk)))
