@@ -22,8 +22,6 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Participant {
     config: Config,
-    /// This node's slot.
-    slot: u8,
     /// The last record that this incarnation appended.
     lsn: Lsn,
     /// Which start this is.
@@ -106,12 +104,9 @@ impl Participant {
     /// If `config.node` is no replica.
     #[must_use]
     pub fn recover(config: Config, records: &[Record]) -> (Self, Vec<Effect>) {
-        let Node::Replica(slot) = config.node else {
-            panic!("a participant runs at a replica, not at {}", config.node)
-        };
+        assert!(config.node != Node::Master, "a participant runs at a replica");
         let mut effects = Vec::new();
         let mut this = Participant {
-            slot,
             lsn: 0,
             boot: 0,
             up: false,
@@ -206,8 +201,9 @@ impl Participant {
         store: &impl Fn(StoreId) -> StoreId,
     ) -> Self {
         let mut this = self.clone();
-        this.slot = slot(self.slot);
-        this.config.node = Node::Replica(this.slot);
+        if let Node::Replica(own) = self.config.node {
+            this.config.node = Node::Replica(slot(own));
+        }
         this.config.store = store(self.config.store);
         for state in this.txns.values_mut() {
             if let State::Prepared { uncertain, .. } = state {
