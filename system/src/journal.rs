@@ -5,6 +5,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, Write},
+    os::unix::fs::FileExt,
     path::Path,
 };
 
@@ -45,12 +46,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens a journal to append to.
+    /// Opens a journal to append to, behind its last whole line.
     ///
     /// # Errors
-    /// The file cannot be opened or created.
+    /// The file cannot be opened, created or read.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        cut_torn_line(&file)?;
         Ok(Writer { file, batch: Vec::new() })
     }
 
@@ -69,6 +71,25 @@ impl Writer {
         self.batch.clear();
         Ok(())
     }
+}
+
+/// A kill in the middle of a write leaves a piece of a line, which nothing may be glued to. What it
+/// was about was never done.
+fn cut_torn_line(file: &File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut end = length;
+    let mut block = [0; 4096];
+    while end > 0 {
+        let from = end.saturating_sub(block.len() as u64);
+        let piece = &mut block[..(end - from) as usize];
+        file.read_exact_at(piece, from)?;
+        if let Some(newline) = piece.iter().rposition(|byte| *byte == b'\n') {
+            end = from + newline as u64 + 1;
+            break;
+        }
+        end = from;
+    }
+    if end < length { file.set_len(end) } else { Ok(()) }
 }
 
 /// Reads a journal, line by line, each with its number from 1. A last line without its newline is
@@ -95,4 +116,32 @@ pub fn read(path: &Path) -> io::Result<impl Iterator<Item = io::Result<(usize, E
             }),
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_line_is_cut_off_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("journal");
+        let entry = Entry::Event { t: 7, event: Event::Persisted(1) };
+        for torn in [0, 1, 4095, 4096, 10_000] {
+            let mut writer = Writer::open(&path).expect("it opens");
+            writer.add(&entry);
+            writer.write().expect("it is written");
+            drop(writer);
+            let mut file = OpenOptions::new().append(true).open(&path).expect("it opens");
+            file.write_all(&vec![b'{'; torn]).expect("it is written");
+        }
+        drop(Writer::open(&path).expect("it opens"));
+        let entries: Vec<_> =
+            read(&path).expect("it opens").map(|line| line.expect("an entry").1).collect();
+        assert_eq!(entries, vec![entry; 5]);
+
+        std::fs::write(&path, "no line at all").expect("it is written");
+        drop(Writer::open(&path).expect("it opens"));
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"");
+    }
 }
