@@ -22,7 +22,11 @@ use crate::{
         command::{self, CheckArgs, CommandError, GenerateArgs, ReplayArgs},
     },
     history,
+    model::{self, command::ModelArgs},
     report::summary::Tally,
+    rules::{self, RulesArgs},
+    schedule,
+    sim::{self, command::SimArgs},
 };
 
 /// How a command ends, as its exit status.
@@ -116,6 +120,12 @@ enum Command {
     Generate(GenerateArgs),
     /// Run the journals of recorded runs through the nodes' machines again, and compare.
     Replay(ReplayArgs),
+    /// Explore every schedule of a small cluster: the machines that run, by stateright.
+    Model(ModelArgs),
+    /// Run the machines of a cluster in virtual time, under weather that a seed draws.
+    Sim(SimArgs),
+    /// Break every rule of the protocol in turn, and see who notices.
+    Rules(RulesArgs),
     /// Show what happened in a recorded run, and what its checks found.
     Inspect {
         /// The run directory.
@@ -151,7 +161,10 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::test(&args),
         Command::Check(args) => judged(command::check(&args, &mut io::stdout().lock())),
         Command::Generate(args) => judged(command::generate(&args, &mut io::stdout().lock())),
-        Command::Replay(args) => judged(command::replay(&args, &mut io::stdout().lock())),
+        Command::Replay(args) => replay(&args),
+        Command::Model(args) => explored(model::command::run(&args)),
+        Command::Sim(args) => explored(sim::command::run(&args, &mut io::stdout().lock())),
+        Command::Rules(args) => explored(rules::run(&args, &mut io::stdout().lock())),
         Command::Inspect { path } => inspect(&path),
         Command::Node(Role::Master(args)) => return args.run(),
         Command::Node(Role::Replica(args)) => return args.run(),
@@ -187,6 +200,28 @@ impl From<io::Error> for Problem {
     fn from(error: io::Error) -> Self {
         Problem::failed(anyhow::Error::new(error).context("cannot write to standard output"))
     }
+}
+
+/// Replays journals, and schedules, which are told from them by their names' `.json`.
+fn replay(args: &ReplayArgs) -> Result<Exit, Problem> {
+    let is_schedule = |path: &&PathBuf| path.extension().is_some_and(|end| end == "json");
+    let (schedules, paths): (Vec<_>, Vec<_>) = args.paths.iter().partition(is_schedule);
+    let mut verdict = Validity::Valid;
+    let mut out = io::stdout().lock();
+    for path in schedules {
+        let found = schedule::command::replay(path, &mut out).map_err(Problem::arguments)?;
+        verdict = verdict.max(found);
+    }
+    if paths.is_empty() {
+        return Ok(verdict.into());
+    }
+    let journals = ReplayArgs { paths: paths.into_iter().cloned().collect() };
+    judged(command::replay(&journals, &mut out).map(|found| found.max(verdict)))
+}
+
+/// What an exploration found as an exit status.
+fn explored(verdict: anyhow::Result<Validity>) -> Result<Exit, Problem> {
+    verdict.map(Exit::from).map_err(Problem::failed)
 }
 
 /// A verdict as an exit status; a record that cannot be read is a bad argument.

@@ -128,7 +128,7 @@ impl CheckArgs {
 /// Which journals to replay.
 #[derive(Clone, Debug, Args)]
 pub struct ReplayArgs {
-    /// Run directories, or journals.
+    /// Run directories, journals, or schedules of the model and the simulator (.json).
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
 }

@@ -16,6 +16,8 @@ pub struct Tally {
     faults: BTreeMap<String, FaultTally>,
     /// Nodes that ended though nobody had asked them to, and what was seen of it.
     deaths: Vec<String>,
+    /// The key whose history was seen to be wrong while the run went on.
+    broken: Option<String>,
     /// Nanoseconds of the last event.
     length: u64,
 }
@@ -74,9 +76,13 @@ impl Tally {
     }
 
     fn nemesis(&mut self, event: &NemesisEvent) {
-        if event.f == "died" {
-            let [node, status] = ["node", "status"].map(|name| event.text(name).unwrap_or("?"));
-            self.deaths.push(format!("{node}: {status}"));
+        match event.f.as_str() {
+            "died" => {
+                let [node, status] = ["node", "status"].map(|name| event.text(name).unwrap_or("?"));
+                self.deaths.push(format!("{node}: {status}"));
+            }
+            "broken" => self.broken = event.text("key").map(str::to_owned),
+            _ => {}
         }
         let Some(fault) = event.text("fault") else { return };
         let tally = self.faults.entry(fault.to_owned()).or_default();
@@ -169,6 +175,9 @@ impl fmt::Display for Tally {
         for death in &self.deaths {
             writeln!(f, "Died unasked: {death}")?;
         }
+        if let Some(key) = &self.broken {
+            writeln!(f, "Ended early: what clients saw of {key} cannot become right any more")?;
+        }
         Ok(())
     }
 }
@@ -230,6 +239,7 @@ mod tests {
             nemesis("miss", hit.clone()),
             nemesis("pause", hit),
             nemesis("recovered", json!({ "fault": "master-uncertainty", "resolved_ms": null })),
+            nemesis("broken", json!({ "key": "k13" })),
             nemesis("died", json!({ "node": "r1", "status": "exit status: 3" })),
         ];
         let events: Vec<_> = actions
@@ -241,13 +251,14 @@ mod tests {
         assert_eq!((tally.invoked(), tally.strikes()), (1, 2));
         let text = tally.to_string();
         for part in [
-            "Operations: 1 in 9.0 s",
+            "Operations: 1 in 10.0 s",
             "del        1: 0 ok, 0 fail, 1 info",
             "master-uncertainty: 2 times, 1 more not reached",
             "1 killed,   1 paused; replicas in doubt: 3 (2×)",
             "nothing in doubt in 20 ms (median; at most 20 ms), all ready in 30 ms",
             "not back in time: 1 times",
             "Died unasked: r1: exit status: 3",
+            "what clients saw of k13",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }

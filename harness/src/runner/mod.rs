@@ -23,8 +23,8 @@ use serde_json::json;
 use system::protocol::Node;
 use tokio::{
     sync::watch,
-    task::{JoinError, JoinSet},
-    time::{Instant, interval, sleep_until},
+    task::{JoinError, JoinSet, spawn_blocking},
+    time::{Instant, interval, sleep, sleep_until},
 };
 
 pub use self::options::{Options, RESOLUTION_DEADLINE, duration_text, parse_duration};
@@ -37,6 +37,7 @@ use self::{
     worker::Worker,
 };
 use crate::{
+    checker::{linearizability::Limits, online::Watch},
     generator::{Generator, nemesis_rng},
     history::{Action, NemesisEvent, Recorder},
     nemesis::{
@@ -55,6 +56,9 @@ const READY_DEADLINE: Duration = Duration::from_secs(20);
 /// After a strike the cluster is given this long before the next: more than any timeout of the
 /// protocol and any number of its repetitions.
 const RECOVERY_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How often a short history is looked at while it grows.
+const WATCH_PERIOD: Duration = Duration::from_millis(500);
 
 /// What kept the harness from making a run. Whatever the system under test does is no such thing.
 #[derive(Debug, thiserror::Error)]
@@ -150,9 +154,14 @@ async fn make(
     let recorder = Recorder::create(&history)
         .map_err(io_error(format!("cannot create {}", history.display())))?;
     write_json(&directory.test(), &options.to_json(&rundir::utc(started), recorder.origin()))?;
+    let online = Watch::default();
     recorder.observe({
-        let progress = progress.clone();
-        move |event| progress.count(event)
+        let (progress, online) = (progress.clone(), online.clone());
+        move |event| {
+            progress.count(event);
+            // Should it not understand the history, it sees nothing; the check afterwards tells.
+            let _ = online.feed(event);
+        }
     });
 
     let cluster = Arc::new(Cluster::new(system.clone(), recorder.clone(), logs)?);
@@ -165,7 +174,7 @@ async fn make(
     }
 
     progress.phase("load");
-    let worker = load(options, &cluster, &recorder, &mut interrupt, progress).await?;
+    let worker = load(options, &cluster, &recorder, online, &mut interrupt, progress).await?;
     progress.phase("healing");
     final_phase::settle(&cluster, &recorder, worker, options.keys, &directory, progress).await?;
     progress.phase("stopping the nodes");
@@ -178,12 +187,13 @@ async fn make(
     Ok(Made { directory: directory.path().to_owned(), interrupted })
 }
 
-/// Lets clients ask and faults strike until the time is up, somebody wants an end, or a node has
-/// died by itself. Gives back a worker for the last reads.
+/// Lets clients ask and faults strike until the time is up, somebody wants an end, a node has died
+/// by itself, or the history is beyond repair. Gives back a worker for the last reads.
 async fn load(
     options: &Options,
     cluster: &Arc<Cluster>,
     recorder: &Recorder,
+    online: Watch,
     interrupt: &mut watch::Receiver<bool>,
     progress: &Progress,
 ) -> Result<Worker, RunError> {
@@ -220,12 +230,18 @@ async fn load(
     let mut ticks = interval(Duration::from_millis(200));
     let over = sleep_until(Instant::now() + options.time_limit);
     tokio::pin!(over);
+    let beyond_repair = beyond_repair(online);
+    tokio::pin!(beyond_repair);
     let mut first_back = None;
     loop {
         tokio::select! {
             () = &mut over => break,
             _ = interrupt.wait_for(|wanted| *wanted) => break,
             _ = deaths.wait_for(|deaths| *deaths > 0) => break,
+            key = &mut beyond_repair => {
+                note(recorder, "broken", json!({ "key": key }))?;
+                break;
+            }
             // A worker comes back before the end only if it cannot record.
             Some(back) = workers.join_next() => {
                 first_back = Some(back);
@@ -255,6 +271,22 @@ async fn load(
         }
     }
     Ok(chosen.expect("there is at least one worker"))
+}
+
+/// Waits until the history of some key is not linearizable, whatever may come; which key.
+async fn beyond_repair(online: Watch) -> String {
+    let mut pause = WATCH_PERIOD;
+    loop {
+        sleep(pause).await;
+        let began = Instant::now();
+        let online = online.clone();
+        let broken = spawn_blocking(move || online.broken(&Limits::default())).await;
+        if let Ok(Some(key)) = broken {
+            return key;
+        }
+        // The longer the history, the longer it takes: the clients are to have the machine.
+        pause = WATCH_PERIOD.max(began.elapsed() * 20);
+    }
 }
 
 /// Records something about the run that no client did.

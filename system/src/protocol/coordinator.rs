@@ -219,6 +219,37 @@ impl Coordinator {
         }
     }
 
+    /// See [`Machine::rebase`](super::Machine::rebase).
+    pub(super) fn rebase(&mut self, durable: Lsn) {
+        self.lsn -= durable;
+        self.parked.iter_mut().for_each(|(lsn, _)| *lsn -= durable);
+    }
+
+    /// See [`Machine::renamed`](super::Machine::renamed).
+    pub(super) fn renamed(
+        &self,
+        slot: &impl Fn(u8) -> u8,
+        store: &impl Fn(StoreId) -> StoreId,
+    ) -> Self {
+        let mut this = self.clone();
+        for (old, member) in (1..).zip(&self.members) {
+            let member = Member { store: member.store.map(store), ..member.clone() };
+            this.members[usize::from(slot(old)) - 1] = member;
+        }
+        for Txn { phase, .. } in this.txns.values_mut() {
+            match phase {
+                Phase::Voting { yes: set, .. } | Phase::Committed { missing: set } => {
+                    *set = set.renamed(slot);
+                }
+                Phase::Deciding { .. } => {}
+            }
+        }
+        for Aborted { missing, .. } in this.aborted.values_mut() {
+            *missing = missing.renamed(slot);
+        }
+        this
+    }
+
     // ---- Recovery ----
 
     /// Whether this store may be the master's, in words if not.

@@ -125,6 +125,28 @@ impl Machine {
         }
     }
 
+    /// Counts records from `durable` on, which is durable: a machine then does not differ from
+    /// another for having appended more in its life. For drivers that compare machines as states;
+    /// such a driver says `Persisted` in the new count.
+    pub fn rebase(&mut self, durable: Lsn) {
+        match self {
+            Machine::Coordinator(machine) => machine.rebase(durable),
+            Machine::Participant(machine) => machine.rebase(durable),
+        }
+    }
+
+    /// The machine as it would be if each replica, with its store, had the slot (and the store id)
+    /// that the renaming gives it: the protocol treats all replicas alike, so exploration may take
+    /// states for the same that differ in names alone. Gets under way keep their choice, which is
+    /// a number of a slot: leave them out, or do not rename.
+    #[must_use]
+    pub fn renamed(&self, slot: &impl Fn(u8) -> u8, store: &impl Fn(StoreId) -> StoreId) -> Self {
+        match self {
+            Machine::Coordinator(machine) => Machine::Coordinator(machine.renamed(slot, store)),
+            Machine::Participant(machine) => Machine::Participant(machine.renamed(slot, store)),
+        }
+    }
+
     /// What an onlooker may know of the machine.
     #[must_use]
     pub fn status(&self) -> Status {

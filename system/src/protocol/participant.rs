@@ -193,6 +193,35 @@ impl Participant {
         }
     }
 
+    /// See [`Machine::rebase`](super::Machine::rebase).
+    pub(super) fn rebase(&mut self, durable: Lsn) {
+        self.lsn -= durable;
+        self.parked.iter_mut().for_each(|(lsn, _)| *lsn -= durable);
+    }
+
+    /// See [`Machine::renamed`](super::Machine::renamed).
+    pub(super) fn renamed(
+        &self,
+        slot: &impl Fn(u8) -> u8,
+        store: &impl Fn(StoreId) -> StoreId,
+    ) -> Self {
+        let mut this = self.clone();
+        this.slot = slot(self.slot);
+        this.config.node = Node::Replica(this.slot);
+        this.config.store = store(self.config.store);
+        for state in this.txns.values_mut() {
+            if let State::Prepared { uncertain, .. } = state {
+                *uncertain = uncertain.renamed(slot);
+            }
+        }
+        for (_, parked) in &mut this.parked {
+            if let Parked::Refused(_, Node::Replica(peer)) = parked {
+                *peer = slot(*peer);
+            }
+        }
+        this
+    }
+
     // ---- Recovery ----
 
     /// Brings back what the records say, and locks again what was locked.

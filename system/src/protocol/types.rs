@@ -92,6 +92,14 @@ impl Replicas {
         (1..=Self::MAX).filter(move |slot| self.contains(*slot))
     }
 
+    /// The set when each replica has moved to the slot that `to` names for its own.
+    #[must_use]
+    pub fn renamed(self, to: &impl Fn(u8) -> u8) -> Self {
+        let mut renamed = Replicas::default();
+        self.slots().for_each(|slot| renamed.insert(to(slot)));
+        renamed
+    }
+
     /// The nodes, in the order of the slots.
     #[must_use]
     pub fn nodes(self) -> Vec<Node> {

@@ -119,6 +119,25 @@ impl Memory {
         self.inherited = 0;
     }
 
+    /// Counts positions from the last one that is synced on, so that two stores of the same contents
+    /// are equal however they came about.
+    pub fn rebase(&mut self) {
+        self.synced_lsn = 0;
+    }
+
+    /// What is on the disk.
+    #[must_use]
+    pub fn durable(&self) -> &State {
+        &self.synced
+    }
+
+    /// The records that are not synced, in the order appended: those that the last crash left, and
+    /// those of this incarnation.
+    #[must_use]
+    pub fn tail(&self) -> (&[Record], &[Record]) {
+        self.tail.split_at(self.inherited)
+    }
+
     /// What all records appended so far leave, or those that survived the last crash.
     #[must_use]
     pub fn current(&self) -> &State {

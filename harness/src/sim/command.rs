@@ -1,0 +1,174 @@
+//! `harness sim`: seeds in parallel, what they came to, and the first bad one kept.
+
+use std::{
+    io::{IsTerminal as _, Write},
+    path::PathBuf,
+    str::FromStr,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use anyhow::Context as _;
+use clap::Args;
+use system::protocol::{Rule, Rules};
+
+use super::{Count, Verdict, schedule, try_seed};
+use crate::{checker::Validity, schedule::shrink};
+
+/// Run the machines of a cluster in virtual time, under weather that a seed draws.
+#[derive(Args, Clone, Debug)]
+pub struct SimArgs {
+    /// Seeds, from A up to but not including B.
+    #[arg(long, value_name = "A..B", default_value = "0..1000")]
+    pub seeds: Seeds,
+    /// Break a rule of the protocol.
+    #[arg(long = "break", value_name = "RULE")]
+    pub broken: Vec<Rule>,
+    /// Runs side by side; as many as there are processors by default.
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Judge each run by every check of recorded runs too, from its journals.
+    #[arg(long)]
+    pub thorough: bool,
+    /// Go on after a bad seed.
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Write the shrunk schedule of the first bad seed here, to be replayed.
+    #[arg(long, value_name = "FILE", default_value = "schedule.json")]
+    pub schedule: PathBuf,
+}
+
+/// A range of seeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seeds {
+    /// The first.
+    pub from: u64,
+    /// The one after the last.
+    pub to: u64,
+}
+
+impl FromStr for Seeds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split_once("..")
+            .and_then(|(from, to)| Some(Seeds { from: from.parse().ok()?, to: to.parse().ok()? }))
+            .filter(|seeds| seeds.from < seeds.to)
+            .ok_or_else(|| format!("'{text}': want a range of seeds, as 0..1000"))
+    }
+}
+
+/// What a range of seeds came to.
+#[derive(Debug, Default)]
+pub struct Tried {
+    /// Seeds that were run.
+    pub seeds: u64,
+    /// What happened in them how often.
+    pub count: Count,
+    /// The bad ones, the first first.
+    pub bad: Vec<(u64, Verdict)>,
+}
+
+/// Runs seeds in parallel. Unless it is to go on, none is begun after a bad one was found; those
+/// before it are all run, so that the first bad one is the first there is.
+#[must_use]
+pub fn try_seeds(
+    seeds: Seeds,
+    rules: Rules,
+    threads: usize,
+    thorough: bool,
+    keep_going: bool,
+    progress: impl Fn(u64, usize) + Sync,
+) -> Tried {
+    let next = AtomicU64::new(seeds.from);
+    let stop = AtomicBool::new(false);
+    let tried = Mutex::new(Tried::default());
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.to {
+                        return;
+                    }
+                    let verdict = try_seed(seed, rules, thorough);
+                    let mut tried = tried.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    tried.seeds += 1;
+                    tried.count += verdict.count;
+                    if verdict.validity() != Validity::Valid {
+                        tried.bad.push((seed, verdict));
+                        stop.fetch_or(!keep_going, Ordering::Relaxed);
+                    }
+                    progress(tried.seeds, tried.bad.len());
+                }
+            });
+        }
+    });
+    let mut tried = tried.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    tried.bad.sort_by_key(|(seed, _)| *seed);
+    tried
+}
+
+/// Runs what was asked for and says what it came to.
+///
+/// # Errors
+/// The schedule cannot be written, or standard output is closed.
+pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
+    let rules = args.broken.iter().fold(Rules::ALL, |rules, rule| rules.without(*rule));
+    let threads = args
+        .threads
+        .unwrap_or_else(|| thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let start = Instant::now();
+    let terminal = std::io::stderr().is_terminal();
+    let total = args.seeds.to - args.seeds.from;
+    let progress = |seeds: u64, bad| {
+        if seeds.is_multiple_of(if terminal { 10 } else { 1000 }) {
+            let end = if terminal { "\r" } else { "\n" };
+            eprint!("{seeds} of {total} seeds, {bad} bad{end}");
+        }
+    };
+    let tried = try_seeds(args.seeds, rules, threads, args.thorough, args.keep_going, progress);
+    let seconds = start.elapsed().as_secs_f64();
+    let Count { operations, ok, info, crashes, other_faults, in_doubt, messages, steps } =
+        tried.count;
+    writeln!(
+        out,
+        "{} seeds in {seconds:.1} s: {operations} operations ({:.0} a minute; {ok} ok, {info} \
+         without an answer), {crashes} crashes ({in_doubt} with a replica in doubt), \
+         {other_faults} pauses and partitions, {messages} messages, {steps} steps of machines",
+        tried.seeds,
+        operations as f64 * 60.0 / seconds.max(0.001),
+    )?;
+    for (seed, verdict) in tried.bad.iter().take(20) {
+        writeln!(out, "seed {seed}: {}: {}", verdict.validity(), verdict.names().join(", "))?;
+        let checks = verdict.checks.iter().flat_map(|results| &results.checks);
+        for judgement in std::iter::once(&verdict.history).chain(checks) {
+            for sentence in judgement.violations.iter().chain(&judgement.doubts).take(3) {
+                writeln!(out, "  {}: {sentence}", judgement.check)?;
+            }
+        }
+    }
+    let Some((seed, verdict)) = tried.bad.first() else {
+        writeln!(out, "no seed is bad")?;
+        return Ok(Validity::Valid);
+    };
+    if let Some(property) = verdict.broken.first() {
+        let mut small = shrink(schedule(*seed, rules, *property), *property);
+        for rule in &args.broken {
+            small.origin += &format!(" --break {rule}");
+        }
+        let (lines, _) = small.tell().context("the shrunk schedule cannot be run again")?;
+        writeln!(out, "\nseed {seed}, shrunk to {} steps:", small.steps.len())?;
+        for line in lines {
+            writeln!(out, "{line}")?;
+        }
+        let path = &args.schedule;
+        small.write(path).with_context(|| format!("cannot write {}", path.display()))?;
+        writeln!(out, "schedule: {}", path.display())?;
+    }
+    Ok(verdict.validity())
+}

@@ -1,0 +1,136 @@
+//! The simulator: the machines of the protocol in virtual time, under weather that a seed draws.
+//! One seed, one run, bit for bit. What it records is of the same form as the record of a real run,
+//! and the same checks judge it.
+
+pub mod command;
+mod engine;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, io, time::Duration};
+
+use system::protocol::Rules;
+
+pub use engine::{Count, Ran};
+pub use plan::{Fault, Plan};
+
+use crate::{
+    checker::{
+        self, Final, FinalReplica, Judgement, Results, Run, Setup as RunSetup, Validity,
+        evidence::{self, Evidence},
+        linearizability::{self, Limits},
+    },
+    history,
+    schedule::{Property, Schedule, Setup},
+};
+
+/// What a seed came to.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The properties that the simulator found broken on the way, by the same judge as the model's.
+    pub broken: Vec<Property>,
+    /// Whether the clients' history is linearizable, by the check of recorded runs.
+    pub history: Judgement,
+    /// What every other check of recorded runs found, where they were asked.
+    pub checks: Option<Results>,
+    /// What happened how often.
+    pub count: Count,
+}
+
+impl Verdict {
+    /// Whether nothing is wrong, as far as can be said.
+    #[must_use]
+    pub fn validity(&self) -> Validity {
+        let checks = self.checks.as_ref().map_or(Validity::Valid, |checks| checks.verdict);
+        let judged = if self.broken.is_empty() { Validity::Valid } else { Validity::Invalid };
+        judged.max(self.history.verdict).max(checks)
+    }
+
+    /// Who found something wrong.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.broken.iter().map(|it| it.name().to_owned()).collect();
+        let checks = self.checks.iter().flat_map(|results| &results.checks);
+        for judgement in std::iter::once(&self.history).chain(checks) {
+            if judgement.verdict == Validity::Invalid && !names.contains(&judgement.check) {
+                names.push(judgement.check.clone());
+            }
+        }
+        names
+    }
+}
+
+/// How much a key's history may cost: they are short.
+const LIMITS: Limits = Limits { configurations: 1 << 20, time: Duration::from_secs(10) };
+
+/// Runs a seed.
+#[must_use]
+pub fn run(plan: &Plan, record: bool) -> Ran {
+    engine::Engine::new(plan, record).run()
+}
+
+/// Runs a seed and judges it: by the judge that watches as it runs and by linearizability of the
+/// clients' history; with `thorough` by every check of recorded runs as well, which costs more than
+/// the run itself.
+#[must_use]
+pub fn try_seed(seed: u64, rules: Rules, thorough: bool) -> Verdict {
+    let plan = Plan::of(seed, rules);
+    let ran = run(&plan, thorough);
+    let operations = history::pair(&ran.history).expect("the simulator records whole operations");
+    let history = linearizability::judge(&operations, &LIMITS);
+    let (broken, count) = (ran.broken.clone(), ran.count);
+    let checks = thorough.then(|| checker::check(&recorded(&plan, ran, operations), &LIMITS));
+    Verdict { broken, history, checks, count }
+}
+
+/// The run as the checks of recorded runs see one.
+fn recorded(plan: &Plan, ran: Ran, operations: Vec<history::Operation>) -> Run {
+    let Setup { replicas, .. } = plan.setup;
+    let nodes = ran.journals.into_iter().map(|(node, entries)| {
+        let entries = entries.into_iter().map(io::Result::Ok);
+        let facts = evidence::collect(node, entries, replicas, 0);
+        (node, facts.expect("entries in memory can be read"))
+    });
+    let remained = Final {
+        time: ran.ended,
+        replicas: ran.hosts.iter().skip(1).map(|host| (host.node(), remains(host))).collect(),
+        master_unsettled: ran.hosts[0].machine().map(|machine| machine.status().unsettled),
+    };
+    Run {
+        setup: RunSetup {
+            faults: Vec::new(),
+            replicas,
+            clock_origin: 0,
+            resolution_deadline_ms: 30_000,
+        },
+        events: ran.history,
+        torn: false,
+        operations,
+        evidence: Evidence::of(nodes.collect::<BTreeMap<_, _>>(), replicas),
+        remained: Some(remained),
+    }
+}
+
+fn remains(host: &crate::schedule::Host) -> FinalReplica {
+    let entries = host.store().entries();
+    FinalReplica {
+        entries: entries
+            .map(|(key, (version, value))| (key.clone(), *version, value.clone()))
+            .collect(),
+        in_doubt: host.machine().map(|machine| machine.status().unsettled).unwrap_or_default(),
+    }
+}
+
+/// The schedule of a seed that breaks a property.
+#[must_use]
+pub fn schedule(seed: u64, rules: Rules, property: Property) -> Schedule {
+    let plan = Plan::of(seed, rules);
+    let ran = run(&plan, true);
+    Schedule {
+        setup: plan.setup,
+        steps: ran.steps,
+        broken: vec![property],
+        origin: format!("harness sim --seeds {seed}..{}", seed + 1),
+    }
+}

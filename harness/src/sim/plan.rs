@@ -1,0 +1,152 @@
+//! What a seed means: the cluster, its weather and its clients. Swarm testing: each seed leaves
+//! some faults out and overdoes others, so that runs differ in kind and not in luck alone.
+
+use std::time::Duration;
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use system::protocol::{Rule, Rules, Timing};
+
+use crate::{generator::Mix, schedule::Setup};
+
+/// A run, before it begins. All times in nanoseconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The seed that means this.
+    pub seed: u64,
+    /// The cluster.
+    pub setup: Setup,
+    /// Clients that ask side by side.
+    pub clients: u32,
+    /// Keys that they share.
+    pub keys: u32,
+    /// What they ask, by weight: get, put, del.
+    pub mix: (u32, u32, u32),
+    /// A client thinks for up to this long between an answer and its next question.
+    pub think: u64,
+    /// A client gives an operation up after this.
+    pub patience: u64,
+    /// For so long clients ask and faults strike.
+    pub load: u64,
+    /// The least and the greatest time that a message takes.
+    pub delay: (u64, u64),
+    /// The least and the greatest time that a force takes.
+    pub disk: (u64, u64),
+    /// Of a thousand messages so many are lost.
+    pub loss: u32,
+    /// Of a thousand messages so many arrive twice.
+    pub repeats: u32,
+    /// Of a thousand messages so many are held for up to four seconds, past most restarts.
+    pub held: u32,
+    /// The mean time between two faults of a kind; none leaves the kind out.
+    pub faults: Vec<(Fault, u64)>,
+}
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// The master is killed.
+    KillMaster,
+    /// A replica is killed.
+    KillReplica,
+    /// The master loses power.
+    PowerMaster,
+    /// A replica loses power.
+    PowerReplica,
+    /// The master stands still for a while.
+    PauseMaster,
+    /// A replica stands still for a while.
+    PauseReplica,
+    /// Messages from one node to another are lost for a while, one way.
+    Partition,
+    /// A replica comes back with an empty store.
+    Wipe,
+    /// A second master starts on the store of one that stands still.
+    Twin,
+}
+
+const MS: u64 = 1_000_000;
+
+impl Plan {
+    /// What the seed means for a system that keeps these rules.
+    #[must_use]
+    pub fn of(seed: u64, rules: Rules) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut pick = |list: &[u64]| list[rng.random_range(0..list.len())];
+        let ms = |n| Duration::from_millis(n);
+        let timing = Timing {
+            vote: ms(pick(&[30, 100, 300, 1000])),
+            resend: ms(pick(&[10, 50, 250])),
+            inquire: ms(pick(&[10, 50, 200, 500])),
+            peers_after: pick(&[0, 1, 3]) as u8,
+            read_wait: ms(pick(&[5, 50, 200])),
+            read_slack: ms(pick(&[20, 100])),
+            heartbeat: ms(pick(&[25, 100, 250])),
+            floor_batch: pick(&[1, 2, 16, 256]) as u32,
+            ..Timing::default()
+        };
+        let setup = Setup {
+            replicas: pick(&[2, 3, 3, 3, 4, 5]) as u8,
+            rules,
+            timing,
+            peers: pick(&[0, 1, 1]) == 1,
+            settled: false,
+            bare: false,
+        };
+        let quiet = pick(&[0, 0, 0, 1]) == 1;
+        let mut faults = Vec::new();
+        for fault in [
+            Fault::KillMaster,
+            Fault::KillReplica,
+            Fault::PowerMaster,
+            Fault::PowerReplica,
+            Fault::PauseMaster,
+            Fault::PauseReplica,
+            Fault::Partition,
+        ] {
+            let mean = pick(&[0, 0, 100, 300, 1000, 3000]);
+            if mean > 0 && !quiet {
+                faults.push((fault, mean * MS));
+            }
+        }
+        // A system that keeps these rules refuses to run at all with such a fault.
+        for (fault, rule) in
+            [(Fault::Wipe, Rule::EmptyStoreRefused), (Fault::Twin, Rule::ExclusiveStore)]
+        {
+            if !rules.keep(rule) {
+                faults.push((fault, pick(&[300, 1000]) * MS));
+            }
+        }
+        let delay = pick(&[MS / 20, MS / 2, 2 * MS]);
+        let disk = pick(&[MS / 20, MS, 4 * MS]);
+        let rough = |list: &[u64], pick: &mut dyn FnMut(&[u64]) -> u64| {
+            if quiet { 0 } else { pick(list) as u32 }
+        };
+        Plan {
+            seed,
+            setup,
+            clients: pick(&[1, 2, 4, 8, 16]) as u32,
+            keys: pick(&[1, 2, 4, 16]) as u32,
+            mix: [(50, 40, 10), (20, 60, 20), (10, 90, 0), (80, 15, 5)]
+                [pick(&[0, 1, 2, 3]) as usize],
+            think: pick(&[MS / 10, 2 * MS, 20 * MS]),
+            patience: pick(&[200, 1000, 3000]) * MS,
+            load: pick(&[1000, 2000, 4000]) * MS,
+            delay: (delay / 4, delay * pick(&[1, 2, 20])),
+            disk: (disk / 4, disk * pick(&[1, 4])),
+            loss: rough(&[0, 0, 5, 30, 150], &mut pick),
+            repeats: rough(&[0, 0, 10, 100], &mut pick),
+            held: rough(&[0, 0, 3, 20], &mut pick),
+            faults,
+        }
+    }
+
+    /// What clients ask, by weight.
+    #[must_use]
+    pub fn weights(&self) -> Mix {
+        let (get, put, del) = self.mix;
+        Mix { get, put, del }
+    }
+}
