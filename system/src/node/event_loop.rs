@@ -28,8 +28,9 @@ use super::{
 };
 use crate::{
     journal,
+    meter::Meter,
     protocol::{
-        Body, CallId, Config, Effect, Event, Lsn, Machine, Message, Node, Outcome, Record, Request,
+        Body, CallId, Config, Effect, Event, Lsn, Machine, Message, Node, Outcome, Record, TxnId,
     },
     store::{Store, StoreError},
     wire,
@@ -59,7 +60,7 @@ pub(super) struct End {
 /// A call that the machine has not answered yet.
 struct Caller {
     reply: oneshot::Sender<Outcome>,
-    meter: Option<Arc<crate::meter::Meter>>,
+    meter: Option<Arc<Meter>>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -84,7 +85,7 @@ pub(super) struct EventLoop<'a> {
     sending: Vec<Vec<pb::Envelope>>,
     /// Answers that were given in this turn, as the count at which their connection's meter shows
     /// them gone. Kept only while a point is armed.
-    replied: Vec<(Arc<crate::meter::Meter>, u64)>,
+    replied: Vec<(Arc<Meter>, u64)>,
 }
 
 impl<'a> EventLoop<'a> {
@@ -320,20 +321,12 @@ impl<'a> EventLoop<'a> {
             .points
             .watches(Place::Send)
             .then(|| (message.body.kind(), points::body_txn(&message.body)));
-        if let Some((kind, txn)) = passing
-            && let Some(reached) = self.points.pass(Side::Before, Place::Send, kind, txn)
-        {
-            self.stop_at(reached).await;
-        }
+        self.pass(Side::Before, Place::Send, passing).await;
         match self.sending.get_mut(wire::node_to_wire(to) as usize) {
             Some(sending) => sending.push(wire::to_wire(message)),
             None => tracing::error!("a message for {to}, which is no peer: {message:?}"),
         }
-        if let Some((kind, txn)) = passing
-            && let Some(reached) = self.points.pass(Side::After, Place::Send, kind, txn)
-        {
-            self.stop_at(reached).await;
-        }
+        self.pass(Side::After, Place::Send, passing).await;
     }
 
     async fn reply(&mut self, call: CallId, outcome: Outcome) {
@@ -341,11 +334,7 @@ impl<'a> EventLoop<'a> {
             .points
             .watches(Place::Reply)
             .then(|| (outcome.kind(), points::outcome_txn(&outcome)));
-        if let Some((kind, txn)) = passing
-            && let Some(reached) = self.points.pass(Side::Before, Place::Reply, kind, txn)
-        {
-            self.stop_at(reached).await;
-        }
+        self.pass(Side::Before, Place::Reply, passing).await;
         if let Some(Caller { reply, meter, _slot }) = self.callers.remove(&call) {
             // A client that has gone will never know; its transaction went on without it.
             let told = reply.send(outcome).is_ok();
@@ -358,11 +347,7 @@ impl<'a> EventLoop<'a> {
                 self.replied.push((meter, gone));
             }
         }
-        if let Some((kind, txn)) = passing
-            && let Some(reached) = self.points.pass(Side::After, Place::Reply, kind, txn)
-        {
-            self.stop_at(reached).await;
-        }
+        self.pass(Side::After, Place::Reply, passing).await;
     }
 
     /// Hands over what the turn has gathered: one force, one batch a peer.
@@ -372,6 +357,15 @@ impl<'a> EventLoop<'a> {
         }
         for (n, outbox) in self.peers.outboxes() {
             outbox.send(&mut self.sending[n]);
+        }
+    }
+
+    /// Stops if what passes here meets the point that is armed.
+    async fn pass(&mut self, side: Side, place: Place, passing: Option<Passing>) {
+        if let Some((kind, txn)) = passing
+            && let Some(reached) = self.points.pass(side, place, kind, txn)
+        {
+            self.stop_at(reached).await;
         }
     }
 
@@ -394,13 +388,16 @@ impl<'a> EventLoop<'a> {
     }
 }
 
+/// What passes a point: its kind, and the transaction that it is about.
+type Passing = (&'static str, Option<TxnId>);
+
 /// What a point would call this event, if it is one that is received.
-fn received(event: &Event) -> Option<(&'static str, Option<crate::protocol::TxnId>)> {
+fn received(event: &Event) -> Option<Passing> {
     match event {
         Event::Message { message, .. } => {
             Some((message.body.kind(), points::body_txn(&message.body)))
         }
-        Event::Client { request, .. } => Some((Request::kind(request), None)),
+        Event::Client { request, .. } => Some((request.kind(), None)),
         Event::Persisted(_) | Event::Timer(_) => None,
     }
 }
