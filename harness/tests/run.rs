@@ -281,12 +281,17 @@ fn broken_rules_are_caught() {
         ("relock-on-recovery", "kill-replica,pause-replica --concurrency 30", 40),
         ("reads-respect-locks", "master-uncertainty", 20),
     ] {
-        let place = Place::new();
-        let arguments =
-            format!("--break {rule} --faults {faults} --time-limit {seconds}s --seed 7");
-        let (status, said) = place.run(&arguments);
-        assert_eq!(status, Some(1), "{said}");
-        let last = said.lines().rfind(|line| line.starts_with("invalid: "));
-        assert!(last.is_some_and(|line| line.contains(rule)), "{said}");
+        // Whether a crash meets just what the rule guards is a matter of chance: three runs have it.
+        let caught = (7..10).any(|seed| {
+            let place = Place::new();
+            let arguments =
+                format!("--break {rule} --faults {faults} --time-limit {seconds}s --seed {seed}");
+            let (status, said) = place.run(&arguments);
+            assert!(matches!(status, Some(0 | 1)), "{said}");
+            let last = said.lines().rfind(|line| line.starts_with("invalid: "));
+            assert_eq!(status == Some(1), last.is_some_and(|line| line.contains(rule)), "{said}");
+            status == Some(1)
+        });
+        assert!(caught, "{rule} was not caught");
     }
 }
