@@ -24,7 +24,7 @@ use std::{
 };
 
 use stateright::{Model, Property as Claim};
-use system::protocol::{Key, Node, Request, Rules, TimerId, Timing, Write};
+use system::protocol::{Body, Key, Node, Request, Rule, Rules, TimerId, Timing, Write};
 
 use crate::schedule::{Cluster, Fact, Judge, Property, Setup, Step, View, refused};
 use state::Left;
@@ -49,6 +49,9 @@ pub struct Options {
     pub twins: u8,
     /// Whether clusters that differ in the replicas' names alone count as one.
     pub symmetry: bool,
+    /// Whether messages that can change nothing any more are left out; without it there are more
+    /// states, and nothing else is found.
+    pub reduced: bool,
     /// Whether the master's heartbeat may run out, by which it gives up every replica at once.
     pub heartbeats: bool,
     /// Whether the clients' history is judged, not only R1.
@@ -78,6 +81,7 @@ impl Options {
             wipes: 0,
             twins: 0,
             symmetry: true,
+            reduced: true,
             heartbeats: false,
             histories: false,
         }
@@ -255,6 +259,13 @@ impl TwoPhase {
         }
     }
 
+    /// Whether messages are left out that can change nothing any more: the argument for it needs
+    /// the rules, or all but those that others cover for, and replicas that nobody suspects.
+    fn reduces(&self) -> bool {
+        let Options { reduced, heartbeats, setup, .. } = &self.options;
+        *reduced && !heartbeats && setup.rules.broken().all(Rule::redundant)
+    }
+
     fn view<'a>(&'a self, state: &'a State, node: u8) -> &'a View {
         &self.world.host(state.hosts[usize::from(node)]).view
     }
@@ -271,6 +282,11 @@ impl TwoPhase {
     /// shortest path. Stateright would report the last of them.
     fn first(&self, claim: usize, state: &State) -> bool {
         *self.first[claim].get_or_init(|| state.hash) == state.hash
+    }
+
+    /// Whether some other state was found to be so before.
+    fn later(&self, claim: usize, state: &State) -> bool {
+        self.first[claim].get().is_some_and(|first| *first != state.hash)
     }
 
     fn holds(&self, state: &State, property: Property) -> bool {
@@ -379,9 +395,15 @@ impl Next<'_> {
             }
             *id = tidied;
         }
-        if left.wipes == 0 && self.model.options.twins == 0 {
-            let hosts = &self.hosts;
-            self.sent.retain(|id| !world.dead(*id, hosts[world.to(*id)]));
+        if left.wipes > 0 || self.model.options.twins > 0 {
+            return;
+        }
+        let hosts = &self.hosts;
+        self.sent.retain(|id| !world.barred(*id, hosts[world.to(*id)]));
+        if self.model.reduces() {
+            let crashes = [left.master_crashes > 0, left.replica_crashes > 0];
+            let sent = self.sent.clone();
+            self.sent.retain(|id| !world.spent(*id, hosts, &sent, crashes));
         }
     }
 }
@@ -437,7 +459,16 @@ const SITUATIONS: [Situation; 6] = [
     Situation {
         name: "peers resolve",
         possible: |options| writes(options) && options.setup.peers,
-        reached: |model, state| model.judge(state).saw_peers_help(),
+        reached: |model, state| {
+            let told = |id: &&Id| {
+                matches!(model.world.envelope(**id).message.body, Body::PeerAnswer { .. })
+            };
+            let helps = |id: &Id| {
+                let to = state.hosts[model.world.to(*id)];
+                model.world.deliver(to, *id, false).is_some_and(|done| done.host != to)
+            };
+            state.sent.iter().filter(told).any(helps)
+        },
     },
 ];
 
@@ -541,8 +572,10 @@ impl Model for TwoPhase {
         macro_rules! sometimes {
             ($($at:literal),*) => {
                 [$(Claim::sometimes(SITUATIONS[$at].name, |model: &Self, state| {
-                    (SITUATIONS[$at].reached)(model, state)
-                        && model.first(Property::ALL.len() + $at, state)
+                    let claim = Property::ALL.len() + $at;
+                    !model.later(claim, state)
+                        && (SITUATIONS[$at].reached)(model, state)
+                        && model.first(claim, state)
                 })),*]
             };
         }

@@ -176,8 +176,6 @@ pub struct Judge {
     histories: Option<BTreeMap<Key, LinearizabilityTester<CallId, Register>>>,
     /// A bit for each property that was found broken.
     broken: u16,
-    /// A replica settled a transaction on the word of a peer.
-    peers_helped: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -199,9 +197,7 @@ struct Txn {
     call: CallId,
     /// The master has decided to commit.
     decided: bool,
-    /// It has told somebody.
-    published: bool,
-    /// A replica has settled it by a commit.
+    /// A replica has settled it by a commit. Set with `decided`, which outweighs it.
     committed: bool,
     /// A replica has settled it by an abort.
     aborted: bool,
@@ -243,7 +239,11 @@ impl Judge {
         for fact in facts {
             match fact {
                 Fact::Asked(call, request) => {
-                    let request = request.clone();
+                    let mut request = request.clone();
+                    if let Request::Get { choice, .. } = &mut request {
+                        // Who was asked is no part of what was asked.
+                        *choice = 0;
+                    }
                     self.invoke(*call, &request);
                     self.calls.insert(*call, Call { request, txn: None, answer: None });
                 }
@@ -251,7 +251,6 @@ impl Judge {
                     let begun = Txn {
                         call: *call,
                         decided: false,
-                        published: false,
                         committed: false,
                         aborted: false,
                     };
@@ -264,15 +263,11 @@ impl Judge {
                 Fact::Decided(txn) => self.decided(*txn),
                 Fact::Published(txn) => {
                     self.decided(*txn);
-                    let known = self.txns.get_mut(txn);
-                    if known.is_some_and(|known| !std::mem::replace(&mut known.published, true))
-                        && !(1..=replicas).all(|slot| disks.holds(slot, *txn))
-                    {
+                    if !(1..=replicas).all(|slot| disks.holds(slot, *txn)) {
                         self.condemn(Property::Ac3);
                     }
                 }
-                Fact::Settled { txn, decision, reversed, by_peer } => {
-                    self.peers_helped |= by_peer;
+                Fact::Settled { txn, decision, reversed } => {
                     if *reversed {
                         self.condemn(Property::Ac2);
                     }
@@ -314,6 +309,22 @@ impl Judge {
         }
     }
 
+    /// R1, of one key at one replica: `found` is what a read would find there, if it was served.
+    pub fn would_read(&mut self, key: &Key, found: Option<Option<Version>>) {
+        if found.is_some_and(|version| version != self.last(key)) {
+            self.condemn(Property::R1);
+        }
+    }
+
+    /// The key that a transaction writes, if it is known.
+    #[must_use]
+    pub fn key_of(&self, txn: TxnId) -> Option<&Key> {
+        match &self.calls.get(&self.txns.get(&txn)?.call)?.request {
+            Request::Write(write) => Some(&write.key),
+            Request::Get { .. } => None,
+        }
+    }
+
     /// R1, of one state.
     pub fn readable_is_last<'a>(&self, replica: &impl Fn(u8) -> &'a View, replicas: u8) -> bool {
         (1..=replicas).all(|slot| {
@@ -350,12 +361,6 @@ impl Judge {
         self.calls.values().any(|call| call.txn.is_some() && call.answer == Some(Answer::Aborted))
     }
 
-    /// Whether a replica settled a transaction on the word of a peer.
-    #[must_use]
-    pub fn saw_peers_help(&self) -> bool {
-        self.peers_helped
-    }
-
     /// Whether the client was told Ok for a transaction.
     #[must_use]
     pub fn said_ok(&self, txn: TxnId) -> bool {
@@ -385,7 +390,7 @@ impl Judge {
         if known.decided {
             return;
         }
-        known.decided = true;
+        (known.decided, known.committed) = (true, true);
         if let Some(Call { request: Request::Write(write), .. }) = self.calls.get(&known.call) {
             let last = self.last.entry(write.key.clone()).or_insert((txn, false));
             if last.0 <= txn {
@@ -417,8 +422,7 @@ impl Judge {
     /// Compares what was decided about a transaction, and what was said.
     fn weigh(&mut self, txn: TxnId) {
         let known = &self.txns[&txn];
-        let commit = known.decided || known.committed;
-        let (aborted, answer) = (known.aborted, self.answer(txn));
+        let (commit, aborted, answer) = (known.committed, known.aborted, self.answer(txn));
         if commit && aborted {
             self.condemn(Property::Ac1);
         }

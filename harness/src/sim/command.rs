@@ -113,6 +113,42 @@ pub fn try_seeds(
     tried
 }
 
+/// Says what was run: in all, and a second.
+fn tell(tried: &Tried, seconds: f64, out: &mut impl Write) -> std::io::Result<()> {
+    let Count {
+        operations,
+        ok,
+        info,
+        crashes,
+        other_faults,
+        at_points,
+        in_doubt,
+        doubts,
+        messages,
+        steps,
+    } = tried.count;
+    let seconds = seconds.max(0.001);
+    let minute = operations as f64 * 60.0 / seconds;
+    writeln!(out, "{} seeds in {seconds:.1} s; {minute:.0} operations a minute", tried.seeds)?;
+    writeln!(out, "{:>14}  {:>10}", "in all", "a second")?;
+    for (count, what) in [
+        (tried.seeds, "seeds"),
+        (operations, "operations of clients"),
+        (ok, "answered with success"),
+        (info, "writes whose outcome the client never learnt"),
+        (crashes, "crashes: kills and losses of power"),
+        (at_points, "of these in the middle of a step"),
+        (in_doubt, "of these with some replica in doubt"),
+        (doubts, "transactions in doubt at a replica when the master crashed"),
+        (other_faults, "pauses and partitions"),
+        (messages, "messages"),
+        (steps, "steps of machines"),
+    ] {
+        writeln!(out, "{count:>14}  {:>10.0}  {what}", count as f64 / seconds)?;
+    }
+    Ok(())
+}
+
 /// Runs what was asked for and says what it came to.
 ///
 /// # Errors
@@ -133,16 +169,7 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     };
     let tried = try_seeds(args.seeds, rules, threads, args.thorough, args.keep_going, progress);
     let seconds = start.elapsed().as_secs_f64();
-    let Count { operations, ok, info, crashes, other_faults, in_doubt, messages, steps } =
-        tried.count;
-    writeln!(
-        out,
-        "{} seeds in {seconds:.1} s: {operations} operations ({:.0} a minute; {ok} ok, {info} \
-         without an answer), {crashes} crashes ({in_doubt} with a replica in doubt), \
-         {other_faults} pauses and partitions, {messages} messages, {steps} steps of machines",
-        tried.seeds,
-        operations as f64 * 60.0 / seconds.max(0.001),
-    )?;
+    tell(&tried, seconds, out)?;
     for (seed, verdict) in tried.bad.iter().take(20) {
         writeln!(out, "seed {seed}: {}: {}", verdict.validity(), verdict.names().join(", "))?;
         let checks = verdict.checks.iter().flat_map(|results| &results.checks);
