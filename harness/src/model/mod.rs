@@ -56,6 +56,8 @@ pub struct Options {
     pub heartbeats: bool,
     /// Whether the clients' history is judged, not only R1.
     pub histories: bool,
+    /// Go on until this property is found broken, past others that are; none to end at the first.
+    pub until: Option<Property>,
 }
 
 impl Options {
@@ -84,6 +86,7 @@ impl Options {
             reduced: true,
             heartbeats: false,
             histories: false,
+            until: None,
         }
     }
 }
@@ -138,11 +141,7 @@ impl TwoPhase {
                 call: state.left.next_call.into(),
                 request: self.request(state.left.next_call, choice)?,
             },
-            Action::Local { node, item } => {
-                let id = state.hosts[usize::from(node)];
-                let (local, _) = &self.world.menu(id)[usize::from(item)];
-                local.clone().at(self.world.host(id).host.node())
-            }
+            Action::Local { host, item, .. } => self.local(host, item),
         })
     }
 
@@ -155,6 +154,11 @@ impl TwoPhase {
             steps.extend(implied);
         }
         steps
+    }
+
+    fn local(&self, host: Id, item: u8) -> Step {
+        let (local, _) = &self.world.menu(host)[usize::from(item)];
+        local.clone().at(self.world.host(host).host.node())
     }
 
     fn arrival(&self, message: Id, twin: bool) -> Step {
@@ -232,13 +236,12 @@ impl TwoPhase {
                 }
                 Some(self.after(state, to, &done, state.left, tell))
             }
-            Action::Local { node, item } => {
-                let id = state.hosts[usize::from(node)];
-                let (local, done) = &self.world.menu(id)[usize::from(item)];
-                if done.host == id {
+            Action::Local { node, host, item } => {
+                let (local, done) = &self.world.menu(host)[usize::from(item)];
+                if done.host == host {
                     return None;
                 }
-                let host = &self.world.host(id).host;
+                let host = &self.world.host(host).host;
                 let left = self.allowed(host.node(), host.stopped(), local, state.left)?;
                 Some(self.after(state, usize::from(node), done, left, tell))
             }
@@ -264,6 +267,15 @@ impl TwoPhase {
     fn reduces(&self) -> bool {
         let Options { reduced, heartbeats, setup, .. } = &self.options;
         *reduced && !heartbeats && setup.rules.broken().all(Rule::redundant)
+    }
+
+    /// Whether nothing more is to be learnt where something was found broken.
+    fn is_over(&self, judge: &Judge) -> bool {
+        match self.options.until {
+            None => !judge.content(),
+            // What a machine does past an impossible state means nothing.
+            Some(property) => judge.found(property) || judge.found(Property::NoHalt),
+        }
     }
 
     fn view<'a>(&'a self, state: &'a State, node: u8) -> &'a View {
@@ -495,7 +507,7 @@ impl Model for TwoPhase {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if !self.judge(state).content() || self.stop.load(Ordering::Relaxed) {
+        if self.is_over(self.judge(state)) || self.stop.load(Ordering::Relaxed) {
             return;
         }
         let twin = self.world.host(state.hosts[0]).host.has_twin();
@@ -505,12 +517,12 @@ impl Model for TwoPhase {
                 actions.push(Action::Deliver { message, twin: true });
             }
         }
-        for (node, id) in (0..).zip(&state.hosts) {
-            let known = self.world.host(*id);
-            for (item, (local, _)) in (0..).zip(self.world.menu(*id)) {
+        for (node, &host) in (0..).zip(&state.hosts) {
+            let known = self.world.host(host);
+            for (item, (local, _)) in (0..).zip(self.world.menu(host)) {
                 let (name, stopped) = (known.host.node(), known.host.stopped());
                 if self.allowed(name, stopped, local, state.left).is_some() {
-                    actions.push(Action::Local { node, item });
+                    actions.push(Action::Local { node, host, item });
                 }
             }
         }
@@ -530,12 +542,8 @@ impl Model for TwoPhase {
 
     fn format_action(&self, action: &Action) -> String {
         match *action {
-            Action::Deliver { message, twin } => {
-                let Envelope { from, to, message } = self.world.envelope(message);
-                let twin = if twin { "'s twin" } else { "" };
-                format!("{to}{twin} receives from {from}: {}", message.body)
-            }
-            Action::Local { node, item } => format!("node {node}, item {item}"),
+            Action::Deliver { message, twin } => self.arrival(message, twin).to_string(),
+            Action::Local { host, item, .. } => self.local(host, item).to_string(),
             Action::Call { .. } => "a client makes the next call".to_owned(),
         }
     }

@@ -1,12 +1,13 @@
 //! What small models hold, to the state: a change that is not seen in these numbers has changed
 //! nothing, and one that is has to be looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
+use stateright::Model as _;
 use system::protocol::{Rule, Rules};
 
 use super::{
-    Options,
+    Options, State, TwoPhase,
     command::script,
     explore::{Bounds, Explored, explore},
 };
@@ -67,6 +68,72 @@ fn symmetry_loses_nothing() {
     let without = all_of(&Options { replica_crashes: 1, symmetry: false, ..writes(2, 1) });
     assert!(without.unique > with.unique && without.unique < 2 * with.unique);
     assert_eq!(with.situations, without.situations);
+}
+
+/// Every cluster of hosts that is reached, with what the judge remembers and what may still happen,
+/// whatever messages are under way.
+fn clusters(options: Options) -> HashSet<u64> {
+    let model = TwoPhase::new(Options { symmetry: false, ..options });
+    let standing = |state: &State| {
+        let hosts = state.hosts.iter().map(|id| state.world.host(*id).hashes[0]);
+        let cluster = hosts.fold(state.world.judge_hash(state.judge), u64::wrapping_add);
+        cluster ^ u64::from(state.left.next_call) ^ u64::from(state.left.replica_crashes) << 8
+            ^ u64::from(state.left.master_crashes) << 16
+    };
+    let mut reached = HashSet::new();
+    let mut seen = HashSet::new();
+    let mut pending = model.init_states();
+    let mut actions = Vec::new();
+    while let Some(state) = pending.pop() {
+        assert!(model.judge(&state).content());
+        reached.insert(standing(&state));
+        model.actions(&state, &mut actions);
+        for action in actions.drain(..) {
+            let next = model.next_state(&state, action);
+            pending.extend(next.filter(|next| seen.insert(next.hash)));
+        }
+    }
+    reached
+}
+
+#[test]
+fn leaving_out_what_is_spent_loses_nothing() {
+    let crashes = |master_crashes, replica_crashes| Options {
+        master_crashes,
+        replica_crashes,
+        ..writes(2, 1)
+    };
+    let mut kept = writes(2, 2);
+    kept.setup.timing.floor_batch = 256;
+    let mut unchecked = crashes(1, 0);
+    unchecked.setup.rules = Rules::ALL.without(Rule::EpochCheck);
+    let mut unlocked = writes(2, 2);
+    unlocked.setup.rules = Rules::ALL.without(Rule::ReplicaLock);
+    for options in
+        [writes(2, 2), kept, unlocked, unchecked, crashes(2, 0), crashes(0, 2), writes(3, 1)]
+    {
+        let all = clusters(Options { reduced: false, ..options.clone() });
+        let fewer = clusters(options.clone());
+        assert!(all == fewer, "{} of {} in {options:?}", fewer.len(), all.len());
+    }
+}
+
+#[test]
+fn gets_are_linearizable() {
+    let asks = |writes, gets| Options {
+        histories: true,
+        ..Options::of(2, script(writes, gets, 1))
+    };
+    holds_in(&asks(1, 1), 0);
+    holds_in(&Options { master_crashes: 1, ..asks(1, 1) }, 0);
+    holds_in(&asks(2, 1), 0);
+    // Two gets one after the other, where a lock does not keep them from an undecided write.
+    let mut broken = asks(1, 2);
+    broken.setup.rules = Rules::ALL.without(Rule::ReadsRespectLocks);
+    broken.until = Some(Property::Linearizability);
+    let explored = explore(&broken, Bounds::default(), |_, _| {});
+    let found: Vec<_> = explored.broken.iter().map(|(property, _)| *property).collect();
+    assert!(found.contains(&Property::Linearizability), "{found:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ pub mod cluster;
 mod final_phase;
 mod options;
 mod progress;
-mod rundir;
+pub(crate) mod rundir;
 mod scratch;
 mod worker;
 

@@ -1,7 +1,7 @@
 //! What must hold of a cluster, judged as it runs: the properties of the protocol by name, and the
 //! little that has to be remembered of the past to judge them. Knows facts, never messages.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
@@ -65,6 +65,18 @@ properties! {
     Linearizability = "linearizability": "the clients' history is linearizable",
     /// AC4 and AC5.
     Settles = "settles": "when all is repaired, nothing stays locked",
+}
+
+impl FromStr for Property {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Property::ALL.iter().find(|it| it.name().eq_ignore_ascii_case(text));
+        found.copied().ok_or_else(|| {
+            let names: Vec<_> = Property::ALL.iter().map(|it| it.name()).collect();
+            format!("'{text}' is no property: want one of {}", names.join(", "))
+        })
+    }
 }
 
 impl fmt::Display for Property {
