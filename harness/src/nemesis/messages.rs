@@ -117,7 +117,8 @@ pub(super) struct Weather {
 
 impl Weather {
     pub(super) fn new(count: u8) -> Self {
-        let mut skies = vec![Sky::Loss, Sky::Loss, Sky::Disorder, Sky::Disorder, Sky::Echo, Sky::Jam];
+        let mut skies =
+            vec![Sky::Loss, Sky::Loss, Sky::Disorder, Sky::Disorder, Sky::Echo, Sky::Jam];
         skies.extend(["prepare", "decide", "vote-yes", "ack"].map(Sky::LossOf));
         skies.extend(["decide", "decide", "vote-yes", "ack"].map(Sky::LateOf));
         skies.extend(["vote-yes", "vote-yes", "prepare", "decide"].map(Sky::EchoOf));
@@ -132,8 +133,11 @@ impl Weather {
     /// All messages of one kind between the master and one replica.
     fn all_of(&mut self, kind: &'static str, rng: &mut ChaCha8Rng) -> (Node, Pattern) {
         let replica = self.replicas.deal(rng);
-        let way =
-            if FROM_MASTER.contains(&kind) { (Node::Master, replica) } else { (replica, Node::Master) };
+        let way = if FROM_MASTER.contains(&kind) {
+            (Node::Master, replica)
+        } else {
+            (replica, Node::Master)
+        };
         (replica, Pattern { kinds: [kind].into(), ..Pattern::ways([way]) })
     }
 

@@ -273,13 +273,7 @@ pub struct Strike {
 
 impl Strike {
     /// A strike with nothing beside it.
-    fn of(
-        fault: FaultName,
-        calm: Duration,
-        victim: Node,
-        trigger: Trigger,
-        harm: Harm,
-    ) -> Self {
+    fn of(fault: FaultName, calm: Duration, victim: Node, trigger: Trigger, harm: Harm) -> Self {
         Strike { fault, calm, victim, trigger, harm, meanwhile: None, then: None }
     }
 }
@@ -322,8 +316,7 @@ impl Schedule {
     /// What one hand does to a cluster of so many replicas; none if the faults leave it nothing.
     #[must_use]
     pub fn new(faults: &Faults, replicas: u8, hand: Hand, rng: ChaCha8Rng) -> Option<Self> {
-        let names: Vec<_> =
-            faults.names().iter().copied().filter(|fault| fault.by(hand)).collect();
+        let names: Vec<_> = faults.names().iter().copied().filter(|fault| fault.by(hand)).collect();
         let faults: Vec<Box<dyn Fault>> = names
             .iter()
             .map(|name| -> Box<dyn Fault> {

@@ -42,10 +42,18 @@ pub(super) struct Partition {
 impl Partition {
     pub(super) fn new(count: u8) -> Self {
         use Cut::{
-            All, Master, MasterAndReplica, MasterDeaf, MasterMute, Replica, ReplicaDeaf, ReplicaMute,
+            All, Master, MasterAndReplica, MasterDeaf, MasterMute, Replica, ReplicaDeaf,
+            ReplicaMute,
         };
         let cuts = vec![
-            Replica, ReplicaDeaf, ReplicaMute, MasterAndReplica, Master, MasterDeaf, MasterMute, All,
+            Replica,
+            ReplicaDeaf,
+            ReplicaMute,
+            MasterAndReplica,
+            Master,
+            MasterDeaf,
+            MasterMute,
+            All,
         ];
         Partition {
             nodes: everyone(count),
@@ -63,9 +71,9 @@ pub(super) fn everyone(replicas: u8) -> Vec<Node> {
 
 /// Every way between two of these nodes.
 pub(super) fn ways(nodes: &[Node]) -> impl Iterator<Item = Way> {
-    nodes.iter().flat_map(|from| {
-        nodes.iter().filter(move |to| *to != from).map(move |to| (*from, *to))
-    })
+    nodes
+        .iter()
+        .flat_map(|from| nodes.iter().filter(move |to| *to != from).map(move |to| (*from, *to)))
 }
 
 impl Fault for Partition {

@@ -286,7 +286,8 @@ impl Nemesis<'_> {
             self.note("miss", &facts)?;
             return Ok(None);
         };
-        let told = |(pattern, deed): &(Pattern, Deed)| json!({ "what": pattern, "is": deed.to_string() });
+        let told =
+            |(pattern, deed): &(Pattern, Deed)| json!({ "what": pattern, "is": deed.to_string() });
         facts["messages"] = snares.iter().map(told).collect();
         facts["lasts_ms"] = millis(lasts);
         let laid: Vec<_> = snares
@@ -317,11 +318,7 @@ impl Nemesis<'_> {
     }
 
     /// Lets messages pass again, and those that were held go on; says whether there were any.
-    async fn release(
-        &self,
-        strike: &Strike,
-        snare: Option<Snare>,
-    ) -> Result<bool, NemesisError> {
+    async fn release(&self, strike: &Strike, snare: Option<Snare>) -> Result<bool, NemesisError> {
         let Some(snare) = snare else { return Ok(false) };
         let struck = snare.lift(RELEASE_DEADLINE).await;
         self.note(
@@ -408,9 +405,18 @@ impl Nemesis<'_> {
         deadline: Duration,
     ) -> Result<(), NemesisError> {
         let started = Instant::now();
-        let resolved = self.cluster.until_resolved(doubted, deadline).await;
-        let left = deadline.saturating_sub(started.elapsed());
-        let ready = self.cluster.until_ready(left).await.map(|_| started.elapsed());
+        let mut deaths = self.cluster.deaths();
+        let back = async {
+            let resolved = self.cluster.until_resolved(doubted, deadline).await;
+            let left = deadline.saturating_sub(started.elapsed());
+            let ready = self.cluster.until_ready(left).await.map(|_| started.elapsed());
+            (resolved, ready)
+        };
+        let (resolved, ready) = tokio::select! {
+            back = back => back,
+            // It will not come back from that.
+            _ = deaths.wait_for(|deaths| *deaths > 0) => (None, None),
+        };
         self.note(
             "recovered",
             &json!({

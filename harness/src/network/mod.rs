@@ -198,7 +198,11 @@ impl Switch {
     fn join(&self, way: Way, stream: &mpsc::Sender<pb::Batch>) {
         let mut state = self.lock();
         let stream = stream.downgrade();
-        state.ways.entry(way).or_insert_with(|| watch::Sender::new(None)).send_replace(Some(stream));
+        state
+            .ways
+            .entry(way)
+            .or_insert_with(|| watch::Sender::new(None))
+            .send_replace(Some(stream));
     }
 
     /// Takes out of a batch what is caught.
@@ -253,7 +257,8 @@ impl Switch {
         };
         let sent = async {
             loop {
-                let stream = streams.borrow_and_update().as_ref().and_then(mpsc::WeakSender::upgrade);
+                let stream =
+                    streams.borrow_and_update().as_ref().and_then(mpsc::WeakSender::upgrade);
                 if let Some(stream) = stream {
                     let batch = pb::Batch {
                         from: wire::node_to_wire(way.0),

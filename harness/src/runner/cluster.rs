@@ -196,7 +196,8 @@ impl Cluster {
             .append(true)
             .open(&member.log)
             .map_err(io(format!("cannot open {}", member.log.display())))?;
-        let command = self.system.command(node, &Start { bootstrap: before.is_none(), ..Start::default() });
+        let command =
+            self.system.command(node, &Start { bootstrap: before.is_none(), ..Start::default() });
         let program = command.get_program().to_string_lossy().into_owned();
         let process = self
             .supervisor

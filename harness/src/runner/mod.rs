@@ -237,10 +237,8 @@ async fn load(
         );
         workers.spawn(worker.work(generator, ending.clone()));
     }
-    let hands = [
-        (Hand::Nodes, nemesis_rng(options.seed)),
-        (Hand::Network, network_rng(options.seed)),
-    ];
+    let hands =
+        [(Hand::Nodes, nemesis_rng(options.seed)), (Hand::Network, network_rng(options.seed))];
     let hands = hands.map(|(hand, rng)| {
         Schedule::new(&options.faults, options.replicas, hand, rng).map(|faults| (hand, faults))
     });

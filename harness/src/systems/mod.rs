@@ -27,8 +27,7 @@ pub trait System: Send + Sync {
     fn observe(&self, node: Node) -> BoxFuture<'_, Result<Observation, String>>;
 
     /// The same of a process that was started in this way.
-    fn observe_as(&self, node: Node, start: &Start)
-    -> BoxFuture<'_, Result<Observation, String>>;
+    fn observe_as(&self, node: Node, start: &Start) -> BoxFuture<'_, Result<Observation, String>>;
 
     /// An empty directory that a node may be started on.
     ///

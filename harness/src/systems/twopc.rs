@@ -94,9 +94,8 @@ impl Twopc {
             listed.join(", ")
         );
         fs::write(&config, text)?;
-        let address = |address: &SocketAddr| {
-            address.to_string().parse::<Address>().map_err(io::Error::other)
-        };
+        let address =
+            |address: &SocketAddr| address.to_string().parse::<Address>().map_err(io::Error::other);
         let addresses = places
             .addresses
             .iter()
@@ -247,11 +246,7 @@ impl System for Twopc {
         })
     }
 
-    fn observe_as(
-        &self,
-        node: Node,
-        start: &Start,
-    ) -> BoxFuture<'_, Result<Observation, String>> {
+    fn observe_as(&self, node: Node, start: &Start) -> BoxFuture<'_, Result<Observation, String>> {
         if !start.beside {
             return self.observe(node);
         }
