@@ -19,7 +19,7 @@ use self::test::TestArgs;
 use crate::{
     checker::{
         Results, Validity,
-        command::{self, CheckArgs, CommandError, GenerateArgs, ReplayArgs},
+        command::{self, CheckArgs, CommandError, GenerateArgs, ReplayArgs, VerifyArgs},
     },
     history,
     model::{self, command::ModelArgs},
@@ -116,6 +116,8 @@ enum Command {
     Test(TestArgs),
     /// Judge recorded runs again.
     Check(CheckArgs),
+    /// Verify the certificates that `check --certify` wrote, without the checker.
+    Verify(VerifyArgs),
     /// Write a synthetic history to standard output, valid or with a planted violation.
     Generate(GenerateArgs),
     /// Run the journals of recorded runs through the nodes' machines again, and compare.
@@ -160,6 +162,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Test(cli.test)) {
         Command::Test(args) => test::test(&args),
         Command::Check(args) => judged(command::check(&args, &mut io::stdout().lock())),
+        Command::Verify(args) => judged(command::verify(&args, &mut io::stdout().lock())),
         Command::Generate(args) => judged(command::generate(&args, &mut io::stdout().lock())),
         Command::Replay(args) => replay(&args),
         Command::Model(args) => explored(model::command::run(&args)),

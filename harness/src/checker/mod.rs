@@ -2,6 +2,7 @@
 //! running system.
 
 pub mod atomicity;
+pub mod certificate;
 pub mod command;
 pub mod conflicts;
 pub mod durability;
@@ -11,6 +12,7 @@ pub mod file;
 pub mod linearizability;
 pub mod nodes;
 pub mod online;
+pub mod progress;
 pub mod reads;
 pub mod replay;
 pub mod resolution;

@@ -25,7 +25,6 @@ pub mod frontier;
 pub mod key;
 mod keys;
 pub mod order;
-mod prepare;
 mod register;
 mod search;
 mod show;
@@ -38,11 +37,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use counterexample::{Counterexample, Why};
+pub use counterexample::{Counterexample, Start, Why};
 pub use decide::{Certificate, Exhausted, Verdict, accept, decide, general};
 pub use frontier::Limits;
 pub use keys::{Ask, End, Key, Keys, Nonsense, Packed, Shape, Spec};
-pub use prepare::{Defect, prepare};
 pub use register::{Register, RegisterOp, RegisterRet};
 pub use search::{Bounds, Call, Found, search};
 pub use show::{Explanation, Shown, explain, timeline};
@@ -71,24 +69,43 @@ pub struct KeyVerdict {
 /// If the verifier does not accept a certificate: then this checker is wrong.
 #[must_use]
 pub fn check_keys(keys: &Keys, limits: &Limits, certify: bool) -> Vec<KeyVerdict> {
+    check_keys_telling(keys, limits, certify, &|| {})
+}
+
+/// The same, telling whenever a key is done.
+pub(super) fn check_keys_telling(
+    keys: &Keys,
+    limits: &Limits,
+    certify: bool,
+    done: &(dyn Fn() + Sync),
+) -> Vec<KeyVerdict> {
     let all = keys.keys();
+    let verdict_of = |key: usize, limits: &Limits| {
+        let history = &all[key];
+        let mut packed = history.history(keys.spec());
+        let verdict = decide(&mut packed, limits, certify);
+        if let Verdict::Valid(Some(order)) = &verdict
+            && let Err(why) = accept(&packed, order)
+        {
+            panic!("the certificate of key {} is wrong: {why}", history.name);
+        }
+        KeyVerdict { key, verdict, numbers: packed.numbers }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(all.len());
+    // What is allowed is shared by the keys that are decided at a time.
+    let share = Limits { configurations: limits.configurations / workers.max(1), ..*limits };
     let next = AtomicUsize::new(0);
     let work = || {
         let mut verdicts = Vec::new();
         loop {
             let key = next.fetch_add(1, Ordering::Relaxed);
-            let Some(history) = all.get(key) else { return verdicts };
-            let mut packed = history.history(keys.spec());
-            let verdict = decide(&mut packed, limits, certify);
-            if let Verdict::Valid(Some(order)) = &verdict
-                && let Err(why) = accept(&packed, order)
-            {
-                panic!("the certificate of key {} is wrong: {why}", history.name);
+            if key >= all.len() {
+                return verdicts;
             }
-            verdicts.push(KeyVerdict { key, verdict, numbers: packed.numbers });
+            verdicts.push(verdict_of(key, &share));
+            done();
         }
     };
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(all.len());
     let mut verdicts: Vec<KeyVerdict> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         workers
@@ -97,6 +114,12 @@ pub fn check_keys(keys: &Keys, limits: &Limits, certify: bool) -> Vec<KeyVerdict
             .collect()
     });
     verdicts.sort_by_key(|verdict| verdict.key);
+    // A key that its share was too small for has everything to itself once more.
+    for verdict in verdicts.iter_mut().filter(|_| workers > 1) {
+        if matches!(verdict.verdict, Verdict::Unknown(Exhausted::Configurations(_))) {
+            *verdict = verdict_of(verdict.key, limits);
+        }
+    }
     verdicts
 }
 
@@ -127,10 +150,7 @@ pub fn judge(operations: &[Operation], limits: &Limits) -> Judgement {
                     let number = numbers[place as usize];
                     shown(number, &operations[number as usize])
                 });
-                judgement.violation(format!(
-                    "{}: {}\n{}",
-                    explained.key, explained.sentence, explained.timeline
-                ));
+                judgement.violation(explained.to_string());
             }
         }
     }
