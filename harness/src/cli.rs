@@ -19,7 +19,9 @@ use self::test::TestArgs;
 use crate::{
     checker::{
         Results, Validity,
-        command::{self, CheckArgs, CommandError, GenerateArgs, ReplayArgs, VerifyArgs},
+        command::{
+            self, CheckArgs, CommandError, ExportArgs, GenerateArgs, ReplayArgs, VerifyArgs,
+        },
     },
     history,
     model::{self, command::ModelArgs},
@@ -118,6 +120,8 @@ enum Command {
     Check(CheckArgs),
     /// Verify the certificates that `check --certify` wrote, without the checker.
     Verify(VerifyArgs),
+    /// Write a recorded history to standard output, as other tools read it.
+    Export(ExportArgs),
     /// Write a synthetic history to standard output, valid or with a planted violation.
     Generate(GenerateArgs),
     /// Run the journals of recorded runs through the nodes' machines again, and compare.
@@ -163,6 +167,7 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::test(&args),
         Command::Check(args) => judged(command::check(&args, &mut io::stdout().lock())),
         Command::Verify(args) => judged(command::verify(&args, &mut io::stdout().lock())),
+        Command::Export(args) => judged(command::export(&args, &mut io::stdout().lock())),
         Command::Generate(args) => judged(command::generate(&args, &mut io::stdout().lock())),
         Command::Replay(args) => replay(&args),
         Command::Model(args) => explored(model::command::run(&args)),

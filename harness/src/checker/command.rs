@@ -27,6 +27,7 @@ use super::{
 
 use crate::history::{
     ReadError,
+    export::{self, ExportError, Target},
     formats::Format,
     synthetic::{self, Options, Plant},
 };
@@ -110,6 +111,34 @@ pub fn verify(args: &VerifyArgs, out: &mut impl Write) -> Result<Validity, Comma
             Validity::Invalid
         }
     })
+}
+
+/// What to export.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// A run directory, or a history of our own in a file.
+    #[arg(value_name = "PATH", default_value = "histories/latest")]
+    pub path: PathBuf,
+
+    /// As what: edn (Jepsen's history.edn) or porcupine (its key/value data).
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Target,
+}
+
+/// Writes a recorded history in the words of another tool.
+///
+/// # Errors
+/// It cannot be read, or the other tool has no words for it.
+pub fn export(args: &ExportArgs, out: &mut impl Write) -> Result<Validity, CommandError> {
+    let path = file_of(&args.path)?;
+    let mut out = io::BufWriter::with_capacity(1 << 18, out);
+    export::export(&path, args.format, &mut out).map_err(|error| match error {
+        ExportError::Write(error) => CommandError::Write(error),
+        ExportError::Read(error) => CommandError::Load(LoadError::History(error)),
+        ExportError::EmptyText { .. } => CommandError::Export { path: path.clone(), source: error },
+    })?;
+    out.flush()?;
+    Ok(Validity::Valid)
 }
 
 /// What to generate.
@@ -208,6 +237,14 @@ pub enum CommandError {
         path: PathBuf,
         /// What was missing.
         reason: &'static str,
+    },
+    /// A history cannot be said in another tool's words.
+    #[error("{}: {source}", path.display())]
+    Export {
+        /// The history.
+        path: PathBuf,
+        /// Why.
+        source: ExportError,
     },
     /// What was asked does not go together.
     #[error("{0}")]

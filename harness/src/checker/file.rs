@@ -335,6 +335,7 @@ impl Named {
                 Ask::Append(text) => format!("append {text}"),
             };
             let number = u32::try_from(number).expect("numbers that are wanted fit in 32 bits");
+            let process = Some(process);
             *shown = Some(Shown { number, process, text, invoked, returned: None });
         }
     }

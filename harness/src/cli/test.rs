@@ -87,6 +87,11 @@ pub(super) struct TestArgs {
     /// Switch off a rule of the protocol, to see who notices. May be given more than once.
     #[arg(long = "break", value_name = "RULE")]
     broken: Vec<Rule>,
+
+    /// End the run as soon as what clients saw cannot become right any more. Without this the run
+    /// goes on, and it is told when that was.
+    #[arg(long)]
+    fail_fast: bool,
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -111,6 +116,7 @@ impl TestArgs {
             system: self.system.clone(),
             system_bin: self.system_bin.clone(),
             broken: self.broken.clone(),
+            fail_fast: self.fail_fast,
         }
     }
 }

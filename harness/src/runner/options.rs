@@ -39,6 +39,8 @@ pub struct Options {
     pub system_bin: Option<PathBuf>,
     /// Rules of the protocol that are switched off.
     pub broken: Vec<Rule>,
+    /// The run ends as soon as what clients saw cannot become right any more.
+    pub fail_fast: bool,
 }
 
 impl Options {
@@ -75,6 +77,9 @@ impl Options {
         for rule in &self.broken {
             command.push_str(&format!(" --break {rule}"));
         }
+        if self.fail_fast {
+            command.push_str(" --fail-fast");
+        }
         command
     }
 
@@ -97,6 +102,7 @@ impl Options {
             "system": self.system,
             "system_bin": self.system_bin,
             "broken": self.broken.iter().map(|rule| rule.name()).collect::<Vec<_>>(),
+            "fail_fast": self.fail_fast,
             "write_timeout_ms": ms(WRITE_TIMEOUT),
             "get_timeout_ms": ms(GET_TIMEOUT),
             "resolution_deadline_ms": ms(RESOLUTION_DEADLINE),

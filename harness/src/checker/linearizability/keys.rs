@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use super::{
     frontier::{self, Step},
     key::{KeyHistory, NOTHING, OPEN, Op, What},
+    show::Shown,
 };
 
 /// What a client asks of a key.
@@ -253,6 +254,26 @@ impl Key {
     #[must_use]
     pub fn text(&self, value: u32) -> Option<&str> {
         self.values.iter().find(|(_, number)| **number == value).map(|(text, _)| &**text)
+    }
+
+    /// The operation of this number as people are shown it.
+    pub(super) fn shown(&self, number: u32) -> Shown {
+        let at = self.numbers.partition_point(|other| *other < number);
+        let op = self.ops[at];
+        let text = |value: u32| self.text(value).unwrap_or("nothing");
+        let step = u32::try_from(at).ok().and_then(|place| self.special.get(&place));
+        let text = match (step, op.what) {
+            (Some(Step::Cas(from, to)), _) => format!("cas {} {}", text(*from), text(*to)),
+            (Some(Step::Differs(from)), to) => {
+                format!("cas {} {}: differs", text(*from), text(to.value()))
+            }
+            (Some(Step::Append(more)), _) => format!("append {}", text(*more)),
+            (_, What::Write(NOTHING)) => "del".to_owned(),
+            (_, What::Write(value)) => format!("put {}", text(value)),
+            (_, What::Read(value)) => format!("get = {}", text(value)),
+        };
+        let returned = (op.returned != OPEN).then(|| op.returned.into());
+        Shown { number, process: None, text, invoked: op.invoked.into(), returned }
     }
 
     /// Whether a write of this value has failed.

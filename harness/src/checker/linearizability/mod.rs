@@ -2,19 +2,6 @@
 //! between its invocation and its return. Black box: operations in, a verdict out. Knows nothing
 //! of nodes, journals or versions.
 //!
-//! ```
-//! use harness::checker::linearizability::{Ask, End, Keys, Limits, Verdict, check_keys};
-//!
-//! let mut keys = Keys::default();
-//! keys.invoke(1, "k", Ask::Put("a"))?;
-//! keys.end(1, End::Ok(None))?;
-//! keys.invoke(2, "k", Ask::Get)?;
-//! keys.end(2, End::Ok(None))?; // It found nothing: the put is lost.
-//! let answers = check_keys(&keys, &Limits::default(), false);
-//! assert!(matches!(answers[0].verdict, Verdict::Invalid(_)));
-//! # Ok::<(), harness::checker::linearizability::Nonsense>(())
-//! ```
-//!
 //! Keys are decided apart, as many at a time as there are cores: linearizability is local. A key
 //! whose puts write values that nothing else writes is decided by [`zones`] (tier 1), any other by
 //! [`frontier`] (tier 2); [`search`] (tier 0) is the oracle that both are held against.
@@ -60,6 +47,16 @@ pub struct KeyVerdict {
     pub verdict: Verdict,
     /// By place: the number of the operation in the whole history.
     pub numbers: Vec<u32>,
+}
+
+impl KeyVerdict {
+    /// Why the key is not linearizable, to be shown to people; none if it is, or if nobody knows.
+    #[must_use]
+    pub fn explain(&self, keys: &Keys) -> Option<Explanation> {
+        let Verdict::Invalid(counterexample) = &self.verdict else { return None };
+        let key = &keys.keys()[self.key];
+        Some(explain(key, counterexample, |place| key.shown(self.numbers[place as usize])))
+    }
 }
 
 /// Decides every key, side by side. With `certify`, valid verdicts come with their certificates,
@@ -201,7 +198,7 @@ fn shown(number: u32, operation: &Operation) -> Shown {
     };
     Shown {
         number,
-        process: *process,
+        process: Some(*process),
         text,
         invoked: operation.invoked_index,
         returned: operation.returned.and(operation.returned_index),

@@ -15,8 +15,8 @@ use super::{
 pub struct Shown {
     /// Its number in the whole history, from 0 in the order of the invocations.
     pub number: u32,
-    /// Who did it.
-    pub process: u64,
+    /// Who did it, if that is known.
+    pub process: Option<u64>,
     /// What was done and found, such as `put 3-12` or `get = nothing`.
     pub text: String,
     /// When it was invoked; only compared with others.
@@ -28,7 +28,10 @@ pub struct Shown {
 impl Shown {
     fn named(&self) -> String {
         let text = shortened(&self.text);
-        format!("'{text}' of process {} (operation {})", self.process, self.number)
+        match self.process {
+            Some(process) => format!("'{text}' of process {process} (operation {})", self.number),
+            None => format!("'{text}' (operation {})", self.number),
+        }
     }
 }
 
@@ -216,8 +219,11 @@ pub fn timeline(operations: &[Shown]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "p{:<4} {:<width$}  {}{bar}",
-            operation.process,
+            "{:<5} {:<width$}  {}{bar}",
+            match operation.process {
+                Some(process) => format!("p{process}"),
+                None => format!("#{}", operation.number),
+            },
             shown,
             " ".repeat(from)
         );
@@ -233,7 +239,7 @@ mod tests {
     fn a_timeline_is_drawn() {
         let shown = |process, text: &str, invoked, returned| Shown {
             number: 0,
-            process,
+            process: Some(process),
             text: text.to_owned(),
             invoked,
             returned,
