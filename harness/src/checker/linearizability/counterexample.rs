@@ -321,7 +321,7 @@ pub(super) fn of_stuck(
         found.operations = shrinking.shrink(found.operations.clone(), None);
     }
     if found.operations.len() > SMALL {
-        match shrinking.from_later_on(&found.operations, &held) {
+        match shrinking.later_start(&found.operations, &held) {
             Some((start, part)) if part.len() < found.operations.len() => {
                 found.operations = part;
                 found.from = Some(start);
@@ -388,7 +388,7 @@ impl Shrinking<'_> {
 
     /// The latest moment from which the rest has no order, whatever of what was under way had
     /// taken effect, and that rest, made small.
-    fn from_later_on(&self, part: &[u32], held: &[(u32, Vec<u32>)]) -> Option<(Start, Vec<u32>)> {
+    fn later_start(&self, part: &[u32], held: &[(u32, Vec<u32>)]) -> Option<(Start, Vec<u32>)> {
         // After the last return the operation that breaks it is under way alone: too late.
         held.iter().rev().take(STARTS_MAX).find_map(|(after, held)| {
             let from = self.prefix[*after as usize].returned;

@@ -64,6 +64,9 @@ pub fn explain(
     let mut operations: Vec<Shown> =
         counterexample.operations.iter().map(|place| shown(*place)).collect();
     operations.sort_by_key(|operation| operation.invoked);
+    if let Some(start) = &counterexample.from {
+        operations.insert(0, shown(start.after));
+    }
     let last = shown(counterexample.breaks_at).named();
     let text = |state: u32| match counterexample.texts.get(&state) {
         Some(text) => quoted(text),
@@ -84,7 +87,9 @@ pub fn explain(
              or what those under way then made of it",
             shown(start.after).named()
         );
-        timeline.insert_str(0, &format!("{:5} {held} was there\n", ""));
+        // The first line is the operation after which that was so.
+        let first = timeline.find('\n').map_or(0, |end| end + 1);
+        timeline.insert_str(first, &format!("{:5} then {held} was there\n", ""));
     }
     Explanation { key: key.name.to_string(), sentence, timeline, operations }
 }
@@ -160,14 +165,13 @@ fn rule(key: &Key, violation: Violation, shown: &impl Fn(u32) -> Shown) -> Strin
             format!("{} was found before its put was invoked", value(key, found))
         }
         Violation::Overlap { first, second } => format!(
-            "{} must have been there from before to after a moment at which {} must have been \
-             there, each of them written once",
+            "there is a moment at which both {} and {} must have been there: each of them was \
+             written once, had taken effect before it, and was still to be seen after it",
             value(key, first),
             value(key, second)
         ),
         Violation::Inside { inner, outer } => format!(
-            "{} must have been there at some moment of a time throughout which {} must have been \
-             there",
+            "at every moment at which {} can have been there, {} must have been there",
             value(key, inner),
             value(key, outer)
         ),
