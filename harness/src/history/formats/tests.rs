@@ -108,7 +108,7 @@ fn reads_alike_in_pieces(bytes: &[u8], format: Format, piece: usize) -> Result<(
     let read = |input: &mut dyn BufRead| {
         let mut keys = Keys::new(format.spec());
         let told = stream_from(input, format, &mut keys, Path::new("h"));
-        (told.map_err(|error| error.to_string()), format!("{:?}", histories(&keys)))
+        (told.map_err(|error| error.to_string()), histories(&keys))
     };
     let whole = read(&mut &*bytes);
     let pieces = read(&mut BufReader::with_capacity(piece, bytes));
