@@ -269,12 +269,14 @@ pub struct Strike {
     pub meanwhile: Option<Box<Strike>>,
     /// Another blow, when this one is over and the cluster has not yet come back from it.
     pub then: Option<Box<Strike>>,
+    /// The next strike does not wait until the cluster has come back from this one.
+    pub hasty: bool,
 }
 
 impl Strike {
     /// A strike with nothing beside it.
     fn of(fault: FaultName, calm: Duration, victim: Node, trigger: Trigger, harm: Harm) -> Self {
-        Strike { fault, calm, victim, trigger, harm, meanwhile: None, then: None }
+        Strike { fault, calm, victim, trigger, harm, meanwhile: None, then: None, hasty: false }
     }
 }
 
@@ -290,8 +292,8 @@ pub struct Schedule {
     faults: Vec<Box<dyn Fault>>,
     names: Vec<FaultName>,
     round: Deck<usize>,
-    /// How many strikes were dealt.
-    dealt: usize,
+    /// So many strikes are still to be quick ones.
+    quick: usize,
     /// Faults that missed before they had struck at all: they come next.
     again: Vec<usize>,
     struck: BTreeSet<FaultName>,
@@ -306,7 +308,8 @@ const ROOM_MIN: Duration = Duration::from_millis(250);
 /// So many strikes are drawn in search of one that can be a second one.
 const DRAWS: usize = 6;
 
-/// With more faults than this, the first round is a quick one, so that a short run meets them all.
+/// With more faults than this, both hands begin with a quick round, as many strikes as there are
+/// faults, so that a short run meets them all.
 const MANY: usize = 4;
 
 /// The longest calm before, and the longest outage of, a strike of a quick round.
