@@ -178,7 +178,10 @@ impl Bench<'_> {
             let began = Instant::now();
             let mut after = 0;
             let caught = loop {
-                let Some(seed) = seeds.next().filter(|_| after < tries) else { break false };
+                if after == tries {
+                    break false;
+                }
+                let Some(seed) = seeds.next() else { break false };
                 if self.interrupted() {
                     return Ok(score);
                 }
