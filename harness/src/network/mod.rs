@@ -10,6 +10,8 @@
 
 mod pattern;
 mod relay;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
