@@ -8,7 +8,10 @@ use proto::v1::{
     peer_server::{Peer, PeerServer},
 };
 use system::protocol::{Body, Decision, Message, StoreId, TxnId};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    runtime::{self, Runtime},
+};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
@@ -66,7 +69,8 @@ struct Scene {
     node: SocketAddr,
     heard: mpsc::UnboundedReceiver<pb::Batch>,
     mailbox: mpsc::UnboundedSender<pb::Batch>,
-    server: Option<JoinHandle<()>>,
+    /// A runtime of its own, so that it can end with all that it has begun.
+    server: Option<Runtime>,
 }
 
 impl Scene {
@@ -87,10 +91,22 @@ impl Scene {
     /// Starts the node, or a new incarnation of it.
     async fn start(&mut self) {
         let listener = TcpListener::bind(self.node).await.expect("the port is free again");
-        let server = Server::builder()
-            .add_service(PeerServer::new(Mailbox(self.mailbox.clone())))
-            .serve_with_incoming(TcpListenerStream::new(listener));
-        self.server = Some(tokio::spawn(async { server.await.expect("it serves") }));
+        let listener = listener.into_std().expect("it was just bound");
+        let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a thread");
+        let mailbox = Mailbox(self.mailbox.clone());
+        runtime.spawn(async {
+            let listener = TcpListener::from_std(listener).expect("it does not block");
+            Server::builder()
+                .add_service(PeerServer::new(mailbox))
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+        });
+        self.server = Some(runtime);
+    }
+
+    fn kill(&mut self) {
+        self.server.take().expect("it runs").shutdown_background();
     }
 
     /// A stream from the master, through the relay: greeted, and answered.
@@ -125,6 +141,14 @@ impl Scene {
             }
         }
         seen
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.shutdown_background();
+        }
     }
 }
 
@@ -173,7 +197,7 @@ async fn a_held_message_reaches_the_next_incarnation() {
     assert!(snare.springs(DEADLINE).await);
 
     // The node dies, and its caller hears of it.
-    scene.server.take().expect("it runs").abort();
+    scene.kill();
     let ended = timeout(DEADLINE, answers.message()).await.expect("the stream ends");
     assert!(!matches!(ended, Ok(Some(_))));
     scene.start().await;
