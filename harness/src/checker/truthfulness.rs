@@ -71,8 +71,8 @@ fn asked_for(run: &Run, judgement: &mut Judgement) {
         let (possible, failed) = dels.get(key.as_str()).copied().unwrap_or_default();
         if committed > possible {
             judgement.violation(format!(
-                "{committed} deletes of {key} were committed, but only {possible} were answered Ok \
-                 or left open, and {failed} failed"
+                "deletes of {key}: {committed} committed, but only {possible} answered Ok or left \
+                 open, and {failed} failed"
             ));
         }
     }
