@@ -166,6 +166,7 @@ impl Bench<'_> {
             relay: false,
             lie: false,
             schedule: None,
+            fail_fast: true,
         }
     }
 

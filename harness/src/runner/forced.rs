@@ -112,6 +112,7 @@ pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<Optio
         relay: true,
         lie: false,
         schedule: Some(path.to_owned()),
+        fail_fast: false,
     })
 }
 
