@@ -21,6 +21,7 @@ use proto::v1::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,7 +32,7 @@ use super::peers::Peers;
 use crate::{
     answer::{self, ReasonKind},
     config::NodeLimits,
-    connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
+    connection::{self, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
     meter::{Meter, Metered},
     protocol::{self, Outcome, Write},
     store::{Entries, Limits, StoreError},
@@ -43,6 +44,11 @@ use crate::{
 const REQUEST_SLACK_BYTES: usize = 16 << 20;
 /// A part of a dump is sent when it has grown to this.
 const DUMP_PART_BYTES: usize = 256 << 10;
+/// So many dumps at once. Each keeps what it reads from being reused while it lasts, and takes one
+/// of the store's places for readers.
+const DUMPS_MAX: usize = 4;
+/// A dump whose receiver takes nothing for so long is broken off.
+const DUMP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client's call, on its way to the event loop.
 #[derive(Debug)]
@@ -91,6 +97,7 @@ pub(super) async fn serve(
     let peer = (!is_master).then(|| {
         PeerServer::new(PeerDesk(desk.peers.clone())).max_decoding_message_size(usize::MAX)
     });
+    let inspect = InspectDesk { desk, dumps: Arc::new(Semaphore::new(DUMPS_MAX)) };
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
@@ -104,7 +111,7 @@ pub(super) async fn serve(
         .http2_max_pending_accept_reset_streams(Some(streams as usize))
         .add_optional_service(kv)
         .add_optional_service(peer)
-        .add_service(InspectServer::new(InspectDesk(desk)))
+        .add_service(InspectServer::new(inspect))
         .add_service(health)
         .add_service(reflection)
         .serve_with_incoming_shutdown(connections(listener), stop)
@@ -151,7 +158,7 @@ fn connections(
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    if let Err(error) = stream.set_nodelay(true) {
+                    if let Err(error) = connection::set_up(&stream) {
                         tracing::debug!("a connection is gone already: {error}");
                         continue;
                     }
@@ -313,13 +320,16 @@ impl Peer for PeerDesk {
     }
 }
 
-struct InspectDesk(Arc<Desk>);
+struct InspectDesk {
+    desk: Arc<Desk>,
+    dumps: Arc<Semaphore>,
+}
 
 impl InspectDesk {
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Status> {
         let gone = || Status::unavailable("the node is about to end");
         let (reply, answer) = oneshot::channel();
-        self.0.questions.send(ask(reply)).await.map_err(|_| gone())?;
+        self.desk.questions.send(ask(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
     }
 }
@@ -337,7 +347,7 @@ impl Inspect for InspectDesk {
         });
         Ok(Response::new(pb::StatusResponse {
             node: wire::node_to_wire(status.node),
-            cluster: self.0.cluster.clone(),
+            cluster: self.desk.cluster.clone(),
             epoch: status.epoch,
             boot: status.boot,
             floor: Some(wire::txn_to_wire(status.floor)),
@@ -353,24 +363,33 @@ impl Inspect for InspectDesk {
         &self,
         _: Request<pb::DumpRequest>,
     ) -> Result<Response<Self::DumpStream>, Status> {
+        let place = self.dumps.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{DUMPS_MAX} dumps are under way: try later"))
+        })?;
         let entries = self.ask(Question::Dump).await?.map_err(internal)?;
         let (parts, answer) = mpsc::channel(4);
+        let runtime = Handle::current();
         // Reads the disk: not in the event loop's thread.
-        tokio::task::spawn_blocking(move || dump(entries, &parts));
+        tokio::task::spawn_blocking(move || {
+            dump(entries, |part| {
+                let sent = parts.send_timeout(part, DUMP_PATIENCE);
+                runtime.block_on(sent).is_ok()
+            });
+            drop(place);
+        });
         Ok(Response::new(ReceiverStream::new(answer)))
     }
 }
 
-/// Sends entries in parts, until the receiver goes away.
-fn dump(entries: Entries, parts: &mpsc::Sender<Result<pb::DumpResponse, Status>>) {
+/// Sends entries in parts, until one is not taken.
+fn dump(entries: Entries, send: impl Fn(Result<pb::DumpResponse, Status>) -> bool) {
     let mut part = pb::DumpResponse::default();
     let mut bytes = 0;
     for entry in entries {
         let (key, version, value) = match entry {
             Ok(entry) => entry,
             Err(error) => {
-                // Nobody may be listening, which is no matter.
-                let _ = parts.blocking_send(Err(internal(error)));
+                send(Err(internal(error)));
                 return;
             }
         };
@@ -378,13 +397,13 @@ fn dump(entries: Entries, parts: &mpsc::Sender<Result<pb::DumpResponse, Status>>
         let found = wire::found_to_wire(Some((version, value)));
         part.entries.push(pb::Entry { key: wire::blob_to_wire(key), found });
         if bytes >= DUMP_PART_BYTES {
-            if parts.blocking_send(Ok(std::mem::take(&mut part))).is_err() {
+            if !send(Ok(std::mem::take(&mut part))) {
                 return;
             }
             bytes = 0;
         }
     }
-    let _ = parts.blocking_send(Ok(part));
+    send(Ok(part));
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
