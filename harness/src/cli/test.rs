@@ -11,10 +11,6 @@ use anyhow::Context as _;
 use clap::{Args, builder::RangedU64ValueParser};
 use indicatif::ProgressBar;
 use system::protocol::Rule;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
 
 use super::{Exit, Problem};
 use crate::{
@@ -23,7 +19,7 @@ use crate::{
     history,
     nemesis::Faults,
     report::summary::Tally,
-    runner::{self, Made, Options, parse_duration},
+    runner::{self, Made, Options, Timings, follow_signals, parse_duration},
     systems::twopc::find_programs,
 };
 
@@ -87,6 +83,24 @@ pub(super) struct TestArgs {
     /// Switch off a rule of the protocol, to see who notices. May be given more than once.
     #[arg(long = "break", value_name = "RULE")]
     broken: Vec<Rule>,
+
+    /// End the run as soon as what clients saw cannot become right any more. Without this the run
+    /// goes on, and it is told when that was.
+    #[arg(long)]
+    fail_fast: bool,
+
+    /// Other periods for the nodes, as in their configuration: inquire=100,peers_after=1.
+    #[arg(long, value_name = "NAME=N,...", default_value_t = Timings::default())]
+    timing: Timings,
+
+    /// Let the messages between the nodes pass through the harness though no fault asks for it, to
+    /// see what that costs.
+    #[arg(long)]
+    relay: bool,
+
+    /// Record unknown outcomes as failures: a harness that lies, which the checks must find out.
+    #[arg(long, hide = true)]
+    lie: bool,
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -111,6 +125,11 @@ impl TestArgs {
             system: self.system.clone(),
             system_bin: self.system_bin.clone(),
             broken: self.broken.clone(),
+            fail_fast: self.fail_fast,
+            timing: self.timing.clone(),
+            relay: self.relay,
+            lie: self.lie,
+            schedule: None,
         }
     }
 }
@@ -198,26 +217,4 @@ fn judge(made: Made) -> Result<Judged, Problem> {
 
 fn history_of(directory: &Path) -> PathBuf {
     directory.join("history.jsonl")
-}
-
-/// Turns true at the first signal to end. The second one ends the harness at once; its nodes die
-/// with it.
-fn follow_signals() -> io::Result<watch::Receiver<bool>> {
-    let (wanted, interrupt) = watch::channel(false);
-    let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
-        .into_iter()
-        .map(signal)
-        .collect::<io::Result<Vec<_>>>()?;
-    tokio::spawn(async move {
-        for first in [true, false] {
-            let next = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
-            futures::future::select_all(next).await;
-            if !first {
-                std::process::exit(Exit::Failed as i32);
-            }
-            eprintln!("harness: ending the run in order; once more to end it at once");
-            wanted.send_replace(true);
-        }
-    });
-    Ok(interrupt)
 }

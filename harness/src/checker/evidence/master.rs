@@ -21,6 +21,9 @@ pub(super) struct Scan {
     ended: HashSet<TxnId>,
     /// Transactions that this incarnation began and has not ended, and whose yes has arrived.
     voting: HashMap<TxnId, BTreeSet<Node>>,
+    /// The latest start of each replica that this incarnation has heard of: a handshake of an
+    /// earlier one counts for nothing.
+    boots: HashMap<Node, u64>,
     /// The write call that the current event brought, until its transaction is known.
     arriving: Option<CallId>,
     calls: HashMap<CallId, TxnId>,
@@ -34,8 +37,15 @@ impl Scan {
             durable: HashSet::new(),
             ended: HashSet::new(),
             voting: HashMap::new(),
+            boots: HashMap::new(),
             arriving: None,
             calls: HashMap::new(),
+        }
+    }
+
+    fn voted_yes(&mut self, node: Node, txn: TxnId) {
+        if let Some(yes) = self.voting.get_mut(&txn) {
+            yes.insert(node);
         }
     }
 
@@ -65,6 +75,7 @@ impl Follow for Scan {
         self.pending.restart();
         self.durable.clear();
         self.voting.clear();
+        self.boots.clear();
         self.calls.clear();
         self.arriving = None;
         for record in records {
@@ -77,13 +88,24 @@ impl Follow for Scan {
     fn event(&mut self, event: Event, out: &mut Sink<'_>) {
         self.arriving = None;
         match event {
-            Event::Message { from, message: Message { body, .. } } => {
-                if let Body::VoteYes { txn } | Body::Inquire { txn } = body
-                    && let Some(yes) = self.voting.get_mut(&txn)
-                {
-                    yes.insert(from);
+            Event::Message { from, message: Message { body, .. } } => match body {
+                Body::VoteYes { txn } | Body::Inquire { txn } => self.voted_yes(from, txn),
+                Body::Alive { boot } => {
+                    let latest = self.boots.entry(from).or_default();
+                    *latest = boot.max(*latest);
                 }
-            }
+                // What a replica is in doubt about it has voted yes on.
+                Body::FenceOk { boot, in_doubt } => {
+                    let latest = self.boots.entry(from).or_default();
+                    if boot >= *latest {
+                        *latest = boot;
+                        for (txn, _) in in_doubt {
+                            self.voted_yes(from, txn);
+                        }
+                    }
+                }
+                _ => {}
+            },
             Event::Client { call, request: Request::Write(_) } => self.arriving = Some(call),
             Event::Persisted(lsn) => {
                 for (txn, key) in self.pending.persisted(lsn) {
@@ -148,6 +170,40 @@ impl Follow for Scan {
                 }
             }
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use system::protocol::{StoreId, Write};
+
+    use super::{
+        super::{Fact, Place},
+        *,
+    };
+
+    #[test]
+    fn a_handshake_that_names_a_transaction_is_a_yes() {
+        let txn = TxnId::new(4, 120);
+        let key = Key::from("k4");
+        let message = |body| Message { store: StoreId(1), epoch: 4, floor: txn, body };
+        let write = Write { key: key.clone(), value: None };
+        let prepare = message(Body::Prepare { txn, write, resolves: Vec::new() });
+        let handshake = |in_doubt| message(Body::FenceOk { boot: 3, in_doubt });
+        for (in_doubt, missing) in
+            [(vec![(txn, key.clone())], Vec::new()), (Vec::new(), vec![Node::Replica(1)])]
+        {
+            let mut scan = Scan::new(1);
+            let mut facts = Vec::new();
+            let place = Place { node: Node::Master, line: 1, time: 0 };
+            let mut out = Sink { facts: &mut facts, place };
+            scan.effect(Effect::Send { to: Node::Replica(1), message: prepare.clone() }, &mut out);
+            let from = Node::Replica(1);
+            scan.event(Event::Message { from, message: handshake(in_doubt) }, &mut out);
+            let decided = Record::Decided { txn, key: key.clone() };
+            scan.effect(Effect::Append(decided), &mut out);
+            assert_eq!(facts, [Fact { place, what: What::DecisionAppended { txn, missing } }]);
         }
     }
 }
