@@ -11,9 +11,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
-use system::cli::{MasterArgs, ReplicaArgs};
+use system::{
+    cli::{MasterArgs, ReplicaArgs},
+    store::Syncs,
+};
 
 use self::test::TestArgs;
 use crate::{
@@ -27,6 +30,7 @@ use crate::{
     rules::{self, RulesArgs},
     schedule,
     sim::{self, command::SimArgs},
+    systems::Break,
 };
 
 /// How a command ends, as its exit status.
@@ -83,7 +87,10 @@ Faults:
                        voted yes and not all know the decision; it is then killed or continued
   replica-uncertainty  a replica stops itself around its vote or around the decision; it is then
                        killed or continued
-  all                  all of these
+  power-loss           nodes lose what they have not synced: one, all replicas, or everything at once,
+                       at random times, at points of their work, and inside of a commit to disk.
+                       Needs root and /dev/fuse
+  all                  all of these; all-but-F: all but one
 
 Exit status:
   0    valid
@@ -140,9 +147,29 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Role {
     /// The master.
-    Master(MasterArgs),
+    Master(UnderTest<MasterArgs>),
     /// A replica.
-    Replica(ReplicaArgs),
+    Replica(UnderTest<ReplicaArgs>),
+}
+
+/// What a node that is built into the harness can be told, beyond what the system's programs can.
+#[derive(Debug, Args)]
+struct UnderTest<T: Args> {
+    #[command(flatten)]
+    node: T,
+    /// Skip syncs of the store.
+    #[arg(long, hide = true, value_name = "store-syncs|store-meta-syncs")]
+    without: Vec<Break>,
+}
+
+impl<T: Args> UnderTest<T> {
+    fn syncs(&self) -> Syncs {
+        let skipped = self.without.iter().find_map(|broken| match broken {
+            Break::Syncs(syncs) => Some(*syncs),
+            Break::Rule(_) => None,
+        });
+        skipped.unwrap_or_default()
+    }
 }
 
 /// The program: reads the command line, does what it says, and turns what came of it into an exit
@@ -166,8 +193,14 @@ pub fn main() -> ExitCode {
         Command::Sim(args) => explored(sim::command::run(&args, &mut io::stdout().lock())),
         Command::Rules(args) => explored(rules::run(&args, &mut io::stdout().lock())),
         Command::Inspect { path } => inspect(&path),
-        Command::Node(Role::Master(args)) => return args.run(),
-        Command::Node(Role::Replica(args)) => return args.run(),
+        Command::Node(Role::Master(args)) => {
+            let syncs = args.syncs();
+            return args.node.run_with(syncs);
+        }
+        Command::Node(Role::Replica(args)) => {
+            let syncs = args.syncs();
+            return args.node.run_with(syncs);
+        }
     };
     match done {
         Ok(exit) => exit.into(),

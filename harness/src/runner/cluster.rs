@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    disk::{Device, Disks, Dropped},
     history::{Action, NemesisEvent, Recorder},
     supervisor::{Activity, Process, Supervisor},
     systems::{Observation, System},
@@ -63,6 +64,8 @@ pub struct Cluster {
     system: Arc<dyn System>,
     supervisor: Supervisor,
     members: BTreeMap<Node, Member>,
+    /// Where the nodes' data lie, if they are to lose power.
+    disks: Option<Disks>,
     recorder: Recorder,
     /// How many nodes have ended though nobody asked them to.
     deaths: watch::Sender<usize>,
@@ -96,10 +99,75 @@ impl Cluster {
             system,
             supervisor,
             members,
+            disks: None,
             recorder,
             deaths: watch::Sender::new(0),
             watchers: Mutex::default(),
         })
+    }
+
+    /// Gives each node a disk that can lose power, mounted at a directory. Before the first start.
+    ///
+    /// # Errors
+    /// The operating system does not let file systems be mounted.
+    pub async fn mount_disks(
+        &mut self,
+        directories: BTreeMap<Node, PathBuf>,
+    ) -> Result<(), ClusterError> {
+        let mounted = Disks::mount(&self.supervisor, directories).await;
+        self.disks = Some(mounted.map_err(disk_error("cannot mount the nodes' disks"))?);
+        Ok(())
+    }
+
+    /// Takes the nodes' disks away, if they have any. After the last of them has ended.
+    ///
+    /// # Errors
+    /// One is still in use.
+    pub async fn unmount_disks(&self) -> Result<(), ClusterError> {
+        let Some(disks) = &self.disks else { return Ok(()) };
+        let unmounted = disks.unmount(&self.supervisor).await;
+        unmounted.map_err(disk_error("cannot unmount the nodes' disks"))
+    }
+
+    /// The disk of a node, if it can lose power.
+    #[must_use]
+    pub fn device(&self, node: Node) -> Option<&Device> {
+        self.disks.as_ref().map(|disks| disks.device(node))
+    }
+
+    /// The power of these nodes goes, of all of them at once: they are gone, and their disks have
+    /// lost what was not synced, or a part of it that the seed chooses. What each has lost.
+    ///
+    /// # Errors
+    /// A disk cannot be mounted again.
+    pub async fn cut(
+        &self,
+        nodes: &[Node],
+        part: Option<u64>,
+    ) -> Result<BTreeMap<Node, Dropped>, ClusterError> {
+        let Some(disks) = &self.disks else { return Ok(BTreeMap::new()) };
+        for node in nodes {
+            disks.device(*node).power_off();
+        }
+        let processes: Vec<_> = nodes.iter().filter_map(|node| self.process(*node)).collect();
+        for process in &processes {
+            process.expect_end();
+            process.signal(Signal::SIGKILL);
+        }
+        for node in nodes {
+            disks.device(*node).refuse();
+        }
+        for process in &processes {
+            process.kill().await;
+        }
+        let mut dropped = BTreeMap::new();
+        for (node, n) in nodes.iter().zip(0..) {
+            let part = part.map(|seed| seed.wrapping_add(n));
+            let lost = disks.lose(&self.supervisor, *node, part).await;
+            let lost = lost.map_err(disk_error("cannot mount a disk again"))?;
+            dropped.insert(*node, lost);
+        }
+        Ok(dropped)
     }
 
     /// The system that the nodes are of.
@@ -212,6 +280,12 @@ impl Cluster {
     /// Kills a node as a power switch would.
     pub async fn kill(&self, node: Node) {
         if let Some(process) = self.process(node) {
+            process.expect_end();
+            process.signal(Signal::SIGKILL);
+            if let Some(device) = self.device(node) {
+                // Who waits for its disk cannot end before it has an answer.
+                device.abandon();
+            }
             process.kill().await;
         }
     }
@@ -344,6 +418,10 @@ impl Cluster {
         futures::future::join_all(watchers).await;
         hung
     }
+}
+
+fn disk_error(what: &str) -> impl FnOnce(io::Error) -> ClusterError {
+    move |source| ClusterError::Io { what: what.to_owned(), source }
 }
 
 /// The event of a node that ended, or never came up, though nothing was done to it.

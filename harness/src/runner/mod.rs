@@ -164,7 +164,12 @@ async fn make(
         }
     });
 
-    let cluster = Arc::new(Cluster::new(system.clone(), recorder.clone(), logs)?);
+    let mut cluster = Cluster::new(system.clone(), recorder.clone(), logs)?;
+    if options.disks {
+        let at = |node: &Node| (*node, scratch.path().join(node.to_string()));
+        cluster.mount_disks(system.nodes().iter().map(at).collect()).await?;
+    }
+    let cluster = Arc::new(cluster);
     progress.phase("starting the nodes");
     for node in cluster.nodes().collect::<Vec<_>>() {
         cluster.start(node).await?;
@@ -182,6 +187,7 @@ async fn make(
         let value = json!({ "node": node, "status": "it did not end when told to" });
         note(&recorder, "died", value)?;
     }
+    cluster.unmount_disks().await?;
     recorder.flush().map_err(io_error("cannot write the history"))?;
     let interrupted = *interrupt.borrow();
     Ok(Made { directory: directory.path().to_owned(), interrupted })

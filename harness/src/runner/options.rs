@@ -4,10 +4,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use serde_json::{Value as Json, json};
-use system::protocol::Rule;
-
 use super::worker::{GET_TIMEOUT, WRITE_TIMEOUT};
-use crate::{generator::Mix, nemesis::Faults};
+use crate::{generator::Mix, nemesis::Faults, systems::Break};
 
 /// After the last heal, everything is decided within this time.
 pub const RESOLUTION_DEADLINE: Duration = Duration::from_secs(10);
@@ -37,8 +35,10 @@ pub struct Options {
     pub system: String,
     /// Where the system's programs are, if not in the harness itself.
     pub system_bin: Option<PathBuf>,
-    /// Rules of the protocol that are switched off.
-    pub broken: Vec<Rule>,
+    /// What is broken on purpose.
+    pub broken: Vec<Break>,
+    /// The nodes' data lie on disks that can lose power, which needs FUSE and root.
+    pub disks: bool,
 }
 
 impl Options {
@@ -101,6 +101,7 @@ impl Options {
             "get_timeout_ms": ms(GET_TIMEOUT),
             "resolution_deadline_ms": ms(RESOLUTION_DEADLINE),
             "clock_origin": clock_origin,
+            "disks": self.disks,
             "versions": {
                 "harness": env!("CARGO_PKG_VERSION"),
                 "build": if cfg!(debug_assertions) { "debug" } else { "release" },

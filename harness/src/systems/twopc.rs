@@ -19,7 +19,7 @@ use system::{
 };
 use tokio::time::timeout;
 
-use super::{Answer, Client, Observation, System};
+use super::{Answer, Break, Client, Observation, System};
 use crate::{checker::FinalReplica, generator::Operation, history::ErrorCode, runner::Options};
 
 /// A node that does not say how it stands within this time is not there.
@@ -36,7 +36,7 @@ pub struct Twopc {
     config: PathBuf,
     data: PathBuf,
     journals: BTreeMap<Node, PathBuf>,
-    broken: Vec<String>,
+    broken: Vec<Break>,
     /// Connections to nodes that answered before.
     inspectors: Mutex<BTreeMap<Node, Inspector>>,
 }
@@ -100,7 +100,7 @@ impl Twopc {
                 .iter()
                 .map(|(node, directory)| (*node, directory.join("journal.jsonl")))
                 .collect(),
-            broken: options.broken.iter().map(ToString::to_string).collect(),
+            broken: options.broken.clone(),
             inspectors: Mutex::default(),
         })
     }
@@ -181,7 +181,7 @@ impl System for Twopc {
             }
         }
         command.arg("--config").arg(&self.config);
-        command.arg("--dir").arg(self.data.join(node.to_string()));
+        command.arg("--dir").arg(self.data.join(node.to_string()).join("store"));
         command.arg("--journal").arg(&self.journals[&node]);
         if let Node::Replica(slot) = node {
             command.args(["--slot", &slot.to_string()]);
@@ -189,8 +189,11 @@ impl System for Twopc {
         if first {
             command.arg("--bootstrap");
         }
-        for rule in &self.broken {
-            command.args(["--break", rule]);
+        for broken in &self.broken {
+            match broken {
+                Break::Rule(rule) => command.args(["--break", rule.name()]),
+                Break::Syncs(_) => command.args(["--without", broken.name()]),
+            };
         }
         command.args(["--control", "--parent", &std::process::id().to_string()]);
         command

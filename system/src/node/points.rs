@@ -60,9 +60,12 @@ pub enum Side {
 }
 
 impl Side {
-    const ALL: [Side; 2] = [Side::Before, Side::After];
+    /// Both.
+    pub const ALL: [Side; 2] = [Side::Before, Side::After];
 
-    fn name(self) -> &'static str {
+    /// The name, as points have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Side::Before => "before",
             Side::After => "after",
@@ -80,7 +83,9 @@ pub enum Role {
 }
 
 impl Role {
-    fn name(self) -> &'static str {
+    /// The name, as points have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Role::Master => "master",
             Role::Replica => "replica",
