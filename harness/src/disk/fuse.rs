@@ -12,9 +12,8 @@ use std::{
 
 use fuser::{
     BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, TimeOrNow,
-    WriteFlags,
+    INodeNo, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, TimeOrNow, WriteFlags,
 };
 
 use super::{
@@ -126,7 +125,13 @@ impl Filesystem for Requests {
         tell_entry(reply, found.map_err(errno));
     }
 
-    fn getattr(&self, _: &fuser::Request, number: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(
+        &self,
+        _: &fuser::Request,
+        number: INodeNo,
+        _: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
         let found = self.0.look(|image| Ok((number.0, image.attributes(number.0)?)));
         tell_attr(reply, found.map_err(errno));
     }
@@ -292,7 +297,14 @@ impl Filesystem for Requests {
         reply.ok();
     }
 
-    fn fsync(&self, _: &fuser::Request, number: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+    fn fsync(
+        &self,
+        _: &fuser::Request,
+        number: INodeNo,
+        _: FileHandle,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
         let what = What::Sync { number: number.0 };
         self.change(what, reply, move |medium| medium.image.sync(number.0), tell_empty);
     }
@@ -319,7 +331,10 @@ impl Filesystem for Requests {
         let listed = self.0.look(|image| {
             let entries = image.entries(number.0)?;
             let kind = |number| Ok(image.attributes(number)?.directory);
-            entries.into_iter().map(|(name, it)| Ok((name, it, kind(it)?))).collect::<Outcome<Vec<_>>>()
+            entries
+                .into_iter()
+                .map(|(name, it)| Ok((name, it, kind(it)?)))
+                .collect::<Outcome<Vec<_>>>()
         });
         let listed = match listed {
             Ok(listed) => listed,

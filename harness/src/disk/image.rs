@@ -260,10 +260,7 @@ impl Image {
         if let Some(directory) = self.directory_mut(number) {
             directory.parent = to;
         }
-        self.change(vec![
-            (parent, name.to_owned(), None),
-            (to, as_name.to_owned(), Some(number)),
-        ]);
+        self.change(vec![(parent, name.to_owned(), None), (to, as_name.to_owned(), Some(number))]);
         Ok(())
     }
 
@@ -296,7 +293,8 @@ impl Image {
             let (page, within) = (at / PAGE_BYTES, (at % PAGE_BYTES) as usize);
             let length = (end - at).min(PAGE_BYTES - within as u64) as usize;
             let from = (at - offset) as usize;
-            file.now.page(page)[within..within + length].copy_from_slice(&data[from..from + length]);
+            file.now.page(page)[within..within + length]
+                .copy_from_slice(&data[from..from + length]);
             file.dirty.insert(page);
             at += length as u64;
         }
@@ -641,10 +639,12 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let at = || 0..5 * PAGE_BYTES;
-        let data = || prop_oneof![
-            prop::collection::vec(1u8.., 0..64),
-            (1u8.., 4000usize..9000).prop_map(|(byte, length)| vec![byte; length]),
-        ];
+        let data = || {
+            prop_oneof![
+                prop::collection::vec(1u8.., 0..64),
+                (1u8.., 4000usize..9000).prop_map(|(byte, length)| vec![byte; length]),
+            ]
+        };
         prop::collection::vec(
             prop_oneof![
                 4 => (at(), data()).prop_map(|(at, data)| Step::Write(at, data)),

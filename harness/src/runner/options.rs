@@ -3,9 +3,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use serde_json::{Value as Json, json};
 use super::worker::{GET_TIMEOUT, WRITE_TIMEOUT};
 use crate::{generator::Mix, nemesis::Faults, systems::Break};
+use serde_json::{Value as Json, json};
 
 /// After the last heal, everything is decided within this time.
 pub const RESOLUTION_DEADLINE: Duration = Duration::from_secs(10);

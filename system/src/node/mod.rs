@@ -168,9 +168,8 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
 /// # Errors
 /// The node could not start, or could not go on.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let Options {
-        cluster, node, dir, bootstrap, listen, rules, journal, control, arm, syncs
-    } = options;
+    let Options { cluster, node, dir, bootstrap, listen, rules, journal, control, arm, syncs } =
+        options;
     let replicas = cluster.replica_count();
     let address = cluster.address(node).ok_or(NodeError::NoSuchNode { node, replicas })?;
     let address = listen.unwrap_or_else(|| address.clone());

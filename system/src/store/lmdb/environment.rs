@@ -9,7 +9,8 @@ use std::{
 };
 
 use heed::{
-    CommitOrAbort, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls, types::Bytes as RawBytes,
+    CommitOrAbort, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls,
+    types::Bytes as RawBytes,
 };
 use nix::{
     errno::Errno,
