@@ -98,6 +98,8 @@ Faults:
   power-loss           nodes lose what they have not synced: one, all replicas, or everything at once,
                        at random times, at points of their work, and inside of a commit to disk.
                        Needs root and /dev/fuse
+  crash-matrix         every point of a node's work and of its disk in turn, and at each a kill, a loss
+                       of power and a pause; without root or /dev/fuse no loss of power. See --part
   all                  all of these, and several at a time; all-but-F is all but F
 
 Exit status:

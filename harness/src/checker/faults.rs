@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value as Json, json};
 
 use super::{Judgement, Run};
-use crate::history::{Action, NemesisEvent};
+use crate::{
+    history::{Action, NemesisEvent},
+    nemesis::{FaultName, matrix::Coverage},
+};
 
 /// The check's name.
 pub const NAME: &str = "faults";
@@ -23,6 +26,14 @@ pub fn check(run: &Run) -> Judgement {
             Action::Client(_) => None,
         })
         .collect();
+    let mut coverage = Coverage::default();
+    nemesis.iter().for_each(|event| coverage.add(event));
+    // Beside other faults a point may be out of reach for as long as they last.
+    if run.setup.real_faults().eq([FaultName::CrashMatrix.name()]) {
+        for cell in coverage.vacuous() {
+            judgement.doubt(format!("{cell} was waited for and never happened"));
+        }
+    }
     for fault in run.setup.real_faults() {
         let fired: Vec<_> = nemesis.iter().filter(|event| belongs(event, fault)).collect();
         if fired.is_empty() {

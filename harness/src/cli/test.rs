@@ -21,7 +21,10 @@ use crate::{
     disk,
     generator::{Mix, run_seeds},
     history,
-    nemesis::Faults,
+    nemesis::{
+        Faults,
+        matrix::{Coverage, Part},
+    },
     report::summary::Tally,
     runner::{self, Made, Options, parse_duration},
     systems::{Break, twopc::find_programs},
@@ -71,6 +74,11 @@ pub(super) struct TestArgs {
           value_parser = RangedU64ValueParser::<u32>::new().range(1..))]
     test_count: u32,
 
+    /// Do the K-th of N parts of the crash matrix. With --test-count N every run does its own
+    /// part if none is given, and what all of them reached is told at the end.
+    #[arg(long, value_name = "K/N")]
+    part: Option<Part>,
+
     /// Where runs are kept.
     #[arg(long, value_name = "DIR", default_value = "histories")]
     store: PathBuf,
@@ -98,7 +106,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 }
 
 impl TestArgs {
-    fn options(&self, faults: &Faults, disks: bool, seed: u64) -> Options {
+    fn options(&self, faults: &Faults, disks: bool, part: Part, seed: u64) -> Options {
         Options {
             faults: faults.clone(),
             time_limit: self.time_limit,
@@ -113,6 +121,7 @@ impl TestArgs {
             system_bin: self.system_bin.clone(),
             broken: self.broken.clone(),
             disks,
+            part,
         }
     }
 }
@@ -137,8 +146,10 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
         .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no signals")))?;
     let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
     let mut last = None;
+    let mut coverage = Coverage::default();
     for (seed, number) in run_seeds(first_seed, args.test_count).zip(1..) {
-        let options = args.options(&faults, disks, seed);
+        let part = args.part.unwrap_or(Part { number, of: args.test_count });
+        let options = args.options(&faults, disks, part, seed);
         let started = Instant::now();
         let many = args.test_count > 1;
         if !many {
@@ -170,10 +181,14 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
             return Ok(run.results.verdict.into());
         }
         let interrupted = run.made.interrupted;
+        coverage.merge(tally.coverage().clone());
         last = Some(run);
         if interrupted {
             break;
         }
+    }
+    if !coverage.is_empty() {
+        write!(io::stdout(), "{coverage}")?;
     }
     if let Some(run) = last {
         writeln!(io::stdout(), "{}: {}", run.results.verdict, run.made.directory.display())?;

@@ -4,6 +4,7 @@
 mod deck;
 mod kill;
 mod master_uncertainty;
+pub mod matrix;
 mod messages;
 mod partition;
 mod pause;
@@ -47,6 +48,8 @@ pub enum FaultName {
     WipeReplica,
     /// Nodes lose what they have not synced.
     PowerLoss,
+    /// Every point of the nodes' work in turn, and each end there.
+    CrashMatrix,
 }
 
 impl FaultName {
@@ -63,6 +66,7 @@ impl FaultName {
         FaultName::TwinMaster,
         FaultName::WipeReplica,
         FaultName::PowerLoss,
+        FaultName::CrashMatrix,
     ];
 
     /// The name as typed.
@@ -80,6 +84,7 @@ impl FaultName {
             FaultName::TwinMaster => "twin-master",
             FaultName::WipeReplica => "wipe-replica",
             FaultName::PowerLoss => "power-loss",
+            FaultName::CrashMatrix => "crash-matrix",
         }
     }
 
@@ -127,19 +132,20 @@ impl Faults {
         &self.0
     }
 
-    /// Whether some of them need disks that can lose power.
+    /// Whether some of them make use of disks that can lose power.
     #[must_use]
     pub fn want_disks(&self) -> bool {
-        self.0.contains(&FaultName::PowerLoss)
+        self.0.iter().any(|it| matches!(it, FaultName::PowerLoss | FaultName::CrashMatrix))
     }
 
-    /// Whether such a fault was asked for by name, rather than with all the others.
+    /// Whether a fault that is nothing without them was asked for by name, rather than with all
+    /// the others.
     #[must_use]
     pub fn need_disks(&self) -> bool {
-        self.want_disks() && self.0 != FaultName::ALL
+        self.0.contains(&FaultName::PowerLoss) && self.0 != FaultName::ALL
     }
 
-    /// These faults without those that need disks that can lose power.
+    /// These faults without those that are nothing without disks that can lose power.
     #[must_use]
     pub fn without_disks(mut self) -> Faults {
         self.0.retain(|fault| *fault != FaultName::PowerLoss);
@@ -230,6 +236,22 @@ pub enum Trigger {
     Message(Pattern, Deed),
 }
 
+/// What it takes to have a node reach a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bait {
+    /// The load does it.
+    Load,
+    /// The victim is killed and started again with the point armed.
+    RestartVictim,
+    /// The master is killed and started again.
+    RestartMaster,
+    /// Another replica lies until the master gives up waiting for its votes.
+    Straggler,
+    /// The master lies when it has asked one replica to prepare, until the replicas have asked each
+    /// other, and then goes on. Any replica may be the one that reaches the point.
+    Orphans,
+}
+
 /// What is done to the victim.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Harm {
@@ -301,6 +323,19 @@ impl Harm {
         }
     }
 
+    /// The event of the history that says that it was done.
+    #[must_use]
+    pub fn event(&self) -> &'static str {
+        match self {
+            Harm::Kill { .. } | Harm::Relapse { .. } => "kill",
+            Harm::Pause { .. } => "pause",
+            Harm::Cut { .. } => "power-loss",
+            Harm::Twin { .. } => FaultName::TwinMaster.name(),
+            Harm::Wipe { .. } => FaultName::WipeReplica.name(),
+            Harm::Network { .. } => "disturb",
+        }
+    }
+
     /// Makes it no longer than this.
     fn shorten(&mut self, most: Duration) {
         match self {
@@ -339,6 +374,8 @@ pub struct Strike {
     pub victim: Node,
     /// When.
     pub trigger: Trigger,
+    /// What is done to have it reach its point.
+    pub bait: Bait,
     /// How.
     pub harm: Harm,
     /// Another blow, against another node, while this one lies or is gone: what recovers from one
@@ -351,7 +388,8 @@ pub struct Strike {
 impl Strike {
     /// A strike with nothing beside it.
     fn of(fault: FaultName, calm: Duration, victim: Node, trigger: Trigger, harm: Harm) -> Self {
-        Strike { fault, calm, victim, trigger, harm, meanwhile: None, then: None }
+        let bait = Bait::Load;
+        Strike { fault, calm, victim, trigger, bait, harm, meanwhile: None, then: None }
     }
 }
 
@@ -359,6 +397,9 @@ impl Strike {
 trait Fault: Send {
     /// The next strike.
     fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike;
+
+    /// Takes note of whether the last strike has found its mark.
+    fn report(&mut self, _struck: bool) {}
 }
 
 /// The faults of one hand of a run, in rounds: each strikes once in a round, in seeded order. If
@@ -377,6 +418,15 @@ pub struct Schedule {
     rng: ChaCha8Rng,
 }
 
+/// What a schedule may count on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Means {
+    /// The nodes' disks can lose power.
+    pub disks: bool,
+    /// The part of the crash matrix that is to be done.
+    pub part: matrix::Part,
+}
+
 /// The shortest outage in which a second strike has room.
 const ROOM_MIN: Duration = Duration::from_millis(250);
 
@@ -392,7 +442,13 @@ const QUICK: Duration = Duration::from_millis(120);
 impl Schedule {
     /// What one hand does to a cluster of so many replicas; none if the faults leave it nothing.
     #[must_use]
-    pub fn new(faults: &Faults, replicas: u8, hand: Hand, rng: ChaCha8Rng) -> Option<Self> {
+    pub fn new(
+        faults: &Faults,
+        replicas: u8,
+        means: Means,
+        hand: Hand,
+        rng: ChaCha8Rng,
+    ) -> Option<Self> {
         let names: Vec<_> = faults.names().iter().copied().filter(|fault| fault.by(hand)).collect();
         let faults: Vec<Box<dyn Fault>> = names
             .iter()
@@ -416,6 +472,9 @@ impl Schedule {
                     FaultName::TwinMaster => Box::new(twin::TwinMaster::new(replicas)),
                     FaultName::WipeReplica => Box::new(wipe::WipeReplica::new(replicas)),
                     FaultName::PowerLoss => Box::new(power_loss::PowerLoss::new(replicas)),
+                    FaultName::CrashMatrix => {
+                        Box::new(matrix::CrashMatrix::new(replicas, means.disks, means.part))
+                    }
                 }
             })
             .collect();
@@ -429,10 +488,14 @@ impl Schedule {
     /// Takes note of whether a strike of this fault has found its mark. A fault that has never
     /// done so and misses is tried again before the others, or a short run would be without it.
     pub fn report(&mut self, fault: FaultName, struck: bool) {
+        let place = self.names.iter().position(|name| *name == fault);
+        if let Some(place) = place {
+            self.faults[place].report(struck);
+        }
         if struck {
             self.struck.insert(fault);
         } else if !self.struck.contains(&fault) {
-            self.again.extend(self.names.iter().position(|name| *name == fault));
+            self.again.extend(place);
         }
     }
 }
@@ -525,7 +588,8 @@ mod tests {
 
     fn strikes(faults: &str, replicas: u8, seed: u64, count: usize) -> Vec<Strike> {
         let faults = faults.parse().expect("a list of faults");
-        let schedule = Schedule::new(&faults, replicas, Hand::Nodes, nemesis_rng(seed));
+        let means = Means { disks: true, part: matrix::Part::WHOLE };
+        let schedule = Schedule::new(&faults, replicas, means, Hand::Nodes, nemesis_rng(seed));
         schedule.expect("faults").take(count).collect()
     }
 

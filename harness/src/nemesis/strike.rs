@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, io, time::Duration};
 
 use serde_json::{Value as Json, json};
-use system::protocol::{Node, TxnId};
+use system::protocol::TxnId;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -15,9 +15,9 @@ use crate::{
     history::{Action, NemesisEvent, Recorder},
     network::{Deed, Network, Pattern, Snare},
     runner::cluster::{Attempt, Cluster, ClusterError, Trial},
-    supervisor::State,
 };
 
+mod bait;
 mod power;
 
 /// A node reaches an armed point within this time, or the strike has missed.
@@ -113,14 +113,20 @@ impl Nemesis<'_> {
     /// missed.
     async fn strike(&mut self, strike: &Strike) -> Result<Option<Vec<TxnId>>, NemesisError> {
         let mut facts = json!({ "fault": strike.fault.name(), "node": strike.victim });
+        // Whom it hits may turn out only when somebody has reached the point.
+        let strike = &mut strike.clone();
         let moment = match self.moment(strike, &mut facts).await? {
             Ok(moment) => moment,
             Err(why) => {
+                facts["harm"] = json!(strike.harm.event());
+                // If the run was over before, nothing is said of the point.
+                facts["over"] = json!(why == ENDED);
                 facts["why"] = json!(why);
                 self.note("miss", &facts)?;
                 return Ok(None);
             }
         };
+        let strike = &*strike;
         match &strike.harm {
             Harm::Kill { lies, down } => {
                 self.kill(strike, moment, facts, *lies, *down).await.map(Some)
@@ -144,20 +150,26 @@ impl Nemesis<'_> {
     /// in words if it does not come.
     async fn moment(
         &mut self,
-        strike: &Strike,
+        strike: &mut Strike,
         facts: &mut Json,
     ) -> Result<Result<Moment, String>, NemesisError> {
         let mut moment = Moment::default();
-        match &strike.trigger {
+        match &strike.trigger.clone() {
             Trigger::Now => {}
             Trigger::Point(point) => {
                 facts["at"] = json!(point);
-                let reached = match point.parse() {
-                    Ok(point) => self.hold(strike.victim, point).await.map(|()| None),
-                    Err(_) => self.lure(strike.victim, point).await,
+                let caught = match point.parse() {
+                    Ok(point) => {
+                        self.hold(strike.victim, point).await.map(|()| (strike.victim, None))
+                    }
+                    Err(_) => self.entice(strike.victim, point, strike.bait).await?,
                 };
-                match reached {
-                    Ok(txn) => moment = Moment { lies: true, txn, snare: None },
+                match caught {
+                    Ok((node, txn)) => {
+                        strike.victim = node;
+                        facts["node"] = json!(node);
+                        moment = Moment { lies: true, txn, snare: None };
+                    }
                     Err(why) => return Ok(Err(why)),
                 }
             }
@@ -367,36 +379,6 @@ impl Nemesis<'_> {
         }
         self.rest(time.saturating_sub(began.elapsed())).await;
         Ok(())
-    }
-
-    /// Arms a point and waits until the node lies there; the transaction that it was about, if it
-    /// said so. An error in words if it was not reached.
-    async fn lure(&mut self, node: Node, point: &str) -> Result<Option<TxnId>, String> {
-        let gone = || format!("{node} does not run");
-        let process = self.cluster.process(node).ok_or_else(gone)?;
-        process.arm(point).map_err(|_| gone())?;
-        let settled = process.wait_until(REACH_DEADLINE, |state| {
-            state.lies_at_point() || state.refused.is_some() || state.ended().is_some()
-        });
-        let state = tokio::select! {
-            state = settled => state,
-            _ = self.ending.wait_for(|ending| *ending) => None,
-        };
-        let state = match state {
-            Some(state) => Some(state),
-            // Too late, unless it gets there before it hears that it need not.
-            None => process.disarm(DISARM_DEADLINE).await.map_err(|_| gone())?,
-        };
-        match state {
-            Some(State { refused: Some(why), .. }) => Err(why),
-            Some(state) if state.lies_at_point() => {
-                let reached = state.reached.as_ref();
-                Ok(reached.and_then(|at| at.detail("txn")).and_then(|txn| txn.parse().ok()))
-            }
-            Some(state) if state.ended().is_some() => Err(gone()),
-            Some(_) => Err(self.too_late()),
-            None => Err(format!("{node} does not answer")),
-        }
     }
 
     /// Adds to the facts how many replicas are in doubt: about this transaction, or about any if

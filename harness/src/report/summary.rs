@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 
 use crate::checker::faults::lost;
 use crate::history::{Action, Event, Function, Kind, NemesisEvent};
+use crate::nemesis::matrix::Coverage;
 
 /// What happened in a run, counted.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,8 @@ pub struct Tally {
     operations: BTreeMap<Function, Ends>,
     /// What was done by each fault.
     faults: BTreeMap<String, FaultTally>,
+    /// How much of the crash matrix was done.
+    coverage: Coverage,
     /// Nodes that ended though nobody had asked them to, and what was seen of it.
     deaths: Vec<String>,
     /// The key whose history was seen to be wrong while the run went on.
@@ -87,6 +90,7 @@ impl Tally {
     }
 
     fn nemesis(&mut self, event: &NemesisEvent) {
+        self.coverage.add(event);
         match event.f.as_str() {
             "died" => {
                 let [node, status] = ["node", "status"].map(|name| event.text(name).unwrap_or("?"));
@@ -138,6 +142,12 @@ impl Tally {
         }
     }
 
+    /// How much of the crash matrix was done.
+    #[must_use]
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
     /// How many operations were asked.
     #[must_use]
     pub fn invoked(&self) -> u64 {
@@ -186,8 +196,11 @@ impl fmt::Display for Tally {
                 write!(f, ", {} more not reached", fault.missed)?;
             }
             writeln!(f)?;
+            // What the matrix reached is told below, by cell.
+            let told = name == "crash-matrix" && !self.coverage.is_empty();
+            let points = fault.points.iter().filter(|_| !told);
             let width = fault.points.keys().map(String::len).max().unwrap_or(0);
-            for (name, point) in &fault.points {
+            for (name, point) in points {
                 let PointTally { kills, pauses, cuts, in_doubt } = point;
                 let in_doubt: Vec<_> = in_doubt
                     .iter()
@@ -218,6 +231,9 @@ impl fmt::Display for Tally {
             if fault.stuck > 0 {
                 writeln!(f, "  not back in time: {} times", fault.stuck)?;
             }
+        }
+        if !self.coverage.is_empty() {
+            write!(f, "{}", self.coverage)?;
         }
         for death in &self.deaths {
             writeln!(f, "Died unasked: {death}")?;

@@ -253,6 +253,15 @@ impl Cluster {
     /// # Errors
     /// The program cannot be started, or ends, or does not listen in time.
     pub async fn start(&self, node: Node) -> Result<(), ClusterError> {
+        self.start_armed(node, None).await
+    }
+
+    /// Starts a node that is to stop itself at a point, armed before it does anything, and waits
+    /// until it lies there or listens.
+    ///
+    /// # Errors
+    /// As for [`Cluster::start`].
+    pub async fn start_armed(&self, node: Node, arm: Option<&str>) -> Result<(), ClusterError> {
         let member = self.member(node);
         let before = self.process(node);
         if before.as_ref().is_some_and(|process| process.state().ended().is_none()) {
@@ -264,8 +273,9 @@ impl Cluster {
             .append(true)
             .open(&member.log)
             .map_err(io(format!("cannot open {}", member.log.display())))?;
-        let command =
-            self.system.command(node, &Start { bootstrap: before.is_none(), ..Start::default() });
+        let arm = arm.map(str::to_owned);
+        let start = Start { bootstrap: before.is_none(), arm, ..Start::default() };
+        let command = self.system.command(node, &start);
         let program = command.get_program().to_string_lossy().into_owned();
         let process = self
             .supervisor
@@ -276,7 +286,7 @@ impl Cluster {
         *member.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process.clone());
         let up = process
             .wait_until(START_DEADLINE, |state| {
-                state.listening.is_some() || state.ended().is_some()
+                state.listening.is_some() || state.lies_at_point() || state.ended().is_some()
             })
             .await;
         match up {

@@ -41,7 +41,7 @@ use crate::{
     generator::{Generator, nemesis_rng, network_rng},
     history::{Action, NemesisEvent, Recorder},
     nemesis::{
-        Hand, Schedule,
+        FaultName, Hand, Means, Schedule, matrix,
         strike::{Nemesis, NemesisError},
     },
     network::Network,
@@ -243,10 +243,16 @@ async fn load(
         );
         workers.spawn(worker.work(generator, ending.clone()));
     }
+    let means = Means { disks: options.disks, part: options.part };
+    if options.faults.names().contains(&FaultName::CrashMatrix) {
+        let facts = matrix::facts(options.replicas, options.disks, options.part);
+        note(recorder, matrix::EVENT, facts)?;
+    }
     let hands =
         [(Hand::Nodes, nemesis_rng(options.seed)), (Hand::Network, network_rng(options.seed))];
     let hands = hands.map(|(hand, rng)| {
-        Schedule::new(&options.faults, options.replicas, hand, rng).map(|faults| (hand, faults))
+        let schedule = Schedule::new(&options.faults, options.replicas, means, hand, rng);
+        schedule.map(|schedule| (hand, schedule))
     });
     let hands: Vec<_> = hands.into_iter().flatten().collect();
     let alone = hands.len() == 1;

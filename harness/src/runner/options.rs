@@ -4,7 +4,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::worker::{GET_TIMEOUT, WRITE_TIMEOUT};
-use crate::{generator::Mix, nemesis::Faults, systems::Break};
+use crate::{
+    generator::Mix,
+    nemesis::{Faults, matrix::Part},
+    systems::Break,
+};
 use serde_json::{Value as Json, json};
 
 /// After the last heal, everything is decided within this time.
@@ -39,6 +43,8 @@ pub struct Options {
     pub broken: Vec<Break>,
     /// The nodes' data lie on disks that can lose power, which needs FUSE and root.
     pub disks: bool,
+    /// The part of the crash matrix that is to be done.
+    pub part: Part,
 }
 
 impl Options {
@@ -72,6 +78,9 @@ impl Options {
         if let Some(directory) = &self.system_bin {
             command.push_str(&format!(" --system-bin {}", directory.display()));
         }
+        if self.part != Part::WHOLE {
+            command.push_str(&format!(" --part {}", self.part));
+        }
         for rule in &self.broken {
             command.push_str(&format!(" --break {rule}"));
         }
@@ -102,6 +111,7 @@ impl Options {
             "resolution_deadline_ms": ms(RESOLUTION_DEADLINE),
             "clock_origin": clock_origin,
             "disks": self.disks,
+            "part": self.part.to_string(),
             "versions": {
                 "harness": env!("CARGO_PKG_VERSION"),
                 "build": if cfg!(debug_assertions) { "debug" } else { "release" },

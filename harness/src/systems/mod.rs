@@ -96,6 +96,8 @@ pub struct Start {
     pub directory: Option<PathBuf>,
     /// Beside a process of the same node: it listens elsewhere.
     pub beside: bool,
+    /// It stops itself at this crash point.
+    pub arm: Option<String>,
 }
 
 impl Start {

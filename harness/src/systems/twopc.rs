@@ -229,6 +229,9 @@ impl System for Twopc {
                 Break::Syncs(_) => command.args(["--without", broken.name()]),
             };
         }
+        if let Some(point) = &start.arm {
+            command.args(["--arm", point]);
+        }
         command.args(["--control", "--parent", &std::process::id().to_string()]);
         command
     }
