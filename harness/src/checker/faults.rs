@@ -41,7 +41,7 @@ pub fn check(run: &Run) -> Judgement {
         }
         let cuts: Vec<_> = fired.iter().filter(|event| event.f == "power-loss").collect();
         let lost: u64 = cuts.iter().map(|event| lost(event)).sum();
-        if !cuts.is_empty() && lost == 0 {
+        if fault == FaultName::PowerLoss.name() && !cuts.is_empty() && lost == 0 {
             judgement.doubt(format!("{fault} cut the power and nothing was lost by it"));
         }
         let mut points: BTreeMap<&str, usize> = BTreeMap::new();

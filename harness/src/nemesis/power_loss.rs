@@ -40,6 +40,8 @@ pub(super) struct PowerLoss {
     whom: Deck<Whom>,
     in_part: Deck<bool>,
     spans: Deck<Span>,
+    /// It has struck.
+    struck: bool,
 }
 
 impl PowerLoss {
@@ -58,19 +60,26 @@ impl PowerLoss {
             whom: Deck::new(vec![Whom::Victim, Whom::Victim, Whom::Replicas, Whom::Everyone]),
             in_part: Deck::new(vec![true, true, false]),
             spans: Span::deck(),
+            struck: false,
         }
     }
 }
 
 impl Fault for PowerLoss {
     fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
-        let moment = self.moments.deal(rng);
+        let mut moment = self.moments.deal(rng);
+        let mut in_part = self.in_part.deal(rng);
+        if !self.struck {
+            // However short the run, something is lost: what a commit has written and not synced.
+            let point = "replica:before-disk-sync:data".to_owned();
+            (moment, in_part) = (Moment::Point(Role::Replica, point), false);
+        }
         let master = match &moment {
             Moment::Any => self.masters.deal(rng),
             Moment::Point(role, _) | Moment::Relapse(role) => *role == Role::Master,
         };
         let victim = if master { Node::Master } else { self.replicas.deal(rng) };
-        let part = self.in_part.deal(rng).then(|| rng.random());
+        let part = in_part.then(|| rng.random());
         let down = self.spans.deal(rng).draw(rng);
         let lies = Duration::from_millis(rng.random_range(0..60));
         let whom = self.whom.deal(rng);
@@ -85,5 +94,9 @@ impl Fault for PowerLoss {
         };
         let calm = Duration::from_millis(rng.random_range(calm));
         Strike::of(FaultName::PowerLoss, calm, victim, trigger, harm)
+    }
+
+    fn report(&mut self, struck: bool) {
+        self.struck |= struck;
     }
 }
