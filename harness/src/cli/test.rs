@@ -10,10 +10,6 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, builder::RangedU64ValueParser};
 use indicatif::ProgressBar;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
 
 use super::{Exit, Problem};
 use crate::{
@@ -26,7 +22,7 @@ use crate::{
         matrix::{Coverage, Part},
     },
     report::summary::Tally,
-    runner::{self, Made, Options, parse_duration},
+    runner::{self, Made, Options, Timings, follow_signals, parse_duration},
     systems::{Break, twopc::find_programs},
 };
 
@@ -96,6 +92,19 @@ pub(super) struct TestArgs {
     /// store-meta-syncs), to see who notices. May be given more than once.
     #[arg(long = "break", value_name = "RULE")]
     broken: Vec<Break>,
+
+    /// Other periods for the nodes, as in their configuration: inquire=100,peers_after=1.
+    #[arg(long, value_name = "NAME=N,...", default_value_t = Timings::default())]
+    timing: Timings,
+
+    /// Let the messages between the nodes pass through the harness though no fault asks for it, to
+    /// see what that costs.
+    #[arg(long)]
+    relay: bool,
+
+    /// Record unknown outcomes as failures: a harness that lies, which the checks must find out.
+    #[arg(long, hide = true)]
+    lie: bool,
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -122,6 +131,9 @@ impl TestArgs {
             broken: self.broken.clone(),
             disks,
             part,
+            timing: self.timing.clone(),
+            relay: self.relay,
+            lie: self.lie,
         }
     }
 }
@@ -244,26 +256,4 @@ fn judge(made: Made) -> Result<Judged, Problem> {
 
 fn history_of(directory: &Path) -> PathBuf {
     directory.join("history.jsonl")
-}
-
-/// Turns true at the first signal to end. The second one ends the harness at once; its nodes die
-/// with it.
-fn follow_signals() -> io::Result<watch::Receiver<bool>> {
-    let (wanted, interrupt) = watch::channel(false);
-    let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
-        .into_iter()
-        .map(signal)
-        .collect::<io::Result<Vec<_>>>()?;
-    tokio::spawn(async move {
-        for first in [true, false] {
-            let next = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
-            futures::future::select_all(next).await;
-            if !first {
-                std::process::exit(Exit::Failed as i32);
-            }
-            eprintln!("harness: ending the run in order; once more to end it at once");
-            wanted.send_replace(true);
-        }
-    });
-    Ok(interrupt)
 }

@@ -89,9 +89,10 @@ impl Twopc {
         let listed: Vec<_> = replicas.map(|node| format!("\"{}\"", found(node))).collect();
         let master = places.addresses[&Node::Master];
         let text = format!(
-            "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\n",
+            "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\n{}",
             places.cluster(),
-            listed.join(", ")
+            listed.join(", "),
+            options.timing.table()
         );
         fs::write(&config, text)?;
         let address =
