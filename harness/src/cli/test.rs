@@ -93,6 +93,11 @@ pub(super) struct TestArgs {
     #[arg(long = "break", value_name = "RULE")]
     broken: Vec<Break>,
 
+    /// End the run as soon as what clients saw cannot become right any more. Without this the run
+    /// goes on, and it is told when that was.
+    #[arg(long)]
+    fail_fast: bool,
+
     /// Other periods for the nodes, as in their configuration: inquire=100,peers_after=1.
     #[arg(long, value_name = "NAME=N,...", default_value_t = Timings::default())]
     timing: Timings,
@@ -131,6 +136,7 @@ impl TestArgs {
             broken: self.broken.clone(),
             disks,
             part,
+            fail_fast: self.fail_fast,
             timing: self.timing.clone(),
             relay: self.relay,
             lie: self.lie,

@@ -47,6 +47,8 @@ pub struct Options {
     pub disks: bool,
     /// The part of the crash matrix that is to be done.
     pub part: Part,
+    /// The run ends as soon as what clients saw cannot become right any more.
+    pub fail_fast: bool,
     /// Periods of the nodes that are not the usual ones.
     pub timing: Timings,
     /// Messages pass through the harness though no fault asks for it.
@@ -139,6 +141,9 @@ impl Options {
         for rule in &self.broken {
             command.push_str(&format!(" --break {rule}"));
         }
+        if self.fail_fast {
+            command.push_str(" --fail-fast");
+        }
         if self.timing != Timings::default() {
             command.push_str(&format!(" --timing {}", self.timing));
         }
@@ -169,6 +174,7 @@ impl Options {
             "system": self.system,
             "system_bin": self.system_bin,
             "broken": self.broken.iter().map(|rule| rule.name()).collect::<Vec<_>>(),
+            "fail_fast": self.fail_fast,
             "timing": self.timing.to_string(),
             "relay": self.relay,
             "lie": self.lie,
