@@ -460,7 +460,9 @@ impl Director<'_> {
                 Ok(Forced::Done)
             }
             Trial::Refused { said, .. } => not(format!("it was refused: {said}")),
-            Trial::Undecided => not("it came up, and was not fenced in by the replicas"),
+            Trial::Undecided => {
+                not("it came up, and its handshake, held with all else, kept it waiting")
+            }
         }
     }
 
