@@ -53,6 +53,22 @@ pub struct Options {
     pub behind: usize,
     /// The bounds of keys and values. The store relies on whoever appends to keep them.
     pub limits: Limits,
+    /// What a commit waits for. Default all of it.
+    pub syncs: Syncs,
+}
+
+/// What of a commit is on the disk before it counts as done. Everything but [`Syncs::All`] loses
+/// acknowledged records with the power, and is there so that a harness can be seen to notice; no
+/// program of the store offers it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Syncs {
+    /// The pages, and then the meta page that makes them count.
+    #[default]
+    All,
+    /// The pages alone: the meta page goes with the next commit (LMDB's `NOMETASYNC`).
+    NoMeta,
+    /// Nothing (LMDB's `NOSYNC`).
+    None,
 }
 
 impl Default for Options {
@@ -64,6 +80,7 @@ impl Default for Options {
             idle: Duration::from_millis(10),
             behind: 4096,
             limits: Limits::default(),
+            syncs: Syncs::All,
         }
     }
 }
