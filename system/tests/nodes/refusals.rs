@@ -63,7 +63,7 @@ async fn a_store_serves_its_own_role() {
     let used = cluster.dir.path().join("used");
     let options = system::store::Options::default();
     let store = system::store::Database::open(&used, options).expect("an empty directory");
-    store.put("k".into(), "v".into()).expect("it is written");
+    store.put(b"k", b"v").expect("it is written");
     drop(store);
     for (node, other) in [(MASTER, R1), (R1, MASTER)] {
         for (dir, why) in [
