@@ -61,7 +61,7 @@ async fn a_store_serves_its_own_role() {
     cluster.stop(R1);
     // Each on the other's directory, and both on one that is no node's.
     let used = cluster.dir.path().join("used");
-    let options = system::store::Options::default();
+    let options = system::store::Options { create: true, ..Default::default() };
     let store = system::store::Database::open(&used, options).expect("an empty directory");
     store.put(b"k", b"v").expect("it is written");
     drop(store);
