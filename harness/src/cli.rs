@@ -3,14 +3,8 @@
 
 mod test;
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{io, path::PathBuf, process::ExitCode};
 
-use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use system::cli::{MasterArgs, ReplicaArgs};
@@ -18,15 +12,15 @@ use system::cli::{MasterArgs, ReplicaArgs};
 use self::test::TestArgs;
 use crate::{
     checker::{
-        Results, Validity,
+        Validity,
         command::{self, CheckArgs, CommandError, GenerateArgs, ReplayArgs},
     },
-    history,
     model::{self, command::ModelArgs},
-    report::summary::Tally,
+    report::inspect::{InspectArgs, InspectError, inspect},
     rules::{self, RulesArgs},
     schedule,
     sim::{self, command::SimArgs},
+    web::{ServeArgs, ServeError, serve},
 };
 
 /// How a command ends, as its exit status.
@@ -127,11 +121,9 @@ enum Command {
     /// Break every rule of the protocol in turn, and see who notices.
     Rules(RulesArgs),
     /// Show what happened in a recorded run, and what its checks found.
-    Inspect {
-        /// The run directory.
-        #[arg(value_name = "PATH", default_value = "histories/latest")]
-        path: PathBuf,
-    },
+    Inspect(InspectArgs),
+    /// Serve the recorded runs as web pages.
+    Serve(ServeArgs),
     /// Run a node: what a test run starts its nodes by.
     #[command(subcommand, hide = true)]
     Node(Role),
@@ -165,7 +157,8 @@ pub fn main() -> ExitCode {
         Command::Model(args) => explored(model::command::run(&args)),
         Command::Sim(args) => explored(sim::command::run(&args, &mut io::stdout().lock())),
         Command::Rules(args) => explored(rules::run(&args, &mut io::stdout().lock())),
-        Command::Inspect { path } => inspect(&path),
+        Command::Inspect(args) => shown(&args),
+        Command::Serve(args) => served(&args),
         Command::Node(Role::Master(args)) => return args.run(),
         Command::Node(Role::Replica(args)) => return args.run(),
     };
@@ -243,36 +236,24 @@ impl From<Validity> for Exit {
     }
 }
 
-/// Shows a recorded run. What its checks found is read, not found again.
-fn inspect(directory: &Path) -> Result<Exit, Problem> {
-    let read = |name: &str| {
-        let path = directory.join(name);
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        Ok::<_, anyhow::Error>((path, text))
-    };
-    let (path, text) = read("test.json").map_err(Problem::arguments)?;
-    let test: serde_json::Value = serde_json::from_str(&text)
-        .with_context(|| path.display().to_string())
-        .map_err(Problem::arguments)?;
-    let history = history::read(&directory.join("history.jsonl")).map_err(Problem::arguments)?;
-    let mut out = io::stdout().lock();
-    for (title, field) in [("Started", "started"), ("Again with", "command")] {
-        if let Some(text) = test.get(field).and_then(serde_json::Value::as_str) {
-            writeln!(out, "{title}: {text}")?;
-        }
+/// Shows a recorded run, in colours if there is a terminal.
+fn shown(args: &InspectArgs) -> Result<Exit, Problem> {
+    match inspect(args, &mut anstream::stdout().lock()) {
+        Ok(verdict) => Ok(verdict.into()),
+        Err(InspectError::Write(error)) => Err(error.into()),
+        Err(error) => Err(Problem::arguments(error)),
     }
-    write!(out, "{}", Tally::of(&history.events))?;
-    if history.torn {
-        writeln!(out, "The history breaks off: the harness was killed.")?;
+}
+
+/// Serves recorded runs until somebody wants an end.
+fn served(args: &ServeArgs) -> Result<Exit, Problem> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Problem::failed)?;
+    match runtime.block_on(serve(args)) {
+        Ok(()) => Ok(Exit::Valid),
+        Err(error @ ServeError::Ended(_)) => Err(Problem::failed(error)),
+        Err(error) => Err(Problem::arguments(error)),
     }
-    if !directory.join("results.json").exists() {
-        writeln!(out, "unknown: {}: not judged yet: harness check does it", directory.display())?;
-        return Ok(Exit::Unknown);
-    }
-    let (path, text) = read("results.json").map_err(Problem::arguments)?;
-    let results: Results = serde_json::from_str(&text)
-        .with_context(|| path.display().to_string())
-        .map_err(Problem::arguments)?;
-    command::say(&results, directory, &mut out)?;
-    Ok(results.verdict.into())
 }

@@ -13,3 +13,4 @@ pub mod schedule;
 pub mod sim;
 pub mod supervisor;
 pub mod systems;
+pub mod web;

@@ -20,10 +20,13 @@ use super::{
     replay::{Difference, Replay, ReplayError, replay as replay_journal},
 };
 
-use crate::history::{
-    ReadError,
-    formats::Format,
-    synthetic::{self, Options, Plant},
+use crate::{
+    history::{
+        ReadError,
+        formats::Format,
+        synthetic::{self, Options, Plant},
+    },
+    report,
 };
 
 /// What a configuration of the checker takes, about, in bytes.
@@ -161,7 +164,8 @@ pub enum CommandError {
 }
 
 /// Judges each run again and decides each file, says what was found, and returns the worst verdict.
-/// `results.json` of a run is written anew. Several files are decided side by side, and have a line
+/// `results.json` and the page of a run are
+/// written anew. Several files are decided side by side, and have a line
 /// each and a total.
 ///
 /// # Errors
@@ -171,7 +175,7 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, Command
     let (runs, files): (Vec<&PathBuf>, Vec<&PathBuf>) =
         args.paths.iter().partition(|path| path.join("test.json").exists());
     for path in runs {
-        let results = judge(path, &args.limits())?;
+        let (_, results) = judge(path, &args.limits())?;
         worst = worst.max(results.verdict);
         if args.json {
             serde_json::to_writer(&mut *out, &results).map_err(io::Error::from)?;
@@ -262,11 +266,11 @@ fn say_file(report: &FileReport, out: &mut impl Write) -> io::Result<()> {
     )
 }
 
-/// Judges a run directory and writes its `results.json`.
+/// Judges a run directory, and writes its `results.json` and its page.
 ///
 /// # Errors
-/// The record cannot be read, or the results cannot be written.
-pub fn judge(directory: &Path, limits: &Limits) -> Result<Results, CommandError> {
+/// The record cannot be read, or what was found cannot be written.
+pub fn judge(directory: &Path, limits: &Limits) -> Result<(Run, Results), CommandError> {
     if !directory.join("history.jsonl").exists() {
         let reason = "no run directory: it has no history.jsonl";
         return Err(CommandError::Nothing { path: directory.to_owned(), reason });
@@ -277,7 +281,8 @@ pub fn judge(directory: &Path, limits: &Limits) -> Result<Results, CommandError>
     text.push('\n');
     let path = directory.join("results.json");
     fs::write(&path, text).map_err(|source| LoadError::File { path, source })?;
-    Ok(results)
+    report::write(directory, &run, &results)?;
+    Ok((run, results))
 }
 
 /// Says what was found: a line for each check, a sentence for each violation and each doubt, and

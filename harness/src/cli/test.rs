@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,6 @@ use super::{Exit, Problem};
 use crate::{
     checker::{Results, Validity, command, linearizability::Limits},
     generator::{Mix, run_seeds},
-    history,
     nemesis::Faults,
     report::summary::Tally,
     runner::{self, Made, Options, parse_duration},
@@ -188,16 +187,12 @@ fn judge(made: Made) -> Result<Judged, Problem> {
         bar
     });
     // What this harness has just written it can read; if not, it has failed.
-    let results = command::judge(&made.directory, &Limits::default()).map_err(Problem::failed)?;
-    let history = history::read(&history_of(&made.directory)).map_err(Problem::failed)?;
+    let (run, results) =
+        command::judge(&made.directory, &Limits::default()).map_err(Problem::failed)?;
     if let Some(bar) = checking {
         bar.finish_and_clear();
     }
-    Ok(Judged { made, tally: Tally::of(&history.events), results })
-}
-
-fn history_of(directory: &Path) -> PathBuf {
-    directory.join("history.jsonl")
+    Ok(Judged { made, tally: Tally::of(&run.events), results })
 }
 
 /// Turns true at the first signal to end. The second one ends the harness at once; its nodes die

@@ -1,0 +1,282 @@
+//! The pages in a browser: loaded, clicked through, and not one error in the console. Without
+//! Chromium each test says that it was skipped.
+//!
+//! `cargo test -p harness --test browser -- --ignored` takes the pictures of `histories/golden` anew.
+
+mod chrome;
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{BufRead as _, BufReader, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use harness::{
+    checker::{Results, Run, check, linearizability::Limits},
+    report,
+};
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+
+use self::chrome::Chrome;
+
+const READY: &str = "document.documentElement.dataset.ready === 'yes'";
+
+/// A browser, or none, which is said.
+fn browser(test: &str) -> Option<Chrome> {
+    Chrome::start().map_err(|why| println!("{test}: skipped: {why}")).ok()
+}
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../histories/golden")
+}
+
+/// Every kept run, by its path below `histories/golden`.
+fn kept() -> Vec<PathBuf> {
+    fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).expect("it can be listed").flatten() {
+            let path = entry.path();
+            if path.join("verdict.json").exists() {
+                found.push(path);
+            } else if path.is_dir() {
+                walk(&path, found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&golden(), &mut found);
+    found.sort();
+    found
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("it may be made");
+    for entry in fs::read_dir(from).expect("it can be listed").flatten() {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, &to).expect("it may be copied");
+        }
+    }
+}
+
+/// A copy of a kept run, judged, with its page.
+fn judged(run: &Path, to: &Path) -> Results {
+    copy(run, to);
+    let run = Run::load(to).expect("a run");
+    let results = check(&run, &Limits::default());
+    let text = serde_json::to_string(&results).expect("plain data");
+    fs::write(to.join("results.json"), text).expect("it may be written");
+    report::write(to, &run, &results).expect("it may be written");
+    results
+}
+
+fn place() -> TempDir {
+    tempfile::tempdir().expect("a directory for the test")
+}
+
+fn no_errors(chrome: &mut Chrome, what: &str) {
+    assert_eq!(chrome.errors(), [String::new(); 0], "{what}");
+}
+
+#[test]
+fn every_kept_run_has_a_page_that_shows_its_history_as_it_is() {
+    let Some(mut chrome) = browser("every_kept_run_has_a_page") else { return };
+    for (run, dark) in kept().iter().zip([false, true].into_iter().cycle()) {
+        let what = run.display().to_string();
+        let place = place();
+        let results = judged(run, place.path());
+        chrome.dark(dark);
+        chrome.open_file(&place.path().join("report.html"), READY);
+        let verdict = chrome.text("document.querySelector('h1 span:last-child').textContent");
+        assert_eq!(verdict, results.verdict.to_string(), "{what}");
+        // What hovering shows is what stands in the history.
+        let lines = chrome.value(
+            "Array.from(run.data.columns['o.index'], (_, i) => run.history(run.op(i))).flat()",
+        );
+        let mut shown: Vec<&str> = lines.as_array().expect("lines").iter().filter_map(Json::as_str).collect();
+        let history = fs::read_to_string(run.join("history.jsonl")).expect("it is there");
+        let mut written: Vec<&str> =
+            history.lines().filter(|line| !line.contains("\"process\":\"nemesis\"")).collect();
+        shown.sort_unstable();
+        written.sort_unstable();
+        assert_eq!(shown, written, "{what}");
+        no_errors(&mut chrome, &what);
+    }
+}
+
+#[test]
+fn a_page_is_clicked_through() {
+    let Some(mut chrome) = browser("a_page_is_clicked_through") else { return };
+    for name in ["linearizability-invalid", "atomicity-ac1-invalid", "atomicity-valid"] {
+        let run = kept().into_iter().find(|run| run.ends_with(name)).expect("it is kept");
+        let place = place();
+        judged(&run, place.path());
+        chrome.open_file(&place.path().join("report.html"), READY);
+        let span = "(run.view()[1] - run.view()[0])";
+        chrome.click("[data-do=all]");
+        let whole = chrome.value(span).as_f64().expect("a time");
+        chrome.click("[data-do=in]");
+        chrome.wait(&format!("{span} < {whole} * 0.6"));
+        chrome.click("[data-do=out]");
+        chrome.click("[data-do=error]");
+        chrome.wait("document.querySelector('output[name=said]').textContent !== ''");
+        chrome.click("[data-do=after]");
+        chrome.wait("document.querySelector('#detail').textContent.includes('nemesis')");
+        for key in ["ArrowRight", "+", "-", "n", "p", "0", "e", "Escape"] {
+            chrome.click("h1");
+            chrome.key(key);
+        }
+        // What was clicked is pinned, and hovering elsewhere does not change it.
+        chrome.click("[data-do=all]");
+        let found = chrome.value(
+            "(() => { const c = document.querySelector('#canvas'); \
+             c.scrollIntoView({block: 'center', behavior: 'instant'}); \
+             const b = c.getBoundingClientRect(); const o = run.op(0); \
+             const lane = o.process % run.data.clients; const [from, to] = run.view(); \
+             return [b.x + 92 + (o.time - from) / (to - from) * (b.width - 92) + 1, b.y, lane]; })()",
+        );
+        let [x, top, _lane] = [0, 1, 2].map(|n| found[n].as_f64().expect("a place"));
+        let pinned = (0..40).any(|row| {
+            chrome.click_at(x, top + 24.0 + 8.0 * f64::from(row));
+            chrome.value("run.said().includes('\"type\":\"invoke\"')") == json!(true)
+        });
+        assert!(pinned, "{name}: no operation where the first one is");
+        let key = chrome.text("run.data.keys[0]");
+        chrome.value(&format!(
+            "(() => {{ const find = document.querySelector('input[name=find]'); find.value = {key:?}; \
+             find.form.requestSubmit(); }})()"
+        ));
+        chrome.wait("document.querySelector('select[name=key]').value === '0'");
+        chrome.click("[data-do=there]");
+        chrome.wait("run.said().includes('transaction')");
+        let stories = chrome.value("run.data.stories.length").as_u64().expect("a number");
+        assert!(stories > 0, "{name}");
+        for n in 0..stories.min(5) {
+            chrome.value(&format!(
+                "(() => {{ const s = document.querySelector('select[name=story]'); \
+                 s.selectedIndex = {n}; s.dispatchEvent(new Event('change')); }})()"
+            ));
+            chrome.wait("document.querySelectorAll('#diagram .arrow').length > 0");
+        }
+        if chrome.value("!!document.querySelector('a.line')") == json!(true) {
+            chrome.click("a.line");
+            chrome.wait("run.said().includes('journal line')");
+            chrome.click("a.txn");
+            chrome.wait("document.querySelector('output[name=said]').textContent.includes('transaction')");
+        }
+        chrome.size(420, 800);
+        chrome.value("dispatchEvent(new Event('resize'))");
+        chrome.size(1200, 900);
+        no_errors(&mut chrome, name);
+    }
+}
+
+#[test]
+fn the_verdict_is_there_without_scripts() {
+    let Some(mut chrome) = browser("the_verdict_is_there_without_scripts") else { return };
+    let run = kept().into_iter().find(|run| run.ends_with("linearizability-invalid"));
+    let place = place();
+    judged(&run.expect("it is kept"), place.path());
+    chrome.scripts(false);
+    chrome.open_file(&place.path().join("report.html"), "document.readyState === 'complete'");
+    for part in ["invalid", "has no order", "What was checked", "Faults, and what was in doubt"] {
+        let seen = chrome.value(&format!("document.body.innerText.includes({part:?})"));
+        assert_eq!(seen, json!(true), "{part}");
+    }
+    assert_eq!(chrome.value("document.querySelectorAll('svg.plot').length"), json!(4));
+    assert_eq!(chrome.value("getComputedStyle(document.querySelector('#lanes')).height"), json!("auto"));
+    no_errors(&mut chrome, "without scripts");
+}
+
+/// The program's server, ended with this.
+struct Server {
+    process: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(store: &Path) -> Server {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_harness"))
+            .args(["serve", "--addr", "127.0.0.1:0", "--store"])
+            .arg(store)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the harness starts");
+        let mut said = String::new();
+        let out = process.stdout.take().expect("it is piped");
+        BufReader::new(out).read_line(&mut said).expect("it says where");
+        let address = said.split(" on ").nth(1).and_then(|rest| rest.split(' ').next());
+        let address = address.expect("an address").to_owned();
+        Server { process, address }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn the_runs_of_a_store_are_looked_at() {
+    let Some(mut chrome) = browser("the_runs_of_a_store_are_looked_at") else { return };
+    let store = place();
+    let names = ["atomicity-valid", "atomicity-ac1-invalid", "faults-vacuous"];
+    for (name, n) in names.iter().zip(1..) {
+        let run = kept().into_iter().find(|run| run.ends_with(name)).expect("it is kept");
+        judged(&run, &store.path().join(format!("twopc-{name}/2026010{n}T000000Z")));
+    }
+    let server = Server::start(store.path());
+    let rows = "[...document.querySelectorAll('#runs tbody tr')].filter((row) => !row.hidden)";
+    chrome.open(&server.address, &format!("{rows}.length === 3"));
+    chrome.value(
+        "(() => { const f = document.querySelector('input[name=filter]'); f.value = 'unknown'; \
+         f.dispatchEvent(new Event('input')); })()",
+    );
+    chrome.wait(&format!("{rows}.length === 1"));
+    chrome.value(
+        "(() => { const f = document.querySelector('input[name=filter]'); f.value = ''; \
+         f.dispatchEvent(new Event('input')); })()",
+    );
+    chrome.click("#runs th:nth-child(2) button");
+    chrome.wait(&format!("{rows}[0].textContent.includes('invalid')"));
+    chrome.click("#runs tbody tr:nth-child(1) input");
+    chrome.click("form.tools button");
+    chrome.wait("document.querySelector('output[name=said]').textContent.includes('mark two')");
+    chrome.click("#runs tbody tr:nth-child(3) input");
+    chrome.click("form.tools button");
+    chrome.wait("document.querySelector('table.compare') && [...document.images].length === 8");
+    chrome.click("thead a");
+    chrome.wait(READY);
+    no_errors(&mut chrome, "the list, two runs, a run");
+
+    // A run that goes on, until it is judged.
+    let run = store.path().join("twopc-none/20260105T000000Z");
+    fs::create_dir_all(&run).expect("it may be made");
+    fs::write(run.join("test.json"), "{}").expect("it may be written");
+    let history = run.join("history.jsonl");
+    let mut history = OpenOptions::new().create(true).append(true).open(history).expect("a file");
+    let mut line = |index: u64, kind: &str| {
+        let time = index * 1_000_000;
+        writeln!(
+            history,
+            "{{\"index\":{index},\"time\":{time},\"process\":1,\"type\":\"{kind}\",\"f\":\"get\",\"key\":\"a\"}}"
+        )
+        .expect("it may be written");
+    };
+    line(0, "invoke");
+    chrome.open(
+        &format!("{}run/twopc-none/20260105T000000Z/", server.address),
+        "document.querySelector('#total').textContent === '1'",
+    );
+    line(1, "fail");
+    line(2, "invoke");
+    chrome.wait("document.querySelector('#total').textContent === '2'");
+    judged(&store.path().join("twopc-atomicity-valid/20260101T000000Z"), &run);
+    chrome.wait(READY);
+    no_errors(&mut chrome, "a run that goes on");
+}
