@@ -77,7 +77,15 @@ Faults:
                        voted yes and not all know the decision; it is then killed or continued
   replica-uncertainty  a replica stops itself around its vote or around the decision; it is then
                        killed or continued
-  all                  all of these
+  partition            nodes are cut off from each other, one way or both: one replica, the master,
+                       everybody; what is sent meanwhile is lost
+  messages             messages are lost, late, doubled, out of order; or held back while their
+                       sender or receiver is killed, and given to whoever is there then
+  twin-master          a second master is started on the store of one that lies stopped: it must be
+                       refused
+  wipe-replica         a replica is started on an empty directory, also with --bootstrap: it must be
+                       refused; then it gets its own directory back
+  all                  all of these, and several at a time
 
 Exit status:
   0    valid

@@ -96,6 +96,12 @@ pub fn nemesis_rng(seed: u64) -> ChaCha8Rng {
     worker_rng(seed, u64::MAX)
 }
 
+/// The same for what is done to the network, beside what is done to the nodes.
+#[must_use]
+pub fn network_rng(seed: u64) -> ChaCha8Rng {
+    worker_rng(seed, u64::MAX - 2)
+}
+
 /// The seeds of `count` runs in a row: the first is the given seed itself, so that one run and the
 /// first of many are the same.
 pub fn run_seeds(seed: u64, count: u32) -> impl Iterator<Item = u64> {

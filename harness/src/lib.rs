@@ -6,6 +6,7 @@ pub mod generator;
 pub mod history;
 pub mod model;
 pub mod nemesis;
+pub mod network;
 pub mod report;
 pub mod rules;
 pub mod runner;

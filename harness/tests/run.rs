@@ -154,6 +154,10 @@ fn every_fault_alone_and_all_together_end_valid() {
         "pause-replica",
         "master-uncertainty",
         "replica-uncertainty",
+        "partition",
+        "messages",
+        "twin-master",
+        "wipe-replica",
         "all",
     ] {
         let place = Place::new();
@@ -280,6 +284,8 @@ fn broken_rules_are_caught() {
         // A read must meet the key of a write that waits for a vote, so it takes many readers.
         ("relock-on-recovery", "kill-replica,pause-replica --concurrency 30", 40),
         ("reads-respect-locks", "master-uncertainty", 20),
+        ("exclusive-store", "twin-master", 10),
+        ("empty-store-refused", "wipe-replica", 10),
     ] {
         // Whether a crash meets just what the rule guards is a matter of chance: three runs have it.
         let caught = (7..10).any(|seed| {

@@ -52,6 +52,11 @@ pub fn check(run: &Run) -> Judgement {
 /// in its field `fault` what it belongs to; otherwise what was done to whom and at which point
 /// tells.
 fn belongs(event: &NemesisEvent, fault: &str) -> bool {
+    if matches!(fault, "partition" | "messages") {
+        // Only what was really done to a message counts, and that is known at the end.
+        let messages = event.value.pointer("/struck/messages").and_then(serde_json::Value::as_u64);
+        return event.f == "mend" && event.text("fault") == Some(fault) && messages > Some(0);
+    }
     if !matches!(event.f.as_str(), "kill" | "pause") {
         return event.f == fault;
     }
@@ -89,6 +94,13 @@ mod tests {
         for f in ["arm", "miss", "hold", "recovered"] {
             assert!(!belongs(&event(f, json!({"fault":"kill-replica"})), "kill-replica"), "{f}");
         }
-        assert!(belongs(&event("partition", json!({})), "partition"));
+        assert!(belongs(&event("power-loss", json!({})), "power-loss"));
+        let mend = |messages| {
+            event("mend", json!({ "fault": "partition", "struck": { "messages": messages } }))
+        };
+        assert!(belongs(&mend(3), "partition") && !belongs(&mend(3), "messages"));
+        assert!(!belongs(&mend(0), "partition"), "nothing was sent");
+        let killed = event("kill", json!({ "fault": "messages", "node": "r1" }));
+        assert!(!belongs(&killed, "messages"));
     }
 }

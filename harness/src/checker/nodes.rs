@@ -1,6 +1,6 @@
 //! No node ends unless it was told to, and none is told to and does not: a node that gives up, by
-//! a failed assertion or a failing disk, is no answer to a failure that the system is to stand.
-//! From the history alone.
+//! a failed assertion or a failing disk, is no answer to a failure that the system is to stand. And
+//! none is let in that must be refused. From the history alone.
 
 use super::{Judgement, Run};
 use crate::history::Action;
@@ -14,6 +14,13 @@ pub fn check(run: &Run) -> Judgement {
     let mut judgement = Judgement::new(NAME);
     for event in &run.events {
         let Action::Nemesis(event) = &event.action else { continue };
+        if event.value.get("admitted") == Some(&serde_json::Value::Bool(true)) {
+            let node = event.text("node").unwrap_or("?");
+            judgement.violation(match event.f.as_str() {
+                "twin-master" => "a second master was let onto the store of the first".to_owned(),
+                _ => format!("{node} was let in with an empty directory"),
+            });
+        }
         if event.f != "died" {
             continue;
         }

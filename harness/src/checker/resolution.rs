@@ -35,7 +35,7 @@ pub fn check(run: &Run) -> Judgement {
     run.evidence.complete(&mut judgement);
     let locks: Vec<Lock> =
         run.evidence.replicas().flat_map(|(node, facts)| locks(node, facts)).collect();
-    let repairs = times(run, |f| matches!(f, "restart" | "resume"));
+    let repairs = times(run, |f| matches!(f, "restart" | "resume" | "mend"));
     let settled: Vec<i64> = repairs.iter().map(|repair| settle_time(&locks, *repair)).collect();
     judgement.measure("after_repairs", quantiles(settled));
     let healed = times(run, |f| f == "heal").into_iter().max();

@@ -28,13 +28,12 @@ impl Kill {
 
 impl Fault for Kill {
     fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
-        Strike {
-            fault: self.fault,
-            calm: Duration::from_millis(rng.random_range(20..900)),
-            victim: self.victims.deal(rng),
-            trigger: Trigger::Now,
-            harm: Harm::Kill { lies: Duration::ZERO, down: self.down.deal(rng).draw(rng) },
-            meanwhile: None,
-        }
+        Strike::of(
+            self.fault,
+            Duration::from_millis(rng.random_range(20..900)),
+            self.victims.deal(rng),
+            Trigger::Now,
+            Harm::Kill { lies: Duration::ZERO, down: self.down.deal(rng).draw(rng) },
+        )
     }
 }

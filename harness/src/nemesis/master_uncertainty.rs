@@ -50,17 +50,16 @@ impl Fault for MasterUncertainty {
     fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
         let point = self.points.deal(rng);
         let span = self.spans.deal(rng).draw(rng);
-        Strike {
-            fault: FaultName::MasterUncertainty,
-            calm: Duration::from_millis(rng.random_range(5..200)),
-            victim: Node::Master,
-            trigger: Trigger::Point(point),
-            harm: match self.ends.deal(rng) {
+        Strike::of(
+            FaultName::MasterUncertainty,
+            Duration::from_millis(rng.random_range(5..200)),
+            Node::Master,
+            Trigger::Point(point),
+            match self.ends.deal(rng) {
                 End::Killed => Harm::Kill { lies: Duration::ZERO, down: span },
                 End::KilledLater => Harm::Kill { lies: span, down: Duration::ZERO },
                 End::Continued => Harm::Pause { lies: span },
             },
-            meanwhile: None,
-        }
+        )
     }
 }

@@ -4,17 +4,22 @@
 mod deck;
 mod kill;
 mod master_uncertainty;
+mod messages;
+mod partition;
 mod pause;
 mod replica_uncertainty;
 pub mod strike;
+mod twin;
+mod wipe;
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use system::protocol::Node;
 
 use self::deck::Deck;
+use crate::network::{Deed, Pattern};
 
 /// The faults that can be asked for, by the names that `--faults` takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +36,14 @@ pub enum FaultName {
     MasterUncertainty,
     /// A replica is stopped around its vote and around the decision, and then killed or continued.
     ReplicaUncertainty,
+    /// Nodes are cut off from each other, one way or both.
+    Partition,
+    /// Messages are lost, late, doubled, out of order, or held past a restart.
+    Messages,
+    /// A second master is started on the store of one that lies stopped.
+    TwinMaster,
+    /// A replica is started on an empty directory.
+    WipeReplica,
 }
 
 impl FaultName {
@@ -42,6 +55,10 @@ impl FaultName {
         FaultName::PauseReplica,
         FaultName::MasterUncertainty,
         FaultName::ReplicaUncertainty,
+        FaultName::Partition,
+        FaultName::Messages,
+        FaultName::TwinMaster,
+        FaultName::WipeReplica,
     ];
 
     /// The name as typed.
@@ -54,12 +71,37 @@ impl FaultName {
             FaultName::PauseReplica => "pause-replica",
             FaultName::MasterUncertainty => "master-uncertainty",
             FaultName::ReplicaUncertainty => "replica-uncertainty",
+            FaultName::Partition => "partition",
+            FaultName::Messages => "messages",
+            FaultName::TwinMaster => "twin-master",
+            FaultName::WipeReplica => "wipe-replica",
         }
     }
 
-    /// Whether it strikes whenever it wants, rather than when its victim reaches a point.
+    /// Whether it strikes whenever it wants and is soon over, so that it can be a second strike.
     fn at_any_time(self) -> bool {
-        !matches!(self, FaultName::MasterUncertainty | FaultName::ReplicaUncertainty)
+        matches!(
+            self,
+            FaultName::KillMaster
+                | FaultName::KillReplica
+                | FaultName::PauseMaster
+                | FaultName::PauseReplica
+        )
+    }
+
+    /// Whether it needs the network between the nodes in the harness's hands.
+    #[must_use]
+    pub fn needs_network(self) -> bool {
+        matches!(self, FaultName::Partition | FaultName::Messages)
+    }
+
+    /// Whether it is the work of this hand.
+    fn by(self, hand: Hand) -> bool {
+        match self {
+            FaultName::Partition => hand == Hand::Network,
+            FaultName::Messages => true,
+            _ => hand == Hand::Nodes,
+        }
     }
 }
 
@@ -128,17 +170,29 @@ impl FromStr for Faults {
     }
 }
 
+/// The nemesis has two hands, which strike at the same time: what happens to the network happens
+/// while nodes are killed and come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hand {
+    /// Starts, stops and ends processes.
+    Nodes,
+    /// Leaves the processes alone.
+    Network,
+}
+
 /// What makes a strike begin.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Trigger {
     /// At once.
     Now,
     /// The victim reaches this crash point and stops itself.
     Point(String),
+    /// A message is caught, which then waits for the end of the strike.
+    Message(Pattern, Deed),
 }
 
 /// What is done to the victim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Harm {
     /// It is killed, and started again on the same data and port.
     Kill {
@@ -152,21 +206,53 @@ pub enum Harm {
         /// How long it lies stopped.
         lies: Duration,
     },
+    /// It lies stopped, a second process is started on its store, and then it is continued.
+    Twin {
+        /// How long the second process has, if it is let in.
+        beside: Duration,
+    },
+    /// It is killed, started on an empty directory, and, once refused, on its own again.
+    Wipe {
+        /// Whether the start on the empty directory is told that the cluster is new.
+        bootstrap: bool,
+    },
+    /// Messages between the nodes are struck.
+    Network {
+        /// Which, and how.
+        snares: Vec<(Pattern, Deed)>,
+        /// How long.
+        lasts: Duration,
+    },
 }
 
 impl Harm {
-    /// How long the victim does nothing.
+    /// How long it lasts, and leaves room for something else.
     #[must_use]
-    pub fn outage(self) -> Duration {
+    pub fn outage(&self) -> Duration {
         match self {
-            Harm::Kill { lies, down } => lies + down,
-            Harm::Pause { lies } => lies,
+            Harm::Kill { lies, down } => *lies + *down,
+            Harm::Pause { lies } => *lies,
+            Harm::Network { lasts, .. } => *lasts,
+            Harm::Twin { .. } | Harm::Wipe { .. } => Duration::ZERO,
+        }
+    }
+
+    /// Makes it no longer than this.
+    fn shorten(&mut self, most: Duration) {
+        match self {
+            Harm::Kill { lies, down } => {
+                *lies = most.min(*lies);
+                *down = most.min(*down);
+            }
+            Harm::Pause { lies } => *lies = most.min(*lies),
+            Harm::Network { lasts, .. } => *lasts = most.min(*lasts),
+            Harm::Twin { .. } | Harm::Wipe { .. } => {}
         }
     }
 }
 
 /// One blow against one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Strike {
     /// The fault that it is a case of.
     pub fault: FaultName,
@@ -181,6 +267,15 @@ pub struct Strike {
     /// Another blow, against another node, while this one lies or is gone: what recovers from one
     /// failure must stand a second one then.
     pub meanwhile: Option<Box<Strike>>,
+    /// Another blow, when this one is over and the cluster has not yet come back from it.
+    pub then: Option<Box<Strike>>,
+}
+
+impl Strike {
+    /// A strike with nothing beside it.
+    fn of(fault: FaultName, calm: Duration, victim: Node, trigger: Trigger, harm: Harm) -> Self {
+        Strike { fault, calm, victim, trigger, harm, meanwhile: None, then: None }
+    }
 }
 
 /// One fault: a source of strikes without end.
@@ -189,11 +284,17 @@ trait Fault: Send {
     fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike;
 }
 
-/// All faults of a run, in rounds: each strikes once in a round, in seeded order. If there are
-/// several, one may strike while another's victim lies.
+/// The faults of one hand of a run, in rounds: each strikes once in a round, in seeded order. If
+/// there are several, one may strike while another's victim lies, or has just come back.
 pub struct Schedule {
     faults: Vec<Box<dyn Fault>>,
+    names: Vec<FaultName>,
     round: Deck<usize>,
+    /// How many strikes were dealt.
+    dealt: usize,
+    /// Faults that missed before they had struck at all: they come next.
+    again: Vec<usize>,
+    struck: BTreeSet<FaultName>,
     /// The faults that need nothing of the cluster to strike, if there are others as well.
     doubling: Option<Deck<usize>>,
     rng: ChaCha8Rng,
@@ -205,11 +306,17 @@ const ROOM_MIN: Duration = Duration::from_millis(250);
 /// So many strikes are drawn in search of one that can be a second one.
 const DRAWS: usize = 6;
 
+/// With more faults than this, the first round is a quick one, so that a short run meets them all.
+const MANY: usize = 4;
+
+/// The longest calm before, and the longest outage of, a strike of a quick round.
+const QUICK: Duration = Duration::from_millis(120);
+
 impl Schedule {
-    /// The schedule of a run against a cluster of so many replicas; none if there are no faults.
+    /// What one hand does to a cluster of so many replicas; none if the faults leave it nothing.
     #[must_use]
-    pub fn new(faults: &Faults, replicas: u8, rng: ChaCha8Rng) -> Option<Self> {
-        let names = faults.names();
+    pub fn new(faults: &Faults, replicas: u8, hand: Hand, rng: ChaCha8Rng) -> Option<Self> {
+        let names: Vec<_> = faults.names().iter().copied().filter(|fault| fault.by(hand)).collect();
         let faults: Vec<Box<dyn Fault>> = names
             .iter()
             .map(|name| -> Box<dyn Fault> {
@@ -224,13 +331,31 @@ impl Schedule {
                     FaultName::ReplicaUncertainty => {
                         Box::new(replica_uncertainty::ReplicaUncertainty::new(replicas))
                     }
+                    FaultName::Partition => Box::new(partition::Partition::new(replicas)),
+                    FaultName::Messages if hand == Hand::Nodes => {
+                        Box::new(messages::Held::new(replicas))
+                    }
+                    FaultName::Messages => Box::new(messages::Weather::new(replicas)),
+                    FaultName::TwinMaster => Box::new(twin::TwinMaster::new(replicas)),
+                    FaultName::WipeReplica => Box::new(wipe::WipeReplica::new(replicas)),
                 }
             })
             .collect();
         let at_any_time: Vec<_> = (0..names.len()).filter(|n| names[*n].at_any_time()).collect();
         let doubling = (names.len() > 1 && !at_any_time.is_empty()).then(|| Deck::new(at_any_time));
         let round = (!faults.is_empty()).then(|| Deck::new((0..faults.len()).collect()))?;
-        Some(Schedule { faults, round, doubling, rng })
+        let (again, struck) = (Vec::new(), BTreeSet::new());
+        Some(Schedule { faults, names, round, dealt: 0, again, struck, doubling, rng })
+    }
+
+    /// Takes note of whether a strike of this fault has found its mark. A fault that has never
+    /// done so and misses is tried again before the others, or a short run would be without it.
+    pub fn report(&mut self, fault: FaultName, struck: bool) {
+        if struck {
+            self.struck.insert(fault);
+        } else if !self.struck.contains(&fault) {
+            self.again.extend(self.names.iter().position(|name| *name == fault));
+        }
     }
 }
 
@@ -238,18 +363,24 @@ impl Iterator for Schedule {
     type Item = Strike;
 
     fn next(&mut self) -> Option<Strike> {
-        let fault = self.round.deal(&mut self.rng);
+        let fault = self.again.pop().unwrap_or_else(|| self.round.deal(&mut self.rng));
         let mut strike = self.faults[fault].next(&mut self.rng);
-        if strike.harm.outage() >= ROOM_MIN && self.rng.random_bool(0.75) {
+        self.dealt += 1;
+        if self.names.len() > MANY && self.dealt <= self.names.len() {
+            strike.calm = QUICK.min(strike.calm);
+            strike.harm.shorten(QUICK);
+        } else if strike.harm.outage() >= ROOM_MIN && self.rng.random_bool(0.75) {
             strike.meanwhile = self.second(&strike).map(Box::new);
+        } else if self.rng.random_bool(0.25) {
+            strike.then = self.second(&strike).map(Box::new);
         }
         Some(strike)
     }
 }
 
 impl Schedule {
-    /// A strike of another fault against another node, short, to fall into the outage of this one.
-    /// None if the faults of the run have none to give.
+    /// A strike of another fault against another node, short, to fall into the outage of this one
+    /// or into the recovery from it. None if the faults of the run have none to give.
     fn second(&mut self, first: &Strike) -> Option<Strike> {
         let doubling = self.doubling.as_mut()?;
         let mut second = (0..DRAWS).find_map(|_| {
@@ -259,16 +390,13 @@ impl Schedule {
         })?;
         let rng = &mut self.rng;
         second.calm = Duration::from_millis(rng.random_range(0..150));
-        second.harm = match second.harm {
+        match &mut second.harm {
             // Back while the first victim still lies: what was not decided when it was killed is
             // not decided yet.
-            Harm::Kill { lies, .. } => {
-                Harm::Kill { lies, down: Duration::from_millis(rng.random_range(0..50)) }
-            }
-            Harm::Pause { .. } => {
-                Harm::Pause { lies: Duration::from_millis(rng.random_range(5..500)) }
-            }
-        };
+            Harm::Kill { down, .. } => *down = Duration::from_millis(rng.random_range(0..50)),
+            Harm::Pause { lies } => *lies = Duration::from_millis(rng.random_range(5..500)),
+            Harm::Twin { .. } | Harm::Wipe { .. } | Harm::Network { .. } => {}
+        }
         Some(second)
     }
 }
@@ -315,7 +443,8 @@ mod tests {
 
     fn strikes(faults: &str, replicas: u8, seed: u64, count: usize) -> Vec<Strike> {
         let faults = faults.parse().expect("a list of faults");
-        Schedule::new(&faults, replicas, nemesis_rng(seed)).expect("faults").take(count).collect()
+        let schedule = Schedule::new(&faults, replicas, Hand::Nodes, nemesis_rng(seed));
+        schedule.expect("faults").take(count).collect()
     }
 
     #[test]
@@ -327,9 +456,10 @@ mod tests {
     #[test]
     fn every_fault_of_a_list_strikes_in_every_round() {
         for seed in 0..20 {
-            for round in strikes("all", 3, seed, 60).chunks(FaultName::ALL.len()) {
+            let count = FaultName::ALL.iter().filter(|fault| fault.by(Hand::Nodes)).count();
+            for round in strikes("all", 3, seed, 60).chunks_exact(count) {
                 let struck: BTreeSet<_> = round.iter().map(|strike| strike.fault).collect();
-                assert_eq!(struck.len(), FaultName::ALL.len());
+                assert_eq!(struck.len(), count);
             }
         }
     }
@@ -341,7 +471,10 @@ mod tests {
                 let points: BTreeSet<_> =
                     strikes("master-uncertainty", replicas, seed, 2 + usize::from(replicas))
                         .into_iter()
-                        .map(|strike| strike.trigger)
+                        .filter_map(|strike| match strike.trigger {
+                            Trigger::Point(point) => Some(point),
+                            _ => None,
+                        })
                         .collect();
                 let last = format!("master:after-send:decide:{}", replicas.max(2) - 1);
                 for point in [
@@ -350,7 +483,7 @@ mod tests {
                     "master:after-send:decide:1",
                     &last,
                 ] {
-                    assert!(points.contains(&Trigger::Point(point.to_owned())), "{point}");
+                    assert!(points.contains(point), "{point}");
                 }
             }
         }
@@ -359,11 +492,12 @@ mod tests {
     #[test]
     fn victims_exist() {
         for strike in strikes("all", 2, 3, 200) {
+            let name = strike.fault.name();
             match strike.victim {
-                Node::Master => assert!(strike.fault.name().contains("master")),
+                Node::Master => assert!(!name.contains("replica")),
                 Node::Replica(slot) => {
                     assert!((1..=2).contains(&slot));
-                    assert!(strike.fault.name().contains("replica"));
+                    assert!(!name.contains("master"));
                 }
             }
             if let Trigger::Point(point) = &strike.trigger {

@@ -29,13 +29,12 @@ impl Pause {
 
 impl Fault for Pause {
     fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
-        Strike {
-            fault: self.fault,
-            calm: Duration::from_millis(rng.random_range(20..900)),
-            victim: self.victims.deal(rng),
-            trigger: Trigger::Now,
-            harm: Harm::Pause { lies: self.lies.deal(rng).draw(rng) },
-            meanwhile: None,
-        }
+        Strike::of(
+            self.fault,
+            Duration::from_millis(rng.random_range(20..900)),
+            self.victims.deal(rng),
+            Trigger::Now,
+            Harm::Pause { lies: self.lies.deal(rng).draw(rng) },
+        )
     }
 }

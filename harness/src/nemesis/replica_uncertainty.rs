@@ -44,17 +44,16 @@ impl Fault for ReplicaUncertainty {
     fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
         let point = self.points.deal(rng);
         let span = self.spans.deal(rng).draw(rng);
-        Strike {
-            fault: FaultName::ReplicaUncertainty,
-            calm: Duration::from_millis(rng.random_range(5..200)),
-            victim: self.victims.deal(rng),
-            trigger: Trigger::Point(point.to_owned()),
-            harm: if self.kills.deal(rng) {
+        Strike::of(
+            FaultName::ReplicaUncertainty,
+            Duration::from_millis(rng.random_range(5..200)),
+            self.victims.deal(rng),
+            Trigger::Point(point.to_owned()),
+            if self.kills.deal(rng) {
                 Harm::Kill { lies: Duration::ZERO, down: span }
             } else {
                 Harm::Pause { lies: span }
             },
-            meanwhile: None,
-        }
+        )
     }
 }

@@ -10,15 +10,19 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Harm, ROOM_MIN, Strike, Trigger};
+use super::{Harm, ROOM_MIN, Schedule, Strike, Trigger};
 use crate::{
     history::{Action, NemesisEvent, Recorder},
-    runner::cluster::{Cluster, ClusterError},
+    network::{Deed, Network, Pattern, Snare},
+    runner::cluster::{Attempt, Cluster, ClusterError, Trial},
     supervisor::State,
 };
 
 /// A node reaches an armed point within this time, or the strike has missed.
 const REACH_DEADLINE: Duration = Duration::from_secs(4);
+
+/// A message of the kind that is waited for is sent within this time, or the strike has missed.
+const MESSAGE_DEADLINE: Duration = Duration::from_millis(1_500);
 
 /// A node answers its control pipe within this time.
 const DISARM_DEADLINE: Duration = Duration::from_secs(5);
@@ -34,16 +38,37 @@ pub enum NemesisError {
     History(#[from] io::Error),
 }
 
-/// The hand that strikes.
+/// Messages that were held have this long to reach their receiver before it is continued.
+const RELEASE_DEADLINE: Duration = Duration::from_millis(300);
+
+/// After a message was held, what was sent beside it has this long to arrive before the victim is
+/// stopped.
+const BESIDE: Duration = Duration::from_millis(20);
+
+/// A hand of the nemesis.
 pub struct Nemesis<'a> {
     /// Whom it strikes.
     pub cluster: &'a Cluster,
+    /// The network between the nodes, if it is in the harness's hands.
+    pub network: Option<&'a Network>,
     /// Where it says so.
     pub recorder: &'a Recorder,
     /// True when the load ends: what is under way is brought to its end without delay.
     pub ending: watch::Receiver<bool>,
-    /// After a strike the cluster is given this long to come back before the next.
-    pub recovery_deadline: Duration,
+    /// After a strike the cluster is given this long to come back before the next; none if it is
+    /// not waited for.
+    pub recovery_deadline: Option<Duration>,
+}
+
+/// The moment at which a strike begins.
+#[derive(Default)]
+struct Moment {
+    /// The victim lies stopped.
+    lies: bool,
+    /// The transaction that it is about.
+    txn: Option<TxnId>,
+    /// A message is held.
+    snare: Option<Snare>,
 }
 
 impl Nemesis<'_> {
@@ -51,90 +76,256 @@ impl Nemesis<'_> {
     ///
     /// # Errors
     /// A node cannot be started again, or the history cannot be written.
-    pub async fn run(mut self, schedule: impl Iterator<Item = Strike>) -> Result<(), NemesisError> {
-        for strike in schedule {
+    pub async fn run(mut self, mut schedule: Schedule) -> Result<(), NemesisError> {
+        while let Some(strike) = schedule.next() {
             if self.rest(strike.calm).await {
                 break;
             }
-            self.single(&strike).await?;
+            let struck = self.single(&strike).await?;
+            schedule.report(strike.fault, struck);
         }
         Ok(())
     }
 
-    /// Carries a strike out, and watches the cluster come back.
-    async fn single(&mut self, strike: &Strike) -> Result<(), NemesisError> {
-        match self.strike(strike).await? {
-            Some(doubted) => self.recovery(strike, &doubted).await,
-            None => Ok(()),
+    /// Carries a strike out, and watches the cluster come back; says whether it found its mark.
+    async fn single(&mut self, strike: &Strike) -> Result<bool, NemesisError> {
+        let Some(mut doubted) = self.strike(strike).await? else { return Ok(false) };
+        if let Some(then) = &strike.then
+            && !self.rest(then.calm).await
+        {
+            doubted.extend(self.strike(then).await?.unwrap_or_default());
         }
+        if let Some(deadline) = self.recovery_deadline {
+            self.recovery(strike, &doubted, deadline).await?;
+        }
+        Ok(true)
     }
 
     /// Does the harm and undoes it. The transactions in doubt at the time, or none if the strike
     /// missed.
     async fn strike(&mut self, strike: &Strike) -> Result<Option<Vec<TxnId>>, NemesisError> {
-        let node = strike.victim;
-        let mut facts = json!({ "fault": strike.fault.name(), "node": node });
-        let mut txn = None;
-        let mut doubted = Vec::new();
-        let lies = match &strike.trigger {
-            Trigger::Point(point) => {
-                facts["at"] = json!(point);
-                match self.lure(node, point).await {
-                    Ok(about) => txn = about,
-                    Err(why) => {
-                        facts["why"] = json!(why);
-                        self.note("miss", &facts)?;
-                        return Ok(None);
-                    }
-                }
-                if let Some(txn) = txn {
-                    facts["txn"] = json!(txn);
-                }
-                true
-            }
-            Trigger::Now => {
-                let pause = matches!(strike.harm, Harm::Pause { .. });
-                if pause && !self.cluster.pause(node).await {
-                    facts["why"] = json!(format!("{node} does not run"));
-                    self.note("miss", &facts)?;
-                    return Ok(None);
-                }
-                pause
+        let mut facts = json!({ "fault": strike.fault.name(), "node": strike.victim });
+        let moment = match self.moment(strike, &mut facts).await? {
+            Ok(moment) => moment,
+            Err(why) => {
+                facts["why"] = json!(why);
+                self.note("miss", &facts)?;
+                return Ok(None);
             }
         };
+        match &strike.harm {
+            Harm::Kill { lies, down } => {
+                self.kill(strike, moment, facts, *lies, *down).await.map(Some)
+            }
+            Harm::Pause { lies } => self.pause(strike, moment, facts, *lies).await.map(Some),
+            Harm::Twin { beside } => self.twin(strike, facts, *beside).await.map(Some),
+            Harm::Wipe { bootstrap } => self.wipe(strike, facts, *bootstrap).await,
+            Harm::Network { snares, lasts } => {
+                self.disturb(strike, moment, facts, snares, *lasts).await
+            }
+        }
+    }
+
+    /// Waits for the moment to strike, and adds to the facts what there is to say of it. An error
+    /// in words if it does not come.
+    async fn moment(
+        &mut self,
+        strike: &Strike,
+        facts: &mut Json,
+    ) -> Result<Result<Moment, String>, NemesisError> {
+        let mut moment = Moment::default();
+        match &strike.trigger {
+            Trigger::Now => {}
+            Trigger::Point(point) => {
+                facts["at"] = json!(point);
+                match self.lure(strike.victim, point).await {
+                    Ok(txn) => moment = Moment { lies: true, txn, snare: None },
+                    Err(why) => return Ok(Err(why)),
+                }
+            }
+            Trigger::Message(pattern, deed) => match self.catch(pattern, deed).await {
+                Ok(snare) => {
+                    let first = snare.struck().first;
+                    moment.txn = first.first().and_then(|seen| seen.txns.first().copied());
+                    facts["message"] = json!(first.first());
+                    facts["did"] = json!(deed.to_string());
+                    moment.snare = Some(snare);
+                    self.note("caught", facts)?;
+                    self.rest(BESIDE).await;
+                }
+                Err(why) => return Ok(Err(why)),
+            },
+        }
+        if let Some(txn) = moment.txn {
+            facts["txn"] = json!(txn);
+        }
+        if matches!(strike.harm, Harm::Pause { .. } | Harm::Twin { .. }) && !moment.lies {
+            moment.lies = self.cluster.pause(strike.victim).await;
+            if !moment.lies {
+                return Ok(Err(format!("{} does not run", strike.victim)));
+            }
+        }
+        Ok(Ok(moment))
+    }
+
+    async fn kill(
+        &mut self,
+        strike: &Strike,
+        moment: Moment,
+        mut facts: Json,
+        lying: Duration,
+        down: Duration,
+    ) -> Result<Vec<TxnId>, NemesisError> {
+        let node = strike.victim;
+        let Moment { lies, txn, snare } = moment;
+        let mut doubted = Vec::new();
         if lies {
             doubted = self.doubt(txn, &mut facts).await;
         }
-        match strike.harm {
-            Harm::Kill { lies: lying, down } => {
-                facts["lies_ms"] = millis(lying);
-                facts["down_ms"] = millis(down);
-                if !lying.is_zero() {
-                    self.note("hold", &facts)?;
-                    self.outage(lying, strike, &mut doubted).await?;
-                }
-                self.cluster.kill(node).await;
-                if !lies {
-                    doubted = self.doubt(txn, &mut facts).await;
-                }
-                self.note("kill", &facts)?;
-                self.outage(down, strike, &mut doubted).await?;
-                let mut after = json!({ "node": node });
-                self.doubt(txn, &mut after).await;
-                self.cluster.start(node).await?;
-                self.note("restart", &after)?;
-            }
-            Harm::Pause { lies: lying } => {
-                facts["lies_ms"] = millis(lying);
-                self.note("pause", &facts)?;
-                self.outage(lying, strike, &mut doubted).await?;
-                let mut after = json!({ "node": node });
-                self.doubt(txn, &mut after).await;
-                self.cluster.resume(node).await;
-                self.note("resume", &after)?;
-            }
+        facts["lies_ms"] = millis(lying);
+        facts["down_ms"] = millis(down);
+        if !lying.is_zero() {
+            self.note("hold", &facts)?;
+            self.outage(lying, strike, &mut doubted).await?;
         }
-        Ok(Some(doubted))
+        self.cluster.kill(node).await;
+        if !lies {
+            doubted = self.doubt(txn, &mut facts).await;
+        }
+        self.note("kill", &facts)?;
+        self.outage(down, strike, &mut doubted).await?;
+        let mut after = json!({ "node": node });
+        self.doubt(txn, &mut after).await;
+        self.cluster.start(node).await?;
+        self.note("restart", &after)?;
+        // Now for the new incarnation, or from the old one.
+        self.release(strike, snare).await?;
+        Ok(doubted)
+    }
+
+    async fn pause(
+        &mut self,
+        strike: &Strike,
+        moment: Moment,
+        mut facts: Json,
+        lying: Duration,
+    ) -> Result<Vec<TxnId>, NemesisError> {
+        let node = strike.victim;
+        let Moment { txn, snare, .. } = moment;
+        let mut doubted = self.doubt(txn, &mut facts).await;
+        facts["lies_ms"] = millis(lying);
+        self.note("pause", &facts)?;
+        self.outage(lying, strike, &mut doubted).await?;
+        let mut after = json!({ "node": node });
+        self.doubt(txn, &mut after).await;
+        self.release(strike, snare).await?;
+        self.cluster.resume(node).await;
+        self.note("resume", &after)?;
+        Ok(doubted)
+    }
+
+    /// Starts a second process on the store of the victim, which lies stopped.
+    async fn twin(
+        &mut self,
+        strike: &Strike,
+        mut facts: Json,
+        beside: Duration,
+    ) -> Result<Vec<TxnId>, NemesisError> {
+        let node = strike.victim;
+        let doubted = self.doubt(None, &mut facts).await;
+        self.note("hold", &facts)?;
+        let trial = self.cluster.attempt(node, Attempt::Twin).await?;
+        trial.tell(&mut facts);
+        self.note(strike.fault.name(), &facts)?;
+        if let Trial::Admitted(twin) = trial {
+            // The harm is done while both of them are there.
+            self.rest(beside).await;
+            self.cluster.resume(node).await;
+            self.note("resume", &json!({ "node": node }))?;
+            self.rest(beside).await;
+            twin.kill().await;
+        } else {
+            self.cluster.resume(node).await;
+            self.note("resume", &json!({ "node": node }))?;
+        }
+        Ok(doubted)
+    }
+
+    /// Starts the victim on an empty directory; if it is let in, that is its own from then on.
+    async fn wipe(
+        &mut self,
+        strike: &Strike,
+        mut facts: Json,
+        bootstrap: bool,
+    ) -> Result<Option<Vec<TxnId>>, NemesisError> {
+        let node = strike.victim;
+        self.cluster.kill(node).await;
+        let doubted = self.doubt(None, &mut facts).await;
+        facts["bootstrap"] = json!(bootstrap);
+        let trial = self.cluster.attempt(node, Attempt::Wiped { bootstrap }).await?;
+        trial.tell(&mut facts);
+        let decided = !matches!(trial, Trial::Undecided);
+        self.note(if decided { strike.fault.name() } else { "miss" }, &facts)?;
+        drop(trial);
+        self.cluster.start(node).await?;
+        self.note("restart", &json!({ "node": node }))?;
+        Ok(decided.then_some(doubted))
+    }
+
+    /// Strikes messages for a while. None if there were none to strike.
+    async fn disturb(
+        &mut self,
+        strike: &Strike,
+        moment: Moment,
+        mut facts: Json,
+        snares: &[(Pattern, Deed)],
+        lasts: Duration,
+    ) -> Result<Option<Vec<TxnId>>, NemesisError> {
+        let Some(network) = self.network else {
+            facts["why"] = json!("the nodes speak with each other directly");
+            self.note("miss", &facts)?;
+            return Ok(None);
+        };
+        let told =
+            |(pattern, deed): &(Pattern, Deed)| json!({ "what": pattern, "is": deed.to_string() });
+        facts["messages"] = snares.iter().map(told).collect();
+        facts["lasts_ms"] = millis(lasts);
+        let laid: Vec<_> = snares
+            .iter()
+            .map(|(pattern, deed)| network.lay(pattern.clone(), deed.clone()))
+            .collect();
+        self.note("disturb", &facts)?;
+        let mut doubted = Vec::new();
+        self.outage(lasts, strike, &mut doubted).await?;
+        let mut after = json!({});
+        doubted.extend(self.doubt(None, &mut after).await);
+        let mut struck = self.release(strike, moment.snare).await?;
+        for snare in laid {
+            struck |= self.release(strike, Some(snare)).await?;
+        }
+        Ok(struck.then_some(doubted))
+    }
+
+    /// Waits until a message is caught. An error in words if there is none.
+    async fn catch(&mut self, pattern: &Pattern, deed: &Deed) -> Result<Snare, String> {
+        let network = self.network.ok_or("the nodes speak with each other directly")?;
+        let mut snare = network.lay(pattern.clone(), deed.clone());
+        let caught = tokio::select! {
+            caught = snare.springs(MESSAGE_DEADLINE) => caught,
+            _ = self.ending.wait_for(|ending| *ending) => false,
+        };
+        if caught { Ok(snare) } else { Err("there was no such message in time".to_owned()) }
+    }
+
+    /// Lets messages pass again, and those that were held go on; says whether there were any.
+    async fn release(&self, strike: &Strike, snare: Option<Snare>) -> Result<bool, NemesisError> {
+        let Some(snare) = snare else { return Ok(false) };
+        let struck = snare.lift(RELEASE_DEADLINE).await;
+        self.note(
+            "mend",
+            &json!({ "fault": strike.fault.name(), "node": strike.victim, "struck": struck }),
+        )?;
+        Ok(struck.messages > 0)
     }
 
     /// Leaves the victim as it is for a time, in which the second strike finds its place if there
@@ -207,11 +398,25 @@ impl Nemesis<'_> {
     }
 
     /// Watches the cluster come back, and records how long it took.
-    async fn recovery(&self, strike: &Strike, doubted: &[TxnId]) -> Result<(), NemesisError> {
+    async fn recovery(
+        &self,
+        strike: &Strike,
+        doubted: &[TxnId],
+        deadline: Duration,
+    ) -> Result<(), NemesisError> {
         let started = Instant::now();
-        let resolved = self.cluster.until_resolved(doubted, self.recovery_deadline).await;
-        let left = self.recovery_deadline.saturating_sub(started.elapsed());
-        let ready = self.cluster.until_ready(left).await.map(|_| started.elapsed());
+        let mut deaths = self.cluster.deaths();
+        let back = async {
+            let resolved = self.cluster.until_resolved(doubted, deadline).await;
+            let left = deadline.saturating_sub(started.elapsed());
+            let ready = self.cluster.until_ready(left).await.map(|_| started.elapsed());
+            (resolved, ready)
+        };
+        let (resolved, ready) = tokio::select! {
+            back = back => back,
+            // It will not come back from that.
+            _ = deaths.wait_for(|deaths| *deaths > 0) => (None, None),
+        };
         self.note(
             "recovered",
             &json!({

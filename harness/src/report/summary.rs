@@ -34,8 +34,15 @@ struct Ends {
 struct FaultTally {
     /// The strikes at each point, or at any time.
     points: BTreeMap<String, PointTally>,
-    /// Points that were armed and not reached.
+    /// Points that were armed and not reached, messages that were waited for and not sent.
     missed: u64,
+    /// How often messages were struck.
+    disturbed: u64,
+    /// How many messages of each kind were.
+    messages: BTreeMap<String, u64>,
+    /// How often a node that must be refused was, and was not.
+    refused: u64,
+    admitted: u64,
     /// How long it took until all that was in doubt was decided, in milliseconds.
     resolved: Vec<u64>,
     /// How long it took until every node was ready again, in milliseconds.
@@ -97,6 +104,20 @@ impl Tally {
                 }
             }
             "miss" => tally.missed += 1,
+            "mend" => {
+                let kinds = event.value.pointer("/struck/kinds").and_then(Json::as_object);
+                let kinds = kinds.into_iter().flatten();
+                let before = tally.messages.values().sum::<u64>();
+                for (kind, count) in kinds {
+                    *tally.messages.entry(kind.clone()).or_default() += count.as_u64().unwrap_or(0);
+                }
+                tally.disturbed += u64::from(tally.messages.values().sum::<u64>() > before);
+            }
+            f if f == fault => match event.value.get("refused").and_then(Json::as_bool) {
+                Some(true) => tally.refused += 1,
+                Some(false) => tally.admitted += 1,
+                None => {}
+            },
             "recovered" => match (number("resolved_ms"), number("ready_ms")) {
                 (Some(resolved), Some(ready)) => {
                     tally.resolved.push(resolved);
@@ -130,8 +151,15 @@ impl Tally {
     /// How often a fault happened.
     #[must_use]
     pub fn strikes(&self) -> u64 {
-        let points = self.faults.values().flat_map(|fault| fault.points.values());
-        points.map(|point| point.kills + point.pauses).sum()
+        self.faults.values().map(FaultTally::strikes).sum()
+    }
+}
+
+impl FaultTally {
+    fn strikes(&self) -> u64 {
+        let points: u64 = self.points.values().map(|point| point.kills + point.pauses).sum();
+        // A message that was held while a node was killed or paused is part of that strike.
+        points.max(self.disturbed) + self.refused + self.admitted
     }
 }
 
@@ -144,8 +172,7 @@ impl fmt::Display for Tally {
             writeln!(f, "  {function}  {invoked:>7}: {ok} ok, {fail} fail, {info} info")?;
         }
         for (name, fault) in &self.faults {
-            let strikes: u64 = fault.points.values().map(|point| point.kills + point.pauses).sum();
-            write!(f, "Fault {name}: {strikes} times")?;
+            write!(f, "Fault {name}: {} times", fault.strikes())?;
             if fault.missed > 0 {
                 write!(f, ", {} more not reached", fault.missed)?;
             }
@@ -162,6 +189,14 @@ impl fmt::Display for Tally {
                     "  {name:width$}  {kills:>3} killed, {pauses:>3} paused; replicas in doubt: {}",
                     in_doubt.join(", ")
                 )?;
+            }
+            if !fault.messages.is_empty() {
+                let kinds: Vec<_> =
+                    fault.messages.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+                writeln!(f, "  messages struck: {}", kinds.join(", "))?;
+            }
+            if fault.refused + fault.admitted > 0 {
+                writeln!(f, "  refused: {}, let in: {}", fault.refused, fault.admitted)?;
             }
             if let (Some(resolved), Some(ready)) =
                 (Times::of(&fault.resolved), Times::of(&fault.ready))
@@ -241,6 +276,12 @@ mod tests {
             nemesis("recovered", json!({ "fault": "master-uncertainty", "resolved_ms": null })),
             nemesis("broken", json!({ "key": "k13" })),
             nemesis("died", json!({ "node": "r1", "status": "exit status: 3" })),
+            nemesis("mend", json!({ "fault": "partition", "struck": { "kinds": {} } })),
+            nemesis(
+                "mend",
+                json!({ "fault": "partition", "struck": { "kinds": { "ack": 2, "prepare": 3 } } }),
+            ),
+            nemesis("twin-master", json!({ "fault": "twin-master", "refused": true })),
         ];
         let events: Vec<_> = actions
             .into_iter()
@@ -248,10 +289,10 @@ mod tests {
             .map(|(action, index)| Event { index, time: index * 1_000_000_000, action })
             .collect();
         let tally = Tally::of(&events);
-        assert_eq!((tally.invoked(), tally.strikes()), (1, 2));
+        assert_eq!((tally.invoked(), tally.strikes()), (1, 4));
         let text = tally.to_string();
         for part in [
-            "Operations: 1 in 10.0 s",
+            "Operations: 1 in 13.0 s",
             "del        1: 0 ok, 0 fail, 1 info",
             "master-uncertainty: 2 times, 1 more not reached",
             "1 killed,   1 paused; replicas in doubt: 3 (2×)",
@@ -259,6 +300,8 @@ mod tests {
             "not back in time: 1 times",
             "Died unasked: r1: exit status: 3",
             "what clients saw of k13",
+            "partition: 1 times\n  messages struck: ack 2, prepare 3",
+            "twin-master: 1 times\n  refused: 1, let in: 0",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }

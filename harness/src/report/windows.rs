@@ -45,9 +45,11 @@ pub struct Window {
     closed: bool,
 }
 
-/// What undoes a fault, by name; a fault that is over in a moment has nothing that does.
-const UNDOES: &[&str] =
-    &["restart", "resume", "rejoin", "mend", "end", "join", "heal-partition", "quiet"];
+/// What brings a node back that was dead or stopped.
+const REVIVES: &[&str] = &["restart", "resume"];
+
+/// What undoes any other fault.
+const MENDS: &[&str] = &["mend", "restore"];
 
 impl Window {
     fn concerns(&self, nodes: &[String]) -> bool {
@@ -101,11 +103,16 @@ fn take(windows: &mut Vec<Window>, event: &Event, nemesis: &NemesisEvent) {
         }
         "heal" => windows.iter_mut().for_each(|window| close(window, event.time)),
         "miss" | "settled" | "final" | "broken" | "unseen" => {}
-        _ if UNDOES.contains(&name) => {
+        _ if REVIVES.contains(&name) => {
+            let undone = windows.iter_mut().filter(|w| w.silent && w.concerns(&nodes));
+            undone.for_each(|window| close(window, event.time));
+        }
+        _ if MENDS.contains(&name) => {
             let undone = windows.iter_mut().filter(|window| {
-                nodes.is_empty() || window.nodes.is_empty() || window.concerns(&nodes)
+                !window.silent
+                    && (nodes.is_empty() || window.concerns(&nodes))
+                    && fault.is_none_or(|fault| window.fault == fault)
             });
-            let undone = undone.filter(|window| fault.is_none_or(|fault| window.fault == fault));
             undone.for_each(|window| close(window, event.time));
         }
         "died" => windows.push(begun(event, nemesis, nodes, "died")),
@@ -130,9 +137,8 @@ fn begun(event: &Event, nemesis: &NemesisEvent, nodes: Vec<String>, fault: &str)
         fault: fault.to_owned(),
         action: nemesis.f.clone(),
         nodes,
-        silent: ["kill", "pause", "hold", "died", "cut-power", "power-loss", "wipe"]
-            .contains(&nemesis.f.as_str()),
-        at: text("at"),
+        silent: SILENCES.contains(&nemesis.f.as_str()),
+        at: text("at").or_else(|| messages(&nemesis.value)),
         txn: text("txn"),
         from: event.time,
         to: event.time,
@@ -140,6 +146,25 @@ fn begun(event: &Event, nemesis: &NemesisEvent, nodes: Vec<String>, fault: &str)
         in_doubt_at: names("in_doubt_at"),
         index: event.index,
         ..Window::default()
+    }
+}
+
+/// What leaves a node dead or stopped until it is brought back.
+const SILENCES: &[&str] =
+    &["kill", "pause", "hold", "died", "power-loss", "wipe-replica", "twin-master"];
+
+/// Which messages a fault is about, and what is done to them.
+fn messages(value: &Json) -> Option<String> {
+    let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    match value.get("messages") {
+        Some(Json::Array(list)) => {
+            let told = |one: &Json| {
+                format!("{} {}", one.get("what").map_or_else(String::new, text),
+                    one.get("is").map_or_else(String::new, text))
+            };
+            Some(list.iter().map(told).collect::<Vec<_>>().join(", "))
+        }
+        _ => Some(format!("{} {}", text(value.get("did")?), text(value.get("message")?))),
     }
 }
 
@@ -206,7 +231,11 @@ mod tests {
             ("restart", json!({ "node": "master" })),
             ("recovered", json!({ "fault": "m", "node": "master", "resolved_ms": 1, "ready_ms": 2 })),
             ("resume", json!({ "node": "r2" })),
-            ("cut", json!({ "fault": "partition", "from": ["master"], "to": ["r1", "r3"] })),
+            (
+                "disturb",
+                json!({ "fault": "partition", "nodes": ["r1", "r3"],
+                    "messages": [{ "what": "master > r1", "is": "lost" }] }),
+            ),
             ("miss", json!({ "fault": "m", "node": "master" })),
             ("heal", json!({ "nodes": [] })),
             ("kill", json!({ "fault": "r", "node": "r3" })),
@@ -221,11 +250,12 @@ mod tests {
                 span("hold master", 0, 100, None, true),
                 span("kill master", 100, 300, Some(400), true),
                 span("pause r2", 200, 500, None, true),
-                span("cut master, r1, r3", 600, 800, None, false),
+                span("disturb r1, r3", 600, 800, None, false),
                 span("kill r3", 900, 1000, None, true),
             ]
         );
         assert_eq!(union(&told), [(0, 500), (600, 800), (900, 1000)]);
+        assert_eq!(told[3].at.as_deref(), Some("master > r1 lost"));
         assert_eq!((told[0].in_doubt, told[1].txn.as_deref()), (Some(3), Some("1.7")));
     }
 }

@@ -23,7 +23,7 @@ use tokio::{
 use crate::{
     history::{Action, NemesisEvent, Recorder},
     supervisor::{Activity, Process, Supervisor},
-    systems::{Observation, System},
+    systems::{Observation, Start, System},
 };
 
 /// A node that starts says where it listens within this time.
@@ -31,6 +31,9 @@ const START_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A node that is asked to end does so within this time.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// It is clear by then whether a node that must be refused is.
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(4);
 
 /// How often a condition of the cluster is looked at.
 const POLL_PERIOD: Duration = Duration::from_millis(10);
@@ -67,6 +70,49 @@ pub struct Cluster {
     /// How many nodes have ended though nobody asked them to.
     deaths: watch::Sender<usize>,
     watchers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// A start of a node that must not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// Beside the process that has the store.
+    Twin,
+    /// On an empty directory.
+    Wiped {
+        /// As if the cluster were new.
+        bootstrap: bool,
+    },
+}
+
+/// What became of such a start.
+#[derive(Debug)]
+pub enum Trial {
+    /// The process ended of itself.
+    Refused {
+        /// How it ended.
+        status: String,
+        /// Its last words.
+        said: String,
+    },
+    /// It is up, and does a node's work.
+    Admitted(Process),
+    /// Neither, in the time that it was given; it was killed.
+    Undecided,
+}
+
+impl Trial {
+    /// Adds to the facts of an event what became of it.
+    pub fn tell(&self, facts: &mut serde_json::Value) {
+        facts["refused"] = json!(matches!(self, Trial::Refused { .. }));
+        match self {
+            Trial::Refused { status, said } => {
+                facts["status"] = json!(status);
+                facts["said"] = json!(said);
+            }
+            Trial::Admitted(_) => facts["admitted"] = json!(true),
+            Trial::Undecided => facts["why"] = json!("neither refused nor let in in time"),
+        }
+    }
 }
 
 struct Member {
@@ -150,7 +196,8 @@ impl Cluster {
             .append(true)
             .open(&member.log)
             .map_err(io(format!("cannot open {}", member.log.display())))?;
-        let command = self.system.command(node, before.is_none());
+        let command =
+            self.system.command(node, &Start { bootstrap: before.is_none(), ..Start::default() });
         let program = command.get_program().to_string_lossy().into_owned();
         let process = self
             .supervisor
@@ -207,6 +254,52 @@ impl Cluster {
             deaths.send_modify(|deaths| *deaths += 1);
         });
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(watcher);
+    }
+
+    /// Starts a node in a way that must be refused, and waits until it is clear whether it is. A
+    /// wiped node that is let in keeps its new directory, and its process is ended.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub async fn attempt(&self, node: Node, attempt: Attempt) -> Result<Trial, ClusterError> {
+        let io = |what: String| move |source| ClusterError::Io { what, source };
+        let log = &self.member(node).log;
+        let out = OpenOptions::new().create(true).append(true).open(log);
+        let out = out.map_err(io(format!("cannot open {}", log.display())))?;
+        let start = match attempt {
+            Attempt::Twin => Start { beside: true, ..Start::default() },
+            Attempt::Wiped { bootstrap } => {
+                let empty = self.system.spare_directory(node);
+                let empty = empty.map_err(io("cannot make an empty directory".to_owned()))?;
+                Start { bootstrap, directory: Some(empty), ..Start::default() }
+            }
+        };
+        let command = self.system.command(node, &start);
+        let program = command.get_program().to_string_lossy().into_owned();
+        let process = self.supervisor.spawn(command, out).await;
+        let process = process.map_err(io(format!("cannot start {program}")))?;
+        let deadline = Instant::now() + ATTEMPT_DEADLINE;
+        loop {
+            let state = process.state();
+            if let Some(status) = state.ended() {
+                let said = log_tail(log).lines().last().unwrap_or_default().trim().to_owned();
+                return Ok(Trial::Refused { status: status.to_string(), said });
+            }
+            let up = state.listening.is_some();
+            let observed = self.system.observe_as(node, &start).await;
+            if up && observed.is_ok_and(|observed| observed.ready) {
+                if let Some(directory) = start.directory {
+                    self.system.adopt(node, directory);
+                    process.kill().await;
+                }
+                return Ok(Trial::Admitted(process));
+            }
+            if Instant::now() > deadline {
+                process.kill().await;
+                return Ok(Trial::Undecided);
+            }
+            sleep(POLL_PERIOD).await;
+        }
     }
 
     /// Kills a node as a power switch would.

@@ -38,12 +38,13 @@ use self::{
 };
 use crate::{
     checker::{linearizability::Limits, online::Watch},
-    generator::{Generator, nemesis_rng},
+    generator::{Generator, nemesis_rng, network_rng},
     history::{Action, NemesisEvent, Recorder},
     nemesis::{
-        Schedule,
+        Hand, Schedule,
         strike::{Nemesis, NemesisError},
     },
+    network::Network,
     systems::{
         System,
         twopc::{Places, Twopc},
@@ -133,16 +134,24 @@ async fn make(
         "cannot make a directory for the nodes' data in {}",
         std::env::temp_dir().display()
     )))?;
-    let address = Address::claim(u16::from(options.replicas) + 1)
+    let relayed = options.faults.names().iter().any(|fault| fault.needs_network());
+    // The nodes, a second process of one of them, and a relay before each replica.
+    let replicas = u16::from(options.replicas);
+    let address = Address::claim(2 * replicas + 2)
         .map_err(io_error("no loopback address with free ports was found"))?;
     let mut places = Places {
         addresses: BTreeMap::new(),
+        relays: BTreeMap::new(),
+        beside: address.node(replicas + 1),
         scratch: scratch.path().to_owned(),
         records: BTreeMap::new(),
     };
     for n in 0..=options.replicas {
         let node = if n == 0 { Node::Master } else { Node::Replica(n) };
         places.addresses.insert(node, address.node(n.into()));
+        if relayed && node != Node::Master {
+            places.relays.insert(node, address.node(replicas + 1 + u16::from(n)));
+        }
         let records =
             directory.node(&node.to_string()).map_err(io_error("cannot make directories"))?;
         places.records.insert(node, records);
@@ -164,6 +173,13 @@ async fn make(
         }
     });
 
+    let relays = places.relays.iter().map(|(node, at)| (*node, (*at, places.addresses[node])));
+    let network = relayed
+        .then(|| Network::start(places.cluster(), relays.collect(), options.seed))
+        .transpose()
+        .map_err(io_error("cannot put relays between the nodes"))?
+        .map(Arc::new);
+
     let cluster = Arc::new(Cluster::new(system.clone(), recorder.clone(), logs)?);
     progress.phase("starting the nodes");
     for node in cluster.nodes().collect::<Vec<_>>() {
@@ -174,7 +190,8 @@ async fn make(
     }
 
     progress.phase("load");
-    let worker = load(options, &cluster, &recorder, online, &mut interrupt, progress).await?;
+    let scene = Scene { cluster: cluster.clone(), network, recorder: recorder.clone() };
+    let worker = load(options, &scene, online, &mut interrupt, progress).await?;
     progress.phase("healing");
     final_phase::settle(&cluster, &recorder, worker, options.keys, &directory, progress).await?;
     progress.phase("stopping the nodes");
@@ -187,16 +204,24 @@ async fn make(
     Ok(Made { directory: directory.path().to_owned(), interrupted })
 }
 
+/// What the nemesis acts on.
+#[derive(Clone)]
+struct Scene {
+    cluster: Arc<Cluster>,
+    network: Option<Arc<Network>>,
+    recorder: Recorder,
+}
+
 /// Lets clients ask and faults strike until the time is up, somebody wants an end, a node has died
 /// by itself, or the history is beyond repair. Gives back a worker for the last reads.
 async fn load(
     options: &Options,
-    cluster: &Arc<Cluster>,
-    recorder: &Recorder,
+    scene: &Scene,
     online: Watch,
     interrupt: &mut watch::Receiver<bool>,
     progress: &Progress,
 ) -> Result<Worker, RunError> {
+    let Scene { cluster, recorder, .. } = scene;
     let (end, ending) = watch::channel(false);
     let mut workers = JoinSet::new();
     for number in 0..options.concurrency {
@@ -212,19 +237,31 @@ async fn load(
         );
         workers.spawn(worker.work(generator, ending.clone()));
     }
-    let schedule = Schedule::new(&options.faults, options.replicas, nemesis_rng(options.seed));
-    let nemesis = schedule.map(|schedule| {
-        let (cluster, recorder) = (cluster.clone(), recorder.clone());
-        tokio::spawn(async move {
-            let nemesis = Nemesis {
-                cluster: &cluster,
-                recorder: &recorder,
-                ending,
-                recovery_deadline: RECOVERY_DEADLINE,
-            };
-            nemesis.run(schedule).await
-        })
+    let hands =
+        [(Hand::Nodes, nemesis_rng(options.seed)), (Hand::Network, network_rng(options.seed))];
+    let hands = hands.map(|(hand, rng)| {
+        Schedule::new(&options.faults, options.replicas, hand, rng).map(|faults| (hand, faults))
     });
+    let hands: Vec<_> = hands.into_iter().flatten().collect();
+    let alone = hands.len() == 1;
+    let hands: Vec<_> = hands
+        .into_iter()
+        .map(|(hand, schedule)| {
+            let (scene, ending) = (scene.clone(), ending.clone());
+            // Beside a hand that kills nodes nobody can say what the cluster comes back from.
+            let waits = alone || hand == Hand::Nodes;
+            tokio::spawn(async move {
+                let nemesis = Nemesis {
+                    cluster: &scene.cluster,
+                    network: scene.network.as_deref(),
+                    recorder: &scene.recorder,
+                    ending,
+                    recovery_deadline: waits.then_some(RECOVERY_DEADLINE),
+                };
+                nemesis.run(schedule).await
+            })
+        })
+        .collect();
 
     let mut deaths = cluster.deaths();
     let mut ticks = interval(Duration::from_millis(200));
@@ -263,8 +300,8 @@ async fn load(
         chosen.get_or_insert(worker);
         back = workers.join_next().await;
     }
-    if let Some(nemesis) = nemesis {
-        match nemesis.await? {
+    for hand in hands {
+        match hand.await? {
             // That a node does not start again is a fact about the system, and on record.
             Ok(()) | Err(NemesisError::Cluster(ClusterError::Start { .. })) => {}
             Err(error) => return Err(error.into()),

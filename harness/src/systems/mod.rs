@@ -1,7 +1,7 @@
 //! What can be put under test: how its nodes are started, asked and observed. The rest of the
 //! harness knows systems by these traits alone.
 
-use std::{io, process::Command, time::Duration};
+use std::{io, path::PathBuf, process::Command, time::Duration};
 
 use futures::future::BoxFuture;
 use system::protocol::{Node, TxnId};
@@ -14,9 +14,8 @@ pub trait System: Send + Sync {
     /// Its nodes, in the order in which they are started.
     fn nodes(&self) -> &[Node];
 
-    /// The command that starts a node. The `first` start of a node may find nothing on its disk,
-    /// later ones must find what the earlier ones left.
-    fn command(&self, node: Node, first: bool) -> Command;
+    /// The command that starts a node.
+    fn command(&self, node: Node, start: &Start) -> Command;
 
     /// A client of its own connection.
     ///
@@ -27,8 +26,39 @@ pub trait System: Send + Sync {
     /// What a node says of itself; an error in words if it does not answer in time.
     fn observe(&self, node: Node) -> BoxFuture<'_, Result<Observation, String>>;
 
+    /// The same of a process that was started in this way.
+    fn observe_as(&self, node: Node, start: &Start) -> BoxFuture<'_, Result<Observation, String>>;
+
+    /// An empty directory that a node may be started on.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    fn spare_directory(&self, node: Node) -> io::Result<PathBuf>;
+
+    /// From now on this is the node's directory.
+    fn adopt(&self, node: Node, directory: PathBuf);
+
     /// All that a replica holds.
     fn dump(&self, node: Node) -> BoxFuture<'_, Result<FinalReplica, String>>;
+}
+
+/// How a node is started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// It may find nothing on its disk; otherwise it must find what earlier starts have left.
+    pub bootstrap: bool,
+    /// On this directory instead of its own.
+    pub directory: Option<PathBuf>,
+    /// Beside a process of the same node: it listens elsewhere.
+    pub beside: bool,
+}
+
+impl Start {
+    /// Whether this start is not one of the cluster's own, but one that must be refused.
+    #[must_use]
+    pub fn is_foreign(&self) -> bool {
+        self.directory.is_some() || self.beside
+    }
 }
 
 /// What a node says of itself.

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     env, fs, io,
+    net::SocketAddr,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -19,7 +20,7 @@ use system::{
 };
 use tokio::time::timeout;
 
-use super::{Answer, Client, Observation, System};
+use super::{Answer, Client, Observation, Start, System};
 use crate::{checker::FinalReplica, generator::Operation, history::ErrorCode, runner::Options};
 
 /// A node that does not say how it stands within this time is not there.
@@ -34,7 +35,11 @@ pub struct Twopc {
     addresses: BTreeMap<Node, Address>,
     programs: Programs,
     config: PathBuf,
-    data: PathBuf,
+    scratch: PathBuf,
+    /// Each node's directory.
+    directories: Mutex<BTreeMap<Node, PathBuf>>,
+    /// Where a second process of a node listens.
+    beside: Address,
     journals: BTreeMap<Node, PathBuf>,
     broken: Vec<String>,
     /// Connections to nodes that answered before.
@@ -52,11 +57,23 @@ enum Programs {
 /// Where the nodes of a run listen and keep what they write.
 pub struct Places {
     /// Where each node listens.
-    pub addresses: BTreeMap<Node, std::net::SocketAddr>,
+    pub addresses: BTreeMap<Node, SocketAddr>,
+    /// Where the other nodes find each, if not there.
+    pub relays: BTreeMap<Node, SocketAddr>,
+    /// Where a second process of a node listens.
+    pub beside: SocketAddr,
     /// A directory for the nodes' configuration and data, which ends with the run.
     pub scratch: PathBuf,
     /// A directory for each node's journal, which stays.
     pub records: BTreeMap<Node, PathBuf>,
+}
+
+impl Places {
+    /// A name for the cluster that no other run of this moment has.
+    #[must_use]
+    pub fn cluster(&self) -> String {
+        format!("run-{}", self.addresses[&Node::Master].ip())
+    }
 }
 
 impl Twopc {
@@ -68,18 +85,17 @@ impl Twopc {
         let replicas = (1..=options.replicas).map(Node::Replica);
         let nodes: Vec<_> = replicas.clone().chain([Node::Master]).collect();
         let config = places.scratch.join("cluster.toml");
-        let listed: Vec<_> =
-            replicas.map(|node| format!("\"{}\"", places.addresses[&node])).collect();
+        let found = |node| places.relays.get(&node).unwrap_or(&places.addresses[&node]);
+        let listed: Vec<_> = replicas.map(|node| format!("\"{}\"", found(node))).collect();
         let master = places.addresses[&Node::Master];
         let text = format!(
-            "cluster = \"run-{}\"\nmaster = \"{master}\"\nreplicas = [{}]\n",
-            master.ip(),
+            "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\n",
+            places.cluster(),
             listed.join(", ")
         );
         fs::write(&config, text)?;
-        let address = |address: &std::net::SocketAddr| {
-            address.to_string().parse::<Address>().map_err(io::Error::other)
-        };
+        let address =
+            |address: &SocketAddr| address.to_string().parse::<Address>().map_err(io::Error::other);
         let addresses = places
             .addresses
             .iter()
@@ -94,7 +110,15 @@ impl Twopc {
             addresses,
             programs,
             config,
-            data: places.scratch.clone(),
+            scratch: places.scratch.clone(),
+            directories: Mutex::new(
+                places
+                    .addresses
+                    .keys()
+                    .map(|node| (*node, places.scratch.join(node.to_string())))
+                    .collect(),
+            ),
+            beside: address(&places.beside)?,
             journals: places
                 .records
                 .iter()
@@ -160,7 +184,7 @@ impl System for Twopc {
         &self.nodes
     }
 
-    fn command(&self, node: Node, first: bool) -> Command {
+    fn command(&self, node: Node, start: &Start) -> Command {
         let role = match node {
             Node::Master => "master",
             Node::Replica(_) => "replica",
@@ -181,12 +205,22 @@ impl System for Twopc {
             }
         }
         command.arg("--config").arg(&self.config);
-        command.arg("--dir").arg(self.data.join(node.to_string()));
-        command.arg("--journal").arg(&self.journals[&node]);
+        let directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        command.arg("--dir").arg(start.directory.as_ref().unwrap_or(&directories[&node]));
+        drop(directories);
+        // What a process does that is none of the cluster's is no part of the node's record.
+        let journal = &self.journals[&node];
+        command.arg("--journal").arg(if start.is_foreign() {
+            journal.with_file_name("foreign.jsonl")
+        } else {
+            journal.clone()
+        });
         if let Node::Replica(slot) = node {
             command.args(["--slot", &slot.to_string()]);
         }
-        if first {
+        let at = if start.beside { &self.beside } else { &self.addresses[&node] };
+        command.arg("--listen").arg(at.as_str());
+        if start.bootstrap {
             command.arg("--bootstrap");
         }
         for rule in &self.broken {
@@ -210,6 +244,32 @@ impl System for Twopc {
             }
             observed
         })
+    }
+
+    fn observe_as(&self, node: Node, start: &Start) -> BoxFuture<'_, Result<Observation, String>> {
+        if !start.beside {
+            return self.observe(node);
+        }
+        Box::pin(async {
+            let asked = async {
+                let mut inspector =
+                    Inspector::connect(&self.beside).await.map_err(|error| error.to_string())?;
+                let status = inspector.status().await.map_err(|status| status.to_string())?;
+                Ok(Observation { ready: status.machine.ready, unsettled: status.machine.unsettled })
+            };
+            let late = |_| Err(format!("no answer within {OBSERVE_DEADLINE:?}"));
+            timeout(OBSERVE_DEADLINE, asked).await.unwrap_or_else(late)
+        })
+    }
+
+    fn spare_directory(&self, node: Node) -> io::Result<PathBuf> {
+        let name = format!("{node}-empty-");
+        Ok(tempfile::Builder::new().prefix(&name).tempdir_in(&self.scratch)?.keep())
+    }
+
+    fn adopt(&self, node: Node, directory: PathBuf) {
+        let mut directories = self.directories.lock().unwrap_or_else(PoisonError::into_inner);
+        directories.insert(node, directory);
     }
 
     fn dump(&self, node: Node) -> BoxFuture<'_, Result<FinalReplica, String>> {

@@ -12,7 +12,10 @@ use std::{
 use clap::{Args, Subcommand};
 use futures::StreamExt as _;
 
-use super::load::{self, LoadArgs};
+use super::{
+    answers::{Early, Went, say},
+    load::{self, LoadArgs},
+};
 use crate::{
     client::{Client, Inspector, NodeStatus, ReadError, WriteOutcome},
     config::{Address, Cluster},
@@ -100,21 +103,6 @@ fn blob(text: &str) -> Result<Blob, String> {
     text.parse()
 }
 
-/// How well something went, in the order of the exit statuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Went {
-    Well,
-    Refused,
-    Misused,
-    Unknown,
-}
-
-impl From<Went> for ExitCode {
-    fn from(went: Went) -> Self {
-        ExitCode::from(went as u8)
-    }
-}
-
 /// One operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Operation {
@@ -131,16 +119,20 @@ impl ClientArgs {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let done = match runtime {
             Ok(runtime) => runtime.block_on(self.act()),
-            Err(error) => Err(format!("cannot start: {error}")),
+            Err(error) => Err(Early::Failed(format!("cannot start: {error}"))),
         };
-        done.unwrap_or_else(|why| {
-            eprintln!("client: {why}");
-            Went::Misused
-        })
+        match done {
+            Ok(went) => went,
+            Err(Early::Unheard) => Went::Well,
+            Err(Early::Failed(why)) => {
+                eprintln!("client: {why}");
+                Went::Misused
+            }
+        }
         .into()
     }
 
-    async fn act(self) -> Result<Went, String> {
+    async fn act(self) -> Result<Went, Early> {
         let cluster = match &self.config {
             Some(path) => Some(Cluster::load(path).map_err(|error| error.to_string())?),
             None => None,
@@ -165,7 +157,7 @@ impl ClientArgs {
     }
 }
 
-async fn one(client: &Client, operation: Operation) -> Result<Went, String> {
+async fn one(client: &Client, operation: Operation) -> Result<Went, Early> {
     let (went, answer) = perform(client, operation).await;
     say(&answer)?;
     Ok(went)
@@ -196,7 +188,7 @@ fn read(answer: Result<Option<(Version, Value)>, ReadError>) -> (Went, String) {
 }
 
 /// Takes the lines from a thread of their own, for a terminal keeps one waiting.
-async fn stream(client: &Client) -> Result<Went, String> {
+async fn stream(client: &Client) -> Result<Went, Early> {
     let (lines, mut read) = tokio::sync::mpsc::channel(64);
     std::thread::spawn(move || {
         for line in io::stdin().lock().lines() {
@@ -248,7 +240,7 @@ async fn status(
     cluster: Option<&Cluster>,
     master: &Address,
     patience: Duration,
-) -> Result<Went, String> {
+) -> Result<Went, Early> {
     let mut nodes = vec![(Node::Master, master.clone())];
     if let Some(cluster) = cluster {
         nodes.extend((1..).map(Node::Replica).zip(cluster.replicas.iter().cloned()));
@@ -302,7 +294,7 @@ fn describe(NodeStatus { cluster, machine }: &NodeStatus, address: &Address) -> 
     text
 }
 
-async fn dump(replica: &Address, patience: Duration) -> Result<Went, String> {
+async fn dump(replica: &Address, patience: Duration) -> Result<Went, Early> {
     let cut = |status: tonic::Status| format!("{replica}: {}", status.message());
     let entries = within(patience, async {
         let mut inspector = Inspector::connect(replica)
@@ -314,9 +306,9 @@ async fn dump(replica: &Address, patience: Duration) -> Result<Went, String> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     while let Some(entry) = entries.next().await {
         let (key, version, value) = entry.map_err(cut)?;
-        writeln!(out, "{key}\t{version}\t{value}").map_err(unsaid)?;
+        writeln!(out, "{key}\t{version}\t{value}")?;
     }
-    out.flush().map_err(unsaid)?;
+    out.flush()?;
     Ok(Went::Well)
 }
 
@@ -341,16 +333,6 @@ async fn within<T>(
     tokio::time::timeout(patience, act)
         .await
         .unwrap_or_else(|_| Err(format!("no answer within {patience:?}")))
-}
-
-pub(super) fn say(line: &str) -> Result<(), String> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(unsaid)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn unsaid(error: io::Error) -> String {
-    format!("standard output: {error}")
 }
 
 #[cfg(test)]

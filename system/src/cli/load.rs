@@ -15,7 +15,7 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Instant;
 
-use super::client::Went;
+use super::answers::{Early, Went, say};
 use crate::{
     client::{Client, ReadError, ReasonKind, WriteOutcome},
     config::Address,
@@ -198,7 +198,7 @@ pub(super) async fn run(
     args: &LoadArgs,
     master: &Address,
     timeout: Duration,
-) -> Result<Went, String> {
+) -> Result<Went, Early> {
     // Whoever gives a wrong address is told so, and not in a count.
     tokio::time::timeout(timeout, Client::connect(master.clone()))
         .await
@@ -230,7 +230,7 @@ pub(super) async fn run(
     for tally in &tallies {
         by_f.iter_mut().zip(tally).for_each(|(sum, part)| sum.add(part));
     }
-    super::client::say(report(args, seconds, &by_f).trim_end())?;
+    say(report(args, seconds, &by_f).trim_end())?;
     let unknown = by_f.iter().any(|tally| tally.unknown > 0);
     Ok(if unknown { Went::Unknown } else { Went::Well })
 }

@@ -2,6 +2,7 @@
 //! `client` each have one, the harness has the nodes' as hidden subcommands of its own. Knows
 //! flags, environment and exit statuses; nothing of what a node or a client does.
 
+mod answers;
 mod client;
 mod load;
 mod node;

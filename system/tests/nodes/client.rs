@@ -94,6 +94,11 @@ async fn the_program_shows_and_loads_a_cluster() {
     let entry = said.lines().last().expect("an entry");
     assert!(entry.starts_with("two words\t1.") && entry.ends_with("\t\\x00"), "{entry}");
     assert_eq!(run(&["dump", "--replica", "r3"]).0, Some(2));
+    // Into a pipe that nobody reads any more, as behind `head`: it ends, and has nothing to add.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut unheard = cluster.client_program(&["dump", "--replica", "r2"]);
+    assert_eq!(text(&unheard.stdout(writer).output().expect("ends")), (Some(0), String::new()));
     assert_eq!(
         run(&["put", "", "v"]),
         (Some(1), "aborted INVALID: the key is empty: a key has 1 to 511 bytes".to_owned())
