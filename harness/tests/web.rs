@@ -72,7 +72,10 @@ fn a_run_is_served_and_nothing_else() {
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(String::from_utf8_lossy(&body).contains("twopc-none/20260101T000000Z"));
     let (head, body) = server.get("/run/twopc-none/20260101T000000Z/nodes/r1/log");
-    assert!(head.contains("200") && head.contains("text/plain") && head.contains("nosniff"), "{head}");
+    assert!(
+        head.contains("200") && head.contains("text/plain") && head.contains("nosniff"),
+        "{head}"
+    );
     assert!(String::from_utf8_lossy(&body).contains("a log"));
     let (head, body) = server.get("/run/twopc-none/20260101T000000Z/nodes/");
     assert!(head.contains("200") && String::from_utf8_lossy(&body).contains("r1/"), "{head}");

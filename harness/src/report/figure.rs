@@ -44,7 +44,8 @@ pub(super) fn figure(broken: &Broken, operations: &[Operation]) -> Markup {
     let points = points(broken, operations, &events);
     let height = TOP + ROW * u32::try_from(rows.len()).unwrap_or(0) + 24;
     let breaks = operations[broken.breaks_at as usize].returned_index.map(|index| x(rank(index)));
-    let title = format!("Timeline of the operations on {} that have no order", broken.explanation.key);
+    let title =
+        format!("Timeline of the operations on {} that have no order", broken.explanation.key);
     html! {
         svg.figure viewBox=(format!("0 0 {WIDTH} {height}")) role="img" aria-label=(title) {
             @if let Some(at) = breaks {

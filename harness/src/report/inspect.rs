@@ -22,7 +22,7 @@ use crate::{
         Judgement, LoadError, Results, Validity,
         linearizability::{self, Broken, Limits, Shown, timeline},
     },
-    history::{self, Action, Event, Fate, Operation},
+    history::{self, Event, Fate, Operation},
     runner::parse_duration,
 };
 

@@ -199,14 +199,7 @@ struct Wire {
 impl Wire {
     fn arrow(&self, sent: Option<(i64, usize)>, got: Option<(i64, usize)>) -> Arrow {
         let body = &self.message.body;
-        Arrow {
-            from: self.from,
-            to: self.to,
-            sent,
-            got,
-            kind: body.kind(),
-            text: body.to_string(),
-        }
+        Arrow { from: self.from, to: self.to, sent, got, kind: body.kind(), text: body.to_string() }
     }
 }
 
@@ -319,7 +312,8 @@ impl Scan<'_> {
         }
         if let Some(rest) = line.strip_prefix(b"{\"effect\":{\"reply\":{\"call\":") {
             if let Some(txn) = self.calls.remove(&number(rest)) {
-                if let Entry::Effect(Effect::Reply { outcome, .. }) = serde_json::from_slice(line)? {
+                if let Entry::Effect(Effect::Reply { outcome, .. }) = serde_json::from_slice(line)?
+                {
                     self.note(txn, "answer", outcome.to_string());
                 }
             }
@@ -339,7 +333,8 @@ impl Scan<'_> {
         self.appended += u64::from(append);
         if self.node == Node::Master
             && memchr::memmem::find(line, b"\"body\":{\"prepare\":{\"txn\":").is_some()
-            && let (Some(txn), true) = (named_after(line, b"{\"prepare\":{\"txn\":\""), timed.is_none())
+            && let (Some(txn), true) =
+                (named_after(line, b"{\"prepare\":{\"txn\":\""), timed.is_none())
             && self.begun.last().is_none_or(|(last, _)| *last < txn)
         {
             self.begun.push((txn, self.t));
@@ -375,7 +370,8 @@ impl Scan<'_> {
             self.forces.push((since.max(self.last_force), self.t));
         }
         self.last_force = self.t;
-        while let Some((_, txn, kind)) = self.volatile.front().copied().filter(|(at, ..)| *at <= lsn)
+        while let Some((_, txn, kind)) =
+            self.volatile.front().copied().filter(|(at, ..)| *at <= lsn)
         {
             self.volatile.pop_front();
             self.note(txn, "force", format!("{} is durable", kind.to_uppercase()));

@@ -15,8 +15,8 @@ pub mod windows;
 
 use std::{fs, io, path::Path};
 
-use self::scene::Scene;
 pub(crate) use self::page::{THEME, about, cited, mark};
+use self::scene::Scene;
 use crate::checker::{LoadError, Results, Run};
 
 /// The page's name in a run directory.

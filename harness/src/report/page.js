@@ -3,7 +3,7 @@
 "use strict";
 (() => {
   const $ = (selector) => document.querySelector(selector);
-  const NODE_HEIGHT = 56, SLOTS = 6, LEFT = 92, TOP = 24;
+  const NODE_HEIGHT = 56, SLOTS = 6, LEFT = 124, TOP = 24;
   const MS = 1e6, S = 1e9;
   let data, view, lanes, height, pinned = null, keyFilter = -1, marked = new Set(), colors = {};
 
@@ -121,7 +121,7 @@
     const names = $("#names");
     for (const lane of lanes) {
       const label = document.createElement("span");
-      label.textContent = lane.name.length > 13 ? lane.name.replace("uncertainty", "uncert.") : lane.name;
+      label.textContent = lane.name;
       label.style.top = lane.y + lane.h / 2 + "px";
       if (lane.kind === "node") label.style.fontWeight = "600";
       names.append(label);
@@ -754,7 +754,8 @@
       const g = make(svg, "g", { class: "note " + note.kind });
       const text = clip(short(note.text), 44);
       const w = Math.max(20, text.length * 6.3 + 12);
-      const sx = Math.min(at(note.node) + 8, wide - w - 4);
+      const right = at(note.node) + 8;
+      const sx = right + w > wide - 4 ? at(note.node) - 8 - w : right;
       make(g, "rect", { x: sx, y: point.y - 9, width: w, height: 18, rx: 3 });
       make(g, "text", { x: sx + 6, y: point.y + 4 }, text);
       make(g, "title", {}, note.node + ", " + seconds(note.t) + ": " + note.text);

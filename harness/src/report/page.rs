@@ -2,7 +2,7 @@
 //! that happened on one axis of time. What is told in words and tables is there without scripts;
 //! `page.js` adds what can be moved. Finds nothing out: it shows what a scene holds.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value as Json;
@@ -43,7 +43,9 @@ pub(crate) fn about(check: &str) -> &'static str {
             "Did no replica serve a key that it was in doubt about, or whose last decided write it \
              lacked?"
         }
-        "durability" => "Is every write that was answered Ok held by every replica, or overwritten?",
+        "durability" => {
+            "Is every write that was answered Ok held by every replica, or overwritten?"
+        }
         "truthfulness" => {
             "Was every client told the truth: Ok only for what is committed, Aborted only for what \
              never takes effect?"
@@ -145,7 +147,8 @@ fn header(scene: &Scene<'_>, name: &str) -> Markup {
 fn gist(scene: &Scene<'_>) -> Markup {
     let checks = &scene.results.checks;
     let of = |verdict| checks.iter().filter(move |check| check.verdict == verdict);
-    let names = |verdict| of(verdict).map(|check| check.check.as_str()).collect::<Vec<_>>().join(", ");
+    let names =
+        |verdict| of(verdict).map(|check| check.check.as_str()).collect::<Vec<_>>().join(", ");
     match scene.results.verdict {
         Validity::Valid => html! { "All " (checks.len()) " checks hold." },
         Validity::Unknown => html! { "It cannot be said: " (names(Validity::Unknown)) "." },
@@ -212,10 +215,7 @@ fn wrong(scene: &Scene<'_>) -> Markup {
 }
 
 /// The end of the longest prefix that has an order.
-fn prefix(
-    broken: &crate::checker::linearizability::Broken,
-    operations: &[Operation],
-) -> Markup {
+fn prefix(broken: &crate::checker::linearizability::Broken, operations: &[Operation]) -> Markup {
     const TOLD: usize = 8;
     let last = broken.prefix.len().saturating_sub(TOLD);
     html! {
@@ -240,11 +240,13 @@ fn capital(text: &str) -> String {
 }
 
 fn checks(scene: &Scene<'_>) -> Markup {
+    let mut checks: Vec<&Judgement> = scene.results.checks.iter().collect();
+    checks.sort_by_key(|check| Reverse(check.verdict));
     html! {
         section #checks {
             h2 { "What was checked" }
             div.checks {
-                @for judgement in &scene.results.checks { (check(judgement)) }
+                @for judgement in checks { (check(judgement)) }
             }
         }
     }

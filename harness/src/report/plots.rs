@@ -240,11 +240,11 @@ fn latency(
             let color = HUES[*f as usize];
             let points = points.values().copied();
             let series = match fate {
-                Fate::Ok => chart.draw_series(
-                    points.map(|at| Circle::new(at, 1, color.filled()).into_dyn()),
+                Fate::Ok => chart
+                    .draw_series(points.map(|at| Circle::new(at, 1, color.filled()).into_dyn()))?,
+                Fate::Fail => chart.draw_series(
+                    points.map(|at| Cross::new(at, 3, color.stroke_width(1)).into_dyn()),
                 )?,
-                Fate::Fail => chart
-                    .draw_series(points.map(|at| Cross::new(at, 3, color.stroke_width(1)).into_dyn()))?,
                 Fate::Info => chart.draw_series(
                     points.map(|at| TriangleMarker::new(at, 5, color.filled()).into_dyn()),
                 )?,

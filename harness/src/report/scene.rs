@@ -21,8 +21,9 @@ use super::{
 };
 use crate::{
     checker::{
-        LoadError, Results, Run, Validity, find_journals,
+        LoadError, Results, Run, Validity,
         evidence::What,
+        find_journals,
         linearizability::{self, Broken, Limits},
     },
     history::{Event, Fate, Function, Operation},
@@ -84,8 +85,8 @@ impl<'a> Scene<'a> {
         let tenures = tenures::tenures(&run.evidence, &windows);
         let (wanted, first) = wanted(run, results, &windows, &broken, &tenures);
         let journals = find_journals(directory)?;
-        let found = journals::read(&journals, &wanted, run.setup.clock_origin)
-            .map_err(file("nodes"))?;
+        let found =
+            journals::read(&journals, &wanted, run.setup.clock_origin).map_err(file("nodes"))?;
         let Found { forces, begun, mut stories, quotes } = found;
         let context = context(run, &windows);
         for story in stories.values_mut() {
@@ -141,9 +142,7 @@ impl<'a> Scene<'a> {
         told.or_else(|| {
             let write = self.run.evidence.transactions.by_id.get(&txn)?.write.as_ref()?;
             let value = write.value.as_ref()?.to_string();
-            operations
-                .iter()
-                .find(|op| op.f == Function::Put && op.value.as_ref() == Some(&value))
+            operations.iter().find(|op| op.f == Function::Put && op.value.as_ref() == Some(&value))
         })
     }
 
@@ -303,7 +302,8 @@ impl Shown {
             .map(|number| number as usize)
             .collect();
         // Around each fault all of them, as long as that is not most of the run.
-        let near = |t: u64| windows.iter().any(|w| t + 20_000_000 >= w.from && t <= w.from + 80_000_000);
+        let near =
+            |t: u64| windows.iter().any(|w| t + 20_000_000 >= w.from && t <= w.from + 80_000_000);
         let mut few = all / every / 2;
         let mut operations = Vec::with_capacity(all / every + named.len());
         for (number, operation) in run.operations.iter().enumerate() {
@@ -368,7 +368,8 @@ fn time_of(run: &Run, index: u64) -> u64 {
 
 /// The operations, so that `page.js` can write the lines of the history as they are.
 fn put_operations(columns: &mut Columns, operations: &[&Operation], run: &Run, names: &mut Names) {
-    let each = |f: &dyn Fn(&Operation) -> i64| operations.iter().map(|op| f(op)).collect::<Vec<_>>();
+    let each =
+        |f: &dyn Fn(&Operation) -> i64| operations.iter().map(|op| f(op)).collect::<Vec<_>>();
     columns.steps("o.index", each(&|op| int(op.invoked_index)));
     columns.steps("o.time", each(&|op| int(op.invoked)));
     columns.plain(
@@ -380,19 +381,22 @@ fn put_operations(columns: &mut Columns, operations: &[&Operation], run: &Run, n
         each(&|op| op.returned_index.map_or(0, |end| int(time_of(run, end)) - int(op.invoked))),
     );
     columns.plain("o.process", each(&|op| int(op.process)));
-    columns.plain("o.what", each(&|op| {
-        let f = match op.f {
-            Function::Get => 0,
-            Function::Put => 1,
-            Function::Del => 2,
-        };
-        let fate = match op.fate {
-            Fate::Ok => 0,
-            Fate::Fail => 1,
-            Fate::Info => 2,
-        };
-        3 * f + fate
-    }));
+    columns.plain(
+        "o.what",
+        each(&|op| {
+            let f = match op.f {
+                Function::Get => 0,
+                Function::Put => 1,
+                Function::Del => 2,
+            };
+            let fate = match op.fate {
+                Fate::Ok => 0,
+                Fate::Fail => 1,
+                Fate::Info => 2,
+            };
+            3 * f + fate
+        }),
+    );
     let keys = operations.iter().map(|op| int(number(&mut names.keys, &op.key).0));
     columns.plain("o.key", keys.collect::<Vec<_>>());
     // A value that is new is the next one; another is so many back.
@@ -520,7 +524,8 @@ fn wanted(
     for broken in broken {
         for operation in &broken.explanation.operations {
             let operation = &run.operations[operation.number as usize];
-            let by_value = || operation.value.as_ref().and_then(|value| by_value.get(value)).copied();
+            let by_value =
+                || operation.value.as_ref().and_then(|value| by_value.get(value)).copied();
             if let Some(txn) = operation.version.or_else(by_value) {
                 add(&mut wanted, txn);
                 first.get_or_insert(txn);

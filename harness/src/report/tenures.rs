@@ -65,7 +65,14 @@ fn of_replica(node: Node, facts: &NodeFacts, windows: &[Window]) -> Vec<Tenure> 
         let t = fact.place.time;
         let mut take = |txn: TxnId, key: &Key, voted: Option<i64>, all: &mut Vec<Tenure>| {
             open.insert(txn, all.len());
-            all.push(Tenure { txn, key: key.clone(), from: t, voted, to: t, outcome: Outcome::Open });
+            all.push(Tenure {
+                txn,
+                key: key.clone(),
+                from: t,
+                voted,
+                to: t,
+                outcome: Outcome::Open,
+            });
         };
         match &fact.what {
             What::Started { undecided, .. } => {

@@ -91,7 +91,8 @@ fn take(windows: &mut Vec<Window>, event: &Event, nemesis: &NemesisEvent) {
     match name {
         "recovered" => {
             let of_it = windows.iter_mut().rev().find(|window| {
-                Some(window.fault.as_str()) == fault && (nodes.is_empty() || window.concerns(&nodes))
+                Some(window.fault.as_str()) == fault
+                    && (nodes.is_empty() || window.concerns(&nodes))
             });
             if let Some(window) = of_it {
                 let number = |name| nemesis.value.get(name).and_then(Json::as_u64);
@@ -130,7 +131,9 @@ fn take(windows: &mut Vec<Window>, event: &Event, nemesis: &NemesisEvent) {
 fn begun(event: &Event, nemesis: &NemesisEvent, nodes: Vec<String>, fault: &str) -> Window {
     let text = |name| nemesis.text(name).map(str::to_owned);
     let names = |name| match nemesis.value.get(name) {
-        Some(Json::Array(list)) => list.iter().filter_map(Json::as_str).map(str::to_owned).collect(),
+        Some(Json::Array(list)) => {
+            list.iter().filter_map(Json::as_str).map(str::to_owned).collect()
+        }
         _ => Vec::new(),
     };
     Window {
@@ -159,8 +162,11 @@ fn messages(value: &Json) -> Option<String> {
     match value.get("messages") {
         Some(Json::Array(list)) => {
             let told = |one: &Json| {
-                format!("{} {}", one.get("what").map_or_else(String::new, text),
-                    one.get("is").map_or_else(String::new, text))
+                format!(
+                    "{} {}",
+                    one.get("what").map_or_else(String::new, text),
+                    one.get("is").map_or_else(String::new, text)
+                )
             };
             Some(list.iter().map(told).collect::<Vec<_>>().join(", "))
         }
@@ -229,7 +235,10 @@ mod tests {
             ("kill", json!({ "fault": "m", "node": "master", "at": "p", "txn": "1.7" })),
             ("pause", json!({ "fault": "r", "node": "r2" })),
             ("restart", json!({ "node": "master" })),
-            ("recovered", json!({ "fault": "m", "node": "master", "resolved_ms": 1, "ready_ms": 2 })),
+            (
+                "recovered",
+                json!({ "fault": "m", "node": "master", "resolved_ms": 1, "ready_ms": 2 }),
+            ),
             ("resume", json!({ "node": "r2" })),
             (
                 "disturb",

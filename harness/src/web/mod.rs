@@ -133,12 +133,17 @@ async fn compare(State(store): Shared, Query(two): Query<Two>) -> Response {
     });
     match page.await {
         Some(page) => Html(page).into_response(),
-        None => nothing("Want two runs of this store to compare: /compare?a=GROUP/TIME&b=GROUP/TIME"),
+        None => {
+            nothing("Want two runs of this store to compare: /compare?a=GROUP/TIME&b=GROUP/TIME")
+        }
     }
 }
 
 /// A run's page; a run that goes on is watched, and one that was not judged says so.
-async fn whole(State(store): Shared, Address((group, name)): Address<(String, String)>) -> Response {
+async fn whole(
+    State(store): Shared,
+    Address((group, name)): Address<(String, String)>,
+) -> Response {
     let id = RunId { group, name };
     let path = id.path();
     let found = blocking(store, move |store| {
@@ -219,7 +224,10 @@ fn kind(path: &str) -> &'static str {
     }
 }
 
-async fn watch(State(store): Shared, Address((group, name)): Address<(String, String)>) -> Response {
+async fn watch(
+    State(store): Shared,
+    Address((group, name)): Address<(String, String)>,
+) -> Response {
     let id = RunId { group, name };
     match blocking(store, move |store| store.run(&id)).await {
         Some(run) => Html(pages::live(&run)).into_response(),

@@ -206,9 +206,18 @@ mod tests {
         for good in ["test.json", "nodes/r1/log", "nodes", "also.json", "/nodes//r1/log"] {
             assert!(store.file(&run, good).is_some(), "{good}");
         }
-        for bad in ["..", "../latest/test.json", "nodes/../test.json", "leak.jsonl", "%2e%2e", ".",
-            "nodes/r1/log/../../../test.json", "no.json", "nodes\\r1", "/etc/passwd"]
-        {
+        for bad in [
+            "..",
+            "../latest/test.json",
+            "nodes/../test.json",
+            "leak.jsonl",
+            "%2e%2e",
+            ".",
+            "nodes/r1/log/../../../test.json",
+            "no.json",
+            "nodes\\r1",
+            "/etc/passwd",
+        ] {
             assert!(store.file(&run, bad).is_none(), "{bad}");
         }
         Ok(())

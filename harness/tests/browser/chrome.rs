@@ -123,7 +123,8 @@ impl Chrome {
 
     /// How large the window is.
     pub(crate) fn size(&mut self, width: u32, height: u32) {
-        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        let size =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
         self.ask("Emulation.setDeviceMetricsOverride", size);
     }
 
@@ -163,12 +164,16 @@ impl Chrome {
 
     /// The value of an expression, as text.
     pub(crate) fn text(&mut self, expression: &str) -> String {
-        self.value(expression).as_str().unwrap_or_else(|| panic!("{expression}: no text")).to_owned()
+        self.value(expression)
+            .as_str()
+            .unwrap_or_else(|| panic!("{expression}: no text"))
+            .to_owned()
     }
 
     /// Waits until an expression is true.
     pub(crate) fn wait(&mut self, expression: &str) {
-        let guarded = format!("(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()");
+        let guarded =
+            format!("(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()");
         until(expression, || (self.value(&guarded) == json!(true)).then_some(()));
     }
 
@@ -186,8 +191,7 @@ impl Chrome {
     /// Clicks at a place of the window.
     pub(crate) fn click_at(&mut self, x: f64, y: f64) {
         for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
-            let event =
-                json!({ "type": kind, "x": x, "y": y, "button": "left", "clickCount": 1 });
+            let event = json!({ "type": kind, "x": x, "y": y, "button": "left", "clickCount": 1 });
             self.ask("Input.dispatchMouseEvent", event);
         }
     }

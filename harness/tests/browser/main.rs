@@ -96,7 +96,8 @@ fn every_kept_run_has_a_page_that_shows_its_history_as_it_is() {
         let lines = chrome.value(
             "Array.from(run.data.columns['o.index'], (_, i) => run.history(run.op(i))).flat()",
         );
-        let mut shown: Vec<&str> = lines.as_array().expect("lines").iter().filter_map(Json::as_str).collect();
+        let mut shown: Vec<&str> =
+            lines.as_array().expect("lines").iter().filter_map(Json::as_str).collect();
         let history = fs::read_to_string(run.join("history.jsonl")).expect("it is there");
         let mut written: Vec<&str> =
             history.lines().filter(|line| !line.contains("\"process\":\"nemesis\"")).collect();
@@ -136,7 +137,7 @@ fn a_page_is_clicked_through() {
              c.scrollIntoView({block: 'center', behavior: 'instant'}); \
              const b = c.getBoundingClientRect(); const o = run.op(0); \
              const lane = o.process % run.data.clients; const [from, to] = run.view(); \
-             return [b.x + 92 + (o.time - from) / (to - from) * (b.width - 92) + 1, b.y, lane]; })()",
+             return [b.x + 124 + (o.time - from) / (to - from) * (b.width - 124) + 1, b.y, lane]; })()",
         );
         let [x, top, _lane] = [0, 1, 2].map(|n| found[n].as_f64().expect("a place"));
         let pinned = (0..40).any(|row| {
@@ -165,7 +166,9 @@ fn a_page_is_clicked_through() {
             chrome.click("a.line");
             chrome.wait("run.said().includes('journal line')");
             chrome.click("a.txn");
-            chrome.wait("document.querySelector('output[name=said]').textContent.includes('transaction')");
+            chrome.wait(
+                "document.querySelector('output[name=said]').textContent.includes('transaction')",
+            );
         }
         chrome.size(420, 800);
         chrome.value("dispatchEvent(new Event('resize'))");
@@ -187,7 +190,10 @@ fn the_verdict_is_there_without_scripts() {
         assert_eq!(seen, json!(true), "{part}");
     }
     assert_eq!(chrome.value("document.querySelectorAll('svg.plot').length"), json!(4));
-    assert_eq!(chrome.value("getComputedStyle(document.querySelector('#lanes')).height"), json!("auto"));
+    assert_eq!(
+        chrome.value("getComputedStyle(document.querySelector('#lanes')).height"),
+        json!("auto")
+    );
     no_errors(&mut chrome, "without scripts");
 }
 
