@@ -11,6 +11,7 @@ use system::cli::{MasterArgs, ReplicaArgs};
 
 use self::test::TestArgs;
 use crate::{
+    blocking::BlockingArgs,
     checker::{
         Validity,
         command::{self, CheckArgs, CommandError, GenerateArgs, ReplayArgs},
@@ -130,6 +131,9 @@ enum Command {
     Rules(RulesArgs),
     /// Show what happened in a recorded run, and what its checks found.
     Inspect(InspectArgs),
+    /// Measure how long keys stay locked with the master gone, with the replicas asking each other
+    /// and without.
+    Blocking(BlockingArgs),
     /// Serve the recorded runs as web pages.
     Serve(ServeArgs),
     /// Run a node: what a test run starts its nodes by.
@@ -166,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Sim(args) => explored(sim::command::run(&args, &mut io::stdout().lock())),
         Command::Rules(args) => explored(rules::run(&args, &mut io::stdout().lock())),
         Command::Inspect(args) => shown(&args),
+        Command::Blocking(args) => test::blocked(&args),
         Command::Serve(args) => served(&args),
         Command::Node(Role::Master(args)) => return args.run(),
         Command::Node(Role::Replica(args)) => return args.run(),

@@ -1,5 +1,6 @@
 //! The harness: runs a system, breaks it on purpose, records what its clients saw, and judges it.
 
+pub mod blocking;
 pub mod checker;
 pub mod cli;
 pub mod generator;

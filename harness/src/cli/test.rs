@@ -12,12 +12,14 @@ use clap::{Args, builder::RangedU64ValueParser};
 use indicatif::ProgressBar;
 use system::protocol::Rule;
 use tokio::{
+    runtime::Runtime,
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 
 use super::{Exit, Problem};
 use crate::{
+    blocking::{BlockingArgs, blocking},
     checker::{Results, Validity, command, linearizability::Limits},
     generator::{Mix, run_seeds},
     nemesis::Faults,
@@ -86,6 +88,19 @@ pub(super) struct TestArgs {
     /// Switch off a rule of the protocol, to see who notices. May be given more than once.
     #[arg(long = "break", value_name = "RULE")]
     broken: Vec<Rule>,
+
+    /// Whether replicas in doubt ask each other when the master is silent: on or off.
+    #[arg(long, value_name = "ON|OFF", default_value = "on", value_parser = parse_switch,
+          action = clap::ArgAction::Set)]
+    peers: bool,
+}
+
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("'{text}' is no switch: want on or off")),
+    }
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -110,6 +125,8 @@ impl TestArgs {
             system: self.system.clone(),
             system_bin: self.system_bin.clone(),
             broken: self.broken.clone(),
+            peers: self.peers,
+            script: None,
         }
     }
 }
@@ -119,13 +136,7 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
     fs::create_dir_all(&args.store)
         .with_context(|| format!("--store {}", args.store.display()))
         .map_err(Problem::arguments)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no runtime")))?;
-    let interrupt = runtime
-        .block_on(async { follow_signals() })
-        .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no signals")))?;
+    let (runtime, interrupt) = runtime()?;
     let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
     let mut last = None;
     for (seed, number) in run_seeds(first_seed, args.test_count).zip(1..) {
@@ -170,6 +181,27 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
         writeln!(io::stdout(), "{}: {}", run.results.verdict, run.made.directory.display())?;
     }
     Ok(Exit::Valid)
+}
+
+/// Measures how long keys stay locked with the master gone.
+pub(super) fn blocked(args: &BlockingArgs) -> Result<Exit, Problem> {
+    let (runtime, interrupt) = runtime()?;
+    match runtime.block_on(blocking(args, interrupt, &mut io::stdout().lock())) {
+        Ok(verdict) => Ok(verdict.into()),
+        Err(error) => Err(Problem::failed(error)),
+    }
+}
+
+/// What runs are made on, and what turns true when somebody wants an end.
+fn runtime() -> Result<(Runtime, watch::Receiver<bool>), Problem> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no runtime")))?;
+    let interrupt = runtime
+        .block_on(async { follow_signals() })
+        .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no signals")))?;
+    Ok((runtime, interrupt))
 }
 
 /// A run and what was found in it.

@@ -16,8 +16,33 @@ pub mod windows;
 use std::{fs, io, path::Path};
 
 pub(crate) use self::page::{THEME, about, cited, mark};
-use self::scene::Scene;
+use system::protocol::Node;
+
+use self::{scene::Scene, windows::Window};
 use crate::checker::{LoadError, Results, Run};
+
+/// A lock that a replica held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    /// Which replica.
+    pub node: Node,
+    /// Since when it was in doubt about the transaction that took the lock; none if it never was.
+    /// Nanoseconds of the history, as all times here.
+    pub doubt: Option<i64>,
+    /// When it was let go, or the replica went down.
+    pub to: i64,
+}
+
+/// When faults were in force in a run, and every lock of every replica.
+#[must_use]
+pub fn locks(run: &Run) -> (Vec<Window>, Vec<Lock>) {
+    let windows = windows::windows(&run.events);
+    let mut locks = Vec::new();
+    for (node, tenures) in tenures::tenures(&run.evidence, &windows) {
+        locks.extend(tenures.into_iter().map(|t| Lock { node, doubt: t.voted, to: t.to }));
+    }
+    (windows, locks)
+}
 
 /// The page's name in a run directory.
 pub const PAGE: &str = "report.html";

@@ -242,7 +242,13 @@ async fn load(
     let hands = hands.map(|(hand, rng)| {
         Schedule::new(&options.faults, options.replicas, hand, rng).map(|faults| (hand, faults))
     });
-    let hands: Vec<_> = hands.into_iter().flatten().collect();
+    let hands: Vec<_> = match &options.script {
+        Some(script) => {
+            let rng = nemesis_rng(options.seed);
+            vec![(Hand::Nodes, Schedule::scripted(script.clone(), rng))]
+        }
+        None => hands.into_iter().flatten().collect(),
+    };
     let alone = hands.len() == 1;
     let hands: Vec<_> = hands
         .into_iter()

@@ -7,7 +7,10 @@ use serde_json::{Value as Json, json};
 use system::protocol::Rule;
 
 use super::worker::{GET_TIMEOUT, WRITE_TIMEOUT};
-use crate::{generator::Mix, nemesis::Faults};
+use crate::{
+    generator::Mix,
+    nemesis::{Faults, Strike},
+};
 
 /// After the last heal, everything is decided within this time.
 pub const RESOLUTION_DEADLINE: Duration = Duration::from_secs(10);
@@ -39,6 +42,10 @@ pub struct Options {
     pub system_bin: Option<PathBuf>,
     /// Rules of the protocol that are switched off.
     pub broken: Vec<Rule>,
+    /// Whether replicas in doubt ask each other when the master is silent.
+    pub peers: bool,
+    /// These strikes, instead of what the seed draws of the faults.
+    pub script: Option<Vec<Strike>>,
 }
 
 impl Options {
@@ -72,6 +79,9 @@ impl Options {
         if let Some(directory) = &self.system_bin {
             command.push_str(&format!(" --system-bin {}", directory.display()));
         }
+        if !self.peers {
+            command.push_str(" --peers off");
+        }
         for rule in &self.broken {
             command.push_str(&format!(" --break {rule}"));
         }
@@ -96,6 +106,8 @@ impl Options {
             "seed": self.seed,
             "system": self.system,
             "system_bin": self.system_bin,
+            "peers": self.peers,
+            "script": self.script.as_ref().map(Vec::len),
             "broken": self.broken.iter().map(|rule| rule.name()).collect::<Vec<_>>(),
             "write_timeout_ms": ms(WRITE_TIMEOUT),
             "get_timeout_ms": ms(GET_TIMEOUT),
