@@ -286,3 +286,92 @@ fn the_runs_of_a_store_are_looked_at() {
     chrome.wait(READY);
     no_errors(&mut chrome, "a run that goes on");
 }
+
+/// A picture that is kept: of which run, what of its page, light or dark, what is done before.
+struct Picture {
+    name: &'static str,
+    run: &'static str,
+    parts: &'static str,
+    dark: bool,
+    before: &'static str,
+}
+
+const PICTURES: &[Picture] = &[
+    Picture {
+        name: "verdict",
+        run: "caught/ack-after-durable",
+        parts: "header, #wrong",
+        dark: false,
+        before: "",
+    },
+    Picture {
+        name: "timeline",
+        run: "caught/ack-after-durable",
+        parts: "#timeline",
+        dark: false,
+        before: "document.querySelector('[data-do=error]').click()",
+    },
+    Picture {
+        name: "messages",
+        run: "caught/ack-after-durable",
+        parts: "#messages",
+        dark: false,
+        before: "",
+    },
+    Picture {
+        name: "window-of-uncertainty",
+        run: "valid/master-uncertainty",
+        parts: "#timeline",
+        dark: true,
+        before: "document.querySelector('[data-do=after]').click()",
+    },
+    Picture {
+        name: "plots",
+        run: "valid/master-uncertainty",
+        parts: "#plots",
+        dark: true,
+        before: "",
+    },
+];
+
+#[test]
+#[ignore = "takes the pictures of histories/golden anew"]
+fn pictures() {
+    let mut chrome = Chrome::start().expect("pictures need a browser");
+    chrome.size(1120, 900);
+    for Picture { name, run, parts, dark, before } in PICTURES {
+        let place = place();
+        judged(&golden().join(run), place.path());
+        chrome.dark(*dark);
+        chrome.open_file(&place.path().join("report.html"), READY);
+        chrome.value(&format!(
+            "document.querySelectorAll('header, section, footer').forEach((part) => {{ \
+             part.hidden = !part.matches({parts:?}); \
+             part.style.display = part.hidden ? 'none' : ''; }})"
+        ));
+        if !before.is_empty() {
+            chrome.value(before);
+        }
+        chrome.value("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 200)))");
+        let picture = chrome.picture(Some("body"));
+        assert!(picture.len() < 200_000, "{name}: {} bytes", picture.len());
+        let path = golden().join("pictures").join(format!("{name}.png"));
+        fs::create_dir_all(golden().join("pictures")).expect("it may be made");
+        fs::write(path, picture).expect("it may be written");
+    }
+    let store = place();
+    for kind in ["valid", "caught"] {
+        for run in kept().iter().filter(|run| run.parent().is_some_and(|at| at.ends_with(kind))) {
+            let name = run.file_name().and_then(|name| name.to_str()).expect("a name in UTF-8");
+            let test = fs::read_to_string(run.join("test.json")).expect("it is there");
+            let test: Json = serde_json::from_str(&test).expect("JSON");
+            let started = test["started"].as_str().unwrap_or("20260101T000000Z").to_owned();
+            judged(run, &store.path().join(format!("{kind}-{name}")).join(started));
+        }
+    }
+    let server = Server::start(store.path());
+    chrome.dark(false);
+    chrome.open(&server.address, "document.querySelector('#runs')");
+    let picture = chrome.picture(Some("body"));
+    fs::write(golden().join("pictures/runs.png"), picture).expect("it may be written");
+}
