@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 use system::{
     journal::Entry,
-    protocol::{Body, Effect, Event, Message, Node, Record, TxnId},
+    protocol::{Body, Decision, Effect, Event, Message, Node, Record, TxnId},
 };
 
 /// What is wanted of the journals.
@@ -381,6 +381,9 @@ impl Scan<'_> {
     fn tell(&mut self, txn: TxnId, entry: &Entry) -> Result<(), serde_json::Error> {
         let place = (self.t, self.line);
         match entry {
+            Entry::Event { event: Event::Message { message, .. }, .. }
+            | Entry::Effect(Effect::Send { message, .. })
+                if !concerns(&message.body, txn) => {}
             Entry::Event { event: Event::Message { from, message }, .. } => {
                 let wire = Wire { txn, from: *from, to: self.node, message: message.clone() };
                 self.got.push((wire, place));
@@ -418,6 +421,26 @@ impl Scan<'_> {
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// Whether a message is about a transaction, and does not just carry its number.
+fn concerns(body: &Body, about: TxnId) -> bool {
+    let resolved = |resolves: &[(TxnId, Decision)]| resolves.iter().any(|(txn, _)| *txn == about);
+    match body {
+        Body::Prepare { txn, resolves, .. } => *txn == about || resolved(resolves),
+        Body::Read { resolves, .. } => resolved(resolves),
+        Body::Ack { txns } => txns.contains(&about),
+        Body::FenceOk { in_doubt, .. } => in_doubt.iter().any(|(txn, _)| *txn == about),
+        Body::VoteYes { txn }
+        | Body::VoteNo { txn, .. }
+        | Body::Decide { txn, .. }
+        | Body::Inquire { txn }
+        | Body::Pending { txn }
+        | Body::Busy { txn, .. }
+        | Body::PeerInquire { txn }
+        | Body::PeerAnswer { txn, .. } => *txn == about,
+        _ => false,
     }
 }
 

@@ -700,8 +700,8 @@
     let y = 44, last = null;
     for (const point of points) {
       if (last !== null && point.t - last > 40 * MS) {
-        gaps.push([y + 12, (point.t - last) / MS]);
-        y += 30;
+        gaps.push([y + 22, (point.t - last) / MS]);
+        y += 26;
       }
       y += last !== null && point.t === last && !point.note && point.end === "got" ? 13 : 21;
       point.y = y;
@@ -729,7 +729,7 @@
       }
     }
     for (const [y, ms] of gaps)
-      make(svg, "text", { x: 8, y, class: "gap" }, ms >= 1000 ? (ms / 1000).toFixed(2) + " s later" : ms.toFixed(0) + " ms later");
+      make(svg, "text", { x: left - 14, y, class: "t gap" }, ms >= 1000 ? (ms / 1000).toFixed(2) + " s later" : ms.toFixed(0) + " ms later");
     const short = (text) => text.replaceAll(" " + told.txn, "").replace("the transaction", "it");
     const clip = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
     let shown = null;
@@ -753,7 +753,7 @@
       const note = point.note;
       const g = make(svg, "g", { class: "note " + note.kind });
       const text = clip(short(note.text), 44);
-      const w = Math.max(20, text.length * 6.3 + 12);
+      const w = Math.max(20, text.length * 6.9 + 12);
       const right = at(note.node) + 8;
       const sx = right + w > wide - 4 ? at(note.node) - 8 - w : right;
       make(g, "rect", { x: sx, y: point.y - 9, width: w, height: 18, rx: 3 });

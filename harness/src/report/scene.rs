@@ -559,8 +559,9 @@ fn context(run: &Run, windows: &[Window]) -> Vec<Note> {
             let text = format!("{}: {}{at}", window.fault, window.action);
             let kind = if window.silent { "down" } else { "fault" };
             notes.push(Note { t: int(window.from), line: None, node, kind, text });
-            if window.silent && window.to > window.from {
-                let text = format!("the {} is over", window.action);
+            // A process that was killed says itself that it starts.
+            if ["pause", "hold"].contains(&window.action.as_str()) && window.to > window.from {
+                let text = "goes on".to_owned();
                 notes.push(Note { t: int(window.to), line: None, node, kind: "up", text });
             }
         }

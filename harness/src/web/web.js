@@ -22,7 +22,7 @@
       const up = head.getAttribute("aria-sort") !== "ascending";
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const cell = (row) => row.cells[head.cellIndex].textContent;
+      const cell = (row) => row.cells[head.cellIndex].textContent.replace(/^[^\p{L}\d]+/u, "");
       const rows = [...body.rows].sort((a, b) => {
         const [x, y] = [cell(a), cell(b)], [n, m] = [parseFloat(x), parseFloat(y)];
         const order = head.classList.contains("n") ? (isNaN(n) ? -1 : n) - (isNaN(m) ? -1 : m) : x.localeCompare(y);

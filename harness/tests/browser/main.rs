@@ -125,6 +125,7 @@ fn a_page_is_clicked_through() {
         chrome.click("[data-do=error]");
         chrome.wait("document.querySelector('output[name=said]').textContent !== ''");
         chrome.click("[data-do=after]");
+        chrome.click("[data-do=before]");
         chrome.wait("document.querySelector('#detail').textContent.includes('nemesis')");
         for key in ["ArrowRight", "+", "-", "n", "p", "0", "e", "Escape"] {
             chrome.click("h1");
