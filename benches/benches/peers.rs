@@ -1,0 +1,252 @@
+//! Ours beside a 3-node etcd, in turn in one run: `cargo bench -p benches --bench peers`. The same
+//! load by the same clients; every figure is the median of the rounds, every ratio that of the
+//! rounds' own ratios, so that a machine with other work to do disturbs it least.
+
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
+
+use benches::{
+    cluster::Cluster,
+    etcd::{self, Etcd},
+    load::{self, Load, Operation, Outcome},
+    ours::{self, Ours},
+    process::{self, Usage},
+    table::{self, median, thousands},
+};
+use clap::Parser;
+
+/// Keys of each client.
+const KEYS: u32 = 100;
+/// The length of a value.
+const VALUE_BYTES: usize = 128;
+/// Replicas of ours, members of etcd.
+const NODES: u8 = 3;
+
+/// Measures clusters of ours beside etcd, and prints README's tables.
+#[derive(Parser)]
+struct Args {
+    /// How many clients there are, in turn.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
+    clients: Vec<u32>,
+    /// How many connections the clients share; by default each has its own.
+    #[arg(long, default_value_t = u32::MAX)]
+    connections: u32,
+    /// Seconds that each load is measured in each round.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// How often each load is measured.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Measures another build as well, out of a directory with its programs `master` and
+    /// `replica`. May be repeated.
+    #[arg(long, value_name = "NAME=DIR", value_parser = build)]
+    beside: Vec<(String, PathBuf)>,
+    /// Leaves etcd out.
+    #[arg(long)]
+    without_etcd: bool,
+    /// Only sees that everything works: a few seconds.
+    #[arg(long)]
+    test: bool,
+    /// Given by cargo.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// As the programs have it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn build(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, directory) = text.split_once('=').ok_or("want NAME=DIR, as in before=target/old")?;
+    let path = PathBuf::from(directory).canonicalize().map_err(|error| error.to_string())?;
+    for program in ["master", "replica"] {
+        if !path.join(program).is_file() {
+            return Err(format!("there is no program {}", path.join(program).display()));
+        }
+    }
+    Ok((name.to_owned(), path))
+}
+
+fn main() -> ExitCode {
+    if let Some(code) = process::run_as() {
+        return code;
+    }
+    let mut args = Args::parse();
+    if args.test {
+        args = Args { clients: vec![1, 16], seconds: 0.3, rounds: 1, ..args };
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.and_then(|runtime| runtime.block_on(run(&args)));
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What was measured of a cluster under a load, a round each.
+type Measured = BTreeMap<(Operation, u32, usize), Vec<Outcome>>;
+
+async fn run(args: &Args) -> std::io::Result<bool> {
+    let scratch = process::scratch()?;
+    let mut clusters: Vec<Box<dyn Cluster>> = Vec::new();
+    let ours = ours::Options {
+        name: "logged".into(),
+        replicas: NODES,
+        configuration: String::new(),
+        programs: None,
+    };
+    clusters.push(Box::new(Ours::start(scratch.path(), &ours).await?));
+    for (name, programs) in &args.beside {
+        let programs = Some(programs.clone());
+        let beside = ours::Options { name: name.clone(), programs, ..ours.clone() };
+        clusters.push(Box::new(Ours::start(scratch.path(), &beside).await?));
+    }
+    match etcd::version() {
+        _ if args.without_etcd => {}
+        Some(version) => {
+            println!("{version}");
+            clusters.push(Box::new(Etcd::start(scratch.path(), NODES.into()).await?));
+        }
+        None => println!("{}", etcd::MISSING),
+    }
+    let measured = measure(args, &clusters).await?;
+    let mut good = true;
+    for ((operation, clients, system), rounds) in &measured {
+        for Outcome { failed: (failed, why), done, .. } in rounds {
+            if let Some(why) = why {
+                let name = clusters[*system].name();
+                println!("{name}, {clients} clients, {operation:?}: {failed} failed: {why}");
+            }
+            good &= why.is_none() && *done > 0;
+        }
+    }
+    speeds(args, &clusters, &measured);
+    costs(args, &clusters, &measured);
+    Ok(good)
+}
+
+async fn measure(args: &Args, clusters: &[Box<dyn Cluster>]) -> std::io::Result<Measured> {
+    let load = |operation, clients| Load {
+        operation,
+        clients,
+        connections: args.connections,
+        keys: KEYS,
+        value_bytes: VALUE_BYTES,
+        warm_up: Duration::from_secs_f64(args.seconds / 4.0),
+        time: Duration::from_secs_f64(args.seconds),
+    };
+    let most = args.clients.iter().copied().max().unwrap_or(1);
+    for cluster in clusters {
+        load::fill(&**cluster, &load(Operation::Put, most)).await?;
+    }
+    let mut measured = Measured::new();
+    for round in 0..args.rounds {
+        for &clients in &args.clients {
+            for operation in [Operation::Put, Operation::Get] {
+                // Whoever comes first in one round comes later in the next.
+                for turn in 0..clusters.len() {
+                    let system = (turn + round) % clusters.len();
+                    let load = load(operation, clients);
+                    let outcome = load::run(&*clusters[system], &load).await?;
+                    measured.entry((operation, clients, system)).or_default().push(outcome);
+                }
+            }
+        }
+    }
+    Ok(measured)
+}
+
+fn of(rounds: &[Outcome], figure: impl Fn(&Outcome) -> f64) -> f64 {
+    median(&rounds.iter().map(figure).collect::<Vec<_>>())
+}
+
+/// The first cluster's rate over another's, round by round.
+fn ratio(measured: &Measured, operation: Operation, clients: u32, other: usize) -> f64 {
+    let own = &measured[&(operation, clients, 0)];
+    let other = &measured[&(operation, clients, other)];
+    let ratios = own.iter().zip(other).map(|(own, other)| own.rate / other.rate);
+    median(&ratios.collect::<Vec<_>>())
+}
+
+fn speeds(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) {
+    for (operation, word) in [(Operation::Put, "puts"), (Operation::Get, "gets")] {
+        let mut head = vec!["clients".to_owned()];
+        for (n, cluster) in clusters.iter().enumerate() {
+            let name = cluster.name();
+            head.extend([format!("{name}: {word} a second"), "p50, p99 ms".to_owned()]);
+            if n > 0 {
+                head.push(format!("{} to {name}", clusters[0].name()));
+            }
+        }
+        let mut rows = Vec::new();
+        for &clients in &args.clients {
+            let mut row = vec![clients.to_string()];
+            for n in 0..clusters.len() {
+                let rounds = &measured[&(operation, clients, n)];
+                row.push(thousands(of(rounds, |outcome| outcome.rate)));
+                let [p50, p99] = [0.5, 0.99].map(|q| of(rounds, |outcome| outcome.latency_ms(q)));
+                row.push(format!("{p50:.2}, {p99:.2}"));
+                if n > 0 {
+                    row.push(format!("{:.2}", ratio(measured, operation, clients, n)));
+                }
+            }
+            rows.push(row);
+        }
+        table::print(&head.iter().map(String::as_str).collect::<Vec<_>>(), &rows);
+    }
+}
+
+/// What an operation costs: less disturbed by other work than how long it takes.
+fn costs(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) {
+    let head = [
+        "operation, clients",
+        "system",
+        "CPU us an operation: clients",
+        "front node",
+        "each other node",
+        "all",
+        "cores busy",
+        "bytes written",
+        "waits",
+    ];
+    let mut rows = Vec::new();
+    for operation in [Operation::Put, Operation::Get] {
+        for &clients in &args.clients {
+            for (n, cluster) in clusters.iter().enumerate() {
+                let rounds = &measured[&(operation, clients, n)];
+                #[expect(clippy::cast_precision_loss, reason = "read to three digits")]
+                let each = |figure: &dyn Fn(&Outcome) -> f64| {
+                    of(rounds, |outcome| figure(outcome) / outcome.done.max(1) as f64)
+                };
+                let cpu = |usage: &Usage| usage.cpu.as_secs_f64() * 1e6;
+                let others = cluster.processes().len().saturating_sub(1).max(1);
+                let others = f64::from(u32::try_from(others).unwrap_or(1));
+                let all = |outcome: &Outcome| {
+                    cpu(&outcome.clients) + outcome.usage.iter().map(cpu).sum::<f64>()
+                };
+                #[expect(clippy::cast_precision_loss, reason = "read to three digits")]
+                let sum = |outcome: &Outcome, count: fn(&Usage) -> u64| {
+                    outcome.usage.iter().map(count).sum::<u64>() as f64
+                };
+                let front = each(&|outcome| cpu(&outcome.usage[0]));
+                let rest = each(&|o| o.usage[1..].iter().map(cpu).sum::<f64>() / others);
+                let busy = of(rounds, |outcome| all(outcome) / 1e6 / outcome.time.as_secs_f64());
+                rows.push(vec![
+                    format!("{operation:?}, {clients}"),
+                    cluster.name().to_owned(),
+                    format!("{:.1}", each(&|outcome| cpu(&outcome.clients))),
+                    format!("{front:.1}"),
+                    format!("{rest:.1}"),
+                    format!("{:.1}", each(&all)),
+                    format!("{busy:.2}"),
+                    thousands(each(&|outcome| sum(outcome, |usage| usage.written))),
+                    format!("{:.2}", each(&|outcome| sum(outcome, |usage| usage.waits))),
+                ]);
+            }
+        }
+    }
+    table::print(&head, &rows);
+}

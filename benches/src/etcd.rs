@@ -1,0 +1,184 @@
+//! A cluster of etcd, from the program `etcd` if that is installed, with its defaults. The few
+//! messages of its version 3 API that are needed are written down here, field numbers and all.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    cluster::{Calling, Cluster},
+    line::Line,
+    process::{Process, free_addresses},
+};
+
+/// The cluster must have a leader within this time.
+const READY: Duration = Duration::from_secs(30);
+
+/// What to say where etcd is missing.
+pub const MISSING: &str = "no program 'etcd' in PATH: ours alone is measured. Debian and Ubuntu \
+    have it as a package: apt-get install etcd-server";
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ResponseHeader {
+    #[prost(uint64, tag = "2")]
+    member_id: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StatusRequest {}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct StatusResponse {
+    #[prost(message, optional, tag = "1")]
+    header: Option<ResponseHeader>,
+    #[prost(uint64, tag = "4")]
+    leader: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PutRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    key: Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PutResponse {
+    #[prost(message, optional, tag = "1")]
+    header: Option<ResponseHeader>,
+}
+
+/// With nothing else set it asks for one key, linearizably.
+#[derive(Clone, PartialEq, prost::Message)]
+struct RangeRequest {
+    #[prost(bytes = "bytes", tag = "1")]
+    key: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct KeyValue {
+    #[prost(bytes = "bytes", tag = "1")]
+    key: Bytes,
+    #[prost(bytes = "bytes", tag = "5")]
+    value: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RangeResponse {
+    #[prost(message, optional, tag = "1")]
+    header: Option<ResponseHeader>,
+    #[prost(message, repeated, tag = "2")]
+    kvs: Vec<KeyValue>,
+}
+
+/// A cluster of etcd. Clients go to its leader, which is the shortest way.
+#[derive(Debug)]
+pub struct Etcd {
+    leader: SocketAddr,
+    processes: Vec<Process>,
+}
+
+/// What `etcd --version` says first, if there is one.
+#[must_use]
+pub fn version() -> Option<String> {
+    let output = std::process::Command::new("etcd").arg("--version").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Some(text.lines().next()?.to_owned())
+}
+
+impl Etcd {
+    /// Starts a cluster in a directory and waits until it has a leader.
+    ///
+    /// # Errors
+    /// It finds no leader.
+    pub async fn start(dir: &Path, members: usize) -> io::Result<Self> {
+        let dir = dir.join("etcd");
+        fs::create_dir_all(&dir)?;
+        let addresses = free_addresses(2 * members)?;
+        let (fronts, peers) = addresses.split_at(members);
+        let url = |address: &SocketAddr| format!("http://{address}");
+        let all: Vec<_> =
+            peers.iter().enumerate().map(|(n, at)| format!("n{n}={}", url(at))).collect();
+        let mut processes = Vec::new();
+        for (n, (front, peer)) in fronts.iter().zip(peers).enumerate() {
+            let name = format!("n{n}");
+            let data = dir.join(&name).display().to_string();
+            let options = [
+                ("name", name.clone()),
+                ("data-dir", data),
+                ("listen-client-urls", url(front)),
+                ("advertise-client-urls", url(front)),
+                ("listen-peer-urls", url(peer)),
+                ("initial-advertise-peer-urls", url(peer)),
+                ("initial-cluster", all.join(",")),
+                ("initial-cluster-state", "new".into()),
+                ("logger", "zap".into()),
+                ("log-level", "error".into()),
+            ];
+            let options = options.map(|(option, value)| format!("--{option}={value}"));
+            let command = [&["etcd".to_owned()], &options[..]].concat();
+            let log = dir.join(format!("{name}.log"));
+            processes.push(Process::program(&name, &log, &command)?);
+        }
+        let leader = find_leader(fronts, &mut processes).await?;
+        processes.swap(0, leader);
+        Ok(Etcd { leader: fronts[leader], processes })
+    }
+}
+
+async fn find_leader(fronts: &[SocketAddr], processes: &mut [Process]) -> io::Result<usize> {
+    let until = Instant::now() + READY;
+    loop {
+        for (n, front) in fronts.iter().enumerate() {
+            let Ok(mut line) = Line::open(*front).await else { continue };
+            let method = "/etcdserverpb.Maintenance/Status";
+            let Ok(status) = line.call::<_, StatusResponse>(method, StatusRequest {}).await else {
+                continue;
+            };
+            let own = status.header.map_or(0, |header| header.member_id);
+            if own != 0 && own == status.leader {
+                return Ok(n);
+            }
+        }
+        processes.iter_mut().try_for_each(Process::check)?;
+        if Instant::now() > until {
+            return Err(io::Error::other(format!("etcd has no leader after {READY:?}")));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+impl Cluster for Etcd {
+    fn name(&self) -> &'static str {
+        "etcd"
+    }
+
+    fn front(&self) -> SocketAddr {
+        self.leader
+    }
+
+    fn processes(&self) -> &[Process] {
+        &self.processes
+    }
+
+    fn put<'a>(&self, line: &'a mut Line, key: Bytes, value: Bytes) -> Calling<'a, ()> {
+        Box::pin(async move {
+            let request = PutRequest { key, value };
+            line.call::<_, PutResponse>("/etcdserverpb.KV/Put", request).await.map(drop)
+        })
+    }
+
+    fn get<'a>(&self, line: &'a mut Line, key: Bytes) -> Calling<'a, Option<Bytes>> {
+        Box::pin(async move {
+            let request = RangeRequest { key };
+            let answer = line.call::<_, RangeResponse>("/etcdserverpb.KV/Range", request).await?;
+            Ok(answer.kvs.into_iter().next().map(|entry| entry.value))
+        })
+    }
+}
