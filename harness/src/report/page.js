@@ -918,7 +918,7 @@
     hash();
     paint();
     // For tests, and for whoever wants to know.
-    window.run = { ready: performance.now() - began, data, op, history, view: () => view, said: () => $("#detail").textContent };
+    window.run = { ready: performance.now() - began, data, op, history, paint, view: () => view, said: () => $("#detail").textContent };
     document.documentElement.dataset.ready = "yes";
   }
   begin();

@@ -288,6 +288,30 @@ fn the_runs_of_a_store_are_looked_at() {
     no_errors(&mut chrome, "a run that goes on");
 }
 
+#[test]
+#[ignore = "measures how long a page takes to open: PAGE=PATH/report.html"]
+fn opening() {
+    let path = std::env::var("PAGE").expect("PAGE=PATH/report.html");
+    let mut chrome = Chrome::start().expect("pages need a browser");
+    let size = fs::metadata(&path).expect("it is there").len();
+    for _ in 0..5 {
+        chrome.open("about:blank", "true");
+        chrome.open_file(Path::new(&path), READY);
+        let told = chrome.value(
+            "(() => { const [n] = performance.getEntriesByType('navigation'); \
+             const paint = performance.getEntriesByName('first-contentful-paint')[0]; \
+             const began = performance.now(); run.paint(); const painted = performance.now() - began; \
+             return [run.data.columns['o.index'].length, paint ? paint.startTime : null, \
+             n.domInteractive, run.ready, painted].map((ms) => ms && Math.round(ms)); })()",
+        );
+        println!(
+            "{size} bytes; operations drawn, ms to the first paint, to the whole page, from there \
+             to the timeline, to draw it again: {told}"
+        );
+    }
+    no_errors(&mut chrome, &path);
+}
+
 /// A picture that is kept: of which run, what of its page, light or dark, what is done before.
 struct Picture {
     name: &'static str,
