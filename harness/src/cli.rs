@@ -97,7 +97,8 @@ Exit status:
 
 A run lies in STORE/<system>-<faults>/<UTC time>/: history.jsonl (what the clients and the nemesis
 did, an event a line), test.json (every option, and the command that repeats it), final.json (what
-every replica held at the end), results.json (what each check found) and nodes/<name>/ (journal
+every replica held at the end), results.json (what each check found), report.html (all of it to look
+at, and its plots as .svg) and nodes/<name>/ (journal
 and log). STORE/latest leads to the last one.
 
 Nodes keep their data in a directory of the run's own under $TMPDIR, which is removed at the end;
@@ -111,7 +112,9 @@ Examples:
   harness --faults kill-master,pause-replica --time-limit 60s --concurrency 20
   harness --faults all --seed 7 --test-count 20
   harness --faults replica-uncertainty --break relock-on-recovery
-  harness check histories/latest";
+  harness check histories/latest
+  harness inspect --key k3 --from 1.5s --to 2s
+  harness serve";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -1,55 +1,33 @@
 //! The server from outside, without a browser: what it answers, and that nothing outside the store
 //! can be had from it.
 
+#[path = "support/server.rs"]
+mod server;
+
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{Read as _, Write as _},
     net::TcpStream,
     os::unix::fs::symlink,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
-struct Server {
-    process: Child,
-    host: String,
-}
+use self::server::Server;
 
-impl Server {
-    fn start(store: &Path) -> Server {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_harness"))
-            .args(["serve", "--addr", "127.0.0.1:0", "--store"])
-            .arg(store)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the harness starts");
-        let mut said = String::new();
-        let out = process.stdout.take().expect("it is piped");
-        BufReader::new(out).read_line(&mut said).expect("it says where");
-        let host = said.split("http://").nth(1).and_then(|rest| rest.split('/').next());
-        Server { process, host: host.expect("an address").to_owned() }
-    }
-
-    /// Asks for a path as it is, and gives the head and the body of the answer.
-    fn get(&self, path: &str) -> (String, Vec<u8>) {
-        let mut stream = TcpStream::connect(&self.host).expect("it listens");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time");
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.host)
-            .expect("it takes a request");
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).expect("it answers");
-        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
-        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-        (head, answer[end + 4..].to_vec())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// Asks for a path as it is, and gives the head and the body of the answer.
+fn get(server: &Server, path: &str) -> (String, Vec<u8>) {
+    let mut stream = TcpStream::connect(&server.host).expect("it listens");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time");
+    let host = &server.host;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+        .expect("it takes a request");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("it answers");
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    (head, answer[end + 4..].to_vec())
 }
 
 #[test]
@@ -68,18 +46,18 @@ fn a_run_is_served_and_nothing_else() {
     symlink(place.path().join("secret"), run.join("link")).expect("a link");
     let server = Server::start(&store);
 
-    let (head, body) = server.get("/");
+    let (head, body) = get(&server, "/");
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
     assert!(String::from_utf8_lossy(&body).contains("twopc-none/20260101T000000Z"));
-    let (head, body) = server.get("/run/twopc-none/20260101T000000Z/nodes/r1/log");
+    let (head, body) = get(&server, "/run/twopc-none/20260101T000000Z/nodes/r1/log");
     assert!(
         head.contains("200") && head.contains("text/plain") && head.contains("nosniff"),
         "{head}"
     );
     assert!(String::from_utf8_lossy(&body).contains("a log"));
-    let (head, body) = server.get("/run/twopc-none/20260101T000000Z/nodes/");
+    let (head, body) = get(&server, "/run/twopc-none/20260101T000000Z/nodes/");
     assert!(head.contains("200") && String::from_utf8_lossy(&body).contains("r1/"), "{head}");
-    let (head, body) = server.get("/archive/twopc-none/20260101T000000Z.tar.gz");
+    let (head, body) = get(&server, "/archive/twopc-none/20260101T000000Z.tar.gz");
     assert!(head.contains("200") && head.contains("attachment"), "{head}");
     assert!(body.windows(2).any(|two| two == [0x1f, 0x8b]), "compressed");
 
@@ -104,7 +82,7 @@ fn a_run_is_served_and_nothing_else() {
         "/run/twopc-none/20260101T000000Z%00/x".to_owned(),
         "/nothing".to_owned(),
     ] {
-        let (head, body) = server.get(&path);
+        let (head, body) = get(&server, &path);
         assert!(head.starts_with("HTTP/1.1 404"), "{path}: {head}");
         assert!(!String::from_utf8_lossy(&body).contains("a secret"), "{path}");
     }

@@ -20,6 +20,7 @@ pub mod statistics;
 pub mod truthfulness;
 mod verdict;
 
+pub(crate) use run::read_json;
 pub use run::{Final, FinalReplica, LoadError, Run, Setup, find_journals};
 pub use verdict::{Judgement, Results, Validity};
 

@@ -4,7 +4,6 @@
 
 use std::{
     fmt::{self, Write as _},
-    fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -21,6 +20,7 @@ use crate::{
     checker::{
         Judgement, LoadError, Results, Validity,
         linearizability::{self, Broken, Limits, Shown, timeline},
+        read_json,
     },
     history::{self, Event, Fate, Operation},
     runner::parse_duration,
@@ -117,13 +117,13 @@ struct Seen {
 
 impl Seen {
     fn load(directory: &Path) -> Result<Seen, LoadError> {
-        let test = json(&directory.join("test.json"))?;
+        let test = read_json(&directory.join("test.json"))?;
         let path = directory.join("history.jsonl");
         let history::Whole { events, torn } = history::read(&path)?;
         let operations = history::pair(&events).map_err(|error| LoadError::Pair { path, error })?;
         let windows = windows(&events);
         let path = directory.join("results.json");
-        let results: Option<Results> = if path.exists() { Some(json(&path)?) } else { None };
+        let results: Option<Results> = if path.exists() { Some(read_json(&path)?) } else { None };
         let invalid = results.as_ref().and_then(|results| results.check(linearizability::NAME));
         let invalid = invalid.is_some_and(|check| check.verdict == Validity::Invalid);
         let limits = Limits { time: std::time::Duration::from_secs(5), ..Limits::default() };
@@ -135,13 +135,6 @@ impl Seen {
     fn verdict(&self) -> Validity {
         self.results.as_ref().map_or(Validity::Unknown, |results| results.verdict)
     }
-}
-
-/// Reads a file that holds one JSON value.
-fn json<T: for<'de> serde::Deserialize<'de>>(path: &Path) -> Result<T, LoadError> {
-    let file = |source| LoadError::File { path: path.to_owned(), source };
-    let bytes = fs::read(path).map_err(file)?;
-    serde_json::from_slice(&bytes).map_err(|error| file(error.into()))
 }
 
 /// Why a run cannot be shown.

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs, io,
+    io,
     path::Path,
 };
 
@@ -25,6 +25,7 @@ use crate::{
         evidence::What,
         find_journals,
         linearizability::{self, Broken, Limits},
+        read_json,
     },
     history::{Event, Fate, Function, Operation},
 };
@@ -72,9 +73,7 @@ impl<'a> Scene<'a> {
             let path = directory.join(name);
             move |source| LoadError::File { path: path.clone(), source }
         };
-        let test = fs::read(directory.join("test.json")).map_err(file("test.json"))?;
-        let test: Json = serde_json::from_slice(&test)
-            .map_err(|error| file("test.json")(io::Error::from(error)))?;
+        let test: Json = read_json(&directory.join("test.json"))?;
         let windows = windows(&run.events);
         let limits = Limits { time: std::time::Duration::from_secs(10), ..Limits::default() };
         let invalid = results

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use system::protocol::{Key, Node, TxnId};
 
 use super::windows::Window;
-use crate::checker::evidence::{Evidence, NodeFacts, Told, What};
+use crate::checker::evidence::{Evidence, NodeFacts, What};
 
 /// How a lock was let go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +35,10 @@ pub(super) struct Tenure {
 }
 
 impl Tenure {
+    fn begun(txn: TxnId, key: &Key, from: i64, voted: Option<i64>) -> Self {
+        Tenure { txn, key: key.clone(), from, voted, to: from, outcome: Outcome::Open }
+    }
+
     /// How long it was in doubt.
     pub(super) fn doubt(&self) -> i64 {
         self.voted.map_or(0, |voted| self.to - voted)
@@ -63,17 +67,6 @@ fn of_replica(node: Node, facts: &NodeFacts, windows: &[Window]) -> Vec<Tenure> 
     let mut last = i64::MIN;
     for fact in &facts.facts {
         let t = fact.place.time;
-        let mut take = |txn: TxnId, key: &Key, voted: Option<i64>, all: &mut Vec<Tenure>| {
-            open.insert(txn, all.len());
-            all.push(Tenure {
-                txn,
-                key: key.clone(),
-                from: t,
-                voted,
-                to: t,
-                outcome: Outcome::Open,
-            });
-        };
         match &fact.what {
             What::Started { undecided, .. } => {
                 // It went down at the last kill before this start, if one is on record.
@@ -87,12 +80,13 @@ fn of_replica(node: Node, facts: &NodeFacts, windows: &[Window]) -> Vec<Tenure> 
                 }
                 for (txn, write) in undecided {
                     open.insert(*txn, all.len());
-                    let (key, voted) = (write.key.clone(), Some(t));
-                    let outcome = Outcome::Open;
-                    all.push(Tenure { txn: *txn, key, from: t, voted, to: t, outcome });
+                    all.push(Tenure::begun(*txn, &write.key, t, Some(t)));
                 }
             }
-            What::Prepared(txn, write) => take(*txn, &write.key, None, &mut all),
+            What::Prepared(txn, write) => {
+                open.insert(*txn, all.len());
+                all.push(Tenure::begun(*txn, &write.key, t, None));
+            }
             What::Voted(txn) => {
                 if let Some(at) = open.get(txn) {
                     all[*at].voted.get_or_insert(t);
@@ -134,7 +128,7 @@ pub(super) fn reigns(evidence: &Evidence, begun: &HashMap<TxnId, i64>) -> BTreeM
             What::Ended(txn) => {
                 all.entry(*txn).or_default().ended.get_or_insert(t);
             }
-            What::AbortTold { txn, to: Told::Client(_) | Told::Replica(_), .. } => {
+            What::AbortTold { txn, .. } => {
                 all.entry(*txn).or_default().aborted.get_or_insert(t);
             }
             _ => {}

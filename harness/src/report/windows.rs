@@ -198,21 +198,6 @@ fn nodes_of(value: &Json) -> Vec<String> {
     nodes.into_iter().collect()
 }
 
-/// The times in which any of these was in force, in order and apart.
-#[must_use]
-pub fn union(windows: &[Window]) -> Vec<(u64, u64)> {
-    let mut spans: Vec<_> = windows.iter().map(|window| (window.from, window.to)).collect();
-    spans.sort_unstable();
-    let mut apart: Vec<(u64, u64)> = Vec::new();
-    for (from, to) in spans {
-        match apart.last_mut() {
-            Some(last) if from <= last.1 => last.1 = last.1.max(to),
-            _ => apart.push((from, to)),
-        }
-    }
-    apart
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -263,7 +248,6 @@ mod tests {
                 span("kill r3", 900, 1000, None, true),
             ]
         );
-        assert_eq!(union(&told), [(0, 500), (600, 800), (900, 1000)]);
         assert_eq!(told[3].at.as_deref(), Some("master > r1 lost"));
         assert_eq!((told[0].in_doubt, told[1].txn.as_deref()), (Some(3), Some("1.7")));
     }

@@ -4,12 +4,15 @@
 //! `cargo test -p harness --test browser -- --ignored` takes the pictures of `histories/golden` anew.
 
 mod chrome;
+#[path = "../support/copy.rs"]
+mod copy;
+#[path = "../support/server.rs"]
+mod server;
 
 use std::{
     fs::{self, OpenOptions},
-    io::{BufRead as _, BufReader, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
 };
 
 use harness::{
@@ -19,7 +22,7 @@ use harness::{
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 
-use self::chrome::Chrome;
+use self::{chrome::Chrome, copy::copy, server::Server};
 
 const READY: &str = "document.documentElement.dataset.ready === 'yes'";
 
@@ -48,18 +51,6 @@ fn kept() -> Vec<PathBuf> {
     walk(&golden(), &mut found);
     found.sort();
     found
-}
-
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("it may be made");
-    for entry in fs::read_dir(from).expect("it can be listed").flatten() {
-        let (path, to) = (entry.path(), to.join(entry.file_name()));
-        if path.is_dir() {
-            copy(&path, &to);
-        } else {
-            fs::copy(&path, &to).expect("it may be copied");
-        }
-    }
 }
 
 /// A copy of a kept run, judged, with its page.
@@ -198,34 +189,8 @@ fn the_verdict_is_there_without_scripts() {
     no_errors(&mut chrome, "without scripts");
 }
 
-/// The program's server, ended with this.
-struct Server {
-    process: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(store: &Path) -> Server {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_harness"))
-            .args(["serve", "--addr", "127.0.0.1:0", "--store"])
-            .arg(store)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the harness starts");
-        let mut said = String::new();
-        let out = process.stdout.take().expect("it is piped");
-        BufReader::new(out).read_line(&mut said).expect("it says where");
-        let address = said.split(" on ").nth(1).and_then(|rest| rest.split(' ').next());
-        let address = address.expect("an address").to_owned();
-        Server { process, address }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+fn url(server: &Server, path: &str) -> String {
+    format!("http://{}{path}", server.host)
 }
 
 #[test]
@@ -239,7 +204,7 @@ fn the_runs_of_a_store_are_looked_at() {
     }
     let server = Server::start(store.path());
     let rows = "[...document.querySelectorAll('#runs tbody tr')].filter((row) => !row.hidden)";
-    chrome.open(&server.address, &format!("{rows}.length === 3"));
+    chrome.open(&url(&server, "/"), &format!("{rows}.length === 3"));
     chrome.value(
         "(() => { const f = document.querySelector('input[name=filter]'); f.value = 'unknown'; \
          f.dispatchEvent(new Event('input')); })()",
@@ -277,7 +242,7 @@ fn the_runs_of_a_store_are_looked_at() {
     };
     line(0, "invoke");
     chrome.open(
-        &format!("{}run/twopc-none/20260105T000000Z/", server.address),
+        &url(&server, "/run/twopc-none/20260105T000000Z/"),
         "document.querySelector('#total').textContent === '1'",
     );
     line(1, "fail");
@@ -396,7 +361,7 @@ fn pictures() {
     }
     let server = Server::start(store.path());
     chrome.dark(false);
-    chrome.open(&server.address, "document.querySelector('#runs')");
+    chrome.open(&url(&server, "/"), "document.querySelector('#runs')");
     let picture = chrome.picture(Some("body"));
     fs::write(golden().join("pictures/runs.png"), picture).expect("it may be written");
 }
