@@ -20,7 +20,7 @@ use crate::{
         linearizability::Limits,
     },
     nemesis::{Faults, Harm, Strike},
-    report::locks,
+    report,
     runner::{self, Options, RunError, duration_text, parse_duration},
 };
 
@@ -103,6 +103,7 @@ pub async fn blocking(
         let options = args.options(peers);
         let made = runner::run(&options, interrupt.clone(), false).await?;
         let (run, results) = command::judge(&made.directory, &Limits::default())?;
+        report::write(&made.directory, &run, &results).map_err(CommandError::Load)?;
         worst = worst.max(results.verdict);
         judged.push(format!("{}: {}", results.verdict, made.directory.display()));
         rows.extend(measured(&run, args, peers));
@@ -170,7 +171,8 @@ impl BlockingArgs {
         Options {
             faults: "master-uncertainty".parse::<Faults>().expect("it is one"),
             time_limit: each * u32::try_from(script.len()).unwrap_or(u32::MAX),
-            concurrency: 10,
+            // One at a time, so that every lock is about the transaction that the master died over.
+            concurrency: 1,
             rate: 0.0,
             keys: 16,
             replicas: self.replicas,
@@ -180,7 +182,10 @@ impl BlockingArgs {
             system: "twopc".to_owned(),
             system_bin: None,
             broken: Vec::new(),
-            peers,
+            // Nobody waits for the most inquiries that can be had.
+            timing: if peers { "" } else { "peers_after=255" }.parse().expect("timings"),
+            relay: false,
+            lie: false,
             script: Some(script),
         }
     }
@@ -188,7 +193,7 @@ impl BlockingArgs {
 
 /// How long locks were held that were in doubt when the master went.
 fn measured(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
-    let (absences, locks) = locks(run);
+    let (absences, locks) = report::locks(run);
     args.points()
         .into_iter()
         .map(|point| {
@@ -249,7 +254,7 @@ mod tests {
         let options = args.options(false);
         let script = options.script.expect("a script");
         assert_eq!(script.len(), 8);
-        assert!(!options.peers && options.time_limit >= args.gone * 8);
+        assert!(options.timing.to_string().contains("255") && options.time_limit >= args.gone * 8);
         assert!(script.iter().all(|strike| strike.harm.outage() == args.gone));
     }
 }

@@ -3,8 +3,13 @@
 
 mod test;
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 use system::cli::{MasterArgs, ReplicaArgs};
@@ -15,11 +20,19 @@ use crate::{
     checker::{
         Validity,
         command::{self, CheckArgs, CommandError, GenerateArgs, ReplayArgs},
+        linearizability::Limits,
     },
     model::{self, command::ModelArgs},
-    report::inspect::{InspectArgs, InspectError, inspect},
+    report::{
+        self,
+        inspect::{InspectArgs, InspectError, inspect},
+    },
     rules::{self, RulesArgs},
-    schedule,
+    runner::{
+        follow_signals,
+        forced::{self, Forced},
+    },
+    schedule::{self, Schedule},
     sim::{self, command::SimArgs},
     web::{ServeArgs, ServeError, serve},
 };
@@ -124,8 +137,18 @@ enum Command {
     Check(CheckArgs),
     /// Write a synthetic history to standard output, valid or with a planted violation.
     Generate(GenerateArgs),
-    /// Run the journals of recorded runs through the nodes' machines again, and compare.
-    Replay(ReplayArgs),
+    /// Run the journals of recorded runs through the nodes' machines again, and compare; or run a
+    /// schedule of the model or the simulator again.
+    Replay {
+        #[command(flatten)]
+        args: ReplayArgs,
+        /// Force schedules on real processes, step by step, and judge the run.
+        #[arg(long)]
+        real: bool,
+        /// Where runs are kept.
+        #[arg(long, value_name = "DIR", default_value = "histories", requires = "real")]
+        store: PathBuf,
+    },
     /// Explore every schedule of a small cluster: the machines that run, by stateright.
     Model(ModelArgs),
     /// Run the machines of a cluster in virtual time, under weather that a seed draws.
@@ -168,7 +191,8 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::test(&args),
         Command::Check(args) => judged(command::check(&args, &mut io::stdout().lock())),
         Command::Generate(args) => judged(command::generate(&args, &mut io::stdout().lock())),
-        Command::Replay(args) => replay(&args),
+        Command::Replay { args, real: false, .. } => replay(&args),
+        Command::Replay { args, real: true, store } => force(&args, &store),
         Command::Model(args) => explored(model::command::run(&args)),
         Command::Sim(args) => explored(sim::command::run(&args, &mut io::stdout().lock())),
         Command::Rules(args) => explored(rules::run(&args, &mut io::stdout().lock())),
@@ -226,6 +250,38 @@ fn replay(args: &ReplayArgs) -> Result<Exit, Problem> {
     }
     let journals = ReplayArgs { paths: paths.into_iter().cloned().collect() };
     judged(command::replay(&journals, &mut out).map(|found| found.max(verdict)))
+}
+
+/// Forces schedules on real processes, and judges what came of it.
+fn force(args: &ReplayArgs, store: &Path) -> Result<Exit, Problem> {
+    let mut verdict = Validity::Valid;
+    for path in &args.paths {
+        let named = || path.display().to_string();
+        let schedule = Schedule::read(path).with_context(named).map_err(Problem::arguments)?;
+        let options = forced::options(&schedule, store.to_owned());
+        let options = options.map_err(anyhow::Error::msg).with_context(named);
+        let options = options.map_err(Problem::arguments)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let mut out = io::stdout().lock();
+        let (mut not, mut written) = (0, Ok(()));
+        let made = runtime.block_on(async {
+            let interrupt = follow_signals().map_err(Problem::failed)?;
+            let tell = |number: usize, step: &_, became: &Forced| {
+                not += u32::from(matches!(became, Forced::Not(_)));
+                let line = writeln!(out, "{:>3}. {step}\n       {became}", number + 1);
+                written = std::mem::replace(&mut written, Ok(())).and(line);
+            };
+            forced::run(&schedule, &options, interrupt, tell).await.map_err(Problem::failed)
+        })?;
+        written?;
+        writeln!(out, "{} steps, {not} of them not forced", schedule.steps.len())?;
+        let results = command::judge(&made.directory, &Limits::default());
+        let (run, results) = results.map_err(Problem::failed)?;
+        report::write(&made.directory, &run, &results).map_err(Problem::failed)?;
+        command::say(&results, &made.directory, &mut out)?;
+        verdict = verdict.max(results.verdict);
+    }
+    Ok(verdict.into())
 }
 
 /// What an exploration found as an exit status.

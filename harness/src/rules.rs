@@ -1,8 +1,11 @@
 //! The scoreboard: every rule of the protocol broken in turn, and who notices. Knows the model and
 //! what each rule needs to matter; nothing of how the model explores.
 
+mod real;
+
 use std::{
     io::Write,
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -17,6 +20,7 @@ use crate::{
         command::script,
         explore::{Bounds, Explored, explore},
     },
+    runner::parse_duration,
     sim::command::{Seeds, try_seeds},
 };
 
@@ -35,6 +39,30 @@ pub struct RulesArgs {
     /// Give the simulator so many seeds to find each broken rule; none leaves it out.
     #[arg(long, default_value_t = 500)]
     pub seeds: u64,
+    /// On real processes instead: each rule with the faults that it guards against, until it is
+    /// caught, so many times; then as many runs with the rule kept. And two controls: a change
+    /// that is none, which must not be caught, and a harness that lies, which must be.
+    #[arg(long)]
+    pub real: bool,
+    /// With --real: catch each rule so many times.
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "real",
+          value_parser = clap::builder::RangedU64ValueParser::<u32>::new().range(1..))]
+    pub runs: u32,
+    /// With --real: give up on catching a rule after so many runs in a row.
+    #[arg(long, value_name = "N", default_value_t = 6, requires = "real",
+          value_parser = clap::builder::RangedU64ValueParser::<u32>::new().range(1..))]
+    pub tries: u32,
+    /// With --real: the load of each run takes so long.
+    #[arg(long, value_name = "TIME", default_value = "6s", requires = "real",
+          value_parser = parse_duration)]
+    pub time: Duration,
+    /// With --real: the first seed; the others follow from it.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "real")]
+    pub seed: u64,
+    /// With --real: where runs are kept; of those that end as they should only the last one of
+    /// each rule that was caught.
+    #[arg(long, value_name = "DIR", default_value = "histories", requires = "real")]
+    pub store: PathBuf,
 }
 
 /// What a rule needs to matter: small clusters, smallest first.
@@ -79,8 +107,11 @@ fn clusters(rule: Rule) -> Vec<Options> {
 /// are not, and nothing is caught where no rule is broken.
 ///
 /// # Errors
-/// It cannot be printed.
+/// It cannot be printed, or, on real processes, the runs cannot be made.
 pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
+    if args.real {
+        return real::run(args, out);
+    }
     let bounds = Bounds {
         time: Some(Duration::from_secs(args.time_limit)),
         threads: args.threads,

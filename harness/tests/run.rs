@@ -301,3 +301,21 @@ fn broken_rules_are_caught() {
         assert!(caught, "{rule} was not caught");
     }
 }
+
+#[test]
+fn a_counterexample_of_the_model_is_forced_on_processes() {
+    let place = Place::new();
+    let schedule = place.scratch.path().join("schedule.json");
+    let mut model = Command::new(env!("CARGO_BIN_EXE_harness"));
+    model.args(["model", "--transactions", "1", "--replica-crashes", "1"]);
+    model.args(["--break", "vote-forced", "--schedule"]).arg(&schedule);
+    let output = model.output().expect("it starts");
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let (status, said) = place.run(&format!("replay --real {}", schedule.display()));
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("steps, 0 of them not forced"), "{said}");
+    assert!(said.contains("voted yes on 1.1"), "{said}");
+    assert_eq!(json(&place.latest().join("results.json"))["verdict"], "invalid");
+    assert_eq!(place.left(), 1, "only the schedule: {said}");
+}

@@ -175,7 +175,8 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, Command
     let (runs, files): (Vec<&PathBuf>, Vec<&PathBuf>) =
         args.paths.iter().partition(|path| path.join("test.json").exists());
     for path in runs {
-        let (_, results) = judge(path, &args.limits())?;
+        let (run, results) = judge(path, &args.limits())?;
+        report::write(path, &run, &results)?;
         worst = worst.max(results.verdict);
         if args.json {
             serde_json::to_writer(&mut *out, &results).map_err(io::Error::from)?;
@@ -266,10 +267,10 @@ fn say_file(report: &FileReport, out: &mut impl Write) -> io::Result<()> {
     )
 }
 
-/// Judges a run directory, and writes its `results.json` and its page.
+/// Judges a run directory and writes its `results.json`.
 ///
 /// # Errors
-/// The record cannot be read, or what was found cannot be written.
+/// The record cannot be read, or the results cannot be written.
 pub fn judge(directory: &Path, limits: &Limits) -> Result<(Run, Results), CommandError> {
     if !directory.join("history.jsonl").exists() {
         let reason = "no run directory: it has no history.jsonl";
@@ -281,7 +282,6 @@ pub fn judge(directory: &Path, limits: &Limits) -> Result<(Run, Results), Comman
     text.push('\n');
     let path = directory.join("results.json");
     fs::write(&path, text).map_err(|source| LoadError::File { path, source })?;
-    report::write(directory, &run, &results)?;
     Ok((run, results))
 }
 

@@ -11,11 +11,7 @@ use anyhow::Context as _;
 use clap::{Args, builder::RangedU64ValueParser};
 use indicatif::ProgressBar;
 use system::protocol::Rule;
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::{runtime::Runtime, sync::watch};
 
 use super::{Exit, Problem};
 use crate::{
@@ -23,8 +19,8 @@ use crate::{
     checker::{Results, Validity, command, linearizability::Limits},
     generator::{Mix, run_seeds},
     nemesis::Faults,
-    report::summary::Tally,
-    runner::{self, Made, Options, parse_duration},
+    report::{self, summary::Tally},
+    runner::{self, Made, Options, Timings, follow_signals, parse_duration},
     systems::twopc::find_programs,
 };
 
@@ -89,18 +85,18 @@ pub(super) struct TestArgs {
     #[arg(long = "break", value_name = "RULE")]
     broken: Vec<Rule>,
 
-    /// Whether replicas in doubt ask each other when the master is silent: on or off.
-    #[arg(long, value_name = "ON|OFF", default_value = "on", value_parser = parse_switch,
-          action = clap::ArgAction::Set)]
-    peers: bool,
-}
+    /// Other periods for the nodes, as in their configuration: inquire=100,peers_after=1.
+    #[arg(long, value_name = "NAME=N,...", default_value_t = Timings::default())]
+    timing: Timings,
 
-fn parse_switch(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err(format!("'{text}' is no switch: want on or off")),
-    }
+    /// Let the messages between the nodes pass through the harness though no fault asks for it, to
+    /// see what that costs.
+    #[arg(long)]
+    relay: bool,
+
+    /// Record unknown outcomes as failures: a harness that lies, which the checks must find out.
+    #[arg(long, hide = true)]
+    lie: bool,
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -125,7 +121,9 @@ impl TestArgs {
             system: self.system.clone(),
             system_bin: self.system_bin.clone(),
             broken: self.broken.clone(),
-            peers: self.peers,
+            timing: self.timing.clone(),
+            relay: self.relay,
+            lie: self.lie,
             script: None,
         }
     }
@@ -221,30 +219,9 @@ fn judge(made: Made) -> Result<Judged, Problem> {
     // What this harness has just written it can read; if not, it has failed.
     let (run, results) =
         command::judge(&made.directory, &Limits::default()).map_err(Problem::failed)?;
+    report::write(&made.directory, &run, &results).map_err(Problem::failed)?;
     if let Some(bar) = checking {
         bar.finish_and_clear();
     }
     Ok(Judged { made, tally: Tally::of(&run.events), results })
-}
-
-/// Turns true at the first signal to end. The second one ends the harness at once; its nodes die
-/// with it.
-fn follow_signals() -> io::Result<watch::Receiver<bool>> {
-    let (wanted, interrupt) = watch::channel(false);
-    let mut signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
-        .into_iter()
-        .map(signal)
-        .collect::<io::Result<Vec<_>>>()?;
-    tokio::spawn(async move {
-        for first in [true, false] {
-            let next = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
-            futures::future::select_all(next).await;
-            if !first {
-                std::process::exit(Exit::Failed as i32);
-            }
-            eprintln!("harness: ending the run in order; once more to end it at once");
-            wanted.send_replace(true);
-        }
-    });
-    Ok(interrupt)
 }

@@ -104,6 +104,9 @@ enum Sky {
     EchoOf(&'static str),
     /// One way is blocked, and then everything arrives at once.
     Jam,
+    /// One replica is not asked to vote until those that have voted have given the master up, and
+    /// have asked the others instead.
+    Rumour,
 }
 
 /// Many messages are struck for a while.
@@ -119,6 +122,7 @@ impl Weather {
     pub(super) fn new(count: u8) -> Self {
         let mut skies =
             vec![Sky::Loss, Sky::Loss, Sky::Disorder, Sky::Disorder, Sky::Echo, Sky::Jam];
+        skies.extend([Sky::Rumour; 3]);
         skies.extend(["prepare", "decide", "vote-yes", "ack"].map(Sky::LossOf));
         skies.extend(["decide", "decide", "vote-yes", "ack"].map(Sky::LateOf));
         skies.extend(["vote-yes", "vote-yes", "prepare", "decide"].map(Sky::EchoOf));
@@ -155,7 +159,26 @@ fn between(range: Range<u64>) -> Range<Duration> {
 impl Fault for Weather {
     fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
         let share = rng.random_range(0.02..0.3);
+        let calm = Duration::from_millis(rng.random_range(20..500));
         let ((victim, pattern), deed) = match self.skies.deal(rng) {
+            Sky::Rumour => {
+                let (victim, unasked) = self.all_of("prepare", rng);
+                let questions = Pattern {
+                    kinds: ["inquire", "pending"].into(),
+                    ..Pattern::ways(ways(&self.nodes))
+                };
+                return Strike::of(
+                    FaultName::Messages,
+                    calm,
+                    victim,
+                    Trigger::Message(unasked, Deed::Hold),
+                    Harm::Network {
+                        snares: vec![(questions, Deed::Drop)],
+                        // Within the vote timeout, so that the vote, once it comes, still counts.
+                        lasts: Duration::from_millis(rng.random_range(400..800)),
+                    },
+                );
+            }
             Sky::Loss => (self.some(share), Deed::Drop),
             Sky::LossOf(kind) => (self.all_of(kind, rng), Deed::Drop),
             Sky::Disorder => (self.some(1.0), Deed::Delay(between(0..40))),
@@ -174,7 +197,7 @@ impl Fault for Weather {
         };
         Strike::of(
             FaultName::Messages,
-            Duration::from_millis(rng.random_range(20..500)),
+            calm,
             victim,
             Trigger::Now,
             Harm::Network {

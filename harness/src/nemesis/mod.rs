@@ -269,6 +269,8 @@ pub struct Strike {
     pub meanwhile: Option<Box<Strike>>,
     /// Another blow, when this one is over and the cluster has not yet come back from it.
     pub then: Option<Box<Strike>>,
+    /// The next strike does not wait until the cluster has come back from this one.
+    pub hasty: bool,
 }
 
 impl Strike {
@@ -282,7 +284,7 @@ impl Strike {
     }
 
     fn of(fault: FaultName, calm: Duration, victim: Node, trigger: Trigger, harm: Harm) -> Self {
-        Strike { fault, calm, victim, trigger, harm, meanwhile: None, then: None }
+        Strike { fault, calm, victim, trigger, harm, meanwhile: None, then: None, hasty: false }
     }
 }
 
@@ -312,8 +314,8 @@ pub struct Schedule {
     faults: Vec<Box<dyn Fault>>,
     names: Vec<FaultName>,
     round: Deck<usize>,
-    /// How many strikes were dealt.
-    dealt: usize,
+    /// So many strikes are still to be quick ones.
+    quick: usize,
     /// Faults that missed before they had struck at all: they come next.
     again: Vec<usize>,
     struck: BTreeSet<FaultName>,
@@ -328,7 +330,8 @@ const ROOM_MIN: Duration = Duration::from_millis(250);
 /// So many strikes are drawn in search of one that can be a second one.
 const DRAWS: usize = 6;
 
-/// With more faults than this, the first round is a quick one, so that a short run meets them all.
+/// With more faults than this, both hands begin with a quick round, as many strikes as there are
+/// faults, so that a short run meets them all.
 const MANY: usize = 4;
 
 /// The longest calm before, and the longest outage of, a strike of a quick round.
@@ -338,6 +341,7 @@ impl Schedule {
     /// What one hand does to a cluster of so many replicas; none if the faults leave it nothing.
     #[must_use]
     pub fn new(faults: &Faults, replicas: u8, hand: Hand, rng: ChaCha8Rng) -> Option<Self> {
+        let quick = if faults.names().len() > MANY { faults.names().len() } else { 0 };
         let names: Vec<_> = faults.names().iter().copied().filter(|fault| fault.by(hand)).collect();
         let faults: Vec<Box<dyn Fault>> = names
             .iter()
@@ -367,7 +371,7 @@ impl Schedule {
         let doubling = (names.len() > 1 && !at_any_time.is_empty()).then(|| Deck::new(at_any_time));
         let round = (!faults.is_empty()).then(|| Deck::new((0..faults.len()).collect()))?;
         let (again, struck) = (Vec::new(), BTreeSet::new());
-        Some(Schedule { faults, names, round, dealt: 0, again, struck, doubling, rng })
+        Some(Schedule { faults, names, round, quick, again, struck, doubling, rng })
     }
 
     /// These strikes, one after the other, and again from the first.
@@ -380,7 +384,7 @@ impl Schedule {
         let faults: Vec<Box<dyn Fault>> = vec![Box::new(Script { strikes, at: 0 })];
         let (round, doubling) = (Deck::new(vec![0]), None);
         let (again, struck) = (Vec::new(), BTreeSet::new());
-        Schedule { faults, names, round, dealt: 0, again, struck, doubling, rng }
+        Schedule { faults, names, round, quick: 0, again, struck, doubling, rng }
     }
 
     /// Takes note of whether a strike of this fault has found its mark. A fault that has never
@@ -400,10 +404,13 @@ impl Iterator for Schedule {
     fn next(&mut self) -> Option<Strike> {
         let fault = self.again.pop().unwrap_or_else(|| self.round.deal(&mut self.rng));
         let mut strike = self.faults[fault].next(&mut self.rng);
-        self.dealt += 1;
-        if self.names.len() > MANY && self.dealt <= self.names.len() {
-            strike.calm = QUICK.min(strike.calm);
+        if self.quick > 0 {
+            self.quick -= 1;
+            strike.hasty = true;
             strike.harm.shorten(QUICK);
+            if self.names.len() > MANY {
+                strike.calm = QUICK.min(strike.calm);
+            }
         } else if strike.harm.outage() >= ROOM_MIN && self.rng.random_bool(0.75) {
             strike.meanwhile = self.second(&strike).map(Box::new);
         } else if self.rng.random_bool(0.25) {

@@ -95,7 +95,7 @@ impl Nemesis<'_> {
         {
             doubted.extend(self.strike(then).await?.unwrap_or_default());
         }
-        if let Some(deadline) = self.recovery_deadline {
+        if let Some(deadline) = self.recovery_deadline.filter(|_| !strike.hasty) {
             self.recovery(strike, &doubted, deadline).await?;
         }
         Ok(true)

@@ -10,6 +10,8 @@
 
 mod pattern;
 mod relay;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +28,10 @@ use proto::v1 as pb;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use system::{protocol::Node, wire};
+use system::{
+    protocol::{Message, Node},
+    wire,
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -165,6 +170,35 @@ impl Snare {
         // It goes on by itself if it takes longer.
         let _ = timeout(patience, sending).await;
         struck
+    }
+
+    /// Sends on, to be seen arriving once more, the last held message on a way of which this is
+    /// true. It stays held. False if there is none, or it finds no stream in time.
+    pub async fn deliver(
+        &self,
+        way: Way,
+        which: impl Fn(&Message) -> bool,
+        patience: Duration,
+    ) -> bool {
+        let held = {
+            let state = self.switch.lock();
+            let held = state.snares.get(&self.number).map(|laid| laid.held.iter().rev());
+            let mut on_way = held.into_iter().flatten().filter(|(on, _)| *on == way);
+            on_way.find_map(|(_, envelope)| {
+                let message = wire::from_wire(envelope.clone()).ok()?;
+                which(&message).then(|| envelope.clone())
+            })
+        };
+        let Some(envelope) = held else { return false };
+        timeout(patience, self.switch.send(way, envelope)).await.is_ok()
+    }
+
+    /// Lets messages pass again, and loses those that are held.
+    pub fn discard(self) {
+        let mut state = self.switch.lock();
+        if let Some(laid) = state.snares.get_mut(&self.number) {
+            laid.held.clear();
+        }
     }
 
     fn take(&mut self) -> Option<(Struck, tokio::task::JoinHandle<()>)> {

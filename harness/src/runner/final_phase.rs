@@ -28,7 +28,7 @@ pub(super) async fn settle(
     cluster: &Cluster,
     recorder: &Recorder,
     mut worker: Worker,
-    keys: u32,
+    keys: Vec<String>,
     directory: &RunDir,
     progress: &Progress,
 ) -> Result<(), RunError> {
@@ -47,7 +47,7 @@ pub(super) async fn settle(
     progress.phase("reading every key");
     let give_up = Instant::now() + READS_DEADLINE;
     let mut unread = Vec::new();
-    for key in (0..keys).map(|n| format!("k{n}")) {
+    for key in keys {
         let left = give_up.saturating_duration_since(Instant::now());
         let read = worker.read(&key, left).await;
         if read.map_err(super::io_error("cannot write the history"))?.is_err() {

@@ -5,10 +5,12 @@
 mod address;
 pub mod cluster;
 mod final_phase;
+pub mod forced;
 mod options;
 mod progress;
 mod rundir;
 mod scratch;
+mod signals;
 mod worker;
 
 use std::{
@@ -27,7 +29,8 @@ use tokio::{
     time::{Instant, interval, sleep, sleep_until},
 };
 
-pub use self::options::{Options, RESOLUTION_DEADLINE, duration_text, parse_duration};
+pub use self::options::{Options, RESOLUTION_DEADLINE, Timings, duration_text, parse_duration};
+pub use self::signals::follow_signals;
 use self::{
     address::Address,
     cluster::{Cluster, ClusterError},
@@ -125,83 +128,121 @@ async fn make(
     mut interrupt: watch::Receiver<bool>,
     progress: &Progress,
 ) -> Result<Made, RunError> {
-    let started = SystemTime::now();
-    fs::create_dir_all(&options.store)
-        .map_err(io_error(format!("cannot make {}", options.store.display())))?;
-    let directory = RunDir::create(&options.store, &options.label(), started)
-        .map_err(io_error("cannot make the run directory"))?;
-    let scratch = Scratch::create(&std::env::temp_dir()).map_err(io_error(format!(
-        "cannot make a directory for the nodes' data in {}",
-        std::env::temp_dir().display()
-    )))?;
-    let relayed = options.faults.names().iter().any(|fault| fault.needs_network());
-    // The nodes, a second process of one of them, and a relay before each replica.
-    let replicas = u16::from(options.replicas);
-    let address = Address::claim(2 * replicas + 2)
-        .map_err(io_error("no loopback address with free ports was found"))?;
-    let mut places = Places {
-        addresses: BTreeMap::new(),
-        relays: BTreeMap::new(),
-        beside: address.node(replicas + 1),
-        scratch: scratch.path().to_owned(),
-        records: BTreeMap::new(),
-    };
-    for n in 0..=options.replicas {
-        let node = if n == 0 { Node::Master } else { Node::Replica(n) };
-        places.addresses.insert(node, address.node(n.into()));
-        if relayed && node != Node::Master {
-            places.relays.insert(node, address.node(replicas + 1 + u16::from(n)));
-        }
-        let records =
-            directory.node(&node.to_string()).map_err(io_error("cannot make directories"))?;
-        places.records.insert(node, records);
-    }
-    let logs = places.records.iter().map(|(node, path)| (*node, path.join("log"))).collect();
-    let system: Arc<dyn System> =
-        Arc::new(Twopc::set_up(options, &places).map_err(io_error("cannot set the system up"))?);
-    let history = directory.history();
-    let recorder = Recorder::create(&history)
-        .map_err(io_error(format!("cannot create {}", history.display())))?;
-    write_json(&directory.test(), &options.to_json(&rundir::utc(started), recorder.origin()))?;
-    let online = Watch::default();
-    recorder.observe({
-        let (progress, online) = (progress.clone(), online.clone());
-        move |event| {
-            progress.count(event);
-            // Should it not understand the history, it sees nothing; the check afterwards tells.
-            let _ = online.feed(event);
-        }
-    });
-
-    let relays = places.relays.iter().map(|(node, at)| (*node, (*at, places.addresses[node])));
-    let network = relayed
-        .then(|| Network::start(places.cluster(), relays.collect(), options.seed))
-        .transpose()
-        .map_err(io_error("cannot put relays between the nodes"))?
-        .map(Arc::new);
-
-    let cluster = Arc::new(Cluster::new(system.clone(), recorder.clone(), logs)?);
-    progress.phase("starting the nodes");
-    for node in cluster.nodes().collect::<Vec<_>>() {
-        cluster.start(node).await?;
-    }
-    if cluster.until_ready(READY_DEADLINE).await.is_none() {
-        return Err(RunError::NotReady { nodes: directory.path().join("nodes") });
-    }
-
+    let stage = Stage::set_up(options, progress).await?;
+    stage.until_ready().await?;
     progress.phase("load");
-    let scene = Scene { cluster: cluster.clone(), network, recorder: recorder.clone() };
-    let worker = load(options, &scene, online, &mut interrupt, progress).await?;
-    progress.phase("healing");
-    final_phase::settle(&cluster, &recorder, worker, options.keys, &directory, progress).await?;
-    progress.phase("stopping the nodes");
-    for node in cluster.stop().await {
-        let value = json!({ "node": node, "status": "it did not end when told to" });
-        note(&recorder, "died", value)?;
+    let online = stage.online.clone();
+    let worker = load(options, &stage.scene, online, &mut interrupt, progress).await?;
+    let keys = (0..options.keys).map(|n| format!("k{n}")).collect();
+    let directory = stage.close(worker, keys, progress).await?;
+    Ok(Made { directory, interrupted: *interrupt.borrow() })
+}
+
+/// All that a run stands on, while it lasts.
+struct Stage {
+    directory: RunDir,
+    scene: Scene,
+    online: Watch,
+    _scratch: Scratch,
+    _address: Address,
+}
+
+impl Stage {
+    /// Makes the run's directory and starts its nodes.
+    async fn set_up(options: &Options, progress: &Progress) -> Result<Self, RunError> {
+        let started = SystemTime::now();
+        fs::create_dir_all(&options.store)
+            .map_err(io_error(format!("cannot make {}", options.store.display())))?;
+        let directory = RunDir::create(&options.store, &options.label(), started)
+            .map_err(io_error("cannot make the run directory"))?;
+        let scratch = Scratch::create(&std::env::temp_dir()).map_err(io_error(format!(
+            "cannot make a directory for the nodes' data in {}",
+            std::env::temp_dir().display()
+        )))?;
+        let relayed =
+            options.relay || options.faults.names().iter().any(|fault| fault.needs_network());
+        // The nodes, a second process of one of them, and a relay before each replica.
+        let replicas = u16::from(options.replicas);
+        let address = Address::claim(2 * replicas + 2)
+            .map_err(io_error("no loopback address with free ports was found"))?;
+        let mut places = Places {
+            addresses: BTreeMap::new(),
+            relays: BTreeMap::new(),
+            beside: address.node(replicas + 1),
+            scratch: scratch.path().to_owned(),
+            records: BTreeMap::new(),
+        };
+        for n in 0..=options.replicas {
+            let node = if n == 0 { Node::Master } else { Node::Replica(n) };
+            places.addresses.insert(node, address.node(n.into()));
+            if relayed && node != Node::Master {
+                places.relays.insert(node, address.node(replicas + 1 + u16::from(n)));
+            }
+            let records =
+                directory.node(&node.to_string()).map_err(io_error("cannot make directories"))?;
+            places.records.insert(node, records);
+        }
+        let logs = places.records.iter().map(|(node, path)| (*node, path.join("log"))).collect();
+        let system: Arc<dyn System> = Arc::new(
+            Twopc::set_up(options, &places).map_err(io_error("cannot set the system up"))?,
+        );
+        let history = directory.history();
+        let recorder = Recorder::create(&history)
+            .map_err(io_error(format!("cannot create {}", history.display())))?;
+        write_json(&directory.test(), &options.to_json(&rundir::utc(started), recorder.origin()))?;
+        let online = Watch::default();
+        recorder.observe({
+            let (progress, online) = (progress.clone(), online.clone());
+            move |event| {
+                progress.count(event);
+                // Should it not understand the history, it sees nothing; the check afterwards
+                // tells.
+                let _ = online.feed(event);
+            }
+        });
+
+        let relays = places.relays.iter().map(|(node, at)| (*node, (*at, places.addresses[node])));
+        let network = relayed
+            .then(|| Network::start(places.cluster(), relays.collect(), options.seed))
+            .transpose()
+            .map_err(io_error("cannot put relays between the nodes"))?
+            .map(Arc::new);
+
+        let cluster = Arc::new(Cluster::new(system, recorder.clone(), logs)?);
+        let scene = Scene { cluster: cluster.clone(), network, recorder };
+        let stage = Stage { directory, scene, online, _scratch: scratch, _address: address };
+        progress.phase("starting the nodes");
+        for node in cluster.nodes().collect::<Vec<_>>() {
+            cluster.start(node).await?;
+        }
+        Ok(stage)
     }
-    recorder.flush().map_err(io_error("cannot write the history"))?;
-    let interrupted = *interrupt.borrow();
-    Ok(Made { directory: directory.path().to_owned(), interrupted })
+
+    async fn until_ready(&self) -> Result<(), RunError> {
+        match self.scene.cluster.until_ready(READY_DEADLINE).await {
+            Some(_) => Ok(()),
+            None => Err(RunError::NotReady { nodes: self.directory.path().join("nodes") }),
+        }
+    }
+
+    /// Heals everything, reads everything, and ends the nodes; the run's directory.
+    async fn close(
+        self,
+        worker: Worker,
+        keys: Vec<String>,
+        progress: &Progress,
+    ) -> Result<PathBuf, RunError> {
+        let Scene { cluster, recorder, .. } = &self.scene;
+        progress.phase("healing");
+        final_phase::settle(cluster, recorder, worker, keys, &self.directory, progress).await?;
+        progress.phase("stopping the nodes");
+        for node in cluster.stop().await {
+            let value = json!({ "node": node, "status": "it did not end when told to" });
+            note(recorder, "died", value)?;
+        }
+        recorder.flush().map_err(io_error("cannot write the history"))?;
+        Ok(self.directory.path().to_owned())
+    }
 }
 
 /// What the nemesis acts on.
@@ -227,6 +268,7 @@ async fn load(
     for number in 0..options.concurrency {
         let client = cluster.system().client().map_err(io_error("cannot make a client"))?;
         let worker = Worker::new(number, options.concurrency, client, recorder.clone());
+        let worker = if options.lie { worker.lying() } else { worker };
         let generator = Generator::new(
             options.seed,
             number,

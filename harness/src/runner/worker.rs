@@ -27,6 +27,7 @@ pub(super) struct Worker {
     concurrency: u64,
     client: Box<dyn Client>,
     recorder: Recorder,
+    lies: bool,
 }
 
 impl Worker {
@@ -36,7 +37,19 @@ impl Worker {
         client: Box<dyn Client>,
         recorder: Recorder,
     ) -> Self {
-        Worker { process: number.into(), concurrency: concurrency.into(), client, recorder }
+        Worker {
+            process: number.into(),
+            concurrency: concurrency.into(),
+            client,
+            recorder,
+            lies: false,
+        }
+    }
+
+    /// A worker that takes an unknown outcome for a failure: the mistake that a tester must not
+    /// make, and that its checks must find.
+    pub(super) fn lying(self) -> Self {
+        Worker { lies: true, ..self }
     }
 
     /// Asks what the generator says until the load ends, and gives the worker back.
@@ -58,6 +71,14 @@ impl Worker {
             }
         }
         Ok(self)
+    }
+
+    /// Asks once.
+    ///
+    /// # Errors
+    /// The history cannot be written.
+    pub(super) async fn ask(&mut self, operation: &Operation) -> io::Result<()> {
+        self.perform(operation).await.map(|_| ())
     }
 
     /// Reads a key until somebody answers.
@@ -102,7 +123,9 @@ impl Worker {
         };
         self.recorder.record(Action::Client(event.clone()))?;
         let mut answer = self.client.perform(operation, deadline).await;
-        if let (Answer::Info { error }, Function::Get) = (&answer, f) {
+        if let Answer::Info { error } = &answer
+            && (f == Function::Get || self.lies)
+        {
             // A get has no effect that could come late: it did not happen.
             answer = Answer::Fail { error: error.clone(), nobody: false };
         }

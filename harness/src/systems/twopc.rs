@@ -89,13 +89,12 @@ impl Twopc {
         let listed: Vec<_> = replicas.map(|node| format!("\"{}\"", found(node))).collect();
         let master = places.addresses[&Node::Master];
         let text = format!(
-            "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\n",
+            "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\n{}",
             places.cluster(),
-            listed.join(", ")
+            listed.join(", "),
+            options.timing.table()
         );
-        // Nobody waits for the most inquiries that can be had.
-        let timing = if options.peers { "" } else { "\n[timing]\npeers_after = 255\n" };
-        fs::write(&config, text + timing)?;
+        fs::write(&config, text)?;
         let address =
             |address: &SocketAddr| address.to_string().parse::<Address>().map_err(io::Error::other);
         let addresses = places

@@ -78,10 +78,18 @@ impl Follow for Scan {
         self.arriving = None;
         match event {
             Event::Message { from, message: Message { body, .. } } => {
-                if let Body::VoteYes { txn } | Body::Inquire { txn } = body
-                    && let Some(yes) = self.voting.get_mut(&txn)
-                {
-                    yes.insert(from);
+                let prepared = match body {
+                    Body::VoteYes { txn } | Body::Inquire { txn } => vec![txn],
+                    // What a handshake names is durably prepared: a yes, should the vote be lost.
+                    Body::FenceOk { in_doubt, .. } => {
+                        in_doubt.into_iter().map(|(txn, _)| txn).collect()
+                    }
+                    _ => Vec::new(),
+                };
+                for txn in prepared {
+                    if let Some(yes) = self.voting.get_mut(&txn) {
+                        yes.insert(from);
+                    }
                 }
             }
             Event::Client { call, request: Request::Write(_) } => self.arriving = Some(call),
@@ -148,6 +156,40 @@ impl Follow for Scan {
                 }
             }
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use system::protocol::{StoreId, Write};
+
+    use super::{
+        super::{Fact, Place},
+        *,
+    };
+
+    #[test]
+    fn a_handshake_that_names_a_transaction_is_a_yes() {
+        let txn = TxnId::new(4, 120);
+        let key = Key::from("k4");
+        let message = |body| Message { store: StoreId(1), epoch: 4, floor: txn, body };
+        let write = Write { key: key.clone(), value: None };
+        let prepare = message(Body::Prepare { txn, write, resolves: Vec::new() });
+        let handshake = |in_doubt| message(Body::FenceOk { boot: 3, in_doubt });
+        for (in_doubt, missing) in
+            [(vec![(txn, key.clone())], Vec::new()), (Vec::new(), vec![Node::Replica(1)])]
+        {
+            let mut scan = Scan::new(1);
+            let mut facts = Vec::new();
+            let place = Place { node: Node::Master, line: 1, time: 0 };
+            let mut out = Sink { facts: &mut facts, place };
+            scan.effect(Effect::Send { to: Node::Replica(1), message: prepare.clone() }, &mut out);
+            let from = Node::Replica(1);
+            scan.event(Event::Message { from, message: handshake(in_doubt) }, &mut out);
+            let decided = Record::Decided { txn, key: key.clone() };
+            scan.effect(Effect::Append(decided), &mut out);
+            assert_eq!(facts, [Fact { place, what: What::DecisionAppended { txn, missing } }]);
         }
     }
 }

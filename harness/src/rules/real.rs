@@ -1,0 +1,307 @@
+//! The scoreboard's column for real processes: each rule broken in runs with the faults that it
+//! guards against, until a check notices; the same runs with the rule kept; and the controls.
+//! Knows which faults a rule needs; nothing of how they are made.
+
+use std::{collections::BTreeMap, fs, io::Write, path::PathBuf, time::Instant};
+
+use anyhow::Context as _;
+use system::protocol::Rule;
+use tokio::{runtime::Runtime, sync::watch};
+
+use super::RulesArgs;
+use crate::{
+    checker::{Validity, command::judge, linearizability::Limits},
+    generator::{Mix, run_seeds},
+    runner::{self, Options, follow_signals},
+};
+
+/// The runs in which something is to be noticed.
+#[derive(Clone, Copy, Debug)]
+struct Scene {
+    faults: &'static str,
+    concurrency: u32,
+    timing: &'static str,
+    /// How many times as long as others.
+    length: u32,
+}
+
+impl Scene {
+    const fn of(faults: &'static str) -> Self {
+        Scene { faults, concurrency: 10, timing: "", length: 1 }
+    }
+
+    /// Everything takes its time.
+    const fn all() -> Self {
+        Scene { length: 2, ..Scene::of("all") }
+    }
+}
+
+/// Replicas that turn to their peers within the vote timeout.
+const IMPATIENT: &str = "inquire=100,peers_after=1";
+
+/// What a rule needs to matter, as far as runs can give it.
+fn scene(rule: Rule) -> Result<Scene, &'static str> {
+    Ok(match rule {
+        Rule::DecisionForced => Scene::of("master-uncertainty"),
+        Rule::NoGuessInDoubt | Rule::PreparedWaits => {
+            Scene { timing: IMPATIENT, ..Scene::of("master-uncertainty") }
+        }
+        Rule::VoteForced | Rule::AckAfterDurable => Scene::of("replica-uncertainty"),
+        // A read must meet the key of a write that waits for a vote, so it takes many readers.
+        Rule::RelockOnRecovery => {
+            Scene { concurrency: 30, ..Scene::of("kill-replica,pause-replica,messages") }
+        }
+        Rule::ReadsRespectLocks => Scene::of("master-uncertainty,messages"),
+        Rule::ForgetAfterAllAcks
+        | Rule::KeepOutcomeUntilFloor
+        | Rule::FloorWaitsForAcks
+        | Rule::CommitIsFinal
+        | Rule::ResolvesOnPrepare => Scene::of("messages"),
+        Rule::RefuseBeforePeerAbort => Scene { timing: IMPATIENT, ..Scene::of("messages") },
+        Rule::WriteAll => Scene::of("kill-replica,partition"),
+        Rule::ExclusiveStore => Scene::of("twin-master"),
+        Rule::EmptyStoreRefused => Scene::of("wipe-replica"),
+        Rule::MasterBootForces => Scene::all(),
+        Rule::ReplicaBootForces => {
+            return Err("what a restart finds can be lost again only by a loss of power");
+        }
+        Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => Scene::all(),
+    })
+}
+
+/// What came of trying to have something noticed.
+#[derive(Debug, Default)]
+struct Score {
+    /// For each time that it was: after how many runs, and seconds.
+    caught: Vec<(u32, f64)>,
+    /// How many times it was not, in all the runs that it was given.
+    missed: u32,
+    /// Which checks noticed it, how many times.
+    by: BTreeMap<String, u32>,
+    /// Runs that were neither valid nor invalid.
+    unknown: u32,
+    runs: u32,
+}
+
+/// Makes runs and judges them.
+struct Bench<'a> {
+    args: &'a RulesArgs,
+    runtime: Runtime,
+    interrupt: watch::Receiver<bool>,
+}
+
+/// Prints the column: valid if every rule that can be caught is, the redundant ones are not, no
+/// run with every rule kept is anything but valid, and the controls end as they should.
+///
+/// # Errors
+/// The runs cannot be made, or it cannot be printed.
+pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let interrupt = runtime.block_on(async { follow_signals() })?;
+    let bench = Bench { args, runtime, interrupt };
+    writeln!(
+        out,
+        "{:<26}{:<24}{:>8}{:>8}{:>9}  by, and the same runs with the rule kept",
+        "rule", "faults", "caught", "runs", "seconds"
+    )?;
+    let mut verdict = Validity::Valid;
+    let rules = if args.rules.is_empty() { Rule::ALL } else { &args.rules };
+    for rule in rules {
+        if bench.interrupted() {
+            return Ok(verdict.max(Validity::Unknown));
+        }
+        let scene = match scene(*rule) {
+            Ok(scene) => scene,
+            Err(why) => {
+                writeln!(out, "{:<26}not on processes: {why}", rule.name())?;
+                continue;
+            }
+        };
+        let broken = bench.options(scene, Some(*rule));
+        // What must not be noticed gets as many runs as what must.
+        let tries = if rule.redundant() { 1 } else { args.tries };
+        let score = bench.score(&broken, tries)?;
+        let clean = bench.score(&bench.options(scene, None), 1)?;
+        verdict = verdict.max(score.verdict(!rule.redundant())).max(clean.verdict(false));
+        show(rule.name(), scene.faults, &score, Some(&clean), out)?;
+    }
+    if args.rules.is_empty() {
+        let other = Scene { timing: OTHER_TIMING, ..Scene::all() };
+        let score = bench.score(&bench.options(other, None), 1)?;
+        verdict = verdict.max(score.verdict(false));
+        show("(other periods)", other.faults, &score, None, out)?;
+        let lying = Scene::of("kill-master");
+        let lying = Options { lie: true, ..bench.options(lying, None) };
+        let score = bench.score(&lying, args.tries)?;
+        verdict = verdict.max(score.verdict(true));
+        show("(a lying harness)", "kill-master", &score, None, out)?;
+    }
+    Ok(verdict)
+}
+
+/// A change that is none: every period is another, and outcomes are dropped as soon as they may be.
+const OTHER_TIMING: &str =
+    "vote=600,resend=60,inquire=150,peers_after=1,heartbeat=100,floor_batch=1";
+
+impl Bench<'_> {
+    fn interrupted(&self) -> bool {
+        *self.interrupt.borrow()
+    }
+
+    fn options(&self, scene: Scene, broken: Option<Rule>) -> Options {
+        Options {
+            faults: scene.faults.parse().expect("these faults exist"),
+            time_limit: self.args.time * scene.length,
+            concurrency: scene.concurrency,
+            rate: 0.0,
+            keys: 16,
+            replicas: 3,
+            mix: Mix::default(),
+            seed: 0,
+            store: self.args.store.clone(),
+            system: "twopc".to_owned(),
+            system_bin: None,
+            broken: broken.into_iter().collect(),
+            timing: scene.timing.parse().expect("these periods exist"),
+            relay: false,
+            lie: false,
+            script: None,
+        }
+    }
+
+    /// Makes runs until something was noticed as often as it was asked for, each time in at most
+    /// so many runs. Of what was noticed the last run is kept.
+    fn score(&self, options: &Options, tries: u32) -> anyhow::Result<Score> {
+        let mut score = Score::default();
+        let mut kept: Option<PathBuf> = None;
+        let mut seeds = run_seeds(self.args.seed, self.args.runs.saturating_mul(tries));
+        for _ in 0..self.args.runs {
+            let began = Instant::now();
+            let mut after = 0;
+            let caught = loop {
+                if after == tries {
+                    break false;
+                }
+                let Some(seed) = seeds.next() else { break false };
+                if self.interrupted() {
+                    return Ok(score);
+                }
+                after += 1;
+                score.runs += 1;
+                let options = Options { seed, ..options.clone() };
+                let made =
+                    self.runtime.block_on(runner::run(&options, self.interrupt.clone(), true))?;
+                let (_, results) = judge(&made.directory, &Limits::default())?;
+                match results.verdict {
+                    Validity::Valid => remove(made.directory)?,
+                    Validity::Unknown => score.unknown += 1,
+                    Validity::Invalid => {
+                        let found = results.checks.iter();
+                        for check in found.filter(|check| check.verdict == Validity::Invalid) {
+                            *score.by.entry(check.check.clone()).or_default() += 1;
+                        }
+                        if let Some(before) = kept.replace(made.directory) {
+                            remove(before)?;
+                        }
+                        break true;
+                    }
+                }
+            };
+            if caught {
+                score.caught.push((after, began.elapsed().as_secs_f64()));
+            } else {
+                score.missed += 1;
+            }
+        }
+        Ok(score)
+    }
+}
+
+fn remove(directory: PathBuf) -> anyhow::Result<()> {
+    fs::remove_dir_all(&directory).with_context(|| directory.display().to_string())
+}
+
+impl Score {
+    /// Whether this is as it should be.
+    fn verdict(&self, to_be_caught: bool) -> Validity {
+        match (to_be_caught, self.caught.is_empty(), self.missed, self.unknown) {
+            (true, true, ..) | (false, false, ..) => Validity::Invalid,
+            (true, false, 0, _) | (false, true, _, 0) => Validity::Valid,
+            (true, false, ..) | (false, true, ..) => Validity::Unknown,
+        }
+    }
+
+    fn medians(&self) -> Option<(u32, f64)> {
+        let mut runs: Vec<_> = self.caught.iter().map(|(runs, _)| *runs).collect();
+        let mut seconds: Vec<_> = self.caught.iter().map(|(_, seconds)| *seconds).collect();
+        runs.sort_unstable();
+        seconds.sort_by(f64::total_cmp);
+        Some((*runs.get(runs.len() / 2)?, *seconds.get(seconds.len() / 2)?))
+    }
+}
+
+/// A line of the column.
+fn show(
+    name: &str,
+    faults: &str,
+    score: &Score,
+    clean: Option<&Score>,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let caught = format!("{} of {}", score.caught.len(), score.caught.len() as u32 + score.missed);
+    let (runs, seconds) = score.medians().map_or_else(
+        || (String::from("-"), String::from("-")),
+        |(runs, seconds)| (runs.to_string(), format!("{seconds:.1}")),
+    );
+    let mut by: Vec<_> = score.by.iter().collect();
+    by.sort_by_key(|(_, times)| std::cmp::Reverse(**times));
+    let by: Vec<_> = by.iter().map(|(check, times)| format!("{check} {times}")).collect();
+    let mut by = if by.is_empty() { "nothing".to_owned() } else { by.join(", ") };
+    if score.unknown > 0 {
+        by.push_str(&format!("; {} of {} runs unknown", score.unknown, score.runs));
+    }
+    if let Some(clean) = clean {
+        by.push_str(&match (clean.caught.len(), clean.unknown) {
+            (0, 0) => format!("; kept: {} runs, all valid", clean.runs),
+            (alarms, unknown) => {
+                format!("; kept: {} runs, {alarms} FALSE ALARMS, {unknown} unknown", clean.runs)
+            }
+        });
+    }
+    writeln!(out, "{name:<26}{faults:<24}{caught:>8}{runs:>8}{seconds:>9}  {by}")?;
+    out.flush()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nemesis::Faults;
+
+    #[test]
+    fn every_rule_has_a_scene_or_a_reason() {
+        for rule in Rule::ALL {
+            match scene(*rule) {
+                Ok(scene) => {
+                    scene.faults.parse::<Faults>().expect(scene.faults);
+                    scene.timing.parse::<runner::Timings>().expect(scene.timing);
+                }
+                Err(why) => assert!(!why.is_empty()),
+            }
+        }
+        OTHER_TIMING.parse::<runner::Timings>().expect(OTHER_TIMING);
+    }
+
+    #[test]
+    fn what_must_be_caught_and_what_must_not() {
+        let seen = Score { caught: vec![(2, 9.0), (1, 5.0), (4, 30.0)], ..Score::default() };
+        assert_eq!(seen.medians(), Some((2, 9.0)));
+        assert_eq!(seen.verdict(true), Validity::Valid);
+        assert_eq!(seen.verdict(false), Validity::Invalid);
+        let unseen = Score { missed: 3, ..Score::default() };
+        assert_eq!(unseen.verdict(true), Validity::Invalid);
+        assert_eq!(unseen.verdict(false), Validity::Valid);
+        assert_eq!(Score { unknown: 1, ..unseen }.verdict(false), Validity::Unknown);
+        assert_eq!(Score { missed: 1, ..seen }.verdict(true), Validity::Unknown);
+    }
+}

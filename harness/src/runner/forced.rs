@@ -1,0 +1,556 @@
+//! A schedule of the model or the simulator on real processes, step by step: messages wait in the
+//! relays until the schedule delivers them, processes stop themselves where a record is to be lost,
+//! and each step is seen in the journals before the next. What cannot be brought about is said.
+//! Knows how to bring a step about, not what it is good for.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    fs::File,
+    io::{Read as _, Seek as _, SeekFrom},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde_json::json;
+use system::{
+    journal::Entry,
+    node::{Place, Role},
+    protocol::{Body, Effect, Event, Lsn, Message, Node, Request, TimerId, Timing, Write},
+};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+use super::{
+    Made, Options, RunError, Stage, Timings, cluster::Attempt, cluster::Trial, io_error, note,
+    progress::Progress, worker::Worker,
+};
+use crate::{
+    generator::{Mix, Operation},
+    network::{Deed, Pattern, Snare},
+    schedule::{self, Schedule, Step},
+    supervisor::Process,
+};
+
+/// What a step does is seen in a journal within this time, or it does not happen.
+const STEP_DEADLINE: Duration = Duration::from_millis(1_500);
+
+/// Beyond a timer's own period, it has run out by then.
+const TIMER_SLACK: Duration = Duration::from_millis(1_500);
+
+/// How often the journals are looked at.
+const POLL_PERIOD: Duration = Duration::from_millis(5);
+
+/// Periods of timers that the schedule wants to run out, in milliseconds.
+const SOON: [(&str, u64); 3] = [("vote", 1_500), ("resend", 900), ("inquire", 700)];
+
+/// Periods of those that it does not want: beyond the schedule, and within what a cluster has to
+/// come to rest afterwards.
+const LATE: [(&str, u64); 3] = [("vote", 4_000), ("resend", 2_500), ("inquire", 2_500)];
+
+/// What became of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Forced {
+    /// It was brought about.
+    Done,
+    /// It came by itself, as it does in a process that nobody holds.
+    Itself,
+    /// It could not be brought about, in words.
+    Not(String),
+}
+
+impl fmt::Display for Forced {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Forced::Done => f.write_str("forced"),
+            Forced::Itself => f.write_str("came by itself"),
+            Forced::Not(why) => write!(f, "NOT FORCED: {why}"),
+        }
+    }
+}
+
+fn not<T>(why: impl Into<String>) -> Result<T, String> {
+    Err(why.into())
+}
+
+/// What a run that forces this schedule is told.
+///
+/// # Errors
+/// In words: real processes cannot do what the schedule is about.
+pub fn options(schedule: &Schedule, store: PathBuf) -> Result<Options, String> {
+    let schedule::Setup { replicas, rules, timing, .. } = &schedule.setup;
+    let wanted = |name: &str| {
+        schedule.steps.iter().any(|step| match step {
+            Step::Timer { id: TimerId::Vote(_), .. } => name == "vote",
+            Step::Timer { id: TimerId::Resend { .. }, .. } => name == "resend",
+            Step::Timer { id: TimerId::Inquire(_), .. } => name == "inquire",
+            _ => false,
+        })
+    };
+    let Timing { peers_after, floor_batch, .. } = timing;
+    let mut periods = vec![format!("peers_after={peers_after},floor_batch={floor_batch}")];
+    for ((name, soon), (_, late)) in SOON.iter().zip(LATE) {
+        periods.push(format!("{name}={}", if wanted(name) { *soon } else { late }));
+    }
+    Ok(Options {
+        faults: "none".parse()?,
+        time_limit: Duration::ZERO,
+        concurrency: 1,
+        rate: 0.0,
+        keys: 1,
+        replicas: *replicas,
+        mix: Mix::default(),
+        seed: 0,
+        store,
+        system: "twopc".to_owned(),
+        system_bin: None,
+        broken: rules.broken().collect(),
+        timing: periods.join(",").parse::<Timings>()?,
+        relay: true,
+        lie: false,
+        script: None,
+    })
+}
+
+/// Forces a schedule on a cluster of processes, tells what became of each step as it goes, and
+/// makes a run of it.
+///
+/// # Errors
+/// The harness cannot do its part.
+pub async fn run(
+    schedule: &Schedule,
+    options: &Options,
+    interrupt: watch::Receiver<bool>,
+    mut tell: impl FnMut(usize, &Step, &Forced),
+) -> Result<Made, RunError> {
+    let progress = Progress::new(Duration::ZERO, true);
+    let stage = Stage::set_up(options, &progress).await?;
+    let network = stage.scene.network.clone().expect("the options ask for relays");
+    let kinds = [Role::Master, Role::Replica].map(|role| role.kinds(Place::Send).iter().copied());
+    // Those by which nodes know of each other, and nothing else.
+    let kinds = kinds.into_iter().flatten().filter(|kind| !["heartbeat", "alive"].contains(kind));
+    let everything = Pattern { kinds: kinds.collect(), ..Pattern::default() };
+    // From empty stores the handshake is a part of the schedule.
+    let early = (!schedule.setup.settled).then(|| network.lay(everything.clone(), Deed::Hold));
+    let held = match early {
+        Some(held) => held,
+        None => {
+            stage.until_ready().await?;
+            network.lay(everything, Deed::Hold)
+        }
+    };
+    let mut director = Director {
+        journals: journals(&stage),
+        stage: &stage,
+        held,
+        losses: losses(schedule),
+        lost: BTreeMap::new(),
+        clients: JoinSet::new(),
+        twin: None,
+        keys: Vec::new(),
+    };
+    for (number, step) in schedule.steps.iter().enumerate() {
+        if *interrupt.borrow() {
+            break;
+        }
+        director.arm(number);
+        let mut became = director.force(step).await;
+        if let Err(why) = director.lies(number).await {
+            became = Err(why);
+        }
+        let forced = became.unwrap_or_else(Forced::Not);
+        let value = json!({ "step": step.to_string(), "became": forced.to_string() });
+        note(&stage.scene.recorder, "step", value)?;
+        tell(number, step, &forced);
+    }
+    let Director { held, clients, keys, twin, .. } = director;
+    drop(twin);
+    held.discard();
+    for done in clients.join_all().await {
+        done.map_err(io_error("cannot write the history"))?;
+    }
+    let worker = worker(&stage, 1_000_000)?;
+    let directory = stage.close(worker, keys, &progress).await?;
+    Ok(Made { directory, interrupted: *interrupt.borrow() })
+}
+
+fn worker(stage: &Stage, number: u32) -> Result<Worker, RunError> {
+    let client = stage.scene.cluster.system().client().map_err(io_error("cannot make a client"))?;
+    Ok(Worker::new(number, 1_000, client, stage.scene.recorder.clone()))
+}
+
+/// A record that is to be lost: where, of which kind, and how many of the kind come before it in
+/// the step that appends it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Loss {
+    node: Node,
+    kind: &'static str,
+    before: u32,
+}
+
+/// By the number of the step that appends it, the first record that each crash is to lose: the
+/// process must be stopped before it becomes durable.
+fn losses(schedule: &Schedule) -> BTreeMap<usize, Loss> {
+    let mut losses = BTreeMap::new();
+    let mut cluster = schedule::Cluster::new(schedule.setup.clone());
+    let mut unforced: BTreeMap<Node, VecDeque<(usize, Loss)>> = BTreeMap::new();
+    for (number, step) in schedule.steps.iter().enumerate() {
+        let Ok(effects) = cluster.apply(step) else { return losses };
+        let node = step.node();
+        let waiting = unforced.entry(node).or_default();
+        match step {
+            Step::Force { upto, twin: false, .. } => {
+                let upto = usize::try_from(*upto).unwrap_or(usize::MAX);
+                waiting.drain(..upto.min(waiting.len()));
+            }
+            Step::Kill { keep, .. } | Step::PowerLoss { keep, .. } => {
+                if let Some((at, loss)) = waiting.get(*keep) {
+                    losses.insert(*at, loss.clone());
+                }
+                waiting.clear();
+            }
+            _ => {}
+        }
+        let mut seen: BTreeMap<&'static str, u32> = BTreeMap::new();
+        for effect in &effects {
+            if let Effect::Append(record) = effect {
+                let kind = record.kind();
+                let before = seen.entry(kind).or_default();
+                waiting.push_back((number, Loss { node, kind, before: *before }));
+                *before += 1;
+            }
+        }
+    }
+    losses
+}
+
+/// A journal that is read as it grows.
+struct Tail {
+    path: PathBuf,
+    read: u64,
+    /// Appended since the last start, and how many of them are durable.
+    appended: Lsn,
+    durable: Lsn,
+    entries: Vec<Entry>,
+    /// Entries up to here belong to earlier steps.
+    told: usize,
+}
+
+fn journals(stage: &Stage) -> BTreeMap<(Node, bool), Tail> {
+    let nodes = stage.scene.cluster.nodes().flat_map(|node| [(node, false), (node, true)]);
+    let tail = |(node, twin): (Node, bool)| {
+        let name = if twin { "foreign.jsonl" } else { "journal.jsonl" };
+        let path = stage.directory.path().join("nodes").join(node.to_string()).join(name);
+        let mut tail =
+            Tail { path, read: 0, appended: 0, durable: 0, entries: Vec::new(), told: 0 };
+        tail.follow();
+        tail.told = tail.entries.len();
+        ((node, twin), tail)
+    };
+    nodes.map(tail).collect()
+}
+
+impl Tail {
+    /// Takes in the whole lines that were added.
+    fn follow(&mut self) {
+        let Ok(mut file) = File::open(&self.path) else { return };
+        let mut text = Vec::new();
+        if file.seek(SeekFrom::Start(self.read)).is_err() || file.read_to_end(&mut text).is_err() {
+            return;
+        }
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        self.read += whole as u64;
+        for line in text[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let Ok(entry) = serde_json::from_slice::<Entry>(line) else { continue };
+            match &entry {
+                Entry::Start { .. } => (self.appended, self.durable) = (0, 0),
+                Entry::Effect(Effect::Append(_)) => self.appended += 1,
+                Entry::Event { event: Event::Persisted(lsn), .. } => self.durable = *lsn,
+                _ => {}
+            }
+            self.entries.push(entry);
+        }
+    }
+
+    /// Whether such an event has come since the last one that was waited for; what came up to it
+    /// is then told.
+    fn saw(&mut self, which: impl Fn(&Event) -> bool) -> bool {
+        self.follow();
+        let found = self.entries[self.told..]
+            .iter()
+            .position(|entry| matches!(entry, Entry::Event { event, .. } if which(event)));
+        if let Some(found) = found {
+            self.told += found + 1;
+        }
+        found.is_some()
+    }
+}
+
+/// Brings steps about.
+struct Director<'a> {
+    stage: &'a Stage,
+    held: Snare,
+    journals: BTreeMap<(Node, bool), Tail>,
+    losses: BTreeMap<usize, Loss>,
+    /// Nodes that lie with a record that is to be lost.
+    lost: BTreeMap<Node, &'static str>,
+    clients: JoinSet<std::io::Result<()>>,
+    twin: Option<Process>,
+    keys: Vec<String>,
+}
+
+impl Director<'_> {
+    /// Arms the point at which a process must stop, if this step appends what it is to lose.
+    fn arm(&self, number: usize) {
+        let Some(Loss { node, kind, before }) = self.losses.get(&number) else { return };
+        let role = if *node == Node::Master { "master" } else { "replica" };
+        let point = format!("{role}:before-persist:{kind}:{}", before + 1);
+        if let Some(process) = self.stage.scene.cluster.process(*node) {
+            // One that cannot be armed will not be seen lying.
+            let _ = process.arm(&point);
+        }
+    }
+
+    /// Waits until the process lies where it must, if this step was to make it so.
+    async fn lies(&mut self, number: usize) -> Result<(), String> {
+        let Some(Loss { node, kind, .. }) = self.losses.get(&number).cloned() else {
+            return Ok(());
+        };
+        let why = format!("{node} did not stop before its {kind} became durable");
+        let Some(process) = self.stage.scene.cluster.process(node) else { return Err(why) };
+        match process.wait_until(STEP_DEADLINE, crate::supervisor::State::lies_at_point).await {
+            Some(_) => {
+                self.lost.insert(node, kind);
+                Ok(())
+            }
+            None => Err(why),
+        }
+    }
+
+    async fn force(&mut self, step: &Step) -> Result<Forced, String> {
+        let node = step.node();
+        let crash = matches!(step, Step::Kill { .. } | Step::PowerLoss { .. } | Step::Wipe { .. });
+        if let (Some(kind), false) = (self.lost.get(&node), crash) {
+            return not(format!("{node} lies stopped, lest its {kind} become durable"));
+        }
+        match step {
+            Step::Client { request, .. } => self.ask(request).await,
+            Step::Deliver { from, to, message, twin } => {
+                self.deliver(*from, *to, message, *twin).await
+            }
+            Step::Force { node, twin, .. } => self.durable(*node, *twin).await,
+            Step::Timer { node, id, twin } => self.timer(*node, *id, *twin).await,
+            Step::Kill { node, .. } => Ok(self.crash(*node).await),
+            Step::PowerLoss { node, .. } => {
+                let lost = self.lost.contains_key(node);
+                let done = self.crash(*node).await;
+                if lost {
+                    // What never reached the disk is lost by a kill as well.
+                    return Ok(done);
+                }
+                not("killed instead: what was not synced stays with the operating system")
+            }
+            Step::Restart { node } => {
+                self.stage.scene.cluster.start(*node).await.map_err(|error| error.to_string())?;
+                Ok(Forced::Done)
+            }
+            Step::Twin { node } => self.start_twin(*node).await,
+            Step::Wipe { node } => {
+                self.crash(*node).await;
+                let system = self.stage.scene.cluster.system();
+                let empty = system.spare_directory(*node).map_err(|error| error.to_string())?;
+                system.adopt(*node, empty);
+                Ok(Forced::Done)
+            }
+        }
+    }
+
+    async fn crash(&mut self, node: Node) -> Forced {
+        self.stage.scene.cluster.kill(node).await;
+        self.lost.remove(&node);
+        Forced::Done
+    }
+
+    async fn ask(&mut self, request: &Request) -> Result<Forced, String> {
+        let (Request::Write(Write { key, .. }) | Request::Get { key, .. }) = request;
+        let key = key.to_string();
+        let operation = match request {
+            Request::Write(Write { value: Some(value), .. }) => {
+                Operation::Put { key: key.clone(), value: value.to_string() }
+            }
+            Request::Write(Write { value: None, .. }) => Operation::Del { key: key.clone() },
+            Request::Get { .. } => Operation::Get { key: key.clone() },
+        };
+        let number = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
+        let mut worker = worker(self.stage, number).map_err(|error| error.to_string())?;
+        self.clients.spawn(async move { worker.ask(&operation).await });
+        if !self.keys.contains(&key) {
+            self.keys.push(key);
+        }
+        let kind = request.kind();
+        let arrived = |event: &Event| matches!(event, Event::Client { request, .. } if request.kind() == kind);
+        self.until(Node::Master, false, STEP_DEADLINE, arrived, "the call did not arrive").await?;
+        Ok(Forced::Done)
+    }
+
+    async fn deliver(
+        &mut self,
+        from: Node,
+        to: Node,
+        message: &Message,
+        twin: bool,
+    ) -> Result<Forced, String> {
+        let wanted = message.body.clone();
+        let arrived = |event: &Event| matches!(event, Event::Message { from: by, message } if *by == from && alike(&message.body, &wanted));
+        if matches!(wanted, Body::Heartbeat | Body::Alive { .. }) {
+            self.until(to, twin, STEP_DEADLINE, arrived, "none came in time").await?;
+            return Ok(Forced::Itself);
+        }
+        let deadline = Instant::now() + STEP_DEADLINE;
+        while !self.held.deliver((from, to), |held| alike(&held.body, &wanted), STEP_DEADLINE).await
+        {
+            if Instant::now() >= deadline {
+                return not("no such message was sent");
+            }
+            sleep(POLL_PERIOD).await;
+        }
+        self.until(to, twin, STEP_DEADLINE, arrived, "it was sent on, and did not arrive").await?;
+        Ok(Forced::Done)
+    }
+
+    /// A process forces what it wants forced without being asked.
+    async fn durable(&mut self, node: Node, twin: bool) -> Result<Forced, String> {
+        let deadline = Instant::now() + STEP_DEADLINE;
+        loop {
+            let tail = self.journals.get_mut(&(node, twin)).expect("every node has one");
+            tail.follow();
+            if tail.durable > 0 && tail.durable >= tail.appended {
+                return Ok(Forced::Itself);
+            }
+            if Instant::now() >= deadline {
+                return not(format!("{} of {} records are durable", tail.durable, tail.appended));
+            }
+            sleep(POLL_PERIOD).await;
+        }
+    }
+
+    async fn timer(&mut self, node: Node, id: TimerId, twin: bool) -> Result<Forced, String> {
+        let period = SOON.iter().map(|(_, period)| Duration::from_millis(*period)).max();
+        let patience = period.unwrap_or_default() + TIMER_SLACK;
+        let ran_out = |event: &Event| matches!(event, Event::Timer(timer) if *timer == id);
+        self.until(node, twin, patience, ran_out, "it did not run out in time").await?;
+        Ok(Forced::Itself)
+    }
+
+    async fn start_twin(&mut self, node: Node) -> Result<Forced, String> {
+        let attempt = self.stage.scene.cluster.attempt(node, Attempt::Twin).await;
+        match attempt.map_err(|error| error.to_string())? {
+            Trial::Admitted(process) => {
+                self.twin = Some(process);
+                Ok(Forced::Done)
+            }
+            Trial::Refused { said, .. } => not(format!("it was refused: {said}")),
+            Trial::Undecided => not("it came up, and was not fenced in by the replicas"),
+        }
+    }
+
+    /// Waits until a node has met such an event.
+    async fn until(
+        &mut self,
+        node: Node,
+        twin: bool,
+        patience: Duration,
+        which: impl Fn(&Event) -> bool,
+        why: &str,
+    ) -> Result<(), String> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let tail = self.journals.get_mut(&(node, twin)).expect("every node has one");
+            if tail.saw(&which) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return not(why);
+            }
+            sleep(POLL_PERIOD).await;
+        }
+    }
+}
+
+/// Whether two messages say the same, though they speak of other stores, starts or waits.
+fn alike(real: &Body, wanted: &Body) -> bool {
+    match (real, wanted) {
+        (Body::Fence { .. }, Body::Fence { .. }) => true,
+        (Body::FenceOk { in_doubt: ours, .. }, Body::FenceOk { in_doubt: theirs, .. }) => {
+            ours == theirs
+        }
+        (Body::Read { read: ours, key, .. }, Body::Read { read: theirs, key: other, .. }) => {
+            (ours, key) == (theirs, other)
+        }
+        (Body::Prepare { txn, write, .. }, Body::Prepare { txn: other, write: theirs, .. }) => {
+            (txn, write) == (other, theirs)
+        }
+        (Body::Ack { txns: ours }, Body::Ack { txns: theirs }) => {
+            theirs.iter().all(|txn| ours.contains(txn))
+        }
+        _ => real == wanted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use system::protocol::{Key, Rule, Rules, TxnId, Value};
+
+    use super::*;
+    use crate::schedule::Setup;
+
+    fn setup() -> Setup {
+        Setup {
+            replicas: 1,
+            rules: Rules::ALL.without(Rule::VoteForced),
+            timing: Timing::default(),
+            peers: true,
+            settled: true,
+            bare: false,
+        }
+    }
+
+    #[test]
+    fn a_crash_that_loses_a_record_is_prepared_for_where_the_record_is_appended() {
+        let write = Write { key: Key::from("k"), value: Some(Value::from("v")) };
+        let client = Step::Client { call: 1, request: Request::Write(write) };
+        let mut cluster = schedule::Cluster::new(setup());
+        cluster.apply(&client).expect("a client may ask");
+        let (from, to, message) = cluster.under_way().next().expect("a Prepare").clone();
+        let steps = vec![
+            client,
+            Step::Deliver { from, to, message, twin: false },
+            Step::Kill { node: Node::Replica(1), keep: 0 },
+            Step::Restart { node: Node::Replica(1) },
+        ];
+        let schedule =
+            Schedule { setup: setup(), steps, broken: Vec::new(), origin: String::new() };
+        let loss = Loss { node: Node::Replica(1), kind: "prepare", before: 0 };
+        assert_eq!(losses(&schedule), [(1, loss)].into());
+        let options = options(&schedule, PathBuf::from("histories")).expect("it can be forced");
+        assert_eq!(options.broken, [Rule::VoteForced]);
+        assert!(options.timing.to_string().contains("vote=4000"), "{}", options.timing);
+    }
+
+    #[test]
+    fn messages_are_alike_whatever_store_they_come_from() {
+        let txn = TxnId::new(1, 1);
+        assert!(alike(
+            &Body::Ack { txns: vec![txn, TxnId::new(1, 2)] },
+            &Body::Ack { txns: vec![txn] }
+        ));
+        assert!(!alike(&Body::VoteYes { txn }, &Body::Inquire { txn }));
+        assert!(alike(
+            &Body::Fence { member: None },
+            &Body::Fence { member: Some(system::protocol::StoreId(3)) }
+        ));
+    }
+}
