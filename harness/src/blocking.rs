@@ -186,6 +186,7 @@ impl BlockingArgs {
             timing: if peers { "" } else { "peers_after=255" }.parse().expect("timings"),
             relay: false,
             lie: false,
+            fail_fast: false,
             script: Some(script),
         }
     }

@@ -19,7 +19,9 @@ use crate::{
     blocking::BlockingArgs,
     checker::{
         Validity,
-        command::{self, CheckArgs, CommandError, GenerateArgs, ReplayArgs},
+        command::{
+            self, CheckArgs, CommandError, ExportArgs, GenerateArgs, ReplayArgs, VerifyArgs,
+        },
         linearizability::Limits,
     },
     model::{self, command::ModelArgs},
@@ -135,6 +137,10 @@ enum Command {
     Test(TestArgs),
     /// Judge recorded runs again.
     Check(CheckArgs),
+    /// Verify the certificates that `check --certify` wrote, without the checker.
+    Verify(VerifyArgs),
+    /// Write a recorded history to standard output, as other tools read it.
+    Export(ExportArgs),
     /// Write a synthetic history to standard output, valid or with a planted violation.
     Generate(GenerateArgs),
     /// Run the journals of recorded runs through the nodes' machines again, and compare; or run a
@@ -190,6 +196,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command.unwrap_or(Command::Test(cli.test)) {
         Command::Test(args) => test::test(&args),
         Command::Check(args) => judged(command::check(&args, &mut io::stdout().lock())),
+        Command::Verify(args) => judged(command::verify(&args, &mut io::stdout().lock())),
+        Command::Export(args) => judged(command::export(&args, &mut io::stdout().lock())),
         Command::Generate(args) => judged(command::generate(&args, &mut io::stdout().lock())),
         Command::Replay { args, real: false, .. } => replay(&args),
         Command::Replay { args, real: true, store } => force(&args, &store),

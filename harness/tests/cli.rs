@@ -5,6 +5,7 @@
 mod copy;
 
 use std::{
+    fs,
     path::Path,
     process::{Command, Output},
 };
@@ -41,6 +42,14 @@ fn bad_arguments_end_with_254_and_a_reason() {
         (vec!["sing"], "sing"),
         (vec!["check"], "PATH"),
         (vec!["check", empty], "history.jsonl"),
+        (vec!["check", "/nonexistent"], "/nonexistent"),
+        (vec!["check", "a", "b", "--certify", "c"], "one PATH"),
+        (vec!["check", "a", "--format", "xml"], "'xml' is no format"),
+        (vec!["check", "a", "--spec", "queue"], "'queue' is no specification"),
+        (vec!["check", "a", "--memory", "1"], "not in 16"),
+        (vec!["verify", "/nonexistent", "c"], "/nonexistent"),
+        (vec!["export", empty, "--format", "edn"], "history.jsonl"),
+        (vec!["export", empty, "--format", "xml"], "'xml' is no format to write"),
         (vec!["replay", empty], "journal"),
         (vec!["inspect", empty], "test.json"),
     ] {
@@ -117,3 +126,95 @@ fn a_run_is_inspected() {
     assert_eq!(count(&["--process", "4000000000"]), Some(0));
     assert_eq!(harness(&["inspect", path, "--from", "soon"]).status.code(), Some(254));
 }
+
+/// Runs a command whose output goes into a file.
+fn into_file(arguments: &[&str], path: &Path) {
+    let output = harness(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    fs::write(path, output.stdout).expect("the disk has room");
+}
+
+/// A command's exit status, and what it said.
+fn said(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = harness(arguments);
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn histories_in_files_are_judged_certified_and_exported() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let [good, bad, edn, text, certificate] =
+        ["good.jsonl", "bad.jsonl", "good.edn", "bad.txt", "certificate"].map(path);
+    let generate = ["generate", "--ops", "3000", "--keys", "3", "--seed", "4"];
+    into_file(&generate, Path::new(&good));
+    into_file(&[&generate[..], &["--violate", "lost-write"]].concat(), Path::new(&bad));
+    into_file(&["export", &good, "--format", "edn"], Path::new(&edn));
+    into_file(&["export", &bad, "--format", "porcupine"], Path::new(&text));
+
+    // Many at once: a line each, and a total.
+    let (status, told) = said(&["check", &good, &bad, &edn, &text]);
+    assert_eq!(status, Some(1), "{told}");
+    for part in [
+        format!("valid: {good}: 3000 operations on 3 keys"),
+        format!("invalid: {bad}: "),
+        format!("valid: {edn}: "),
+        format!("invalid: {text}: "),
+        "k0: no order can be found once ".to_owned(),
+        "4 files: 2 valid, 2 invalid, 0 unknown".to_owned(),
+    ] {
+        assert!(told.contains(&part), "{part}\n{told}");
+    }
+    let (status, told) = said(&["check", "--json", &bad]);
+    let report: serde_json::Value = serde_json::from_str(&told).expect("one JSON object");
+    assert_eq!(
+        (status, &report["verdict"], &report["format"]),
+        (Some(1), &"invalid".into(), &"jsonl".into())
+    );
+
+    // What it is can be said, and is then not guessed.
+    assert_eq!(said(&["check", &edn, "--format", "edn", "--spec", "register"]).0, Some(0));
+    let (status, told) = said(&["check", &edn, "--format", "jsonl"]);
+    assert_eq!((status, told.contains("good.edn:1:")), (Some(254), true), "{told}");
+    // No time, no answer; tier 1 needs none, so another object is asked for.
+    fs::write(path("append"), APPENDS).expect("the disk has room");
+    assert_eq!(said(&["check", &path("append")]).0, Some(0));
+    let (status, told) = said(&["check", &path("append"), "--timeout", "0"]);
+    assert_eq!((status, told.contains("no answer within 0ns")), (Some(2), true), "{told}");
+    let (status, told) = said(&["check", &path("append"), "--spec", "register"]);
+    assert_eq!(
+        (status, told.contains("append:1:1: a register takes no append")),
+        (Some(254), true),
+        "{told}"
+    );
+
+    // A certificate stands by itself, and only for its own history.
+    let (status, told) = said(&["check", &good, "--certify", &certificate]);
+    assert_eq!((status, told.contains("3 of 3 keys certified")), (Some(0), true), "{told}");
+    let (status, told) = said(&["verify", &good, &certificate]);
+    assert_eq!((status, told.starts_with("valid: ")), (Some(0), true), "{told}");
+    let (status, told) = said(&["verify", &bad, &certificate]);
+    assert_eq!((status, told.starts_with("invalid: ")), (Some(1), true), "{told}");
+    // Two operations of the order change places: whichever they are, something is wrong then, or
+    // the verifier would be none.
+    let lines = fs::read_to_string(&certificate).expect("it was just written");
+    let mut line: serde_json::Value =
+        serde_json::from_str(lines.lines().next().expect("a key")).expect("JSON");
+    let order = line["order"].as_array_mut().expect("an order");
+    let last = order.len() - 1;
+    order.swap(0, last);
+    let rest: String = lines.lines().skip(1).map(|line| format!("{line}\n")).collect();
+    fs::write(&certificate, format!("{line}\n{rest}")).expect("the disk has room");
+    let (status, told) = said(&["verify", &good, &certificate]);
+    assert_eq!((status, told.starts_with("invalid: ")), (Some(1), true), "{told}");
+    fs::write(&certificate, "{\"key\":3}\n").expect("the disk has room");
+    let (status, told) = said(&["verify", &good, &certificate]);
+    assert_eq!((status, told.contains("certificate:1:8: ")), (Some(254), true), "{told}");
+}
+
+const APPENDS: &str = r#"{:process 8, :type :invoke, :f :append, :key "0", :value "x 8 0 y"}
+{:process 8, :type :ok, :f :append, :key "0", :value "x 8 0 y"}
+{:process 9, :type :invoke, :f :get, :key "0", :value nil}
+{:process 9, :type :ok, :f :get, :key "0", :value "x 8 0 y"}
+"#;

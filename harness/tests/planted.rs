@@ -12,6 +12,7 @@ use std::{
 use harness::{
     checker::{
         Validity,
+        certificate::{Certificates, Verified, verify_file},
         file::{FileReport, Reading, check_file},
     },
     history::synthetic::{Options, Plant, generate},
@@ -37,7 +38,22 @@ fn decide(plant: Option<Plant>, keys: u32, directory: &Path) -> FileReport {
     })
     .and_then(|()| out.flush())
     .expect("the disk has room");
-    check_file(&path, &Reading { certify: true, ..Reading::default() }).expect("well formed")
+    let certificate = directory.join("certificate.jsonl");
+    let certificates = Certificates::create(&certificate).expect("a new file");
+    let reading = Reading { certificates: Some(&certificates), ..Reading::default() };
+    let report = check_file(&path, &reading).expect("well formed");
+    certificates.finish().expect("the disk has room");
+    // Only k0 can be bad, and then it has no certificate.
+    let verified = verify_file(&path, None, None, &certificate).expect("well formed");
+    let keys = keys as usize;
+    match (plant, verified) {
+        (None, Verified::Accepted { keys: accepted, .. }) => assert_eq!(accepted, keys),
+        (Some(_), Verified::Refused { key, reason }) => {
+            assert_eq!((&*key, &*reason), ("k0", "it has no certificate"));
+        }
+        (_, verified) => panic!("{plant:?}: {verified:?}"),
+    }
+    report
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -14,23 +17,26 @@ use clap::Args;
 
 use super::{
     Judgement, LoadError, Results, Run, Validity,
+    certificate::{Certificates, Verified, verify_file},
     file::{FileReport, Reading, check_file},
     find_journals,
     linearizability::{Limits, Spec},
+    progress::{Meter, Progress},
     replay::{Difference, Replay, ReplayError, replay as replay_journal},
 };
 
 use crate::{
     history::{
         ReadError,
+        export::{self, ExportError, Target},
         formats::Format,
         synthetic::{self, Options, Plant},
     },
     report,
 };
 
-/// What a configuration of the checker takes, about, in bytes.
-const CONFIGURATION_BYTES: usize = 128;
+/// What a configuration of the checker takes at most, about, in bytes: measured.
+const CONFIGURATION_BYTES: usize = 384;
 
 /// What to check, and how much to spend on it.
 #[derive(Clone, Debug, Args)]
@@ -44,10 +50,12 @@ pub struct CheckArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,
 
-    /// Spend at most about so many MiB on one key; a larger file of our own format is parted by key
-    /// first.
-    #[arg(long, value_name = "MIB", default_value_t = 1024)]
-    pub memory: usize,
+    /// Take at most about so many MiB. A file that is larger is parted by key first, into temporary
+    /// files beside it; a key that is too large by itself is unknown, and how much it would take is
+    /// said.
+    #[arg(long, value_name = "MIB", default_value_t = 1024,
+          value_parser = clap::value_parser!(u32).range(16..))]
+    pub memory: u32,
 
     /// What files are: jsonl, edn, jepsen-log or porcupine; found by content if not given.
     #[arg(long, value_name = "FORMAT")]
@@ -57,13 +65,83 @@ pub struct CheckArgs {
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<Spec>,
 
-    /// Make a certificate for every key of a file that is linearizable, and have it verified.
-    #[arg(long)]
-    pub certify: bool,
+    /// Write a certificate for every key that is linearizable into this file: an order of its
+    /// operations that shows it. `harness verify` judges such files. Goes with one history.
+    #[arg(long, value_name = "FILE")]
+    pub certify: Option<PathBuf>,
 
     /// Print what was found as JSON, one object for each path.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What to verify.
+#[derive(Clone, Debug, Args)]
+pub struct VerifyArgs {
+    /// A run directory, or a history in a file.
+    #[arg(value_name = "PATH")]
+    pub history: PathBuf,
+
+    /// What `harness check --certify` wrote of it.
+    #[arg(value_name = "CERTIFICATES")]
+    pub certificates: PathBuf,
+
+    /// What the file is: jsonl, edn, jepsen-log or porcupine; found by content if not given.
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Option<Format>,
+
+    /// What its keys are: register (put, del, get, cas) or append.
+    #[arg(long, value_name = "SPEC")]
+    pub spec: Option<Spec>,
+}
+
+/// Verifies certificates, by a verifier that shares nothing with the checker.
+///
+/// # Errors
+/// A file cannot be read.
+pub fn verify(args: &VerifyArgs, out: &mut impl Write) -> Result<Validity, CommandError> {
+    let VerifyArgs { history, certificates, format, spec } = args;
+    let path = file_of(history)?;
+    let verified = verify_file(&path, *format, *spec, certificates).map_err(LoadError::History)?;
+    let name = certificates.display();
+    Ok(match verified {
+        Verified::Accepted { keys, operations } => {
+            writeln!(out, "valid: {name}: {keys} keys, {operations} operations in order")?;
+            Validity::Valid
+        }
+        Verified::Refused { key, reason } => {
+            writeln!(out, "invalid: {name}: {key}: {reason}")?;
+            Validity::Invalid
+        }
+    })
+}
+
+/// What to export.
+#[derive(Clone, Debug, Args)]
+pub struct ExportArgs {
+    /// A run directory, or a history of our own in a file.
+    #[arg(value_name = "PATH", default_value = "histories/latest")]
+    pub path: PathBuf,
+
+    /// As what: edn (Jepsen's history.edn) or porcupine (its key/value data).
+    #[arg(long, value_name = "FORMAT")]
+    pub format: Target,
+}
+
+/// Writes a recorded history in the words of another tool.
+///
+/// # Errors
+/// It cannot be read, or the other tool has no words for it.
+pub fn export(args: &ExportArgs, out: &mut impl Write) -> Result<Validity, CommandError> {
+    let path = file_of(&args.path)?;
+    let mut out = io::BufWriter::with_capacity(1 << 18, out);
+    export::export(&path, args.format, &mut out).map_err(|error| match error {
+        ExportError::Write(error) => CommandError::Write(error),
+        ExportError::Read(error) => CommandError::Load(LoadError::History(error)),
+        ExportError::EmptyText { .. } => CommandError::Export { path: path.clone(), source: error },
+    })?;
+    out.flush()?;
+    Ok(Validity::Valid)
 }
 
 /// What to generate.
@@ -120,10 +198,15 @@ pub fn generate(args: &GenerateArgs, out: &mut impl Write) -> Result<Validity, C
 }
 
 impl CheckArgs {
+    fn memory_bytes(&self) -> u64 {
+        u64::from(self.memory) << 20
+    }
+
     fn limits(&self) -> Limits {
         Limits {
             time: Duration::from_secs(self.timeout),
-            configurations: (self.memory << 20) / CONFIGURATION_BYTES,
+            configurations: usize::try_from(self.memory_bytes() / 2).unwrap_or(usize::MAX)
+                / CONFIGURATION_BYTES,
         }
     }
 }
@@ -158,6 +241,25 @@ pub enum CommandError {
         /// What was missing.
         reason: &'static str,
     },
+    /// A history cannot be said in another tool's words.
+    #[error("{}: {source}", path.display())]
+    Export {
+        /// The history.
+        path: PathBuf,
+        /// Why.
+        source: ExportError,
+    },
+    /// What was asked does not go together.
+    #[error("{0}")]
+    Arguments(&'static str),
+    /// A file of certificates cannot be written.
+    #[error("{}: {source}", path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// What was found cannot be said.
     #[error("cannot write: {0}")]
     Write(#[from] io::Error),
@@ -172,8 +274,11 @@ pub enum CommandError {
 /// A record cannot be read: nothing is said of the paths after it.
 pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, CommandError> {
     let mut worst = Validity::Valid;
-    let (runs, files): (Vec<&PathBuf>, Vec<&PathBuf>) =
-        args.paths.iter().partition(|path| path.join("test.json").exists());
+    let is_run = |path: &&PathBuf| args.certify.is_none() && path.join("test.json").exists();
+    let (runs, files): (Vec<&PathBuf>, Vec<&PathBuf>) = args.paths.iter().partition(is_run);
+    if args.certify.is_some() && args.paths.len() > 1 {
+        return Err(CommandError::Arguments("--certify goes with one PATH"));
+    }
     for path in runs {
         let (run, results) = judge(path, &args.limits())?;
         report::write(path, &run, &results)?;
@@ -188,7 +293,17 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, Command
     let files: Vec<PathBuf> =
         files.into_iter().map(|path| file_of(path)).collect::<Result<_, _>>()?;
     let mut counts = [0_usize; 3];
-    for report in check_files(&files, args) {
+    let certificates = args.certify.as_deref().map(|path| {
+        let io = |source| CommandError::Certificates { path: path.to_owned(), source };
+        Certificates::create(path).map_err(io).map(|open| (path, open))
+    });
+    let certificates = certificates.transpose()?;
+    let reports = check_files(&files, args, certificates.as_ref().map(|(_, open)| open));
+    if let Some((path, open)) = certificates {
+        let io = |source| CommandError::Certificates { path: path.to_owned(), source };
+        open.finish().map_err(io)?;
+    }
+    for report in reports {
         let report = report.map_err(LoadError::History)?;
         worst = worst.max(report.verdict);
         counts[report.verdict as usize] += 1;
@@ -220,14 +335,23 @@ fn file_of(path: &Path) -> Result<PathBuf, CommandError> {
 }
 
 /// Decides files, as many at a time as there are cores; what was found in their order.
-fn check_files(files: &[PathBuf], args: &CheckArgs) -> Vec<Result<FileReport, ReadError>> {
+fn check_files(
+    files: &[PathBuf],
+    args: &CheckArgs,
+    certificates: Option<&Certificates>,
+) -> Vec<Result<FileReport, ReadError>> {
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(files.len()).max(1);
     let Limits { time, configurations } = args.limits();
+    let meter = Arc::new(Meter::default());
+    let bytes = files.iter().filter_map(|file| Some(fs::metadata(file).ok()?.len())).sum();
+    let _progress = Progress::of(&meter, files.len(), bytes);
     let reading = Reading {
         format: args.format,
         spec: args.spec,
-        limits: Limits { time, configurations },
-        certify: args.certify,
-        memory: Some((args.memory << 20) as u64),
+        limits: Limits { time, configurations: configurations / workers },
+        certificates,
+        memory: Some(args.memory_bytes() / workers as u64),
+        meter: Some(&meter),
     };
     let next = AtomicUsize::new(0);
     let work = || {
@@ -236,9 +360,9 @@ fn check_files(files: &[PathBuf], args: &CheckArgs) -> Vec<Result<FileReport, Re
             let at = next.fetch_add(1, Ordering::Relaxed);
             let Some(path) = files.get(at) else { return reports };
             reports.push((at, check_file(path, &reading)));
+            meter.file_done();
         }
     };
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(files.len());
     let mut reports: Vec<(usize, Result<FileReport, ReadError>)> = thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         workers
@@ -251,16 +375,21 @@ fn check_files(files: &[PathBuf], args: &CheckArgs) -> Vec<Result<FileReport, Re
 }
 
 fn say_file(report: &FileReport, out: &mut impl Write) -> io::Result<()> {
-    let FileReport { path, verdict, keys, operations, certified, seconds, .. } = report;
+    let FileReport { path, verdict, keys, operations, certified, parts, seconds, .. } = report;
     for sentence in report.violations.iter().chain(&report.doubts) {
         writeln!(out, "  {}", sentence.trim_end().replace('\n', "\n    "))?;
     }
-    let certified =
-        if *certified > 0 { format!(", {certified} keys certified") } else { String::new() };
+    let mut rest = String::new();
+    if *parts > 1 {
+        rest.push_str(&format!(", in {parts} parts"));
+    }
+    if *certified > 0 {
+        rest.push_str(&format!(", {certified} of {keys} keys certified"));
+    }
     writeln!(
         out,
         "{verdict}: {}: {operations} operations on {keys} keys, read in {:.3} s, decided in {:.3} s\
-         {certified}",
+         {rest}",
         path.display(),
         seconds.0,
         seconds.1

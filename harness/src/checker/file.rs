@@ -3,8 +3,11 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs::{self, File},
+    io::{self, BufReader},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
     time::Instant,
 };
 
@@ -12,10 +15,13 @@ use serde::Serialize;
 
 use super::{
     Validity,
+    certificate::Certificates,
     linearizability::{
-        Ask, End, KeyVerdict, Keys, Limits, Nonsense, Shown, Spec, Verdict, check_keys, explain,
+        Ask, End, KeyVerdict, Keys, Limits, Nonsense, Shown, Spec, Verdict, check_keys_telling,
+        explain,
     },
-    spill,
+    progress::Meter,
+    spill::{Parts, Record},
 };
 use crate::history::{
     ReadError,
@@ -24,18 +30,20 @@ use crate::history::{
 
 /// What to make of a file.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Reading {
+pub struct Reading<'a> {
     /// Its format; found by content if none is given.
     pub format: Option<Format>,
     /// What its keys are; the format's own if none is given.
     pub spec: Option<Spec>,
     /// What may be spent on a key.
     pub limits: Limits,
-    /// Whether valid verdicts are to be certified and verified.
-    pub certify: bool,
-    /// A file of our own format that would take more bytes of memory than this is parted by key
-    /// first. None: no file is.
+    /// Where the certificates of valid verdicts go, if they are wanted.
+    pub certificates: Option<&'a Certificates>,
+    /// A file that would take more bytes of memory than this is parted by key first. None: no file
+    /// is.
     pub memory: Option<u64>,
+    /// Is told how far it is.
+    pub meter: Option<&'a Meter>,
 }
 
 /// What was found in a file.
@@ -67,31 +75,18 @@ pub struct FileReport {
 ///
 /// # Errors
 /// It cannot be read, or something in it is not what it should be.
-pub fn check_file(path: &Path, reading: &Reading) -> Result<FileReport, ReadError> {
+pub fn check_file(path: &Path, reading: &Reading<'_>) -> Result<FileReport, ReadError> {
     let format = match reading.format {
         Some(format) => format,
         None => formats::detect(path)?,
     };
     let io = |source| ReadError::Io { path: path.to_owned(), source };
-    let parts = match reading.memory {
-        Some(memory) if format == Format::Jsonl => {
-            spill::parts_for(fs::metadata(path).map_err(io)?.len(), memory)
-        }
-        _ => 1,
-    };
-    if parts == 1 {
-        return check_part(path, format, reading);
+    // In memory a history takes no more than in its file.
+    let size = fs::metadata(path).map_err(io)?.len();
+    match reading.memory {
+        Some(memory) if size > memory => check_parted(path, format, reading, memory),
+        _ => check_whole(path, format, reading),
     }
-    let start = Instant::now();
-    let parts = spill::part(path, parts).map_err(io)?;
-    let parting = start.elapsed().as_secs_f64();
-    let mut whole = FileReport::new(path, format);
-    whole.parts = parts.files.len();
-    whole.seconds.0 = parting;
-    for part in &parts.files {
-        whole.add(check_part(part, format, reading)?);
-    }
-    Ok(whole)
 }
 
 impl FileReport {
@@ -110,63 +105,204 @@ impl FileReport {
         }
     }
 
-    /// Takes in what was found in a part.
-    fn add(&mut self, part: FileReport) {
-        self.verdict = self.verdict.max(part.verdict);
-        self.keys += part.keys;
-        self.operations += part.operations;
-        self.certified += part.certified;
-        self.violations.extend(part.violations);
-        self.doubts.extend(part.doubts);
-        self.seconds.0 += part.seconds.0;
-        self.seconds.1 += part.seconds.1;
+    fn doubt(&mut self, doubt: String) {
+        self.verdict = self.verdict.max(Validity::Unknown);
+        self.doubts.push(doubt);
     }
+
+    /// Takes in what was found of keys. The operations that are to be shown are looked for by
+    /// `find`.
+    fn add(
+        &mut self,
+        keys: &Keys,
+        verdicts: Vec<KeyVerdict>,
+        certificates: Option<&Certificates>,
+        find: impl FnOnce(&mut Named) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        self.keys += keys.keys().len();
+        self.operations += keys.operations();
+        let mut named = Named::of(&verdicts);
+        if !named.wanted.is_empty() {
+            find(&mut named)?;
+        }
+        for KeyVerdict { key, verdict, numbers } in verdicts {
+            let key = &keys.keys()[key];
+            match verdict {
+                Verdict::Valid(order) => {
+                    if let (Some(mut order), Some(certificates)) = (order, certificates) {
+                        order.iter_mut().for_each(|place| *place = numbers[*place as usize]);
+                        certificates.add(&key.name, order).map_err(certificate_lost)?;
+                        self.certified += 1;
+                    }
+                }
+                Verdict::Unknown(exhausted) => self.doubt(format!("{}: {exhausted}", key.name)),
+                Verdict::Invalid(counterexample) => {
+                    self.verdict = Validity::Invalid;
+                    let shown = |place: u32| named.shown(numbers[place as usize]);
+                    self.violations.push(explain(key, &counterexample, shown).to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn certificate_lost(source: io::Error) -> ReadError {
+    ReadError::Io { path: "the file of certificates".into(), source }
+}
+
+/// Reads a file as it is, counting.
+fn stream(
+    path: &Path,
+    format: Format,
+    sink: &mut dyn Sink,
+    meter: Option<&Meter>,
+) -> Result<(), ReadError> {
+    let Some(meter) = meter else { return formats::stream(path, format, sink) };
+    let io = |source| ReadError::Io { path: path.to_owned(), source };
+    let file = meter.counted(File::open(path).map_err(io)?);
+    formats::stream_from(&mut BufReader::with_capacity(1 << 18, file), format, sink, path)
+}
+
+fn decide_all(keys: &Keys, reading: &Reading<'_>) -> Vec<KeyVerdict> {
+    if let Some(meter) = reading.meter {
+        meter.keys(keys.keys().len());
+    }
+    check_keys_telling(keys, &reading.limits, reading.certificates.is_some(), &|| {
+        if let Some(meter) = reading.meter {
+            meter.key_done();
+        }
+    })
 }
 
 /// Decides a file that fits into memory.
-fn check_part(path: &Path, format: Format, reading: &Reading) -> Result<FileReport, ReadError> {
+fn check_whole(
+    path: &Path,
+    format: Format,
+    reading: &Reading<'_>,
+) -> Result<FileReport, ReadError> {
     let start = Instant::now();
     let mut keys = Keys::new(reading.spec.unwrap_or(format.spec()));
-    formats::stream(path, format, &mut keys)?;
+    stream(path, format, &mut keys, reading.meter)?;
     let read = start.elapsed();
-    let verdicts = check_keys(&keys, &reading.limits, reading.certify);
+    let verdicts = decide_all(&keys, reading);
     let decided = start.elapsed() - read;
     let mut report = FileReport::new(path, format);
-    report.keys = keys.keys().len();
-    report.operations = keys.operations();
     report.seconds = (read.as_secs_f64(), decided.as_secs_f64());
-    let mut named = Named::of(&verdicts);
-    if !named.wanted.is_empty() {
-        formats::stream(path, format, &mut named)?;
-    }
-    for KeyVerdict { key, verdict, numbers } in &verdicts {
-        let key = &keys.keys()[*key];
-        match verdict {
-            Verdict::Valid(certificate) => report.certified += usize::from(certificate.is_some()),
-            Verdict::Unknown(exhausted) => {
-                report.verdict = report.verdict.max(Validity::Unknown);
-                report.doubts.push(format!("{}: {exhausted}", key.name));
-            }
-            Verdict::Invalid(counterexample) => {
-                report.verdict = Validity::Invalid;
-                let explained =
-                    explain(key, counterexample, |place| named.shown(numbers[place as usize]));
-                report.violations.push(format!(
-                    "{}: {}\n{}",
-                    explained.key, explained.sentence, explained.timeline
-                ));
-            }
-        }
-    }
+    report
+        .add(&keys, verdicts, reading.certificates, |named| formats::stream(path, format, named))?;
     Ok(report)
 }
 
-/// Reads a history once more for the few operations that are to be shown.
+/// Decides a file that does not: parted by key, as many parts at a time as fit.
+fn check_parted(
+    path: &Path,
+    format: Format,
+    reading: &Reading<'_>,
+    memory: u64,
+) -> Result<FileReport, ReadError> {
+    let io = |source| ReadError::Io { path: path.to_owned(), source };
+    let start = Instant::now();
+    let mut parts = Parts::beside(path).map_err(io)?;
+    let parted = stream(path, format, &mut parts, reading.meter);
+    parts.close().map_err(io)?;
+    parted?;
+    let read = start.elapsed();
+    let parts = &parts;
+    let spec = reading.spec.unwrap_or(format.spec());
+    let fits = |part: &usize| parts.parts()[*part].memory() <= memory;
+    let (small, large): (Vec<usize>, Vec<usize>) = (0..parts.parts().len()).partition(fits);
+    let greatest = small.iter().map(|part| parts.parts()[*part].memory()).max().unwrap_or(0);
+    let at_a_time = (memory / greatest.max(1)).min(small.len() as u64);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let workers = usize::try_from(at_a_time).unwrap_or(cores).clamp(1, cores);
+    let limits =
+        Limits { configurations: reading.limits.configurations / workers, ..reading.limits };
+    let reading = &Reading { limits, ..*reading };
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        while let Some(part) = small.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let mut report = FileReport::new(path, format);
+            let found = check_part(parts, *part, spec, reading, &mut report).map(|()| report);
+            done.push((*part, found));
+        }
+        done
+    };
+    let mut done: Vec<(usize, Result<FileReport, ReadError>)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|why| std::panic::resume_unwind(why)))
+            .collect()
+    });
+    let mut whole = FileReport::new(path, format);
+    whole.parts = parts.parts().len();
+    done.sort_by_key(|(part, _)| *part);
+    for (_, part) in done {
+        let part = part?;
+        whole.verdict = whole.verdict.max(part.verdict);
+        whole.keys += part.keys;
+        whole.certified += part.certified;
+        whole.violations.extend(part.violations);
+        whole.doubts.extend(part.doubts);
+    }
+    for part in large.into_iter().map(|part| &parts.parts()[part]) {
+        whole.keys += part.keys();
+        whole.doubt(format!(
+            "{}: {} operations would take about {} MiB to decide; {} MiB are allowed (--memory)",
+            part.some_keys(),
+            part.operations,
+            part.memory().div_ceil(1 << 20),
+            memory >> 20
+        ));
+    }
+    whole.operations = parts.operations();
+    whole.seconds = (read.as_secs_f64(), (start.elapsed() - read).as_secs_f64());
+    Ok(whole)
+}
+
+fn check_part(
+    parts: &Parts,
+    part: usize,
+    spec: Spec,
+    reading: &Reading<'_>,
+    report: &mut FileReport,
+) -> Result<(), ReadError> {
+    let path = report.path.clone();
+    let io = |source| ReadError::Io { path: path.clone(), source };
+    let mut keys = Keys::new(spec);
+    let taken = parts.read(part, |record| {
+        // Processes have one operation at a time, so its number can stand for the process.
+        let taken = match record {
+            Record::Invoke { number, key, ask, .. } => {
+                keys.invoke_numbered(number, number, key, ask)
+            }
+            Record::End { number, end } => keys.end(number, end),
+        };
+        taken.map_err(io::Error::other)
+    });
+    taken.map_err(io)?;
+    let verdicts = decide_all(&keys, reading);
+    report.add(&keys, verdicts, reading.certificates, |named| {
+        let read = parts.read(part, |record| {
+            match record {
+                Record::Invoke { number, process, ask, .. } => named.begin(number, process, ask),
+                Record::End { number, end } => named.finish(number, end),
+            }
+            Ok(())
+        });
+        read.map_err(io)
+    })
+}
+
+/// Looks, in a history that is read once more, for the few operations that are to be shown.
 #[derive(Default)]
 struct Named {
-    wanted: HashMap<u32, Option<Shown>>,
-    under_way: HashMap<u64, u32>,
-    operations: u32,
+    wanted: HashMap<u64, Option<Shown>>,
+    /// The operation under way of each process.
+    under_way: HashMap<u64, u64>,
+    operations: u64,
     events: u64,
 }
 
@@ -175,51 +311,44 @@ impl Named {
         let mut named = Named::default();
         for KeyVerdict { verdict, numbers, .. } in verdicts {
             let Verdict::Invalid(counterexample) = verdict else { continue };
-            let mut places = counterexample.operations.clone();
-            places.push(counterexample.breaks_at);
-            places.extend(counterexample.why.named());
-            named.wanted.extend(places.iter().map(|place| (numbers[*place as usize], None)));
+            let number = |place: u32| (u64::from(numbers[place as usize]), None);
+            named.wanted.extend(counterexample.named().map(number));
         }
         named
     }
 
     fn shown(&self, number: u32) -> Shown {
-        let shown = self.wanted.get(&number).cloned().flatten();
+        let shown = self.wanted.get(&number.into()).cloned().flatten();
         shown.expect("every operation that is named was asked for, and the file is the same")
     }
-}
 
-impl Sink for Named {
-    fn invoke(&mut self, process: u64, _key: &str, ask: Ask<'_>) -> Result<(), Nonsense> {
-        let number = self.operations;
-        self.operations += 1;
+    fn begin(&mut self, number: u64, process: u64, ask: Ask<'_>) {
         let invoked = self.events;
         self.events += 1;
         if let Some(shown) = self.wanted.get_mut(&number) {
+            let or_nothing = |value: Option<&str>| value.unwrap_or("nothing").to_owned();
             let text = match ask {
                 Ask::Get => "get".to_owned(),
                 Ask::Put(value) => format!("put {value}"),
                 Ask::Del => "del".to_owned(),
-                Ask::Cas(from, to) => format!("cas {from} {to}"),
+                Ask::Cas(from, to) => format!("cas {} {}", or_nothing(from), or_nothing(to)),
                 Ask::Append(text) => format!("append {text}"),
             };
+            let number = u32::try_from(number).expect("numbers that are wanted fit in 32 bits");
+            let process = Some(process);
             *shown = Some(Shown { number, process, text, invoked, returned: None });
-            self.under_way.insert(process, number);
         }
-        Ok(())
     }
 
-    fn end(&mut self, process: u64, end: End<'_>) -> Result<(), Nonsense> {
+    fn finish(&mut self, number: u64, end: End<'_>) {
         let now = self.events;
         self.events += 1;
-        let Some(number) = self.under_way.remove(&process) else { return Ok(()) };
-        let Some(Some(shown)) = self.wanted.get_mut(&number) else { return Ok(()) };
+        let Some(Some(shown)) = self.wanted.get_mut(&number) else { return };
         match end {
             End::Ok(found) => {
                 shown.returned = Some(now);
                 if shown.text == "get" {
-                    let found = found.unwrap_or("nothing");
-                    shown.text = format!("get = {found}");
+                    shown.text = format!("get = {}", found.unwrap_or("nothing"));
                 }
             }
             End::Differs => {
@@ -227,6 +356,21 @@ impl Sink for Named {
                 shown.text.push_str(": differs");
             }
             End::Fail | End::Info => {}
+        }
+    }
+}
+
+impl Sink for Named {
+    fn invoke(&mut self, process: u64, _key: &str, ask: Ask<'_>) -> Result<(), Nonsense> {
+        self.begin(self.operations, process, ask);
+        self.under_way.insert(process, self.operations);
+        self.operations += 1;
+        Ok(())
+    }
+
+    fn end(&mut self, process: u64, end: End<'_>) -> Result<(), Nonsense> {
+        if let Some(number) = self.under_way.remove(&process) {
+            self.finish(number, end);
         }
         Ok(())
     }

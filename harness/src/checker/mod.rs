@@ -1,7 +1,29 @@
-//! Judges recorded runs: a check a file, each with a verdict. Reads what was recorded, never a
-//! running system.
+//! Judges histories and recorded runs: a check a file, each with a verdict. Reads what was recorded,
+//! never a running system.
+//!
+//! Whether what clients saw of some keys is linearizable takes ten lines in any project's tests:
+//!
+//! ```
+//! use harness::checker::{Ask, End, Keys, Limits, Verdict, check_keys};
+//!
+//! let mut keys = Keys::default(); // registers; or Keys::new(Spec::Append)
+//! keys.invoke(1, "k", Ask::Put("a"))?; // process 1 begins to put a
+//! keys.end(1, End::Ok(None))?;
+//! keys.invoke(2, "k", Ask::Get)?;
+//! keys.end(2, End::Ok(None))?; // and 2 found nothing: the put is lost
+//! let verdicts = check_keys(&keys, &Limits::default(), false);
+//! assert!(matches!(verdicts[0].verdict, Verdict::Invalid(_)));
+//! println!("{}", verdicts[0].explain(&keys).expect("it is invalid"));
+//! # assert!(verdicts[0].explain(&keys).unwrap().sentence.contains("'get = nothing'"));
+//! # Ok::<(), harness::checker::Nonsense>(())
+//! ```
+//!
+//! The events of all clients go in as they happened, the end of an operation that nobody knows as
+//! [`End::Info`]; one [`Verdict`] a key comes out, with a certificate or a counterexample. How it is
+//! decided is told at [`linearizability`]; histories in files are the business of [`file`](mod@file).
 
 pub mod atomicity;
+pub mod certificate;
 pub mod command;
 pub mod conflicts;
 pub mod durability;
@@ -11,6 +33,7 @@ pub mod file;
 pub mod linearizability;
 pub mod nodes;
 pub mod online;
+pub mod progress;
 pub mod reads;
 pub mod replay;
 pub mod resolution;
@@ -20,11 +43,12 @@ pub mod statistics;
 pub mod truthfulness;
 mod verdict;
 
+pub use linearizability::{
+    Ask, Counterexample, End, Keys, Limits, Nonsense, Spec, Verdict, check_keys,
+};
 pub(crate) use run::read_json;
 pub use run::{Final, FinalReplica, LoadError, Run, Setup, find_journals};
 pub use verdict::{Judgement, Results, Validity};
-
-use linearizability::Limits;
 
 /// Judges a run by every check.
 #[must_use]

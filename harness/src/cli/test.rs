@@ -85,6 +85,11 @@ pub(super) struct TestArgs {
     #[arg(long = "break", value_name = "RULE")]
     broken: Vec<Rule>,
 
+    /// End the run as soon as what clients saw cannot become right any more. Without this the run
+    /// goes on, and it is told when that was.
+    #[arg(long)]
+    fail_fast: bool,
+
     /// Other periods for the nodes, as in their configuration: inquire=100,peers_after=1.
     #[arg(long, value_name = "NAME=N,...", default_value_t = Timings::default())]
     timing: Timings,
@@ -121,6 +126,7 @@ impl TestArgs {
             system: self.system.clone(),
             system_bin: self.system_bin.clone(),
             broken: self.broken.clone(),
+            fail_fast: self.fail_fast,
             timing: self.timing.clone(),
             relay: self.relay,
             lie: self.lie,

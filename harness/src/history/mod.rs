@@ -3,6 +3,7 @@
 //! the system under test beyond keys, values and versions as text, and nothing of verdicts.
 
 mod event;
+pub mod export;
 pub mod formats;
 mod operation;
 mod read;
@@ -11,5 +12,5 @@ pub mod synthetic;
 
 pub use event::{Action, ClientEvent, ErrorCode, Event, Function, Kind, NemesisEvent, error_of};
 pub use operation::{Fate, Operation, PairError, pair};
-pub use read::{ReadError, Whole, read};
+pub use read::{Events, ReadError, Whole, read};
 pub use recorder::{Recorder, monotonic_ns};

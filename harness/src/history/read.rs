@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
 };
 
@@ -49,59 +49,97 @@ pub struct Whole {
 /// # Errors
 /// The file cannot be read, or a line that was wholly written is no event or out of order.
 pub fn read(path: &Path) -> Result<Whole, ReadError> {
-    let io = |source| ReadError::Io { path: path.to_owned(), source };
-    read_from(File::open(path).map_err(io)?, path)
+    let mut events = Events::open(path)?;
+    let read = events.by_ref().collect::<Result<_, _>>()?;
+    Ok(Whole { events: read, torn: events.torn })
 }
 
-/// Reads a history from anything; the path is for messages.
-pub(super) fn read_from(from: impl Read, path: &Path) -> Result<Whole, ReadError> {
-    let mut input = BufReader::with_capacity(1 << 18, from);
-    let mut whole = Whole::default();
-    let mut line = Vec::new();
-    loop {
-        line.clear();
+/// The events of a history, read one at a time.
+pub struct Events {
+    input: Box<dyn BufRead>,
+    path: PathBuf,
+    line: Vec<u8>,
+    /// How many were read.
+    count: usize,
+    /// Index and time of the last one.
+    last: Option<(u64, u64)>,
+    torn: bool,
+}
+
+impl Events {
+    /// The events of a file.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(path: &Path) -> Result<Events, ReadError> {
         let io = |source| ReadError::Io { path: path.to_owned(), source };
-        if input.read_until(b'\n', &mut line).map_err(io)? == 0 {
-            return Ok(whole);
-        }
+        let file = File::open(path).map_err(io)?;
+        Ok(Events::of(Box::new(BufReader::with_capacity(1 << 18, file)), path))
+    }
+
+    /// The events of anything; the path is for messages.
+    fn of(input: Box<dyn BufRead>, path: &Path) -> Events {
+        let path = path.to_owned();
+        Events { input, path, line: Vec::new(), count: 0, last: None, torn: false }
+    }
+
+    fn event(&mut self) -> Result<Event, ReadError> {
         let malformed = |column, reason| ReadError::Malformed {
-            path: path.to_owned(),
-            line: whole.events.len() + 1,
+            path: self.path.clone(),
+            line: self.count + 1,
             column,
             reason,
         };
-        if line.pop() != Some(b'\n') {
-            whole.torn = true;
-            return Ok(whole);
-        }
-        let event: Event = serde_json::from_slice(&line).map_err(|error| {
+        let event: Event = serde_json::from_slice(&self.line).map_err(|error| {
             // serde_json appends its own idea of the place, where the line is always 1.
             let reason = error.to_string();
             let reason = reason.split(" at line ").next().unwrap_or(&reason).to_owned();
             malformed(error.column().max(1), reason)
         })?;
-        if let Some(last) = whole.events.last() {
-            if event.index <= last.index {
-                let reason = format!("index {} after index {}", event.index, last.index);
-                return Err(malformed(1, reason));
+        if let Some((index, time)) = self.last {
+            if event.index <= index {
+                return Err(malformed(1, format!("index {} after index {index}", event.index)));
             }
-            if event.time < last.time {
-                let reason = format!("time {} after time {}", event.time, last.time);
-                return Err(malformed(1, reason));
+            if event.time < time {
+                return Err(malformed(1, format!("time {} after time {time}", event.time)));
             }
         }
-        whole.events.push(event);
+        self.last = Some((event.index, event.time));
+        self.count += 1;
+        Ok(event)
+    }
+}
+
+impl Iterator for Events {
+    type Item = Result<Event, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.line.clear();
+        match self.input.read_until(b'\n', &mut self.line) {
+            Err(source) => Some(Err(ReadError::Io { path: self.path.clone(), source })),
+            Ok(0) => None,
+            Ok(_) if self.line.pop() != Some(b'\n') => {
+                self.torn = true;
+                None
+            }
+            Ok(_) => Some(self.event()),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use super::*;
 
     const GOOD: &str = r#"{"index":0,"time":1,"process":1,"type":"invoke","f":"get","key":"a"}"#;
 
     fn text(text: &str) -> Result<Whole, String> {
-        read_from(text.as_bytes(), Path::new("h")).map_err(|error| error.to_string())
+        let input = Box::new(Cursor::new(text.as_bytes().to_vec()));
+        let mut events = Events::of(input, Path::new("h"));
+        let read = events.by_ref().collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+        Ok(Whole { events: read, torn: events.torn })
     }
 
     #[test]

@@ -16,10 +16,20 @@ pub struct Tally {
     faults: BTreeMap<String, FaultTally>,
     /// Nodes that ended though nobody had asked them to, and what was seen of it.
     deaths: Vec<String>,
-    /// The key whose history was seen to be wrong while the run went on.
-    broken: Option<String>,
+    /// What was seen to be wrong while the run went on.
+    broken: Option<Broken>,
     /// Nanoseconds of the last event.
     length: u64,
+}
+
+/// A key whose history was seen to be beyond repair.
+#[derive(Clone, Debug)]
+struct Broken {
+    key: String,
+    /// When, in nanoseconds of the history.
+    at: u64,
+    /// The run ended then.
+    ended: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -88,7 +98,11 @@ impl Tally {
                 let [node, status] = ["node", "status"].map(|name| event.text(name).unwrap_or("?"));
                 self.deaths.push(format!("{node}: {status}"));
             }
-            "broken" => self.broken = event.text("key").map(str::to_owned),
+            "broken" => {
+                let ended = event.value.get("ended").and_then(Json::as_bool).unwrap_or(true);
+                let key = event.text("key").unwrap_or("?").to_owned();
+                self.broken = Some(Broken { key, at: self.length, ended });
+            }
             _ => {}
         }
         let Some(fault) = event.text("fault") else { return };
@@ -210,8 +224,13 @@ impl fmt::Display for Tally {
         for death in &self.deaths {
             writeln!(f, "Died unasked: {death}")?;
         }
-        if let Some(key) = &self.broken {
-            writeln!(f, "Ended early: what clients saw of {key} cannot become right any more")?;
+        if let Some(Broken { key, at, ended }) = &self.broken {
+            if *ended {
+                write!(f, "Ended early")?;
+            } else {
+                write!(f, "Seen after {:.1} s", *at as f64 / 1e9)?;
+            }
+            writeln!(f, ": what clients saw of {key} cannot become right any more")?;
         }
         Ok(())
     }

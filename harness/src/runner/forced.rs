@@ -111,6 +111,7 @@ pub fn options(schedule: &Schedule, store: PathBuf) -> Result<Options, String> {
         timing: periods.join(",").parse::<Timings>()?,
         relay: true,
         lie: false,
+        fail_fast: false,
         script: None,
     })
 }

@@ -254,7 +254,8 @@ struct Scene {
 }
 
 /// Lets clients ask and faults strike until the time is up, somebody wants an end, a node has died
-/// by itself, or the history is beyond repair. Gives back a worker for the last reads.
+/// by itself, or the history is beyond repair and that is to be the end. Gives back a worker for the
+/// last reads.
 async fn load(
     options: &Options,
     scene: &Scene,
@@ -318,14 +319,18 @@ async fn load(
     let beyond_repair = beyond_repair(online);
     tokio::pin!(beyond_repair);
     let mut first_back = None;
+    let mut is_broken = false;
     loop {
         tokio::select! {
             () = &mut over => break,
             _ = interrupt.wait_for(|wanted| *wanted) => break,
             _ = deaths.wait_for(|deaths| *deaths > 0) => break,
-            key = &mut beyond_repair => {
-                note(recorder, "broken", json!({ "key": key }))?;
-                break;
+            key = &mut beyond_repair, if !is_broken => {
+                is_broken = true;
+                note(recorder, "broken", json!({ "key": key, "ended": options.fail_fast }))?;
+                if options.fail_fast {
+                    break;
+                }
             }
             // A worker comes back before the end only if it cannot record.
             Some(back) = workers.join_next() => {

@@ -42,6 +42,8 @@ pub struct Options {
     pub system_bin: Option<PathBuf>,
     /// Rules of the protocol that are switched off.
     pub broken: Vec<Rule>,
+    /// The run ends as soon as what clients saw cannot become right any more.
+    pub fail_fast: bool,
     /// Periods of the nodes that are not the usual ones.
     pub timing: Timings,
     /// Messages pass through the harness though no fault asks for it.
@@ -133,6 +135,9 @@ impl Options {
         for rule in &self.broken {
             command.push_str(&format!(" --break {rule}"));
         }
+        if self.fail_fast {
+            command.push_str(" --fail-fast");
+        }
         if self.timing != Timings::default() {
             command.push_str(&format!(" --timing {}", self.timing));
         }
@@ -164,6 +169,7 @@ impl Options {
             "system_bin": self.system_bin,
             "script": self.script.as_ref().map(Vec::len),
             "broken": self.broken.iter().map(|rule| rule.name()).collect::<Vec<_>>(),
+            "fail_fast": self.fail_fast,
             "timing": self.timing.to_string(),
             "relay": self.relay,
             "lie": self.lie,

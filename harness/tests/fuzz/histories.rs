@@ -4,6 +4,16 @@
 use harness::checker::linearizability::frontier::{OPEN, Operation, Step};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
+/// An operation that was observed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Observed {
+    /// What it did, if it did.
+    pub(crate) op: Operation,
+    /// It says nothing: a change that failed, or a get whose answer nobody knows. Its time is that
+    /// of its failure or its giving up.
+    pub(crate) silent: bool,
+}
+
 /// What a small history looks like.
 struct Shape {
     /// The most operations.
@@ -19,6 +29,8 @@ struct Shape {
     appends: u32,
     /// Of a hundred changes, so many never return.
     open: u32,
+    /// Of a hundred operations, so many say nothing: changes that fail, gets without an answer.
+    silent: u32,
     /// Of a hundred gets, so many find something else than they did.
     wrong: u32,
 }
@@ -34,26 +46,27 @@ impl Shape {
             cas: 0,
             appends: 0,
             open: rng.random_range(0..=30),
+            silent: rng.random_range(0..=20),
             wrong: rng.random_range(0..=60),
         }
     }
 }
 
 /// No value is written twice.
-pub(crate) fn unique(seed: u64) -> Vec<Operation> {
+pub(crate) fn unique(seed: u64) -> Vec<Observed> {
     let mut rng = SmallRng::seed_from_u64(seed);
     history(&Shape::of(&mut rng), &mut rng)
 }
 
 /// Values are written again and again.
-pub(crate) fn repeated(seed: u64) -> Vec<Operation> {
+pub(crate) fn repeated(seed: u64) -> Vec<Observed> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let values = Some(rng.random_range(1..=3));
     history(&Shape { values, ..Shape::of(&mut rng) }, &mut rng)
 }
 
 /// With cas.
-pub(crate) fn with_cas(seed: u64) -> Vec<Operation> {
+pub(crate) fn with_cas(seed: u64) -> Vec<Observed> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let values = Some(rng.random_range(1..=3));
     let cas = rng.random_range(10..=40);
@@ -62,7 +75,7 @@ pub(crate) fn with_cas(seed: u64) -> Vec<Operation> {
 }
 
 /// With appends, of texts that are numbers in base 4.
-pub(crate) fn with_appends(seed: u64) -> Vec<Operation> {
+pub(crate) fn with_appends(seed: u64) -> Vec<Observed> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let shape = Shape {
         values: Some(3),
@@ -78,8 +91,8 @@ pub(crate) fn with_appends(seed: u64) -> Vec<Operation> {
 /// Texts are kept this short, so that all can be numbered beforehand.
 const TEXT_MAX: u32 = 64;
 
-fn history(shape: &Shape, rng: &mut SmallRng) -> Vec<Operation> {
-    let mut ops: Vec<Operation> = Vec::new();
+fn history(shape: &Shape, rng: &mut SmallRng) -> Vec<Observed> {
+    let mut ops: Vec<Observed> = Vec::new();
     // Place, and whether it has taken effect.
     let mut under_way: Vec<(usize, bool)> = Vec::new();
     let (mut state, mut fresh, mut time) = (0, 0, 0);
@@ -90,15 +103,18 @@ fn history(shape: &Shape, rng: &mut SmallRng) -> Vec<Operation> {
         if begin {
             under_way.push((ops.len(), false));
             let step = begun(shape, &mut fresh, rng);
-            ops.push(Operation { invoked: time, returned: OPEN, step });
+            let silent = rng.random_range(0..100) < shape.silent;
+            ops.push(Observed { op: Operation { invoked: time, returned: OPEN, step }, silent });
             time += 1;
             continue;
         }
         let pick = rng.random_range(0..under_way.len());
         let (at, done) = under_way[pick];
-        let op = &mut ops[at];
+        let Observed { op, silent } = &mut ops[at];
         if !done {
-            take_effect(&mut op.step, &mut state);
+            if !*silent {
+                take_effect(&mut op.step, &mut state);
+            }
             under_way[pick].1 = true;
             if rng.random_ratio(1, 2) {
                 continue;
@@ -106,13 +122,13 @@ fn history(shape: &Shape, rng: &mut SmallRng) -> Vec<Operation> {
         }
         under_way.swap_remove(pick);
         let changes = !matches!(op.step, Step::Read(_) | Step::Differs(_));
-        if !(changes && rng.random_range(0..100) < shape.open) {
+        if *silent || !(changes && rng.random_range(0..100) < shape.open) {
             op.returned = time;
             time += 1;
         }
     }
     let values = if shape.appends > 0 { TEXT_MAX } else { shape.values.unwrap_or(fresh) };
-    for op in &mut ops {
+    for Observed { op, .. } in &mut ops {
         if let Step::Read(found) | Step::Differs(found) = &mut op.step
             && rng.random_range(0..100) < shape.wrong
         {

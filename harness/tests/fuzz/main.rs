@@ -15,11 +15,12 @@ use std::{
 };
 
 use harness::checker::linearizability::{
-    Bounds, Call, Counterexample, Found, Limits, Packed, Shape, Verdict, accept, decide,
-    frontier::{OPEN, Operation, States, Step},
-    key::{KeyHistory, Op, What},
+    Ask, Bounds, Call, Counterexample, End, Found, Key, Keys, Limits, Spec, Start, Verdict, accept,
+    decide,
+    frontier::{OPEN, Operation, Step},
     search,
 };
+use histories::Observed;
 use stateright::semantics::SequentialSpec;
 
 /// So many histories a kind, unless the environment says otherwise.
@@ -72,66 +73,109 @@ fn oracle(operations: &[Operation]) -> Option<u32> {
     }
 }
 
-/// As the checker packs it: plain if it can be.
-fn packed(operations: &[Operation], appends: bool) -> Packed {
-    let plain: Option<Vec<Op>> = operations
-        .iter()
-        .map(|op| {
-            let what = match op.step {
-                Step::Write(value) => What::Write(value),
-                Step::Read(value) => What::Read(value),
-                _ => return None,
-            };
-            Some(Op { invoked: op.invoked, returned: op.returned, what })
-        })
-        .collect();
-    let numbers = (0_u32..).take(operations.len()).collect();
-    let shape = match plain {
-        Some(ops) if !appends => Shape::Plain(KeyHistory::new(ops)),
-        _ => Shape::General(operations.to_vec(), states(appends)),
-    };
-    Packed { shape, numbers }
+/// What of a history says something.
+fn told(observed: &[Observed]) -> Vec<Operation> {
+    observed.iter().filter(|observed| !observed.silent).map(|observed| observed.op).collect()
 }
 
-/// Texts for the numbers that a small history can reach.
-fn states(appends: bool) -> States {
-    if !appends {
-        return States::default();
-    }
-    let mut states = States::with_texts();
-    let text = |number: u32| -> Vec<u8> {
-        let mut digits = Vec::new();
-        let mut rest = number;
-        while rest > 0 {
-            digits.push(b'0' + u8::try_from(rest % 4).expect("a digit"));
-            rest /= 4;
+/// The observations as a client's recorder would tell them to the checker, event by event.
+fn recorded(observed: &[Observed], appends: bool) -> Keys {
+    let spec = if appends { Spec::Append } else { Spec::Register };
+    let mut events: Vec<(u32, usize, bool)> = Vec::new();
+    for (at, Observed { op, .. }) in observed.iter().enumerate() {
+        events.push((op.invoked, at, false));
+        // Of those that never return, half are given up at once, and half are still under way.
+        if op.returned != OPEN {
+            events.push((op.returned, at, true));
+        } else if op.invoked % 2 == 0 {
+            events.push((op.invoked, at, true));
         }
-        digits.reverse();
-        digits
-    };
-    // A number with a digit 0 is no text; it gets one that nothing else has.
-    for number in 0..256 {
-        let digits = text(number);
-        let given = if digits.contains(&b'0') { format!("x{number}").into_bytes() } else { digits };
-        assert_eq!(states.number(&given), number);
     }
-    states
+    events.sort_unstable();
+    let mut keys = Keys::new(spec);
+    for (_, at, is_end) in events {
+        let Observed { op, silent } = observed[at];
+        let text = |value: u32| if appends { text(value) } else { value.to_string() };
+        let some = |value: u32| (value != 0 || appends).then(|| text(value));
+        let process = at as u64;
+        let done = if is_end {
+            match op.step {
+                Step::Read(_) if silent && op.invoked % 2 == 0 => keys.end(process, End::Info),
+                _ if silent => keys.end(process, End::Fail),
+                _ if op.returned == OPEN => keys.end(process, End::Info),
+                Step::Read(found) => keys.end(process, End::Ok(some(found).as_deref())),
+                Step::Differs(_) => keys.end(process, End::Differs),
+                _ => keys.end(process, End::Ok(None)),
+            }
+        } else {
+            match op.step {
+                Step::Read(_) => keys.invoke(process, "k", Ask::Get),
+                Step::Write(0) => keys.invoke(process, "k", Ask::Del),
+                Step::Write(value) => keys.invoke(process, "k", Ask::Put(&text(value))),
+                Step::Differs(from) => {
+                    keys.invoke(process, "k", Ask::Cas(some(from).as_deref(), Some("other")))
+                }
+                Step::Cas(from, to) => {
+                    let [from, to] = [from, to].map(some);
+                    keys.invoke(process, "k", Ask::Cas(from.as_deref(), to.as_deref()))
+                }
+                Step::Append(digit) => keys.invoke(process, "k", Ask::Append(&text(digit))),
+            }
+        };
+        done.expect("well formed");
+    }
+    keys
+}
+
+/// The number that the checker's state stands for.
+fn number_of(key: &Key, counterexample: &Counterexample, state: u32) -> u32 {
+    if let Some(text) = counterexample.texts.get(&state) {
+        return text.chars().fold(0, |number, digit| {
+            number * 4 + digit.to_digit(4).expect("what is put and appended has digits alone")
+        });
+    }
+    key.text(state).map_or(0, |text| text.parse().unwrap_or(u32::MAX))
+}
+
+/// The text that a number stands for where there are appends: its digits in base 4. A number with a
+/// digit 0 is no such text; it gets one that nothing else has.
+fn text(number: u32) -> String {
+    let mut digits = Vec::new();
+    let mut rest = number;
+    while rest > 0 {
+        digits.push(char::from_digit(rest % 4, 4).expect("a digit"));
+        rest /= 4;
+    }
+    digits.reverse();
+    if digits.contains(&'0') { format!("x{number}") } else { digits.into_iter().collect() }
 }
 
 /// What is wrong with the checker's answer, if anything.
-fn judge(operations: &[Operation], appends: bool) -> Result<bool, String> {
-    let breaks_at = oracle(operations);
+fn judge(observed: &[Observed], appends: bool) -> Result<bool, String> {
+    let operations = told(observed);
+    let breaks_at = oracle(&operations);
+    let keys = recorded(observed, appends);
+    let key = &keys.keys()[0];
     for certify in [false, true] {
-        let mut packed = packed(operations, appends);
+        let mut packed = key.history(keys.spec());
+        if packed.numbers.len() != operations.len() {
+            return Err(format!("{packed:?} has what says nothing, or lacks what says something"));
+        }
         match (decide(&mut packed, &Limits::default(), certify), breaks_at) {
             (Verdict::Valid(order), None) => {
                 if let Some(order) = order {
-                    accept(&packed, &order)?;
+                    accept(&packed, &order).map_err(|refusal| refusal.to_string())?;
+                } else if certify {
+                    return Err("it has no certificate".to_owned());
                 }
             }
-            (Verdict::Invalid(counterexample), Some(at)) => {
+            (Verdict::Invalid(mut counterexample), Some(at)) => {
                 if !certify {
-                    explained(operations, &counterexample, at)?;
+                    let told = counterexample.clone();
+                    for state in counterexample.from.iter_mut().flat_map(|start| &mut start.held) {
+                        *state = number_of(key, &told, *state);
+                    }
+                    explained(&operations, &counterexample, at)?;
                 }
             }
             (verdict, _) => return Err(format!("the checker says {verdict:?}")),
@@ -159,30 +203,66 @@ fn explained(
             ..op
         })
         .collect();
-    if oracle(&part).is_none() {
-        return Err(format!("{counterexample:?} has an order"));
+    let has_order = match &counterexample.from {
+        None => oracle(&part).is_none(),
+        Some(start) => follows(operations, start, &part)?,
+    };
+    if has_order { Err(format!("{counterexample:?} has an order")) } else { Ok(()) }
+}
+
+/// Whether a part of a history has an order from what the key held at its start, in some way: each
+/// operation that was under way then may have taken effect before.
+fn follows(operations: &[Operation], start: &Start, part: &[Operation]) -> Result<bool, String> {
+    let after = operations[start.after as usize].returned;
+    let earlier: Vec<Operation> =
+        operations.iter().copied().filter(|op| op.invoked < after).collect();
+    if earlier.iter().all(|op| op.returned <= after) {
+        // All was over then: what the key held can be read off.
+        for value in 0..4 {
+            let read = Operation { invoked: OPEN - 2, returned: OPEN - 1, step: Step::Read(value) };
+            let with_read: Vec<Operation> = earlier.iter().copied().chain([read]).collect();
+            if start.held.contains(&value) != oracle(&with_read).is_none() {
+                return Err(format!("{value} may have been held after {start:?}, or may not"));
+            }
+        }
     }
-    Ok(())
+    let under_way: Vec<usize> = (0..part.len())
+        .filter(|at| part[*at].invoked < after && part[*at].returned != OPEN)
+        .collect();
+    Ok(start.held.iter().any(|state| {
+        (0..1_u32 << under_way.len()).any(|done| {
+            let is_done = |at| {
+                under_way.iter().position(|other| *other == at).is_some_and(|n| done >> n & 1 == 1)
+            };
+            let first = Operation { invoked: 0, returned: 1, step: Step::Write(*state) };
+            let rest = (0..part.len()).filter(|at| !is_done(*at)).map(|at| Operation {
+                invoked: part[at].invoked.max(after) + 2,
+                returned: part[at].returned.saturating_add(2),
+                ..part[at]
+            });
+            oracle(&std::iter::once(first).chain(rest).collect::<Vec<_>>()).is_none()
+        })
+    }))
 }
 
 /// Takes operations away, one at a time, as long as the checker is still wrong.
-fn shrink(mut operations: Vec<Operation>, appends: bool) -> Vec<Operation> {
+fn shrink(mut observed: Vec<Observed>, appends: bool) -> Vec<Observed> {
     let mut at = 0;
-    while at < operations.len() {
-        let mut fewer = operations.clone();
+    while at < observed.len() {
+        let mut fewer = observed.clone();
         fewer.remove(at);
-        if judge(&fewer, appends).is_err() {
-            operations = fewer;
+        if !fewer.is_empty() && judge(&fewer, appends).is_err() {
+            observed = fewer;
             at = 0;
         } else {
             at += 1;
         }
     }
-    operations
+    observed
 }
 
 /// Tries many histories, on all cores.
-fn fuzz(make: impl Fn(u64) -> Vec<Operation> + Sync, appends: bool) {
+fn fuzz(make: impl Fn(u64) -> Vec<Observed> + Sync, appends: bool) {
     let first = number("FUZZ_SEED", 0);
     let end = first + number("FUZZ_HISTORIES", HISTORIES);
     let next = AtomicU64::new(first);
@@ -193,16 +273,16 @@ fn fuzz(make: impl Fn(u64) -> Vec<Operation> + Sync, appends: bool) {
                 loop {
                     let from = next.fetch_add(1000, Ordering::Relaxed);
                     for seed in from..(from + 1000).min(end) {
-                        let operations = make(seed);
-                        match judge(&operations, appends) {
+                        let observed = make(seed);
+                        match judge(&observed, appends) {
                             Ok(is_valid) => {
                                 valid.fetch_add(is_valid.into(), Ordering::Relaxed);
                             }
                             Err(why) => {
                                 next.store(end, Ordering::Relaxed);
-                                let small = shrink(operations, appends);
+                                let small = shrink(observed, appends);
                                 let now = judge(&small, appends).expect_err("it is still wrong");
-                                let oracle = oracle(&small);
+                                let oracle = oracle(&told(&small));
                                 panic!(
                                     "FUZZ_SEED={seed}: {why}\nin short: {now}\n\
                                      the search says {oracle:?} of {small:#?}"

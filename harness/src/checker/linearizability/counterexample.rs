@@ -4,7 +4,10 @@
 //! Sound, because a linearizable history stays so when gets, or all operations of a value, are
 //! taken out of it; and when deletes are that no get of nothing that is left can have seen.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
 use super::{
     frontier::{self, Answer, Limits, Operation, States, Step},
@@ -19,8 +22,21 @@ pub struct Counterexample {
     pub operations: Vec<u32>,
     /// The operation whose return ends the shortest prefix of the history without an order.
     pub breaks_at: u32,
+    /// Where it begins, if not with the history.
+    pub from: Option<Start>,
     /// Why.
     pub why: Why,
+    /// Texts of states that no operation names.
+    pub texts: BTreeMap<u32, String>,
+}
+
+/// A moment in a history, and all that matters of what lies before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// When this operation, by its place, had returned,
+    pub after: u32,
+    /// the key held one of these, or what operations that were under way then made of it.
+    pub held: Vec<u32>,
 }
 
 /// Why operations have no order; values are numbers, operations places in the history.
@@ -28,22 +44,29 @@ pub struct Counterexample {
 pub enum Why {
     /// A rule of tier 1.
     Rule(Violation),
-    /// Tier 2: when the operation returned, every order of those before had led to another state
-    /// than it needs; these are the states that somebody could still see.
-    Stuck(Vec<u32>),
+    /// Tier 2: every order of what had happened before leads to something else than the operation
+    /// needs.
+    Stuck {
+        /// What the operation did.
+        step: Step,
+        /// What the key can have held just before.
+        held: Vec<u32>,
+    },
 }
 
-impl Why {
-    /// The operations that the reason names by themselves.
-    pub(in crate::checker) fn named(&self) -> Option<u32> {
-        match self {
+impl Counterexample {
+    /// Every operation that is to be named, by its place.
+    pub(in crate::checker) fn named(&self) -> impl Iterator<Item = u32> {
+        let by_rule = match &self.why {
             Why::Rule(
                 Violation::DeleteBlocked { delete: place, .. }
                 | Violation::NothingBlocked { get: place, .. }
                 | Violation::NoDelete { get: place, .. },
             ) => Some(*place),
             _ => None,
-        }
+        };
+        let start = self.from.as_ref().map(|start| start.after);
+        self.operations.iter().copied().chain([self.breaks_at]).chain(by_rule).chain(start)
     }
 }
 
@@ -83,7 +106,13 @@ pub(super) fn of_violation(history: &KeyHistory, violation: Violation) -> Counte
     };
     let mut operations: Vec<u32> = small.into_iter().map(told).collect();
     operations.sort_unstable();
-    Counterexample { operations, breaks_at: told(breaks_at), why: Why::Rule(violation) }
+    Counterexample {
+        operations,
+        breaks_at: told(breaks_at),
+        from: None,
+        why: Why::Rule(violation),
+        texts: BTreeMap::new(),
+    }
 }
 
 /// The operations that a violation names: those that make the zones what they are.
@@ -232,8 +261,16 @@ fn take_out(mut part: Vec<u32>, units: Vec<Vec<u32>>, bad: impl Fn(&[u32]) -> bo
     part
 }
 
-/// So many operations before the break are made small; more would take long.
+/// So many operations before the break are made small, and so many if some of them append, for then
+/// every state is a text of its own; more would take long.
 const SHRUNK_MAX: usize = 20_000;
+const SHRUNK_APPENDS_MAX: usize = 2_000;
+
+/// Making a counterexample small takes at most so long.
+const SHRINKING_MAX: Duration = Duration::from_secs(10);
+
+/// A counterexample of so many operations is small enough.
+const SMALL: usize = 6;
 
 /// Explains what tier 2 found.
 #[must_use]
@@ -252,47 +289,196 @@ pub(super) fn of_stuck(
             op.returned = frontier::OPEN;
         }
     }
-    let all = (0_u32..).zip(&prefix);
-    let kept = all.filter(|(_, op)| {
-        op.returned != frontier::OPEN || !matches!(op.step, Step::Read(_) | Step::Differs(_))
-    });
-    let part: Vec<u32> = kept.map(|(place, _)| place).collect();
-    let mut part = part;
-    if part.len() <= SHRUNK_MAX {
-        part = shrink_general(&prefix, states, limits, part);
+    let looks = |op: &Operation| matches!(op.step, Step::Read(_) | Step::Differs(_));
+    let part: Vec<u32> = (0_u32..)
+        .zip(&prefix)
+        .filter(|(_, op)| op.returned != frontier::OPEN || !looks(op))
+        .map(|(place, _)| place)
+        .collect();
+    let step = operations[breaks_at as usize].step;
+    let mut found = Counterexample {
+        operations: part,
+        breaks_at,
+        from: None,
+        why: Why::Stuck { step, held: possible },
+        texts: BTreeMap::new(),
+    };
+    let appends = prefix.iter().any(|op| matches!(op.step, Step::Append(_)));
+    let shrunk_max = if appends { SHRUNK_APPENDS_MAX } else { SHRUNK_MAX };
+    if found.operations.len() > shrunk_max {
+        return found;
     }
-    Counterexample { operations: part, breaks_at, why: Why::Stuck(possible) }
-}
-
-/// Takes out reads, and all that concerns a value that only plain writes and reads do.
-fn shrink_general(
-    prefix: &[Operation],
-    states: &States,
-    limits: &Limits,
-    part: Vec<u32>,
-) -> Vec<u32> {
-    let op = |place: &u32| prefix[*place as usize];
-    let sharp = part.iter().any(|place| !matches!(op(place).step, Step::Read(_) | Step::Write(_)));
-    let mut units: Vec<Vec<u32>> = Vec::new();
-    if !sharp {
-        let value = |place: &u32| match op(place).step {
-            Step::Read(value) | Step::Write(value) => value,
-            _ => unreachable!("only reads and writes are left"),
-        };
-        let values: BTreeSet<u32> = part.iter().map(value).collect();
-        for one in values.into_iter().filter(|value| *value != NOTHING) {
-            units.push(part.iter().copied().filter(|place| value(place) == one).collect());
+    let limits = Limits { time: limits.time.min(SHRINKING_MAX), ..*limits };
+    let mut shrinking =
+        Shrinking { prefix: &prefix, states, deadline: Instant::now() + limits.time, limits };
+    let held = shrinking.held(&found.operations);
+    if let Some((_, held)) = held.last() {
+        found.why = Why::Stuck { step, held: held.clone() };
+    }
+    // From the start if that is short, or else from some later moment on.
+    let sharp = prefix.iter().any(|op| !matches!(op.step, Step::Read(_) | Step::Write(_)));
+    if !sharp || found.operations.len() <= SMALL {
+        found.operations = shrinking.shrink(found.operations.clone(), None);
+    }
+    if found.operations.len() > SMALL {
+        match shrinking.later_start(&found.operations, &held) {
+            Some((start, part)) if part.len() < found.operations.len() => {
+                found.operations = part;
+                found.from = Some(start);
+            }
+            _ if sharp => found.operations = shrinking.shrink(found.operations, None),
+            _ => {}
         }
     }
-    let looks = |place: &u32| matches!(op(place).step, Step::Read(_) | Step::Differs(_));
-    units.extend(part.iter().copied().filter(looks).map(|place| vec![place]));
-    let deadline = std::time::Instant::now() + limits.time;
-    take_out(part, units, |rest| {
-        let rest: Vec<Operation> = rest.iter().map(op).collect();
-        std::time::Instant::now() < deadline
-            && matches!(
-                frontier::check(&rest, &mut states.clone(), limits, false),
-                Answer::Invalid { .. }
-            )
+    let Why::Stuck { held, .. } = &found.why else { return found };
+    let told = held.iter().chain(found.from.iter().flat_map(|start| &start.held));
+    found.texts = told
+        .filter_map(|state| {
+            Some((*state, String::from_utf8_lossy(shrinking.states.text(*state)?).into_owned()))
+        })
+        .collect();
+    found
+}
+
+/// So many moments are tried as beginnings, each of which has at most so many states, operations
+/// under way, and operations in all.
+const STARTS_MAX: usize = 200;
+const HELD_MAX: usize = 4;
+const UNDER_WAY_MAX: usize = 6;
+const LATER_MAX: usize = 60;
+
+/// What is needed to make a part of a history small.
+struct Shrinking<'a> {
+    prefix: &'a [Operation],
+    states: &'a mut States,
+    limits: Limits,
+    deadline: Instant,
+}
+
+impl Shrinking<'_> {
+    fn of(&self, part: &[u32]) -> Vec<Operation> {
+        part.iter().map(|place| self.prefix[*place as usize]).collect()
+    }
+
+    /// What the key can have held after each return of the part.
+    fn held(&mut self, part: &[u32]) -> Vec<(u32, Vec<u32>)> {
+        let operations = self.of(part);
+        let held = frontier::held(&operations, self.states, &self.limits).unwrap_or_default();
+        held.into_iter().map(|(at, held)| (part[at as usize], held)).collect()
+    }
+
+    /// Whether a part has no order, from the start or from some moment on.
+    fn is_bad(&self, part: &[u32], start: Option<&Start>) -> bool {
+        if Instant::now() >= self.deadline {
+            return false;
+        }
+        let bad = |operations: &[Operation]| {
+            let answer = frontier::check(operations, &mut self.states.clone(), &self.limits, false);
+            matches!(answer, Answer::Invalid { .. })
+        };
+        let operations = self.of(part);
+        match start {
+            None => bad(&operations),
+            Some(start) => {
+                let after = self.prefix[start.after as usize].returned;
+                start.held.iter().all(|state| ways(&operations, after, *state).all(|way| bad(&way)))
+            }
+        }
+    }
+
+    /// The latest moment from which the rest has no order, whatever of what was under way had
+    /// taken effect, and that rest, made small.
+    fn later_start(&self, part: &[u32], held: &[(u32, Vec<u32>)]) -> Option<(Start, Vec<u32>)> {
+        // After the last return the operation that breaks it is under way alone: too late.
+        held.iter().rev().take(STARTS_MAX).find_map(|(after, held)| {
+            let from = self.prefix[*after as usize].returned;
+            let later: Vec<u32> = part
+                .iter()
+                .copied()
+                .filter(|place| self.prefix[*place as usize].returned > from)
+                .collect();
+            let under_way = later.iter().map(|place| self.prefix[*place as usize]);
+            let under_way =
+                under_way.filter(|op| op.invoked < from && op.returned != frontier::OPEN).count();
+            let start = Start { after: *after, held: held.clone() };
+            let small =
+                held.len() <= HELD_MAX && under_way <= UNDER_WAY_MAX && later.len() <= LATER_MAX;
+            (small && self.is_bad(&later, Some(&start))).then(|| {
+                let part = self.shrink(later, Some(&start));
+                (start, part)
+            })
+        })
+    }
+
+    /// Takes out what only looks, and all that concerns some values: those operations leave a value
+    /// that only they need. What needs a value that a cas makes goes with what needs the value that
+    /// the cas finds; and then whatever found that something was not there goes, too.
+    fn shrink(&self, part: Vec<u32>, start: Option<&Start>) -> Vec<u32> {
+        let step = |place: &u32| self.prefix[*place as usize].step;
+        let mut units: Vec<Vec<u32>> = Vec::new();
+        if !part.iter().any(|place| matches!(step(place), Step::Append(_))) {
+            let values: BTreeSet<u32> = part
+                .iter()
+                .flat_map(|place| match step(place) {
+                    Step::Cas(from, to) => [from, to],
+                    Step::Read(value) | Step::Write(value) => [value, value],
+                    Step::Differs(_) | Step::Append(_) => [NOTHING, NOTHING],
+                })
+                .collect();
+            for value in values.into_iter().filter(|value| *value != NOTHING) {
+                let gone = closed(value, part.iter().map(step));
+                let concerned = |place: &&u32| match step(place) {
+                    Step::Cas(from, to) => gone.contains(&from) || gone.contains(&to),
+                    Step::Read(value) | Step::Write(value) => gone.contains(&value),
+                    Step::Differs(_) => true,
+                    Step::Append(_) => false,
+                };
+                units.push(part.iter().filter(concerned).copied().collect());
+            }
+        }
+        let looks = |place: &u32| matches!(step(place), Step::Read(_) | Step::Differs(_));
+        units.extend(part.iter().copied().filter(looks).map(|place| vec![place]));
+        take_out(part, units, |rest| self.is_bad(rest, start))
+    }
+}
+
+/// The values that cas make of this one, and of those, and so on.
+fn closed(value: u32, steps: impl Iterator<Item = Step> + Clone) -> BTreeSet<u32> {
+    let mut all = BTreeSet::from([value]);
+    loop {
+        let before = all.len();
+        for step in steps.clone() {
+            if let Step::Cas(from, to) = step
+                && all.contains(&from)
+            {
+                all.insert(to);
+            }
+        }
+        if all.len() == before {
+            return all;
+        }
+    }
+}
+
+/// The histories that may follow a moment at which the key held this, one for each choice of which
+/// of the operations under way had already taken effect.
+fn ways(operations: &[Operation], after: u32, state: u32) -> impl Iterator<Item = Vec<Operation>> {
+    let under_way = move |op: &Operation| op.invoked < after && op.returned != frontier::OPEN;
+    let count = operations.iter().filter(|op| under_way(op)).count();
+    (0..1_u32 << count).map(move |done| {
+        let first = Operation { invoked: 0, returned: 1, step: Step::Write(state) };
+        let mut choice = done;
+        let rest = operations.iter().filter_map(|op| {
+            if under_way(op) {
+                choice = choice.rotate_right(1);
+                if choice >> 31 == 1 {
+                    return None;
+                }
+            }
+            let returned =
+                if op.returned == frontier::OPEN { op.returned } else { op.returned + 2 };
+            Some(Operation { invoked: op.invoked.max(after) + 2, returned, ..*op })
+        });
+        std::iter::once(first).chain(rest).collect()
     })
 }

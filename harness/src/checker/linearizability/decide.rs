@@ -8,7 +8,9 @@ use super::{
     frontier::{self, Answer, Operation, States, Step},
     key::{KeyHistory, NOTHING, What},
     keys::{Packed, Shape},
-    order, verify, zones,
+    order,
+    verify::{self, Refusal},
+    zones,
 };
 
 /// The answer to "is it linearizable?", with what shows it.
@@ -23,7 +25,7 @@ pub enum Verdict {
 }
 
 /// The operations that took effect, by their places, in the order of their linearization points;
-/// none if it was not asked for.
+/// none if it was not asked for, or would take more memory than allowed.
 pub type Certificate = Option<Vec<u32>>;
 
 /// Which limit was met.
@@ -79,7 +81,14 @@ fn by_frontier(
     limits: &Limits,
     certify: bool,
 ) -> Verdict {
-    match frontier::check(operations, states, limits, certify) {
+    let mut answer = frontier::check(operations, states, limits, certify);
+    let mut certify = certify;
+    if certify && matches!(answer, Answer::TooMany(_)) {
+        // Remembering how each configuration came to be takes memory as well.
+        certify = false;
+        answer = frontier::check(operations, states, limits, certify);
+    }
+    match answer {
         Answer::Valid(order) => Verdict::Valid(certify.then_some(order)),
         Answer::TooMany(limit) => Verdict::Unknown(Exhausted::Configurations(limit)),
         Answer::Late(limit) => Verdict::Unknown(Exhausted::Time(limit)),
@@ -106,8 +115,8 @@ pub fn general(history: &KeyHistory) -> Vec<Operation> {
 /// Judges a certificate by the independent verifier.
 ///
 /// # Errors
-/// In words, what is wrong with it.
-pub fn accept(packed: &Packed, order: &[u32]) -> Result<(), String> {
+/// What is wrong with it.
+pub fn accept(packed: &Packed, order: &[u32]) -> Result<(), Refusal> {
     let time = |invoked: u32, returned: u32| {
         (u64::from(invoked), (returned != frontier::OPEN).then_some(u64::from(returned)))
     };

@@ -68,7 +68,7 @@ pub struct Operation {
 }
 
 /// The states of a key. State 0 is the first.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct States {
     /// The texts of the states, for appends only.
     texts: Vec<Box<[u8]>>,
@@ -175,6 +175,9 @@ struct Link {
 
 const NO_LINK: u32 = u32::MAX;
 
+/// So many links take as much memory as a configuration.
+const LINKS_A_CONFIGURATION: usize = 32;
+
 /// What may be spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -200,30 +203,35 @@ pub fn check(
     limits: &Limits,
     order: bool,
 ) -> Answer {
-    let mut frontier = Frontier::new(operations, states, order);
-    let mut clock = super::Clock::new(limits.time);
-    let mut returns: Vec<(u32, u32)> = (0_u32..)
-        .zip(operations)
-        .filter(|(_, op)| op.returned != OPEN)
-        .map(|(place, op)| (op.returned, place))
-        .collect();
-    returns.sort_unstable();
-    let mut next = 0;
-    for (returned, place) in returns {
-        while let Some(op) = operations.get(next)
-            && op.invoked < returned
-        {
-            frontier.invoke(u32::try_from(next).expect("places fit in 32 bits"), *op);
-            next += 1;
-        }
-        match frontier.returned(place, limits, &mut clock) {
-            Some(Stop::Empty(states)) => return Answer::Invalid { breaks_at: place, states },
-            Some(Stop::TooMany) => return Answer::TooMany(limits.configurations),
-            Some(Stop::Late) => return Answer::Late(limits.time),
-            None => {}
-        }
+    let needs = Needs::new(operations, states);
+    let mut frontier = Frontier::new(operations, states, needs, order);
+    match frontier.run(limits, |_, _| {}) {
+        None => Answer::Valid(if order { frontier.order() } else { Vec::new() }),
+        Some((place, Stop::Empty(states))) => Answer::Invalid { breaks_at: place, states },
+        Some((_, Stop::TooMany)) => Answer::TooMany(limits.configurations),
+        Some((_, Stop::Late)) => Answer::Late(limits.time),
     }
-    Answer::Valid(if order { frontier.order() } else { Vec::new() })
+}
+
+/// What a key can have held when each operation had returned, for telling people: by the places of
+/// the operations, in the order of their returns, up to the first that is impossible. What is under
+/// way then, and was seen by nobody, may change it yet. None if it would take more than the limits
+/// allow.
+pub(super) fn held(
+    operations: &[Operation],
+    states: &mut States,
+    limits: &Limits,
+) -> Option<Vec<(u32, Vec<u32>)>> {
+    let needs = Needs { for_ever: true, ..Needs::new(operations, states) };
+    let mut frontier = Frontier::new(operations, states, needs, false);
+    let mut held = Vec::new();
+    let stopped = frontier.run(limits, |place, configs| {
+        let mut states: Vec<u32> = configs.iter().map(|config| config.state).collect();
+        states.sort_unstable();
+        states.dedup();
+        held.push((place, states));
+    });
+    matches!(stopped, None | Some((_, Stop::Empty(_)))).then_some(held)
 }
 
 enum Stop {
@@ -268,6 +276,8 @@ struct Needs {
     runs: Vec<Vec<u32>>,
     /// What was found out about states before.
     known: HashMap<u32, u32>,
+    /// Every state counts as one that somebody may see.
+    for_ever: bool,
 }
 
 impl Needs {
@@ -303,11 +313,14 @@ impl Needs {
                 width *= 2;
             }
         }
-        Needs { last, texts, runs, known: HashMap::new() }
+        Needs { last, texts, runs, known: HashMap::new(), for_ever: false }
     }
 
     /// The last time at which somebody may see the state, itself or with something appended.
     fn until(&mut self, state: u32, states: &States) -> u32 {
+        if self.for_ever {
+            return OPEN;
+        }
         if self.texts.is_empty() {
             return self.last.get(&state).copied().unwrap_or(0);
         }
@@ -330,7 +343,7 @@ impl Needs {
 }
 
 impl<'a> Frontier<'a> {
-    fn new(operations: &'a [Operation], states: &'a mut States, order: bool) -> Self {
+    fn new(operations: &'a [Operation], states: &'a mut States, needs: Needs, order: bool) -> Self {
         let first = Config {
             state: 0,
             buries: 0,
@@ -349,13 +362,43 @@ impl<'a> Frontier<'a> {
             others: Slots::default(),
             classes: Vec::new(),
             class_of: HashMap::new(),
-            needs: Needs::new(operations, states),
+            needs,
             states,
             differs: operations.iter().any(|op| matches!(op.step, Step::Differs(_))),
             links: order.then(Vec::new),
             operations,
             sharp: operations.iter().any(|op| !matches!(op.step, Step::Read(_) | Step::Write(_))),
         }
+    }
+
+    /// Goes through all events, telling the configurations after each return; the operation whose
+    /// return stopped it, if one did.
+    fn run(
+        &mut self,
+        limits: &Limits,
+        mut each: impl FnMut(u32, &[Config]),
+    ) -> Option<(u32, Stop)> {
+        let mut clock = super::Clock::new(limits.time);
+        let mut returns: Vec<(u32, u32)> = (0_u32..)
+            .zip(self.operations)
+            .filter(|(_, op)| op.returned != OPEN)
+            .map(|(place, op)| (op.returned, place))
+            .collect();
+        returns.sort_unstable();
+        let mut next = 0;
+        for (returned, place) in returns {
+            while let Some(op) = self.operations.get(next)
+                && op.invoked < returned
+            {
+                self.invoke(u32::try_from(next).expect("places fit in 32 bits"), *op);
+                next += 1;
+            }
+            if let Some(stop) = self.returned(place, limits, &mut clock) {
+                return Some((place, stop));
+            }
+            each(place, &self.configs);
+        }
+        None
     }
 
     fn kinds(&mut self, step: Step) -> &mut Slots {
@@ -415,7 +458,8 @@ impl<'a> Frontier<'a> {
                 continue;
             }
             self.expand(config.clone(), &target, &mut seen, &mut next);
-            if seen.len() + next.count > limits.configurations {
+            let links = self.links.as_ref().map_or(0, Vec::len) / LINKS_A_CONFIGURATION;
+            if seen.len() + next.count + links > limits.configurations {
                 return Some(Stop::TooMany);
             }
             if clock.is_up() {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use super::{
     frontier::{self, Step},
     key::{KeyHistory, NOTHING, OPEN, Op, What},
+    show::Shown,
 };
 
 /// What a client asks of a key.
@@ -17,8 +18,8 @@ pub enum Ask<'a> {
     Put(&'a str),
     /// Let nothing be there.
     Del,
-    /// If the first is there, let the second be.
-    Cas(&'a str, &'a str),
+    /// If the first is there, let the second be; none is nothing.
+    Cas(Option<&'a str>, Option<&'a str>),
     /// Let this be added at the end.
     Append(&'a str),
 }
@@ -62,6 +63,22 @@ impl std::str::FromStr for Spec {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Nonsense(pub String);
+
+impl Nonsense {
+    /// A process begins an operation though it has one under way, or is retired.
+    pub(in crate::checker) fn begun(process: u64, retired: bool) -> Nonsense {
+        Nonsense(if retired {
+            format!("process {process} was retired by an info")
+        } else {
+            format!("process {process} has an operation under way")
+        })
+    }
+
+    /// A process ends an operation though it has none under way.
+    pub(in crate::checker) fn not_begun(process: u64) -> Nonsense {
+        Nonsense(format!("process {process} ends what it has not begun"))
+    }
+}
 
 /// Histories of keys as they grow. Each process has one operation at a time.
 #[derive(Clone, Debug, Default)]
@@ -138,7 +155,8 @@ impl Key {
             Ask::Del => What::Write(NOTHING),
             Ask::Put(value) => What::Write(self.value(value)),
             Ask::Cas(from, to) => {
-                let [from, to] = [from, to].map(|value| self.value(value));
+                let [from, to] =
+                    [from, to].map(|value| value.map_or(NOTHING, |value| self.value(value)));
                 self.specially(place, Step::Cas(from, to));
                 What::Write(to)
             }
@@ -198,7 +216,8 @@ impl Key {
             .collect();
         let numbers = kept.iter().map(|place| self.numbers[*place as usize]).collect();
         let ops = kept.iter().map(|place| self.ops[*place as usize]);
-        let plain = self.special.is_empty() && spec == Spec::Register;
+        // A text to which nothing was ever appended is a register that holds the empty text first.
+        let plain = self.special.is_empty();
         let shape = if plain {
             Shape::Plain(KeyHistory::new(ops.collect()))
         } else {
@@ -237,6 +256,26 @@ impl Key {
         self.values.iter().find(|(_, number)| **number == value).map(|(text, _)| &**text)
     }
 
+    /// The operation of this number as people are shown it.
+    pub(super) fn shown(&self, number: u32) -> Shown {
+        let at = self.numbers.partition_point(|other| *other < number);
+        let op = self.ops[at];
+        let text = |value: u32| self.text(value).unwrap_or("nothing");
+        let step = u32::try_from(at).ok().and_then(|place| self.special.get(&place));
+        let text = match (step, op.what) {
+            (Some(Step::Cas(from, to)), _) => format!("cas {} {}", text(*from), text(*to)),
+            (Some(Step::Differs(from)), to) => {
+                format!("cas {} {}: differs", text(*from), text(to.value()))
+            }
+            (Some(Step::Append(more)), _) => format!("append {}", text(*more)),
+            (_, What::Write(NOTHING)) => "del".to_owned(),
+            (_, What::Write(value)) => format!("put {}", text(value)),
+            (_, What::Read(value)) => format!("get = {}", text(value)),
+        };
+        let returned = (op.returned != OPEN).then(|| op.returned.into());
+        Shown { number, process: None, text, invoked: op.invoked.into(), returned }
+    }
+
     /// Whether a write of this value has failed.
     #[must_use]
     pub fn has_failed(&self, value: u32) -> bool {
@@ -245,7 +284,7 @@ impl Key {
 }
 
 /// A key's history in the form in which it is decided.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packed {
     /// The operations.
     pub shape: Shape,
@@ -255,7 +294,7 @@ pub struct Packed {
 }
 
 /// Plain, or not.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// Puts, deletes and gets of a register.
     Plain(KeyHistory),
@@ -281,17 +320,25 @@ impl Keys {
     /// # Errors
     /// It has one under way, or is retired.
     pub fn invoke(&mut self, process: u64, key: &str, ask: Ask<'_>) -> Result<(), Nonsense> {
-        match self.under_way.get(&process) {
-            None => {}
-            Some(Some(_)) => {
-                return Err(Nonsense(format!("process {process} has an operation under way")));
-            }
-            Some(None) => {
-                return Err(Nonsense(format!("process {process} was retired by an info")));
-            }
+        self.invoke_numbered(self.operations, process, key, ask)
+    }
+
+    /// A process begins an operation that has this number in a greater history.
+    ///
+    /// # Errors
+    /// It has one under way, or is retired.
+    pub(in crate::checker) fn invoke_numbered(
+        &mut self,
+        number: u64,
+        process: u64,
+        key: &str,
+        ask: Ask<'_>,
+    ) -> Result<(), Nonsense> {
+        if let Some(known) = self.under_way.get(&process) {
+            return Err(Nonsense::begun(process, known.is_none()));
         }
-        let number = u32::try_from(self.operations)
-            .map_err(|_| Nonsense("more than 2^32 operations".to_owned()))?;
+        let number =
+            u32::try_from(number).map_err(|_| Nonsense("more than 2^32 operations".to_owned()))?;
         self.operations += 1;
         let at = match self.by_name.get(key) {
             Some(at) => *at,
@@ -301,38 +348,26 @@ impl Keys {
                 self.keys.len() - 1
             }
         };
+        if matches!(ask, Ask::Append(_)) && self.spec == Spec::Register {
+            return Err(Nonsense("a register takes no append: want --spec append".to_owned()));
+        }
         let place = self.keys[at].invoke(ask, number)?;
         self.under_way.insert(process, Some((at, place)));
         Ok(())
     }
 
-    /// A process's operation ends. After [`End::Info`] the process is retired, unless
-    /// [`Keys::reuse`] says otherwise.
+    /// A process's operation ends. After [`End::Info`] the process is retired.
     ///
     /// # Errors
     /// It has none under way, or the end is not one of it.
     pub fn end(&mut self, process: u64, end: End<'_>) -> Result<(), Nonsense> {
         let Some(Some((key, place))) = self.under_way.remove(&process) else {
-            return Err(Nonsense(format!("process {process} ends what it has not begun")));
+            return Err(Nonsense::not_begun(process));
         };
         if end == End::Info {
             self.under_way.insert(process, None);
         }
         self.keys[key].end(place, end)
-    }
-
-    /// Lets a process that was retired begin again.
-    pub fn reuse(&mut self, process: u64) {
-        if self.under_way.get(&process) == Some(&None) {
-            self.under_way.remove(&process);
-        }
-    }
-
-    /// The key that a process's operation concerns, if it has one under way.
-    #[must_use]
-    pub fn key_of(&self, process: u64) -> Option<&str> {
-        let (key, _) = self.under_way.get(&process).copied().flatten()?;
-        Some(&self.keys[key].name)
     }
 
     /// Every key so far, in the order in which they appeared.

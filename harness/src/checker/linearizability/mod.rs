@@ -2,19 +2,6 @@
 //! between its invocation and its return. Black box: operations in, a verdict out. Knows nothing
 //! of nodes, journals or versions.
 //!
-//! ```
-//! use harness::checker::linearizability::{Ask, End, Keys, Limits, Verdict, check_keys};
-//!
-//! let mut keys = Keys::default();
-//! keys.invoke(1, "k", Ask::Put("a"))?;
-//! keys.end(1, End::Ok(None))?;
-//! keys.invoke(2, "k", Ask::Get)?;
-//! keys.end(2, End::Ok(None))?; // It found nothing: the put is lost.
-//! let answers = check_keys(&keys, &Limits::default(), false);
-//! assert!(matches!(answers[0].verdict, Verdict::Invalid(_)));
-//! # Ok::<(), harness::checker::linearizability::Nonsense>(())
-//! ```
-//!
 //! Keys are decided apart, as many at a time as there are cores: linearizability is local. A key
 //! whose puts write values that nothing else writes is decided by [`zones`] (tier 1), any other by
 //! [`frontier`] (tier 2); [`search`] (tier 0) is the oracle that both are held against.
@@ -25,7 +12,6 @@ pub mod frontier;
 pub mod key;
 mod keys;
 pub mod order;
-mod prepare;
 mod register;
 mod search;
 mod show;
@@ -38,11 +24,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use counterexample::{Counterexample, Why};
+pub use counterexample::{Counterexample, Start, Why};
 pub use decide::{Certificate, Exhausted, Verdict, accept, decide, general};
 pub use frontier::Limits;
 pub use keys::{Ask, End, Key, Keys, Nonsense, Packed, Shape, Spec};
-pub use prepare::{Defect, prepare};
 pub use register::{Register, RegisterOp, RegisterRet};
 pub use search::{Bounds, Call, Found, search};
 pub use show::{Explanation, Shown, explain, timeline};
@@ -64,6 +49,16 @@ pub struct KeyVerdict {
     pub numbers: Vec<u32>,
 }
 
+impl KeyVerdict {
+    /// Why the key is not linearizable, to be shown to people; none if it is, or if nobody knows.
+    #[must_use]
+    pub fn explain(&self, keys: &Keys) -> Option<Explanation> {
+        let Verdict::Invalid(counterexample) = &self.verdict else { return None };
+        let key = &keys.keys()[self.key];
+        Some(explain(key, counterexample, |place| key.shown(self.numbers[place as usize])))
+    }
+}
+
 /// Decides every key, side by side. With `certify`, valid verdicts come with their certificates,
 /// which the independent verifier has accepted.
 ///
@@ -71,24 +66,43 @@ pub struct KeyVerdict {
 /// If the verifier does not accept a certificate: then this checker is wrong.
 #[must_use]
 pub fn check_keys(keys: &Keys, limits: &Limits, certify: bool) -> Vec<KeyVerdict> {
+    check_keys_telling(keys, limits, certify, &|| {})
+}
+
+/// The same, telling whenever a key is done.
+pub(super) fn check_keys_telling(
+    keys: &Keys,
+    limits: &Limits,
+    certify: bool,
+    done: &(dyn Fn() + Sync),
+) -> Vec<KeyVerdict> {
     let all = keys.keys();
+    let verdict_of = |key: usize, limits: &Limits| {
+        let history = &all[key];
+        let mut packed = history.history(keys.spec());
+        let verdict = decide(&mut packed, limits, certify);
+        if let Verdict::Valid(Some(order)) = &verdict
+            && let Err(why) = accept(&packed, order)
+        {
+            panic!("the certificate of key {} is wrong: {why}", history.name);
+        }
+        KeyVerdict { key, verdict, numbers: packed.numbers }
+    };
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(all.len());
+    // What is allowed is shared by the keys that are decided at a time.
+    let share = Limits { configurations: limits.configurations / workers.max(1), ..*limits };
     let next = AtomicUsize::new(0);
     let work = || {
         let mut verdicts = Vec::new();
         loop {
             let key = next.fetch_add(1, Ordering::Relaxed);
-            let Some(history) = all.get(key) else { return verdicts };
-            let mut packed = history.history(keys.spec());
-            let verdict = decide(&mut packed, limits, certify);
-            if let Verdict::Valid(Some(order)) = &verdict
-                && let Err(why) = accept(&packed, order)
-            {
-                panic!("the certificate of key {} is wrong: {why}", history.name);
+            if key >= all.len() {
+                return verdicts;
             }
-            verdicts.push(KeyVerdict { key, verdict, numbers: packed.numbers });
+            verdicts.push(verdict_of(key, &share));
+            done();
         }
     };
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(all.len());
     let mut verdicts: Vec<KeyVerdict> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         workers
@@ -97,6 +111,12 @@ pub fn check_keys(keys: &Keys, limits: &Limits, certify: bool) -> Vec<KeyVerdict
             .collect()
     });
     verdicts.sort_by_key(|verdict| verdict.key);
+    // A key that its share was too small for has everything to itself once more.
+    for verdict in verdicts.iter_mut().filter(|_| workers > 1) {
+        if matches!(verdict.verdict, Verdict::Unknown(Exhausted::Configurations(_))) {
+            *verdict = verdict_of(verdict.key, limits);
+        }
+    }
     verdicts
 }
 
@@ -124,10 +144,7 @@ pub fn judge(operations: &[Operation], limits: &Limits) -> Judgement {
             Verdict::Unknown(exhausted) => judgement.doubt(format!("{}: {exhausted}", key.name)),
             Verdict::Invalid(counterexample) => {
                 let explained = explained(key, &counterexample, &numbers, operations);
-                judgement.violation(format!(
-                    "{}: {}\n{}",
-                    explained.key, explained.sentence, explained.timeline
-                ));
+                judgement.violation(explained.to_string());
             }
         }
     }
@@ -249,7 +266,7 @@ fn shown(number: u32, operation: &Operation) -> Shown {
     };
     Shown {
         number,
-        process: *process,
+        process: Some(*process),
         text,
         invoked: operation.invoked_index,
         returned: operation.returned.and(operation.returned_index),

@@ -1,10 +1,11 @@
 //! Tells people why a history is not linearizable: in words, and as a small timeline.
 //! Knows nothing of how it was found out.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use super::{
     counterexample::{Counterexample, Why},
+    frontier::Step,
     keys::Key,
     zones::Violation,
 };
@@ -14,8 +15,8 @@ use super::{
 pub struct Shown {
     /// Its number in the whole history, from 0 in the order of the invocations.
     pub number: u32,
-    /// Who did it.
-    pub process: u64,
+    /// Who did it, if that is known.
+    pub process: Option<u64>,
     /// What was done and found, such as `put 3-12` or `get = nothing`.
     pub text: String,
     /// When it was invoked; only compared with others.
@@ -26,7 +27,11 @@ pub struct Shown {
 
 impl Shown {
     fn named(&self) -> String {
-        format!("'{}' of process {} (operation {})", self.text, self.process, self.number)
+        let text = shortened(&self.text);
+        match self.process {
+            Some(process) => format!("'{text}' of process {process} (operation {})", self.number),
+            None => format!("'{text}' (operation {})", self.number),
+        }
     }
 }
 
@@ -43,6 +48,12 @@ pub struct Explanation {
     pub operations: Vec<Shown>,
 }
 
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}\n{}", self.key, self.sentence, self.timeline)
+    }
+}
+
 /// Explains a counterexample. `shown` gives an operation by its place in the key's history.
 #[must_use]
 pub fn explain(
@@ -53,34 +64,92 @@ pub fn explain(
     let mut operations: Vec<Shown> =
         counterexample.operations.iter().map(|place| shown(*place)).collect();
     operations.sort_by_key(|operation| operation.invoked);
-    let last = shown(counterexample.breaks_at);
+    if let Some(start) = &counterexample.from {
+        operations.insert(0, shown(start.after));
+    }
+    let last = shown(counterexample.breaks_at).named();
+    let text = |state: u32| match counterexample.texts.get(&state) {
+        Some(text) => quoted(text),
+        None => value(key, state),
+    };
     let why = match &counterexample.why {
         Why::Rule(violation) => rule(key, *violation, &shown),
-        Why::Stuck(states) => {
-            let mut possible: Vec<String> =
-                states.iter().map(|state| value(key, *state)).take(6).collect();
-            if states.len() > 6 {
-                possible.push("others".to_owned());
-            }
-            if possible.is_empty() {
-                "everything that could be there by then can be seen by nobody any more".to_owned()
-            } else {
-                format!(
-                    "what could be there just before its return was {}, and no order of the \
-                     operations under way leads from there to what it needs",
-                    possible.join(" or ")
-                )
-            }
-        }
+        Why::Stuck { step, held } => stuck(*step, &either(held, text), text),
     };
-    let sentence = format!("no order can be found once {} has returned: {why}", last.named());
-    let timeline = timeline(&operations);
+    let mut sentence = format!("no order can be found once {last} has returned: {why}");
+    let mut timeline = timeline(&operations);
+    if let Some(start) = &counterexample.from {
+        let held = either(&start.held, text);
+        // Writing to a string cannot fail.
+        let _ = write!(
+            sentence,
+            ". In whatever order all before took effect, when {} had returned the key held {held}, \
+             or what those under way then made of it",
+            shown(start.after).named()
+        );
+        // The first line is the operation after which that was so.
+        let first = timeline.find('\n').map_or(0, |end| end + 1);
+        timeline.insert_str(first, &format!("{:5} then {held} was there\n", ""));
+    }
     Explanation { key: key.name.to_string(), sentence, timeline, operations }
+}
+
+/// Some of several values in words.
+fn either(values: &[u32], text: impl Fn(u32) -> String) -> String {
+    let mut said: Vec<String> = values.iter().take(6).map(|value| text(*value)).collect();
+    if values.len() > 6 {
+        said.push("something else".to_owned());
+    }
+    said.join(" or ")
+}
+
+/// Why an operation could not happen, in words.
+fn stuck(step: Step, held: &str, text: impl Fn(u32) -> String) -> String {
+    let no_order = "and no order of the operations under way makes of it";
+    let held =
+        if held.is_empty() { "something that nobody could see".to_owned() } else { held.into() };
+    match step {
+        Step::Read(found) => format!(
+            "it found {}, but what was there before it returned was {held}, {no_order} {0}",
+            text(found)
+        ),
+        Step::Cas(from, _) => format!(
+            "it must have found {}, but what was there before it returned was {held}, {no_order} \
+             {0}",
+            text(from)
+        ),
+        Step::Differs(from) => format!(
+            "it found something other than {}, but what was there before it returned was {held}, \
+             {no_order} anything else",
+            text(from)
+        ),
+        Step::Write(_) | Step::Append(_) => {
+            format!("what was there before it returned was {held}")
+        }
+    }
 }
 
 /// A value in words.
 fn value(key: &Key, number: u32) -> String {
-    key.text(number).map_or_else(|| "nothing".to_owned(), |text| format!("'{text}'"))
+    key.text(number).map_or_else(|| "nothing".to_owned(), quoted)
+}
+
+/// The most letters of a text that are shown.
+const SHOWN_MAX: usize = 48;
+
+/// A text between quotes, its middle left out if it is long.
+fn quoted(text: &str) -> String {
+    format!("'{}'", shortened(text))
+}
+
+fn shortened(text: &str) -> String {
+    let count = text.chars().count();
+    if count <= SHOWN_MAX {
+        return text.to_owned();
+    }
+    let start: String = text.chars().take(SHOWN_MAX / 3).collect();
+    let end: String = text.chars().skip(count - SHOWN_MAX / 2).collect();
+    format!("{start}…{end}")
 }
 
 /// A broken rule in words.
@@ -96,14 +165,13 @@ fn rule(key: &Key, violation: Violation, shown: &impl Fn(u32) -> Shown) -> Strin
             format!("{} was found before its put was invoked", value(key, found))
         }
         Violation::Overlap { first, second } => format!(
-            "{} must have been there from before to after a moment at which {} must have been \
-             there, each of them written once",
+            "there is a moment at which both {} and {} must have been there: each of them was \
+             written once, had taken effect before it, and was still to be seen after it",
             value(key, first),
             value(key, second)
         ),
         Violation::Inside { inner, outer } => format!(
-            "{} must have been there at some moment of a time throughout which {} must have been \
-             there",
+            "at every moment at which {} can have been there, {} must have been there",
             value(key, inner),
             value(key, outer)
         ),
@@ -142,10 +210,11 @@ pub fn timeline(operations: &[Shown]) -> String {
     times.dedup();
     let step = if times.len() > 24 { 2 } else { 4 };
     let column = |time: u64| times.partition_point(|other| *other < time) * step;
-    let width = operations.iter().map(|operation| operation.text.chars().count()).max();
-    let width = width.unwrap_or(0).min(40);
+    let texts: Vec<String> =
+        operations.iter().map(|operation| shortened(&operation.text)).collect();
+    let width = texts.iter().map(|text| text.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
-    for operation in operations {
+    for (operation, shown) in operations.iter().zip(texts) {
         let from = column(operation.invoked);
         let bar = match operation.returned {
             Some(returned) => format!("├{}┤", "─".repeat(column(returned) - from - 1)),
@@ -154,9 +223,12 @@ pub fn timeline(operations: &[Shown]) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
-            "p{:<4} {:<width$}  {}{bar}",
-            operation.process,
-            operation.text,
+            "{:<5} {:<width$}  {}{bar}",
+            match operation.process {
+                Some(process) => format!("p{process}"),
+                None => format!("#{}", operation.number),
+            },
+            shown,
             " ".repeat(from)
         );
     }
@@ -171,7 +243,7 @@ mod tests {
     fn a_timeline_is_drawn() {
         let shown = |process, text: &str, invoked, returned| Shown {
             number: 0,
-            process,
+            process: Some(process),
             text: text.to_owned(),
             invoked,
             returned,

@@ -1,7 +1,8 @@
 //! EDN as Jepsen and Porcupine write it: Jepsen's `history.edn`, with or without `independent`
-//! tuples, and Porcupine's key/value data. Extra keys are ignored.
+//! tuples, and Porcupine's key/value data. Extra keys are ignored. Only one operation is in memory
+//! at a time, and what was read ahead of it.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io::BufRead};
 
 use super::{Ask, End, Fault, Sink};
 
@@ -53,21 +54,84 @@ impl<'a> Value<'a> {
 /// How deep values may lie in each other.
 const DEPTH_MAX: usize = 64;
 
+/// A place in a file, both from 1.
+#[derive(Clone, Copy)]
+struct Place {
+    line: usize,
+    column: usize,
+}
+
+impl Place {
+    /// The place behind some text that begins here.
+    fn behind(self, text: &[u8]) -> Place {
+        match text.iter().rposition(|byte| *byte == b'\n') {
+            None => Place { column: self.column + text.len(), ..self },
+            Some(last) => Place {
+                line: self.line + text[..=last].iter().filter(|byte| **byte == b'\n').count(),
+                column: text.len() - last,
+            },
+        }
+    }
+
+    fn fault(self, reason: impl Into<String>) -> Fault {
+        Fault::new(self.line, self.column, reason)
+    }
+}
+
+/// The part of a file that is in memory.
+struct Window<'i> {
+    input: &'i mut dyn BufRead,
+    text: Vec<u8>,
+    /// What lies before this was read.
+    at: usize,
+    /// Where that is in the file.
+    place: Place,
+    /// The file ends where the text does.
+    whole: bool,
+}
+
+impl Window<'_> {
+    /// Makes the window longer, by as much as it has, or finds that there is no more.
+    fn more(&mut self) -> Result<(), Fault> {
+        self.text.drain(..self.at);
+        self.at = 0;
+        let wanted = 2 * self.text.len() + 1;
+        while self.text.len() < wanted && !self.whole {
+            let ahead = self.input.fill_buf().map_err(Fault::Io)?;
+            let count = ahead.len();
+            self.text.extend_from_slice(ahead);
+            self.input.consume(count);
+            self.whole = count == 0;
+        }
+        Ok(())
+    }
+
+    /// So many bytes were read.
+    fn pass(&mut self, count: usize) {
+        let end = self.at + count;
+        self.place = self.place.behind(&self.text[self.at..end]);
+        self.at = end;
+    }
+}
+
 struct Reader<'a> {
     text: &'a [u8],
     at: usize,
+    /// Where the text begins in the file.
+    place: Place,
+    /// What was read might have been another thing if there had been more text.
+    ended: bool,
 }
 
 impl<'a> Reader<'a> {
     fn fault(&self, at: usize, reason: impl Into<String>) -> Fault {
-        let before = &self.text[..at.min(self.text.len())];
-        let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-        let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        Fault::new(line, before.len() - start + 1, reason)
+        self.place.behind(&self.text[..at.min(self.text.len())]).fault(reason)
     }
 
-    fn peek(&self) -> Option<u8> {
-        self.text.get(self.at).copied()
+    fn peek(&mut self) -> Option<u8> {
+        let next = self.text.get(self.at).copied();
+        self.ended |= next.is_none();
+        next
     }
 
     fn skip_space(&mut self) {
@@ -205,6 +269,7 @@ impl<'a> Reader<'a> {
                         Some(same @ (b'"' | b'\\')) => bytes.push(same),
                         Some(b'u') => {
                             let digits = self.text.get(self.at..self.at + 4);
+                            self.ended |= digits.is_none();
                             let letter = digits
                                 .and_then(|digits| std::str::from_utf8(digits).ok())
                                 .and_then(|digits| u32::from_str_radix(digits, 16).ok())
@@ -228,30 +293,64 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// What lies between operations, or one of them.
+enum Item<'a> {
+    End,
+    Open(u8),
+    Close,
+    Value(Value<'a>),
+    Discarded,
+}
+
 /// Reads a history: maps one after the other, or vectors of maps.
-pub(super) fn stream(text: &[u8], porcupine: bool, sink: &mut dyn Sink) -> Result<(), Fault> {
-    let mut reader = Reader { text, at: 0 };
+pub(super) fn stream(
+    input: &mut dyn BufRead,
+    porcupine: bool,
+    sink: &mut dyn Sink,
+) -> Result<(), Fault> {
+    let place = Place { line: 1, column: 1 };
+    let mut window = Window { input, text: Vec::new(), at: 0, place, whole: false };
     // A vector around it all is no value of its own here: its maps are read one at a time.
-    let mut open: Vec<(u8, usize)> = Vec::new();
+    let mut open: Vec<(u8, Place)> = Vec::new();
     loop {
+        let text = &window.text[window.at..];
+        let mut reader = Reader { text, at: 0, place: window.place, ended: false };
         reader.skip_space();
         let start = reader.at;
-        match (reader.peek(), open.last()) {
-            (None, None) => return Ok(()),
-            (None, Some((_, opened))) => return Err(reader.fault(*opened, "not closed")),
-            (Some(byte @ (b'[' | b'(')), _) if open.len() < DEPTH_MAX => {
-                open.push((if byte == b'[' { b']' } else { b')' }, start));
-                reader.at += 1;
-            }
-            (Some(byte), Some((close, _))) if byte == *close => {
-                open.pop();
-                reader.at += 1;
-            }
-            _ => {
-                let Some(value) = reader.value(0)? else { continue };
-                event(&value, porcupine, sink).map_err(|reason| reader.fault(start, reason))?;
-            }
+        let read = item(&mut reader, open.last().map(|(close, _)| *close), open.len());
+        if reader.ended && !window.whole {
+            window.more()?;
+            continue;
         }
+        let here = || window.place.behind(&text[..start]);
+        match read? {
+            Item::End => {
+                return open.last().map_or(Ok(()), |(_, opened)| Err(opened.fault("not closed")));
+            }
+            Item::Open(close) => open.push((close, here())),
+            Item::Close => drop(open.pop()),
+            Item::Value(value) => {
+                event(&value, porcupine, sink).map_err(|reason| here().fault(reason))?;
+            }
+            Item::Discarded => {}
+        }
+        let count = reader.at;
+        window.pass(count);
+    }
+}
+
+fn item<'a>(reader: &mut Reader<'a>, close: Option<u8>, depth: usize) -> Result<Item<'a>, Fault> {
+    match reader.peek() {
+        None => Ok(Item::End),
+        Some(byte @ (b'[' | b'(')) if depth < DEPTH_MAX => {
+            reader.at += 1;
+            Ok(Item::Open(if byte == b'[' { b']' } else { b')' }))
+        }
+        Some(byte) if Some(byte) == close => {
+            reader.at += 1;
+            Ok(Item::Close)
+        }
+        Some(_) => Ok(reader.value(0)?.map_or(Item::Discarded, Item::Value)),
     }
 }
 
@@ -286,7 +385,9 @@ fn event(map: &Value<'_>, porcupine: bool, sink: &mut dyn Sink) -> Result<(), St
         ("invoke", "del" | "delete") => sink.invoke(process, &key, Ask::Del),
         ("invoke", "cas") => match value {
             Value::Many(pair) if pair.len() == 2 => {
-                sink.invoke(process, &key, Ask::Cas(&pair[0].written(), &pair[1].written()))
+                let [from, to] = [&pair[0], &pair[1]]
+                    .map(|value| (*value != Value::Nil).then(|| value.written()));
+                sink.invoke(process, &key, Ask::Cas(from.as_deref(), to.as_deref()))
             }
             _ => return Err("a cas needs [old new]".to_owned()),
         },

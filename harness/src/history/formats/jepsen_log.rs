@@ -48,7 +48,10 @@ fn event(number: usize, text: &str, sink: &mut dyn Sink) -> Result<(), Fault> {
         (":invoke", ":write") if first == "nil" => sink.invoke(process, KEY, Ask::Del),
         (":invoke", ":write") if !first.is_empty() => sink.invoke(process, KEY, Ask::Put(first)),
         (":invoke", ":cas") => match pair(value) {
-            Some((from, to)) => sink.invoke(process, KEY, Ask::Cas(from, to)),
+            Some((from, to)) => {
+                let [from, to] = [from, to].map(|value| (value != "nil").then_some(value));
+                sink.invoke(process, KEY, Ask::Cas(from, to))
+            }
             None => return wrong(first, "a cas needs [old new]".to_owned()),
         },
         (":ok", ":read") if first == "nil" => sink.end(process, End::Ok(None)),

@@ -138,34 +138,23 @@ pub fn recognise(start: &[u8]) -> Option<Format> {
 pub fn stream(path: &Path, format: Format, sink: &mut dyn Sink) -> Result<(), ReadError> {
     let io = |source| ReadError::Io { path: path.to_owned(), source };
     let file = File::open(path).map_err(io)?;
-    let mut input = BufReader::with_capacity(1 << 18, file);
-    let read = match format {
-        Format::Jsonl => jsonl::stream(&mut input, sink),
-        Format::JepsenLog => jepsen_log::stream(&mut input, sink),
-        Format::Edn | Format::Porcupine => {
-            let mut text = Vec::new();
-            std::io::Read::read_to_end(&mut input, &mut text).map_err(io)?;
-            edn::stream(&text, format == Format::Porcupine, sink)
-        }
-    };
-    read.map_err(|fault| fault.at(path))
+    stream_from(&mut BufReader::with_capacity(1 << 18, file), format, sink, path)
 }
 
-/// Reads a history from bytes.
+/// Reads a history from anywhere, never more than a little at a time.
 ///
 /// # Errors
-/// Something in it is not what it should be; the path is for the message.
-pub fn stream_bytes(
-    bytes: &[u8],
+/// It cannot be read, or something in it is not what it should be; the path is for the message.
+pub fn stream_from(
+    input: &mut dyn BufRead,
     format: Format,
     sink: &mut dyn Sink,
     path: &Path,
 ) -> Result<(), ReadError> {
-    let mut input = bytes;
     let read = match format {
-        Format::Jsonl => jsonl::stream(&mut input, sink),
-        Format::JepsenLog => jepsen_log::stream(&mut input, sink),
-        Format::Edn | Format::Porcupine => edn::stream(bytes, format == Format::Porcupine, sink),
+        Format::Jsonl => jsonl::stream(input, sink),
+        Format::JepsenLog => jepsen_log::stream(input, sink),
+        Format::Edn | Format::Porcupine => edn::stream(input, format == Format::Porcupine, sink),
     };
     read.map_err(|fault| fault.at(path))
 }

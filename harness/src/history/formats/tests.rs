@@ -3,12 +3,12 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::checker::linearizability::{Limits, Verdict, check_keys};
+use crate::checker::linearizability::{Limits, Packed, Verdict, check_keys};
 
 fn read(text: &str) -> Result<Keys, String> {
     let format = recognise(text.as_bytes()).ok_or("no known format")?;
     let mut keys = Keys::new(format.spec());
-    stream_bytes(text.as_bytes(), format, &mut keys, Path::new("h"))
+    stream_from(&mut text.as_bytes(), format, &mut keys, Path::new("h"))
         .map_err(|error| error.to_string())?;
     Ok(keys)
 }
@@ -102,6 +102,24 @@ fn the_place_of_what_is_wrong_is_told() {
     }
 }
 
+/// What comes in pieces of any size reads as what comes at once: the same operations, or the same
+/// complaint.
+fn reads_alike_in_pieces(bytes: &[u8], format: Format, piece: usize) -> Result<(), TestCaseError> {
+    let read = |input: &mut dyn BufRead| {
+        let mut keys = Keys::new(format.spec());
+        let told = stream_from(input, format, &mut keys, Path::new("h"));
+        (told.map_err(|error| error.to_string()), histories(&keys))
+    };
+    let whole = read(&mut &*bytes);
+    let pieces = read(&mut BufReader::with_capacity(piece, bytes));
+    prop_assert_eq!(whole, pieces);
+    Ok(())
+}
+
+fn histories(keys: &Keys) -> Vec<Packed> {
+    keys.keys().iter().map(|key| key.history(keys.spec())).collect()
+}
+
 /// Some bytes of a sample are replaced, some left out.
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
     let sample = prop::sample::select(vec![JSONL, EDN, INDEPENDENT, LOG, PORCUPINE]);
@@ -126,15 +144,20 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_input_makes_a_reader_panic(bytes in damaged(), format in 0..4_usize) {
+    fn no_input_makes_a_reader_panic(
+        bytes in damaged(),
+        format in 0..4_usize,
+        piece in 1..200_usize,
+    ) {
         let formats = [recognise(&bytes), Some(Format::ALL[format])];
         for format in formats.into_iter().flatten() {
             let mut keys = Keys::new(format.spec());
-            let read = stream_bytes(&bytes, format, &mut keys, Path::new("h"));
+            let read = stream_from(&mut &*bytes, format, &mut keys, Path::new("h"));
             if let Err(error) = read {
                 let told = error.to_string();
                 prop_assert!(told.starts_with("h:"), "{told}");
             }
+            reads_alike_in_pieces(&bytes, format, piece)?;
         }
     }
 }
