@@ -187,6 +187,7 @@ impl BlockingArgs {
             relay: false,
             lie: false,
             fail_fast: false,
+            schedule: None,
             script: Some(script),
         }
     }

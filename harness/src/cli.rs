@@ -266,7 +266,7 @@ fn force(args: &ReplayArgs, store: &Path) -> Result<Exit, Problem> {
     for path in &args.paths {
         let named = || path.display().to_string();
         let schedule = Schedule::read(path).with_context(named).map_err(Problem::arguments)?;
-        let options = forced::options(&schedule, store.to_owned());
+        let options = forced::options(&schedule, path, store.to_owned());
         let options = options.map_err(anyhow::Error::msg).with_context(named);
         let options = options.map_err(Problem::arguments)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -1,7 +1,9 @@
 //! An abort for conflict needs a conflict: another write of the key, under way at the same time.
-//! From the history alone.
+//! From the history, and for how long an indeterminate write was under way, from the journals.
 
 use std::collections::HashMap;
+
+use system::protocol::TxnId;
 
 use super::{Judgement, Run};
 use crate::history::{ErrorCode, Fate, Operation};
@@ -17,8 +19,11 @@ pub fn check(run: &Run) -> Judgement {
     for operation in run.operations.iter().filter(|operation| may_hold(operation)) {
         rivals.entry(&operation.key).or_default().push(operation);
     }
-    let rivals: HashMap<&str, Rivals<'_>> =
-        rivals.into_iter().map(|(key, writes)| (key, Rivals::of(writes))).collect();
+    let ends = Ends { run, writers: run.evidence.transactions.writers() };
+    let rivals: HashMap<&str, Rivals<'_>> = rivals
+        .into_iter()
+        .map(|(key, writes)| (key, Rivals::of(writes, |write| ends.end(write))))
+        .collect();
     let mut conflicts = 0;
     for operation in &run.operations {
         let Some(error) = conflict(operation) else { continue };
@@ -51,6 +56,27 @@ fn may_hold(operation: &Operation) -> bool {
             && matches!(error, Some(ErrorCode::Conflict | ErrorCode::Unavailable)))
 }
 
+/// When writes ended.
+struct Ends<'a> {
+    run: &'a Run,
+    writers: HashMap<(String, String), TxnId>,
+}
+
+impl Ends<'_> {
+    /// When the client had its answer; or, of an indeterminate put that the journals know, when its
+    /// transaction was over. Otherwise it never ended: deletes, for instance, look alike.
+    fn end(&self, write: &Operation) -> u64 {
+        let over = || {
+            let put = (write.key.clone(), write.value.clone()?);
+            let evidence = &self.run.evidence;
+            let transaction = evidence.transactions.by_id.get(self.writers.get(&put)?)?;
+            let over = transaction.over().filter(|_| evidence.missing.is_empty())?;
+            u64::try_from(over).ok()
+        };
+        write.returned.or_else(over).unwrap_or(u64::MAX)
+    }
+}
+
 /// The writes of one key, in the order of their invocations, with the latest end of each prefix.
 struct Rivals<'a> {
     writes: Vec<&'a Operation>,
@@ -60,12 +86,12 @@ struct Rivals<'a> {
 }
 
 impl<'a> Rivals<'a> {
-    fn of(mut writes: Vec<&'a Operation>) -> Self {
+    fn of(mut writes: Vec<&'a Operation>, ends_at: impl Fn(&Operation) -> u64) -> Self {
         writes.sort_by_key(|write| write.invoked);
         let mut ends = Vec::with_capacity(writes.len());
         let mut latest = [(0, usize::MAX); 2];
         for (place, write) in writes.iter().enumerate() {
-            let end = (write.returned.unwrap_or(u64::MAX), place);
+            let end = (ends_at(write), place);
             if latest[0].1 == usize::MAX || end.0 >= latest[0].0 {
                 latest = [end, latest[0]];
             } else if latest[1].1 == usize::MAX || end.0 > latest[1].0 {
@@ -123,7 +149,7 @@ mod tests {
                         write(n.into(), invoked, end.map(|end: u64| end.max(invoked)))
                     })
                     .collect();
-                let rivals = Rivals::of(ops.iter().collect());
+                let rivals = Rivals::of(ops.iter().collect(), |op| op.returned.unwrap_or(u64::MAX));
                 for op in &ops {
                     let expected = ops
                         .iter()

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use system::protocol::{Key, Node, TxnId};
 
 use super::{
@@ -55,6 +55,7 @@ pub fn check(run: &Run) -> Judgement {
     for lock in &locks {
         late(lock, from, limit, &mut judgement);
     }
+    settled_at_all(run, &mut judgement);
     match &run.remained {
         None => judgement.doubt("the run ended before the final states were read"),
         Some(remained) => {
@@ -80,6 +81,29 @@ pub fn check(run: &Run) -> Judgement {
         }
     }
     judgement
+}
+
+/// What the run itself saw after the last heal: whether every node was ready and had nothing open
+/// within the deadline, and whether every key could be read then.
+fn settled_at_all(run: &Run, judgement: &mut Judgement) {
+    for event in &run.events {
+        let Action::Nemesis(nemesis) = &event.action else { continue };
+        match nemesis.f.as_str() {
+            "settled" if nemesis.value.get("ms").is_some_and(Json::is_null) => {
+                judgement.violation(format!(
+                    "the nodes were not all ready, with nothing open, within {} ms of the last heal",
+                    run.setup.resolution_deadline_ms
+                ));
+            }
+            "final" => {
+                let unread = nemesis.value.get("unread").and_then(Json::as_array);
+                for key in unread.into_iter().flatten().filter_map(Json::as_str) {
+                    judgement.doubt(format!("{key} could not be read after the last heal"));
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Judges one lock: from the last heal on, it must not be held for longer than the limit.
@@ -122,7 +146,7 @@ fn milliseconds(nanoseconds: i64) -> i64 {
     nanoseconds / 1_000_000
 }
 
-fn quantiles(mut times: Vec<i64>) -> serde_json::Value {
+fn quantiles(mut times: Vec<i64>) -> Json {
     times.sort_unstable();
     let (Some(max), Some(median)) = (times.last(), times.get(times.len() / 2)) else {
         return json!({ "repairs": 0 });

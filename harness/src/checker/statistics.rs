@@ -1,5 +1,5 @@
 //! How much was done and how it went: counts, latencies, throughput, availability with and without
-//! a fault in force. Never says that a run is wrong.
+//! a fault in force. Never says that a run is wrong; says that it shows nothing if nothing worked.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,7 @@ pub fn check(run: &Run) -> Judgement {
         judgement.doubt("the history has no operation");
         return judgement;
     }
+    nothing_worked(&run.operations, &mut judgement);
     judgement.measure("counts", counts(&run.operations));
     judgement.measure("latency_us", latencies(&run.operations));
     let end = run.events.last().map_or(0, |event| event.time);
@@ -30,6 +31,17 @@ pub fn check(run: &Run) -> Judgement {
     judgement.measure("ok_per_second", round(ratio(done, 1) / seconds.max(1e-9)));
     judgement.measure("availability", availability(run, end));
     judgement
+}
+
+/// A system that answers nothing does nothing wrong, and shows nothing.
+fn nothing_worked(operations: &[Operation], judgement: &mut Judgement) {
+    for (name, write) in [("get", false), ("write", true)] {
+        let all = || operations.iter().filter(|operation| operation.f.is_write() == write);
+        let (asked, ok) = (all().count(), all().any(|operation| operation.fate == Fate::Ok));
+        if asked > 0 && !ok {
+            judgement.doubt(format!("no {name} was answered Ok, of {asked}: nothing was shown"));
+        }
+    }
 }
 
 /// Operations by function and by end.

@@ -1,7 +1,7 @@
 //! What clients were told is true: Ok means committed, a failure means no effect ever, a version
 //! is the transaction that wrote the value. From the history and the journals.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use system::protocol::{Node, TxnId};
 
@@ -30,8 +30,52 @@ pub fn check(run: &Run) -> Judgement {
             Fate::Ok | Fate::Info => {}
         }
     }
+    asked_for(run, &mut judgement);
     judgement.measure("answers", checked);
     judgement
+}
+
+/// Nothing was committed that no client asked for. Deletes look alike: of each key no more may have
+/// been committed than were answered Ok or left open, or one that failed took effect.
+fn asked_for(run: &Run, judgement: &mut Judgement) {
+    let mut puts: HashSet<(&str, &str)> = HashSet::new();
+    let mut dels: HashMap<&str, (usize, usize)> = HashMap::new();
+    for operation in run.operations.iter().filter(|operation| operation.f.is_write()) {
+        match &operation.value {
+            Some(value) => {
+                puts.insert((&operation.key, value));
+            }
+            None => {
+                let (possible, failed) = dels.entry(&operation.key).or_default();
+                *(if operation.fate == Fate::Fail { failed } else { possible }) += 1;
+            }
+        }
+    }
+    let mut committed_dels: BTreeMap<String, usize> = BTreeMap::new();
+    for (txn, transaction) in &run.evidence.transactions.by_id {
+        let (Some(write), Some(commit)) = (&transaction.write, transaction.commit()) else {
+            continue;
+        };
+        let key = write.key.to_string();
+        match &write.value {
+            Some(value) if !puts.contains(&(key.as_str(), value.to_string().as_str())) => {
+                judgement.violation(format!(
+                    "{txn} committed put {key} = {value} ({commit}), which no client asked for"
+                ));
+            }
+            Some(_) => {}
+            None => *committed_dels.entry(key).or_default() += 1,
+        }
+    }
+    for (key, committed) in committed_dels {
+        let (possible, failed) = dels.get(key.as_str()).copied().unwrap_or_default();
+        if committed > possible {
+            judgement.violation(format!(
+                "deletes of {key}: {committed} committed, but only {possible} answered Ok or left \
+                 open, and {failed} failed"
+            ));
+        }
+    }
 }
 
 /// Which transaction wrote which value, by journals; and which get saw which value, by clients.
@@ -42,13 +86,7 @@ struct Puts<'a> {
 
 impl<'a> Puts<'a> {
     fn of(run: &'a Run) -> Self {
-        let mut by_value = HashMap::new();
-        for (txn, transaction) in &run.evidence.transactions.by_id {
-            let Some(write) = &transaction.write else { continue };
-            if let Some(value) = &write.value {
-                by_value.insert((write.key.to_string(), value.to_string()), *txn);
-            }
-        }
+        let by_value = run.evidence.transactions.writers();
         let seen = run
             .operations
             .iter()

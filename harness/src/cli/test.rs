@@ -130,6 +130,7 @@ impl TestArgs {
             timing: self.timing.clone(),
             relay: self.relay,
             lie: self.lie,
+            schedule: None,
             script: None,
         }
     }

@@ -15,7 +15,10 @@ use super::{
     Options, TwoPhase,
     explore::{Bounds, Explored, explore},
 };
-use crate::{checker::Validity, schedule::Schedule};
+use crate::{
+    checker::Validity,
+    schedule::{Property, Schedule},
+};
 
 /// Explore every schedule of a small cluster: the very machines that run, by stateright.
 #[derive(Args, Clone, Debug)]
@@ -50,6 +53,10 @@ pub struct ModelArgs {
     /// Whether clusters that differ in the names of the replicas alone count as one.
     #[arg(long, default_value = "on", action = ArgAction::Set, value_parser = on_or_off)]
     pub symmetry: bool,
+    /// Whether messages that can change nothing any more are left out. It changes how many states
+    /// there are, and nothing else.
+    #[arg(long, default_value = "on", action = ArgAction::Set, value_parser = on_or_off)]
+    pub reduced: bool,
     /// Whether the master may suspect every replica at any time.
     #[arg(long)]
     pub heartbeats: bool,
@@ -71,6 +78,9 @@ pub struct ModelArgs {
     /// Go deep first: far less memory, and no shortest schedules.
     #[arg(long)]
     pub depth_first: bool,
+    /// Go on until this property is found broken, whatever else is found before.
+    #[arg(long, value_name = "PROPERTY")]
+    pub until: Option<Property>,
     /// Stop when so many states were reached.
     #[arg(long)]
     pub max_states: Option<usize>,
@@ -110,8 +120,10 @@ impl ModelArgs {
             wipes: self.wipes,
             twins: self.twins,
             symmetry: self.symmetry,
+            reduced: self.reduced,
             heartbeats: self.heartbeats,
             histories: self.histories,
+            until: self.until,
             ..options
         }
     }
@@ -121,7 +133,7 @@ impl ModelArgs {
         let on = |on: bool| if on { "on" } else { "off" };
         let mut text = format!(
             "harness model --replicas {} --transactions {} --gets {} --keys {} --master-crashes {} \
-             --replica-crashes {} --wipes {} --twins {} --peers {} --symmetry {} \
+             --replica-crashes {} --wipes {} --twins {} --peers {} --symmetry {} --reduced {} \
              --floor-batch {}",
             self.replicas,
             self.transactions,
@@ -133,6 +145,7 @@ impl ModelArgs {
             self.twins,
             on(self.peers),
             on(self.symmetry),
+            on(self.reduced),
             self.floor_batch,
         );
         for (flag, set) in [
@@ -141,6 +154,9 @@ impl ModelArgs {
             (" --histories", self.histories),
         ] {
             text += if set { flag } else { "" };
+        }
+        if let Some(property) = self.until {
+            text += &format!(" --until {property}");
         }
         for rule in &self.broken {
             text += &format!(" --break {rule}");

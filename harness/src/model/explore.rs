@@ -1,6 +1,7 @@
 //! Explores a model within bounds, and says what was found and what was covered.
 
 use std::{
+    collections::BTreeSet,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
@@ -61,8 +62,10 @@ pub fn explore(
 ) -> Explored {
     let model = TwoPhase::new(options.clone());
     let stop = model.stop.clone();
-    let mut builder =
-        model.checker().threads(bounds.threads).finish_when(HasDiscoveries::AnyFailures);
+    let enough = options.until.map_or(HasDiscoveries::AnyFailures, |property| {
+        HasDiscoveries::AllOf(BTreeSet::from([property.name()]))
+    });
+    let mut builder = model.checker().threads(bounds.threads).finish_when(enough);
     if let Some(states) = bounds.states {
         builder = builder.target_state_count(states);
     }

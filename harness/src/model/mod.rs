@@ -24,7 +24,7 @@ use std::{
 };
 
 use stateright::{Model, Property as Claim};
-use system::protocol::{Key, Node, Request, Rules, TimerId, Timing, Write};
+use system::protocol::{Body, Key, Node, Request, Rule, Rules, TimerId, Timing, Write};
 
 use crate::schedule::{Cluster, Fact, Judge, Property, Setup, Step, View, refused};
 use state::Left;
@@ -49,10 +49,15 @@ pub struct Options {
     pub twins: u8,
     /// Whether clusters that differ in the replicas' names alone count as one.
     pub symmetry: bool,
+    /// Whether messages that can change nothing any more are left out; without it there are more
+    /// states, and nothing else is found.
+    pub reduced: bool,
     /// Whether the master's heartbeat may run out, by which it gives up every replica at once.
     pub heartbeats: bool,
     /// Whether the clients' history is judged, not only R1.
     pub histories: bool,
+    /// Go on until this property is found broken, past others that are; none to end at the first.
+    pub until: Option<Property>,
 }
 
 impl Options {
@@ -78,8 +83,10 @@ impl Options {
             wipes: 0,
             twins: 0,
             symmetry: true,
+            reduced: true,
             heartbeats: false,
             histories: false,
+            until: None,
         }
     }
 }
@@ -134,11 +141,7 @@ impl TwoPhase {
                 call: state.left.next_call.into(),
                 request: self.request(state.left.next_call, choice)?,
             },
-            Action::Local { node, item } => {
-                let id = state.hosts[usize::from(node)];
-                let (local, _) = &self.world.menu(id)[usize::from(item)];
-                local.clone().at(self.world.host(id).host.node())
-            }
+            Action::Local { host, item, .. } => self.local(host, item),
         })
     }
 
@@ -151,6 +154,11 @@ impl TwoPhase {
             steps.extend(implied);
         }
         steps
+    }
+
+    fn local(&self, host: Id, item: u8) -> Step {
+        let (local, _) = &self.world.menu(host)[usize::from(item)];
+        local.clone().at(self.world.host(host).host.node())
     }
 
     fn arrival(&self, message: Id, twin: bool) -> Step {
@@ -228,13 +236,12 @@ impl TwoPhase {
                 }
                 Some(self.after(state, to, &done, state.left, tell))
             }
-            Action::Local { node, item } => {
-                let id = state.hosts[usize::from(node)];
-                let (local, done) = &self.world.menu(id)[usize::from(item)];
-                if done.host == id {
+            Action::Local { node, host, item } => {
+                let (local, done) = &self.world.menu(host)[usize::from(item)];
+                if done.host == host {
                     return None;
                 }
-                let host = &self.world.host(id).host;
+                let host = &self.world.host(host).host;
                 let left = self.allowed(host.node(), host.stopped(), local, state.left)?;
                 Some(self.after(state, usize::from(node), done, left, tell))
             }
@@ -255,6 +262,22 @@ impl TwoPhase {
         }
     }
 
+    /// Whether messages are left out that can change nothing any more: the argument for it needs
+    /// the rules, or all but those that others cover for, and replicas that nobody suspects.
+    fn reduces(&self) -> bool {
+        let Options { reduced, heartbeats, setup, .. } = &self.options;
+        *reduced && !heartbeats && setup.rules.broken().all(Rule::redundant)
+    }
+
+    /// Whether nothing more is to be learnt where something was found broken.
+    fn is_over(&self, judge: &Judge) -> bool {
+        match self.options.until {
+            None => !judge.content(),
+            // What a machine does past an impossible state means nothing.
+            Some(property) => judge.found(property) || judge.found(Property::NoHalt),
+        }
+    }
+
     fn view<'a>(&'a self, state: &'a State, node: u8) -> &'a View {
         &self.world.host(state.hosts[usize::from(node)]).view
     }
@@ -271,6 +294,11 @@ impl TwoPhase {
     /// shortest path. Stateright would report the last of them.
     fn first(&self, claim: usize, state: &State) -> bool {
         *self.first[claim].get_or_init(|| state.hash) == state.hash
+    }
+
+    /// Whether some other state was found to be so before.
+    fn later(&self, claim: usize, state: &State) -> bool {
+        self.first[claim].get().is_some_and(|first| *first != state.hash)
     }
 
     fn holds(&self, state: &State, property: Property) -> bool {
@@ -379,9 +407,15 @@ impl Next<'_> {
             }
             *id = tidied;
         }
-        if left.wipes == 0 && self.model.options.twins == 0 {
-            let hosts = &self.hosts;
-            self.sent.retain(|id| !world.dead(*id, hosts[world.to(*id)]));
+        if left.wipes > 0 || self.model.options.twins > 0 {
+            return;
+        }
+        let hosts = &self.hosts;
+        self.sent.retain(|id| !world.barred(*id, hosts[world.to(*id)]));
+        if self.model.reduces() {
+            let crashes = [left.master_crashes > 0, left.replica_crashes > 0];
+            let sent = self.sent.clone();
+            self.sent.retain(|id| !world.spent(*id, hosts, &sent, crashes));
         }
     }
 }
@@ -437,7 +471,16 @@ const SITUATIONS: [Situation; 6] = [
     Situation {
         name: "peers resolve",
         possible: |options| writes(options) && options.setup.peers,
-        reached: |model, state| model.judge(state).saw_peers_help(),
+        reached: |model, state| {
+            let told = |id: &&Id| {
+                matches!(model.world.envelope(**id).message.body, Body::PeerAnswer { .. })
+            };
+            let helps = |id: &Id| {
+                let to = state.hosts[model.world.to(*id)];
+                model.world.deliver(to, *id, false).is_some_and(|done| done.host != to)
+            };
+            state.sent.iter().filter(told).any(helps)
+        },
     },
 ];
 
@@ -464,7 +507,7 @@ impl Model for TwoPhase {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        if !self.judge(state).content() || self.stop.load(Ordering::Relaxed) {
+        if self.is_over(self.judge(state)) || self.stop.load(Ordering::Relaxed) {
             return;
         }
         let twin = self.world.host(state.hosts[0]).host.has_twin();
@@ -474,12 +517,12 @@ impl Model for TwoPhase {
                 actions.push(Action::Deliver { message, twin: true });
             }
         }
-        for (node, id) in (0..).zip(&state.hosts) {
-            let known = self.world.host(*id);
-            for (item, (local, _)) in (0..).zip(self.world.menu(*id)) {
+        for (node, &host) in (0..).zip(&state.hosts) {
+            let known = self.world.host(host);
+            for (item, (local, _)) in (0..).zip(self.world.menu(host)) {
                 let (name, stopped) = (known.host.node(), known.host.stopped());
                 if self.allowed(name, stopped, local, state.left).is_some() {
-                    actions.push(Action::Local { node, item });
+                    actions.push(Action::Local { node, host, item });
                 }
             }
         }
@@ -499,12 +542,8 @@ impl Model for TwoPhase {
 
     fn format_action(&self, action: &Action) -> String {
         match *action {
-            Action::Deliver { message, twin } => {
-                let Envelope { from, to, message } = self.world.envelope(message);
-                let twin = if twin { "'s twin" } else { "" };
-                format!("{to}{twin} receives from {from}: {}", message.body)
-            }
-            Action::Local { node, item } => format!("node {node}, item {item}"),
+            Action::Deliver { message, twin } => self.arrival(message, twin).to_string(),
+            Action::Local { host, item, .. } => self.local(host, item).to_string(),
             Action::Call { .. } => "a client makes the next call".to_owned(),
         }
     }
@@ -541,8 +580,10 @@ impl Model for TwoPhase {
         macro_rules! sometimes {
             ($($at:literal),*) => {
                 [$(Claim::sometimes(SITUATIONS[$at].name, |model: &Self, state| {
-                    (SITUATIONS[$at].reached)(model, state)
-                        && model.first(Property::ALL.len() + $at, state)
+                    let claim = Property::ALL.len() + $at;
+                    !model.later(claim, state)
+                        && (SITUATIONS[$at].reached)(model, state)
+                        && model.first(claim, state)
                 })),*]
             };
         }

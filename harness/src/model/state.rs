@@ -49,6 +49,8 @@ pub enum Action {
     Local {
         /// 0 is the master.
         node: u8,
+        /// The node as it stands.
+        host: u32,
         /// Its place among everything that can happen to the node.
         item: u8,
     },

@@ -86,6 +86,9 @@ pub(super) struct World {
     judges: Table<Judge, (Judge, u64)>,
     deliveries: DashMap<(Id, Id, bool), Option<Arc<Done>>, RandomState>,
     calls: Mutex<HashMap<(Id, CallId, u64), Arc<Done>>>,
+    /// By message and receiver, and whether that may crash: if it changes nothing any more, what is
+    /// answered to it.
+    spent: DashMap<(Id, Id, bool), Option<Arc<[Id]>>, RandomState>,
 }
 
 impl World {
@@ -104,6 +107,7 @@ impl World {
             judges: Table::default(),
             deliveries: DashMap::with_hasher(RandomState::with_seeds(5, 6, 7, 8)),
             calls: Mutex::default(),
+            spent: DashMap::with_hasher(RandomState::with_seeds(13, 14, 15, 16)),
         }
     }
 
@@ -274,9 +278,9 @@ impl World {
         })
     }
 
-    /// Whether a message can change nothing any more, here or wherever the receiver goes from here:
-    /// a durable promise bars it. Twins, who might still care to hear so, and lost stores excepted.
-    pub(super) fn dead(&self, message: Id, receiver: Id) -> bool {
+    /// Whether a message can change nothing any more because a durable promise bars it. Twins, who
+    /// might still care to hear so, and lost stores excepted.
+    pub(super) fn barred(&self, message: Id, receiver: Id) -> bool {
         let Envelope { from, message, .. } = self.envelope(message);
         let barred = self.host(receiver).view.barred;
         match message.body {
@@ -289,13 +293,100 @@ impl World {
         }
     }
 
+    /// Whether a message can change nothing any more because what it is about is settled: where its
+    /// receiver stands, and wherever a crash can throw it back to, it changes nothing, and whatever
+    /// is answered has been said (is among `sent`) or is spent itself. `crashes` says whether the
+    /// master, and whether replicas, may still crash.
+    ///
+    /// That it changes nothing now means that it never will, for these kinds of messages: a
+    /// transaction that is no longer voting is not voted on again, one that is settled stays so, and
+    /// a handshake is once for each start of a replica.
+    pub(super) fn spent(
+        &self,
+        message: Id,
+        hosts: &[Id],
+        sent: &[Id],
+        crashes: [bool; 2],
+    ) -> bool {
+        let to = self.to(message);
+        let may_crash = crashes[usize::from(to > 0)];
+        let answers = self.answers_if_spent(message, hosts[to], may_crash);
+        answers.is_some_and(|answers| {
+            answers.iter().all(|answer| {
+                sent.binary_search(answer).is_ok() || self.spent(*answer, hosts, sent, crashes)
+            })
+        })
+    }
+
+    /// If a message changes nothing, now or after a crash: what is answered to it.
+    fn answers_if_spent(&self, message: Id, host: Id, may_crash: bool) -> Option<Arc<[Id]>> {
+        let key = (message, host, may_crash);
+        if let Some(known) = self.spent.get(&key) {
+            return known.clone();
+        }
+        let answers = self.work_out_spent(message, host, may_crash).map(Arc::from);
+        self.spent.insert(key, answers.clone());
+        answers
+    }
+
+    fn work_out_spent(&self, message: Id, host: Id, may_crash: bool) -> Option<Vec<Id>> {
+        let Envelope { from, message, .. } = self.envelope(message);
+        let about = match &message.body {
+            Body::Prepare { txn, .. } | Body::Decide { txn, .. } | Body::PeerAnswer { txn, .. } => {
+                Some(*txn)
+            }
+            Body::VoteNo { .. } | Body::FenceOk { .. } => None,
+            _ => return None,
+        };
+        let host = &self.host(host).host;
+        let mut stands = Vec::new();
+        if host.up() {
+            stands.push(host.clone());
+        }
+        if may_crash || !host.up() {
+            for keep in 0..=host.unforced() {
+                let mut back = host.clone();
+                if back.up() {
+                    back.power_loss(keep)?;
+                }
+                back.restart(&self.setup)?;
+                back.force(&self.setup, back.forceable(false), false)?;
+                stands.push(back);
+            }
+        }
+        let mut answers = Vec::new();
+        for stand in stands {
+            let status = stand.machine()?.status();
+            let undecided = |txn| status.unsettled.iter().any(|(held, _)| *held == txn);
+            // Of an epoch that is not promised yet, it is not heeded yet.
+            let early = *from == Node::Master && message.epoch > status.epoch;
+            if early || !stand.acts() || about.is_some_and(undecided) {
+                return None;
+            }
+            let mut after = stand.clone();
+            let outcome = after.receive(&self.setup, *from, message, false)?;
+            if after != stand || !outcome.facts.is_empty() {
+                return None;
+            }
+            answers.extend(self.said(stand.node(), outcome.sent));
+        }
+        answers.sort_unstable();
+        answers.dedup();
+        Some(answers)
+    }
+
     fn done(&self, host: Host, outcome: Outcome) -> Done {
-        let from = host.node();
+        let sent = self.said(host.node(), outcome.sent).into();
+        Done { host: self.keep_host(host), sent, facts: outcome.facts.into() }
+    }
+
+    /// Messages under their numbers, ascending.
+    fn said(&self, from: Node, sent: Vec<(Node, Message)>) -> Vec<Id> {
         let keep = |(to, message)| self.keep_message(Envelope { from, to, message });
-        let mut sent: Vec<_> = outcome.sent.into_iter().map(keep).collect();
-        sent.sort_unstable();
-        sent.dedup();
-        Done { host: self.keep_host(host), sent: sent.into(), facts: outcome.facts.into() }
+        let mut said: Vec<_> = sent.into_iter().map(keep).collect();
+        said.sort_unstable();
+        said.dedup();
+        said
     }
 }
 

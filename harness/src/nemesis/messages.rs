@@ -125,7 +125,8 @@ impl Weather {
         skies.extend([Sky::Rumour; 3]);
         skies.extend(["prepare", "decide", "vote-yes", "ack"].map(Sky::LossOf));
         skies.extend(["decide", "decide", "vote-yes", "ack"].map(Sky::LateOf));
-        skies.extend(["vote-yes", "vote-yes", "prepare", "decide"].map(Sky::EchoOf));
+        skies.extend([Sky::EchoOf("vote-yes"); 4]);
+        skies.extend(["prepare", "decide"].map(Sky::EchoOf));
         Weather {
             nodes: everyone(count),
             skies: Deck::new(skies),

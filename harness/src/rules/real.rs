@@ -165,6 +165,7 @@ impl Bench<'_> {
             timing: scene.timing.parse().expect("these periods exist"),
             relay: false,
             lie: false,
+            schedule: None,
             fail_fast: true,
             script: None,
         }

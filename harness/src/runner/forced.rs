@@ -8,7 +8,7 @@ use std::{
     fmt,
     fs::File,
     io::{Read as _, Seek as _, SeekFrom},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -80,7 +80,7 @@ fn not<T>(why: impl Into<String>) -> Result<T, String> {
 ///
 /// # Errors
 /// In words: real processes cannot do what the schedule is about.
-pub fn options(schedule: &Schedule, store: PathBuf) -> Result<Options, String> {
+pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<Options, String> {
     let schedule::Setup { replicas, rules, timing, .. } = &schedule.setup;
     let wanted = |name: &str| {
         schedule.steps.iter().any(|step| match step {
@@ -111,6 +111,7 @@ pub fn options(schedule: &Schedule, store: PathBuf) -> Result<Options, String> {
         timing: periods.join(",").parse::<Timings>()?,
         relay: true,
         lie: false,
+        schedule: Some(path.to_owned()),
         fail_fast: false,
         script: None,
     })
@@ -129,6 +130,8 @@ pub async fn run(
 ) -> Result<Made, RunError> {
     let progress = Progress::new(Duration::ZERO, true);
     let stage = Stage::set_up(options, &progress).await?;
+    let kept = stage.directory.path().join("schedule.json");
+    schedule.write(&kept).map_err(io_error(format!("cannot write {}", kept.display())))?;
     let network = stage.scene.network.clone().expect("the options ask for relays");
     let kinds = [Role::Master, Role::Replica].map(|role| role.kinds(Place::Send).iter().copied());
     // Those by which nodes know of each other, and nothing else.
@@ -536,8 +539,11 @@ mod tests {
             Schedule { setup: setup(), steps, broken: Vec::new(), origin: String::new() };
         let loss = Loss { node: Node::Replica(1), kind: "prepare", before: 0 };
         assert_eq!(losses(&schedule), [(1, loss)].into());
-        let options = options(&schedule, PathBuf::from("histories")).expect("it can be forced");
+        let options =
+            options(&schedule, "s.json".as_ref(), "histories".into()).expect("it can be forced");
         assert_eq!(options.broken, [Rule::VoteForced]);
+        assert_eq!(options.label(), "twopc-schedule-without-vote-forced");
+        assert_eq!(options.command(), "harness replay --real s.json");
         assert!(options.timing.to_string().contains("vote=4000"), "{}", options.timing);
     }
 

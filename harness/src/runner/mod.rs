@@ -8,7 +8,7 @@ mod final_phase;
 pub mod forced;
 mod options;
 mod progress;
-mod rundir;
+pub(crate) mod rundir;
 mod scratch;
 mod signals;
 mod worker;

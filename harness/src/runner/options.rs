@@ -50,6 +50,8 @@ pub struct Options {
     pub relay: bool,
     /// The harness lies: it records an unknown outcome as a failure. To be found out.
     pub lie: bool,
+    /// The schedule that is forced, instead of load and faults.
+    pub schedule: Option<PathBuf>,
     /// These strikes, instead of what the seed draws of the faults.
     pub script: Option<Vec<Strike>>,
 }
@@ -105,7 +107,8 @@ impl Options {
     /// The name of the directory in which runs like this one lie.
     #[must_use]
     pub fn label(&self) -> String {
-        let mut label = format!("{}-{}", self.system, self.faults.label());
+        let what = if self.schedule.is_some() { "schedule" } else { &self.faults.label() };
+        let mut label = format!("{}-{what}", self.system);
         for rule in &self.broken {
             label.push_str("-without-");
             label.push_str(rule.name());
@@ -116,6 +119,9 @@ impl Options {
     /// The command that makes this run again, as far as it depends on the seed.
     #[must_use]
     pub fn command(&self) -> String {
+        if let Some(schedule) = &self.schedule {
+            return format!("harness replay --real {}", schedule.display());
+        }
         let mut command = format!(
             "harness test --faults {} --time-limit {} --concurrency {} --rate {} --keys {} \
              --replicas {} --mix {} --seed {} --system {}",

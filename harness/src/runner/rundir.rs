@@ -10,7 +10,7 @@ use std::{
 
 /// The directory `STORE/<system>-<faults>/<UTC time>/`.
 #[derive(Clone, Debug)]
-pub(super) struct RunDir {
+pub(crate) struct RunDir {
     path: PathBuf,
 }
 
@@ -19,7 +19,7 @@ impl RunDir {
     ///
     /// # Errors
     /// A directory or link cannot be made; the error names it.
-    pub(super) fn create(store: &Path, name: &str, started: SystemTime) -> io::Result<Self> {
+    pub(crate) fn create(store: &Path, name: &str, started: SystemTime) -> io::Result<Self> {
         let group = store.join(name);
         named(&group, fs::create_dir_all(&group))?;
         let time = utc(started);
@@ -46,25 +46,25 @@ impl RunDir {
 
     /// Where it lies.
     #[must_use]
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The history, an event a line.
     #[must_use]
-    pub(super) fn history(&self) -> PathBuf {
+    pub(crate) fn history(&self) -> PathBuf {
         self.path.join("history.jsonl")
     }
 
     /// What was asked for and with what.
     #[must_use]
-    pub(super) fn test(&self) -> PathBuf {
+    pub(crate) fn test(&self) -> PathBuf {
         self.path.join("test.json")
     }
 
     /// What every replica held at the end.
     #[must_use]
-    pub(super) fn final_state(&self) -> PathBuf {
+    pub(crate) fn final_state(&self) -> PathBuf {
         self.path.join("final.json")
     }
 
@@ -72,7 +72,7 @@ impl RunDir {
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub(super) fn node(&self, name: &str) -> io::Result<PathBuf> {
+    pub(crate) fn node(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.path.join("nodes").join(name);
         named(&path, fs::create_dir_all(&path))?;
         Ok(path)
@@ -94,7 +94,7 @@ fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
 
 /// A time as `20260131T235959Z`: it sorts, and no file system minds it.
 #[must_use]
-pub(super) fn utc(time: SystemTime) -> String {
+pub(crate) fn utc(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);

@@ -8,14 +8,12 @@ use std::{
     hash::{Hash, Hasher},
     panic::{self, AssertUnwindSafe},
     sync::Once,
-    time::Duration,
 };
 
 use system::{
     protocol::{
         AbortReason, Body, CallId, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Machine,
-        Message, NoReason, Node, Outcome as Reply, PeerKnowledge, ReadId, Record, Request, Rule,
-        StoreId, TimerId, TxnId, Value, Version,
+        Message, NoReason, Node, Outcome as Reply, PeerKnowledge, Record, Request, Rule, StoreId, TimerId, TxnId, Value, Version,
     },
     store::Memory,
 };
@@ -76,8 +74,6 @@ pub enum Fact {
         decision: Decision,
         /// It had settled it the other way.
         reversed: bool,
-        /// On the word of a peer.
-        by_peer: bool,
     },
     /// A replica applied a write over one that is not older.
     Backwards(TxnId),
@@ -166,6 +162,13 @@ impl Host {
         inherited.len() + own.len()
     }
 
+    /// Whether the process acts: it is up, and what it says first at a start is durable.
+    #[must_use]
+    pub fn acts(&self) -> bool {
+        let first = |record: &Record| matches!(record, Record::Epoch { .. } | Record::Boot { .. });
+        self.up() && !self.store.tail().1.iter().any(first)
+    }
+
     /// Up to how many records the process, or its twin, has appended since the last force.
     #[must_use]
     pub fn forceable(&self, twin: bool) -> Lsn {
@@ -232,15 +235,13 @@ impl Host {
         message: &Message,
         twin: bool,
     ) -> Possible<Outcome> {
-        let by_peer = matches!(message.body, Body::PeerAnswer { .. });
-        let event = Event::Message { from, message: message.clone() };
-        self.step(setup, event, twin, by_peer)
+        self.step(setup, Event::Message { from, message: message.clone() }, twin)
     }
 
     /// A client asks.
     pub fn ask(&mut self, setup: &Setup, call: CallId, request: &Request) -> Possible<Outcome> {
         let event = Event::Client { call, request: request.clone() };
-        let mut outcome = self.step(setup, event, false, false)?;
+        let mut outcome = self.step(setup, event, false)?;
         let begun = outcome.sent.iter().find_map(|(_, message)| match (&message.body, request) {
             (Body::Prepare { txn, .. }, Request::Write(_)) => Some(*txn),
             _ => None,
@@ -272,7 +273,7 @@ impl Host {
         if setup.bare {
             store.rebase();
         }
-        let mut outcome = self.step(setup, Event::Persisted(lsn), twin, false)?;
+        let mut outcome = self.step(setup, Event::Persisted(lsn), twin)?;
         if setup.bare {
             let process =
                 if twin { self.twin.as_mut().map(|it| &mut it.0) } else { self.process.as_mut() };
@@ -290,7 +291,7 @@ impl Host {
         if !process.timers.remove(&id) {
             return None;
         }
-        self.step(setup, Event::Timer(id), twin, false)
+        self.step(setup, Event::Timer(id), twin)
     }
 
     /// The process ends by SIGKILL; of the records that are not durable the first `keep` stay with
@@ -341,7 +342,7 @@ impl Host {
         self.process = Some(Process { machine, timers: BTreeSet::new() });
         self.stopped = false;
         let mut outcome = Outcome { effects, ..Outcome::default() };
-        self.perform(setup, &mut outcome, false, false);
+        self.perform(setup, &mut outcome, false);
         Some(outcome)
     }
 
@@ -357,7 +358,7 @@ impl Host {
         let (machine, effects) = Machine::recover(setup.config(self.node, self.store_id), &records);
         self.twin = Some((Process { machine, timers: BTreeSet::new() }, store));
         let mut outcome = Outcome { effects, ..Outcome::default() };
-        self.perform(setup, &mut outcome, true, false);
+        self.perform(setup, &mut outcome, true);
         Some(outcome)
     }
 
@@ -373,30 +374,24 @@ impl Host {
 
     // ---- What a machine wants done ----
 
-    fn step(
-        &mut self,
-        setup: &Setup,
-        event: Event,
-        twin: bool,
-        by_peer: bool,
-    ) -> Possible<Outcome> {
+    fn step(&mut self, setup: &Setup, event: Event, twin: bool) -> Possible<Outcome> {
         let process = if twin { &mut self.twin.as_mut()?.0 } else { self.process.as_mut()? };
         let mut outcome = Outcome::default();
         let done = quietly(|| process.machine.step(event, &mut outcome.effects));
         if done.is_ok() {
-            self.perform(setup, &mut outcome, twin, by_peer);
+            self.perform(setup, &mut outcome, twin);
         }
         Some(outcome.and(done))
     }
 
-    fn perform(&mut self, setup: &Setup, outcome: &mut Outcome, twin: bool, by_peer: bool) {
-        let done = quietly(|| self.perform_all(setup, outcome, twin, by_peer));
+    fn perform(&mut self, setup: &Setup, outcome: &mut Outcome, twin: bool) {
+        let done = quietly(|| self.perform_all(setup, outcome, twin));
         if let Err(why) = done {
             outcome.facts.push(Fact::Panicked(why));
         }
     }
 
-    fn perform_all(&mut self, setup: &Setup, outcome: &mut Outcome, twin: bool, by_peer: bool) {
+    fn perform_all(&mut self, setup: &Setup, outcome: &mut Outcome, twin: bool) {
         let Outcome { sent, facts, effects } = outcome;
         let (process, store) = match &mut self.twin {
             Some((process, store)) if twin => (process, store),
@@ -406,7 +401,7 @@ impl Host {
         for effect in effects.iter() {
             match effect {
                 Effect::Append(record) => {
-                    note_record(record, store, by_peer, facts);
+                    note_record(record, store, facts);
                     store.append(record.clone());
                 }
                 Effect::Force(_) | Effect::Warn(_) => {}
@@ -575,28 +570,21 @@ fn decisions<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<Fact> {
     decided.collect()
 }
 
-fn note_record(record: &Record, store: &Memory, by_peer: bool, facts: &mut Vec<Fact>) {
+fn note_record(record: &Record, store: &Memory, facts: &mut Vec<Fact>) {
     let (txn, decision) = match record {
         Record::Commit { txn } => (*txn, Decision::Commit),
         Record::Abort { txn } => (*txn, Decision::Abort),
         Record::End { txn } => return facts.push(Fact::Forgot(*txn)),
         _ => return,
     };
-    let mut reversed = false;
-    let mut write = None;
-    let (inherited, own) = store.tail();
-    for held in store.durable().records().chain(inherited).chain(own) {
-        match held {
-            Record::Commit { txn: held } if *held == txn => reversed |= decision == Decision::Abort,
-            Record::Abort { txn: held } | Record::Refused { txn: held } if *held == txn => {
-                reversed |= decision == Decision::Commit;
-            }
-            Record::Prepare { txn: held, write: it } if *held == txn => write = Some(it),
-            _ => {}
-        }
-    }
-    facts.push(Fact::Settled { txn, decision, reversed, by_peer });
-    if let Some(write) = write
+    let held = store.current().of_txn(txn);
+    let reversed = match held {
+        Some(Record::Commit { .. }) => decision == Decision::Abort,
+        Some(Record::Abort { .. } | Record::Refused { .. }) => decision == Decision::Commit,
+        _ => false,
+    };
+    facts.push(Fact::Settled { txn, decision, reversed });
+    if let Some(Record::Prepare { write, .. }) = held
         && decision == Decision::Commit
         && store.get(&write.key).is_some_and(|(version, _)| *version >= txn)
     {
@@ -681,23 +669,9 @@ impl fmt::Display for Fact {
 }
 
 impl Host {
-    /// What a read of a key would find at this replica now, if it would be served at all: asked of
-    /// a copy of the machine in the name of the master that it obeys.
-    pub(super) fn would_read(&self, key: &Key) -> Option<Option<Version>> {
-        let mut machine = self.machine()?.clone();
-        let read = ReadId { epoch: u64::MAX, n: 0, attempt: 0 };
-        let body =
-            Body::Read { read, key: key.clone(), resolves: Vec::new(), wait: Duration::ZERO };
-        let message = Message {
-            store: first_store(Node::Master),
-            epoch: machine.status().epoch,
-            floor: TxnId::default(),
-            body,
-        };
-        let mut effects = Vec::new();
-        let event = Event::Message { from: Node::Master, message };
-        quietly(|| machine.step(event, &mut effects)).ok()?;
-        let served = effects.iter().any(|effect| matches!(effect, Effect::Serve { .. }));
+    /// What a read of a key would find at this replica now, if it would be served at all.
+    pub(crate) fn would_read(&self, key: &Key) -> Option<Option<Version>> {
+        let served = self.machine()?.serves(key);
         served.then(|| self.store.get(key).map(|(version, _)| *version))
     }
 }

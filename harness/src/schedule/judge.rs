@@ -1,7 +1,7 @@
 //! What must hold of a cluster, judged as it runs: the properties of the protocol by name, and the
 //! little that has to be remembered of the past to judge them. Knows facts, never messages.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
@@ -65,6 +65,18 @@ properties! {
     Linearizability = "linearizability": "the clients' history is linearizable",
     /// AC4 and AC5.
     Settles = "settles": "when all is repaired, nothing stays locked",
+}
+
+impl FromStr for Property {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Property::ALL.iter().find(|it| it.name().eq_ignore_ascii_case(text));
+        found.copied().ok_or_else(|| {
+            let names: Vec<_> = Property::ALL.iter().map(|it| it.name()).collect();
+            format!("'{text}' is no property: want one of {}", names.join(", "))
+        })
+    }
 }
 
 impl fmt::Display for Property {
@@ -176,8 +188,6 @@ pub struct Judge {
     histories: Option<BTreeMap<Key, LinearizabilityTester<CallId, Register>>>,
     /// A bit for each property that was found broken.
     broken: u16,
-    /// A replica settled a transaction on the word of a peer.
-    peers_helped: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -199,9 +209,7 @@ struct Txn {
     call: CallId,
     /// The master has decided to commit.
     decided: bool,
-    /// It has told somebody.
-    published: bool,
-    /// A replica has settled it by a commit.
+    /// A replica has settled it by a commit. Set with `decided`, which outweighs it.
     committed: bool,
     /// A replica has settled it by an abort.
     aborted: bool,
@@ -243,7 +251,11 @@ impl Judge {
         for fact in facts {
             match fact {
                 Fact::Asked(call, request) => {
-                    let request = request.clone();
+                    let mut request = request.clone();
+                    if let Request::Get { choice, .. } = &mut request {
+                        // Who was asked is no part of what was asked.
+                        *choice = 0;
+                    }
                     self.invoke(*call, &request);
                     self.calls.insert(*call, Call { request, txn: None, answer: None });
                 }
@@ -251,7 +263,6 @@ impl Judge {
                     let begun = Txn {
                         call: *call,
                         decided: false,
-                        published: false,
                         committed: false,
                         aborted: false,
                     };
@@ -264,15 +275,11 @@ impl Judge {
                 Fact::Decided(txn) => self.decided(*txn),
                 Fact::Published(txn) => {
                     self.decided(*txn);
-                    let known = self.txns.get_mut(txn);
-                    if known.is_some_and(|known| !std::mem::replace(&mut known.published, true))
-                        && !(1..=replicas).all(|slot| disks.holds(slot, *txn))
-                    {
+                    if !(1..=replicas).all(|slot| disks.holds(slot, *txn)) {
                         self.condemn(Property::Ac3);
                     }
                 }
-                Fact::Settled { txn, decision, reversed, by_peer } => {
-                    self.peers_helped |= by_peer;
+                Fact::Settled { txn, decision, reversed } => {
                     if *reversed {
                         self.condemn(Property::Ac2);
                     }
@@ -314,6 +321,22 @@ impl Judge {
         }
     }
 
+    /// R1, of one key at one replica: `found` is what a read would find there, if it was served.
+    pub fn would_read(&mut self, key: &Key, found: Option<Option<Version>>) {
+        if found.is_some_and(|version| version != self.last(key)) {
+            self.condemn(Property::R1);
+        }
+    }
+
+    /// The key that a transaction writes, if it is known.
+    #[must_use]
+    pub fn key_of(&self, txn: TxnId) -> Option<&Key> {
+        match &self.calls.get(&self.txns.get(&txn)?.call)?.request {
+            Request::Write(write) => Some(&write.key),
+            Request::Get { .. } => None,
+        }
+    }
+
     /// R1, of one state.
     pub fn readable_is_last<'a>(&self, replica: &impl Fn(u8) -> &'a View, replicas: u8) -> bool {
         (1..=replicas).all(|slot| {
@@ -350,12 +373,6 @@ impl Judge {
         self.calls.values().any(|call| call.txn.is_some() && call.answer == Some(Answer::Aborted))
     }
 
-    /// Whether a replica settled a transaction on the word of a peer.
-    #[must_use]
-    pub fn saw_peers_help(&self) -> bool {
-        self.peers_helped
-    }
-
     /// Whether the client was told Ok for a transaction.
     #[must_use]
     pub fn said_ok(&self, txn: TxnId) -> bool {
@@ -385,7 +402,7 @@ impl Judge {
         if known.decided {
             return;
         }
-        known.decided = true;
+        (known.decided, known.committed) = (true, true);
         if let Some(Call { request: Request::Write(write), .. }) = self.calls.get(&known.call) {
             let last = self.last.entry(write.key.clone()).or_insert((txn, false));
             if last.0 <= txn {
@@ -417,8 +434,7 @@ impl Judge {
     /// Compares what was decided about a transaction, and what was said.
     fn weigh(&mut self, txn: TxnId) {
         let known = &self.txns[&txn];
-        let commit = known.decided || known.committed;
-        let (aborted, answer) = (known.aborted, self.answer(txn));
+        let (commit, aborted, answer) = (known.committed, known.aborted, self.answer(txn));
         if commit && aborted {
             self.condemn(Property::Ac1);
         }

@@ -1,6 +1,35 @@
 //! Schedules: what happened to a cluster, step by step, as data. A model's counterexample, a
 //! simulator's failing run and what a person wrote down are all of this form, and all can be run
 //! again. Knows the machines and their stores; knows nothing of time, sockets or processes.
+//!
+//! # The file
+//!
+//! One JSON object: `setup` ([`Setup`]: the cluster), `steps` (a list of [`Step`]s), `broken` (the
+//! names of the properties that do not hold at its end) and `origin` (the command that found it). A
+//! step is an object with one field, its kind, such as
+//!
+//! ```json
+//! {"client": {"call": 0, "request": {"write": {"key": "k1", "value": "v1"}}}}
+//! {"deliver": {"from": "master", "to": "r1", "message": {"store": "0000000000000000", "epoch": 1,
+//!   "floor": "1.1", "body": {"prepare": {"txn": "1.1", "write": {"key": "k1", "value": "v1"},
+//!   "resolves": []}}}}}
+//! {"force": {"node": "r1", "upto": 1}}
+//! {"timer": {"node": "master", "id": {"vote": "1.1"}}}
+//! {"kill": {"node": "r1", "keep": 0}}
+//! {"power_loss": {"node": "r1", "keep": 1}}
+//! {"restart": {"node": "r1"}}
+//! ```
+//!
+//! - Messages are named by all that they say, as the journals of nodes write them; `deliver` needs
+//!   that it was sent before, and may come again. What is never delivered was lost.
+//! - `upto` counts the records that the process has appended since its last force; `keep` those that
+//!   are not durable, from the first on, whether the process that ends appended them or one before it.
+//! - `kill` (SIGKILL) leaves what it keeps with the operating system, where a loss of power can still
+//!   take it; what `power_loss` keeps is durable. `wipe` takes all. None of them starts the process
+//!   again: `restart` does.
+//! - With `twin` a step is about the second process on the master's store, which `twin` starts.
+//! - A cluster that is `settled` has started, forced and handshaken before the first step; in one that
+//!   is `bare` messages lack what no receiver acts on.
 
 mod cluster;
 pub mod command;

@@ -9,14 +9,14 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use clap::Args;
 use system::protocol::{Rule, Rules};
 
-use super::{Count, Verdict, schedule, try_seed};
+use super::{Count, Plan, Verdict, keep, schedule, try_seed};
 use crate::{checker::Validity, schedule::shrink};
 
 /// Run the machines of a cluster in virtual time, under weather that a seed draws.
@@ -37,9 +37,9 @@ pub struct SimArgs {
     /// Go on after a bad seed.
     #[arg(long)]
     pub keep_going: bool,
-    /// Write the shrunk schedule of the first bad seed here, to be replayed.
-    #[arg(long, value_name = "FILE", default_value = "schedule.json")]
-    pub schedule: PathBuf,
+    /// Keep the run of the first bad seed in this directory, as a real run is kept.
+    #[arg(long, value_name = "DIR", default_value = "histories")]
+    pub store: PathBuf,
 }
 
 /// A range of seeds.
@@ -71,6 +71,28 @@ pub struct Tried {
     pub count: Count,
     /// The bad ones, the first first.
     pub bad: Vec<(u64, Verdict)>,
+    /// The first seed of all.
+    from: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// The first bad seed.
+#[derive(Debug)]
+pub struct First {
+    /// How many seeds it took, itself among them.
+    pub after: u64,
+    /// Who found something wrong with it.
+    pub names: Vec<String>,
+}
+
+impl Tried {
+    /// The first bad seed, if there is one.
+    #[must_use]
+    pub fn first(&self) -> Option<First> {
+        let (seed, verdict) = self.bad.first()?;
+        Some(First { after: seed - self.from + 1, names: verdict.names() })
+    }
 }
 
 /// Runs seeds in parallel. Unless it is to go on, none is begun after a bad one was found; those
@@ -84,6 +106,7 @@ pub fn try_seeds(
     keep_going: bool,
     progress: impl Fn(u64, usize) + Sync,
 ) -> Tried {
+    let start = Instant::now();
     let next = AtomicU64::new(seeds.from);
     let stop = AtomicBool::new(false);
     let tried = Mutex::new(Tried::default());
@@ -110,7 +133,44 @@ pub fn try_seeds(
     });
     let mut tried = tried.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     tried.bad.sort_by_key(|(seed, _)| *seed);
+    (tried.from, tried.elapsed) = (seeds.from, start.elapsed());
     tried
+}
+
+/// Says what was run: in all, and a second.
+fn tell(tried: &Tried, out: &mut impl Write) -> std::io::Result<()> {
+    let Count {
+        operations,
+        ok,
+        info,
+        crashes,
+        other_faults,
+        at_points,
+        in_doubt,
+        doubts,
+        messages,
+        steps,
+    } = tried.count;
+    let seconds = tried.elapsed.as_secs_f64().max(0.001);
+    let minute = operations as f64 * 60.0 / seconds;
+    writeln!(out, "{} seeds in {seconds:.1} s; {minute:.0} operations a minute", tried.seeds)?;
+    writeln!(out, "{:>14}  {:>10}", "in all", "a second")?;
+    for (count, what) in [
+        (tried.seeds, "seeds"),
+        (operations, "operations of clients"),
+        (ok, "answered with success"),
+        (info, "writes whose outcome the client never learnt"),
+        (crashes, "crashes: kills and losses of power"),
+        (at_points, "of these in the middle of a step"),
+        (in_doubt, "of these with some replica in doubt"),
+        (doubts, "transactions in doubt at a replica when the master crashed"),
+        (other_faults, "pauses and partitions"),
+        (messages, "messages"),
+        (steps, "steps of machines"),
+    ] {
+        writeln!(out, "{count:>14}  {:>10.0}  {what}", count as f64 / seconds)?;
+    }
+    Ok(())
 }
 
 /// Runs what was asked for and says what it came to.
@@ -122,7 +182,6 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     let threads = args
         .threads
         .unwrap_or_else(|| thread::available_parallelism().map_or(1, std::num::NonZero::get));
-    let start = Instant::now();
     let terminal = std::io::stderr().is_terminal();
     let total = args.seeds.to - args.seeds.from;
     let progress = |seeds: u64, bad| {
@@ -132,17 +191,7 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
         }
     };
     let tried = try_seeds(args.seeds, rules, threads, args.thorough, args.keep_going, progress);
-    let seconds = start.elapsed().as_secs_f64();
-    let Count { operations, ok, info, crashes, other_faults, in_doubt, messages, steps } =
-        tried.count;
-    writeln!(
-        out,
-        "{} seeds in {seconds:.1} s: {operations} operations ({:.0} a minute; {ok} ok, {info} \
-         without an answer), {crashes} crashes ({in_doubt} with a replica in doubt), \
-         {other_faults} pauses and partitions, {messages} messages, {steps} steps of machines",
-        tried.seeds,
-        operations as f64 * 60.0 / seconds.max(0.001),
-    )?;
+    tell(&tried, out)?;
     for (seed, verdict) in tried.bad.iter().take(20) {
         writeln!(out, "seed {seed}: {}: {}", verdict.validity(), verdict.names().join(", "))?;
         let checks = verdict.checks.iter().flat_map(|results| &results.checks);
@@ -156,19 +205,21 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
         writeln!(out, "no seed is bad")?;
         return Ok(Validity::Valid);
     };
-    if let Some(property) = verdict.broken.first() {
-        let mut small = shrink(schedule(*seed, rules, *property), *property);
-        for rule in &args.broken {
-            small.origin += &format!(" --break {rule}");
-        }
+    let plan = Plan::of(*seed, rules);
+    let ran = super::run(&plan, true);
+    let small = verdict.broken.first().map(|it| shrink(schedule(&plan, &ran, *it), *it));
+    if let Some(small) = &small {
         let (lines, _) = small.tell().context("the shrunk schedule cannot be run again")?;
-        writeln!(out, "\nseed {seed}, shrunk to {} steps:", small.steps.len())?;
+        writeln!(out, "\nseed {seed}, shrunk from {} steps to {}:", ran.steps.len(), small.steps.len())?;
         for line in lines {
             writeln!(out, "{line}")?;
         }
-        let path = &args.schedule;
-        small.write(path).with_context(|| format!("cannot write {}", path.display()))?;
-        writeln!(out, "schedule: {}", path.display())?;
     }
+    let directory = keep::keep(&args.store, &plan, &ran, verdict, small.as_ref())?;
+    writeln!(out, "\nagain: {}", keep::command(*seed, rules))?;
+    if small.is_some() {
+        writeln!(out, "schedule: harness replay {}", directory.join("schedule.json").display())?;
+    }
+    writeln!(out, "{}: {}", verdict.validity(), directory.display())?;
     Ok(verdict.validity())
 }

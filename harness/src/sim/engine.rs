@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use system::{
     journal::Entry,
     protocol::{
-        CallId, Effect, Event, Key, Lsn, Message, Node, Outcome as Reply, Record, Request, TimerId,
+        AbortReason, Body, CallId, Effect, Event, Key, Lsn, Message, Node, Outcome as Reply, Record, Request, TimerId,
         TxnId, Value, Write,
     },
 };
@@ -20,7 +20,7 @@ use super::plan::{Fault, Plan};
 use crate::{
     generator::{Generator, Operation, nemesis_rng},
     history::{Action, ClientEvent, Event as Observed, Function, Kind, NemesisEvent, error_of},
-    schedule::{Disks, Host, Judge, Outcome, Property, Step, View, at_rest},
+    schedule::{Disks, Fact, Host, Judge, Outcome, Property, Step, View, at_rest},
 };
 
 /// A lazy record is forced after this at the latest.
@@ -60,8 +60,12 @@ pub struct Count {
     pub crashes: u64,
     /// Pauses and partitions.
     pub other_faults: u64,
+    /// Of the crashes those that struck in the middle of a step on which something rests.
+    pub at_points: u64,
     /// Crashes that left some replica in doubt.
     pub in_doubt: u64,
+    /// Transactions that replicas were in doubt about at crashes of the master, each at each.
+    pub doubts: u64,
     /// Messages sent.
     pub messages: u64,
     /// Steps of machines.
@@ -70,14 +74,26 @@ pub struct Count {
 
 impl std::ops::AddAssign for Count {
     fn add_assign(&mut self, other: Count) {
-        let Count { operations, ok, info, crashes, other_faults, in_doubt, messages, steps } =
-            other;
+        let Count {
+            operations,
+            ok,
+            info,
+            crashes,
+            other_faults,
+            at_points,
+            in_doubt,
+            doubts,
+            messages,
+            steps,
+        } = other;
         self.operations += operations;
         self.ok += ok;
         self.info += info;
         self.crashes += crashes;
         self.other_faults += other_faults;
+        self.at_points += at_points;
         self.in_doubt += in_doubt;
+        self.doubts += doubts;
         self.messages += messages;
         self.steps += steps;
     }
@@ -89,7 +105,9 @@ enum What {
     Arrive {
         from: Node,
         to: Node,
-        message: Message,
+        /// The lives of the two when it was sent.
+        lives: (u64, u64),
+        message: Box<Message>,
     },
     Timer {
         node: Node,
@@ -128,6 +146,11 @@ enum What {
         call: CallId,
     },
     Strike(Fault),
+    /// A process that has just started loses power again.
+    Relapse {
+        node: Node,
+        life: u64,
+    },
     Restart {
         node: Node,
     },
@@ -197,6 +220,8 @@ struct Call {
     arrived: bool,
     /// The client no longer waits.
     over: bool,
+    /// Nobody could be reached who might have taken the call.
+    nobody: bool,
 }
 
 /// The replicas' disks, for the judge.
@@ -208,16 +233,12 @@ impl Hosts<'_> {
         if !place.host.intact() {
             return true;
         }
-        let mut below_floor = false;
-        for record in place.host.store().durable().records() {
-            match record {
-                Record::Prepare { txn: held, .. } if *held == txn => return also_prepared,
-                Record::Commit { txn: held } if *held == txn => return true,
-                Record::Floor { floor } => below_floor |= txn < *floor,
-                _ => {}
-            }
+        let durable = place.host.store().durable();
+        match durable.of_txn(txn) {
+            Some(Record::Prepare { .. }) => also_prepared,
+            Some(Record::Commit { .. }) => true,
+            _ => txn < durable.floor(),
         }
-        below_floor
     }
 }
 
@@ -244,6 +265,9 @@ pub(super) struct Engine<'a> {
     cuts: BTreeMap<(Node, Node), u32>,
     clients: Vec<Client>,
     calls: Vec<Call>,
+    /// Calls whose clients still wait.
+    open: u32,
+    keys: Vec<Key>,
     judge: Judge,
     /// Clients ask and faults strike.
     loaded: bool,
@@ -266,6 +290,8 @@ impl<'a> Engine<'a> {
             cuts: BTreeMap::new(),
             clients: Vec::new(),
             calls: Vec::new(),
+            open: 0,
+            keys: (0..plan.keys).map(|n| Key::from(format!("k{n}").as_str())).collect(),
             judge: Judge::new(false),
             loaded: true,
             history: Vec::new(),
@@ -358,7 +384,7 @@ impl<'a> Engine<'a> {
     }
 
     fn at_rest(&self) -> bool {
-        self.calls.iter().all(|call| call.over)
+        self.open == 0
             && self.places.iter().all(|place| at_rest(&place.host))
     }
 
@@ -371,8 +397,7 @@ impl<'a> Engine<'a> {
             let generator =
                 Generator::new(seed, clients + key, clients, self.plan.weights(), keys, 0.0);
             self.clients.push(Client { process, generator });
-            let key = Key::from(format!("k{key}").as_str());
-            let request = self.get(key);
+            let request = self.get(self.keys[key as usize].clone());
             let call = self.ask(client, request);
             self.go_on(|it| it.calls[call].over);
         }
@@ -380,9 +405,8 @@ impl<'a> Engine<'a> {
 
     /// What remains at the end: the same everywhere, and what was decided last.
     fn inspect(&mut self) {
-        let keys: Vec<_> =
-            (0..self.plan.keys).map(|n| Key::from(format!("k{n}").as_str())).collect();
-        let views: Vec<_> = self.places.iter().map(|place| View::of(&place.host, &keys)).collect();
+        let views: Vec<_> =
+            self.places.iter().map(|place| View::of(&place.host, &self.keys)).collect();
         let settled = !self.judge.found(Property::Settles);
         self.judge.inspect(|slot| &views[usize::from(slot)], self.plan.setup.replicas);
         let entries = |place: &Place| -> Vec<(Key, TxnId, Value)> {
@@ -423,7 +447,14 @@ impl<'a> Engine<'a> {
             }
         }
         match what {
-            What::Arrive { from, to, message } => {
+            What::Arrive { from, to, lives, message } => {
+                // What a process leaves in its connections when it dies may go with it.
+                let held = lives.0 == u64::MAX;
+                let torn = !held && lives != (self.life(from), self.life(to));
+                if torn && self.chance(self.plan.torn, 1000) {
+                    return;
+                }
+                let message = *message;
                 let twin = self.picks_twin(to);
                 let done =
                     self.places[place_of(to)].host.receive(&self.plan.setup, from, &message, twin);
@@ -457,6 +488,11 @@ impl<'a> Engine<'a> {
             What::Answer { call, reply } => self.answer(call, reply),
             What::GiveUp { call } => self.answer(call, None),
             What::Strike(fault) => self.strike(fault),
+            What::Relapse { node, life } => {
+                if self.loaded && self.life(node) == life {
+                    self.crash(node, true);
+                }
+            }
             What::Restart { node } => self.restart(node),
             What::Resume { node, pause } => {
                 let place = &mut self.places[place_of(node)];
@@ -501,6 +537,10 @@ impl<'a> Engine<'a> {
             let disks = Hosts(&self.places);
             self.judge.observe(node, &facts, &disks, self.plan.setup.replicas);
         }
+        self.watch_reads(node, &facts, &sent);
+        if self.strikes_here(node, &effects) {
+            return self.break_off(node, effects, sent);
+        }
         let at = place_of(node);
         let life = self.places[at].life;
         let mut appended = false;
@@ -514,10 +554,7 @@ impl<'a> Engine<'a> {
                     let after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX / 4);
                     self.later(after, What::Timer { node, twin, id, life, set });
                 }
-                Effect::Reply { call, outcome } => {
-                    let after = self.delay();
-                    self.later(after, What::Answer { call, reply: Some(outcome) });
-                }
+                Effect::Reply { call, outcome } => self.reply(call, outcome),
                 Effect::Halt { .. } => {
                     if !self.places[at].host.up() {
                         self.down(node);
@@ -532,6 +569,78 @@ impl<'a> Engine<'a> {
         for (to, message) in sent {
             self.send(node, to, message);
         }
+    }
+
+    /// Judges what could be read where it may have changed: at a replica that has settled something
+    /// or begins to serve, and everywhere when a write is decided.
+    fn watch_reads(&mut self, node: Node, facts: &[Fact], sent: &[(Node, Message)]) {
+        for fact in facts {
+            let (txn, everywhere) = match fact {
+                Fact::Decided(txn) | Fact::Published(txn) => (*txn, true),
+                Fact::Settled { txn, .. } => (*txn, false),
+                _ => continue,
+            };
+            let Some(key) = self.judge.key_of(txn).cloned() else { continue };
+            for place in self.places.iter().skip(1) {
+                if everywhere || place.host.node() == node {
+                    self.judge.would_read(&key, place.host.would_read(&key));
+                }
+            }
+        }
+        if sent.iter().any(|(_, message)| matches!(message.body, Body::FenceOk { .. })) {
+            let host = &self.places[place_of(node)].host;
+            for key in &self.keys {
+                self.judge.would_read(key, host.would_read(key));
+            }
+        }
+    }
+
+    /// Whether a process ends in the middle of a step.
+    fn strikes_here(&mut self, node: Node, effects: &[Effect]) -> bool {
+        let rests = |effect: &Effect| match effect {
+            Effect::Append(_) | Effect::Reply { .. } => true,
+            Effect::Send { message, .. } => matches!(
+                message.body,
+                Body::VoteYes { .. }
+                    | Body::Decide { .. }
+                    | Body::Ack { .. }
+                    | Body::FenceOk { .. }
+                    | Body::PeerAnswer { .. }
+            ),
+            _ => false,
+        };
+        let place = &self.places[place_of(node)];
+        self.plan.points > 0
+            && self.loaded
+            && place.host.up()
+            && !place.host.has_twin()
+            && effects.iter().any(rests)
+            && self.chance(self.plan.points, 10_000)
+    }
+
+    /// The process ends when it has done some of what it wanted.
+    fn break_off(&mut self, node: Node, effects: Vec<Effect>, sent: Vec<(Node, Message)>) {
+        let replies = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Reply { call, outcome } => Some((call, outcome)),
+            _ => None,
+        });
+        for (call, outcome) in replies {
+            if self.chance(1, 2) {
+                self.reply(call, outcome);
+            }
+        }
+        let said = self.rng.random_range(0..=sent.len());
+        for (to, message) in sent.into_iter().take(said) {
+            self.send(node, to, message);
+        }
+        self.count.at_points += 1;
+        let power = self.chance(1, 2);
+        self.crash(node, power);
+    }
+
+    fn reply(&mut self, call: CallId, outcome: Reply) {
+        let after = self.delay();
+        self.later(after, What::Answer { call, reply: Some(outcome) });
     }
 
     // ---- Disks and the network ----
@@ -550,7 +659,8 @@ impl<'a> Engine<'a> {
         }
         (*under_way, *wanted) = (true, false);
         let life = place.life;
-        let after = self.draw(self.plan.disk.0, self.plan.disk.1);
+        let slow = self.plan.slow_disk.is_some_and(|slow| usize::from(slow) == at);
+        let after = self.draw(self.plan.disk.0, self.plan.disk.1) * if slow { 10 } else { 1 };
         self.later(after, What::Forced { node, twin, life, upto });
     }
 
@@ -575,23 +685,28 @@ impl<'a> Engine<'a> {
     fn send(&mut self, from: Node, to: Node, message: Message) {
         self.count.messages += 1;
         let Plan { loss, repeats, held, .. } = *self.plan;
-        if self.cuts.contains_key(&(from, to)) {
+        if self.cuts.contains_key(&(from, to)) || (self.loaded && self.chance(loss, 1000)) {
             return;
         }
-        let rough = self.loaded;
-        let mut chance = |in_thousand: u32| {
-            in_thousand > 0 && rough && self.rng.random_range(0..1000) < in_thousand
-        };
-        if chance(loss) {
-            return;
-        }
-        let (twice, hold) = (chance(repeats), chance(held));
-        if twice {
+        let lives = (self.life(from), self.life(to));
+        let message = Box::new(message);
+        if self.loaded && self.chance(repeats, 1000) {
             let after = self.delay() * 3;
-            self.later(after, What::Arrive { from, to, message: message.clone() });
+            self.later(after, What::Arrive { from, to, lives, message: message.clone() });
         }
-        let after = if hold { self.draw(0, 4_000_000_000) } else { self.delay() };
-        self.later(after, What::Arrive { from, to, message });
+        if self.loaded && self.chance(held, 1000) {
+            // Somebody else holds it, past whatever happens to the two.
+            let after = self.draw(0, 4_000_000_000);
+            let lives = (u64::MAX, u64::MAX);
+            return self.later(after, What::Arrive { from, to, lives, message });
+        }
+        let after = self.delay();
+        self.later(after, What::Arrive { from, to, lives, message });
+    }
+
+    fn life(&self, node: Node) -> u64 {
+        // At the very beginning some are still to come.
+        self.places.get(place_of(node)).map_or(0, |place| place.life)
     }
 
     fn delay(&mut self) -> u64 {
@@ -629,7 +744,9 @@ impl<'a> Engine<'a> {
         self.count.operations += 1;
         let call = self.calls.len();
         self.observe(process, &request, Kind::Invoke, None, None);
-        self.calls.push(Call { client, request, process, arrived: false, over: false });
+        let (arrived, over, nobody) = (false, false, false);
+        self.calls.push(Call { client, request, process, arrived, over, nobody });
+        self.open += 1;
         let after = self.delay();
         self.later(after, What::Call { call: call as CallId });
         self.later(self.plan.patience, What::GiveUp { call: call as CallId });
@@ -637,16 +754,18 @@ impl<'a> Engine<'a> {
     }
 
     fn call(&mut self, call: CallId) {
-        let known = &mut self.calls[call as usize];
-        if known.over {
+        let known = &self.calls[call as usize];
+        if known.over && !self.chance(self.plan.late, 1000) {
             return;
         }
+        let known = &mut self.calls[call as usize];
         let request = known.request.clone();
         let twin = self.places[0].paused.is_some();
         if !self.places[0].host.up() || twin {
+            known.nobody = true;
             // Refused at the door: it has certainly had no effect.
             let reply = match request {
-                Request::Write(_) => Reply::Aborted(system::protocol::AbortReason::Unavailable {
+                Request::Write(_) => Reply::Aborted(AbortReason::Unavailable {
                     missing: Vec::new(),
                 }),
                 Request::Get { .. } => Reply::Unavailable,
@@ -665,7 +784,9 @@ impl<'a> Engine<'a> {
         if std::mem::replace(&mut known.over, true) {
             return;
         }
-        let (client, process, request) = (known.client, known.process, known.request.clone());
+        self.open -= 1;
+        let (client, process, nobody) = (known.client, known.process, known.nobody);
+        let request = known.request.clone();
         let get = matches!(request, Request::Get { .. });
         let (kind, error) = match &reply {
             Some(Reply::Committed { .. } | Reply::Value(_)) => (Kind::Ok, None),
@@ -687,9 +808,11 @@ impl<'a> Engine<'a> {
             self.clients[client].process += u64::from(self.plan.clients);
         }
         let mut after = self.draw(0, self.plan.think);
-        if kind != Kind::Ok {
+        let unavailable = |reason: &AbortReason| matches!(reason, AbortReason::Unavailable { .. });
+        if nobody || matches!(&reply, Some(Reply::Aborted(reason)) if unavailable(reason)) {
             // As the clients of real runs do.
-            after += self.draw(20_000_000, 80_000_000);
+            let pause = self.clients[client].generator.backoff();
+            after = after.max(u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX));
         }
         self.later(after, What::Think { client });
     }
@@ -789,10 +912,13 @@ impl<'a> Engine<'a> {
         let done = if power { host.power_loss(keep) } else { host.kill(keep) };
         let Some(outcome) = done else { return };
         self.step(if power { Step::PowerLoss { node, keep } } else { Step::Kill { node, keep } });
-        let doubts = self.places.iter().skip(1).filter_map(|place| place.host.machine());
-        let doubts = doubts.filter(|machine| !machine.status().unsettled.is_empty()).count();
+        let machines = self.places.iter().skip(1).filter_map(|place| place.host.machine());
+        let doubts: usize = machines.map(|machine| machine.status().unsettled.len()).sum();
         self.count.crashes += 1;
         self.count.in_doubt += u64::from(doubts > 0);
+        if node == Node::Master {
+            self.count.doubts += doubts as u64;
+        }
         self.nemesis(if power { "power-loss" } else { "kill" }, Some(node));
         self.judge.observe(node, &outcome.facts, &Hosts(&self.places), self.plan.setup.replicas);
         self.down(node);
@@ -817,7 +943,7 @@ impl<'a> Engine<'a> {
                 self.later(after, What::Answer { call, reply: None });
             }
         }
-        let after = self.draw(1_000_000, 1_000_000_000);
+        let after = self.draw(1_000_000, self.plan.downtime);
         self.later(after, What::Restart { node });
     }
 
@@ -828,6 +954,10 @@ impl<'a> Engine<'a> {
             self.nemesis("restart", Some(node));
             self.note_start(node, &records);
             self.take(node, false, None, outcome);
+            if self.chance(self.plan.relapses, 1000) {
+                let after = self.draw(0, 4 * self.plan.disk.1);
+                self.later(after, What::Relapse { node, life: self.life(node) });
+            }
         }
     }
 
@@ -878,6 +1008,11 @@ impl<'a> Engine<'a> {
 
     fn draw(&mut self, least: u64, most: u64) -> u64 {
         if most > least { self.rng.random_range(least..most) } else { least }
+    }
+
+    /// Whether a die says yes, `of` so many times `in_all`. What never happens costs no throw.
+    fn chance(&mut self, of: u32, in_all: u32) -> bool {
+        of > 0 && self.rng.random_range(0..in_all) < of
     }
 
     fn later(&mut self, after: u64, what: What) {

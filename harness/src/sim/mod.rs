@@ -4,6 +4,7 @@
 
 pub mod command;
 mod engine;
+mod keep;
 mod plan;
 #[cfg(test)]
 mod tests;
@@ -87,28 +88,38 @@ pub fn try_seed(seed: u64, rules: Rules, thorough: bool) -> Verdict {
 /// The run as the checks of recorded runs see one.
 fn recorded(plan: &Plan, ran: Ran, operations: Vec<history::Operation>) -> Run {
     let Setup { replicas, .. } = plan.setup;
+    let remained = remained(&ran);
     let nodes = ran.journals.into_iter().map(|(node, entries)| {
         let entries = entries.into_iter().map(io::Result::Ok);
         let facts = evidence::collect(node, entries, replicas, 0);
         (node, facts.expect("entries in memory can be read"))
     });
-    let remained = Final {
-        time: ran.ended,
-        replicas: ran.hosts.iter().skip(1).map(|host| (host.node(), remains(host))).collect(),
-        master_unsettled: ran.hosts[0].machine().map(|machine| machine.status().unsettled),
-    };
     Run {
-        setup: RunSetup {
-            faults: Vec::new(),
-            replicas,
-            clock_origin: 0,
-            resolution_deadline_ms: 30_000,
-        },
+        setup: run_setup(plan),
         events: ran.history,
         torn: false,
         operations,
         evidence: Evidence::of(nodes.collect::<BTreeMap<_, _>>(), replicas),
         remained: Some(remained),
+    }
+}
+
+/// What the checks of recorded runs are told of it.
+fn run_setup(plan: &Plan) -> RunSetup {
+    RunSetup {
+        faults: Vec::new(),
+        replicas: plan.setup.replicas,
+        clock_origin: 0,
+        resolution_deadline_ms: 30_000,
+    }
+}
+
+/// What the nodes held at the end.
+fn remained(ran: &Ran) -> Final {
+    Final {
+        time: ran.ended,
+        replicas: ran.hosts.iter().skip(1).map(|host| (host.node(), remains(host))).collect(),
+        master_unsettled: ran.hosts[0].machine().map(|machine| machine.status().unsettled),
     }
 }
 
@@ -122,15 +133,13 @@ fn remains(host: &crate::schedule::Host) -> FinalReplica {
     }
 }
 
-/// The schedule of a seed that breaks a property.
+/// A run, as recorded, as a schedule that breaks a property.
 #[must_use]
-pub fn schedule(seed: u64, rules: Rules, property: Property) -> Schedule {
-    let plan = Plan::of(seed, rules);
-    let ran = run(&plan, true);
+pub fn schedule(plan: &Plan, ran: &Ran, property: Property) -> Schedule {
     Schedule {
-        setup: plan.setup,
-        steps: ran.steps,
+        setup: plan.setup.clone(),
+        steps: ran.steps.clone(),
         broken: vec![property],
-        origin: format!("harness sim --seeds {seed}..{}", seed + 1),
+        origin: keep::command(plan.seed, plan.setup.rules),
     }
 }

@@ -33,6 +33,8 @@ pub struct Plan {
     pub delay: (u64, u64),
     /// The least and the greatest time that a force takes.
     pub disk: (u64, u64),
+    /// At this node, 0 the master, it takes ten times as long.
+    pub slow_disk: Option<u8>,
     /// Of a thousand messages so many are lost.
     pub loss: u32,
     /// Of a thousand messages so many arrive twice.
@@ -41,6 +43,17 @@ pub struct Plan {
     pub held: u32,
     /// The mean time between two faults of a kind; none leaves the kind out.
     pub faults: Vec<(Fault, u64)>,
+    /// Of ten thousand steps on which something rests (a record, a vote, a decision) so many end in
+    /// a crash, before all that was to be said has been said.
+    pub points: u32,
+    /// Of a thousand messages under way from or to a process that crashes so many are lost.
+    pub torn: u32,
+    /// Of a thousand starts so many end in a loss of power within moments.
+    pub relapses: u32,
+    /// A crashed process starts again within this.
+    pub downtime: u64,
+    /// Of a thousand calls whose client has given up so many are performed all the same.
+    pub late: u32,
 }
 
 /// A kind of fault.
@@ -106,7 +119,7 @@ impl Plan {
             Fault::PauseReplica,
             Fault::Partition,
         ] {
-            let mean = pick(&[0, 0, 100, 300, 1000, 3000]);
+            let mean = pick(&[0, 0, 50, 200, 1000, 3000]);
             if mean > 0 && !quiet {
                 faults.push((fault, mean * MS));
             }
@@ -128,7 +141,7 @@ impl Plan {
             seed,
             setup,
             clients: pick(&[1, 2, 4, 8, 16]) as u32,
-            keys: pick(&[1, 2, 4, 16]) as u32,
+            keys: pick(&[1, 1, 2, 4, 16]) as u32,
             mix: [(50, 40, 10), (20, 60, 20), (10, 90, 0), (80, 15, 5)]
                 [pick(&[0, 1, 2, 3]) as usize],
             think: pick(&[MS / 10, 2 * MS, 20 * MS]),
@@ -140,6 +153,12 @@ impl Plan {
             repeats: rough(&[0, 0, 10, 100], &mut pick),
             held: rough(&[0, 0, 3, 20], &mut pick),
             faults,
+            points: rough(&[0, 0, 10, 50, 200], &mut pick),
+            torn: rough(&[0, 500, 1000], &mut pick),
+            relapses: rough(&[0, 0, 100, 500], &mut pick),
+            downtime: pick(&[2, 50, 1000]) * MS,
+            late: pick(&[0, 500, 1000]) as u32,
+            slow_disk: [None, None, Some(0), Some(0), Some(1)][pick(&[0, 1, 2, 3, 4]) as usize],
         }
     }
 

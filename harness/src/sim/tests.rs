@@ -37,7 +37,8 @@ fn a_broken_rule_is_found_and_shrinks() {
     let (seed, property) = (0..50)
         .find_map(|seed| Some((seed, *try_seed(seed, rules, false).broken.first()?)))
         .expect("a seed of these shows it");
-    let whole = schedule(seed, rules, property);
+    let plan = Plan::of(seed, rules);
+    let whole = schedule(&plan, &run(&plan, true), property);
     let small = shrink(whole.clone(), property);
     let (few, all) = (small.steps.len(), whole.steps.len());
     assert!(few * 10 < all, "{few} of {all} steps are left");

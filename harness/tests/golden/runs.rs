@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use harness::{
     checker::Validity,
-    history::{Action, ClientEvent, Function, Kind},
+    history::{Action, ClientEvent, Function, Kind, NemesisEvent},
 };
 use serde_json::json;
 use system::{
@@ -53,6 +53,13 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     invalid("durability-invalid", "durability", "but r1 has nothing", &loses_a_write);
     invalid("truthfulness-ok-invalid", "truthfulness", "nobody has committed", &ok_for_nothing);
     invalid("truthfulness-fail-invalid", "truthfulness", "0-1 (index 0) failed", &fail_of_a_commit);
+    let of_a_del = "deletes of k2: 1 committed, but only 0 answered Ok";
+    invalid("truthfulness-del-invalid", "truthfulness", of_a_del, &fail_of_a_delete);
+    let unasked = "put k3 = 3-1";
+    invalid("truthfulness-unasked-invalid", "truthfulness", unasked, &asks_for_something_else);
+    let unsettled = "not all ready";
+    invalid("resolution-unsettled-invalid", "resolution", unsettled, &never_settles);
+    invalid("conflicts-over-invalid", "conflicts", "no other write", &conflicts_with_the_past);
     invalid("conflicts-invalid", "conflicts", "no other write", &conflicts_with_nobody);
     for (name, check) in [
         ("linearizability-valid", "linearizability"),
@@ -66,6 +73,15 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     ] {
         add(name, check, Validity::Valid, "", uncertain());
     }
+    let mut by_handshake = uncertain();
+    votes_by_handshake(&mut by_handshake);
+    add("atomicity-handshake-valid", "atomicity", Validity::Valid, "", by_handshake);
+    let mut untold = uncertain();
+    untold.journals.insert(R2, Vec::new());
+    let says = "r2 has no journal, or one that tells of no start";
+    add("atomicity-unknown", "atomicity", Validity::Unknown, says, untold);
+    let says = "no write was answered Ok, of 1";
+    add("statistics-idle-unknown", "statistics", Validity::Unknown, says, nothing_answered());
     add("conflicts-valid", "conflicts", Validity::Valid, "", conflict());
     let late = window_of_uncertainty(Duration::from_secs(60));
     add("resolution-invalid", "resolution", Validity::Invalid, "about 1.2", late);
@@ -77,9 +93,7 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     unfinished.remained = None;
     let says = "the run ended before";
     add("durability-unknown", "durability", Validity::Unknown, says, unfinished);
-    let mut silent = uncertain();
-    silent.history.clear();
-    silent.setup.faults.clear();
+    let silent = Cluster::new(&[]).finish();
     add("statistics-unknown", "statistics", Validity::Unknown, "no operation", silent);
     all
 }
@@ -117,6 +131,21 @@ fn window_of_uncertainty(late: Duration) -> Files {
         files.history.remove(at);
     }
     files
+}
+
+/// One write only, and the master dies with it.
+fn nothing_answered() -> Files {
+    let mut cluster = Cluster::new(&["master-uncertainty"]);
+    cluster.ask(0, Function::Put, "k1", Some("0-1"));
+    cluster
+        .run_until(|node, effect| node == Node::Master && matches!(effect, Effect::Reply { .. }));
+    let at = "master:after-persist:commit";
+    cluster.nemesis("kill", json!({ "node": "master", "at": at, "txn": "1.1", "in_doubt": 3 }));
+    cluster.kill(Node::Master);
+    cluster.nemesis("restart", json!({ "node": "master" }));
+    cluster.start(Node::Master);
+    cluster.run();
+    cluster.finish()
 }
 
 /// Two writes of one key at a time: the second is turned away.
@@ -203,6 +232,18 @@ fn unheard_vote(files: &mut Files) {
             ..
         } if *txn == IN_DOUBT)
     });
+}
+
+/// The vote that decided was lost, and the handshake that follows names the transaction.
+fn votes_by_handshake(files: &mut Files) {
+    let journal = files.journals.get_mut(&Node::Master).expect("the master has one");
+    for entry in journal {
+        if let Entry::Event { event: Event::Message { from: R3, message }, .. } = entry
+            && matches!(message.body, Body::VoteYes { txn } if txn == IN_DOUBT)
+        {
+            message.body = Body::FenceOk { boot: 1, in_doubt: vec![(IN_DOUBT, "k1".into())] };
+        }
+    }
 }
 
 /// The vote leaves with the PREPARE, and not when that is durable.
@@ -309,6 +350,51 @@ fn fail_of_a_commit(files: &mut Files) {
     first.kind = Kind::Fail;
     first.version = None;
     first.error = Some("timeout: r1".to_owned());
+}
+
+/// The delete took effect.
+fn fail_of_a_delete(files: &mut Files) {
+    let del = clients(files)
+        .find(|client| client.f == Function::Del && client.kind == Kind::Ok)
+        .expect("the delete of k2");
+    del.kind = Kind::Fail;
+    del.version = None;
+    del.error = Some("timeout: r1".to_owned());
+}
+
+/// What the client asked for is not what was committed.
+fn asks_for_something_else(files: &mut Files) {
+    for client in clients(files).filter(|client| client.value.as_deref() == Some("3-1")) {
+        client.value = Some("3-9".to_owned());
+    }
+}
+
+fn never_settles(files: &mut Files) {
+    let last = files.history.last().expect("the heal");
+    let (index, time) = (last.index + 1, last.time + 1);
+    let settled = NemesisEvent { f: "settled".to_owned(), value: json!({ "ms": null }) };
+    files.history.push(harness::history::Event { index, time, action: Action::Nemesis(settled) });
+}
+
+/// A put of k1 that nobody knows the end of is over, and still the next write conflicts.
+fn conflicts_with_the_past(files: &mut Files) {
+    let last = files.history.last().expect("the heal").clone();
+    let put = |kind, error: Option<&str>| {
+        Action::Client(ClientEvent {
+            process: 9,
+            kind,
+            f: Function::Put,
+            key: "k1".to_owned(),
+            value: Some("9-1".to_owned()),
+            version: None,
+            error: error.map(str::to_owned),
+        })
+    };
+    let actions = [put(Kind::Invoke, None), put(Kind::Fail, Some("conflict: 1.2 was first"))];
+    for (n, action) in (1..).zip(actions) {
+        let (index, time) = (last.index + n, last.time + n);
+        files.history.push(harness::history::Event { index, time, action });
+    }
 }
 
 fn conflicts_with_nobody(files: &mut Files) {

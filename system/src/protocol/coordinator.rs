@@ -617,7 +617,8 @@ impl Coordinator {
         effects: &mut Vec<Effect>,
     ) {
         let member = &mut self.members[usize::from(slot) - 1];
-        if boot < member.boot {
+        // Of an earlier start, or said again: what came into doubt since the replica asks about itself.
+        if boot < member.boot || (member.live && boot == member.boot) {
             return;
         }
         member.boot = boot;

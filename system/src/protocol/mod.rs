@@ -115,6 +115,15 @@ impl Machine {
         }
     }
 
+    /// Whether a read of the key would be served here as things stand; never by the master.
+    #[must_use]
+    pub fn serves(&self, key: &Key) -> bool {
+        match self {
+            Machine::Coordinator(_) => false,
+            Machine::Participant(machine) => machine.serves(key),
+        }
+    }
+
     /// A message of this node, with the facts that go with each: for what the driver sends in the
     /// machine's name, the answer to [`Effect::Serve`].
     #[must_use]

@@ -382,14 +382,13 @@ impl Participant {
                 for (txn, decision) in resolves {
                     self.decide(txn, decision, effects);
                 }
-                let handshake = rules.keep(Rule::HandshakeBeforeServing);
-                if handshake && !self.fenced {
-                    self.send(Node::Master, Body::NotServing { read }, effects);
-                } else if self.locks.contains_key(&key) && rules.keep(Rule::ReadsRespectLocks) {
+                if self.serves(&key) {
+                    effects.push(Effect::Serve { read, key });
+                } else if self.fenced || !rules.keep(Rule::HandshakeBeforeServing) {
                     self.waiting.entry(key).or_default().insert(read);
                     effects.push(Effect::SetTimer { id: TimerId::ReadWait(read), after: wait });
                 } else {
-                    effects.push(Effect::Serve { read, key });
+                    self.send(Node::Master, Body::NotServing { read }, effects);
                 }
             }
             Body::Heartbeat => self.send(Node::Master, Body::Alive { boot: self.boot }, effects),
@@ -683,6 +682,15 @@ impl Participant {
     }
 
     // ---- Reads ----
+
+    /// Whether a read of the key would be served as things stand.
+    #[must_use]
+    pub fn serves(&self, key: &Key) -> bool {
+        let rules = self.config.rules;
+        self.up
+            && (self.fenced || !rules.keep(Rule::HandshakeBeforeServing))
+            && (!self.locks.contains_key(key) || !rules.keep(Rule::ReadsRespectLocks))
+    }
 
     fn waited_for_lock(&mut self, read: ReadId, effects: &mut Vec<Effect>) {
         let waits = self.waiting.iter().find(|(_, reads)| reads.contains(&read));

@@ -83,6 +83,11 @@ impl Facts {
         self.0.values()
     }
 
+    /// The fact about something, if there is one.
+    fn about(&self, slot: Slot) -> Option<&Record> {
+        self.0.get(&slot)
+    }
+
     /// Takes up a record, and says what it changes.
     ///
     /// # Panics
@@ -150,6 +155,21 @@ impl State {
     /// The facts, as the records that a recovery sees, in canonical order.
     pub fn records(&self) -> impl Iterator<Item = &Record> {
         self.facts.records()
+    }
+
+    /// What a replica knows of a transaction: that it is prepared, or how it ended.
+    #[must_use]
+    pub fn of_txn(&self, txn: TxnId) -> Option<&Record> {
+        self.facts.about(Slot::Txn(txn))
+    }
+
+    /// Below this a replica has dropped what it knew.
+    #[must_use]
+    pub fn floor(&self) -> TxnId {
+        match self.facts.about(Slot::Floor) {
+            Some(Record::Floor { floor }) => *floor,
+            _ => TxnId::default(),
+        }
     }
 
     /// A live key's version and value.

@@ -165,13 +165,9 @@ impl Memory {
 
     /// Folds the first of the tail into what is synced.
     fn settle(&mut self, count: usize) {
-        if count == self.tail.len() {
-            self.tail.clear();
-            self.synced = self.current.clone();
-        } else {
-            let synced = Arc::make_mut(&mut self.synced);
-            self.tail.drain(..count).for_each(|record| synced.apply(&record));
-        }
+        // Not shared with `current`, or the next record would have to copy it all.
+        let synced = Arc::make_mut(&mut self.synced);
+        self.tail.drain(..count).for_each(|record| synced.apply(&record));
     }
 
     /// Loses all of the tail but the first of it.

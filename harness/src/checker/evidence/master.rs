@@ -21,6 +21,9 @@ pub(super) struct Scan {
     ended: HashSet<TxnId>,
     /// Transactions that this incarnation began and has not ended, and whose yes has arrived.
     voting: HashMap<TxnId, BTreeSet<Node>>,
+    /// The latest start of each replica that this incarnation has heard of: a handshake of an
+    /// earlier one counts for nothing.
+    boots: HashMap<Node, u64>,
     /// The write call that the current event brought, until its transaction is known.
     arriving: Option<CallId>,
     calls: HashMap<CallId, TxnId>,
@@ -34,8 +37,15 @@ impl Scan {
             durable: HashSet::new(),
             ended: HashSet::new(),
             voting: HashMap::new(),
+            boots: HashMap::new(),
             arriving: None,
             calls: HashMap::new(),
+        }
+    }
+
+    fn voted_yes(&mut self, node: Node, txn: TxnId) {
+        if let Some(yes) = self.voting.get_mut(&txn) {
+            yes.insert(node);
         }
     }
 
@@ -65,6 +75,7 @@ impl Follow for Scan {
         self.pending.restart();
         self.durable.clear();
         self.voting.clear();
+        self.boots.clear();
         self.calls.clear();
         self.arriving = None;
         for record in records {
@@ -77,21 +88,24 @@ impl Follow for Scan {
     fn event(&mut self, event: Event, out: &mut Sink<'_>) {
         self.arriving = None;
         match event {
-            Event::Message { from, message: Message { body, .. } } => {
-                let prepared = match body {
-                    Body::VoteYes { txn } | Body::Inquire { txn } => vec![txn],
-                    // What a handshake names is durably prepared: a yes, should the vote be lost.
-                    Body::FenceOk { in_doubt, .. } => {
-                        in_doubt.into_iter().map(|(txn, _)| txn).collect()
-                    }
-                    _ => Vec::new(),
-                };
-                for txn in prepared {
-                    if let Some(yes) = self.voting.get_mut(&txn) {
-                        yes.insert(from);
+            Event::Message { from, message: Message { body, .. } } => match body {
+                Body::VoteYes { txn } | Body::Inquire { txn } => self.voted_yes(from, txn),
+                Body::Alive { boot } => {
+                    let latest = self.boots.entry(from).or_default();
+                    *latest = boot.max(*latest);
+                }
+                // What a replica is in doubt about it has voted yes on.
+                Body::FenceOk { boot, in_doubt } => {
+                    let latest = self.boots.entry(from).or_default();
+                    if boot >= *latest {
+                        *latest = boot;
+                        for (txn, _) in in_doubt {
+                            self.voted_yes(from, txn);
+                        }
                     }
                 }
-            }
+                _ => {}
+            },
             Event::Client { call, request: Request::Write(_) } => self.arriving = Some(call),
             Event::Persisted(lsn) => {
                 for (txn, key) in self.pending.persisted(lsn) {

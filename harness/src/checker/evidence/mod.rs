@@ -120,6 +120,8 @@ pub struct NodeFacts {
     pub facts: Vec<Fact>,
     /// The time of the last event, in nanoseconds of the history.
     pub last_time: i64,
+    /// How often the node was started.
+    pub starts: usize,
 }
 
 /// The facts of every node that has a journal.
@@ -127,7 +129,7 @@ pub struct NodeFacts {
 pub struct Evidence {
     /// By node.
     pub nodes: BTreeMap<Node, NodeFacts>,
-    /// Nodes whose journal is missing.
+    /// Nodes whose journal is missing, or tells of no start.
     pub missing: Vec<Node>,
     /// By transaction.
     pub transactions: Transactions,
@@ -159,7 +161,8 @@ impl Evidence {
     #[must_use]
     pub fn of(nodes: BTreeMap<Node, NodeFacts>, replicas: u8) -> Evidence {
         let everyone = std::iter::once(Node::Master).chain((1..=replicas).map(Node::Replica));
-        let missing = everyone.filter(|node| !nodes.contains_key(node)).collect();
+        let told = |node: &Node| nodes.get(node).is_some_and(|facts| facts.starts > 0);
+        let missing = everyone.filter(|node| !told(node)).collect();
         let transactions = Transactions::of(&nodes);
         Evidence { nodes, missing, transactions }
     }
@@ -175,7 +178,7 @@ impl Evidence {
     /// Says so where a journal is missing, and whether none is.
     pub fn complete(&self, judgement: &mut super::Judgement) -> bool {
         for node in &self.missing {
-            judgement.doubt(format!("{node} has no journal"));
+            judgement.doubt(format!("{node} has no journal, or one that tells of no start"));
         }
         self.missing.is_empty()
     }
@@ -235,7 +238,7 @@ fn scan(
     follow: &mut impl Follow,
 ) -> io::Result<NodeFacts> {
     let mut facts = Vec::new();
-    let mut time = 0;
+    let (mut time, mut starts) = (0, 0);
     for entry in entries {
         let (line, entry) = entry?;
         if let Entry::Start { t, .. } | Entry::Event { t, .. } = &entry {
@@ -243,13 +246,16 @@ fn scan(
         }
         let mut out = Sink { facts: &mut facts, place: Place { node, line, time } };
         match entry {
-            Entry::Start { config, records, .. } => follow.started(&config, records, &mut out),
+            Entry::Start { config, records, .. } => {
+                starts += 1;
+                follow.started(&config, records, &mut out);
+            }
             Entry::Event { event, .. } => follow.event(event, &mut out),
             Entry::Effect(Effect::Halt { kind, why }) => out.fact(What::Halted(kind, why)),
             Entry::Effect(effect) => follow.effect(effect, &mut out),
         }
     }
-    Ok(NodeFacts { facts, last_time: time })
+    Ok(NodeFacts { facts, last_time: time, starts })
 }
 
 /// Records that were appended and are not durable yet, in order.

@@ -1,6 +1,6 @@
 //! The facts of all nodes, put together by transaction and by key. Knows nothing of verdicts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use system::protocol::{Key, Node, TxnId, Write};
 
@@ -20,6 +20,8 @@ pub struct Transaction {
     pub decision_appended: Option<(Place, Vec<Node>)>,
     /// Where COMMIT was durable at the master: the commit point.
     pub decided: Option<Place>,
+    /// Where the master had every acknowledgement of the commit.
+    pub ended: Option<Place>,
     /// Where replicas appended commits.
     pub committed: Vec<Place>,
     /// Who decided to abort, where.
@@ -42,6 +44,23 @@ impl Transaction {
     #[must_use]
     pub fn commit(&self) -> Option<Place> {
         self.decided.or_else(|| self.committed.first().copied())
+    }
+
+    /// When it was over: the last that any journal tells of it, in nanoseconds of the history.
+    /// None while the master may still work on it or a replica may still hold its key.
+    #[must_use]
+    pub fn over(&self) -> Option<i64> {
+        let outcomes = || {
+            let aborts = self.aborted.iter().map(|abort| abort.place);
+            self.committed.iter().copied().chain(aborts)
+        };
+        let released =
+            |held: &Place| outcomes().any(|end| end.node == held.node && end.line > held.line);
+        let master = |place: Place| place.node == Node::Master;
+        let finished = self.ended.is_some() || outcomes().any(master);
+        let over = finished && self.prepared.iter().all(released);
+        let last = outcomes().chain(self.ended).map(|place| place.time).max();
+        last.filter(|_| over)
     }
 
     /// Whether this replica applied it.
@@ -86,6 +105,17 @@ impl Transactions {
         last
     }
 
+    /// The transaction that wrote each value to each key, where no two wrote the same.
+    #[must_use]
+    pub fn writers(&self) -> HashMap<(String, String), TxnId> {
+        let mut writers = HashMap::new();
+        for (txn, transaction) in &self.by_id {
+            let Some(Write { key, value: Some(value) }) = &transaction.write else { continue };
+            writers.insert((key.to_string(), value.to_string()), *txn);
+        }
+        writers
+    }
+
     fn of_id(&mut self, txn: TxnId) -> &mut Transaction {
         self.by_id.entry(txn).or_default()
     }
@@ -125,13 +155,13 @@ impl Transactions {
                 let told = Some(to.clone());
                 self.of_id(*txn).aborted.push(Abort { place, told, all_yes: *all_yes });
             }
+            What::Ended(txn) => self.of_id(*txn).ended = Some(place),
             What::Started { .. }
             | What::Served(_)
             | What::EarlyVote(_)
             | What::EarlyAck(_)
             | What::EarlyDecide(..)
             | What::OkTold { .. }
-            | What::Ended(_)
             | What::Halted(..) => {}
         }
     }

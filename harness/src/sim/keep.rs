@@ -1,0 +1,101 @@
+//! Keeps a seed's run as a run directory, of the same form as that of a real run, so that the same
+//! commands look at it. Knows where things go, nothing of what is wrong with the run.
+
+use std::{
+    fs,
+    io::{self, BufWriter, Write as _},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use anyhow::Context as _;
+use serde_json::json;
+use system::{journal, protocol::Rules};
+
+use super::{Plan, Ran, Verdict, remained, run_setup};
+use crate::{
+    checker::{self, Judgement, Results, Run},
+    runner::rundir::{RunDir, utc},
+    schedule::Schedule,
+};
+
+/// The check that speaks for the judge who watched as the run went on: it sees every state, which
+/// the record does not.
+const WATCHED: &str = "watched";
+
+/// The command that runs a seed again.
+pub(super) fn command(seed: u64, rules: Rules) -> String {
+    let breaks: String = rules.broken().map(|rule| format!(" --break {rule}")).collect();
+    format!("harness sim --seeds {seed}..{}{breaks}", seed + 1)
+}
+
+/// Writes down a run with its verdict and the shrunk schedule of what is wrong. Where it lies.
+///
+/// # Errors
+/// A file cannot be written; the error names it.
+pub(super) fn keep(
+    store: &Path,
+    plan: &Plan,
+    ran: &Ran,
+    verdict: &Verdict,
+    schedule: Option<&Schedule>,
+) -> anyhow::Result<PathBuf> {
+    let rules = plan.setup.rules;
+    let without: String = rules.broken().map(|rule| format!("-without-{rule}")).collect();
+    let started = SystemTime::now();
+    let directory = RunDir::create(store, &format!("sim{without}"), started)?;
+
+    let path = directory.history();
+    let mut history = Vec::new();
+    for event in &ran.history {
+        serde_json::to_writer(&mut history, event)?;
+        history.push(b'\n');
+    }
+    fs::write(&path, history).with_context(|| path.display().to_string())?;
+    for (node, entries) in &ran.journals {
+        let path = directory.node(&node.to_string())?.join("journal.jsonl");
+        let write = || -> io::Result<()> {
+            let mut writer = journal::Writer::open(&path)?;
+            entries.iter().for_each(|(_, entry)| writer.add(entry));
+            writer.write()
+        };
+        write().with_context(|| path.display().to_string())?;
+    }
+    write_json(&directory.final_state(), &remained(ran))?;
+    let mut test = serde_json::to_value(run_setup(plan))?;
+    let more = json!({
+        "system": "simulated",
+        "started": utc(started),
+        "seed": plan.seed,
+        "command": command(plan.seed, rules),
+        "plan": plan,
+    });
+    for (name, value) in more.as_object().into_iter().flatten() {
+        test[name] = value.clone();
+    }
+    write_json(&directory.test(), &test)?;
+    if let Some(schedule) = schedule {
+        let path = directory.path().join("schedule.json");
+        schedule.write(&path).with_context(|| path.display().to_string())?;
+    }
+
+    // Judged from the files, as `harness check` does it again.
+    let mut checks = checker::check(&Run::load(directory.path())?, &super::LIMITS).checks;
+    let mut watched = Judgement::new(WATCHED);
+    for property in &verdict.broken {
+        watched.violation(format!("{property}: {}", property.claim()));
+    }
+    checks.insert(0, watched);
+    write_json(&directory.path().join("results.json"), &Results::new(checks))?;
+    Ok(directory.path().to_owned())
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> anyhow::Result<()> {
+    let write = || -> io::Result<()> {
+        let mut file = BufWriter::new(fs::File::create(path)?);
+        serde_json::to_writer_pretty(&mut file, value)?;
+        file.write_all(b"\n")?;
+        file.flush()
+    };
+    write().with_context(|| path.display().to_string())
+}
