@@ -19,7 +19,7 @@ use crate::{
         command::{self, CommandError},
         linearizability::Limits,
     },
-    nemesis::{Faults, Harm, Strike},
+    nemesis::{Faults, Harm, Strike, matrix::Part},
     report,
     runner::{self, Options, RunError, duration_text, parse_duration},
 };
@@ -182,6 +182,8 @@ impl BlockingArgs {
             system: "twopc".to_owned(),
             system_bin: None,
             broken: Vec::new(),
+            disks: false,
+            part: Part::WHOLE,
             // Nobody waits for the most inquiries that can be had.
             timing: if peers { "" } else { "peers_after=255" }.parse().expect("timings"),
             relay: false,

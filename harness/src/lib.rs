@@ -3,6 +3,7 @@
 pub mod blocking;
 pub mod checker;
 pub mod cli;
+pub mod disk;
 pub mod generator;
 pub mod history;
 pub mod model;

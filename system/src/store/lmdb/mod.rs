@@ -46,6 +46,22 @@ pub struct Options {
     pub idle: Duration,
     /// The bounds of keys and values. The store relies on whoever appends to keep them.
     pub limits: Limits,
+    /// What a commit waits for. Default all of it.
+    pub syncs: Syncs,
+}
+
+/// What of a commit is on the disk before it counts as done. Everything but [`Syncs::All`] loses
+/// acknowledged records with the power, and is there so that a harness can be seen to notice; no
+/// program of the store offers it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Syncs {
+    /// The pages, and then the meta page that makes them count.
+    #[default]
+    All,
+    /// The pages alone: the meta page goes with the next commit (LMDB's `NOMETASYNC`).
+    NoMeta,
+    /// Nothing (LMDB's `NOSYNC`).
+    None,
 }
 
 impl Default for Options {
@@ -56,6 +72,7 @@ impl Default for Options {
             map_bytes: 16 << 30,
             idle: Duration::from_millis(10),
             limits: Limits::default(),
+            syncs: Syncs::All,
         }
     }
 }
