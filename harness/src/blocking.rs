@@ -171,8 +171,7 @@ impl BlockingArgs {
         Options {
             faults: "master-uncertainty".parse::<Faults>().expect("it is one"),
             time_limit: each * u32::try_from(script.len()).unwrap_or(u32::MAX),
-            // One at a time, so that every lock is about the transaction that the master died over.
-            concurrency: 1,
+            concurrency: 10,
             rate: 0.0,
             keys: 16,
             replicas: self.replicas,

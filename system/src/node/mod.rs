@@ -104,9 +104,6 @@ pub enum NodeError {
         #[source]
         cause: io::Error,
     },
-    /// The server has failed.
-    #[error("the server: {0}")]
-    Server(#[from] tonic::transport::Error),
     /// The process cannot be set up.
     #[error("cannot {doing}: {cause}")]
     Process {
@@ -145,10 +142,7 @@ impl NodeError {
                 StoreError::Absent { .. } => 2,
                 _ => 1,
             },
-            NodeError::Listen { .. }
-            | NodeError::Journal { .. }
-            | NodeError::Server(_)
-            | NodeError::Process { .. } => 1,
+            NodeError::Listen { .. } | NodeError::Journal { .. } | NodeError::Process { .. } => 1,
         }
     }
 }
@@ -276,14 +270,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         end = event_loop.run(inputs, stop, &stopping, Duration::from_millis(cluster.node.stop))
             => end,
         served = &mut server => {
-            let why = match served {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(())) => NodeError::Process {
-                    doing: "serve", cause: io::ErrorKind::BrokenPipe.into(),
-                },
-                Err(error) => NodeError::Process { doing: "serve", cause: error.into() },
-            };
-            return Err(why);
+            let cause = served.map_or_else(Into::into, |()| io::ErrorKind::BrokenPipe.into());
+            return Err(NodeError::Process { doing: "serve", cause });
         }
     };
 
