@@ -94,10 +94,13 @@ impl Story {
     pub(super) fn add(&mut self, notes: impl IntoIterator<Item = Note>) {
         let times = || {
             let arrows = self.arrows.iter().flat_map(|arrow| [arrow.sent, arrow.got]).flatten();
-            self.notes.iter().map(|note| note.t).chain(arrows.map(|(t, _)| t))
+            let notes = self.notes.iter().filter(|note| !["timer", "up"].contains(&note.kind));
+            notes.map(|note| note.t).chain(arrows.map(|(t, _)| t))
         };
         let (Some(first), Some(last)) = (times().min(), times().max()) else { return };
-        self.notes.extend(notes.into_iter().filter(|note| (first..=last).contains(&note.t)));
+        self.notes.extend(notes);
+        // What a timer or a start says of a transaction that is over is no part of its story.
+        self.notes.retain(|note| (first..=last).contains(&note.t));
         self.notes.sort();
         self.notes.dedup();
     }

@@ -199,6 +199,8 @@
     requestAnimationFrame(() => { queued = false; paint(); });
   }
   function paint() {
+    // Nothing to draw on: the page is not shown, or not this part of it.
+    if (width() <= 0) return;
     const [g, w] = fit(canvas, height);
     const right = w;
     axis(g, right);

@@ -121,7 +121,7 @@ where
             .axis_desc_style(text)
             .x_labels(11)
             .y_labels(6)
-            .x_label_formatter(&|x| format!("{x:.0}"))
+            .x_label_formatter(&|x| format!("{x:.*}", usize::from(seconds < 10.0)))
             .y_label_formatter(label)
             .x_desc("seconds")
             .y_desc(unit)
@@ -241,7 +241,7 @@ fn latency(
             let points = points.values().copied();
             let series = match fate {
                 Fate::Ok => chart
-                    .draw_series(points.map(|at| Circle::new(at, 1, color.filled()).into_dyn()))?,
+                    .draw_series(points.map(|at| Circle::new(at, 2, color.filled()).into_dyn()))?,
                 Fate::Fail => chart.draw_series(
                     points.map(|at| Cross::new(at, 3, color.stroke_width(1)).into_dyn()),
                 )?,
