@@ -88,8 +88,11 @@ pub(super) struct World {
     calls: Mutex<HashMap<(Id, CallId, u64), Arc<Done>>>,
     /// By message and receiver, and whether that may crash: if it changes nothing any more, what is
     /// answered to it.
-    spent: DashMap<(Id, Id, bool), Option<Arc<[Id]>>, RandomState>,
+    spent: DashMap<(Id, Id, bool), Spent, RandomState>,
 }
+
+/// The answers to a message that changes nothing; none if it may change something.
+type Spent = Option<Arc<[Id]>>;
 
 impl World {
     pub(super) fn new(setup: Setup, keys: Vec<Key>, symmetry: bool) -> Self {
