@@ -117,7 +117,9 @@ fn a_page_is_clicked_through() {
         chrome.wait("document.querySelector('output[name=said]').textContent !== ''");
         chrome.click("[data-do=after]");
         chrome.click("[data-do=before]");
-        chrome.wait("document.querySelector('#detail').textContent.includes('nemesis')");
+        if chrome.value("run.data.windows.length > 0") == json!(true) {
+            chrome.wait("document.querySelector('#detail').textContent.includes('nemesis')");
+        }
         for key in ["ArrowRight", "+", "-", "n", "p", "0", "e", "Escape"] {
             chrome.click("h1");
             chrome.key(key);
