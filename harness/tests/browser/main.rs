@@ -69,7 +69,7 @@ fn place() -> TempDir {
 }
 
 fn no_errors(chrome: &mut Chrome, what: &str) {
-    assert_eq!(chrome.errors(), [String::new(); 0], "{what}");
+    assert_eq!(chrome.errors(), Vec::<String>::new(), "{what}");
 }
 
 #[test]
