@@ -364,6 +364,10 @@ fn pictures() {
     let server = Server::start(store.path());
     chrome.dark(false);
     chrome.open(&url(&server, "/"), "document.querySelector('#runs')");
+    chrome.value(
+        "(() => { const f = document.querySelector('input[name=filter]'); f.value = 'uncertainty'; \
+         f.dispatchEvent(new Event('input')); })()",
+    );
     let picture = chrome.picture(Some("body"));
     fs::write(golden().join("pictures/runs.png"), picture).expect("it may be written");
 }
