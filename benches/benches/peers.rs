@@ -2,14 +2,21 @@
 //! load by the same clients; every figure is the median of the rounds, every ratio that of the
 //! rounds' own ratios, so that a machine with other work to do disturbs it least.
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use benches::{
     cluster::Cluster,
     etcd::{self, Etcd},
+    line::Line,
     load::{self, Load, Operation, Outcome},
     ours::{self, Ours},
     process::{self, Usage},
+    replica::Replica,
     table::{self, median, thousands},
 };
 use clap::Parser;
@@ -125,7 +132,50 @@ async fn run(args: &Args) -> std::io::Result<bool> {
     }
     speeds(args, &clusters, &measured);
     costs(args, &clusters, &measured);
+    if let Some(rounds) = measured.get(&(Operation::Put, 1, 0)) {
+        floor(scratch.path(), &*clusters[0], of(rounds, |outcome| outcome.latency_ms(0.5))).await?;
+    }
     Ok(good)
+}
+
+/// What the protocol needs for one put, each part alone: PREPARE forced at all replicas, COMMIT at
+/// the master, and the way there and back between client and master and between master and replicas.
+async fn floor(scratch: &Path, cluster: &dyn Cluster, measured_ms: f64) -> std::io::Result<()> {
+    const TIMES: usize = 300;
+    let micros = |begun: Instant| begun.elapsed().as_secs_f64() * 1e6;
+    let mut stores: Vec<_> =
+        (0..NODES).map(|n| Replica::open(&scratch.join(format!("alone{n}")))).collect();
+    let mut one = Vec::new();
+    let mut all = Vec::new();
+    for _ in 0..TIMES {
+        let begun = Instant::now();
+        stores[0].group(1);
+        one.push(micros(begun));
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for store in &mut stores {
+                scope.spawn(|| store.group(1));
+            }
+        });
+        all.push(micros(begun));
+    }
+    let mut trips = Vec::new();
+    let mut line = Line::open(cluster.front()).await?;
+    for _ in 0..TIMES {
+        let begun = Instant::now();
+        cluster.nothing(&mut line).await.map_err(std::io::Error::other)?;
+        trips.push(micros(begun));
+    }
+    let [one, all, trip] = [one, all, trips].map(|times| median(&times));
+    let sum = all + one + 2.0 * trip;
+    let measured = measured_ms * 1000.0;
+    println!(
+        "a put of 1 client: {all:.0} us for a force at {NODES} stores at once, {one:.0} us for one \
+         more, twice {trip:.0} us for a call that does nothing: {sum:.0} us; measured, median: \
+         {measured:.0} us, {:.2} times that",
+        measured / sum
+    );
+    Ok(())
 }
 
 async fn measure(args: &Args, clusters: &[Box<dyn Cluster>]) -> std::io::Result<Measured> {

@@ -27,4 +27,7 @@ pub trait Cluster {
 
     /// Reads the last value, as every client must see it.
     fn get<'a>(&self, line: &'a mut Line, key: Bytes) -> Calling<'a, Option<Bytes>>;
+
+    /// Asks for something that costs the node next to nothing.
+    fn nothing<'a>(&self, line: &'a mut Line) -> Calling<'a, ()>;
 }

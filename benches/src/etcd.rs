@@ -23,6 +23,9 @@ const READY: Duration = Duration::from_secs(30);
 pub const MISSING: &str = "no program 'etcd' in PATH: ours alone is measured. Debian and Ubuntu \
     have it as a package: apt-get install etcd-server";
 
+/// A method that needs nothing but the member itself.
+const STATUS: &str = "/etcdserverpb.Maintenance/Status";
+
 #[derive(Clone, PartialEq, prost::Message)]
 struct ResponseHeader {
     #[prost(uint64, tag = "2")]
@@ -137,8 +140,7 @@ async fn find_leader(fronts: &[SocketAddr], processes: &mut [Process]) -> io::Re
     loop {
         for (n, front) in fronts.iter().enumerate() {
             let Ok(mut line) = Line::open(*front).await else { continue };
-            let method = "/etcdserverpb.Maintenance/Status";
-            let Ok(status) = line.call::<_, StatusResponse>(method, StatusRequest {}).await else {
+            let Ok(status) = line.call::<_, StatusResponse>(STATUS, StatusRequest {}).await else {
                 continue;
             };
             let own = status.header.map_or(0, |header| header.member_id);
@@ -180,5 +182,11 @@ impl Cluster for Etcd {
             let answer = line.call::<_, RangeResponse>("/etcdserverpb.KV/Range", request).await?;
             Ok(answer.kvs.into_iter().next().map(|entry| entry.value))
         })
+    }
+
+    fn nothing<'a>(&self, line: &'a mut Line) -> Calling<'a, ()> {
+        Box::pin(
+            async move { line.call::<_, StatusResponse>(STATUS, StatusRequest {}).await.map(drop) },
+        )
     }
 }

@@ -7,4 +7,5 @@ pub mod line;
 pub mod load;
 pub mod ours;
 pub mod process;
+pub mod replica;
 pub mod table;

@@ -19,6 +19,9 @@ use crate::{
 /// A cluster must be ready within this time.
 const READY: Duration = Duration::from_secs(20);
 
+/// A method that needs nothing but the node itself.
+const STATUS: &str = "/twopc.v1.Inspect/Status";
+
 /// How a cluster is made.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -89,8 +92,7 @@ impl Ours {
         let until = Instant::now() + READY;
         loop {
             if let Ok(mut line) = Line::open(self.master).await {
-                let status = "/twopc.v1.Inspect/Status";
-                let answer = line.call::<_, pb::StatusResponse>(status, pb::StatusRequest {}).await;
+                let answer = line.call::<_, pb::StatusResponse>(STATUS, pb::StatusRequest {}).await;
                 if answer.is_ok_and(|answer| answer.ready) {
                     return Ok(());
                 }
@@ -129,6 +131,12 @@ impl Cluster for Ours {
             let request = pb::GetRequest { key };
             let answer = line.call::<_, pb::GetResponse>("/twopc.v1.Kv/Get", request).await?;
             Ok(answer.found.map(|found| found.value))
+        })
+    }
+
+    fn nothing<'a>(&self, line: &'a mut Line) -> Calling<'a, ()> {
+        Box::pin(async move {
+            line.call::<_, pb::StatusResponse>(STATUS, pb::StatusRequest {}).await.map(drop)
         })
     }
 }

@@ -11,9 +11,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
-use system::cli::{MasterArgs, ReplicaArgs};
+use system::{
+    cli::{MasterArgs, ReplicaArgs},
+    store::Syncs,
+};
 
 use self::test::TestArgs;
 use crate::{
@@ -34,6 +37,7 @@ use crate::{
     },
     schedule::{self, Schedule},
     sim::{self, command::SimArgs},
+    systems::Break,
 };
 
 /// How a command ends, as its exit status.
@@ -98,7 +102,12 @@ Faults:
                        refused
   wipe-replica         a replica is started on an empty directory, also with --bootstrap: it must be
                        refused; then it gets its own directory back
-  all                  all of these, and several at a time
+  power-loss           nodes lose what they have not synced: one, all replicas, or everything at once,
+                       at random times, at points of their work, and inside of a commit to disk.
+                       Needs root and /dev/fuse
+  crash-matrix         every point of a node's work and of its disk in turn, and at each a kill, a loss
+                       of power and a pause; without root or /dev/fuse no loss of power. See --part
+  all                  all of these, and several at a time; all-but-F is all but F
 
 Exit status:
   0    valid
@@ -169,9 +178,29 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Role {
     /// The master.
-    Master(MasterArgs),
+    Master(UnderTest<MasterArgs>),
     /// A replica.
-    Replica(ReplicaArgs),
+    Replica(UnderTest<ReplicaArgs>),
+}
+
+/// What a node that is built into the harness can be told, beyond what the system's programs can.
+#[derive(Debug, Args)]
+struct UnderTest<T: Args> {
+    #[command(flatten)]
+    node: T,
+    /// Skip syncs of the store.
+    #[arg(long, hide = true, value_name = "store-syncs|store-meta-syncs")]
+    without: Vec<Break>,
+}
+
+impl<T: Args> UnderTest<T> {
+    fn syncs(&self) -> Syncs {
+        let skipped = self.without.iter().find_map(|broken| match broken {
+            Break::Syncs(syncs) => Some(*syncs),
+            Break::Rule(_) => None,
+        });
+        skipped.unwrap_or_default()
+    }
 }
 
 /// The program: reads the command line, does what it says, and turns what came of it into an exit
@@ -198,8 +227,14 @@ pub fn main() -> ExitCode {
         Command::Sim(args) => explored(sim::command::run(&args, &mut io::stdout().lock())),
         Command::Rules(args) => explored(rules::run(&args, &mut io::stdout().lock())),
         Command::Inspect { path } => inspect(&path),
-        Command::Node(Role::Master(args)) => return args.run(),
-        Command::Node(Role::Replica(args)) => return args.run(),
+        Command::Node(Role::Master(args)) => {
+            let syncs = args.syncs();
+            return args.node.run_with(syncs);
+        }
+        Command::Node(Role::Replica(args)) => {
+            let syncs = args.syncs();
+            return args.node.run_with(syncs);
+        }
     };
     match done {
         Ok(exit) => exit.into(),

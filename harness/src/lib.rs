@@ -2,6 +2,7 @@
 
 pub mod checker;
 pub mod cli;
+pub mod disk;
 pub mod generator;
 pub mod history;
 pub mod model;

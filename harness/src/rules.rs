@@ -3,12 +3,7 @@
 
 mod real;
 
-use std::{
-    io::Write,
-    path::PathBuf,
-    thread,
-    time::Duration,
-};
+use std::{io::Write, path::PathBuf, thread, time::Duration};
 
 use clap::Args;
 use system::protocol::{Request, Rule, Rules};
@@ -191,7 +186,8 @@ fn simulated(rules: Rules, seeds: u64, tries: u64) -> Vec<Tried> {
 /// of the seeds and of the time that it took. That it finds nothing proves nothing, so a rule that is
 /// not redundant stays unknown then.
 fn judge_seeds(rule: Rule, tried: &[Tried]) -> (Validity, String) {
-    let mut found: Vec<_> = tried.iter().filter_map(|tried| Some((tried.first()?, tried))).collect();
+    let mut found: Vec<_> =
+        tried.iter().filter_map(|tried| Some((tried.first()?, tried))).collect();
     found.sort_by_key(|(first, _)| first.after);
     let Some((first, middle)) = found.get(found.len() / 2) else {
         let seeds: u64 = tried.iter().map(|tried| tried.seeds).sum();
@@ -274,7 +270,8 @@ fn holds(clean: &Explored) -> String {
 /// A cluster in a few words.
 fn described(options: &Options) -> String {
     let writes = options.script.iter().filter(|it| matches!(it, Request::Write(_))).count();
-    let mut words = format!("{} replicas, {writes} write{}", options.setup.replicas, plural(writes));
+    let mut words =
+        format!("{} replicas, {writes} write{}", options.setup.replicas, plural(writes));
     for (count, what) in [
         (options.master_crashes, "master crash"),
         (options.replica_crashes, "replica crash"),

@@ -11,7 +11,7 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     net::SocketAddr,
     os::unix::process::{CommandExt, ExitStatusExt},
-    process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
@@ -92,12 +92,12 @@ impl State {
     }
 }
 
-type SpawnAnswer = io::Result<(std::process::Child, Pid)>;
+type Job = Box<dyn FnOnce() + Send>;
 
 /// The thread that forks.
 #[derive(Debug)]
 pub struct Supervisor {
-    requests: Option<mpsc::Sender<(Command, oneshot::Sender<SpawnAnswer>)>>,
+    requests: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -107,21 +107,35 @@ impl Supervisor {
     /// # Errors
     /// The system gives no thread.
     pub fn start() -> io::Result<Self> {
-        let (requests, inbox) = mpsc::channel::<(Command, oneshot::Sender<SpawnAnswer>)>();
+        let (requests, inbox) = mpsc::channel::<Job>();
         let thread = thread::Builder::new().name("supervisor".to_owned()).spawn(move || {
-            for (mut command, answer) in inbox {
-                let child = command.spawn().map(|child| {
-                    let pid = Pid::from_raw(child.id().cast_signed());
-                    (child, pid)
-                });
-                if let Err(Ok((_, pid))) = answer.send(child) {
-                    // Nobody waits for it any more: it must not stay.
-                    let _ = signal::kill(pid, Signal::SIGKILL);
-                    let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED);
-                }
+            for job in inbox {
+                job();
             }
         })?;
         Ok(Supervisor { requests: Some(requests), thread: Some(thread) })
+    }
+
+    fn give(&self, job: Job) -> io::Result<()> {
+        let gone = || io::Error::other("the supervising thread has ended");
+        self.requests.as_ref().ok_or_else(gone)?.send(job).map_err(|_| gone())
+    }
+
+    /// Does something in the thread that forks: what it changes of itself, its mount namespace for
+    /// one, is inherited by every process that is started later.
+    ///
+    /// # Errors
+    /// The thread has ended.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let (answer, done) = oneshot::channel();
+        self.give(Box::new(move || {
+            // If nobody waits any more, nobody wants to know.
+            let _ = answer.send(job());
+        }))?;
+        done.await.map_err(|_| io::Error::other("the supervising thread has failed"))
     }
 
     /// Starts a process in a process group of its own, its standard input and output joined to
@@ -131,11 +145,20 @@ impl Supervisor {
     /// The program cannot be started.
     pub async fn spawn(&self, mut command: Command, log: File) -> io::Result<Process> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).process_group(0);
-        let (answer, spawned) = oneshot::channel();
-        let gone = || io::Error::other("the supervising thread has ended");
-        let requests = self.requests.as_ref().ok_or_else(gone)?;
-        requests.send((command, answer)).map_err(|_| gone())?;
-        let (mut child, pid) = spawned.await.map_err(|_| gone())??;
+        let (answer, spawned) = oneshot::channel::<io::Result<(Child, Pid)>>();
+        self.give(Box::new(move || {
+            let child = command.spawn().map(|child| {
+                let pid = Pid::from_raw(child.id().cast_signed());
+                (child, pid)
+            });
+            if let Err(Ok((_, pid))) = answer.send(child) {
+                // Nobody waits for it any more: it must not stay.
+                let _ = signal::kill(pid, Signal::SIGKILL);
+                let _ = waitid(Id::Pid(pid), WaitPidFlag::WEXITED);
+            }
+        }))?;
+        let failed = |_| io::Error::other("the supervising thread has failed");
+        let (mut child, pid) = spawned.await.map_err(failed)??;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take();
         Process::watch(pid, stdin, stdout)

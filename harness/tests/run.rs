@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::process::ExitStatusExt as _,
+    os::unix::process::{CommandExt as _, ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -123,6 +123,17 @@ impl Drop for Started {
     }
 }
 
+/// Whether the nodes' disks can lose power here; if not, says why once a test.
+fn disks() -> bool {
+    match harness::disk::available() {
+        Ok(()) => true,
+        Err(why) => {
+            eprintln!("skipped: power-loss: {why}");
+            false
+        }
+    }
+}
+
 /// When a process was started, as the kernel counts it; none if it is gone or only a zombie.
 fn start_time(pid: i32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -158,10 +169,20 @@ fn every_fault_alone_and_all_together_end_valid() {
         "messages",
         "twin-master",
         "wipe-replica",
+        "power-loss",
+        "crash-matrix",
         "all",
     ] {
+        if faults == "power-loss" && !disks() {
+            continue;
+        }
         let place = Place::new();
-        let seconds = if faults == "all" { 12 } else { 5 };
+        let seconds = match faults {
+            "all" => 12,
+            "power-loss" | "crash-matrix" => 8,
+            _ => 5,
+        };
+        let done = if faults == "all" && !disks() { "all-but-power-loss" } else { faults };
         let (status, said) =
             place.run(&format!("--faults {faults} --time-limit {seconds}s --seed 11"));
         assert_eq!(status, Some(0), "{said}");
@@ -173,7 +194,7 @@ fn every_fault_alone_and_all_together_end_valid() {
         let test = json(&run.join("test.json"));
         assert_eq!(test["seed"], 11);
         let command = test["command"].as_str().expect("a command");
-        assert!(command.contains(&format!("--faults {faults} ")), "{command}");
+        assert!(command.contains(&format!("--faults {done} ")), "{command}");
         assert_eq!(json(&run.join("results.json"))["verdict"], "valid");
         assert_eq!(
             json(&run.join("final.json"))["replicas"].as_object().map(serde_json::Map::len),
@@ -185,14 +206,15 @@ fn every_fault_alone_and_all_together_end_valid() {
                 assert!(fs::metadata(&path).is_ok_and(|it| it.len() > 0), "{}", path.display());
             }
         }
-        let group = place.store.path().join(format!("twopc-{faults}")).join("latest");
+        let group = place.store.path().join(format!("twopc-{done}")).join("latest");
         assert_eq!(fs::canonicalize(group).ok(), Some(run));
     }
 }
 
 #[test]
 fn a_killed_harness_leaves_no_process_and_a_history_that_can_be_judged() {
-    for faults in ["none", "master-uncertainty", "pause-replica"] {
+    let power_loss = disks().then_some("power-loss");
+    for faults in ["none", "master-uncertainty", "pause-replica"].into_iter().chain(power_loss) {
         let place = Place::new();
         let mut harness = place.start(&format!("--faults {faults} --time-limit 60s --seed 3"));
         place.until_recorded(400);
@@ -300,6 +322,49 @@ fn broken_rules_are_caught() {
         });
         assert!(caught, "{rule} was not caught");
     }
+}
+
+#[test]
+fn skipped_syncs_are_caught_by_a_loss_of_power_and_by_no_kill() {
+    if !disks() {
+        return;
+    }
+    for broken in ["store-syncs", "store-meta-syncs", "master-boot-forces", "replica-boot-forces"] {
+        let caught = (3..6).any(|seed| {
+            let place = Place::new();
+            let run =
+                format!("--break {broken} --faults power-loss --time-limit 20s --seed {seed}");
+            let (status, said) = place.run(&run);
+            assert!(matches!(status, Some(0 | 1)), "{said}");
+            status == Some(1)
+        });
+        assert!(caught, "{broken} was not caught");
+    }
+    for broken in ["store-syncs", "store-meta-syncs"] {
+        let place = Place::new();
+        let faults = "kill-master,kill-replica";
+        let run = format!("--break {broken} --faults {faults} --time-limit 8s --seed 3");
+        let (status, said) = place.run(&run);
+        assert_eq!(status, Some(0), "{said}");
+    }
+}
+
+#[test]
+fn who_cannot_mount_is_told_so_in_one_line() {
+    let place = Place::new();
+    let mut command = place.command("--faults power-loss --time-limit 1s");
+    if disks() {
+        // Somebody who may not.
+        command.uid(65534).gid(65534);
+    }
+    let output = command.output().expect("the harness starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(254), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.contains("/dev/fuse") && said.contains("every other fault does without"),
+        "{said}"
+    );
 }
 
 #[test]

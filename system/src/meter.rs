@@ -16,7 +16,6 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::SetOnce,
 };
-use tonic::transport::server::Connected;
 
 /// What is known of a connection.
 #[derive(Debug, Default)]
@@ -189,15 +188,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
-/// Handlers of requests find the meter of their connection among the request's extensions.
-impl<T> Connected for Metered<T> {
-    type ConnectInfo = Arc<Meter>;
-
-    fn connect_info(&self) -> Arc<Meter> {
-        self.meter()
     }
 }
 

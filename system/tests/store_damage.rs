@@ -23,7 +23,12 @@ const PAGE: usize = 4096;
 const CHILD: &str = "STORE_TEST_CHILD";
 
 fn create() -> Options {
-    Options { create: true, ..Options::default() }
+    Options { create: true, ..at_once() }
+}
+
+/// Writes go to the key/value table with their commits.
+fn at_once() -> Options {
+    Options { behind: 0, ..Options::default() }
 }
 
 fn silent(_: Result<Lsn, Arc<StoreError>>) {}
@@ -76,7 +81,7 @@ fn filled() -> TempDir {
     }
     write(&mut store, 41, "long", vec![b'v'; 3 * PAGE]);
     store.close().unwrap();
-    let Opened { mut store, .. } = open(dir.path(), Options::default()).unwrap();
+    let Opened { mut store, .. } = open(dir.path(), at_once()).unwrap();
     store.append(Record::Floor { floor: txn(39) });
     let kept = Write { key: "kept".into(), value: Some("prepared value".into()) };
     store.append(Record::Prepare { txn: txn(50), write: kept });
@@ -332,9 +337,9 @@ fn pages_in_use_that_are_taken_for_free_are_refused() {
 #[test]
 fn a_store_of_another_format_is_refused() {
     let dir = filled();
-    damage(&dir, |bytes| replace(bytes, b"\0store\0\0\0\x01", b"\0store\0\0\0\x02"));
+    damage(&dir, |bytes| replace(bytes, b"\0store\0\0\0\x02", b"\0store\0\0\0\x01"));
     let error = refusal(dir.path(), Options::default());
-    assert!(matches!(error, StoreError::Format { found: 2, expected: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::Format { found: 1, expected: 2, .. }), "{error}");
 }
 
 #[test]

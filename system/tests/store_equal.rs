@@ -178,6 +178,7 @@ impl Sense {
 /// A store on disk that makes nothing durable by itself.
 struct Disk {
     dir: TempDir,
+    behind: usize,
     opened: Opened,
     told: mpsc::Receiver<Result<Lsn, Arc<StoreError>>>,
     /// What has been told.
@@ -185,16 +186,21 @@ struct Disk {
 }
 
 impl Disk {
-    fn open(dir: TempDir) -> Disk {
+    fn open(dir: TempDir, behind: usize) -> Disk {
         let (tell, told) = mpsc::channel();
         let persisted = Box::new(move |durable| {
             // Closing tells once more, and nobody may listen any more.
             let _ = tell.send(durable);
         });
-        let options =
-            Options { create: true, idle: DEADLINE, map_bytes: 64 << 20, ..Options::default() };
+        let options = Options {
+            create: true,
+            idle: DEADLINE,
+            map_bytes: 64 << 20,
+            behind,
+            ..Options::default()
+        };
         let opened = Store::open(dir.path(), options, persisted).unwrap();
-        Disk { dir, opened, told, durable: 0 }
+        Disk { dir, behind, opened, told, durable: 0 }
     }
 
     fn force(&mut self) {
@@ -209,12 +215,12 @@ impl Disk {
     fn crash(self) -> Disk {
         let left = TempDir::new().unwrap();
         copy(self.dir.path(), left.path());
-        Disk::open(left)
+        Disk::open(left, self.behind)
     }
 
     fn close(self) -> Disk {
         self.opened.store.close().unwrap();
-        Disk::open(self.dir)
+        Disk::open(self.dir, self.behind)
     }
 
     fn entries(&self) -> Vec<(Key, Version, Value)> {
@@ -237,9 +243,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
-    fn disk_and_memory_are_one_store(draws in draws()) {
+    fn disk_and_memory_are_one_store(
+        draws in draws(),
+        behind in prop_oneof![Just(0), 1..12_usize, Just(4096)],
+    ) {
         let mut memory = Memory::new();
-        let mut disk = Disk::open(TempDir::new().unwrap());
+        let mut disk = Disk::open(TempDir::new().unwrap(), behind);
         let mut sense = Sense::after(&memory, TxnId::new(1, 0));
         for draw in draws.iter().chain([&Draw::Crash]) {
             match draw {

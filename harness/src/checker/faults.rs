@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::{Judgement, Run};
-use crate::history::{Action, NemesisEvent};
+use crate::{
+    history::{Action, NemesisEvent},
+    nemesis::{FaultName, matrix::Coverage},
+};
 
 /// The check's name.
 pub const NAME: &str = "faults";
@@ -23,10 +26,23 @@ pub fn check(run: &Run) -> Judgement {
             Action::Client(_) => None,
         })
         .collect();
+    let mut coverage = Coverage::default();
+    nemesis.iter().for_each(|event| coverage.add(event));
+    // Beside other faults a point may be out of reach for as long as they last.
+    if run.setup.real_faults().eq([FaultName::CrashMatrix.name()]) {
+        for cell in coverage.vacuous() {
+            judgement.doubt(format!("{cell} was waited for and never happened"));
+        }
+    }
     for fault in run.setup.real_faults() {
         let fired: Vec<_> = nemesis.iter().filter(|event| belongs(event, fault)).collect();
         if fired.is_empty() {
             judgement.doubt(format!("{fault} was asked for and never happened"));
+        }
+        let cuts: Vec<_> = fired.iter().filter(|event| event.f == "power-loss").collect();
+        let lost: u64 = cuts.iter().map(|event| lost(event)).sum();
+        if fault == FaultName::PowerLoss.name() && !cuts.is_empty() && lost == 0 {
+            judgement.doubt(format!("{fault} cut the power and nothing was lost by it"));
         }
         let mut points: BTreeMap<&str, usize> = BTreeMap::new();
         let mut in_doubt: BTreeMap<u64, usize> = BTreeMap::new();
@@ -41,10 +57,31 @@ pub fn check(run: &Run) -> Judgement {
             in_doubt.into_iter().map(|(replicas, hits)| (replicas.to_string(), hits)).collect();
         judgement.measure(
             fault,
-            json!({ "fired": fired.len(), "points": points, "replicas_in_doubt": in_doubt }),
+            json!({
+                "fired": fired.len(),
+                "points": points,
+                "replicas_in_doubt": in_doubt,
+                "cuts": cuts.len(),
+                "lost": lost,
+            }),
         );
     }
     judgement
+}
+
+/// How much was lost with the power: pages of files, and changes of directories. What LMDB keeps
+/// in its lock file means nothing after a restart, so that its loss is none.
+#[must_use]
+pub fn lost(event: &NemesisEvent) -> u64 {
+    let Some(nodes) = event.value.get("dropped").and_then(Json::as_object) else { return 0 };
+    let pages = nodes
+        .values()
+        .filter_map(|lost| lost.get("pages")?.as_object())
+        .flatten()
+        .filter(|(file, _)| !file.ends_with("lock.mdb"))
+        .filter_map(|(_, pages)| pages.as_u64());
+    let entries = nodes.values().filter_map(|lost| lost.get("entries")?.as_u64());
+    pages.chain(entries).sum()
 }
 
 /// Whether what the nemesis did is this fault happening: a node was killed or paused, or the event
@@ -57,7 +94,7 @@ fn belongs(event: &NemesisEvent, fault: &str) -> bool {
         let messages = event.value.pointer("/struck/messages").and_then(serde_json::Value::as_u64);
         return event.f == "mend" && event.text("fault") == Some(fault) && messages > Some(0);
     }
-    if !matches!(event.f.as_str(), "kill" | "pause") {
+    if !matches!(event.f.as_str(), "kill" | "pause" | "power-loss") {
         return event.f == fault;
     }
     if let Some(name) = event.text("fault") {
@@ -73,6 +110,7 @@ fn belongs(event: &NemesisEvent, fault: &str) -> bool {
         "pause-replica" => event.f == "pause" && replica,
         "master-uncertainty" => at.starts_with("master:"),
         "replica-uncertainty" => at.starts_with("replica:"),
+        "power-loss" => event.f == "power-loss",
         "crash-matrix" => !at.is_empty(),
         _ => false,
     }
@@ -81,6 +119,17 @@ fn belongs(event: &NemesisEvent, fault: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_cut_took_is_counted_without_the_locks() {
+        let dropped = json!({ "dropped": {
+            "r1": { "pages": { "store/data.mdb": 3, "store/lock.mdb": 2 }, "entries": 1, "kept": 9 },
+            "r2": { "pages": { "store/lock.mdb": 1 }, "entries": 0, "kept": 0 },
+        } });
+        let event = NemesisEvent { f: "power-loss".to_owned(), value: dropped };
+        assert_eq!(lost(&event), 4);
+        assert_eq!(lost(&NemesisEvent { f: "kill".to_owned(), value: json!({}) }), 0);
+    }
 
     #[test]
     fn events_belong_to_faults() {

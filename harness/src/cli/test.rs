@@ -10,17 +10,20 @@ use std::{
 use anyhow::Context as _;
 use clap::{Args, builder::RangedU64ValueParser};
 use indicatif::ProgressBar;
-use system::protocol::Rule;
 
 use super::{Exit, Problem};
 use crate::{
     checker::{Results, Validity, command, linearizability::Limits},
+    disk,
     generator::{Mix, run_seeds},
     history,
-    nemesis::Faults,
+    nemesis::{
+        Faults,
+        matrix::{Coverage, Part},
+    },
     report::summary::Tally,
     runner::{self, Made, Options, Timings, follow_signals, parse_duration},
-    systems::twopc::find_programs,
+    systems::{Break, twopc::find_programs},
 };
 
 /// The options of a test run.
@@ -67,6 +70,11 @@ pub(super) struct TestArgs {
           value_parser = RangedU64ValueParser::<u32>::new().range(1..))]
     test_count: u32,
 
+    /// Do the K-th of N parts of the crash matrix. With --test-count N every run does its own
+    /// part if none is given, and what all of them reached is told at the end.
+    #[arg(long, value_name = "K/N")]
+    part: Option<Part>,
+
     /// Where runs are kept.
     #[arg(long, value_name = "DIR", default_value = "histories")]
     store: PathBuf,
@@ -80,9 +88,10 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "DIR", value_parser = find_programs)]
     system_bin: Option<PathBuf>,
 
-    /// Switch off a rule of the protocol, to see who notices. May be given more than once.
+    /// Switch off a rule of the protocol, or the syncs of the store (store-syncs,
+    /// store-meta-syncs), to see who notices. May be given more than once.
     #[arg(long = "break", value_name = "RULE")]
-    broken: Vec<Rule>,
+    broken: Vec<Break>,
 
     /// End the run as soon as what clients saw cannot become right any more. Without this the run
     /// goes on, and it is told when that was.
@@ -111,9 +120,9 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 }
 
 impl TestArgs {
-    fn options(&self, seed: u64) -> Options {
+    fn options(&self, faults: &Faults, disks: bool, part: Part, seed: u64) -> Options {
         Options {
-            faults: self.faults.clone(),
+            faults: faults.clone(),
             time_limit: self.time_limit,
             concurrency: self.concurrency,
             rate: self.rate,
@@ -125,6 +134,8 @@ impl TestArgs {
             system: self.system.clone(),
             system_bin: self.system_bin.clone(),
             broken: self.broken.clone(),
+            disks,
+            part,
             fail_fast: self.fail_fast,
             timing: self.timing.clone(),
             relay: self.relay,
@@ -139,6 +150,12 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
     fs::create_dir_all(&args.store)
         .with_context(|| format!("--store {}", args.store.display()))
         .map_err(Problem::arguments)?;
+    if args.system_bin.is_some() && args.broken.iter().any(|it| matches!(it, Break::Syncs(_))) {
+        return Err(Problem::arguments(anyhow::anyhow!(
+            "--system-bin: no program of the system can be told to skip its syncs; leave it out"
+        )));
+    }
+    let (faults, disks) = with_disks(&args.faults)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -148,8 +165,10 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
         .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no signals")))?;
     let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
     let mut last = None;
+    let mut coverage = Coverage::default();
     for (seed, number) in run_seeds(first_seed, args.test_count).zip(1..) {
-        let options = args.options(seed);
+        let part = args.part.unwrap_or(Part { number, of: args.test_count });
+        let options = args.options(&faults, disks, part, seed);
         let started = Instant::now();
         let many = args.test_count > 1;
         if !many {
@@ -181,15 +200,42 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
             return Ok(run.results.verdict.into());
         }
         let interrupted = run.made.interrupted;
+        coverage.merge(tally.coverage().clone());
         last = Some(run);
         if interrupted {
             break;
         }
     }
+    if !coverage.is_empty() {
+        write!(io::stdout(), "{coverage}")?;
+    }
     if let Some(run) = last {
         writeln!(io::stdout(), "{}: {}", run.results.verdict, run.made.directory.display())?;
     }
     Ok(Exit::Valid)
+}
+
+/// The faults that can be done here, and whether disks that lose power are there for them. Without
+/// such disks a loss of power that was asked for by name is a mistake; what else asks for it goes
+/// without, and says so.
+fn with_disks(faults: &Faults) -> Result<(Faults, bool), Problem> {
+    if !faults.want_disks() {
+        return Ok((faults.clone(), false));
+    }
+    match disk::available() {
+        Ok(()) => Ok((faults.clone(), true)),
+        Err(why) if faults.need_disks() => Err(Problem::arguments(anyhow::anyhow!(
+            "power-loss needs to mount file systems by FUSE, as root ({why}); every other fault \
+             does without"
+        ))),
+        Err(why) => {
+            eprintln!(
+                "harness: without power-loss, which needs to mount file systems by FUSE, as root \
+                 ({why})"
+            );
+            Ok((faults.clone().without_disks(), false))
+        }
+    }
 }
 
 /// A run and what was found in it.

@@ -77,7 +77,9 @@ fn clusters(options: Options) -> HashSet<u64> {
     let standing = |state: &State| {
         let hosts = state.hosts.iter().map(|id| state.world.host(*id).hashes[0]);
         let cluster = hosts.fold(state.world.judge_hash(state.judge), u64::wrapping_add);
-        cluster ^ u64::from(state.left.next_call) ^ u64::from(state.left.replica_crashes) << 8
+        cluster
+            ^ u64::from(state.left.next_call)
+            ^ u64::from(state.left.replica_crashes) << 8
             ^ u64::from(state.left.master_crashes) << 16
     };
     let mut reached = HashSet::new();
@@ -118,10 +120,8 @@ fn leaving_out_what_is_spent_loses_nothing() {
 
 #[test]
 fn gets_are_linearizable() {
-    let asks = |writes, gets| Options {
-        histories: true,
-        ..Options::of(2, script(writes, gets, 1))
-    };
+    let asks =
+        |writes, gets| Options { histories: true, ..Options::of(2, script(writes, gets, 1)) };
     holds_in(&asks(1, 1), 2802);
     holds_in(&Options { master_crashes: 1, ..asks(1, 1) }, 25193);
 }

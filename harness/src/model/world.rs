@@ -301,13 +301,7 @@ impl World {
     /// That it changes nothing now means that it never will, for these kinds of messages: a
     /// transaction that is no longer voting is not voted on again, one that is settled stays so, and
     /// a handshake is once for each start of a replica.
-    pub(super) fn spent(
-        &self,
-        message: Id,
-        hosts: &[Id],
-        sent: &[Id],
-        crashes: [bool; 2],
-    ) -> bool {
+    pub(super) fn spent(&self, message: Id, hosts: &[Id], sent: &[Id], crashes: [bool; 2]) -> bool {
         let to = self.to(message);
         let may_crash = crashes[usize::from(to > 0)];
         let answers = self.answers_if_spent(message, hosts[to], may_crash);

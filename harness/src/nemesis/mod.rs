@@ -4,9 +4,11 @@
 mod deck;
 mod kill;
 mod master_uncertainty;
+pub mod matrix;
 mod messages;
 mod partition;
 mod pause;
+mod power_loss;
 mod replica_uncertainty;
 pub mod strike;
 mod twin;
@@ -44,6 +46,10 @@ pub enum FaultName {
     TwinMaster,
     /// A replica is started on an empty directory.
     WipeReplica,
+    /// Nodes lose what they have not synced.
+    PowerLoss,
+    /// Every point of the nodes' work in turn, and each end there.
+    CrashMatrix,
 }
 
 impl FaultName {
@@ -59,6 +65,8 @@ impl FaultName {
         FaultName::Messages,
         FaultName::TwinMaster,
         FaultName::WipeReplica,
+        FaultName::PowerLoss,
+        FaultName::CrashMatrix,
     ];
 
     /// The name as typed.
@@ -75,6 +83,8 @@ impl FaultName {
             FaultName::Messages => "messages",
             FaultName::TwinMaster => "twin-master",
             FaultName::WipeReplica => "wipe-replica",
+            FaultName::PowerLoss => "power-loss",
+            FaultName::CrashMatrix => "crash-matrix",
         }
     }
 
@@ -122,13 +132,42 @@ impl Faults {
         &self.0
     }
 
+    /// Whether some of them make use of disks that can lose power.
+    #[must_use]
+    pub fn want_disks(&self) -> bool {
+        self.0.iter().any(|it| matches!(it, FaultName::PowerLoss | FaultName::CrashMatrix))
+    }
+
+    /// Whether a fault that is nothing without them was asked for by name, rather than with all
+    /// the others.
+    #[must_use]
+    pub fn need_disks(&self) -> bool {
+        self.0.contains(&FaultName::PowerLoss) && self.0 != FaultName::ALL
+    }
+
+    /// These faults without those that are nothing without disks that can lose power.
+    #[must_use]
+    pub fn without_disks(mut self) -> Faults {
+        self.0.retain(|fault| *fault != FaultName::PowerLoss);
+        self
+    }
+
+    /// The one fault that is not among them, if there is one.
+    fn but(&self) -> Option<FaultName> {
+        let mut missing = FaultName::ALL.iter().filter(|fault| !self.0.contains(fault));
+        missing.next().copied().filter(|_| missing.next().is_none())
+    }
+
     /// The list in the name of a run directory.
     #[must_use]
     pub fn label(&self) -> String {
         match self.0.as_slice() {
             [] => "none".to_owned(),
             all if all == FaultName::ALL => "all".to_owned(),
-            some => some.iter().map(|fault| fault.name()).collect::<Vec<_>>().join("+"),
+            some => match self.but() {
+                Some(but) => format!("all-but-{but}"),
+                None => some.iter().map(|fault| fault.name()).collect::<Vec<_>>().join("+"),
+            },
         }
     }
 }
@@ -149,7 +188,13 @@ impl FromStr for Faults {
             match name {
                 "none" => none = true,
                 "all" => faults.extend_from_slice(FaultName::ALL),
-                _ => match FaultName::ALL.iter().find(|fault| fault.name() == name) {
+                _ => match FaultName::ALL
+                    .iter()
+                    .find(|fault| fault.name() == name.trim_start_matches("all-but-"))
+                {
+                    Some(but) if name.starts_with("all-but-") => {
+                        faults.extend(FaultName::ALL.iter().filter(|fault| *fault != but));
+                    }
                     Some(fault) => faults.push(*fault),
                     None => {
                         let names: Vec<_> = FaultName::ALL.iter().map(|f| f.name()).collect();
@@ -191,6 +236,22 @@ pub enum Trigger {
     Message(Pattern, Deed),
 }
 
+/// What it takes to have a node reach a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bait {
+    /// The load does it.
+    Load,
+    /// The victim is killed and started again with the point armed.
+    RestartVictim,
+    /// The master is killed and started again.
+    RestartMaster,
+    /// Another replica lies until the master gives up waiting for its votes.
+    Straggler,
+    /// The master lies when it has asked one replica to prepare, until the replicas have asked each
+    /// other, and then goes on. Any replica may be the one that reaches the point.
+    Orphans,
+}
+
 /// What is done to the victim.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Harm {
@@ -216,6 +277,27 @@ pub enum Harm {
         /// Whether the start on the empty directory is told that the cluster is new.
         bootstrap: bool,
     },
+    /// Its power goes, and maybe that of others with it: what was not synced is lost. They are
+    /// started again on what is left.
+    Cut {
+        /// How long it lies at its crash point before.
+        lies: Duration,
+        /// How long they are gone.
+        down: Duration,
+        /// Who loses power.
+        whom: Whom,
+        /// The seed that chooses what of the unsynced is lost; none for all of it.
+        part: Option<u64>,
+    },
+    /// It is killed and started again, and its power goes when it makes its first sync.
+    Relapse {
+        /// How long that sync is held before.
+        lies: Duration,
+        /// How long it is gone.
+        down: Duration,
+        /// As for a cut.
+        part: Option<u64>,
+    },
     /// Messages between the nodes are struck.
     Network {
         /// Which, and how.
@@ -230,17 +312,36 @@ impl Harm {
     #[must_use]
     pub fn outage(&self) -> Duration {
         match self {
-            Harm::Kill { lies, down } => *lies + *down,
+            Harm::Kill { lies, down } | Harm::Cut { lies, down, whom: Whom::Victim, .. } => {
+                *lies + *down
+            }
             Harm::Pause { lies } => *lies,
             Harm::Network { lasts, .. } => *lasts,
-            Harm::Twin { .. } | Harm::Wipe { .. } => Duration::ZERO,
+            Harm::Twin { .. } | Harm::Wipe { .. } | Harm::Cut { .. } | Harm::Relapse { .. } => {
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// The event of the history that says that it was done.
+    #[must_use]
+    pub fn event(&self) -> &'static str {
+        match self {
+            Harm::Kill { .. } | Harm::Relapse { .. } => "kill",
+            Harm::Pause { .. } => "pause",
+            Harm::Cut { .. } => "power-loss",
+            Harm::Twin { .. } => FaultName::TwinMaster.name(),
+            Harm::Wipe { .. } => FaultName::WipeReplica.name(),
+            Harm::Network { .. } => "disturb",
         }
     }
 
     /// Makes it no longer than this.
     fn shorten(&mut self, most: Duration) {
         match self {
-            Harm::Kill { lies, down } => {
+            Harm::Kill { lies, down }
+            | Harm::Cut { lies, down, .. }
+            | Harm::Relapse { lies, down, .. } => {
                 *lies = most.min(*lies);
                 *down = most.min(*down);
             }
@@ -249,6 +350,17 @@ impl Harm {
             Harm::Twin { .. } | Harm::Wipe { .. } => {}
         }
     }
+}
+
+/// Who loses power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whom {
+    /// The victim alone.
+    Victim,
+    /// All replicas, and the victim.
+    Replicas,
+    /// All nodes.
+    Everyone,
 }
 
 /// One blow against one node.
@@ -262,6 +374,8 @@ pub struct Strike {
     pub victim: Node,
     /// When.
     pub trigger: Trigger,
+    /// What is done to have it reach its point.
+    pub bait: Bait,
     /// How.
     pub harm: Harm,
     /// Another blow, against another node, while this one lies or is gone: what recovers from one
@@ -276,7 +390,8 @@ pub struct Strike {
 impl Strike {
     /// A strike with nothing beside it.
     fn of(fault: FaultName, calm: Duration, victim: Node, trigger: Trigger, harm: Harm) -> Self {
-        Strike { fault, calm, victim, trigger, harm, meanwhile: None, then: None, hasty: false }
+        let (bait, hasty) = (Bait::Load, false);
+        Strike { fault, calm, victim, trigger, bait, harm, meanwhile: None, then: None, hasty }
     }
 }
 
@@ -284,6 +399,9 @@ impl Strike {
 trait Fault: Send {
     /// The next strike.
     fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike;
+
+    /// Takes note of whether the last strike has found its mark.
+    fn report(&mut self, _struck: bool) {}
 }
 
 /// The faults of one hand of a run, in rounds: each strikes once in a round, in seeded order. If
@@ -302,6 +420,15 @@ pub struct Schedule {
     rng: ChaCha8Rng,
 }
 
+/// What a schedule may count on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Means {
+    /// The nodes' disks can lose power.
+    pub disks: bool,
+    /// The part of the crash matrix that is to be done.
+    pub part: matrix::Part,
+}
+
 /// The shortest outage in which a second strike has room.
 const ROOM_MIN: Duration = Duration::from_millis(250);
 
@@ -318,7 +445,13 @@ const QUICK: Duration = Duration::from_millis(120);
 impl Schedule {
     /// What one hand does to a cluster of so many replicas; none if the faults leave it nothing.
     #[must_use]
-    pub fn new(faults: &Faults, replicas: u8, hand: Hand, rng: ChaCha8Rng) -> Option<Self> {
+    pub fn new(
+        faults: &Faults,
+        replicas: u8,
+        means: Means,
+        hand: Hand,
+        rng: ChaCha8Rng,
+    ) -> Option<Self> {
         let quick = if faults.names().len() > MANY { faults.names().len() } else { 0 };
         let names: Vec<_> = faults.names().iter().copied().filter(|fault| fault.by(hand)).collect();
         let faults: Vec<Box<dyn Fault>> = names
@@ -342,6 +475,10 @@ impl Schedule {
                     FaultName::Messages => Box::new(messages::Weather::new(replicas)),
                     FaultName::TwinMaster => Box::new(twin::TwinMaster::new(replicas)),
                     FaultName::WipeReplica => Box::new(wipe::WipeReplica::new(replicas)),
+                    FaultName::PowerLoss => Box::new(power_loss::PowerLoss::new(replicas)),
+                    FaultName::CrashMatrix => {
+                        Box::new(matrix::CrashMatrix::new(replicas, means.disks, means.part))
+                    }
                 }
             })
             .collect();
@@ -355,10 +492,14 @@ impl Schedule {
     /// Takes note of whether a strike of this fault has found its mark. A fault that has never
     /// done so and misses is tried again before the others, or a short run would be without it.
     pub fn report(&mut self, fault: FaultName, struck: bool) {
+        let place = self.names.iter().position(|name| *name == fault);
+        if let Some(place) = place {
+            self.faults[place].report(struck);
+        }
         if struck {
             self.struck.insert(fault);
         } else if !self.struck.contains(&fault) {
-            self.again.extend(self.names.iter().position(|name| *name == fault));
+            self.again.extend(place);
         }
     }
 }
@@ -402,7 +543,11 @@ impl Schedule {
             // not decided yet.
             Harm::Kill { down, .. } => *down = Duration::from_millis(rng.random_range(0..50)),
             Harm::Pause { lies } => *lies = Duration::from_millis(rng.random_range(5..500)),
-            Harm::Twin { .. } | Harm::Wipe { .. } | Harm::Network { .. } => {}
+            Harm::Twin { .. }
+            | Harm::Wipe { .. }
+            | Harm::Network { .. }
+            | Harm::Cut { .. }
+            | Harm::Relapse { .. } => {}
         }
         Some(second)
     }
@@ -450,7 +595,8 @@ mod tests {
 
     fn strikes(faults: &str, replicas: u8, seed: u64, count: usize) -> Vec<Strike> {
         let faults = faults.parse().expect("a list of faults");
-        let schedule = Schedule::new(&faults, replicas, Hand::Nodes, nemesis_rng(seed));
+        let means = Means { disks: true, part: matrix::Part::WHOLE };
+        let schedule = Schedule::new(&faults, replicas, means, Hand::Nodes, nemesis_rng(seed));
         schedule.expect("faults").take(count).collect()
     }
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, io, time::Duration};
 
 use serde_json::{Value as Json, json};
-use system::protocol::{Node, TxnId};
+use system::protocol::TxnId;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -15,8 +15,10 @@ use crate::{
     history::{Action, NemesisEvent, Recorder},
     network::{Deed, Network, Pattern, Snare},
     runner::cluster::{Attempt, Cluster, ClusterError, Trial},
-    supervisor::State,
 };
+
+mod bait;
+mod power;
 
 /// A node reaches an armed point within this time, or the strike has missed.
 const REACH_DEADLINE: Duration = Duration::from_secs(4);
@@ -26,6 +28,12 @@ const MESSAGE_DEADLINE: Duration = Duration::from_millis(1_500);
 
 /// A node answers its control pipe within this time.
 const DISARM_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a strike missed: the point was not passed.
+const NOT_REACHED: &str = "it was not reached in time";
+
+/// Why a strike missed: the run came to its end before.
+const ENDED: &str = "the load ended before it was reached";
 
 /// What keeps the nemesis from its work.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +71,7 @@ pub struct Nemesis<'a> {
 /// The moment at which a strike begins.
 #[derive(Default)]
 struct Moment {
-    /// The victim lies stopped.
+    /// The victim lies stopped, or its disk is held.
     lies: bool,
     /// The transaction that it is about.
     txn: Option<TxnId>,
@@ -105,19 +113,31 @@ impl Nemesis<'_> {
     /// missed.
     async fn strike(&mut self, strike: &Strike) -> Result<Option<Vec<TxnId>>, NemesisError> {
         let mut facts = json!({ "fault": strike.fault.name(), "node": strike.victim });
+        // Whom it hits may turn out only when somebody has reached the point.
+        let strike = &mut strike.clone();
         let moment = match self.moment(strike, &mut facts).await? {
             Ok(moment) => moment,
             Err(why) => {
+                facts["harm"] = json!(strike.harm.event());
+                // If the run was over before, nothing is said of the point.
+                facts["over"] = json!(why == ENDED);
                 facts["why"] = json!(why);
                 self.note("miss", &facts)?;
                 return Ok(None);
             }
         };
+        let strike = &*strike;
         match &strike.harm {
             Harm::Kill { lies, down } => {
                 self.kill(strike, moment, facts, *lies, *down).await.map(Some)
             }
             Harm::Pause { lies } => self.pause(strike, moment, facts, *lies).await.map(Some),
+            Harm::Cut { lies, down, whom, part } => {
+                self.cut(strike, moment, facts, (*lies, *down), (*whom, *part)).await
+            }
+            Harm::Relapse { lies, down, part } => {
+                self.relapse(strike, facts, (*lies, *down), *part).await
+            }
             Harm::Twin { beside } => self.twin(strike, facts, *beside).await.map(Some),
             Harm::Wipe { bootstrap } => self.wipe(strike, facts, *bootstrap).await,
             Harm::Network { snares, lasts } => {
@@ -130,16 +150,26 @@ impl Nemesis<'_> {
     /// in words if it does not come.
     async fn moment(
         &mut self,
-        strike: &Strike,
+        strike: &mut Strike,
         facts: &mut Json,
     ) -> Result<Result<Moment, String>, NemesisError> {
         let mut moment = Moment::default();
-        match &strike.trigger {
+        match &strike.trigger.clone() {
             Trigger::Now => {}
             Trigger::Point(point) => {
                 facts["at"] = json!(point);
-                match self.lure(strike.victim, point).await {
-                    Ok(txn) => moment = Moment { lies: true, txn, snare: None },
+                let caught = match point.parse() {
+                    Ok(point) => {
+                        self.hold(strike.victim, point).await.map(|()| (strike.victim, None))
+                    }
+                    Err(_) => self.entice(strike.victim, point, strike.bait).await?,
+                };
+                match caught {
+                    Ok((node, txn)) => {
+                        strike.victim = node;
+                        facts["node"] = json!(node);
+                        moment = Moment { lies: true, txn, snare: None };
+                    }
                     Err(why) => return Ok(Err(why)),
                 }
             }
@@ -219,6 +249,10 @@ impl Nemesis<'_> {
         let mut after = json!({ "node": node });
         self.doubt(txn, &mut after).await;
         self.release(strike, snare).await?;
+        if let Some(device) = self.cluster.device(node) {
+            // If it was held at a point of its disk.
+            device.release();
+        }
         self.cluster.resume(node).await;
         self.note("resume", &after)?;
         Ok(doubted)
@@ -345,36 +379,6 @@ impl Nemesis<'_> {
         }
         self.rest(time.saturating_sub(began.elapsed())).await;
         Ok(())
-    }
-
-    /// Arms a point and waits until the node lies there; the transaction that it was about, if it
-    /// said so. An error in words if it was not reached.
-    async fn lure(&mut self, node: Node, point: &str) -> Result<Option<TxnId>, String> {
-        let gone = || format!("{node} does not run");
-        let process = self.cluster.process(node).ok_or_else(gone)?;
-        process.arm(point).map_err(|_| gone())?;
-        let settled = process.wait_until(REACH_DEADLINE, |state| {
-            state.lies_at_point() || state.refused.is_some() || state.ended().is_some()
-        });
-        let state = tokio::select! {
-            state = settled => state,
-            _ = self.ending.wait_for(|ending| *ending) => None,
-        };
-        let state = match state {
-            Some(state) => Some(state),
-            // Too late, unless it gets there before it hears that it need not.
-            None => process.disarm(DISARM_DEADLINE).await.map_err(|_| gone())?,
-        };
-        match state {
-            Some(State { refused: Some(why), .. }) => Err(why),
-            Some(state) if state.lies_at_point() => {
-                let reached = state.reached.as_ref();
-                Ok(reached.and_then(|at| at.detail("txn")).and_then(|txn| txn.parse().ok()))
-            }
-            Some(state) if state.ended().is_some() => Err(gone()),
-            Some(_) => Err("it was not reached in time".to_owned()),
-            None => Err(format!("{node} does not answer")),
-        }
     }
 
     /// Adds to the facts how many replicas are in doubt: about this transaction, or about any if

@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, fmt};
 
 use serde_json::Value as Json;
 
+use crate::checker::faults::lost;
 use crate::history::{Action, Event, Function, Kind, NemesisEvent};
+use crate::nemesis::matrix::Coverage;
 
 /// What happened in a run, counted.
 #[derive(Clone, Debug, Default)]
@@ -14,6 +16,8 @@ pub struct Tally {
     operations: BTreeMap<Function, Ends>,
     /// What was done by each fault.
     faults: BTreeMap<String, FaultTally>,
+    /// How much of the crash matrix was done.
+    coverage: Coverage,
     /// Nodes that ended though nobody had asked them to, and what was seen of it.
     deaths: Vec<String>,
     /// What was seen to be wrong while the run went on.
@@ -46,6 +50,8 @@ struct FaultTally {
     points: BTreeMap<String, PointTally>,
     /// Points that were armed and not reached, messages that were waited for and not sent.
     missed: u64,
+    /// How much was lost with the power: pages, and changes of directories.
+    lost: u64,
     /// How often messages were struck.
     disturbed: u64,
     /// How many messages of each kind were.
@@ -65,6 +71,7 @@ struct FaultTally {
 struct PointTally {
     kills: u64,
     pauses: u64,
+    cuts: u64,
     /// How many strikes found so many replicas in doubt.
     in_doubt: BTreeMap<u64, u64>,
 }
@@ -93,6 +100,7 @@ impl Tally {
     }
 
     fn nemesis(&mut self, event: &NemesisEvent) {
+        self.coverage.add(event);
         match event.f.as_str() {
             "died" => {
                 let [node, status] = ["node", "status"].map(|name| event.text(name).unwrap_or("?"));
@@ -109,10 +117,15 @@ impl Tally {
         let tally = self.faults.entry(fault.to_owned()).or_default();
         let number = |name| event.value.get(name).and_then(Json::as_u64);
         match event.f.as_str() {
-            "kill" | "pause" => {
+            f @ ("kill" | "pause" | "power-loss") => {
                 let point = event.text("at").unwrap_or("at any time").to_owned();
                 let point = tally.points.entry(point).or_default();
-                *(if event.f == "kill" { &mut point.kills } else { &mut point.pauses }) += 1;
+                *match f {
+                    "kill" => &mut point.kills,
+                    "pause" => &mut point.pauses,
+                    _ => &mut point.cuts,
+                } += 1;
+                tally.lost += lost(event);
                 if let Some(replicas) = number("in_doubt") {
                     *point.in_doubt.entry(replicas).or_default() += 1;
                 }
@@ -143,6 +156,12 @@ impl Tally {
         }
     }
 
+    /// How much of the crash matrix was done.
+    #[must_use]
+    pub fn coverage(&self) -> &Coverage {
+        &self.coverage
+    }
+
     /// How many operations were asked.
     #[must_use]
     pub fn invoked(&self) -> u64 {
@@ -171,7 +190,7 @@ impl Tally {
 
 impl FaultTally {
     fn strikes(&self) -> u64 {
-        let points: u64 = self.points.values().map(|point| point.kills + point.pauses).sum();
+        let points: u64 = self.points.values().map(|it| it.kills + it.pauses + it.cuts).sum();
         // A message that was held while a node was killed or paused is part of that strike.
         points.max(self.disturbed) + self.refused + self.admitted
     }
@@ -191,18 +210,24 @@ impl fmt::Display for Tally {
                 write!(f, ", {} more not reached", fault.missed)?;
             }
             writeln!(f)?;
+            // What the matrix reached is told below, by cell.
+            let told = name == "crash-matrix" && !self.coverage.is_empty();
+            let points = fault.points.iter().filter(|_| !told);
             let width = fault.points.keys().map(String::len).max().unwrap_or(0);
-            for (name, point) in &fault.points {
-                let PointTally { kills, pauses, in_doubt } = point;
+            for (name, point) in points {
+                let PointTally { kills, pauses, cuts, in_doubt } = point;
                 let in_doubt: Vec<_> = in_doubt
                     .iter()
                     .map(|(replicas, times)| format!("{replicas} ({times}×)"))
                     .collect();
-                writeln!(
-                    f,
-                    "  {name:width$}  {kills:>3} killed, {pauses:>3} paused; replicas in doubt: {}",
-                    in_doubt.join(", ")
-                )?;
+                write!(f, "  {name:width$}  {kills:>3} killed, {pauses:>3} paused")?;
+                if *cuts > 0 {
+                    write!(f, ", {cuts:>3} without power")?;
+                }
+                writeln!(f, "; replicas in doubt: {}", in_doubt.join(", "))?;
+            }
+            if fault.lost > 0 {
+                writeln!(f, "  lost with the power: {} pages and names", fault.lost)?;
             }
             if !fault.messages.is_empty() {
                 let kinds: Vec<_> =
@@ -220,6 +245,9 @@ impl fmt::Display for Tally {
             if fault.stuck > 0 {
                 writeln!(f, "  not back in time: {} times", fault.stuck)?;
             }
+        }
+        if !self.coverage.is_empty() {
+            write!(f, "{}", self.coverage)?;
         }
         for death in &self.deaths {
             writeln!(f, "Died unasked: {death}")?;

@@ -11,8 +11,11 @@ use tokio::{runtime::Runtime, sync::watch};
 use super::RulesArgs;
 use crate::{
     checker::{Validity, command::judge, linearizability::Limits},
+    disk,
     generator::{Mix, run_seeds},
+    nemesis::{Faults, matrix::Part},
     runner::{self, Options, follow_signals},
+    systems::Break,
 };
 
 /// The runs in which something is to be noticed.
@@ -40,8 +43,8 @@ impl Scene {
 const IMPATIENT: &str = "inquire=100,peers_after=1";
 
 /// What a rule needs to matter, as far as runs can give it.
-fn scene(rule: Rule) -> Result<Scene, &'static str> {
-    Ok(match rule {
+fn scene(rule: Rule) -> Scene {
+    match rule {
         Rule::DecisionForced => Scene::of("master-uncertainty"),
         Rule::NoGuessInDoubt | Rule::PreparedWaits => {
             Scene { timing: IMPATIENT, ..Scene::of("master-uncertainty") }
@@ -61,12 +64,10 @@ fn scene(rule: Rule) -> Result<Scene, &'static str> {
         Rule::WriteAll => Scene::of("kill-replica,partition"),
         Rule::ExclusiveStore => Scene::of("twin-master"),
         Rule::EmptyStoreRefused => Scene::of("wipe-replica"),
-        Rule::MasterBootForces => Scene::all(),
-        Rule::ReplicaBootForces => {
-            return Err("what a restart finds can be lost again only by a loss of power");
-        }
+        // What a restart finds can be lost again only by a loss of power.
+        Rule::MasterBootForces | Rule::ReplicaBootForces => Scene::of("power-loss"),
         Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => Scene::all(),
-    })
+    }
 }
 
 /// What came of trying to have something noticed.
@@ -88,6 +89,8 @@ struct Bench<'a> {
     args: &'a RulesArgs,
     runtime: Runtime,
     interrupt: watch::Receiver<bool>,
+    /// Whether the nodes' disks can lose power, and why not.
+    disks: Result<(), String>,
 }
 
 /// Prints the column: valid if every rule that can be caught is, the redundant ones are not, no
@@ -98,7 +101,7 @@ struct Bench<'a> {
 pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let interrupt = runtime.block_on(async { follow_signals() })?;
-    let bench = Bench { args, runtime, interrupt };
+    let bench = Bench { args, runtime, interrupt, disks: disk::available() };
     writeln!(
         out,
         "{:<26}{:<24}{:>8}{:>8}{:>9}  by, and the same runs with the rule kept",
@@ -110,13 +113,11 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
         if bench.interrupted() {
             return Ok(verdict.max(Validity::Unknown));
         }
-        let scene = match scene(*rule) {
-            Ok(scene) => scene,
-            Err(why) => {
-                writeln!(out, "{:<26}not on processes: {why}", rule.name())?;
-                continue;
-            }
-        };
+        let scene = scene(*rule);
+        if let (Err(why), "power-loss") = (&bench.disks, scene.faults) {
+            writeln!(out, "{:<26}not here: power-loss takes FUSE, and root ({why})", rule.name())?;
+            continue;
+        }
         let broken = bench.options(scene, Some(*rule));
         // What must not be noticed gets as many runs as what must.
         let tries = if rule.redundant() { 1 } else { args.tries };
@@ -149,8 +150,13 @@ impl Bench<'_> {
     }
 
     fn options(&self, scene: Scene, broken: Option<Rule>) -> Options {
+        let mut faults: Faults = scene.faults.parse().expect("these faults exist");
+        if self.disks.is_err() {
+            faults = faults.without_disks();
+        }
+        let disks = self.disks.is_ok() && faults.want_disks();
         Options {
-            faults: scene.faults.parse().expect("these faults exist"),
+            faults,
             time_limit: self.args.time * scene.length,
             concurrency: scene.concurrency,
             rate: 0.0,
@@ -161,7 +167,9 @@ impl Bench<'_> {
             store: self.args.store.clone(),
             system: "twopc".to_owned(),
             system_bin: None,
-            broken: broken.into_iter().collect(),
+            broken: broken.into_iter().map(Break::Rule).collect(),
+            disks,
+            part: Part::WHOLE,
             timing: scene.timing.parse().expect("these periods exist"),
             relay: false,
             lie: false,
@@ -277,18 +285,13 @@ fn show(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nemesis::Faults;
 
     #[test]
-    fn every_rule_has_a_scene_or_a_reason() {
+    fn every_rule_has_a_scene() {
         for rule in Rule::ALL {
-            match scene(*rule) {
-                Ok(scene) => {
-                    scene.faults.parse::<Faults>().expect(scene.faults);
-                    scene.timing.parse::<runner::Timings>().expect(scene.timing);
-                }
-                Err(why) => assert!(!why.is_empty()),
-            }
+            let scene = scene(*rule);
+            scene.faults.parse::<Faults>().expect(scene.faults);
+            scene.timing.parse::<runner::Timings>().expect(scene.timing);
         }
         OTHER_TIMING.parse::<runner::Timings>().expect(OTHER_TIMING);
     }

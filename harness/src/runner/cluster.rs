@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    disk::{Device, Disks, Dropped},
     history::{Action, NemesisEvent, Recorder},
     supervisor::{Activity, Process, Supervisor},
     systems::{Observation, Start, System},
@@ -66,6 +67,8 @@ pub struct Cluster {
     system: Arc<dyn System>,
     supervisor: Supervisor,
     members: BTreeMap<Node, Member>,
+    /// Where the nodes' data lie, if they are to lose power.
+    disks: Option<Disks>,
     recorder: Recorder,
     /// How many nodes have ended though nobody asked them to.
     deaths: watch::Sender<usize>,
@@ -142,10 +145,75 @@ impl Cluster {
             system,
             supervisor,
             members,
+            disks: None,
             recorder,
             deaths: watch::Sender::new(0),
             watchers: Mutex::default(),
         })
+    }
+
+    /// Gives each node a disk that can lose power, mounted at a directory. Before the first start.
+    ///
+    /// # Errors
+    /// The operating system does not let file systems be mounted.
+    pub async fn mount_disks(
+        &mut self,
+        directories: BTreeMap<Node, PathBuf>,
+    ) -> Result<(), ClusterError> {
+        let mounted = Disks::mount(&self.supervisor, directories).await;
+        self.disks = Some(mounted.map_err(disk_error("cannot mount the nodes' disks"))?);
+        Ok(())
+    }
+
+    /// Takes the nodes' disks away, if they have any. After the last of them has ended.
+    ///
+    /// # Errors
+    /// One is still in use.
+    pub async fn unmount_disks(&self) -> Result<(), ClusterError> {
+        let Some(disks) = &self.disks else { return Ok(()) };
+        let unmounted = disks.unmount(&self.supervisor).await;
+        unmounted.map_err(disk_error("cannot unmount the nodes' disks"))
+    }
+
+    /// The disk of a node, if it can lose power.
+    #[must_use]
+    pub fn device(&self, node: Node) -> Option<&Device> {
+        self.disks.as_ref().map(|disks| disks.device(node))
+    }
+
+    /// The power of these nodes goes, of all of them at once: they are gone, and their disks have
+    /// lost what was not synced, or a part of it that the seed chooses. What each has lost.
+    ///
+    /// # Errors
+    /// A disk cannot be mounted again.
+    pub async fn cut(
+        &self,
+        nodes: &[Node],
+        part: Option<u64>,
+    ) -> Result<BTreeMap<Node, Dropped>, ClusterError> {
+        let Some(disks) = &self.disks else { return Ok(BTreeMap::new()) };
+        for node in nodes {
+            disks.device(*node).power_off();
+        }
+        let processes: Vec<_> = nodes.iter().filter_map(|node| self.process(*node)).collect();
+        for process in &processes {
+            process.expect_end();
+            process.signal(Signal::SIGKILL);
+        }
+        for node in nodes {
+            disks.device(*node).refuse();
+        }
+        for process in &processes {
+            process.kill().await;
+        }
+        let mut dropped = BTreeMap::new();
+        for (node, n) in nodes.iter().zip(0..) {
+            let part = part.map(|seed| seed.wrapping_add(n));
+            let lost = disks.lose(&self.supervisor, *node, part).await;
+            let lost = lost.map_err(disk_error("cannot mount a disk again"))?;
+            dropped.insert(*node, lost);
+        }
+        Ok(dropped)
     }
 
     /// The system that the nodes are of.
@@ -185,6 +253,15 @@ impl Cluster {
     /// # Errors
     /// The program cannot be started, or ends, or does not listen in time.
     pub async fn start(&self, node: Node) -> Result<(), ClusterError> {
+        self.start_armed(node, None).await
+    }
+
+    /// Starts a node that is to stop itself at a point, armed before it does anything, and waits
+    /// until it lies there or listens.
+    ///
+    /// # Errors
+    /// As for [`Cluster::start`].
+    pub async fn start_armed(&self, node: Node, arm: Option<&str>) -> Result<(), ClusterError> {
         let member = self.member(node);
         let before = self.process(node);
         if before.as_ref().is_some_and(|process| process.state().ended().is_none()) {
@@ -196,8 +273,9 @@ impl Cluster {
             .append(true)
             .open(&member.log)
             .map_err(io(format!("cannot open {}", member.log.display())))?;
-        let command =
-            self.system.command(node, &Start { bootstrap: before.is_none(), ..Start::default() });
+        let arm = arm.map(str::to_owned);
+        let start = Start { bootstrap: before.is_none(), arm, ..Start::default() };
+        let command = self.system.command(node, &start);
         let program = command.get_program().to_string_lossy().into_owned();
         let process = self
             .supervisor
@@ -208,7 +286,7 @@ impl Cluster {
         *member.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process.clone());
         let up = process
             .wait_until(START_DEADLINE, |state| {
-                state.listening.is_some() || state.ended().is_some()
+                state.listening.is_some() || state.lies_at_point() || state.ended().is_some()
             })
             .await;
         match up {
@@ -305,6 +383,12 @@ impl Cluster {
     /// Kills a node as a power switch would.
     pub async fn kill(&self, node: Node) {
         if let Some(process) = self.process(node) {
+            process.expect_end();
+            process.signal(Signal::SIGKILL);
+            if let Some(device) = self.device(node) {
+                // Who waits for its disk cannot end before it has an answer.
+                device.abandon();
+            }
             process.kill().await;
         }
     }
@@ -437,6 +521,10 @@ impl Cluster {
         futures::future::join_all(watchers).await;
         hung
     }
+}
+
+fn disk_error(what: &str) -> impl FnOnce(io::Error) -> ClusterError {
+    move |source| ClusterError::Io { what: what.to_owned(), source }
 }
 
 /// The event of a node that ended, or never came up, though nothing was done to it.

@@ -30,9 +30,11 @@ use super::{
 };
 use crate::{
     generator::{Mix, Operation},
+    nemesis::matrix::Part,
     network::{Deed, Pattern, Snare},
     schedule::{self, Schedule, Step},
     supervisor::Process,
+    systems::Break,
 };
 
 /// What a step does is seen in a journal within this time, or it does not happen.
@@ -107,7 +109,9 @@ pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<Optio
         store,
         system: "twopc".to_owned(),
         system_bin: None,
-        broken: rules.broken().collect(),
+        broken: rules.broken().map(Break::Rule).collect(),
+        disks: false,
+        part: Part::WHOLE,
         timing: periods.join(",").parse::<Timings>()?,
         relay: true,
         lie: false,
@@ -456,7 +460,9 @@ impl Director<'_> {
                 Ok(Forced::Done)
             }
             Trial::Refused { said, .. } => not(format!("it was refused: {said}")),
-            Trial::Undecided => not("it came up, and was not fenced in by the replicas"),
+            Trial::Undecided => {
+                not("it came up, and its handshake, held with all else, kept it waiting")
+            }
         }
     }
 
@@ -540,7 +546,7 @@ mod tests {
         assert_eq!(losses(&schedule), [(1, loss)].into());
         let options =
             options(&schedule, "s.json".as_ref(), "histories".into()).expect("it can be forced");
-        assert_eq!(options.broken, [Rule::VoteForced]);
+        assert_eq!(options.broken, [Break::Rule(Rule::VoteForced)]);
         assert_eq!(options.label(), "twopc-schedule-without-vote-forced");
         assert_eq!(options.command(), "harness replay --real s.json");
         assert!(options.timing.to_string().contains("vote=4000"), "{}", options.timing);

@@ -44,7 +44,7 @@ use crate::{
     generator::{Generator, nemesis_rng, network_rng},
     history::{Action, NemesisEvent, Recorder},
     nemesis::{
-        Hand, Schedule,
+        FaultName, Hand, Means, Schedule, matrix,
         strike::{Nemesis, NemesisError},
     },
     network::Network,
@@ -208,7 +208,12 @@ impl Stage {
             .map_err(io_error("cannot put relays between the nodes"))?
             .map(Arc::new);
 
-        let cluster = Arc::new(Cluster::new(system, recorder.clone(), logs)?);
+        let mut cluster = Cluster::new(system.clone(), recorder.clone(), logs)?;
+        if options.disks {
+            let at = |node: &Node| (*node, scratch.path().join(node.to_string()));
+            cluster.mount_disks(system.nodes().iter().map(at).collect()).await?;
+        }
+        let cluster = Arc::new(cluster);
         let scene = Scene { cluster: cluster.clone(), network, recorder };
         let stage = Stage { directory, scene, online, _scratch: scratch, _address: address };
         progress.phase("starting the nodes");
@@ -240,6 +245,7 @@ impl Stage {
             let value = json!({ "node": node, "status": "it did not end when told to" });
             note(recorder, "died", value)?;
         }
+        cluster.unmount_disks().await?;
         recorder.flush().map_err(io_error("cannot write the history"))?;
         Ok(self.directory.path().to_owned())
     }
@@ -280,10 +286,16 @@ async fn load(
         );
         workers.spawn(worker.work(generator, ending.clone()));
     }
+    let means = Means { disks: options.disks, part: options.part };
+    if options.faults.names().contains(&FaultName::CrashMatrix) {
+        let facts = matrix::facts(options.replicas, options.disks, options.part);
+        note(recorder, matrix::EVENT, facts)?;
+    }
     let hands =
         [(Hand::Nodes, nemesis_rng(options.seed)), (Hand::Network, network_rng(options.seed))];
     let hands = hands.map(|(hand, rng)| {
-        Schedule::new(&options.faults, options.replicas, hand, rng).map(|faults| (hand, faults))
+        let schedule = Schedule::new(&options.faults, options.replicas, means, hand, rng);
+        schedule.map(|schedule| (hand, schedule))
     });
     let hands: Vec<_> = hands.into_iter().flatten().collect();
     let alone = hands.len() == 1;

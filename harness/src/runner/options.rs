@@ -4,10 +4,14 @@
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use serde_json::{Value as Json, json};
-use system::{config, protocol::Rule};
+use system::config;
 
 use super::worker::{GET_TIMEOUT, WRITE_TIMEOUT};
-use crate::{generator::Mix, nemesis::Faults};
+use crate::{
+    generator::Mix,
+    nemesis::{Faults, matrix::Part},
+    systems::Break,
+};
 
 /// After the last heal, everything is decided within this time.
 pub const RESOLUTION_DEADLINE: Duration = Duration::from_secs(10);
@@ -37,8 +41,12 @@ pub struct Options {
     pub system: String,
     /// Where the system's programs are, if not in the harness itself.
     pub system_bin: Option<PathBuf>,
-    /// Rules of the protocol that are switched off.
-    pub broken: Vec<Rule>,
+    /// What is broken on purpose.
+    pub broken: Vec<Break>,
+    /// The nodes' data lie on disks that can lose power, which needs FUSE and root.
+    pub disks: bool,
+    /// The part of the crash matrix that is to be done.
+    pub part: Part,
     /// The run ends as soon as what clients saw cannot become right any more.
     pub fail_fast: bool,
     /// Periods of the nodes that are not the usual ones.
@@ -133,6 +141,9 @@ impl Options {
         if let Some(directory) = &self.system_bin {
             command.push_str(&format!(" --system-bin {}", directory.display()));
         }
+        if self.part != Part::WHOLE {
+            command.push_str(&format!(" --part {}", self.part));
+        }
         for rule in &self.broken {
             command.push_str(&format!(" --break {rule}"));
         }
@@ -177,6 +188,8 @@ impl Options {
             "get_timeout_ms": ms(GET_TIMEOUT),
             "resolution_deadline_ms": ms(RESOLUTION_DEADLINE),
             "clock_origin": clock_origin,
+            "disks": self.disks,
+            "part": self.part.to_string(),
             "versions": {
                 "harness": env!("CARGO_PKG_VERSION"),
                 "build": if cfg!(debug_assertions) { "debug" } else { "release" },

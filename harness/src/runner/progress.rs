@@ -85,8 +85,8 @@ impl Progress {
             Action::Client(event) if event.kind == Kind::Invoke => shared.invoked += 1,
             Action::Client(event) => *shared.ended.entry(event.kind).or_default() += 1,
             Action::Nemesis(event) => {
-                if let "kill" | "pause" | "disturb" | "twin-master" | "wipe-replica" =
-                    event.f.as_str()
+                if let "kill" | "pause" | "power-loss" | "disturb" | "twin-master"
+                | "wipe-replica" = event.f.as_str()
                 {
                     shared.strikes += 1;
                 }

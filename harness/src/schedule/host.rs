@@ -13,7 +13,8 @@ use std::{
 use system::{
     protocol::{
         AbortReason, Body, CallId, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Machine,
-        Message, NoReason, Node, Outcome as Reply, PeerKnowledge, Record, Request, Rule, StoreId, TimerId, TxnId, Value, Version,
+        Message, NoReason, Node, Outcome as Reply, PeerKnowledge, Record, Request, Rule, StoreId,
+        TimerId, TxnId, Value, Version,
     },
     store::Memory,
 };

@@ -260,12 +260,8 @@ impl Judge {
                     self.calls.insert(*call, Call { request, txn: None, answer: None });
                 }
                 Fact::Begun(call, txn) => {
-                    let begun = Txn {
-                        call: *call,
-                        decided: false,
-                        committed: false,
-                        aborted: false,
-                    };
+                    let begun =
+                        Txn { call: *call, decided: false, committed: false, aborted: false };
                     self.txns.insert(*txn, begun);
                     if let Some(call) = self.calls.get_mut(call) {
                         call.txn = Some(*txn);

@@ -210,7 +210,12 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     let small = verdict.broken.first().map(|it| shrink(schedule(&plan, &ran, *it), *it));
     if let Some(small) = &small {
         let (lines, _) = small.tell().context("the shrunk schedule cannot be run again")?;
-        writeln!(out, "\nseed {seed}, shrunk from {} steps to {}:", ran.steps.len(), small.steps.len())?;
+        writeln!(
+            out,
+            "\nseed {seed}, shrunk from {} steps to {}:",
+            ran.steps.len(),
+            small.steps.len()
+        )?;
         for line in lines {
             writeln!(out, "{line}")?;
         }

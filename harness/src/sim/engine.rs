@@ -11,8 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use system::{
     journal::Entry,
     protocol::{
-        AbortReason, Body, CallId, Effect, Event, Key, Lsn, Message, Node, Outcome as Reply, Record, Request, TimerId,
-        TxnId, Value, Write,
+        AbortReason, Body, CallId, Effect, Event, Key, Lsn, Message, Node, Outcome as Reply,
+        Record, Request, TimerId, TxnId, Value, Write,
     },
 };
 
@@ -384,8 +384,7 @@ impl<'a> Engine<'a> {
     }
 
     fn at_rest(&self) -> bool {
-        self.open == 0
-            && self.places.iter().all(|place| at_rest(&place.host))
+        self.open == 0 && self.places.iter().all(|place| at_rest(&place.host))
     }
 
     /// Reads every key through the master, as a client that comes last.
@@ -765,9 +764,9 @@ impl<'a> Engine<'a> {
             known.nobody = true;
             // Refused at the door: it has certainly had no effect.
             let reply = match request {
-                Request::Write(_) => Reply::Aborted(AbortReason::Unavailable {
-                    missing: Vec::new(),
-                }),
+                Request::Write(_) => {
+                    Reply::Aborted(AbortReason::Unavailable { missing: Vec::new() })
+                }
                 Request::Get { .. } => Reply::Unavailable,
             };
             return self.answer(call, Some(reply));

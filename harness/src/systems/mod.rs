@@ -1,10 +1,13 @@
 //! What can be put under test: how its nodes are started, asked and observed. The rest of the
 //! harness knows systems by these traits alone.
 
-use std::{io, path::PathBuf, process::Command, time::Duration};
+use std::{fmt, io, path::PathBuf, process::Command, str::FromStr, time::Duration};
 
 use futures::future::BoxFuture;
-use system::protocol::{Node, TxnId};
+use system::{
+    protocol::{Node, Rule, TxnId},
+    store::Syncs,
+};
 
 pub mod twopc;
 use crate::{checker::FinalReplica, generator::Operation};
@@ -42,6 +45,48 @@ pub trait System: Send + Sync {
     fn dump(&self, node: Node) -> BoxFuture<'_, Result<FinalReplica, String>>;
 }
 
+/// What can be broken in the system on purpose, to see who notices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// A rule of the protocol.
+    Rule(Rule),
+    /// The store's syncs. No program of the system can be told so: only the harness's own nodes.
+    Syncs(Syncs),
+}
+
+impl Break {
+    /// The name, as typed.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Break::Rule(rule) => rule.name(),
+            Break::Syncs(Syncs::All) => "nothing",
+            Break::Syncs(Syncs::NoMeta) => "store-meta-syncs",
+            Break::Syncs(Syncs::None) => "store-syncs",
+        }
+    }
+}
+
+impl fmt::Display for Break {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Break {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let stores = [Break::Syncs(Syncs::NoMeta), Break::Syncs(Syncs::None)];
+        match stores.into_iter().find(|it| it.name() == text) {
+            Some(store) => Ok(store),
+            None => text.parse().map(Break::Rule).map_err(|why| {
+                format!("{why}; or store-syncs, store-meta-syncs: LMDB's NOSYNC and NOMETASYNC")
+            }),
+        }
+    }
+}
+
 /// How a node is started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Start {
@@ -51,6 +96,8 @@ pub struct Start {
     pub directory: Option<PathBuf>,
     /// Beside a process of the same node: it listens elsewhere.
     pub beside: bool,
+    /// It stops itself at this crash point.
+    pub arm: Option<String>,
 }
 
 impl Start {

@@ -20,7 +20,7 @@ use system::{
 };
 use tokio::time::timeout;
 
-use super::{Answer, Client, Observation, Start, System};
+use super::{Answer, Break, Client, Observation, Start, System};
 use crate::{checker::FinalReplica, generator::Operation, history::ErrorCode, runner::Options};
 
 /// A node that does not say how it stands within this time is not there.
@@ -41,7 +41,7 @@ pub struct Twopc {
     /// Where a second process of a node listens.
     beside: Address,
     journals: BTreeMap<Node, PathBuf>,
-    broken: Vec<String>,
+    broken: Vec<Break>,
     /// Connections to nodes that answered before.
     inspectors: Mutex<BTreeMap<Node, Inspector>>,
 }
@@ -116,7 +116,7 @@ impl Twopc {
                 places
                     .addresses
                     .keys()
-                    .map(|node| (*node, places.scratch.join(node.to_string())))
+                    .map(|node| (*node, places.scratch.join(node.to_string()).join("store")))
                     .collect(),
             ),
             beside: address(&places.beside)?,
@@ -125,7 +125,7 @@ impl Twopc {
                 .iter()
                 .map(|(node, directory)| (*node, directory.join("journal.jsonl")))
                 .collect(),
-            broken: options.broken.iter().map(ToString::to_string).collect(),
+            broken: options.broken.clone(),
             inspectors: Mutex::default(),
         })
     }
@@ -224,8 +224,14 @@ impl System for Twopc {
         if start.bootstrap {
             command.arg("--bootstrap");
         }
-        for rule in &self.broken {
-            command.args(["--break", rule]);
+        for broken in &self.broken {
+            match broken {
+                Break::Rule(rule) => command.args(["--break", rule.name()]),
+                Break::Syncs(_) => command.args(["--without", broken.name()]),
+            };
+        }
+        if let Some(point) = &start.arm {
+            command.args(["--arm", point]);
         }
         command.args(["--control", "--parent", &std::process::id().to_string()]);
         command

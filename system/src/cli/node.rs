@@ -13,6 +13,7 @@ use crate::{
     config::{Address, Cluster},
     node::{self, NodeError, Options},
     protocol::{Node, Rule, Rules},
+    store::Syncs,
 };
 
 /// What every node is told.
@@ -42,6 +43,10 @@ pub struct NodeArgs {
     /// Appends everything that the node's machine is told and wants to this file.
     #[arg(long, value_name = "FILE", hide = true)]
     pub journal: Option<PathBuf>,
+
+    /// Stops at this crash point, once: as if it had been armed before anything else happens.
+    #[arg(long, value_name = "POINT", hide = true, requires = "control")]
+    pub arm: Option<String>,
 
     /// Takes commands (arm POINT, disarm) from standard input, and ends when it ends.
     #[arg(long, hide = true)]
@@ -78,7 +83,13 @@ impl MasterArgs {
     /// and under control its standard input and output.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        self.node.run(Node::Master)
+        self.run_with(Syncs::All)
+    }
+
+    /// Runs the master on a store that syncs as told, for a harness.
+    #[must_use]
+    pub fn run_with(self, syncs: Syncs) -> ExitCode {
+        self.node.run(Node::Master, syncs)
     }
 }
 
@@ -87,12 +98,18 @@ impl ReplicaArgs {
     /// and under control its standard input and output.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        self.node.run(Node::Replica(self.slot))
+        self.run_with(Syncs::All)
+    }
+
+    /// Runs the replica on a store that syncs as told, for a harness.
+    #[must_use]
+    pub fn run_with(self, syncs: Syncs) -> ExitCode {
+        self.node.run(Node::Replica(self.slot), syncs)
     }
 }
 
 impl NodeArgs {
-    fn run(self, node: Node) -> ExitCode {
+    fn run(self, node: Node, syncs: Syncs) -> ExitCode {
         super::log();
         if self.control
             && let Err(why) = die_with_parent(self.parent)
@@ -116,6 +133,8 @@ impl NodeArgs {
             rules: self.break_rules.into_iter().fold(Rules::ALL, Rules::without),
             journal: self.journal,
             control: self.control,
+            arm: self.arm,
+            syncs,
         };
         match run(options) {
             Ok(()) => ExitCode::SUCCESS,

@@ -39,7 +39,7 @@ use crate::{
     config::{Address, Cluster},
     journal,
     protocol::{self, HaltKind, Lsn, Node, Rule, Rules},
-    store::{self, Limits, Store, StoreError},
+    store::{self, Limits, Store, StoreError, Syncs},
 };
 
 /// Inspections that may wait for the event loop.
@@ -66,6 +66,10 @@ pub struct Options {
     pub journal: Option<PathBuf>,
     /// Whether to take commands from standard input, and end when it does.
     pub control: bool,
+    /// A crash point to stop at, armed before anything else happens.
+    pub arm: Option<String>,
+    /// What a commit of the store waits for: all of it, but for a harness.
+    pub syncs: Syncs,
 }
 
 /// A node could not start, or could not go on.
@@ -100,9 +104,6 @@ pub enum NodeError {
         #[source]
         cause: io::Error,
     },
-    /// The server has failed.
-    #[error("the server: {0}")]
-    Server(#[from] tonic::transport::Error),
     /// The process cannot be set up.
     #[error("cannot {doing}: {cause}")]
     Process {
@@ -141,10 +142,7 @@ impl NodeError {
                 StoreError::Absent { .. } => 2,
                 _ => 1,
             },
-            NodeError::Listen { .. }
-            | NodeError::Journal { .. }
-            | NodeError::Server(_)
-            | NodeError::Process { .. } => 1,
+            NodeError::Listen { .. } | NodeError::Journal { .. } | NodeError::Process { .. } => 1,
         }
     }
 }
@@ -164,7 +162,8 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
 /// # Errors
 /// The node could not start, or could not go on.
 pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let Options { cluster, node, dir, bootstrap, listen, rules, journal, control } = options;
+    let Options { cluster, node, dir, bootstrap, listen, rules, journal, control, arm, syncs } =
+        options;
     let replicas = cluster.replica_count();
     let address = cluster.address(node).ok_or(NodeError::NoSuchNode { node, replicas })?;
     let address = listen.unwrap_or_else(|| address.clone());
@@ -172,7 +171,16 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         tracing::warn!("RULE BROKEN: this node {}; its data are not safe", rule.without());
     }
 
+    if syncs != Syncs::All {
+        tracing::warn!("SYNCS SKIPPED: the data of this node are not safe");
+    }
+
     let points = Arc::new(Points::default());
+    if let Some(point) = arm
+        && let Err(why) = points.arm(&point, node.into())
+    {
+        say(&format!("bad {point} {why}"));
+    }
     let (orders, ordered) = oneshot::channel();
     if control {
         control::listen(points.clone(), node.into(), orders)
@@ -185,6 +193,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         exclusive: rules.keep(Rule::ExclusiveStore),
         map_bytes: cluster.store.map_size,
         limits: sizes,
+        syncs,
         ..store::Options::default()
     };
     // Unbounded, for the writer thread must not wait for the loop; there is never more in it than
@@ -261,14 +270,8 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         end = event_loop.run(inputs, stop, &stopping, Duration::from_millis(cluster.node.stop))
             => end,
         served = &mut server => {
-            let why = match served {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(())) => NodeError::Process {
-                    doing: "serve", cause: io::ErrorKind::BrokenPipe.into(),
-                },
-                Err(error) => NodeError::Process { doing: "serve", cause: error.into() },
-            };
-            return Err(why);
+            let cause = served.map_or_else(Into::into, |()| io::ErrorKind::BrokenPipe.into());
+            return Err(NodeError::Process { doing: "serve", cause });
         }
     };
 

@@ -60,9 +60,12 @@ pub enum Side {
 }
 
 impl Side {
-    const ALL: [Side; 2] = [Side::Before, Side::After];
+    /// Both.
+    pub const ALL: [Side; 2] = [Side::Before, Side::After];
 
-    fn name(self) -> &'static str {
+    /// The name, as points have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Side::Before => "before",
             Side::After => "after",
@@ -80,7 +83,9 @@ pub enum Role {
 }
 
 impl Role {
-    fn name(self) -> &'static str {
+    /// The name, as points have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
         match self {
             Role::Master => "master",
             Role::Replica => "replica",
@@ -262,7 +267,6 @@ struct Armed {
 #[must_use]
 pub(crate) struct Reached {
     name: String,
-    txn: Option<TxnId>,
 }
 
 impl Points {
@@ -298,7 +302,7 @@ impl Points {
         self.place.load(Ordering::Relaxed) != 0
     }
 
-    /// Counts one occurrence, and disarms the point if it is the one.
+    /// Counts one occurrence; if it is the one, says so and disarms the point.
     pub(crate) fn pass(
         &self,
         side: Side,
@@ -319,7 +323,14 @@ impl Points {
             return None;
         }
         self.place.store(0, Ordering::Release);
-        armed.take().map(|it| Reached { name: it.name, txn })
+        let name = armed.take()?.name;
+        // Said while nobody can take the point back: who does so later, and is answered, has heard
+        // it before the answer.
+        match txn {
+            Some(txn) => say(&format!("reached {name} txn={txn}")),
+            None => say(&format!("reached {name}")),
+        }
+        Some(Reached { name })
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Armed>> {
@@ -329,12 +340,8 @@ impl Points {
 }
 
 impl Reached {
-    /// Says so, and stops the whole process until somebody continues it.
+    /// Stops the whole process until somebody continues it.
     pub(crate) fn stop(self) {
-        match self.txn {
-            Some(txn) => say(&format!("reached {} txn={txn}", self.name)),
-            None => say(&format!("reached {}", self.name)),
-        }
         // To this thread, not to the process: this thread is then stopped before it runs on.
         if let Err(error) = raise(Signal::SIGSTOP) {
             tracing::error!("cannot stop at {}: {error}", self.name);

@@ -2,9 +2,9 @@
 //! gRPC statuses. Nothing here decides anything about a transaction.
 
 use std::{
+    convert::Infallible,
     future::Future,
-    io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,6 +13,8 @@ use std::{
 };
 
 use futures::{Stream, StreamExt as _};
+use hyper::{body::Incoming, server::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use proto::v1::{
     self as pb,
     inspect_server::{Inspect, InspectServer},
@@ -21,10 +23,14 @@ use proto::v1::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    task::JoinSet,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status, metadata::MetadataMap};
+use tonic::{
+    Code, Request, Response, Status, body::Body, codegen::Service as _, metadata::MetadataMap,
+    service::Routes,
+};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::peers::Peers;
@@ -79,7 +85,7 @@ pub(super) async fn serve(
     desk: Desk,
     health: HealthService,
     stop: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
+) {
     let is_master = desk.peers.me() == protocol::Node::Master;
     let request_bytes = desk.sizes.value_bytes_max.saturating_add(REQUEST_SLACK_BYTES);
     let streams = u32::try_from(desk.limits.calls).unwrap_or(u32::MAX).saturating_add(64);
@@ -95,21 +101,91 @@ pub(super) async fn serve(
         .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let reflection = reflection.build_v1().expect("the descriptors are those that were compiled");
-    tonic::transport::Server::builder()
+    let rest = Routes::new(InspectServer::new(InspectDesk(desk)))
+        .add_service(health)
+        .add_service(reflection)
+        .prepare();
+    let front = Front { kv, peer, rest };
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
+        .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_concurrent_streams(streams)
         // Clients whose time was up while this process lay still withdraw their calls all at once.
         // By default that ends their connections, as an attack.
-        .http2_max_pending_accept_reset_streams(Some(streams as usize))
-        .add_optional_service(kv)
-        .add_optional_service(peer)
-        .add_service(InspectServer::new(InspectDesk(desk)))
-        .add_service(health)
-        .add_service(reflection)
-        .serve_with_incoming_shutdown(connections(listener), stop)
-        .await
+        .max_pending_accept_reset_streams(Some(streams as usize));
+
+    let mut stop = pin!(stop);
+    let (stopping, stopped) = watch::channel(());
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            stream = accept(&listener) => {
+                let caller = Caller { front: front.clone(), meter: stream.meter() };
+                let connection = http2.serve_connection(TokioIo::new(stream), caller);
+                connections.spawn(keep(connection, stopped.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+    drop((listener, stopping));
+    while connections.join_next().await.is_some() {}
 }
+
+/// Serves a connection until it ends, and takes no new calls from it once the node stops.
+async fn keep(
+    connection: http2::Connection<TokioIo<Metered<TcpStream>>, Caller, TokioExecutor>,
+    mut stopped: watch::Receiver<()>,
+) {
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        // Nothing is ever sent: the sender goes.
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("a connection has failed: {error}");
+    }
+}
+
+/// Where requests go.
+#[derive(Clone)]
+struct Front {
+    kv: Option<KvServer<KvDesk>>,
+    peer: Option<PeerServer<PeerDesk>>,
+    rest: Routes,
+}
+
+/// The requests of one connection. What comes by the thousand goes straight to its service: a
+/// general server's layers and router take as long as the rest of a call.
+struct Caller {
+    front: Front,
+    meter: Arc<Meter>,
+}
+
+impl hyper::service::Service<http::Request<Incoming>> for Caller {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
+        request.extensions_mut().insert(self.meter.clone());
+        let service = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
+        match (service, &self.front) {
+            (Some((KV, _)), Front { kv: Some(kv), .. }) => kv.clone().call(request),
+            (Some((PEER, _)), Front { peer: Some(peer), .. }) => peer.clone().call(request),
+            (_, Front { rest, .. }) => Box::pin(rest.clone().call(request)),
+        }
+    }
+}
+
+const KV: &str = proto::v1::kv_server::SERVICE_NAME;
+const PEER: &str = proto::v1::peer_server::SERVICE_NAME;
 
 /// The health service, and the hand that sets it.
 pub(super) type HealthService =
@@ -130,7 +206,7 @@ impl Health {
         let service = HealthService::new(
             tonic_health::server::HealthService::from_health_reporter(reporter.clone()),
         );
-        let name = if is_master { "twopc.v1.Kv" } else { "twopc.v1.Peer" };
+        let name = if is_master { KV } else { PEER };
         (Health { reporter, service: name, told: None }, service)
     }
 
@@ -142,29 +218,22 @@ impl Health {
     }
 }
 
-/// Every connection that arrives, metered. Never ends: a connection that cannot be accepted costs
-/// only itself.
-fn connections(
-    listener: TcpListener,
-) -> impl Stream<Item = io::Result<Metered<TcpStream>>> + Send + 'static {
-    futures::stream::unfold(listener, async |listener| {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    if let Err(error) = stream.set_nodelay(true) {
-                        tracing::debug!("a connection is gone already: {error}");
-                        continue;
-                    }
-                    return Some((Ok(Metered::server(stream)), listener));
-                }
-                Err(error) => {
-                    // Out of file descriptors, most likely: that takes a while to mend.
-                    tracing::warn!("cannot accept a connection: {error}");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
+/// The next connection that arrives, metered. A connection that cannot be accepted costs only
+/// itself.
+async fn accept(listener: &TcpListener) -> Metered<TcpStream> {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => match stream.set_nodelay(true) {
+                Ok(()) => return Metered::server(stream),
+                Err(error) => tracing::debug!("a connection is gone already: {error}"),
+            },
+            Err(error) => {
+                // Out of file descriptors, most likely: that takes a while to mend.
+                tracing::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
-    })
+    }
 }
 
 fn meter<T>(request: &Request<T>) -> Option<Arc<Meter>> {

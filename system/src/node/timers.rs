@@ -1,7 +1,7 @@
 //! The timers of a machine, by the clock. Knows nothing of what they are for.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashMap, VecDeque},
     time::Duration,
 };
 
@@ -10,33 +10,45 @@ use tokio::time::Instant;
 use crate::protocol::TimerId;
 
 /// Timers that are set, each once.
+///
+/// There are many, of few different periods, and hardly one runs out before nobody needs it any
+/// more: so those of one period wait in a queue, in which they run out in the order in which they
+/// were set.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    ends: BTreeMap<TimerId, Instant>,
-    queue: BTreeSet<(Instant, TimerId)>,
+    ends: HashMap<TimerId, Instant>,
+    /// By period. What is not in `ends` with the same end was set anew since.
+    queues: BTreeMap<Duration, VecDeque<(Instant, TimerId)>>,
 }
 
 impl Timers {
-    /// Sets a timer, anew if it was set.
+    /// Sets a timer, anew if it was set. `now` never goes back.
     pub(crate) fn set(&mut self, id: TimerId, now: Instant, after: Duration) {
         let end = now + after;
-        if let Some(before) = self.ends.insert(id, end) {
-            self.queue.remove(&(before, id));
-        }
-        self.queue.insert((end, id));
+        self.ends.insert(id, end);
+        self.queues.entry(after).or_default().push_back((end, id));
     }
 
-    /// When the next timer runs out.
+    /// When to look for the next timer that has run out: none does so before.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.queue.first().map(|(end, _)| *end)
+        self.queues.values().filter_map(|queue| Some(queue.front()?.0)).min()
     }
 
     /// Takes a timer that has run out, the earliest first.
     pub(crate) fn take(&mut self, now: Instant) -> Option<TimerId> {
-        let (end, id) = self.queue.first().copied().filter(|(end, _)| *end <= now)?;
-        self.queue.remove(&(end, id));
-        self.ends.remove(&id);
-        Some(id)
+        loop {
+            let fronts = self.queues.values_mut().filter(|queue| !queue.is_empty());
+            let queue = fronts.min_by_key(|queue| queue[0])?;
+            let (end, id) = queue[0];
+            if end > now {
+                return None;
+            }
+            queue.pop_front();
+            if self.ends.get(&id) == Some(&end) {
+                self.ends.remove(&id);
+                return Some(id);
+            }
+        }
     }
 }
 
@@ -55,8 +67,8 @@ mod tests {
         timers.set(b, start, ms(20));
         timers.set(TimerId::Heartbeat, start, ms(15));
         timers.set(a, start, ms(30));
-        assert_eq!(timers.next(), Some(start + ms(15)));
         assert_eq!(timers.take(start + ms(14)), None);
+        assert_eq!(timers.next(), Some(start + ms(15)), "what was set anew is out of the way");
         assert_eq!(timers.take(start + ms(25)), Some(TimerId::Heartbeat));
         assert_eq!(timers.take(start + ms(25)), Some(b));
         assert_eq!(timers.take(start + ms(25)), None);

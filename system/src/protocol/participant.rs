@@ -11,7 +11,10 @@
 //!   the record that they rest on was durable;
 //! - no prepared transaction is settled but by a decision, somebody's who knows it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    mem,
+};
 
 use super::{
     Body, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message, NoReason, Node,
@@ -596,9 +599,13 @@ impl Participant {
         for txn in undecided {
             self.abort(txn, effects);
         }
-        self.floor = floor;
-        let batch = self.config.timing.floor_batch as usize;
-        if self.txns.len() >= batch && self.txns.range(..floor).count() >= batch {
+        let before = mem::replace(&mut self.floor, floor);
+        let batch = self.config.timing.floor_batch;
+        // Counting them takes as long as there are many: not at every step of the floor.
+        let step = u64::from(batch / 4).max(1);
+        let far = (before.epoch, before.seq / step) != (floor.epoch, floor.seq / step);
+        let batch = batch as usize;
+        if far && self.txns.len() >= batch && self.txns.range(..floor).count() >= batch {
             self.append(Record::Floor { floor }, effects);
             self.txns = self.txns.split_off(&floor);
         }

@@ -40,5 +40,5 @@ pub use database::Database;
 pub use error::StoreError;
 pub use fold::State;
 pub use limits::{KEY_BYTES_MAX, LimitError, Limits};
-pub use lmdb::{Entries, Observer, Opened, Options, Persisted, Store};
+pub use lmdb::{Entries, Observer, Opened, Options, Persisted, Store, Syncs};
 pub use memory::Memory;

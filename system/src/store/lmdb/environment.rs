@@ -9,18 +9,19 @@ use std::{
 };
 
 use heed::{
-    CommitOrAbort, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls, types::Bytes as RawBytes,
+    CommitOrAbort, EnvFlags, EnvOpenOptions, MdbError, RoTxn, RwTxn, WithoutTls,
+    types::Bytes as RawBytes,
 };
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
 };
 
-use super::{super::StoreError, Options, pages};
+use super::{super::StoreError, Options, Syncs, pages};
 use crate::protocol::StoreId;
 
 /// Names the program's own format of rows, apart from LMDB's version.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// The key of the row that says whose the file is: format, store id. It has no checksum: a store of
 /// another format need not have one there, and what is wrong with it shows.
 const IDENTITY: &[u8] = b"\0store";
@@ -302,11 +303,23 @@ fn map(
     let explained = |error| explain(dir, options.map_bytes, doing, error);
     let mut open = EnvOpenOptions::new().read_txn_without_tls();
     open.map_size(whole_pages(options.map_bytes)).max_dbs(1).max_readers(READERS_MAX);
+    if let Some(flag) = match options.syncs {
+        Syncs::All => None,
+        Syncs::NoMeta => Some(EnvFlags::NO_META_SYNC),
+        Syncs::None => Some(EnvFlags::NO_SYNC),
+    } {
+        // SAFETY: these flags are unsafe for what a loss of power may leave in the file. That is
+        // what they are asked for here, and what is left is looked through before it is mapped.
+        #[allow(unsafe_code)]
+        unsafe {
+            open.flags(flag)
+        };
+    }
     // SAFETY: a memory map may not be changed behind its reader's back. The file is the store's
     // own: the lock in its directory, held for as long as the map, keeps every other process of
     // this program out (or LMDB's own lock file synchronises with it, when the rule
-    // `exclusive-store` is broken on purpose). LMDB's flags are left as they are: no NOLOCK, no
-    // NOSYNC, no NOMETASYNC, no WRITEMAP.
+    // `exclusive-store` is broken on purpose). No other flag of LMDB is set: no NOLOCK, no
+    // WRITEMAP.
     #[allow(unsafe_code)]
     let env = unsafe { open.open(dir) }.map_err(explained)?;
 

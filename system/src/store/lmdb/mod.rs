@@ -2,13 +2,15 @@
 //! by a thread of their own. One owner appends and reads. Knows nothing of what the machine that
 //! appends is about.
 
+mod apply;
+mod behind;
 mod environment;
 mod pages;
 mod rows;
 mod writer;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fmt,
     iter::Peekable,
     path::Path,
@@ -22,6 +24,7 @@ use heed::{RoTxn, WithoutTls};
 
 pub use self::writer::{Observer, Persisted};
 use self::{
+    apply::Applier,
     environment::Environment,
     writer::{Shared, Writer},
 };
@@ -44,8 +47,28 @@ pub struct Options {
     pub map_bytes: u64,
     /// Records that nobody forces are made durable after this time. Default 10 ms.
     pub idle: Duration,
+    /// Short writes are applied to the key/value table behind their commits, in the order of their
+    /// keys, about so many commits together; until then their records keep them. 0: with the
+    /// commit. Default 4096.
+    pub behind: usize,
     /// The bounds of keys and values. The store relies on whoever appends to keep them.
     pub limits: Limits,
+    /// What a commit waits for. Default all of it.
+    pub syncs: Syncs,
+}
+
+/// What of a commit is on the disk before it counts as done. Everything but [`Syncs::All`] loses
+/// acknowledged records with the power, and is there so that a harness can be seen to notice; no
+/// program of the store offers it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Syncs {
+    /// The pages, and then the meta page that makes them count.
+    #[default]
+    All,
+    /// The pages alone: the meta page goes with the next commit (LMDB's `NOMETASYNC`).
+    NoMeta,
+    /// Nothing (LMDB's `NOSYNC`).
+    None,
 }
 
 impl Default for Options {
@@ -55,7 +78,9 @@ impl Default for Options {
             exclusive: true,
             map_bytes: 16 << 30,
             idle: Duration::from_millis(10),
+            behind: 4096,
             limits: Limits::default(),
+            syncs: Syncs::All,
         }
     }
 }
@@ -79,10 +104,10 @@ pub struct Store {
     shared: Arc<Shared>,
     /// What all appended records say.
     facts: Facts,
-    /// The entries that appended commits changed and that may not be in the database yet.
+    /// The entries that appended commits changed and that may not be in the key/value table yet.
     overlay: HashMap<Key, Overlaid>,
-    /// The keys of the overlay in the order of the commits, to take them out once they are durable.
-    overlaid: VecDeque<(Lsn, Key)>,
+    /// What is in the key/value table by now, to be taken out of the overlay.
+    applied: Vec<(Key, Version)>,
     last: Lsn,
     limits: Limits,
     writer: Option<JoinHandle<()>>,
@@ -91,8 +116,7 @@ pub struct Store {
 /// An entry of the overlay.
 #[derive(Clone, Debug)]
 struct Overlaid {
-    /// The commit that changed it last.
-    lsn: Lsn,
+    /// The transaction that changed it last.
     version: Version,
     /// Nothing when it was deleted.
     value: Option<Value>,
@@ -118,10 +142,15 @@ impl Store {
         observer: Option<Box<dyn Observer>>,
     ) -> Result<Opened, StoreError> {
         let environment = Arc::new(Environment::open(dir, &options)?);
-        let facts = load(&environment)?;
+        let (facts, applier) = Applier::load(environment.clone(), options.behind)?;
+        let overlaid = |(key, (version, value)): (&Key, &(Version, Option<Value>))| {
+            (key.clone(), Overlaid { version: *version, value: value.clone() })
+        };
+        let overlay = applier.behind().map(overlaid).collect();
         let shared = Arc::new(Shared::new(observer.is_some()));
         let writer = Writer {
             environment: environment.clone(),
+            applier,
             shared: shared.clone(),
             idle: options.idle,
             observer,
@@ -140,8 +169,8 @@ impl Store {
             environment,
             shared,
             facts,
-            overlay: HashMap::new(),
-            overlaid: VecDeque::new(),
+            overlay,
+            applied: Vec::new(),
             last: 0,
             limits: options.limits,
             writer: Some(writer),
@@ -171,11 +200,15 @@ impl Store {
             }
             _ => None,
         };
-        self.last = self.shared.append(record, change);
-        self.settle();
+        self.last = self.shared.append(record, change, &mut self.applied);
+        for (key, version) in self.applied.drain(..) {
+            // A later commit may have changed the same key.
+            if self.overlay.get(&key).is_some_and(|overlaid| overlaid.version == version) {
+                self.overlay.remove(&key);
+            }
+        }
         if let Some((key, version, value)) = applied {
-            self.overlaid.push_back((self.last, key.clone()));
-            self.overlay.insert(key, Overlaid { lsn: self.last, version, value });
+            self.overlay.insert(key, Overlaid { version, value });
         }
         self.last
     }
@@ -235,20 +268,6 @@ impl Store {
     pub fn close(mut self) -> Result<(), StoreError> {
         self.end();
         self.shared.check()
-    }
-
-    /// Takes out of the overlay what is in the database.
-    fn settle(&mut self) {
-        let durable = self.shared.durable();
-        while let Some((lsn, key)) = self.overlaid.front()
-            && *lsn <= durable
-        {
-            // A later commit may have changed the same key.
-            if self.overlay.get(key).is_some_and(|overlaid| overlaid.lsn == *lsn) {
-                self.overlay.remove(key);
-            }
-            self.overlaid.pop_front();
-        }
     }
 
     fn end(&mut self) {
@@ -346,23 +365,6 @@ impl Iterator for Entries {
             }
         }
     }
-}
-
-/// Reads the facts that a store kept.
-fn load(environment: &Environment) -> Result<Facts, StoreError> {
-    let txn = environment.read()?;
-    let mut facts = Facts::default();
-    for row in environment.facts(&txn)? {
-        let (key, row) = row.map_err(environment.error("cannot read the records"))?;
-        match rows::decode_fact(key, row) {
-            Ok(record) => facts.restore(record),
-            Err(why) => {
-                let name = rows::name_of_fact(key);
-                return Err(environment.damaged(format!("the record '{name}' is bad: {why}")));
-            }
-        }
-    }
-    Ok(facts)
 }
 
 /// Reads a row of the key/value data.

@@ -12,7 +12,7 @@
 //! | `f` | floor: epoch, seq |
 //! | `m` node (0: the master) | store id |
 //! | `d` epoch seq | key |
-//! | `t` epoch seq | `C`, `A` or `R`: committed, aborted, refused; `D` key: prepared to delete; `P` length of the key (2 bytes), key, value: prepared to put |
+//! | `t` epoch seq | `C`, `A` or `R`: committed, aborted, refused; `D` key: prepared to delete; `P` length of the key (2 bytes), key, value: prepared to put; `d` and `p` like these, and committed: the key/value table need not have it |
 //!
 //! An entry's key is itself; its value is the CRC-32, epoch and seq of its version, and the value.
 
@@ -55,6 +55,15 @@ impl From<Slot> for FactKey {
     }
 }
 
+/// What the row of a fact says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fact {
+    /// The record.
+    pub(super) record: Record,
+    /// What a commit wrote, where the row keeps that.
+    pub(super) write: Option<Write>,
+}
+
 /// Writes the value of the row of a fact into `row`.
 pub(super) fn encode_fact(key: &FactKey, record: &Record, row: &mut Vec<u8>) {
     begin(row);
@@ -70,17 +79,9 @@ pub(super) fn encode_fact(key: &FactKey, record: &Record, row: &mut Vec<u8>) {
         }
         Record::Floor { floor } => row.extend_from_slice(&txn_bytes(*floor)),
         Record::Decided { key, .. } => row.extend_from_slice(key.as_bytes()),
-        Record::Prepare { write: Write { key, value: None }, .. } => {
-            row.push(b'D');
-            row.extend_from_slice(key.as_bytes());
-        }
-        Record::Prepare { write: Write { key, value: Some(value) }, .. } => {
-            let key = key.as_bytes();
-            let len = u16::try_from(key.len()).expect("limits keep keys short");
-            row.push(b'P');
-            row.extend_from_slice(&len.to_be_bytes());
-            row.extend_from_slice(key);
-            row.extend_from_slice(value.as_bytes());
+        Record::Prepare { write: Write { key, value }, .. } => {
+            let letter = if value.is_some() { b'P' } else { b'D' };
+            write_body(letter, key, value.as_ref(), row);
         }
         Record::Commit { .. } => row.push(b'C'),
         Record::Abort { .. } => row.push(b'A'),
@@ -90,9 +91,54 @@ pub(super) fn encode_fact(key: &FactKey, record: &Record, row: &mut Vec<u8>) {
     seal(key.as_bytes(), row);
 }
 
+/// Writes the value of the row of a commit that keeps its write into `row`.
+pub(super) fn encode_kept(fact: &FactKey, key: &Key, value: Option<&Value>, row: &mut Vec<u8>) {
+    begin(row);
+    write_body(if value.is_some() { b'p' } else { b'd' }, key, value, row);
+    seal(fact.as_bytes(), row);
+}
+
+fn write_body(letter: u8, key: &Key, value: Option<&Value>, row: &mut Vec<u8>) {
+    row.push(letter);
+    let key = key.as_bytes();
+    if let Some(value) = value {
+        let len = u16::try_from(key.len()).expect("limits keep keys short");
+        row.extend_from_slice(&len.to_be_bytes());
+        row.extend_from_slice(key);
+        row.extend_from_slice(value.as_bytes());
+    } else {
+        row.extend_from_slice(key);
+    }
+}
+
 /// Reads the row of a fact, or says what is wrong with it.
-pub(super) fn decode_fact(key: &[u8], row: &[u8]) -> Result<Record, &'static str> {
+pub(super) fn decode_fact(key: &[u8], row: &[u8]) -> Result<Fact, &'static str> {
     let body = open(key, row)?;
+    if let (Some(txn), Some((letter @ (b'p' | b'd'), body))) =
+        (txn_of_fact(key), body.split_first())
+    {
+        let write = read_write(*letter == b'p', body)?;
+        return Ok(Fact { record: Record::Commit { txn }, write: Some(write) });
+    }
+    Ok(Fact { record: decode_record(key, body)?, write: None })
+}
+
+/// The transaction that the row of a fact is about, if a participant's.
+pub(super) fn txn_of_fact(key: &[u8]) -> Option<TxnId> {
+    txn_from(key.strip_prefix(b"t")?)
+}
+
+fn read_write(puts: bool, body: &[u8]) -> Result<Write, &'static str> {
+    if !puts {
+        return Ok(Write { key: Key::from(body), value: None });
+    }
+    let (len, body) = body.split_first_chunk().ok_or("it is cut off")?;
+    let len = u16::from_be_bytes(*len).into();
+    let (key, value) = body.split_at_checked(len).ok_or("it is cut off")?;
+    Ok(Write { key: Key::from(key), value: Some(Value::from(value)) })
+}
+
+fn decode_record(key: &[u8], body: &[u8]) -> Result<Record, &'static str> {
     let (letter, rest) = key.split_first().ok_or("its key is empty")?;
     let number = || body.try_into().map(u64::from_be_bytes).map_err(|_| "it is no number");
     let txn = || txn_from(rest).ok_or("its key names no transaction");
@@ -113,15 +159,8 @@ pub(super) fn decode_fact(key: &[u8], row: &[u8]) -> Result<Record, &'static str
             Some((b'C', [])) => Record::Commit { txn: txn()? },
             Some((b'A', [])) => Record::Abort { txn: txn()? },
             Some((b'R', [])) => Record::Refused { txn: txn()? },
-            Some((b'D', key)) => {
-                Record::Prepare { txn: txn()?, write: Write { key: Key::from(key), value: None } }
-            }
-            Some((b'P', body)) => {
-                let (len, body) = body.split_first_chunk().ok_or("it is cut off")?;
-                let len = u16::from_be_bytes(*len).into();
-                let (key, value) = body.split_at_checked(len).ok_or("it is cut off")?;
-                let write = Write { key: Key::from(key), value: Some(Value::from(value)) };
-                Record::Prepare { txn: txn()?, write }
+            Some((letter @ (b'D' | b'P'), body)) => {
+                Record::Prepare { txn: txn()?, write: read_write(*letter == b'P', body)? }
             }
             _ => return Err("it says nothing that a transaction could be"),
         },
@@ -224,11 +263,21 @@ mod tests {
             Record::Abort { txn },
             Record::Refused { txn },
         ];
-        let mut row = Vec::new();
-        for record in records {
-            let key = FactKey::from(Slot::of(&record));
-            encode_fact(&key, &record, &mut row);
-            assert_eq!(decode_fact(key.as_bytes(), &row), Ok(record));
+        let mut rows: Vec<_> = records
+            .into_iter()
+            .map(|record| {
+                let (key, mut row) = (FactKey::from(Slot::of(&record)), Vec::new());
+                encode_fact(&key, &record, &mut row);
+                (key, row, Fact { record, write: None })
+            })
+            .collect();
+        for write in [write("key", Some("value")), write("key", None)] {
+            let (key, mut row) = (FactKey::from(Slot::Txn(txn)), Vec::new());
+            encode_kept(&key, &write.key, write.value.as_ref(), &mut row);
+            rows.push((key, row, Fact { record: Record::Commit { txn }, write: Some(write) }));
+        }
+        for (key, row, fact) in rows {
+            assert_eq!(decode_fact(key.as_bytes(), &row), Ok(fact));
 
             let mut both = [key.as_bytes(), &row].concat();
             for bit in 0..both.len() * 8 {

@@ -1,10 +1,9 @@
 //! The one thread that writes: takes everything that is queued, writes it in one transaction of
 //! LMDB, tells that it is durable, and begins again. What is queued while a commit is under way goes
-//! into the next one. Knows changes and rows; nothing of who appends or why.
+//! into the next one. Knows nothing of what a change does, nor of who appends or why.
 
 use std::{
     mem,
-    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -13,17 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use heed::RwTxn;
-
 use super::{
-    super::{
-        StoreError,
-        fold::{Change, Slot},
-    },
-    environment::{Environment, Table},
-    rows::{self, FactKey},
+    super::{StoreError, fold::Change},
+    apply::Applier,
+    environment::Environment,
 };
-use crate::protocol::{Lsn, Record, TxnId, Write};
+use crate::protocol::{Key, Lsn, Record, Version};
 
 /// Told of each group of records around its commit, in the writer's thread. A process that is
 /// stopped in `before` has committed none of them, in `after` all of them, and in neither has anyone
@@ -64,6 +58,8 @@ struct Queue {
     closing: bool,
     /// The writer sleeps until it is woken.
     asleep: bool,
+    /// What the key/value table has, durably, and nobody was told of.
+    applied: Vec<(Key, Version)>,
 }
 
 #[derive(Default)]
@@ -84,9 +80,15 @@ impl Shared {
         }
     }
 
-    /// Queues a change, and says its position.
-    pub(super) fn append(&self, record: Record, change: Change) -> Lsn {
+    /// Queues a change, and says its position. Adds to `applied` what the key/value table has now.
+    pub(super) fn append(
+        &self,
+        record: Record,
+        change: Change,
+        applied: &mut Vec<(Key, Version)>,
+    ) -> Lsn {
         let mut queue = self.queue();
+        applied.append(&mut queue.applied);
         queue.appended += 1;
         queue.batch.changes.push(change);
         if self.observed {
@@ -177,6 +179,7 @@ impl Shared {
 /// The body of the writer's thread.
 pub(super) struct Writer {
     pub(super) environment: Arc<Environment>,
+    pub(super) applier: Applier,
     pub(super) shared: Arc<Shared>,
     pub(super) idle: Duration,
     pub(super) observer: Option<Box<dyn Observer>>,
@@ -198,11 +201,15 @@ impl Writer {
     }
 
     fn commits(&mut self) -> Result<(), StoreError> {
-        let (mut batch, mut row) = (Batch::default(), Vec::new());
+        let mut batch = Batch::default();
         while let Some(lsn) = self.shared.take(&mut batch, self.idle) {
-            self.commit(&batch, &mut row)?;
+            self.commit(&batch)?;
             batch.changes.clear();
             batch.records.clear();
+            let applied = self.applier.applied();
+            if !applied.is_empty() {
+                self.shared.queue().applied.extend(applied);
+            }
             self.shared.durable.store(lsn, Ordering::Release);
             (self.persisted)(Ok(lsn));
         }
@@ -210,11 +217,12 @@ impl Writer {
     }
 
     /// Makes a batch durable, as a whole: so a crash keeps a prefix.
-    fn commit(&mut self, batch: &Batch, row: &mut Vec<u8>) -> Result<(), StoreError> {
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut txn = self.environment.write()?;
         for change in &batch.changes {
-            write(&self.environment, &mut txn, change, row)?;
+            self.applier.write(&mut txn, change)?;
         }
+        self.applier.catch_up(&mut txn)?;
         if let Some(observer) = &mut self.observer {
             observer.before(&batch.records);
         }
@@ -224,83 +232,4 @@ impl Writer {
         }
         Ok(())
     }
-}
-
-/// Writes a change, by way of `row`.
-fn write(
-    environment: &Environment,
-    txn: &mut RwTxn<'_>,
-    change: &Change,
-    row: &mut Vec<u8>,
-) -> Result<(), StoreError> {
-    let Environment { facts, entries, .. } = environment;
-    let refused = environment.error("cannot write");
-    match change {
-        Change::Nothing => Ok(()),
-        Change::Put(record) => {
-            let key = FactKey::from(Slot::of(record));
-            rows::encode_fact(&key, record, row);
-            let before = facts.get(txn, key.as_bytes()).map_err(&refused)?.map(<[u8]>::len);
-            replace(*facts, txn, key.as_bytes(), before, row).map_err(&refused)
-        }
-        Change::Erase(slot) => {
-            facts.delete(txn, FactKey::from(*slot).as_bytes()).map_err(&refused)?;
-            Ok(())
-        }
-        Change::Apply { txn: id, write: Write { key, value } } => {
-            let fact = FactKey::from(Slot::Txn(*id));
-            rows::encode_fact(&fact, &Record::Commit { txn: *id }, row);
-            let prepared = value.as_ref().map(|value| value.as_bytes().len());
-            replace(*facts, txn, fact.as_bytes(), prepared, row).map_err(&refused)?;
-
-            let before = entries.get(txn, key.as_bytes()).map_err(&refused)?;
-            if let Some(version) = before.and_then(rows::version_of_entry)
-                && version >= *id
-            {
-                let dir = environment.dir().to_owned();
-                return Err(StoreError::VersionOrder { dir, txn: *id, version });
-            }
-            let before = before.map(<[u8]>::len);
-            match (value, before) {
-                (Some(value), before) => {
-                    rows::encode_entry(key, *id, value, row);
-                    replace(*entries, txn, key.as_bytes(), before, row).map_err(&refused)
-                }
-                (None, Some(_)) => {
-                    entries.delete(txn, key.as_bytes()).map_err(&refused)?;
-                    Ok(())
-                }
-                (None, None) => Ok(()),
-            }
-        }
-        Change::Raise { floor } => {
-            let least = FactKey::from(Slot::Txn(TxnId::default()));
-            let below = FactKey::from(Slot::Txn(*floor));
-            let settled = (Bound::Included(least.as_bytes()), Bound::Excluded(below.as_bytes()));
-            facts.delete_range(txn, &settled).map_err(&refused)?;
-
-            let key = FactKey::from(Slot::Floor);
-            rows::encode_fact(&key, &Record::Floor { floor: *floor }, row);
-            facts.put(txn, key.as_bytes(), row).map_err(&refused)
-        }
-    }
-}
-
-/// Puts a row in the place of one of `before` bytes, if any.
-///
-/// LMDB leaves a row in the pages of its own that it once needed, however short it becomes. So a
-/// long row that becomes shorter is taken away first.
-fn replace(
-    table: Table,
-    txn: &mut RwTxn<'_>,
-    key: &[u8],
-    before: Option<usize>,
-    row: &[u8],
-) -> heed::Result<()> {
-    /// A shorter row is in a page with others, whatever the size of pages.
-    const LONG: usize = 1 << 10;
-    if before.is_some_and(|before| before > LONG && before > row.len()) {
-        table.delete(txn, key)?;
-    }
-    table.put(txn, key, row)
 }
