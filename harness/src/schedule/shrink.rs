@@ -15,26 +15,54 @@ pub fn shrink(schedule: Schedule, property: Property) -> Schedule {
     let Some(mut shown) = shows(&schedule, &schedule.steps, &none, property) else {
         return schedule;
     };
-    let mut piece = shown.steps.len().div_ceil(2);
+    // A call takes all that was done about its transaction with it, so calls come first: what is
+    // left is then short, and every step of it can be tried.
+    let fault = |step: &Step| {
+        !matches!(step, Step::Client { .. } | Step::Deliver { .. } | Step::Force { .. })
+    };
+    let call = |step: &Step| matches!(step, Step::Client { .. });
+    let kinds: [fn(&Step) -> bool; 3] = [call, fault, |_| true];
+    for kind in kinds {
+        shown = reduce(&schedule, shown, property, kind);
+    }
+    Schedule { steps: shown.steps, broken: vec![property], ..schedule }
+}
+
+/// Leaves out what can be left out of the steps of a kind.
+fn reduce(
+    schedule: &Schedule,
+    mut shown: Shown,
+    property: Property,
+    kind: fn(&Step) -> bool,
+) -> Shown {
+    let places = |steps: &[Step]| -> Vec<usize> {
+        let all = steps.iter().enumerate().filter(|(_, step)| kind(step));
+        all.map(|(place, _)| place).collect()
+    };
+    let mut left = places(&shown.steps);
+    let mut piece = left.len().div_ceil(2);
     while piece > 0 {
         let mut before = usize::MAX;
         // Leaving out one step may make another superfluous that was needed when it was tried.
-        while shown.steps.len() < before {
-            before = shown.steps.len();
-            let mut end = shown.steps.len();
+        while left.len() < before {
+            before = left.len();
+            let mut end = left.len();
             while end > 0 {
                 let start = end.saturating_sub(piece);
-                let mut fewer = shown.steps.clone();
-                fewer.drain(start..end);
-                if let Some(shorter) = shows(&schedule, &fewer, &shown.begun, property) {
+                let out = &left[start..end];
+                let kept = shown.steps.iter().enumerate();
+                let kept = kept.filter(|(place, _)| out.binary_search(place).is_err());
+                let fewer: Vec<_> = kept.map(|(_, step)| step.clone()).collect();
+                if let Some(shorter) = shows(schedule, &fewer, &shown.begun, property) {
                     shown = shorter;
+                    left = places(&shown.steps);
                 }
-                end = start.min(shown.steps.len());
+                end = start.min(left.len());
             }
         }
         piece /= 2;
     }
-    Schedule { steps: shown.steps, broken: vec![property], ..schedule }
+    shown
 }
 
 /// Steps that break a property, all of them possible.
