@@ -4,7 +4,6 @@
 mod test;
 
 use std::{
-    fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -20,16 +19,19 @@ use system::{
 
 use self::test::TestArgs;
 use crate::{
+    blocking::BlockingArgs,
     checker::{
-        Results, Validity,
+        Validity,
         command::{
             self, CheckArgs, CommandError, ExportArgs, GenerateArgs, ReplayArgs, VerifyArgs,
         },
         linearizability::Limits,
     },
-    history,
     model::{self, command::ModelArgs},
-    report::summary::Tally,
+    report::{
+        self,
+        inspect::{InspectArgs, InspectError, inspect},
+    },
     rules::{self, RulesArgs},
     runner::{
         follow_signals,
@@ -38,6 +40,7 @@ use crate::{
     schedule::{self, Schedule},
     sim::{self, command::SimArgs},
     systems::Break,
+    web::{ServeArgs, ServeError, serve},
 };
 
 /// How a command ends, as its exit status.
@@ -118,7 +121,8 @@ Exit status:
 
 A run lies in STORE/<system>-<faults>/<UTC time>/: history.jsonl (what the clients and the nemesis
 did, an event a line), test.json (every option, and the command that repeats it), final.json (what
-every replica held at the end), results.json (what each check found) and nodes/<name>/ (journal
+every replica held at the end), results.json (what each check found), report.html (all of it to look
+at, and its plots as .svg) and nodes/<name>/ (journal
 and log). STORE/latest leads to the last one.
 
 Nodes keep their data in a directory of the run's own under $TMPDIR, which is removed at the end;
@@ -132,7 +136,9 @@ Examples:
   harness --faults kill-master,pause-replica --time-limit 60s --concurrency 20
   harness --faults all --seed 7 --test-count 20
   harness --faults replica-uncertainty --break relock-on-recovery
-  harness check histories/latest";
+  harness check histories/latest
+  harness inspect --key k3 --from 1.5s --to 2s
+  harness serve";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -165,11 +171,12 @@ enum Command {
     /// Break every rule of the protocol in turn, and see who notices.
     Rules(RulesArgs),
     /// Show what happened in a recorded run, and what its checks found.
-    Inspect {
-        /// The run directory.
-        #[arg(value_name = "PATH", default_value = "histories/latest")]
-        path: PathBuf,
-    },
+    Inspect(InspectArgs),
+    /// Measure how long keys stay locked with the master gone, with the replicas asking each other
+    /// and without.
+    Blocking(BlockingArgs),
+    /// Serve the recorded runs as web pages.
+    Serve(ServeArgs),
     /// Run a node: what a test run starts its nodes by.
     #[command(subcommand, hide = true)]
     Node(Role),
@@ -226,7 +233,9 @@ pub fn main() -> ExitCode {
         Command::Model(args) => explored(model::command::run(&args)),
         Command::Sim(args) => explored(sim::command::run(&args, &mut io::stdout().lock())),
         Command::Rules(args) => explored(rules::run(&args, &mut io::stdout().lock())),
-        Command::Inspect { path } => inspect(&path),
+        Command::Inspect(args) => shown(&args),
+        Command::Blocking(args) => test::blocked(&args),
+        Command::Serve(args) => served(&args),
         Command::Node(Role::Master(args)) => {
             let syncs = args.syncs();
             return args.node.run_with(syncs);
@@ -310,7 +319,8 @@ fn force(args: &ReplayArgs, store: &Path) -> Result<Exit, Problem> {
         written?;
         writeln!(out, "{} steps, {not} of them not forced", schedule.steps.len())?;
         let results = command::judge(&made.directory, &Limits::default());
-        let results = results.map_err(Problem::failed)?;
+        let (run, results) = results.map_err(Problem::failed)?;
+        report::write(&made.directory, &run, &results).map_err(Problem::failed)?;
         command::say(&results, &made.directory, &mut out)?;
         verdict = verdict.max(results.verdict);
     }
@@ -341,36 +351,24 @@ impl From<Validity> for Exit {
     }
 }
 
-/// Shows a recorded run. What its checks found is read, not found again.
-fn inspect(directory: &Path) -> Result<Exit, Problem> {
-    let read = |name: &str| {
-        let path = directory.join(name);
-        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        Ok::<_, anyhow::Error>((path, text))
-    };
-    let (path, text) = read("test.json").map_err(Problem::arguments)?;
-    let test: serde_json::Value = serde_json::from_str(&text)
-        .with_context(|| path.display().to_string())
-        .map_err(Problem::arguments)?;
-    let history = history::read(&directory.join("history.jsonl")).map_err(Problem::arguments)?;
-    let mut out = io::stdout().lock();
-    for (title, field) in [("Started", "started"), ("Again with", "command")] {
-        if let Some(text) = test.get(field).and_then(serde_json::Value::as_str) {
-            writeln!(out, "{title}: {text}")?;
-        }
+/// Shows a recorded run, in colours if there is a terminal.
+fn shown(args: &InspectArgs) -> Result<Exit, Problem> {
+    match inspect(args, &mut anstream::stdout().lock()) {
+        Ok(verdict) => Ok(verdict.into()),
+        Err(InspectError::Write(error)) => Err(error.into()),
+        Err(error) => Err(Problem::arguments(error)),
     }
-    write!(out, "{}", Tally::of(&history.events))?;
-    if history.torn {
-        writeln!(out, "The history breaks off: the harness was killed.")?;
+}
+
+/// Serves recorded runs until somebody wants an end.
+fn served(args: &ServeArgs) -> Result<Exit, Problem> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Problem::failed)?;
+    match runtime.block_on(serve(args)) {
+        Ok(()) => Ok(Exit::Valid),
+        Err(error @ ServeError::Ended(_)) => Err(Problem::failed(error)),
+        Err(error) => Err(Problem::arguments(error)),
     }
-    if !directory.join("results.json").exists() {
-        writeln!(out, "unknown: {}: not judged yet: harness check does it", directory.display())?;
-        return Ok(Exit::Unknown);
-    }
-    let (path, text) = read("results.json").map_err(Problem::arguments)?;
-    let results: Results = serde_json::from_str(&text)
-        .with_context(|| path.display().to_string())
-        .map_err(Problem::arguments)?;
-    command::say(&results, directory, &mut out)?;
-    Ok(results.verdict.into())
 }

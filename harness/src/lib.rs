@@ -1,5 +1,6 @@
 //! The harness: runs a system, breaks it on purpose, records what its clients saw, and judges it.
 
+pub mod blocking;
 pub mod checker;
 pub mod cli;
 pub mod disk;
@@ -15,3 +16,4 @@ pub mod schedule;
 pub mod sim;
 pub mod supervisor;
 pub mod systems;
+pub mod web;

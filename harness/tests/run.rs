@@ -333,7 +333,7 @@ fn skipped_syncs_are_caught_by_a_loss_of_power_and_by_no_kill() {
         let caught = (3..6).any(|seed| {
             let place = Place::new();
             let run =
-                format!("--break {broken} --faults power-loss --time-limit 20s --seed {seed}");
+                format!("--break {broken} --faults power-loss --time-limit 10s --seed {seed}");
             let (status, said) = place.run(&run);
             assert!(matches!(status, Some(0 | 1)), "{said}");
             status == Some(1)

@@ -11,7 +11,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::protocol::{Node, Timing};
+use crate::protocol::{Node, Replicas, Timing};
 
 /// The longest period that can be configured: one day.
 const PERIOD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -216,8 +216,9 @@ impl Cluster {
         if self.name.is_empty() || self.name.len() > 64 {
             return Err("cluster: want a name of 1 to 64 bytes".into());
         }
-        if self.replicas.is_empty() || self.replicas.len() > usize::from(u8::MAX) {
-            return Err(format!("replicas: want 1 to 255, not {}", self.replicas.len()));
+        let most = Replicas::MAX;
+        if self.replicas.is_empty() || self.replicas.len() > usize::from(most) {
+            return Err(format!("replicas: want 1 to {most}, not {}", self.replicas.len()));
         }
         let mut taken = BTreeSet::from([&self.master]);
         if let Some(twice) = self.replicas.iter().find(|address| !taken.insert(address)) {
@@ -244,8 +245,9 @@ impl Cluster {
                 return Err(format!("{name}: want {least} to {most} ms"));
             }
         }
-        if self.timing.silent_heartbeats == 0 {
-            return Err("timing.silent_heartbeats: want at least 1".into());
+        // With one, every replica would be silent at the very heartbeat that asks it to speak.
+        if self.timing.silent_heartbeats < 2 {
+            return Err("timing.silent_heartbeats: want at least 2".into());
         }
         if self.node.calls == 0 || self.node.calls > 1 << 20 {
             return Err("node.calls: want 1 to 1048576".into());

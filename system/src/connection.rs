@@ -9,10 +9,12 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tonic::body::Body;
 
@@ -25,6 +27,26 @@ use crate::{
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// The same for all streams of a connection together.
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// The kernel asks an idle connection's other side whether it still is there after this, and again
+/// after as long, so many times in vain until the connection has ended. A process that lies still
+/// is no such case: its kernel answers for it. A host that lost its power says nothing when it
+/// comes back, and this side would wait for ever.
+const KEEPALIVE: Duration = Duration::from_secs(1);
+const KEEPALIVE_PROBES: u32 = 4;
+/// What was sent and has not reached the other side's kernel for so long has a dead connection.
+const UNHEARD_MAX: Duration = Duration::from_secs(5);
+
+/// Sets up the socket of a connection, on either side of it: small messages leave at once, and a
+/// host that is gone is noticed.
+pub(crate) fn set_up(stream: &TcpStream) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+    socket.set_tcp_keepalive(&keepalive.with_retries(KEEPALIVE_PROBES))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNHEARD_MAX))?;
+    stream.set_nodelay(true)
+}
 
 /// A live connection. Clones share it.
 #[derive(Clone, Debug)]
@@ -45,7 +67,7 @@ impl Connection {
             .build()
             .map_err(io::Error::other)?;
         let stream = TcpStream::connect(address.as_str()).await?;
-        stream.set_nodelay(true)?;
+        set_up(&stream)?;
         let stream = Metered::client(stream);
         let meter = stream.meter();
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())

@@ -25,11 +25,14 @@ use super::{
     replay::{Difference, Replay, ReplayError, replay as replay_journal},
 };
 
-use crate::history::{
-    ReadError,
-    export::{self, ExportError, Target},
-    formats::Format,
-    synthetic::{self, Options, Plant},
+use crate::{
+    history::{
+        ReadError,
+        export::{self, ExportError, Target},
+        formats::Format,
+        synthetic::{self, Options, Plant},
+    },
+    report,
 };
 
 /// What a configuration of the checker takes at most, about, in bytes: measured.
@@ -263,7 +266,8 @@ pub enum CommandError {
 }
 
 /// Judges each run again and decides each file, says what was found, and returns the worst verdict.
-/// `results.json` of a run is written anew. Several files are decided side by side, and have a line
+/// `results.json` and the page of a run are
+/// written anew. Several files are decided side by side, and have a line
 /// each and a total.
 ///
 /// # Errors
@@ -276,7 +280,8 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, Command
         return Err(CommandError::Arguments("--certify goes with one PATH"));
     }
     for path in runs {
-        let results = judge(path, &args.limits())?;
+        let (run, results) = judge(path, &args.limits())?;
+        report::write(path, &run, &results)?;
         worst = worst.max(results.verdict);
         if args.json {
             serde_json::to_writer(&mut *out, &results).map_err(io::Error::from)?;
@@ -395,7 +400,7 @@ fn say_file(report: &FileReport, out: &mut impl Write) -> io::Result<()> {
 ///
 /// # Errors
 /// The record cannot be read, or the results cannot be written.
-pub fn judge(directory: &Path, limits: &Limits) -> Result<Results, CommandError> {
+pub fn judge(directory: &Path, limits: &Limits) -> Result<(Run, Results), CommandError> {
     if !directory.join("history.jsonl").exists() {
         let reason = "no run directory: it has no history.jsonl";
         return Err(CommandError::Nothing { path: directory.to_owned(), reason });
@@ -406,7 +411,7 @@ pub fn judge(directory: &Path, limits: &Limits) -> Result<Results, CommandError>
     text.push('\n');
     let path = directory.join("results.json");
     fs::write(&path, text).map_err(|source| LoadError::File { path, source })?;
-    Ok(results)
+    Ok((run, results))
 }
 
 /// Says what was found: a line for each check, a sentence for each violation and each doubt, and

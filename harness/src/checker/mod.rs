@@ -46,6 +46,7 @@ mod verdict;
 pub use linearizability::{
     Ask, Counterexample, End, Keys, Limits, Nonsense, Spec, Verdict, check_keys,
 };
+pub(crate) use run::read_json;
 pub use run::{Final, FinalReplica, LoadError, Run, Setup, find_journals};
 pub use verdict::{Judgement, Results, Validity};
 

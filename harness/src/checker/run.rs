@@ -106,9 +106,9 @@ impl Run {
         let path = directory.join("history.jsonl");
         let history::Whole { events, torn } = history::read(&path)?;
         let operations = history::pair(&events).map_err(|error| LoadError::Pair { path, error })?;
-        let setup: Setup = json(&directory.join("test.json"))?;
+        let setup: Setup = read_json(&directory.join("test.json"))?;
         let path = directory.join("final.json");
-        let remained = if path.exists() { Some(json(&path)?) } else { None };
+        let remained = if path.exists() { Some(read_json(&path)?) } else { None };
         let journals = find_journals(directory)?;
         let evidence = Evidence::read(&journals, setup.replicas, setup.clock_origin)
             .map_err(|source| LoadError::File { path: directory.join("nodes"), source })?;
@@ -144,7 +144,7 @@ pub fn find_journals(directory: &Path) -> Result<BTreeMap<Node, PathBuf>, LoadEr
 }
 
 /// Reads a file that holds one JSON value.
-fn json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, LoadError> {
+pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, LoadError> {
     let file = |source| LoadError::File { path: path.to_owned(), source };
     let text = fs::read_to_string(path).map_err(file)?;
     serde_json::from_str(&text)

@@ -3,25 +3,26 @@
 use std::{
     fs,
     io::{self, IsTerminal as _, Write as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use clap::{Args, builder::RangedU64ValueParser};
 use indicatif::ProgressBar;
+use tokio::{runtime::Runtime, sync::watch};
 
 use super::{Exit, Problem};
 use crate::{
+    blocking::{BlockingArgs, blocking},
     checker::{Results, Validity, command, linearizability::Limits},
     disk,
     generator::{Mix, run_seeds},
-    history,
     nemesis::{
         Faults,
         matrix::{Coverage, Part},
     },
-    report::summary::Tally,
+    report::{self, summary::Tally},
     runner::{self, Made, Options, Timings, follow_signals, parse_duration},
     systems::{Break, twopc::find_programs},
 };
@@ -141,6 +142,7 @@ impl TestArgs {
             relay: self.relay,
             lie: self.lie,
             schedule: None,
+            script: None,
         }
     }
 }
@@ -156,13 +158,7 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
         )));
     }
     let (faults, disks) = with_disks(&args.faults)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no runtime")))?;
-    let interrupt = runtime
-        .block_on(async { follow_signals() })
-        .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no signals")))?;
+    let (runtime, interrupt) = runtime()?;
     let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
     let mut last = None;
     let mut coverage = Coverage::default();
@@ -215,6 +211,27 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
     Ok(Exit::Valid)
 }
 
+/// Measures how long keys stay locked with the master gone.
+pub(super) fn blocked(args: &BlockingArgs) -> Result<Exit, Problem> {
+    let (runtime, interrupt) = runtime()?;
+    match runtime.block_on(blocking(args, interrupt, &mut io::stdout().lock())) {
+        Ok(verdict) => Ok(verdict.into()),
+        Err(error) => Err(Problem::failed(error)),
+    }
+}
+
+/// What runs are made on, and what turns true when somebody wants an end.
+fn runtime() -> Result<(Runtime, watch::Receiver<bool>), Problem> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no runtime")))?;
+    let interrupt = runtime
+        .block_on(async { follow_signals() })
+        .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no signals")))?;
+    Ok((runtime, interrupt))
+}
+
 /// The faults that can be done here, and whether disks that lose power are there for them. Without
 /// such disks a loss of power that was asked for by name is a mistake; what else asks for it goes
 /// without, and says so.
@@ -253,14 +270,11 @@ fn judge(made: Made) -> Result<Judged, Problem> {
         bar
     });
     // What this harness has just written it can read; if not, it has failed.
-    let results = command::judge(&made.directory, &Limits::default()).map_err(Problem::failed)?;
-    let history = history::read(&history_of(&made.directory)).map_err(Problem::failed)?;
+    let (run, results) =
+        command::judge(&made.directory, &Limits::default()).map_err(Problem::failed)?;
+    report::write(&made.directory, &run, &results).map_err(Problem::failed)?;
     if let Some(bar) = checking {
         bar.finish_and_clear();
     }
-    Ok(Judged { made, tally: Tally::of(&history.events), results })
-}
-
-fn history_of(directory: &Path) -> PathBuf {
-    directory.join("history.jsonl")
+    Ok(Judged { made, tally: Tally::of(&run.events), results })
 }

@@ -80,11 +80,14 @@ enum Held {
 /// Tells the kernel how a request ended; false means that it failed for want of power.
 pub(super) type Answer = Box<dyn FnOnce(bool) + Send>;
 
+/// What a request does, if there is power to do it with, and how it is answered.
+pub(super) type Deed = Box<dyn FnOnce(Option<&mut Medium>) -> Answer + Send>;
+
 /// Something that changes the disk.
 pub(super) struct Request {
     pub(super) what: What,
     /// Does it, or not if there is no power to do it with.
-    pub(super) deed: Box<dyn FnOnce(Option<&mut Medium>) -> Answer + Send>,
+    pub(super) deed: Deed,
 }
 
 /// What of a request points are about.

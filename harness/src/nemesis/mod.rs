@@ -389,6 +389,14 @@ pub struct Strike {
 
 impl Strike {
     /// A strike with nothing beside it.
+    /// The master stops itself at this point of the window of uncertainty, and this is then done
+    /// to it.
+    #[must_use]
+    pub fn in_the_window(point: String, calm: Duration, harm: Harm) -> Self {
+        let trigger = Trigger::Point(point);
+        Strike::of(FaultName::MasterUncertainty, calm, Node::Master, trigger, harm)
+    }
+
     fn of(fault: FaultName, calm: Duration, victim: Node, trigger: Trigger, harm: Harm) -> Self {
         let (bait, hasty) = (Bait::Load, false);
         Strike { fault, calm, victim, trigger, bait, harm, meanwhile: None, then: None, hasty }
@@ -402,6 +410,20 @@ trait Fault: Send {
 
     /// Takes note of whether the last strike has found its mark.
     fn report(&mut self, _struck: bool) {}
+}
+
+/// Strikes that are known beforehand.
+struct Script {
+    strikes: Vec<Strike>,
+    at: usize,
+}
+
+impl Fault for Script {
+    fn next(&mut self, _rng: &mut ChaCha8Rng) -> Strike {
+        let strike = self.strikes[self.at % self.strikes.len()].clone();
+        self.at += 1;
+        strike
+    }
 }
 
 /// The faults of one hand of a run, in rounds: each strikes once in a round, in seeded order. If
@@ -487,6 +509,19 @@ impl Schedule {
         let round = (!faults.is_empty()).then(|| Deck::new((0..faults.len()).collect()))?;
         let (again, struck) = (Vec::new(), BTreeSet::new());
         Some(Schedule { faults, names, round, quick, again, struck, doubling, rng })
+    }
+
+    /// These strikes, one after the other, and again from the first.
+    ///
+    /// # Panics
+    /// If there are none.
+    #[must_use]
+    pub fn scripted(strikes: Vec<Strike>, rng: ChaCha8Rng) -> Self {
+        let names = vec![strikes.first().expect("a script has a strike").fault];
+        let faults: Vec<Box<dyn Fault>> = vec![Box::new(Script { strikes, at: 0 })];
+        let (round, doubling) = (Deck::new(vec![0]), None);
+        let (again, struck) = (Vec::new(), BTreeSet::new());
+        Schedule { faults, names, round, quick: 0, again, struck, doubling, rng }
     }
 
     /// Takes note of whether a strike of this fault has found its mark. A fault that has never

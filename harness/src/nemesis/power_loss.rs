@@ -70,8 +70,9 @@ impl Fault for PowerLoss {
         let mut moment = self.moments.deal(rng);
         let mut in_part = self.in_part.deal(rng);
         if !self.struck {
-            // However short the run, something is lost: what a commit has written and not synced.
-            let point = "replica:before-disk-sync:data".to_owned();
+            // However short the run, something is lost: what a commit has written and not synced. A
+            // store that never syncs comes there, too.
+            let point = "replica:after-disk-write:meta".to_owned();
             (moment, in_part) = (Moment::Point(Role::Replica, point), false);
         }
         let master = match &moment {

@@ -175,6 +175,7 @@ impl Bench<'_> {
             lie: false,
             schedule: None,
             fail_fast: true,
+            script: None,
         }
     }
 
@@ -200,7 +201,7 @@ impl Bench<'_> {
                 let options = Options { seed, ..options.clone() };
                 let made =
                     self.runtime.block_on(runner::run(&options, self.interrupt.clone(), true))?;
-                let results = judge(&made.directory, &Limits::default())?;
+                let (_, results) = judge(&made.directory, &Limits::default())?;
                 match results.verdict {
                     Validity::Valid => remove(made.directory)?,
                     Validity::Unknown => score.unknown += 1,

@@ -117,6 +117,7 @@ pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<Optio
         lie: false,
         schedule: Some(path.to_owned()),
         fail_fast: false,
+        script: None,
     })
 }
 

@@ -297,7 +297,13 @@ async fn load(
         let schedule = Schedule::new(&options.faults, options.replicas, means, hand, rng);
         schedule.map(|schedule| (hand, schedule))
     });
-    let hands: Vec<_> = hands.into_iter().flatten().collect();
+    let hands: Vec<_> = match &options.script {
+        Some(script) => {
+            let rng = nemesis_rng(options.seed);
+            vec![(Hand::Nodes, Schedule::scripted(script.clone(), rng))]
+        }
+        None => hands.into_iter().flatten().collect(),
+    };
     let alone = hands.len() == 1;
     let hands: Vec<_> = hands
         .into_iter()

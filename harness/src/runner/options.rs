@@ -9,7 +9,7 @@ use system::config;
 use super::worker::{GET_TIMEOUT, WRITE_TIMEOUT};
 use crate::{
     generator::Mix,
-    nemesis::{Faults, matrix::Part},
+    nemesis::{Faults, Strike, matrix::Part},
     systems::Break,
 };
 
@@ -57,6 +57,8 @@ pub struct Options {
     pub lie: bool,
     /// The schedule that is forced, instead of load and faults.
     pub schedule: Option<PathBuf>,
+    /// These strikes, instead of what the seed draws of the faults.
+    pub script: Option<Vec<Strike>>,
 }
 
 /// Entries of the configuration's `[timing]`.
@@ -179,6 +181,7 @@ impl Options {
             "seed": self.seed,
             "system": self.system,
             "system_bin": self.system_bin,
+            "script": self.script.as_ref().map(Vec::len),
             "broken": self.broken.iter().map(|rule| rule.name()).collect::<Vec<_>>(),
             "fail_fast": self.fail_fast,
             "timing": self.timing.to_string(),

@@ -325,3 +325,22 @@ fn compare_and_swap() {
 fn appends() {
     fuzz(histories::with_appends, true);
 }
+
+/// Of two equal appends under way the one that returns first is to be buried under a put, so that
+/// the other can be seen: found by a long run, and too rare for a short one.
+#[test]
+fn an_append_is_buried_and_its_equal_is_seen() {
+    let observed = [
+        (0, 6, Step::Append(1)),
+        (1, 2, Step::Write(2)),
+        (3, 8, Step::Append(1)),
+        (4, 5, Step::Read(9)),
+        (9, 13, Step::Read(39)),
+        (10, 11, Step::Append(3)),
+    ];
+    let observed = observed.map(|(invoked, returned, step)| Observed {
+        op: Operation { invoked, returned, step },
+        silent: false,
+    });
+    assert_eq!(judge(&observed, true), Ok(true));
+}

@@ -1,7 +1,8 @@
-//! Every check finds the invalid run of its pair invalid and the valid one valid. The runs lie in
-//! `histories/golden/`, each with its expected verdict beside it in `verdict.json`.
+//! Every check finds the invalid run of its pair invalid and the valid one valid: the records made by
+//! hand in `histories/golden/checks`, and the runs of real processes that are kept beside them, each
+//! with its expected verdict in `verdict.json`.
 //!
-//! `cargo test -p harness --test golden -- --ignored` writes them anew from `runs.rs`.
+//! `cargo test -p harness --test golden -- --ignored` writes the former anew from `runs.rs`.
 
 mod cluster;
 mod runs;
@@ -32,20 +33,28 @@ fn directory() -> PathBuf {
 
 #[test]
 fn golden_runs_are_judged_as_they_should_be() {
-    let mut names: Vec<_> = fs::read_dir(directory())
-        .expect("the golden runs are kept")
-        .map(|entry| entry.expect("it can be listed").path())
-        .filter(|path| path.join("verdict.json").exists())
-        .collect();
-    names.sort();
-    assert!(names.len() >= 16, "a pair for each check, not {names:?}");
-    for path in names {
+    let [made, valid, caught] = ["checks", "valid", "caught"].map(kept);
+    assert!(made.len() >= 16, "a pair for each check, not {made:?}");
+    assert!(valid.len() >= 8, "one for each set of faults, not {valid:?}");
+    assert!(caught.len() >= 8, "one for each rule that runs of processes expose, not {caught:?}");
+    for path in made.into_iter().chain(valid).chain(caught) {
         let text = fs::read_to_string(path.join("verdict.json")).expect("it is there");
         let expected: Expected = serde_json::from_str(&text).expect("written by this test");
         let run = Run::load(&path).unwrap_or_else(|error| panic!("{error}"));
         let results = check(&run, &Limits::default());
         agree(&path, &expected, &results);
     }
+}
+
+/// The kept runs of one kind.
+fn kept(kind: &str) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(directory().join(kind))
+        .expect("the golden runs are kept")
+        .map(|entry| entry.expect("it can be listed").path())
+        .filter(|path| path.join("verdict.json").exists())
+        .collect();
+    paths.sort();
+    paths
 }
 
 fn agree(path: &Path, expected: &Expected, results: &Results) {
@@ -63,7 +72,7 @@ fn agree(path: &Path, expected: &Expected, results: &Results) {
 #[ignore = "writes histories/golden anew"]
 fn write() {
     for (name, expected, files) in runs::all() {
-        let path = directory().join(name);
+        let path = directory().join("checks").join(name);
         if path.exists() {
             fs::remove_dir_all(&path).expect("it may be written");
         }

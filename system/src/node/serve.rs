@@ -23,6 +23,7 @@ use proto::v1::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
 };
@@ -37,7 +38,7 @@ use super::peers::Peers;
 use crate::{
     answer::{self, ReasonKind},
     config::NodeLimits,
-    connection::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
+    connection::{self, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
     meter::{Meter, Metered},
     protocol::{self, Outcome, Write},
     store::{Entries, Limits, StoreError},
@@ -49,6 +50,11 @@ use crate::{
 const REQUEST_SLACK_BYTES: usize = 16 << 20;
 /// A part of a dump is sent when it has grown to this.
 const DUMP_PART_BYTES: usize = 256 << 10;
+/// So many dumps at once. Each keeps what it reads from being reused while it lasts, and takes one
+/// of the store's places for readers.
+const DUMPS_MAX: usize = 4;
+/// A dump whose receiver takes nothing for so long is broken off.
+const DUMP_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client's call, on its way to the event loop.
 #[derive(Debug)]
@@ -97,11 +103,12 @@ pub(super) async fn serve(
     let peer = (!is_master).then(|| {
         PeerServer::new(PeerDesk(desk.peers.clone())).max_decoding_message_size(usize::MAX)
     });
+    let inspect = InspectDesk { desk, dumps: Arc::new(Semaphore::new(DUMPS_MAX)) };
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let reflection = reflection.build_v1().expect("the descriptors are those that were compiled");
-    let rest = Routes::new(InspectServer::new(InspectDesk(desk)))
+    let rest = Routes::new(InspectServer::new(inspect))
         .add_service(health)
         .add_service(reflection)
         .prepare();
@@ -223,7 +230,7 @@ impl Health {
 async fn accept(listener: &TcpListener) -> Metered<TcpStream> {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => match stream.set_nodelay(true) {
+            Ok((stream, _)) => match connection::set_up(&stream) {
                 Ok(()) => return Metered::server(stream),
                 Err(error) => tracing::debug!("a connection is gone already: {error}"),
             },
@@ -382,13 +389,16 @@ impl Peer for PeerDesk {
     }
 }
 
-struct InspectDesk(Arc<Desk>);
+struct InspectDesk {
+    desk: Arc<Desk>,
+    dumps: Arc<Semaphore>,
+}
 
 impl InspectDesk {
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Status> {
         let gone = || Status::unavailable("the node is about to end");
         let (reply, answer) = oneshot::channel();
-        self.0.questions.send(ask(reply)).await.map_err(|_| gone())?;
+        self.desk.questions.send(ask(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
     }
 }
@@ -406,7 +416,7 @@ impl Inspect for InspectDesk {
         });
         Ok(Response::new(pb::StatusResponse {
             node: wire::node_to_wire(status.node),
-            cluster: self.0.cluster.clone(),
+            cluster: self.desk.cluster.clone(),
             epoch: status.epoch,
             boot: status.boot,
             floor: Some(wire::txn_to_wire(status.floor)),
@@ -422,24 +432,33 @@ impl Inspect for InspectDesk {
         &self,
         _: Request<pb::DumpRequest>,
     ) -> Result<Response<Self::DumpStream>, Status> {
+        let place = self.dumps.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{DUMPS_MAX} dumps are under way: try later"))
+        })?;
         let entries = self.ask(Question::Dump).await?.map_err(internal)?;
         let (parts, answer) = mpsc::channel(4);
+        let runtime = Handle::current();
         // Reads the disk: not in the event loop's thread.
-        tokio::task::spawn_blocking(move || dump(entries, &parts));
+        tokio::task::spawn_blocking(move || {
+            dump(entries, |part| {
+                let sent = parts.send_timeout(part, DUMP_PATIENCE);
+                runtime.block_on(sent).is_ok()
+            });
+            drop(place);
+        });
         Ok(Response::new(ReceiverStream::new(answer)))
     }
 }
 
-/// Sends entries in parts, until the receiver goes away.
-fn dump(entries: Entries, parts: &mpsc::Sender<Result<pb::DumpResponse, Status>>) {
+/// Sends entries in parts, until one is not taken.
+fn dump(entries: Entries, send: impl Fn(Result<pb::DumpResponse, Status>) -> bool) {
     let mut part = pb::DumpResponse::default();
     let mut bytes = 0;
     for entry in entries {
         let (key, version, value) = match entry {
             Ok(entry) => entry,
             Err(error) => {
-                // Nobody may be listening, which is no matter.
-                let _ = parts.blocking_send(Err(internal(error)));
+                send(Err(internal(error)));
                 return;
             }
         };
@@ -447,13 +466,13 @@ fn dump(entries: Entries, parts: &mpsc::Sender<Result<pb::DumpResponse, Status>>
         let found = wire::found_to_wire(Some((version, value)));
         part.entries.push(pb::Entry { key: wire::blob_to_wire(key), found });
         if bytes >= DUMP_PART_BYTES {
-            if parts.blocking_send(Ok(std::mem::take(&mut part))).is_err() {
+            if !send(Ok(std::mem::take(&mut part))) {
                 return;
             }
             bytes = 0;
         }
     }
-    let _ = parts.blocking_send(Ok(part));
+    send(Ok(part));
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]

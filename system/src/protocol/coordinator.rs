@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::{
     AbortReason, Body, CallId, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message,
     NoReason, Node, Outcome, ReadId, Record, Replicas, Request, Rule, Status, StoreId, TimerId,
-    Timing, TxnId, Value, Version, Write,
+    Timing, TxnId, Value, Version, Write, record,
 };
 
 /// Doublings of the wait between repeats of a decision.
@@ -258,14 +258,15 @@ impl Coordinator {
             return Ok(());
         }
         let Config { store, replicas, bootstrap, .. } = self.config;
+        match record::owner(records, store)? {
+            None | Some(Node::Master) => {}
+            Some(node) => {
+                return Err(format!("this store belongs to {node}; it cannot serve the master"));
+            }
+        }
         let mut empty = true;
         for record in records {
             match record {
-                Record::Member { node, store: id } if *id == store && *node != Node::Master => {
-                    return Err(format!(
-                        "this store belongs to {node}; it cannot serve the master"
-                    ));
-                }
                 Record::Epoch { replicas: recorded, .. } if *recorded != replicas => {
                     return Err(format!(
                         "the cluster was made with {recorded} replicas and the configuration \
@@ -528,7 +529,7 @@ impl Coordinator {
 
     fn heard(&mut self, slot: u8, message: Message, effects: &mut Vec<Effect>) {
         let Message { store, epoch, body, .. } = message;
-        if !self.admit(slot, store, &body, effects) {
+        if !self.admit(slot, store, epoch, &body, effects) {
             return;
         }
         if epoch > self.epoch {
@@ -573,7 +574,14 @@ impl Coordinator {
 
     /// Whether the sender is the replica that it says it is. A replica met for the first time is
     /// admitted with its handshake, by a master that may begin a membership.
-    fn admit(&mut self, slot: u8, id: StoreId, body: &Body, effects: &mut Vec<Effect>) -> bool {
+    fn admit(
+        &mut self,
+        slot: u8,
+        id: StoreId,
+        epoch: u64,
+        body: &Body,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
         let Some(member) = usize::from(slot).checked_sub(1).and_then(|n| self.members.get_mut(n))
         else {
             return false;
@@ -585,6 +593,10 @@ impl Coordinator {
             None if !self.config.bootstrap => {
                 "not a member yet; if the cluster is new, start the master with --bootstrap"
                     .to_owned()
+            }
+            // No replica of this cluster that has not been met yet has promised more than this epoch.
+            None if epoch > self.epoch => {
+                format!("it obeys a master of epoch {epoch}: it is of another, older cluster")
             }
             Some(_) => return true,
             None => {

@@ -18,7 +18,7 @@ use std::{
 
 use super::{
     Body, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message, NoReason, Node,
-    PeerKnowledge, ReadId, Record, Replicas, Rule, Status, StoreId, TimerId, TxnId, Write,
+    PeerKnowledge, ReadId, Record, Replicas, Rule, Status, StoreId, TimerId, TxnId, Write, record,
 };
 
 /// The participant of one replica.
@@ -125,11 +125,11 @@ impl Participant {
             parked: VecDeque::new(),
             config,
         };
-        this.replay(records);
         if let Err(why) = this.check_identity(records) {
             this.halt(HaltKind::Refused, why, &mut effects);
             return (this, effects);
         }
+        this.replay(records);
         if this.boot == 0 {
             let member = Record::Member { node: this.config.node, store: this.config.store };
             this.append(member, &mut effects);
@@ -268,15 +268,14 @@ impl Participant {
             return Ok(());
         }
         let Config { node, store, bootstrap, .. } = self.config;
-        for record in records {
-            if let Record::Member { node: owner, store: id } = record
-                && *id == store
-                && *owner != node
-            {
+        match record::owner(records, store)? {
+            Some(owner) if owner != node => {
                 return Err(format!("this store belongs to {owner}; it cannot serve as {node}"));
             }
+            _ => {}
         }
-        if self.boot == 0 && !bootstrap {
+        let started = records.iter().any(|record| matches!(record, Record::Boot { .. }));
+        if !started && !bootstrap {
             return Err(format!(
                 "the store of {node} is empty; if the cluster is new, start it with --bootstrap; \
                  if it is not, this replica's data is lost and it must not rejoin empty"

@@ -76,6 +76,21 @@ pub enum Record {
     },
 }
 
+/// Whose store this is, by its records; none if it is empty.
+///
+/// # Errors
+/// It holds records, and none of them says whose they are: no node of a cluster has written it.
+pub(super) fn owner(records: &[Record], store: StoreId) -> Result<Option<Node>, String> {
+    let own = records.iter().find_map(|record| match record {
+        Record::Member { node, store: id } if *id == store => Some(*node),
+        _ => None,
+    });
+    if own.is_none() && !records.is_empty() {
+        return Err("this store has been used by something else than a node of a cluster".into());
+    }
+    Ok(own)
+}
+
 impl Record {
     /// The record's name, as crash points and reports use it.
     #[must_use]

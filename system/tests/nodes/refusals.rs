@@ -1,11 +1,12 @@
 //! Nodes that must not run, and requests that must not be taken.
 
-use std::process::Stdio;
+use std::{process::Stdio, time::Instant};
 
+use futures::StreamExt as _;
 use nix::sys::signal::Signal;
 use proto::v1::{self as pb, kv_client::KvClient};
 use system::{
-    client::{ReasonKind, WriteOutcome},
+    client::{Inspector, ReasonKind, WriteOutcome},
     protocol::Node,
 };
 use tonic::{Code, Status};
@@ -16,7 +17,7 @@ use tonic_reflection::pb::v1::{
 };
 use tonic_types::StatusExt as _;
 
-use crate::support::{Cluster, PATIENT, WATCHFUL, text, within};
+use crate::support::{Cluster, PATIENCE, PATIENT, WATCHFUL, text, within};
 
 const MASTER: Node = Node::Master;
 const R1: Node = Node::Replica(1);
@@ -51,6 +52,63 @@ async fn one_process_has_the_store_at_a_time() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("another process has this store open"), "{said}");
     cluster.stop(MASTER);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_serves_its_own_role() {
+    let mut cluster = Cluster::begun(1, PATIENT).await;
+    cluster.stop(MASTER);
+    cluster.stop(R1);
+    // Each on the other's directory, and both on one that is no node's.
+    let used = cluster.dir.path().join("used");
+    let options = system::store::Options { create: true, ..Default::default() };
+    let store = system::store::Database::open(&used, options).expect("an empty directory");
+    store.put(b"k", b"v").expect("it is written");
+    drop(store);
+    for (node, other) in [(MASTER, R1), (R1, MASTER)] {
+        for (dir, why) in [
+            (cluster.file(other, ""), format!("this store belongs to {other}")),
+            (used.clone(), "used by something else than a node".to_owned()),
+        ] {
+            let mut command = cluster.command_at(node, &dir);
+            let (code, said) = text(&command.arg("--bootstrap").output().expect("ends"));
+            assert_eq!(code, Some(2), "{node}: {said}");
+            assert!(said.contains(&why), "{node}: {said}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_so_many_dumps_go_on_at_once() {
+    let cluster = Cluster::begun(1, PATIENT).await;
+    let client = cluster.client();
+    for n in 0..12 {
+        let value = vec![b'v'; 1 << 20];
+        let outcome = client.put(format!("k{n}").as_str(), value).await;
+        assert!(matches!(outcome, WriteOutcome::Committed { .. }), "{outcome:?}");
+    }
+    // More than the buffers on the way hold, and nobody reads.
+    let mut held = Vec::new();
+    let refused = loop {
+        let mut inspector = Inspector::connect(cluster.address(R1)).await.expect("it listens");
+        match inspector.dump().await {
+            Ok(entries) => held.push((inspector, entries)),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert!((1..=4).contains(&held.len()), "{} dumps", held.len());
+    assert!(client.get("k0").await.expect("gets go on").is_some());
+    drop(held);
+    let deadline = Instant::now() + PATIENCE;
+    let mut inspector = Inspector::connect(cluster.address(R1)).await.expect("it listens");
+    let entries = loop {
+        match inspector.dump().await {
+            Ok(entries) => break entries,
+            Err(refused) => assert!(Instant::now() < deadline, "{refused}"),
+        }
+    };
+    assert_eq!(entries.count().await, 12);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -106,6 +106,11 @@ impl Cluster {
 
     /// The command that starts a node, without control.
     pub(crate) fn command(&self, node: Node) -> Command {
+        self.command_at(node, &self.file(node, ""))
+    }
+
+    /// The command that starts a node on a directory that need not be its own.
+    pub(crate) fn command_at(&self, node: Node, dir: &Path) -> Command {
         let mut command = match node {
             Node::Master => Command::new(env!("CARGO_BIN_EXE_master")),
             Node::Replica(slot) => {
@@ -114,7 +119,7 @@ impl Cluster {
                 command
             }
         };
-        command.arg("--config").arg(&self.config).arg("--dir").arg(self.file(node, ""));
+        command.arg("--config").arg(&self.config).arg("--dir").arg(dir);
         command.env_remove("TWOPC_LOG").env_remove("RUST_LOG");
         command
     }

@@ -10,7 +10,8 @@
 //! - A matching read takes effect at once: it changes nothing.
 //! - Equal indeterminate operations are a class with a count.
 //! - Of equal operations under way the one that returns first takes effect first; an indeterminate
-//!   one only when no equal one that returns is left.
+//!   one only when no equal one that returns is left. An append that can be buried (below) is not
+//!   equal to one that cannot: the one is easily got rid of, the other has to be seen.
 //! - *Burying*: a blind write (or append) that nobody sees may as well have happened just before a
 //!   blind write that took effect while it was under way. So no such choice is made when that
 //!   write takes effect; the configuration remembers when it last did, and a write that was
@@ -567,13 +568,16 @@ impl<'a> Frontier<'a> {
         next: &mut Kept,
     ) {
         let now = target.op.returned;
-        let mut tried: Vec<Step> = vec![target.op.step];
+        // With appends: and whether it can be buried.
+        let step = target.op.step;
+        let mut tried: Vec<(Step, bool)> = vec![(step, false), (step, true)];
         for at in 0..self.under_way.len() {
             let UnderWay { slot, place, op } = self.under_way[at];
-            if config.done.has(slot) || op.step.looks_only() || tried.contains(&op.step) {
+            let easy = matches!(op.step, Step::Append(_)) && op.invoked < config.buries;
+            if config.done.has(slot) || op.step.looks_only() || tried.contains(&(op.step, easy)) {
                 continue;
             }
-            tried.push(op.step);
+            tried.push((op.step, easy));
             let Some(mut after) = self.after(config, op.step, now) else { continue };
             if !self.visible(config, &after, op.step, now) {
                 continue;
@@ -587,7 +591,7 @@ impl<'a> Frontier<'a> {
             let step = *step;
             let used = config.used.get(class).copied().unwrap_or(0) as usize;
             let Some(&place) = members.get(used) else { continue };
-            if tried.contains(&step) {
+            if tried.iter().any(|(other, _)| *other == step) {
                 continue;
             }
             let Some(mut after) = self.after(config, step, now) else { continue };

@@ -143,10 +143,7 @@ pub fn judge(operations: &[Operation], limits: &Limits) -> Judgement {
             Verdict::Valid(_) => {}
             Verdict::Unknown(exhausted) => judgement.doubt(format!("{}: {exhausted}", key.name)),
             Verdict::Invalid(counterexample) => {
-                let explained = explain(key, &counterexample, |place| {
-                    let number = numbers[place as usize];
-                    shown(number, &operations[number as usize])
-                });
+                let explained = explained(key, &counterexample, &numbers, operations);
                 judgement.violation(explained.to_string());
             }
         }
@@ -154,6 +151,77 @@ pub fn judge(operations: &[Operation], limits: &Limits) -> Judgement {
     judgement.measure("keys", keys.keys().len());
     judgement.measure("operations", operations.len());
     judgement
+}
+
+fn explained(
+    key: &Key,
+    counterexample: &Counterexample,
+    numbers: &[u32],
+    operations: &[Operation],
+) -> Explanation {
+    explain(key, counterexample, |place| {
+        let number = numbers[place as usize];
+        shown(number, &operations[number as usize])
+    })
+}
+
+/// A key without an order, and how far it had one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// What cannot be ordered, and why.
+    pub explanation: Explanation,
+    /// The operation at whose return the order ends; by its number in the whole history, like all
+    /// operations here.
+    pub breaks_at: u32,
+    /// Up to just before that return, the operations of the key that took effect, in the order of
+    /// their linearization points: the longest prefix that has an order. Empty if finding it would
+    /// take more than the limits.
+    pub prefix: Vec<u32>,
+}
+
+/// Every key without an order, for people to look at.
+#[must_use]
+pub fn broken(operations: &[Operation], limits: &Limits) -> Vec<Broken> {
+    let Ok(keys) = keys_of(operations) else { return Vec::new() };
+    let mut all = Vec::new();
+    for KeyVerdict { key, verdict, numbers } in check_keys(&keys, limits, false) {
+        let Verdict::Invalid(counterexample) = verdict else { continue };
+        let key = &keys.keys()[key];
+        let explanation = explained(key, &counterexample, &numbers, operations);
+        let breaks_at = numbers[counterexample.breaks_at as usize];
+        let prefix = longest_prefix(operations, &key.name, breaks_at, limits);
+        all.push(Broken { explanation, breaks_at, prefix });
+    }
+    all
+}
+
+/// An order of what a key's clients had seen before an operation returned.
+fn longest_prefix(
+    operations: &[Operation],
+    key: &str,
+    breaks_at: u32,
+    limits: &Limits,
+) -> Vec<u32> {
+    let until = operations[breaks_at as usize].returned_index.unwrap_or(u64::MAX);
+    let (mut numbers, mut before) = (Vec::new(), Vec::new());
+    let of_key = (0_u32..).zip(operations).filter(|(_, op)| &*op.key == key);
+    for (number, operation) in of_key.filter(|(_, op)| op.invoked_index < until) {
+        let mut operation = operation.clone();
+        if operation.returned_index.is_some_and(|index| index >= until) {
+            operation.fate = Fate::Info;
+            (operation.returned, operation.returned_index) = (None, None);
+        }
+        numbers.push(number);
+        before.push(operation);
+    }
+    let Ok(keys) = keys_of(&before) else { return Vec::new() };
+    match check_keys(&keys, limits, true).as_slice() {
+        [KeyVerdict { verdict: Verdict::Valid(Some(order)), numbers: of_key, .. }] => {
+            let number = |place: &u32| numbers[of_key[*place as usize] as usize];
+            order.iter().map(number).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// The events of operations, sorted into keys.
@@ -226,5 +294,41 @@ impl Clock {
         }
         self.countdown = 1 << 12;
         self.start.elapsed() >= self.limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_prefix_before_the_break_has_an_order() {
+        let operation = |n: u64, f, value: Option<&str>, span: (u64, u64)| Operation {
+            process: n,
+            f,
+            key: "k".to_owned(),
+            value: value.map(str::to_owned),
+            fate: Fate::Ok,
+            version: None,
+            error: None,
+            invoked_index: span.0,
+            invoked: span.0,
+            returned: Some(span.1),
+            returned_index: Some(span.1),
+        };
+        let operations = [
+            operation(0, Function::Put, Some("a"), (0, 1)),
+            operation(1, Function::Get, None, (2, 6)),
+            operation(2, Function::Put, Some("b"), (3, 4)),
+            operation(3, Function::Get, Some("b"), (5, 7)),
+        ];
+        let broken = broken(&operations, &Limits::default());
+        let [Broken { explanation, breaks_at, prefix }] = broken.as_slice() else {
+            panic!("{broken:?}")
+        };
+        assert_eq!((explanation.key.as_str(), *breaks_at), ("k", 1));
+        // The get that never found anything may have happened at any time, or not at all.
+        let puts: Vec<_> = prefix.iter().copied().filter(|n| n % 2 == 0).collect();
+        assert_eq!(puts, [0, 2]);
     }
 }

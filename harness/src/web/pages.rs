@@ -1,0 +1,229 @@
+//! The pages of the server as HTML. Knows what is shown of a run, not where it lies.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::store::Listed;
+use crate::{
+    checker::{Judgement, Validity},
+    report::{THEME, about, cited, mark},
+};
+
+const STYLE: &str = include_str!("web.css");
+const SCRIPT: &str = include_str!("web.js");
+
+fn page(title: &str, content: &Markup) -> String {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                link rel="icon" href="data:,";
+                title { (title) }
+                style { (PreEscaped(THEME)) (PreEscaped(STYLE)) }
+            }
+            body {
+                nav { a href="/" { "All runs" } }
+                main { (content) }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    }
+    .into_string()
+}
+
+pub(super) fn nothing(why: &str) -> String {
+    page("not found", &html! { h1 { "Not found" } p { (why) } })
+}
+
+/// The verdict of a run, or why there is none.
+fn verdict(run: &Listed) -> Markup {
+    match run.verdict() {
+        Some(verdict) => html! { (mark(verdict)) (verdict) },
+        None if run.running => html! { span.mark.running aria-hidden="true" { "▸" } "running" },
+        None => html! { span.mark.none aria-hidden="true" { "–" } "not judged" },
+    }
+}
+
+fn figure(number: Option<f64>) -> String {
+    number.map_or_else(|| "–".to_owned(), |number| format!("{number:.0}"))
+}
+
+fn milliseconds(us: Option<f64>) -> String {
+    us.map_or_else(|| "–".to_owned(), |us| format!("{:.1}", us / 1000.0))
+}
+
+pub(super) fn list(runs: &[Listed]) -> String {
+    let count = |verdict| runs.iter().filter(|run| run.verdict() == Some(verdict)).count();
+    let content = html! {
+        h1 { "Runs" }
+        @if runs.is_empty() {
+            p { "There are none in this store yet. " code { "harness --faults master-uncertainty" }
+                " makes one." }
+        } @else {
+            p { (runs.len()) " runs: " (count(Validity::Valid)) " valid, "
+                (count(Validity::Invalid)) " invalid, " (count(Validity::Unknown)) " unknown." }
+            form.tools action="/compare" {
+                input type="search" name="filter" size="34" autocomplete="off" aria-label="Filter"
+                    placeholder="filter: a fault, a verdict, a seed";
+                button { "Compare the two that are marked" }
+                output name="said" {}
+            }
+            div.wide { table #runs {
+                thead { tr {
+                    th {} @for (name, class) in [("verdict", ""), ("started", ""), ("faults", ""),
+                        ("rule off", ""), ("seed", "n"), ("operations", "n"), ("seconds", "n"),
+                        ("ok a second", "n"), ("put p99, ms", "n")]
+                    { th.(class) { button type="button" { (name) } } }
+                    th {}
+                } }
+                tbody { @for run in runs { (row(run)) } }
+            } }
+        }
+    };
+    page("Runs", &content)
+}
+
+fn row(run: &Listed) -> Markup {
+    let path = run.id.path();
+    let faults = run.text("faults");
+    html! { tr {
+        td { input type="checkbox" name="run" value=(path) aria-label=(format!("compare {path}")); }
+        td.verdict { (verdict(run)) }
+        td { a href=(format!("/run/{path}/")) { (run.id.name) } }
+        td { @if faults.is_empty() { "none" } @else { (faults) } }
+        td { (run.text("broken")) }
+        td.n { (run.text("seed")) }
+        td.n { (figure(run.operations())) }
+        td.n { (figure(run.measured(&["seconds"]))) }
+        td.n { (figure(run.measured(&["ok_per_second"]))) }
+        td.n { (milliseconds(run.measured(&["latency_us", "put", "p99"]))) }
+        td { a href=(format!("/archive/{path}.tar.gz")) download { "tar.gz" } }
+    } }
+}
+
+/// Two runs side by side.
+pub(super) fn compare(a: &Listed, b: &Listed) -> String {
+    const OPTIONS: &[(&str, &str)] = &[
+        ("faults", "faults"),
+        ("rule switched off", "broken"),
+        ("seed", "seed"),
+        ("clients", "concurrency"),
+        ("keys", "keys"),
+        ("replicas", "replicas"),
+        ("mix", "mix"),
+        ("rate", "rate"),
+        ("time, ms", "time_limit_ms"),
+    ];
+    let both = [a, b];
+    let differs = |a: &str, b: &str| if a == b { "" } else { "differs" };
+    let measured: Vec<(String, [String; 2])> = [
+        ("operations".to_owned(), both.map(|run| figure(run.operations()))),
+        ("ok a second".to_owned(), both.map(|run| figure(run.measured(&["ok_per_second"])))),
+    ]
+    .into_iter()
+    .chain(["get", "put", "del"].into_iter().flat_map(|f| {
+        ["p50", "p95", "p99", "max"].map(|quantile| {
+            let of = |run: &Listed| milliseconds(run.measured(&["latency_us", f, quantile]));
+            (format!("{f} {quantile}, ms"), both.map(of))
+        })
+    }))
+    .chain(["during_faults", "between_faults"].map(|when| {
+        let share = |run: &Listed| {
+            let share = run.measured(&["availability", when]);
+            share.map_or_else(|| "–".to_owned(), |share| format!("{:.1} %", share * 100.0))
+        };
+        (format!("ok {}", when.replace('_', " ")), both.map(share))
+    }))
+    .collect();
+    let mut checks: Vec<&str> = Vec::new();
+    for judgement in both.iter().filter_map(|run| run.results.as_ref()).flat_map(|r| &r.checks) {
+        if !checks.contains(&judgement.check.as_str()) {
+            checks.push(&judgement.check);
+        }
+    }
+    let said = |run: &Listed, check: &str| -> Option<Judgement> {
+        run.results.as_ref()?.check(check).cloned()
+    };
+    let content = html! {
+        h1 { "Two runs" }
+        table.compare {
+            thead { tr { th {} @for run in both { th {
+                a href=(format!("/run/{}/", run.id.path())) { (run.id.name) }
+                br; small { (run.id.group) }
+            } } } }
+            tbody {
+                tr { th scope="row" { "verdict" } @for run in both { td.verdict { (verdict(run)) } } }
+                @for (title, field) in OPTIONS {
+                    @let texts = both.map(|run| run.text(field));
+                    tr class=(differs(&texts[0], &texts[1])) {
+                        th scope="row" { (title) } @for text in &texts { td { (text) } }
+                    }
+                }
+                @for (title, texts) in &measured {
+                    tr { th scope="row" { (title) } @for text in texts { td { (text) } } }
+                }
+                @for check in checks { tr {
+                    th scope="row" title=(about(check)) { (check) }
+                    @for run in both { td {
+                        @if let Some(judgement) = said(run, check) {
+                            (mark(judgement.verdict)) (judgement.verdict)
+                            @if let Some(first) = judgement.violations.first().or(judgement.doubts.first()) {
+                                p.first { (cited(first.lines().next().unwrap_or_default())) }
+                            }
+                        } @else { "–" }
+                    } }
+                } }
+            }
+        }
+        div.pair { @for run in both { div { @for plot in
+            ["latency.svg", "quantiles.svg", "rate.svg", "in-doubt.svg"]
+        {
+            @let path = format!("/run/{}/{plot}", run.id.path());
+            img src=(path) loading="lazy" alt=(format!("{plot} of {}", run.id.name));
+        } } } }
+    };
+    page("Two runs", &content)
+}
+
+/// A run that goes on.
+pub(super) fn live(run: &Listed) -> String {
+    let path = run.id.path();
+    let content = html! {
+        h1 { span.mark.running aria-hidden="true" { "▸" } " " span #state { "Running" } }
+        p { (run.id.group) " · " (run.id.name) }
+        p.again { code { (run.text("command")) } }
+        section #live data-run=(path) {
+            p.big { span #clock { "0.0" } " s, " span #total { "0" } " operations, "
+                span #strikes { "0" } " faults" }
+            canvas #rate height="120" aria-label="Operations a second" {}
+            table { thead { tr { th { "operation" } th.n { "asked" } th.n { "ok" } th.n { "fail" }
+                th.n { "info" } } } tbody #counts {} }
+            h2 { "The last faults" }
+            table { thead { tr { th.n { "at, s" } th { "what" } th { "fault" } th { "where" }
+                th.n { "in doubt" } th.n { "for, ms" } } } tbody #faults {} }
+        }
+    };
+    page("A run that goes on", &content)
+}
+
+pub(super) fn unjudged(run: &Listed) -> String {
+    let path = run.id.path();
+    let content = html! {
+        h1 { "No page yet" }
+        p { (path) @if run.results.is_some() { " was judged, but its page was not written." }
+            @else { " was not judged: the harness ended before." } }
+        p { code { "harness check STORE/" (path) } " judges it and writes its page." }
+        p { a href=(format!("/run/{path}/nodes")) { "What its nodes left" } ", "
+            a href=(format!("/run/{path}/history.jsonl")) { "its history" } "." }
+    };
+    page("No page yet", &content)
+}
+
+pub(super) fn directory(path: &str, names: &[String]) -> String {
+    let content = html! {
+        h1 { (path) }
+        ul { @for name in names { li { a href=(name) { (name) } } } }
+    };
+    page(path, &content)
+}
