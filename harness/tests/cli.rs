@@ -102,7 +102,7 @@ fn a_run_is_inspected() {
         "What clients saw of k1 has no order",
         "├",
         "the longest prefix with an order ends: ",
-        "Faults, and the replicas in doubt then",
+        "Operations: 8",
         "linearizability  invalid",
     ] {
         assert!(said.contains(part), "{part}\n{said}");

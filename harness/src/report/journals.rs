@@ -314,11 +314,10 @@ impl Scan<'_> {
             return Ok(());
         }
         if let Some(rest) = line.strip_prefix(b"{\"effect\":{\"reply\":{\"call\":") {
-            if let Some(txn) = self.calls.remove(&number(rest)) {
-                if let Entry::Effect(Effect::Reply { outcome, .. }) = serde_json::from_slice(line)?
-                {
-                    self.note(txn, "answer", outcome.to_string());
-                }
+            if let Some(txn) = self.calls.remove(&number(rest))
+                && let Entry::Effect(Effect::Reply { outcome, .. }) = serde_json::from_slice(line)?
+            {
+                self.note(txn, "answer", outcome.to_string());
             }
             return Ok(());
         }
@@ -409,11 +408,9 @@ impl Scan<'_> {
                 let wire = Wire { txn, from: self.node, to: *to, message: message.clone() };
                 self.sent.push((wire, place));
             }
-            Entry::Effect(Effect::Append(record)) => {
-                if !matches!(record, Record::Floor { .. }) {
-                    self.volatile.push_back((self.appended, txn, record.kind()));
-                    self.note(txn, "append", format!("appends {}", record.kind().to_uppercase()));
-                }
+            Entry::Effect(Effect::Append(record)) if !matches!(record, Record::Floor { .. }) => {
+                self.volatile.push_back((self.appended, txn, record.kind()));
+                self.note(txn, "append", format!("appends {}", record.kind().to_uppercase()));
             }
             Entry::Event { event: Event::Timer(timer), .. } => {
                 self.note(txn, "timer", format!("timer: {timer}"));

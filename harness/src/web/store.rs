@@ -187,7 +187,10 @@ mod tests {
         let store = Store::open(&root)?;
         let id = |group: &str, name: &str| RunId { group: group.into(), name: name.into() };
         let run = id("twopc-none", "20260101T000000Z");
-        assert_eq!(store.runs().into_iter().map(|run| run.id).collect::<Vec<_>>(), [run.clone()]);
+        assert_eq!(
+            store.runs().into_iter().map(|run| run.id).collect::<Vec<_>>(),
+            std::slice::from_ref(&run)
+        );
         assert!(store.run(&id("twopc-none", "latest")).is_some(), "a link within the store");
         for bad in [
             id("twopc-none", "leak"),

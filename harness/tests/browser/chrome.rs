@@ -85,6 +85,11 @@ impl Chrome {
 
     /// Sends a command, and gives its result.
     fn ask(&mut self, method: &str, params: Json) -> Json {
+        self.attempt(method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// Sends a command, and gives its result, or what the browser has against it.
+    fn attempt(&mut self, method: &str, params: Json) -> Result<Json, Json> {
         self.last_id += 1;
         let id = self.last_id;
         let mut message = json!({ "id": id, "method": method, "params": params });
@@ -98,8 +103,10 @@ impl Chrome {
             };
             let message: Json = serde_json::from_str(&text).expect("JSON");
             if message["id"] == json!(id) {
-                assert!(message.get("error").is_none(), "{method}: {message}");
-                return message["result"].clone();
+                return match message.get("error") {
+                    Some(error) => Err(error.clone()),
+                    None => Ok(message["result"].clone()),
+                };
             }
             self.hear(&message);
         }
@@ -170,11 +177,16 @@ impl Chrome {
             .to_owned()
     }
 
-    /// Waits until an expression is true.
+    /// Waits until an expression is true, in whichever page a click may lead to.
     pub(crate) fn wait(&mut self, expression: &str) {
         let guarded =
             format!("(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()");
-        until(expression, || (self.value(&guarded) == json!(true)).then_some(()));
+        let params = json!({ "expression": guarded, "returnByValue": true });
+        until(expression, || {
+            // A page that is being left answers nothing.
+            let answer = self.attempt("Runtime.evaluate", params.clone()).ok()?;
+            (answer["result"]["value"] == json!(true)).then_some(())
+        });
     }
 
     /// Clicks in the middle of the first element that a selector finds.

@@ -97,7 +97,7 @@ async fn the_program_shows_and_loads_a_cluster() {
     // Into a pipe that nobody reads any more, as behind `head`: it ends, and has nothing to add.
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);
-    let mut unheard = cluster.client_program(&["dump", "--replica", "r2"]);
+    let mut unheard = cluster.client_program(["dump", "--replica", "r2"]);
     assert_eq!(text(&unheard.stdout(writer).output().expect("ends")), (Some(0), String::new()));
     assert_eq!(
         run(&["put", "", "v"]),
