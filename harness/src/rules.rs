@@ -99,7 +99,6 @@ fn clusters(rule: Rule) -> Vec<Options> {
             writes(2, 2),
             Options { master_crashes: 1, replica_crashes: 1, ..one.clone() },
             Options { master_crashes: 1, ..writes(2, 2) },
-            Options { replica_crashes: 1, ..writes(2, 2) },
         ],
     }
 }

@@ -235,7 +235,8 @@ fn report(explored: &Explored, args: &ModelArgs) -> anyhow::Result<Validity> {
             None => println!("  not reached: {name}"),
         }
     }
-    let Some((property, schedule)) = broken.first() else {
+    let sought = broken.iter().find(|(property, _)| Some(*property) == args.until);
+    let Some((property, schedule)) = sought.or(broken.first()) else {
         return Ok(if *complete {
             println!("every property holds in every state");
             Validity::Valid

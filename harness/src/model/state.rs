@@ -109,7 +109,9 @@ impl Debug for State {
         for id in &self.hosts {
             writeln!(f, "{}", world.host(*id).host)?;
         }
-        writeln!(f, "sent so far:")?;
+        if !self.sent.is_empty() {
+            writeln!(f, "sent, and may arrive at any time:")?;
+        }
         for id in &self.sent {
             let envelope = world.envelope(*id);
             let (from, to, message) = (envelope.from, envelope.to, &envelope.message);
@@ -120,6 +122,18 @@ impl Debug for State {
             )?;
         }
         let judge = world.judge(self.judge);
-        write!(f, "{judge}\nleft: {:?}", self.left)
+        let Left { next_call, master_crashes, replica_crashes, wipes, twins } = self.left;
+        write!(f, "{judge}may still happen: calls from {next_call} on")?;
+        for (count, what) in [
+            (master_crashes, "of the master's crashes"),
+            (replica_crashes, "of the replicas' crashes"),
+            (wipes, "wiped replicas"),
+            (twins, "twins"),
+        ] {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        Ok(())
     }
 }

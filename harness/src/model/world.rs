@@ -62,6 +62,9 @@ pub(super) struct Done {
     pub(super) facts: Box<[Fact]>,
 }
 
+/// If a message changes nothing any more: what is answered to it.
+type Spent = Option<Arc<[Id]>>;
+
 /// A host, with all that is worked out about it alone.
 pub(super) struct Known {
     pub(super) host: Host,
@@ -316,7 +319,7 @@ impl World {
     }
 
     /// If a message changes nothing, now or after a crash: what is answered to it.
-    fn answers_if_spent(&self, message: Id, host: Id, may_crash: bool) -> Option<Arc<[Id]>> {
+    fn answers_if_spent(&self, message: Id, host: Id, may_crash: bool) -> Spent {
         let key = (message, host, may_crash);
         if let Some(known) = self.spent.get(&key) {
             return known.clone();

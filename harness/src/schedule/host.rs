@@ -689,7 +689,7 @@ impl fmt::Display for Host {
                 write!(f, ", {txn} of {key} unsettled")?;
             }
             let timers: Vec<_> = process.timers.iter().map(ToString::to_string).collect();
-            write!(f, "; timers: {}", timers.join(", "))
+            if timers.is_empty() { Ok(()) } else { write!(f, "; timers: {}", timers.join(", ")) }
         };
         match &self.process {
             Some(it) => process(f, it)?,
@@ -701,7 +701,9 @@ impl fmt::Display for Host {
         };
         let (inherited, own) = self.store.tail();
         write!(f, "\n  durable: {}", list(&mut self.store.durable().records()))?;
-        write!(f, "\n  unforced: {}", list(&mut inherited.iter().chain(own)))?;
+        if self.unforced() > 0 {
+            write!(f, "\n  not durable: {}", list(&mut inherited.iter().chain(own)))?;
+        }
         for (key, (version, value)) in self.store.entries() {
             write!(f, "\n  {key} = {value} (version {version})")?;
         }

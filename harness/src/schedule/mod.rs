@@ -35,6 +35,7 @@ mod cluster;
 pub mod command;
 mod host;
 mod judge;
+mod rename;
 mod shrink;
 
 use std::{fmt, fs, io, path::Path};

@@ -1,0 +1,73 @@
+//! A step about other transactions than it was written about: when a client's call is left out of a
+//! schedule, those after it get other numbers.
+
+use system::protocol::{Body, Message, NoReason, TimerId, TxnId};
+
+use super::Step;
+
+/// The step with every transaction under its new number; none if it is about one that has none. In
+/// a list such ones are left out.
+pub(super) fn renamed(step: &Step, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Step> {
+    Some(match step {
+        Step::Deliver { from, to, message, twin } => {
+            let body = body(&message.body, new)?;
+            let message = Message { body, ..message.clone() };
+            Step::Deliver { from: *from, to: *to, message, twin: *twin }
+        }
+        Step::Timer { node, id, twin } => {
+            let id = match *id {
+                TimerId::Vote(txn) => TimerId::Vote(new(txn)?),
+                TimerId::Resend { txn, round } => TimerId::Resend { txn: new(txn)?, round },
+                TimerId::Inquire(txn) => TimerId::Inquire(new(txn)?),
+                id => id,
+            };
+            Step::Timer { node: *node, id, twin: *twin }
+        }
+        step => step.clone(),
+    })
+}
+
+fn body(body: &Body, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Body> {
+    fn listed<T: Clone>(
+        list: &[(TxnId, T)],
+        new: &impl Fn(TxnId) -> Option<TxnId>,
+    ) -> Vec<(TxnId, T)> {
+        list.iter().filter_map(|(txn, it)| Some((new(*txn)?, it.clone()))).collect()
+    }
+    let mut body = body.clone();
+    match &mut body {
+        Body::Prepare { txn, resolves, .. } => {
+            *txn = new(*txn)?;
+            *resolves = listed(resolves, new);
+        }
+        Body::VoteNo { txn, reason } => {
+            *txn = new(*txn)?;
+            if let NoReason::Locked { holder } = reason {
+                *holder = new(*holder)?;
+            }
+        }
+        Body::VoteYes { txn }
+        | Body::Decide { txn, .. }
+        | Body::Inquire { txn }
+        | Body::Pending { txn }
+        | Body::PeerInquire { txn }
+        | Body::PeerAnswer { txn, .. }
+        | Body::Busy { txn, .. } => *txn = new(*txn)?,
+        Body::Ack { txns } => {
+            *txns = txns.iter().filter_map(|txn| new(*txn)).collect();
+            if txns.is_empty() {
+                return None;
+            }
+        }
+        Body::FenceOk { in_doubt, .. } => *in_doubt = listed(in_doubt, new),
+        Body::Read { resolves, .. } => *resolves = listed(resolves, new),
+        Body::Value { found: Some((version, _)), .. } => *version = new(*version)?,
+        Body::Value { found: None, .. }
+        | Body::Fence { .. }
+        | Body::NotServing { .. }
+        | Body::Heartbeat
+        | Body::Alive { .. }
+        | Body::Stale { .. } => {}
+    }
+    Some(body)
+}

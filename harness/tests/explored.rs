@@ -1,0 +1,82 @@
+//! What exploration finds can be looked at again: a schedule of the model and of the simulator runs
+//! again, and a bad seed leaves a run directory as a real run does.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+fn harness(arguments: &[&str], within: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_harness"));
+    command.args(arguments).current_dir(within).output().expect("it starts")
+}
+
+/// What it said, having ended with this status.
+#[track_caller]
+fn ends_with(status: i32, arguments: &[&str], within: &Path) -> String {
+    let output = harness(arguments, within);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}:\n{said}\n{errors}");
+    said
+}
+
+#[test]
+fn a_schedule_of_the_model_runs_again() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let within = directory.path();
+    let found = ends_with(1, &["model", "--break", "reads-respect-locks"], within);
+    assert!(found.contains("R1: what can be read is the last committed write"), "{found}");
+    let told = ends_with(1, &["replay", "schedule.json"], within);
+    let step = "client call 0: put k1=v1";
+    assert!(found.contains(step) && told.contains(step), "{told}");
+    assert!(told.contains("✗ R1"), "{told}");
+
+    // Without what broke it, nothing is broken; with a step that cannot be, it says which.
+    let path = within.join("schedule.json");
+    let text = std::fs::read_to_string(&path).expect("it was just written");
+    let mended = text.replace("\"reads-respect-locks\"", "");
+    std::fs::write(&path, mended).expect("the disk has room");
+    let told = ends_with(0, &["replay", "schedule.json"], within);
+    assert!(told.contains("R1, which this schedule is said to break, holds"), "{told}");
+    let wrong = text.replacen("\"steps\": [", "\"steps\": [{\"restart\": {\"node\": \"r1\"}},", 1);
+    std::fs::write(&path, wrong).expect("the disk has room");
+    let output = harness(&["replay", "schedule.json"], within);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(254), "{errors}");
+    assert!(errors.contains("not possible here: r1 starts again"), "{errors}");
+}
+
+#[test]
+fn a_bad_seed_is_kept_as_a_run() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let within = directory.path();
+    let broken = ["--break", "keep-outcome-until-floor"];
+    let found = ends_with(1, &[&["sim", "--seeds", "0..200"], &broken[..]].concat(), within);
+    assert!(found.contains("shrunk from"), "{found}");
+    let run = "histories/latest";
+    for file in ["history.jsonl", "test.json", "final.json", "results.json", "schedule.json"] {
+        assert!(within.join(run).join(file).is_file(), "{file} is missing");
+    }
+    for node in ["master", "r1", "r2"] {
+        let journal = within.join(run).join("nodes").join(node).join("journal.jsonl");
+        assert!(journal.is_file(), "{}", journal.display());
+    }
+    ends_with(1, &["replay", &format!("{run}/schedule.json")], within);
+    // Its journals are those of the machines that run, and its record is judged as any other.
+    ends_with(0, &["replay", run], within);
+    ends_with(1, &["inspect", run], within);
+    ends_with(1, &["check", run], within);
+    // The command that it names shows the same.
+    let command = found.lines().find_map(|line| line.strip_prefix("again: harness "));
+    let again: Vec<_> = command.expect("it says how to see it again").split(' ').collect();
+    let shown = ends_with(1, &again, within);
+    let steps = |text: &str| {
+        let lines = text.lines().skip_while(|line| !line.contains("shrunk from"));
+        lines.take_while(|line| !line.starts_with("again: ")).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(steps(&shown), steps(&found));
+
+    let clean = ends_with(0, &["sim", "--seeds", "0..20"], within);
+    assert!(clean.contains("no seed is bad"), "{clean}");
+}
