@@ -94,9 +94,6 @@ pub(super) struct World {
     spent: DashMap<(Id, Id, bool), Spent, RandomState>,
 }
 
-/// The answers to a message that changes nothing; none if it may change something.
-type Spent = Option<Arc<[Id]>>;
-
 impl World {
     pub(super) fn new(setup: Setup, keys: Vec<Key>, symmetry: bool) -> Self {
         let mut renamings = vec![(1..=setup.replicas).collect::<Vec<_>>()];
