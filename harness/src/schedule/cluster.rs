@@ -129,9 +129,8 @@ impl Cluster {
             (Body::Alive { .. }, Body::Alive { .. }) => true,
             (one, other) => one == other,
         };
-        let alike = |sent: &&(Node, Node, Message)| {
-            sent.0 == from && sent.1 == to && same(&sent.2.body)
-        };
+        let alike =
+            |sent: &&(Node, Node, Message)| sent.0 == from && sent.1 == to && same(&sent.2.body);
         self.sent.iter().filter(alike).map(|sent| sent.2.clone()).next_back()
     }
 
