@@ -62,6 +62,9 @@ pub(super) struct Done {
     pub(super) facts: Box<[Fact]>,
 }
 
+/// If a message changes nothing any more: what is answered to it.
+type Spent = Option<Arc<[Id]>>;
+
 /// A host, with all that is worked out about it alone.
 pub(super) struct Known {
     pub(super) host: Host,
