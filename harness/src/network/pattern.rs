@@ -130,24 +130,8 @@ impl Seen {
 
 fn txns(body: &Body) -> Vec<TxnId> {
     match body {
-        Body::Prepare { txn, .. }
-        | Body::VoteYes { txn }
-        | Body::VoteNo { txn, .. }
-        | Body::Decide { txn, .. }
-        | Body::Inquire { txn }
-        | Body::Pending { txn }
-        | Body::Busy { txn, .. }
-        | Body::PeerInquire { txn }
-        | Body::PeerAnswer { txn, .. } => vec![*txn],
-        Body::Ack { txns } => txns.clone(),
         Body::FenceOk { in_doubt, .. } => in_doubt.iter().map(|(txn, _)| *txn).collect(),
-        Body::Fence { .. }
-        | Body::Read { .. }
-        | Body::Value { .. }
-        | Body::NotServing { .. }
-        | Body::Heartbeat
-        | Body::Alive { .. }
-        | Body::Stale { .. } => Vec::new(),
+        body => body.txns().to_vec(),
     }
 }
 

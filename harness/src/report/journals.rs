@@ -430,17 +430,8 @@ fn concerns(body: &Body, about: TxnId) -> bool {
     match body {
         Body::Prepare { txn, resolves, .. } => *txn == about || resolved(resolves),
         Body::Read { resolves, .. } => resolved(resolves),
-        Body::Ack { txns } => txns.contains(&about),
         Body::FenceOk { in_doubt, .. } => in_doubt.iter().any(|(txn, _)| *txn == about),
-        Body::VoteYes { txn }
-        | Body::VoteNo { txn, .. }
-        | Body::Decide { txn, .. }
-        | Body::Inquire { txn }
-        | Body::Pending { txn }
-        | Body::Busy { txn, .. }
-        | Body::PeerInquire { txn }
-        | Body::PeerAnswer { txn, .. } => *txn == about,
-        _ => false,
+        body => body.txns().contains(&about),
     }
 }
 

@@ -320,7 +320,7 @@ impl<'a> EventLoop<'a> {
         let passing = self
             .points
             .watches(Place::Send)
-            .then(|| (message.body.kind(), points::body_txn(&message.body)));
+            .then(|| (message.body.kind(), message.body.txns().first().copied()));
         self.pass(Side::Before, Place::Send, passing).await;
         match self.sending.get_mut(wire::node_to_wire(to) as usize) {
             Some(sending) => sending.push(wire::to_wire(message)),
@@ -395,7 +395,7 @@ type Passing = (&'static str, Option<TxnId>);
 fn received(event: &Event) -> Option<Passing> {
     match event {
         Event::Message { message, .. } => {
-            Some((message.body.kind(), points::body_txn(&message.body)))
+            Some((message.body.kind(), message.body.txns().first().copied()))
         }
         Event::Client { request, .. } => Some((request.kind(), None)),
         Event::Persisted(_) | Event::Timer(_) => None,

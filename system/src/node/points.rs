@@ -15,7 +15,7 @@ use std::{
 use nix::sys::signal::{Signal, raise};
 
 use crate::{
-    protocol::{Body, Node, Outcome, Record, TxnId},
+    protocol::{Node, Outcome, Record, TxnId},
     store,
 };
 
@@ -396,30 +396,6 @@ fn record_txn(record: &Record) -> Option<TxnId> {
         | Record::Promise { .. }
         | Record::Boot { .. }
         | Record::Floor { .. } => None,
-    }
-}
-
-/// The transaction that a message is about, the first if there are several.
-pub(crate) fn body_txn(body: &Body) -> Option<TxnId> {
-    match body {
-        Body::Prepare { txn, .. }
-        | Body::VoteYes { txn }
-        | Body::VoteNo { txn, .. }
-        | Body::Decide { txn, .. }
-        | Body::Inquire { txn }
-        | Body::Pending { txn }
-        | Body::Busy { txn, .. }
-        | Body::PeerInquire { txn }
-        | Body::PeerAnswer { txn, .. } => Some(*txn),
-        Body::Ack { txns } => txns.first().copied(),
-        Body::Fence { .. }
-        | Body::FenceOk { .. }
-        | Body::Read { .. }
-        | Body::Value { .. }
-        | Body::NotServing { .. }
-        | Body::Heartbeat
-        | Body::Alive { .. }
-        | Body::Stale { .. } => None,
     }
 }
 

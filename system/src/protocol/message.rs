@@ -225,6 +225,32 @@ pub enum AbortReason {
 }
 
 impl Body {
+    /// The transactions that the message is about: one, or those of an acknowledgement. What only
+    /// rides on it (`resolves`), or what a handshake tells of, is not among them.
+    #[must_use]
+    pub fn txns(&self) -> &[TxnId] {
+        match self {
+            Body::Prepare { txn, .. }
+            | Body::VoteYes { txn }
+            | Body::VoteNo { txn, .. }
+            | Body::Decide { txn, .. }
+            | Body::Inquire { txn }
+            | Body::Pending { txn }
+            | Body::Busy { txn, .. }
+            | Body::PeerInquire { txn }
+            | Body::PeerAnswer { txn, .. } => std::slice::from_ref(txn),
+            Body::Ack { txns } => txns,
+            Body::Fence { .. }
+            | Body::FenceOk { .. }
+            | Body::Read { .. }
+            | Body::Value { .. }
+            | Body::NotServing { .. }
+            | Body::Heartbeat
+            | Body::Alive { .. }
+            | Body::Stale { .. } => &[],
+        }
+    }
+
     /// The message's name, as crash points and reports use it. The abort decision has a name of
     /// its own: only a commit can be in the window of uncertainty.
     #[must_use]
