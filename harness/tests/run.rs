@@ -317,8 +317,13 @@ fn broken_rules_are_caught() {
     for (rule, faults, seconds) in [
         ("write-all", "kill-replica", 20),
         ("ack-after-durable", "replica-uncertainty", 20),
-        // A read must meet the key of a write that waits for a vote, so it takes many readers.
-        ("relock-on-recovery", "kill-replica,pause-replica --concurrency 30", 40),
+        // A read must meet the key of a write that waits for a vote, so it takes many readers, and
+        // votes that are waited for as long as a replica lies while another comes back.
+        (
+            "relock-on-recovery",
+            "kill-replica,pause-replica --concurrency 30 --timing vote=4000",
+            15,
+        ),
         ("reads-respect-locks", "master-uncertainty", 20),
         ("exclusive-store", "twin-master", 10),
         ("empty-store-refused", "wipe-replica", 10),
