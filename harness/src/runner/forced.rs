@@ -658,7 +658,7 @@ impl Director<'_> {
 /// Whether two messages say the same, though they speak of other stores, starts or waits.
 fn alike(real: &Body, wanted: &Body) -> bool {
     match (real, wanted) {
-        (Body::Fence { .. }, Body::Fence { .. }) => true,
+        (Body::Fence { .. }, Body::Fence { .. }) | (Body::Alive { .. }, Body::Alive { .. }) => true,
         // An inquiry is a yes said again, and schedules may not tell them apart.
         (Body::Inquire { txn }, Body::VoteYes { txn: other }) => txn == other,
         (Body::FenceOk { in_doubt: ours, .. }, Body::FenceOk { in_doubt: theirs, .. }) => {
@@ -760,6 +760,7 @@ mod tests {
         ));
         assert!(!alike(&Body::VoteYes { txn }, &Body::Inquire { txn }));
         assert!(alike(&Body::Inquire { txn }, &Body::VoteYes { txn }));
+        assert!(alike(&Body::Alive { boot: 2 }, &Body::Alive { boot: 6 }));
         assert!(alike(
             &Body::Fence { member: None },
             &Body::Fence { member: Some(system::protocol::StoreId(3)) }
