@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeSet,
     fs,
-    os::unix::process::{CommandExt as _, ExitStatusExt as _},
+    os::unix::{
+        fs::chown,
+        process::{CommandExt as _, ExitStatusExt as _},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -131,6 +134,17 @@ fn disks() -> bool {
             eprintln!("skipped: power-loss: {why}");
             false
         }
+    }
+}
+
+/// Has somebody do this who may not mount anything, as far as that is not so anyway.
+fn by_nobody(command: &mut Command, place: &Place) {
+    const NOBODY: u32 = 65534;
+    if disks() {
+        for directory in [&place.store, &place.scratch] {
+            chown(directory, Some(NOBODY), Some(NOBODY)).expect("root may");
+        }
+        command.uid(NOBODY).gid(NOBODY);
     }
 }
 
@@ -303,8 +317,13 @@ fn broken_rules_are_caught() {
     for (rule, faults, seconds) in [
         ("write-all", "kill-replica", 20),
         ("ack-after-durable", "replica-uncertainty", 20),
-        // A read must meet the key of a write that waits for a vote, so it takes many readers.
-        ("relock-on-recovery", "kill-replica,pause-replica --concurrency 30", 40),
+        // A read must meet the key of a write that waits for a vote, so it takes many readers, and
+        // votes that are waited for as long as a replica lies while another comes back.
+        (
+            "relock-on-recovery",
+            "kill-replica,pause-replica --concurrency 30 --timing vote=4000",
+            15,
+        ),
         ("reads-respect-locks", "master-uncertainty", 20),
         ("exclusive-store", "twin-master", 10),
         ("empty-store-refused", "wipe-replica", 10),
@@ -325,16 +344,22 @@ fn broken_rules_are_caught() {
 }
 
 #[test]
-fn skipped_syncs_are_caught_by_a_loss_of_power_and_by_no_kill() {
+fn what_is_not_synced_is_missed_after_a_loss_of_power_and_after_no_kill() {
     if !disks() {
         return;
     }
-    for broken in ["store-syncs", "store-meta-syncs"] {
+    for (broken, seconds) in [
+        ("store-syncs", 10),
+        ("store-meta-syncs", 10),
+        // These take a kill, and a loss of power right after the start.
+        ("master-boot-forces", 15),
+        ("replica-boot-forces", 15),
+    ] {
         let caught = (3..8).any(|seed| {
             let place = Place::new();
-            let run =
-                format!("--break {broken} --faults power-loss --time-limit 10s --seed {seed}");
-            let (status, said) = place.run(&run);
+            let limits = format!("--time-limit {seconds}s --seed {seed}");
+            let (status, said) =
+                place.run(&format!("--break {broken} --faults power-loss {limits}"));
             // On a machine that has much else to do a short run may end before all has struck.
             assert!(matches!(status, Some(0..=2)), "{said}");
             status == Some(1)
@@ -354,10 +379,7 @@ fn skipped_syncs_are_caught_by_a_loss_of_power_and_by_no_kill() {
 fn who_cannot_mount_is_told_so_in_one_line() {
     let place = Place::new();
     let mut command = place.command("--faults power-loss --time-limit 1s");
-    if disks() {
-        // Somebody who may not.
-        command.uid(65534).gid(65534);
-    }
+    by_nobody(&mut command, &place);
     let output = command.output().expect("the harness starts");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(254), "{said}");
@@ -369,19 +391,66 @@ fn who_cannot_mount_is_told_so_in_one_line() {
 }
 
 #[test]
-fn a_counterexample_of_the_model_is_forced_on_processes() {
+fn all_goes_without_a_loss_of_power_where_there_can_be_none() {
     let place = Place::new();
+    let mut command = place.command("--faults all --time-limit 12s --seed 12");
+    by_nobody(&mut command, &place);
+    let output = command.output().expect("the harness starts");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let told: Vec<_> = said.lines().filter(|line| line.contains("without power-loss")).collect();
+    assert!(matches!(told[..], [line] if line.contains("/dev/fuse")), "{said}");
+    let run = place.latest();
+    let command = json(&run.join("test.json"))["command"].to_string();
+    assert!(command.contains("--faults all-but-power-loss "), "{command}");
+    let history = fs::read_to_string(run.join("history.jsonl")).expect("a history");
+    assert!(!history.contains("power-loss"));
+    assert_eq!(place.left(), 0, "{said}");
+}
+
+/// Has the model find what a broken rule leads to; the schedule.
+fn found_by_the_model(place: &Place, rule: &str, cluster: &[&str]) -> PathBuf {
     let schedule = place.scratch.path().join("schedule.json");
     let mut model = Command::new(env!("CARGO_BIN_EXE_harness"));
-    model.args(["model", "--transactions", "1", "--replica-crashes", "1"]);
-    model.args(["--break", "vote-forced", "--schedule"]).arg(&schedule);
+    model.args(["model", "--transactions", "1"]).args(cluster);
+    model.args(["--break", rule, "--schedule"]).arg(&schedule);
     let output = model.output().expect("it starts");
     assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    schedule
+}
 
-    let (status, said) = place.run(&format!("replay --real {}", schedule.display()));
-    assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("steps, 0 of them not forced"), "{said}");
-    assert!(said.contains("voted yes on 1.1"), "{said}");
-    assert_eq!(json(&place.latest().join("results.json"))["verdict"], "invalid");
-    assert_eq!(place.left(), 1, "only the schedule: {said}");
+#[test]
+fn counterexamples_of_the_model_are_forced_on_processes() {
+    let crash: &[_] = &["--replica-crashes", "1"];
+    let twin: &[_] = &["--twins", "1"];
+    let crashes: &[_] = &["--master-crashes", "2"];
+    let lost = ("master-boot-forces", crashes, "before COMMIT was durable");
+    for (rule, cluster, violation) in
+        [("vote-forced", crash, "voted yes on 1.1"), ("exclusive-store", twin, "1.1")]
+            .into_iter()
+            .chain(disks().then_some(lost))
+    {
+        let place = Place::new();
+        let schedule = found_by_the_model(&place, rule, cluster);
+        let (status, said) = place.run(&format!("replay --real {}", schedule.display()));
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("steps, 0 of them not forced"), "{said}");
+        assert!(said.contains(violation), "{said}");
+        assert_eq!(json(&place.latest().join("results.json"))["verdict"], "invalid");
+        assert_eq!(place.left(), 1, "only the schedule: {said}");
+    }
+}
+
+#[test]
+fn a_step_that_cannot_be_forced_is_named() {
+    let place = Place::new();
+    let crashes = ["--master-crashes", "2"];
+    let schedule = found_by_the_model(&place, "master-boot-forces", &crashes);
+    let mut command = place.command(&format!("replay --real {}", schedule.display()));
+    by_nobody(&mut command, &place);
+    let output = command.output().expect("the harness starts");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let step = said.lines().skip_while(|line| !line.contains("loses power")).nth(1);
+    let told = step.is_some_and(|line| line.contains("NOT FORCED: killed instead, no disk"));
+    assert!(told && said.contains("steps, 1 of them not forced"), "{said}");
 }

@@ -95,7 +95,8 @@ fn belongs(event: &NemesisEvent, fault: &str) -> bool {
         return event.f == "mend" && event.text("fault") == Some(fault) && messages > Some(0);
     }
     if !matches!(event.f.as_str(), "kill" | "pause" | "power-loss") {
-        return event.f == fault;
+        // A start of which nobody saw what became of it shows nothing.
+        return event.f == fault && event.value.get("undecided").is_none();
     }
     if let Some(name) = event.text("fault") {
         return name == fault;
@@ -144,6 +145,10 @@ mod tests {
             assert!(!belongs(&event(f, json!({"fault":"kill-replica"})), "kill-replica"), "{f}");
         }
         assert!(belongs(&event("power-loss", json!({})), "power-loss"));
+        let twin = event("twin-master", json!({ "refused": true }));
+        assert!(belongs(&twin, "twin-master"));
+        let twin = event("twin-master", json!({ "refused": false, "undecided": "in time" }));
+        assert!(!belongs(&twin, "twin-master"));
         let mend = |messages| {
             event("mend", json!({ "fault": "partition", "struck": { "messages": messages } }))
         };

@@ -1,9 +1,15 @@
 //! No node ends unless it was told to, and none is told to and does not: a node that gives up, by
 //! a failed assertion or a failing disk, is no answer to a failure that the system is to stand. And
-//! none is let in that must be refused. From the history alone.
+//! none is let in that must be refused: each is seen to be refused, in the words of a refusal. From
+//! the history alone.
+
+use serde_json::Value as Json;
 
 use super::{Judgement, Run};
-use crate::history::Action;
+use crate::{
+    history::{Action, NemesisEvent},
+    nemesis::FaultName,
+};
 
 /// The check's name.
 pub const NAME: &str = "nodes";
@@ -14,13 +20,7 @@ pub fn check(run: &Run) -> Judgement {
     let mut judgement = Judgement::new(NAME);
     for event in &run.events {
         let Action::Nemesis(event) = &event.action else { continue };
-        if event.value.get("admitted") == Some(&serde_json::Value::Bool(true)) {
-            let node = event.text("node").unwrap_or("?");
-            judgement.violation(match event.f.as_str() {
-                "twin-master" => "a second master was let onto the store of the first".to_owned(),
-                _ => format!("{node} was let in with an empty directory"),
-            });
-        }
+        attempt(event, &mut judgement);
         if event.f != "died" {
             continue;
         }
@@ -32,4 +32,65 @@ pub fn check(run: &Run) -> Judgement {
         });
     }
     judgement
+}
+
+/// Judges a start that must not succeed.
+fn attempt(event: &NemesisEvent, judgement: &mut Judgement) {
+    let is = |name| event.value.get(name) == Some(&Json::Bool(true));
+    let [node, status, said] = ["node", "status", "said"].map(|field| event.text(field));
+    let node = node.unwrap_or("?");
+    let (who, let_in) = if event.f == FaultName::TwinMaster.name() {
+        let who = "a second master on the store of the first".to_owned();
+        (who, "a second master was let onto the store of the first".to_owned())
+    } else if event.f == FaultName::WipeReplica.name() {
+        let who = format!("{node} with an empty directory");
+        (who, format!("{node} was let in with an empty directory"))
+    } else {
+        return;
+    };
+    match status {
+        _ if is("admitted") => judgement.violation(let_in),
+        _ if is("refused") => {}
+        Some(status) => judgement.violation(format!(
+            "{who} was not refused, it ended otherwise, {status}: {}",
+            said.unwrap_or_default()
+        )),
+        None => judgement.doubt(format!("whether {who} is refused was not seen in time")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::checker::Validity;
+
+    fn verdict(f: &str, value: Json) -> (Validity, String) {
+        let mut judgement = Judgement::new(NAME);
+        attempt(&NemesisEvent { f: f.to_owned(), value }, &mut judgement);
+        (judgement.verdict, serde_json::to_string(&judgement).expect("it has a JSON form"))
+    }
+
+    #[test]
+    fn only_a_refusal_in_the_words_of_one_is_a_refusal() {
+        for (f, node) in [("twin-master", "master"), ("wipe-replica", "r2")] {
+            let refused = json!({ "node": node, "refused": true, "status": "exit status: 1" });
+            assert_eq!(verdict(f, refused).0, Validity::Valid, "{f}");
+
+            let (found, words) =
+                verdict(f, json!({ "node": node, "refused": false, "admitted": true }));
+            assert!(found == Validity::Invalid && words.contains("was let"), "{words}");
+
+            let status = "signal: 6 (SIGABRT)";
+            let died = json!({ "node": node, "refused": false, "status": status, "said": "oh" });
+            let (found, words) = verdict(f, died);
+            assert!(found == Validity::Invalid && words.contains("(SIGABRT): oh"), "{words}");
+
+            let undecided = json!({ "node": node, "refused": false, "undecided": "in time" });
+            let (found, words) = verdict(f, undecided);
+            assert!(found == Validity::Unknown && words.contains("not seen"), "{words}");
+        }
+        assert_eq!(verdict("kill", json!({ "node": "r1" })).0, Validity::Valid);
+    }
 }

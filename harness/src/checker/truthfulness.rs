@@ -37,7 +37,16 @@ pub fn check(run: &Run) -> Judgement {
 
 /// Nothing was committed that no client asked for. Deletes look alike: of each key no more may have
 /// been committed than were answered Ok or left open, or one that failed took effect.
+///
+/// A history that breaks off may lack its last lines, but none between others: an invocation is
+/// recorded before its request leaves. So of what began later than its last event nothing is said.
 fn asked_for(run: &Run, judgement: &mut Judgement) {
+    let recorded_until = match (&run.remained, run.events.last()) {
+        (None, Some(last)) => i64::try_from(last.time).unwrap_or(i64::MAX),
+        (None, None) => i64::MIN,
+        (Some(_), _) => i64::MAX,
+    };
+    let mut unseen = 0;
     let mut puts: HashSet<(&str, &str)> = HashSet::new();
     let mut dels: HashMap<&str, (usize, usize)> = HashMap::new();
     for operation in run.operations.iter().filter(|operation| operation.f.is_write()) {
@@ -56,6 +65,10 @@ fn asked_for(run: &Run, judgement: &mut Judgement) {
         let (Some(write), Some(commit)) = (&transaction.write, transaction.commit()) else {
             continue;
         };
+        if transaction.begun().is_some_and(|begun| begun > recorded_until) {
+            unseen += 1;
+            continue;
+        }
         let key = write.key.to_string();
         match &write.value {
             Some(value) if !puts.contains(&(key.as_str(), value.to_string().as_str())) => {
@@ -75,6 +88,12 @@ fn asked_for(run: &Run, judgement: &mut Judgement) {
                  open, and {failed} failed"
             ));
         }
+    }
+    if unseen > 0 {
+        judgement.doubt(format!(
+            "the history breaks off before the first sign of {unseen} committed writes: who asked for \
+             them is not known"
+        ));
     }
 }
 

@@ -54,7 +54,7 @@ fn crashes_anywhere() {
 
 #[test]
 fn two_writes_of_one_key() {
-    holds_in(&writes(2, 2), 10675);
+    holds_in(&writes(2, 2), 11223);
 }
 
 #[test]

@@ -289,14 +289,13 @@ pub enum Harm {
         /// The seed that chooses what of the unsynced is lost; none for all of it.
         part: Option<u64>,
     },
-    /// It is killed and started again, and its power goes when it makes its first sync.
+    /// It is killed and started again, and its power goes when it makes its first sync: all that is
+    /// not synced is lost.
     Relapse {
         /// How long that sync is held before.
         lies: Duration,
         /// How long it is gone.
         down: Duration,
-        /// As for a cut.
-        part: Option<u64>,
     },
     /// Messages between the nodes are struck.
     Network {
@@ -341,7 +340,7 @@ impl Harm {
         match self {
             Harm::Kill { lies, down }
             | Harm::Cut { lies, down, .. }
-            | Harm::Relapse { lies, down, .. } => {
+            | Harm::Relapse { lies, down } => {
                 *lies = most.min(*lies);
                 *down = most.min(*down);
             }

@@ -51,8 +51,9 @@ impl PowerLoss {
         let points = disk.map(|point| (point.role, point.to_string()));
         let points = points.chain(POINTS.iter().map(|(role, point)| (*role, (*point).to_owned())));
         let mut moments: Vec<_> = points.map(|(role, point)| Moment::Point(role, point)).collect();
-        moments.extend(roles.into_iter().flat_map(|role| vec![Moment::Relapse(role); 3]));
-        moments.extend(vec![Moment::Any; 12]);
+        // Many, for each meets but what was under way when the node was killed.
+        moments.extend(roles.into_iter().flat_map(|role| vec![Moment::Relapse(role); 8]));
+        moments.extend(vec![Moment::Any; 8]);
         PowerLoss {
             moments: Deck::new(moments),
             replicas: replicas(count),
@@ -82,7 +83,8 @@ impl Fault for PowerLoss {
         let victim = if master { Node::Master } else { self.replicas.deal(rng) };
         let part = in_part.then(|| rng.random());
         let down = self.spans.deal(rng).draw(rng);
-        let lies = Duration::from_millis(rng.random_range(0..60));
+        // The master finds a replica again, and settles with it what was open, within this time.
+        let lies = Duration::from_millis(rng.random_range(50..700));
         let whom = self.whom.deal(rng);
         let cut = Harm::Cut { lies: Duration::ZERO, down, whom, part };
         let (trigger, harm, calm) = match moment {
@@ -90,7 +92,7 @@ impl Fault for PowerLoss {
             Moment::Point(_, point) => (Trigger::Point(point), cut, 5..200),
             Moment::Relapse(role) => {
                 let point = format!("{}:after-disk-write:meta", role.name());
-                (Trigger::Point(point), Harm::Relapse { lies, down, part }, 5..200)
+                (Trigger::Point(point), Harm::Relapse { lies, down }, 5..200)
             }
         };
         let calm = Duration::from_millis(rng.random_range(calm));

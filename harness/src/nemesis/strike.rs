@@ -135,10 +135,8 @@ impl Nemesis<'_> {
             Harm::Cut { lies, down, whom, part } => {
                 self.cut(strike, moment, facts, (*lies, *down), (*whom, *part)).await
             }
-            Harm::Relapse { lies, down, part } => {
-                self.relapse(strike, facts, (*lies, *down), *part).await
-            }
-            Harm::Twin { beside } => self.twin(strike, facts, *beside).await.map(Some),
+            Harm::Relapse { lies, down } => self.relapse(strike, facts, (*lies, *down)).await,
+            Harm::Twin { beside } => self.twin(strike, facts, *beside).await,
             Harm::Wipe { bootstrap } => self.wipe(strike, facts, *bootstrap).await,
             Harm::Network { snares, lasts } => {
                 self.disturb(strike, moment, facts, snares, *lasts).await
@@ -264,13 +262,14 @@ impl Nemesis<'_> {
         strike: &Strike,
         mut facts: Json,
         beside: Duration,
-    ) -> Result<Vec<TxnId>, NemesisError> {
+    ) -> Result<Option<Vec<TxnId>>, NemesisError> {
         let node = strike.victim;
         let doubted = self.doubt(None, &mut facts).await;
         self.note("hold", &facts)?;
         let trial = self.cluster.attempt(node, Attempt::Twin).await?;
         trial.tell(&mut facts);
         self.note(strike.fault.name(), &facts)?;
+        let decided = !matches!(trial, Trial::Undecided);
         if let Trial::Admitted(twin) = trial {
             // The harm is done while both of them are there.
             self.rest(beside).await;
@@ -282,7 +281,7 @@ impl Nemesis<'_> {
             self.cluster.resume(node).await;
             self.note("resume", &json!({ "node": node }))?;
         }
-        Ok(doubted)
+        Ok(decided.then_some(doubted))
     }
 
     /// Starts the victim on an empty directory; if it is let in, that is its own from then on.
@@ -299,7 +298,7 @@ impl Nemesis<'_> {
         let trial = self.cluster.attempt(node, Attempt::Wiped { bootstrap }).await?;
         trial.tell(&mut facts);
         let decided = !matches!(trial, Trial::Undecided);
-        self.note(if decided { strike.fault.name() } else { "miss" }, &facts)?;
+        self.note(strike.fault.name(), &facts)?;
         drop(trial);
         self.cluster.start(node).await?;
         self.note("restart", &json!({ "node": node }))?;

@@ -15,6 +15,7 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
+    future::pending,
     io,
     net::SocketAddr,
     sync::{
@@ -61,6 +62,8 @@ struct Switch {
     /// How many snares are laid: with none, messages are forwarded unseen.
     laid: AtomicUsize,
     state: Mutex<State>,
+    /// How often the streams of the master were ended.
+    hung_up: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -120,8 +123,9 @@ impl Network {
             snares: BTreeMap::new(),
             ways: BTreeMap::new(),
         };
-        let switch =
-            Arc::new(Switch { cluster, laid: AtomicUsize::new(0), state: Mutex::new(state) });
+        let (laid, state) = (AtomicUsize::new(0), Mutex::new(state));
+        let hung_up = watch::Sender::new(0);
+        let switch = Arc::new(Switch { cluster, laid, state, hung_up });
         let mut running = JoinSet::new();
         for (node, (at, to)) in relays {
             running.spawn(relay::serve(switch.clone(), node, at, to)?);
@@ -147,6 +151,18 @@ impl Network {
         state.snares.insert(number, laid);
         self.switch.laid.store(state.snares.len(), Ordering::Release);
         Snare { switch: self.switch.clone(), number, caught }
+    }
+
+    /// Ends every stream of the master. Whoever is the master may dial again, and what is to be sent
+    /// to it waits until then.
+    pub fn hang_up(&self) {
+        let mut state = self.switch.lock();
+        for ((from, to), stream) in &mut state.ways {
+            if [from, to].contains(&&Node::Master) {
+                stream.send_replace(None);
+            }
+        }
+        self.switch.hung_up.send_modify(|times| *times += 1);
     }
 }
 
@@ -226,6 +242,16 @@ impl Switch {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing under the lock panics half way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Comes to its end when a stream that this node has dialed now is to end before its time.
+    fn until_hung_up(&self, node: Node) -> impl Future<Output = ()> + Send + 'static {
+        let mut times = self.hung_up.subscribe();
+        async move {
+            if node != Node::Master || times.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        }
     }
 
     /// From now on this stream leads along the way.

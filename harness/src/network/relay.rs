@@ -91,11 +91,13 @@ impl Peer for Desk {
         let (back, came) = mpsc::channel(BATCHES);
         let switch = self.switch.clone();
         let node = self.node;
+        let hung_up = switch.until_hung_up(from);
         tokio::spawn(async move {
             // Whichever direction ends first, the other ends with it.
             tokio::select! {
                 () = forward(&switch, (from, node), going, there) => {}
                 () = forward(&switch, (node, from), coming, back) => {}
+                () = hung_up => {}
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(came).map(Ok))))

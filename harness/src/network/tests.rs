@@ -208,6 +208,25 @@ async fn a_held_message_reaches_the_next_incarnation() {
 }
 
 #[tokio::test]
+async fn a_held_message_waits_for_the_stream_that_comes_after_a_hang_up() {
+    let mut scene = Scene::new().await;
+    let (stream, mut answers) = scene.call().await;
+    let mut snare = scene.network.lay(decisions(), Deed::Hold);
+    say(&stream, vec![decide(1)]).await;
+    assert!(snare.springs(DEADLINE).await);
+    scene.network.hang_up();
+    let ended = timeout(DEADLINE, answers.message()).await.expect("the stream ends");
+    assert!(!matches!(ended, Ok(Some(_))));
+    let lifting = tokio::spawn(snare.lift(DEADLINE));
+    let (stream, _answers) = scene.call().await;
+    say(&stream, vec![decide(2)]).await;
+    let mut arrived = scene.decisions(2).await;
+    arrived.sort_unstable();
+    assert_eq!(arrived, [1, 2]);
+    assert_eq!(lifting.await.expect("it is released").messages, 1);
+}
+
+#[tokio::test]
 async fn messages_are_doubled_and_overtaken() {
     let mut scene = Scene::new().await;
     let (stream, _answers) = scene.call().await;

@@ -56,9 +56,10 @@ struct FaultTally {
     disturbed: u64,
     /// How many messages of each kind were.
     messages: BTreeMap<String, u64>,
-    /// How often a node that must be refused was, and was not.
+    /// How often a node that must be refused was, was let in, and was seen to do neither.
     refused: u64,
     admitted: u64,
+    neither: u64,
     /// How long it took until all that was in doubt was decided, in milliseconds.
     resolved: Vec<u64>,
     /// How long it took until every node was ready again, in milliseconds.
@@ -140,11 +141,15 @@ impl Tally {
                 }
                 tally.disturbed += u64::from(tally.messages.values().sum::<u64>() > before);
             }
-            f if f == fault => match event.value.get("refused").and_then(Json::as_bool) {
-                Some(true) => tally.refused += 1,
-                Some(false) => tally.admitted += 1,
-                None => {}
-            },
+            f if f == fault => {
+                let is = |name| event.value.get(name).and_then(Json::as_bool);
+                match (is("refused"), is("admitted")) {
+                    (Some(true), _) => tally.refused += 1,
+                    (_, Some(true)) => tally.admitted += 1,
+                    (Some(false), _) => tally.neither += 1,
+                    (None, _) => {}
+                }
+            }
             "recovered" => match (number("resolved_ms"), number("ready_ms")) {
                 (Some(resolved), Some(ready)) => {
                     tally.resolved.push(resolved);
@@ -192,7 +197,7 @@ impl FaultTally {
     fn strikes(&self) -> u64 {
         let points: u64 = self.points.values().map(|it| it.kills + it.pauses + it.cuts).sum();
         // A message that was held while a node was killed or paused is part of that strike.
-        points.max(self.disturbed) + self.refused + self.admitted
+        points.max(self.disturbed) + self.refused + self.admitted + self.neither
     }
 }
 
@@ -234,8 +239,12 @@ impl fmt::Display for Tally {
                     fault.messages.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
                 writeln!(f, "  messages struck: {}", kinds.join(", "))?;
             }
-            if fault.refused + fault.admitted > 0 {
-                writeln!(f, "  refused: {}, let in: {}", fault.refused, fault.admitted)?;
+            if fault.refused + fault.admitted + fault.neither > 0 {
+                write!(f, "  refused: {}, let in: {}", fault.refused, fault.admitted)?;
+                if fault.neither > 0 {
+                    write!(f, ", neither: {}", fault.neither)?;
+                }
+                writeln!(f)?;
             }
             if let (Some(resolved), Some(ready)) =
                 (Times::of(&fault.resolved), Times::of(&fault.ready))

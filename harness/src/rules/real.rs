@@ -42,6 +42,9 @@ impl Scene {
 /// Replicas that turn to their peers within the vote timeout.
 const IMPATIENT: &str = "inquire=100,peers_after=1";
 
+/// The same, with votes that count even after the longest wait.
+const LONG_VOTES: &str = "inquire=100,peers_after=1,vote=4000";
+
 /// What a rule needs to matter, as far as runs can give it.
 fn scene(rule: Rule) -> Scene {
     match rule {
@@ -50,22 +53,30 @@ fn scene(rule: Rule) -> Scene {
             Scene { timing: IMPATIENT, ..Scene::of("master-uncertainty") }
         }
         Rule::VoteForced | Rule::AckAfterDurable => Scene::of("replica-uncertainty"),
-        // A read must meet the key of a write that waits for a vote, so it takes many readers.
-        Rule::RelockOnRecovery => {
-            Scene { concurrency: 30, ..Scene::of("kill-replica,pause-replica,messages") }
-        }
+        // A read must meet the key of a write that waits for a vote, so it takes many readers, and
+        // votes that are waited for as long as a replica lies while another comes back.
+        Rule::RelockOnRecovery => Scene {
+            concurrency: 30,
+            timing: "vote=4000",
+            ..Scene::of("kill-replica,pause-replica")
+        },
         Rule::ReadsRespectLocks => Scene::of("master-uncertainty,messages"),
+        // Somebody must be asked what it has dropped, while the master lies that could tell.
+        Rule::KeepOutcomeUntilFloor => {
+            Scene { timing: IMPATIENT, ..Scene::of("master-uncertainty") }
+        }
         Rule::ForgetAfterAllAcks
-        | Rule::KeepOutcomeUntilFloor
         | Rule::FloorWaitsForAcks
         | Rule::CommitIsFinal
         | Rule::ResolvesOnPrepare => Scene::of("messages"),
-        Rule::RefuseBeforePeerAbort => Scene { timing: IMPATIENT, ..Scene::of("messages") },
+        Rule::RefuseBeforePeerAbort => Scene { timing: LONG_VOTES, ..Scene::of("messages") },
         Rule::WriteAll => Scene::of("kill-replica,partition"),
         Rule::ExclusiveStore => Scene::of("twin-master"),
         Rule::EmptyStoreRefused => Scene::of("wipe-replica"),
         // What a restart finds can be lost again only by a loss of power.
-        Rule::MasterBootForces | Rule::ReplicaBootForces => Scene::of("power-loss"),
+        Rule::MasterBootForces | Rule::ReplicaBootForces => {
+            Scene { length: 3, ..Scene::of("power-loss") }
+        }
         Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => Scene::all(),
     }
 }

@@ -33,8 +33,9 @@ const START_DEADLINE: Duration = Duration::from_secs(10);
 /// A node that is asked to end does so within this time.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
-/// It is clear by then whether a node that must be refused is.
-const ATTEMPT_DEADLINE: Duration = Duration::from_secs(4);
+/// It is clear by then whether a node that must be refused is, also if it takes another node to
+/// refuse it, which is cut off for a while.
+const ATTEMPT_DEADLINE: Duration = Duration::from_secs(8);
 
 /// How often a condition of the cluster is looked at.
 const POLL_PERIOD: Duration = Duration::from_millis(10);
@@ -67,6 +68,8 @@ pub struct Cluster {
     system: Arc<dyn System>,
     supervisor: Supervisor,
     members: BTreeMap<Node, Member>,
+    /// A directory that ends with the run, and is no part of what is told of the nodes' words.
+    scratch: PathBuf,
     /// Where the nodes' data lie, if they are to lose power.
     disks: Option<Disks>,
     recorder: Recorder,
@@ -90,14 +93,21 @@ pub enum Attempt {
 /// What became of such a start.
 #[derive(Debug)]
 pub enum Trial {
-    /// The process ended of itself.
+    /// The process ended of itself, and said that it was refused.
     Refused {
         /// How it ended.
         status: String,
         /// Its last words.
         said: String,
     },
-    /// It is up, and does a node's work.
+    /// It ended of itself in another way, which is no refusal.
+    Ended {
+        /// How it ended.
+        status: String,
+        /// Its last words.
+        said: String,
+    },
+    /// It is up: a second process listens and so has the store, a wiped node does a node's work.
     Admitted(Process),
     /// Neither, in the time that it was given; it was killed.
     Undecided,
@@ -108,12 +118,12 @@ impl Trial {
     pub fn tell(&self, facts: &mut serde_json::Value) {
         facts["refused"] = json!(matches!(self, Trial::Refused { .. }));
         match self {
-            Trial::Refused { status, said } => {
+            Trial::Refused { status, said } | Trial::Ended { status, said } => {
                 facts["status"] = json!(status);
                 facts["said"] = json!(said);
             }
             Trial::Admitted(_) => facts["admitted"] = json!(true),
-            Trial::Undecided => facts["why"] = json!("neither refused nor let in in time"),
+            Trial::Undecided => facts["undecided"] = json!("neither refused nor let in in time"),
         }
     }
 }
@@ -124,7 +134,8 @@ struct Member {
 }
 
 impl Cluster {
-    /// A cluster of which nothing runs yet. `logs` gives the file for each node's log.
+    /// A cluster of which nothing runs yet. `logs` gives the file for each node's log, `scratch` the
+    /// directory below which the nodes' own lie.
     ///
     /// # Errors
     /// The system gives no thread to supervise the nodes from.
@@ -132,6 +143,7 @@ impl Cluster {
         system: Arc<dyn System>,
         recorder: Recorder,
         logs: BTreeMap<Node, PathBuf>,
+        scratch: PathBuf,
     ) -> Result<Self, ClusterError> {
         let supervisor = Supervisor::start().map_err(|source| ClusterError::Io {
             what: "cannot start the supervising thread".to_owned(),
@@ -145,6 +157,7 @@ impl Cluster {
             system,
             supervisor,
             members,
+            scratch,
             disks: None,
             recorder,
             deaths: watch::Sender::new(0),
@@ -300,7 +313,7 @@ impl Cluster {
                     None => format!("it did not listen within {START_DEADLINE:?}"),
                 };
                 process.kill().await;
-                let log = log_tail(&member.log);
+                let log = log_tail(&member.log, &self.scratch);
                 let value = json!({ "node": node, "status": why, "log": log.trim() });
                 let _ = self.recorder.record(died(value));
                 self.deaths.send_modify(|deaths| *deaths += 1);
@@ -314,7 +327,7 @@ impl Cluster {
         let mut follow = process.follow();
         let recorder = self.recorder.clone();
         let deaths = self.deaths.clone();
-        let log = self.member(node).log.clone();
+        let (log, scratch) = (self.member(node).log.clone(), self.scratch.clone());
         let watcher = tokio::spawn(async move {
             let Ok(state) = follow.wait_for(|state| state.ended().is_some()).await else { return };
             let (asked, status) = (state.end_expected, state.ended());
@@ -325,7 +338,7 @@ impl Cluster {
             if asked && (killed || status.success()) {
                 return;
             }
-            let log = log_tail(&log);
+            let log = log_tail(&log, &scratch);
             let value = json!({ "node": node, "status": status.to_string(), "log": log.trim() });
             // The next caller of the recorder learns that the history cannot be written.
             let _ = recorder.record(died(value));
@@ -360,12 +373,25 @@ impl Cluster {
         loop {
             let state = process.state();
             if let Some(status) = state.ended() {
-                let said = log_tail(log).lines().last().unwrap_or_default().trim().to_owned();
-                return Ok(Trial::Refused { status: status.to_string(), said });
+                let tail = log_tail(log, &self.scratch);
+                let said = tail.lines().last().unwrap_or_default().trim().to_owned();
+                let refused = self.system.is_refusal(&start, status, &said);
+                let status = status.to_string();
+                return Ok(if refused {
+                    Trial::Refused { status, said }
+                } else {
+                    Trial::Ended { status, said }
+                });
             }
-            let up = state.listening.is_some();
-            let observed = self.system.observe_as(node, &start).await;
-            if up && observed.is_ok_and(|observed| observed.ready) {
+            let admitted = state.listening.is_some()
+                && match attempt {
+                    // Who listens has opened its store.
+                    Attempt::Twin => true,
+                    Attempt::Wiped { .. } => {
+                        self.system.observe(node).await.is_ok_and(|observed| observed.ready)
+                    }
+                };
+            if admitted {
                 if let Some(directory) = start.directory {
                     self.system.adopt(node, directory);
                     process.kill().await;
@@ -533,7 +559,8 @@ fn died(value: serde_json::Value) -> Action {
 }
 
 /// The last lines of a log, each on a line of its own after a line break; empty if there is none.
-fn log_tail(path: &Path) -> String {
+/// Paths below the scratch directory, which nobody will find again, are told from there.
+fn log_tail(path: &Path, scratch: &Path) -> String {
     const BYTES_MAX: u64 = 4096;
     const LINES_MAX: usize = 6;
     let read = || -> io::Result<String> {
@@ -544,7 +571,7 @@ fn log_tail(path: &Path) -> String {
         file.read_to_end(&mut bytes)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
-    let text = read().unwrap_or_default();
+    let text = read().unwrap_or_default().replace(&format!("{}/", scratch.display()), "");
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(LINES_MAX)..]
         .iter()

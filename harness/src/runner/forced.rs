@@ -1,6 +1,7 @@
 //! A schedule of the model or the simulator on real processes, step by step: messages wait in the
-//! relays until the schedule delivers them, processes stop themselves where a record is to be lost,
-//! and each step is seen in the journals before the next. What cannot be brought about is said.
+//! relays until the schedule delivers them, processes stop themselves or are held by their disks
+//! where a record is to be lost, and each step is seen in the journals before the next. What cannot be
+//! brought about is said.
 //! Knows how to bring a step about, not what it is good for.
 
 use std::{
@@ -12,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::signal::Signal;
 use serde_json::json;
 use system::{
     journal::Entry,
@@ -21,7 +23,7 @@ use system::{
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -29,11 +31,12 @@ use super::{
     progress::Progress, worker::Worker,
 };
 use crate::{
+    disk::{self, DiskPoint},
     generator::{Mix, Operation},
     nemesis::matrix::Part,
     network::{Deed, Pattern, Snare},
     schedule::{self, Schedule, Step},
-    supervisor::Process,
+    supervisor::{Activity, Process, State},
     systems::Break,
 };
 
@@ -92,6 +95,7 @@ pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<Optio
             _ => false,
         })
     };
+    let cuts = schedule.steps.iter().any(|step| matches!(step, Step::PowerLoss { .. }));
     let Timing { peers_after, floor_batch, .. } = timing;
     let mut periods = vec![format!("peers_after={peers_after},floor_batch={floor_batch}")];
     for ((name, soon), (_, late)) in SOON.iter().zip(LATE) {
@@ -110,7 +114,7 @@ pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<Optio
         system: "twopc".to_owned(),
         system_bin: None,
         broken: rules.broken().map(Break::Rule).collect(),
-        disks: false,
+        disks: cuts && disk::available().is_ok(),
         part: Part::WHOLE,
         timing: periods.join(",").parse::<Timings>()?,
         relay: true,
@@ -164,8 +168,8 @@ pub async fn run(
         if *interrupt.borrow() {
             break;
         }
-        director.arm(number);
-        let mut became = director.force(step).await;
+        director.arm(number).await;
+        let mut became = director.force(number, step).await;
         if let Err(why) = director.lies(number).await {
             became = Err(why);
         }
@@ -175,7 +179,9 @@ pub async fn run(
         tell(number, step, &forced);
     }
     let Director { held, clients, keys, twin, .. } = director;
-    drop(twin);
+    if let Some(twin) = twin {
+        twin.process.kill().await;
+    }
     held.discard();
     for done in clients.join_all().await {
         done.map_err(io_error("cannot write the history"))?;
@@ -190,49 +196,116 @@ fn worker(stage: &Stage, number: u32) -> Result<Worker, RunError> {
     Ok(Worker::new(number, 1_000, client, stage.scene.recorder.clone()))
 }
 
-/// A record that is to be lost: where, of which kind, and how many of the kind come before it in
-/// the step that appends it.
+/// A record that is to be lost: where, of which kind, how many of the kind come before it in the
+/// step that appends it, and what keeps it from becoming durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Loss {
     node: Node,
     kind: &'static str,
     before: u32,
+    hold: Hold,
 }
 
-/// By the number of the step that appends it, the first record that each crash is to lose: the
-/// process must be stopped before it becomes durable.
+/// What is stopped so that a record does not become durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// The process, before it has written the record.
+    Process,
+    /// The disk, when the record is written and not synced: a kill leaves it, a loss of power does
+    /// not.
+    Written,
+    /// The disk, at the first sync of a start, while the process goes on.
+    FirstSync,
+}
+
+impl Hold {
+    /// The point of a node's disk, if it is the disk that stops.
+    fn point(self, node: Node) -> Option<DiskPoint> {
+        let place = match self {
+            Hold::Process => return None,
+            Hold::Written => "after-disk-write:meta",
+            Hold::FirstSync => "before-disk-sync:data",
+        };
+        format!("{}:{place}", Role::from(node).name()).parse().ok()
+    }
+}
+
+/// What is not durable at a node, by the schedule.
+#[derive(Default)]
+struct Unforced {
+    /// Each record, with the step that appends it.
+    records: VecDeque<(usize, Loss)>,
+    /// How many of them a process has left that was killed since.
+    inherited: usize,
+}
+
+/// By the number of the step that appends it, the first record that each crash is to lose. If the
+/// power takes what a kill has left, then also what the next start appends first.
 fn losses(schedule: &Schedule) -> BTreeMap<usize, Loss> {
     let mut losses = BTreeMap::new();
     let mut cluster = schedule::Cluster::new(schedule.setup.clone());
-    let mut unforced: BTreeMap<Node, VecDeque<(usize, Loss)>> = BTreeMap::new();
+    let mut unforced: BTreeMap<Node, Unforced> = BTreeMap::new();
     for (number, step) in schedule.steps.iter().enumerate() {
         let Ok(effects) = cluster.apply(step) else { return losses };
         let node = step.node();
-        let waiting = unforced.entry(node).or_default();
+        let Unforced { records, inherited } = unforced.entry(node).or_default();
+        let starts = |at: usize| matches!(schedule.steps[at], Step::Restart { .. });
         match step {
             Step::Force { upto, twin: false, .. } => {
-                let upto = usize::try_from(*upto).unwrap_or(usize::MAX);
-                waiting.drain(..upto.min(waiting.len()));
+                let upto = *inherited + usize::try_from(*upto).unwrap_or(usize::MAX);
+                records.drain(..upto.min(records.len()));
+                *inherited = 0;
             }
-            Step::Kill { keep, .. } | Step::PowerLoss { keep, .. } => {
-                if let Some((at, loss)) = waiting.get(*keep) {
+            Step::Kill { keep, .. } => {
+                if let Some((at, loss)) = records.get(*keep) {
                     losses.insert(*at, loss.clone());
                 }
-                waiting.clear();
+                records.truncate(*keep);
+                *inherited = records.len();
+            }
+            Step::PowerLoss { keep, .. } => {
+                let first = records.get(*keep).filter(|_| *keep < *inherited);
+                if let Some((at, loss)) = first {
+                    losses.insert(*at, Loss { hold: Hold::Written, ..loss.clone() });
+                }
+                let own = records.get(*keep.max(inherited));
+                if let Some((at, loss)) = own {
+                    let hold = if starts(*at) { Hold::FirstSync } else { Hold::Process };
+                    losses.insert(*at, Loss { hold, ..loss.clone() });
+                }
+                *records = VecDeque::new();
+                *inherited = 0;
+            }
+            Step::Wipe { .. } => {
+                *records = VecDeque::new();
+                *inherited = 0;
             }
             _ => {}
+        }
+        if of_twin(step) {
+            continue;
         }
         let mut seen: BTreeMap<&'static str, u32> = BTreeMap::new();
         for effect in &effects {
             if let Effect::Append(record) = effect {
                 let kind = record.kind();
                 let before = seen.entry(kind).or_default();
-                waiting.push_back((number, Loss { node, kind, before: *before }));
+                let loss = Loss { node, kind, before: *before, hold: Hold::Process };
+                records.push_back((number, loss));
                 *before += 1;
             }
         }
     }
     losses
+}
+
+/// Whether it is the second process of the node to which a step happens.
+fn of_twin(step: &Step) -> bool {
+    match step {
+        Step::Deliver { twin, .. } | Step::Force { twin, .. } | Step::Timer { twin, .. } => *twin,
+        Step::Twin { .. } => true,
+        _ => false,
+    }
 }
 
 /// A journal that is read as it grows.
@@ -306,30 +379,59 @@ struct Director<'a> {
     /// Nodes that lie with a record that is to be lost.
     lost: BTreeMap<Node, &'static str>,
     clients: JoinSet<std::io::Result<()>>,
-    twin: Option<Process>,
+    /// The second process of the master. One of the two acts, and the other lies stopped, for the
+    /// replicas speak with whoever has dialed last.
+    twin: Option<Twin>,
     keys: Vec<String>,
 }
 
+struct Twin {
+    process: Process,
+    acts: bool,
+}
+
 impl Director<'_> {
-    /// Arms the point at which a process must stop, if this step appends what it is to lose.
-    fn arm(&self, number: usize) {
-        let Some(Loss { node, kind, before }) = self.losses.get(&number) else { return };
-        let role = if *node == Node::Master { "master" } else { "replica" };
-        let point = format!("{role}:before-persist:{kind}:{}", before + 1);
-        if let Some(process) = self.stage.scene.cluster.process(*node) {
+    /// Arms the point at which a process or its disk must stop, if this step appends what it is to
+    /// lose.
+    async fn arm(&mut self, number: usize) {
+        let Some(Loss { node, kind, before, hold }) = self.losses.get(&number).cloned() else {
+            return;
+        };
+        if let Some(point) = hold.point(node) {
+            if hold == Hold::Written {
+                // What was appended before is not to be taken for it.
+                let _ = self.durable(node, false).await;
+            }
+            if let Some(device) = self.stage.scene.cluster.device(node) {
+                device.arm(point);
+            }
+            return;
+        }
+        let point = format!("{}:before-persist:{kind}:{}", Role::from(node).name(), before + 1);
+        if let Some(process) = self.stage.scene.cluster.process(node) {
             // One that cannot be armed will not be seen lying.
             let _ = process.arm(&point);
         }
     }
 
-    /// Waits until the process lies where it must, if this step was to make it so.
+    /// Waits until the process or its disk lies where it must, if this step was to make it so.
     async fn lies(&mut self, number: usize) -> Result<(), String> {
-        let Some(Loss { node, kind, .. }) = self.losses.get(&number).cloned() else {
+        let Some(Loss { node, kind, hold, .. }) = self.losses.get(&number).cloned() else {
             return Ok(());
         };
+        if hold != Hold::Process {
+            // Without such a disk it is the loss of power that is not forced.
+            let Some(device) = self.stage.scene.cluster.device(node) else { return Ok(()) };
+            let held = timeout(STEP_DEADLINE, device.until_reached()).await.is_ok();
+            return if held || device.disarm() {
+                Ok(())
+            } else {
+                not(format!("the disk of {node} did not stop before its {kind} became durable"))
+            };
+        }
         let why = format!("{node} did not stop before its {kind} became durable");
         let Some(process) = self.stage.scene.cluster.process(node) else { return Err(why) };
-        match process.wait_until(STEP_DEADLINE, crate::supervisor::State::lies_at_point).await {
+        match process.wait_until(STEP_DEADLINE, State::lies_at_point).await {
             Some(_) => {
                 self.lost.insert(node, kind);
                 Ok(())
@@ -338,11 +440,14 @@ impl Director<'_> {
         }
     }
 
-    async fn force(&mut self, step: &Step) -> Result<Forced, String> {
+    async fn force(&mut self, number: usize, step: &Step) -> Result<Forced, String> {
         let node = step.node();
         let crash = matches!(step, Step::Kill { .. } | Step::PowerLoss { .. } | Step::Wipe { .. });
         if let (Some(kind), false) = (self.lost.get(&node), crash) {
             return not(format!("{node} lies stopped, lest its {kind} become durable"));
+        }
+        if node == Node::Master && !crash && !matches!(step, Step::Twin { .. }) {
+            self.let_act(of_twin(step)).await?;
         }
         match step {
             Step::Client { request, .. } => self.ask(request).await,
@@ -352,15 +457,7 @@ impl Director<'_> {
             Step::Force { node, twin, .. } => self.durable(*node, *twin).await,
             Step::Timer { node, id, twin } => self.timer(*node, *id, *twin).await,
             Step::Kill { node, .. } => Ok(self.crash(*node).await),
-            Step::PowerLoss { node, .. } => {
-                let lost = self.lost.contains_key(node);
-                let done = self.crash(*node).await;
-                if lost {
-                    // What never reached the disk is lost by a kill as well.
-                    return Ok(done);
-                }
-                not("killed instead: what was not synced stays with the operating system")
-            }
+            Step::PowerLoss { node, .. } => self.cut(*node, number).await,
             Step::Restart { node } => {
                 self.stage.scene.cluster.start(*node).await.map_err(|error| error.to_string())?;
                 Ok(Forced::Done)
@@ -377,9 +474,67 @@ impl Director<'_> {
     }
 
     async fn crash(&mut self, node: Node) -> Forced {
+        if let Some(twin) = self.twin.take_if(|_| node == Node::Master) {
+            twin.process.kill().await;
+        }
         self.stage.scene.cluster.kill(node).await;
         self.lost.remove(&node);
         Forced::Done
+    }
+
+    async fn cut(&mut self, node: Node, number: usize) -> Result<Forced, String> {
+        let done = self.crash(node).await;
+        let cluster = &self.stage.scene.cluster;
+        if cluster.device(node).is_some() {
+            cluster.cut(&[node], None).await.map_err(|error| error.to_string())?;
+            return Ok(done);
+        }
+        let taken = self
+            .losses
+            .range(..number)
+            .any(|(_, loss)| loss.node == node && loss.hold != Hold::Process);
+        if taken {
+            let why = disk::available().err().unwrap_or_default();
+            return not(format!("killed instead, no disk can lose power here: {why}"));
+        }
+        // What never reached the disk is lost by a kill as well.
+        Ok(done)
+    }
+
+    /// Of the two masters, if there are two, lets this one act and stops the other.
+    async fn let_act(&mut self, twin_acts: bool) -> Result<(), String> {
+        match &self.twin {
+            None if twin_acts => return not("there is no twin"),
+            Some(twin) if twin.acts != twin_acts => self.between_commits(twin.acts).await,
+            _ => return Ok(()),
+        }
+        let cluster = &self.stage.scene.cluster;
+        let Some(twin) = self.twin.as_mut() else { return Ok(()) };
+        twin.acts = twin_acts;
+        let turned = if twin_acts {
+            cluster.pause(Node::Master).await && twin.process.signal(Signal::SIGCONT)
+        } else {
+            let stopped = |state: &State| state.activity == Activity::Stopped;
+            twin.process.signal(Signal::SIGSTOP);
+            twin.process.wait_until(STEP_DEADLINE, stopped).await.is_some()
+                && cluster.resume(Node::Master).await
+        };
+        self.hang_up();
+        if turned { Ok(()) } else { not("the other master could not be stopped") }
+    }
+
+    /// Waits until the master, or its twin, has nothing to commit: stopped in a commit, it would keep
+    /// the other from its own, for LMDB lets one at a time write.
+    async fn between_commits(&mut self, twin: bool) {
+        // Somebody who never gets there is seen by what follows.
+        let _ = self.durable(Node::Master, twin).await;
+    }
+
+    /// Has whichever master acts dial the replicas anew.
+    fn hang_up(&self) {
+        if let Some(network) = &self.stage.scene.network {
+            network.hang_up();
+        }
     }
 
     async fn ask(&mut self, request: &Request) -> Result<Forced, String> {
@@ -412,14 +567,18 @@ impl Director<'_> {
         twin: bool,
     ) -> Result<Forced, String> {
         let wanted = message.body.clone();
+        // Of two masters it is the epoch that tells whose message it is.
+        let epoch = (from == Node::Master && self.twin.is_some()).then_some(message.epoch);
+        let same = |held: &Message| {
+            alike(&held.body, &wanted) && epoch.is_none_or(|epoch| held.epoch == epoch)
+        };
         let arrived = |event: &Event| matches!(event, Event::Message { from: by, message } if *by == from && alike(&message.body, &wanted));
         if matches!(wanted, Body::Heartbeat | Body::Alive { .. }) {
             self.until(to, twin, STEP_DEADLINE, arrived, "none came in time").await?;
             return Ok(Forced::Itself);
         }
         let deadline = Instant::now() + STEP_DEADLINE;
-        while !self.held.deliver((from, to), |held| alike(&held.body, &wanted), STEP_DEADLINE).await
-        {
+        while !self.held.deliver((from, to), same, STEP_DEADLINE).await {
             if Instant::now() >= deadline {
                 return not("no such message was sent");
             }
@@ -454,17 +613,23 @@ impl Director<'_> {
     }
 
     async fn start_twin(&mut self, node: Node) -> Result<Forced, String> {
+        self.between_commits(false).await;
+        self.stage.scene.cluster.pause(node).await;
+        self.hang_up();
         let attempt = self.stage.scene.cluster.attempt(node, Attempt::Twin).await;
-        match attempt.map_err(|error| error.to_string())? {
+        let became = match attempt.map_err(|error| error.to_string())? {
             Trial::Admitted(process) => {
-                self.twin = Some(process);
+                self.twin = Some(Twin { process, acts: true });
                 Ok(Forced::Done)
             }
             Trial::Refused { said, .. } => not(format!("it was refused: {said}")),
-            Trial::Undecided => {
-                not("it came up, and its handshake, held with all else, kept it waiting")
-            }
+            Trial::Ended { status, said } => not(format!("it ended, {status}: {said}")),
+            Trial::Undecided => not("it did not come up in time"),
+        };
+        if became.is_err() {
+            self.stage.scene.cluster.resume(node).await;
         }
+        became
     }
 
     /// Waits until a node has met such an event.
@@ -494,6 +659,8 @@ impl Director<'_> {
 fn alike(real: &Body, wanted: &Body) -> bool {
     match (real, wanted) {
         (Body::Fence { .. }, Body::Fence { .. }) => true,
+        // An inquiry is a yes said again, and schedules may not tell them apart.
+        (Body::Inquire { txn }, Body::VoteYes { txn: other }) => txn == other,
         (Body::FenceOk { in_doubt: ours, .. }, Body::FenceOk { in_doubt: theirs, .. }) => {
             ours == theirs
         }
@@ -543,7 +710,8 @@ mod tests {
         ];
         let schedule =
             Schedule { setup: setup(), steps, broken: Vec::new(), origin: String::new() };
-        let loss = Loss { node: Node::Replica(1), kind: "prepare", before: 0 };
+        let node = Node::Replica(1);
+        let loss = Loss { node, kind: "prepare", before: 0, hold: Hold::Process };
         assert_eq!(losses(&schedule), [(1, loss)].into());
         let options =
             options(&schedule, "s.json".as_ref(), "histories".into()).expect("it can be forced");
@@ -554,6 +722,36 @@ mod tests {
     }
 
     #[test]
+    fn what_a_kill_leaves_and_a_loss_of_power_takes_is_held_by_the_disk() {
+        let node = Node::Replica(1);
+        let write = Write { key: Key::from("k"), value: Some(Value::from("v")) };
+        let client = Step::Client { call: 1, request: Request::Write(write) };
+        let mut cluster = schedule::Cluster::new(setup());
+        cluster.apply(&client).expect("a client may ask");
+        let (from, to, message) = cluster.under_way().next().expect("a Prepare").clone();
+        let deliver = Step::Deliver { from, to, message, twin: false };
+        let steps = |keep| {
+            let restart = Step::Restart { node };
+            let kill = Step::Kill { node, keep: 1 };
+            vec![client.clone(), deliver.clone(), kill, restart, Step::PowerLoss { node, keep }]
+        };
+        let losses_of = |keep| {
+            let (broken, origin) = (Vec::new(), String::new());
+            losses(&Schedule { setup: setup(), steps: steps(keep), broken, origin })
+        };
+        let prepare = Loss { node, kind: "prepare", before: 0, hold: Hold::Written };
+        let boot = Loss { node, kind: "boot", before: 0, hold: Hold::FirstSync };
+        assert_eq!(losses_of(0), [(1, prepare), (3, boot.clone())].into());
+        // What the kill has left survives: only the start is undone.
+        assert_eq!(losses_of(1), [(3, boot)].into());
+        assert_eq!(losses_of(2), BTreeMap::new());
+        let point = |hold: Hold| hold.point(node).map(|point| point.to_string());
+        assert_eq!(point(Hold::Written).as_deref(), Some("replica:after-disk-write:meta"));
+        assert_eq!(point(Hold::FirstSync).as_deref(), Some("replica:before-disk-sync:data"));
+        assert_eq!(point(Hold::Process), None);
+    }
+
+    #[test]
     fn messages_are_alike_whatever_store_they_come_from() {
         let txn = TxnId::new(1, 1);
         assert!(alike(
@@ -561,6 +759,7 @@ mod tests {
             &Body::Ack { txns: vec![txn] }
         ));
         assert!(!alike(&Body::VoteYes { txn }, &Body::Inquire { txn }));
+        assert!(alike(&Body::Inquire { txn }, &Body::VoteYes { txn }));
         assert!(alike(
             &Body::Fence { member: None },
             &Body::Fence { member: Some(system::protocol::StoreId(3)) }

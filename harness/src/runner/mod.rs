@@ -208,7 +208,8 @@ impl Stage {
             .map_err(io_error("cannot put relays between the nodes"))?
             .map(Arc::new);
 
-        let mut cluster = Cluster::new(system.clone(), recorder.clone(), logs)?;
+        let base = scratch.path().to_owned();
+        let mut cluster = Cluster::new(system.clone(), recorder.clone(), logs, base)?;
         if options.disks {
             let at = |node: &Node| (*node, scratch.path().join(node.to_string()));
             cluster.mount_disks(system.nodes().iter().map(at).collect()).await?;

@@ -482,7 +482,16 @@ impl fmt::Display for Judge {
                 f.write_str(said(known.committed, ", committed by a replica"))?;
                 f.write_str(said(known.aborted, ", aborted by a replica"))?;
             }
-            writeln!(f, ", answer: {:?}", call.answer)?;
+            writeln!(
+                f,
+                ", {}",
+                match call.answer {
+                    None => "not answered",
+                    Some(Answer::Ok) => "answered Ok",
+                    Some(Answer::Aborted) => "answered Aborted",
+                    Some(Answer::Read) => "answered with a value",
+                }
+            )?;
         }
         for property in self.broken() {
             writeln!(f, "✗ {property}: {}", property.claim())?;

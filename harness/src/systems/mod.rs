@@ -1,7 +1,13 @@
 //! What can be put under test: how its nodes are started, asked and observed. The rest of the
 //! harness knows systems by these traits alone.
 
-use std::{fmt, io, path::PathBuf, process::Command, str::FromStr, time::Duration};
+use std::{
+    fmt, io,
+    path::PathBuf,
+    process::{Command, ExitStatus},
+    str::FromStr,
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use system::{
@@ -29,8 +35,9 @@ pub trait System: Send + Sync {
     /// What a node says of itself; an error in words if it does not answer in time.
     fn observe(&self, node: Node) -> BoxFuture<'_, Result<Observation, String>>;
 
-    /// The same of a process that was started in this way.
-    fn observe_as(&self, node: Node, start: &Start) -> BoxFuture<'_, Result<Observation, String>>;
+    /// Whether a process that was started in this way, which must not be let in, and ended with this
+    /// status and these last words, was refused for that.
+    fn is_refusal(&self, start: &Start, status: ExitStatus, said: &str) -> bool;
 
     /// An empty directory that a node may be started on.
     ///

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, ExitStatus},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -253,20 +253,8 @@ impl System for Twopc {
         })
     }
 
-    fn observe_as(&self, node: Node, start: &Start) -> BoxFuture<'_, Result<Observation, String>> {
-        if !start.beside {
-            return self.observe(node);
-        }
-        Box::pin(async {
-            let asked = async {
-                let mut inspector =
-                    Inspector::connect(&self.beside).await.map_err(|error| error.to_string())?;
-                let status = inspector.status().await.map_err(|status| status.to_string())?;
-                Ok(Observation { ready: status.machine.ready, unsettled: status.machine.unsettled })
-            };
-            let late = |_| Err(format!("no answer within {OBSERVE_DEADLINE:?}"));
-            timeout(OBSERVE_DEADLINE, asked).await.unwrap_or_else(late)
-        })
+    fn is_refusal(&self, start: &Start, status: ExitStatus, said: &str) -> bool {
+        ends_as_refused(start, status, said)
     }
 
     fn spare_directory(&self, node: Node) -> io::Result<PathBuf> {
@@ -286,6 +274,16 @@ impl System for Twopc {
                 .unwrap_or_else(|_| Err(format!("no answer within {DUMP_DEADLINE:?}")))
         })
     }
+}
+
+/// Whether it is with the status and the words of a node that is refused as it must be.
+fn ends_as_refused(start: &Start, status: ExitStatus, said: &str) -> bool {
+    let (code, words) = match start {
+        Start { beside: true, .. } => (1, "another process has this store open"),
+        Start { bootstrap: false, .. } => (2, "there is no store here"),
+        Start { bootstrap: true, .. } => (2, "a replica that lost its data must not rejoin"),
+    };
+    status.code() == Some(code) && said.contains(words)
 }
 
 /// A client that tells answers in the words of a history.
@@ -356,4 +354,38 @@ fn refused(reason: &Reason) -> Answer {
             | ReasonKind::Unreachable
     );
     Answer::Fail { error: format!("{code}: {detail}"), nobody }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use system::store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_from_any_other_end() {
+        let dir = PathBuf::from("store");
+        let twin = Start { beside: true, ..Start::default() };
+        let wiped = Start { directory: Some(dir.clone()), ..Start::default() };
+        let begun = Start { bootstrap: true, ..wiped.clone() };
+        let told = "r3: the cluster knows r3 by store 8c963e66dbaceb72, this is store \
+                    52bd5db975ddeca9: a replica that lost its data must not rejoin";
+        let refusals = [
+            (&twin, 1, StoreError::Locked { dir: dir.clone() }.to_string()),
+            (&wiped, 2, StoreError::Absent { dir }.to_string()),
+            (&begun, 2, told.to_owned()),
+        ];
+        for (start, code, said) in &refusals {
+            // Another status, a signal, or the words of another refusal.
+            let is = |status: ExitStatus, said: &str| ends_as_refused(start, status, said);
+            assert!(is(ExitStatus::from_raw(code << 8), said), "{said}");
+            assert!(!is(ExitStatus::from_raw((code + 1) << 8), said));
+            assert!(!is(ExitStatus::from_raw(6), said));
+            for (_, _, other) in refusals.iter().filter(|(_, _, other)| other != said) {
+                assert!(!is(ExitStatus::from_raw(code << 8), other), "{other}");
+            }
+        }
+    }
 }

@@ -68,7 +68,7 @@ pub enum Body {
     },
     /// Replica to master: these decisions are recorded here and need not be sent again.
     Ack {
-        /// Commits are durable here; aborts need not be.
+        /// Their outcomes are durable here.
         txns: Vec<TxnId>,
     },
     /// Replica to master: in doubt, what was decided?

@@ -7,8 +7,8 @@
 //! machine rests:
 //!
 //! - a key is locked exactly while a transaction that writes it is pending or prepared;
-//! - a yes vote, an Abort told to a peer, and the acknowledgement of a commit have left only after
-//!   the record that they rest on was durable;
+//! - a yes vote, an Abort told to a peer, and an acknowledgement have left only after the record
+//!   that they rest on was durable;
 //! - no prepared transaction is settled but by a decision, somebody's who knows it.
 
 use std::{
@@ -76,6 +76,8 @@ enum State {
 enum Aborted {
     /// On a no vote, which nothing recorded: a vote, not a decision.
     Voted,
+    /// On the decision, whose record is not durable yet: a crash would bring the lock back.
+    Deciding,
     /// On the decision.
     Decided,
     /// On REFUSED, which is not durable yet.
@@ -95,6 +97,8 @@ enum Parked {
     Prepare(TxnId),
     /// COMMIT: acknowledge.
     Commit(TxnId),
+    /// ABORT: acknowledge, if the master said so.
+    Abort { txn: TxnId, acknowledge: bool },
     /// REFUSED: tell this peer Abort.
     Refused(TxnId, Node),
 }
@@ -320,6 +324,15 @@ impl Participant {
                         acks.push(txn);
                     }
                 }
+                Parked::Abort { txn, acknowledge } => {
+                    let state = self.txns.get_mut(&txn);
+                    if let Some(State::Aborted(why @ Aborted::Deciding)) = state {
+                        *why = Aborted::Decided;
+                    }
+                    if acknowledge {
+                        acks.push(txn);
+                    }
+                }
                 Parked::Refused(txn, to) => {
                     let state = self.txns.get_mut(&txn);
                     if let Some(State::Aborted(why @ Aborted::Refusing)) = state {
@@ -523,18 +536,39 @@ impl Participant {
                 }
                 self.acknowledge(vec![txn], effects);
             }
-            (Decision::Abort, Some(State::Aborted(why))) => {
-                if *why == Aborted::Voted {
-                    self.txns.insert(txn, State::Aborted(Aborted::Decided));
-                }
+            (Decision::Abort, Some(State::Aborted(Aborted::Decided | Aborted::Refused))) => {
                 self.acknowledge(vec![txn], effects);
+            }
+            // The master says it again; by then REFUSED is durable.
+            (Decision::Abort, Some(State::Aborted(Aborted::Refusing))) => {}
+            (Decision::Abort, Some(State::Aborted(Aborted::Deciding))) => {
+                self.acknowledge_abort(txn, effects);
             }
             // Without a record, the abort leaves a tombstone: a late Prepare must not lock the key.
-            (Decision::Abort, None | Some(State::Pending { .. } | State::Prepared { .. })) => {
+            (
+                Decision::Abort,
+                None
+                | Some(
+                    State::Pending { .. } | State::Prepared { .. } | State::Aborted(Aborted::Voted),
+                ),
+            ) => {
                 self.abort(txn, effects);
-                self.acknowledge(vec![txn], effects);
+                self.acknowledge_abort(txn, effects);
             }
         }
+    }
+
+    /// Acknowledges an abort when its record is durable. Before, a crash could bring the lock back,
+    /// and the master would have forgotten what it was for.
+    fn acknowledge_abort(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
+        if !self.config.rules.keep(Rule::AckAfterDurable) {
+            return self.acknowledge(vec![txn], effects);
+        }
+        let due = self.parked.iter_mut().find_map(|(_, parked)| match parked {
+            Parked::Abort { txn: aborted, acknowledge } if *aborted == txn => Some(acknowledge),
+            _ => None,
+        });
+        *due.expect("ABORT is under way to the disk") = true;
     }
 
     // ---- Outcomes ----
@@ -554,8 +588,9 @@ impl Participant {
     }
 
     fn abort(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
-        self.append(Record::Abort { txn }, effects);
-        let state = self.txns.insert(txn, State::Aborted(Aborted::Decided));
+        let lsn = self.append(Record::Abort { txn }, effects);
+        self.parked.push_back((lsn, Parked::Abort { txn, acknowledge: false }));
+        let state = self.txns.insert(txn, State::Aborted(Aborted::Deciding));
         if let Some(key) = state.as_ref().and_then(State::undecided_key) {
             self.unlock(key, txn, effects);
         }
@@ -667,7 +702,9 @@ impl Participant {
         let answer = match self.txns.get(&txn) {
             Some(State::Committed { .. }) => PeerKnowledge::Commit,
             Some(State::Pending { .. } | State::Prepared { .. }) => PeerKnowledge::Uncertain,
-            Some(State::Aborted(Aborted::Decided | Aborted::Refused)) => PeerKnowledge::Abort,
+            Some(State::Aborted(Aborted::Deciding | Aborted::Decided | Aborted::Refused)) => {
+                PeerKnowledge::Abort
+            }
             // The asker repeats its question; by then REFUSED is durable.
             Some(State::Aborted(Aborted::Refusing)) => return,
             // Gone: only an asker in doubt may conclude so, for a commit that it had not

@@ -58,7 +58,7 @@ pub enum Record {
         /// The transaction.
         txn: TxnId,
     },
-    /// Replica: the transaction has no effect here. Lazy.
+    /// Replica: the transaction has no effect here. Lazy, but durable before it is acknowledged.
     Abort {
         /// The transaction.
         txn: TxnId,

@@ -42,8 +42,8 @@ rules! {
     ReadsRespectLocks = "reads-respect-locks": "reads a key though it is locked",
     /// A prepared participant never decides alone.
     PreparedWaits = "prepared-waits": "aborts alone when it has been in doubt for long",
-    /// A commit is acknowledged when it is durable.
-    AckAfterDurable = "ack-after-durable": "acknowledges before COMMIT is durable",
+    /// An outcome is acknowledged when it is durable.
+    AckAfterDurable = "ack-after-durable": "acknowledges before COMMIT or ABORT is durable",
     /// The master remembers a commit until every replica has acknowledged it.
     ForgetAfterAllAcks = "forget-after-all-acks": "forgets a commit at the first acknowledgement",
     /// A participant that tells a peer Abort has durably refused to prepare.

@@ -46,6 +46,15 @@ impl Transaction {
         self.decided.or_else(|| self.committed.first().copied())
     }
 
+    /// When it was known to be under way: the first that any journal tells of it, in nanoseconds of
+    /// the history.
+    #[must_use]
+    pub fn begun(&self) -> Option<i64> {
+        let master = self.decision_appended.iter().map(|(place, _)| place).chain(&self.decided);
+        let replicas = [&self.prepared, &self.voted, &self.committed].into_iter().flatten();
+        master.chain(replicas).map(|place| place.time).min()
+    }
+
     /// When it was over: the last that any journal tells of it, in nanoseconds of the history.
     /// None while the master may still work on it or a replica may still hold its key.
     #[must_use]

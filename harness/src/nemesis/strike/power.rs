@@ -96,7 +96,6 @@ impl Nemesis<'_> {
         strike: &Strike,
         mut facts: Json,
         (lying, down): (Duration, Duration),
-        part: Option<u64>,
     ) -> Result<Option<Vec<TxnId>>, NemesisError> {
         let node = strike.victim;
         let mut doubted = self.doubt(None, &mut facts).await;
@@ -118,8 +117,8 @@ impl Nemesis<'_> {
             facts["down_ms"] = millis(down);
             // Time for a node that acts too early to do so.
             self.rest(lying).await;
-            let dropped = self.cluster.cut(&[node], part).await?;
-            tell(&mut facts, &dropped, part);
+            let dropped = self.cluster.cut(&[node], None).await?;
+            tell(&mut facts, &dropped, None);
             self.note("power-loss", &facts)?;
             self.rest(down).await;
             self.cluster.start(node).await?;
