@@ -193,6 +193,23 @@ fn a_second_opener_is_refused_until_the_first_is_gone() {
 }
 
 #[test]
+fn an_earlier_short_value_does_not_come_back_when_a_long_one_is_deleted() {
+    let dir = TempDir::new().unwrap();
+    let (Opened { mut store, .. }, _told) = open(&dir, create()).unwrap();
+    // Long values are in the key/value table at once, short ones follow behind their records.
+    let long = "long".repeat(1000);
+    for record in [put(1, "a", "short"), commit(1), put(2, "a", &long), commit(2), del(3, "a")] {
+        store.append(record);
+    }
+    assert_eq!(entries(&store), [entry(2, "a", &long)]);
+    store.append(commit(3));
+    store.close().unwrap();
+    let (Opened { store, .. }, _told) = open(&dir, Options::default()).unwrap();
+    assert_eq!(store.get(&"a".into()).unwrap(), None);
+    assert_eq!(entries(&store), []);
+}
+
+#[test]
 fn an_id_is_drawn_for_each_store() {
     let ids: Vec<StoreId> =
         (0..2).map(|_| open(&TempDir::new().unwrap(), create()).unwrap().0.id).collect();
