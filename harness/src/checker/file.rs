@@ -83,10 +83,14 @@ pub fn check_file(path: &Path, reading: &Reading<'_>) -> Result<FileReport, Read
     let io = |source| ReadError::Io { path: path.to_owned(), source };
     // In memory a history takes no more than in its file.
     let size = fs::metadata(path).map_err(io)?.len();
-    match reading.memory {
-        Some(memory) if size > memory => check_parted(path, format, reading, memory),
-        _ => check_whole(path, format, reading),
+    let mut report = match reading.memory {
+        Some(memory) if size > memory => check_parted(path, format, reading, memory)?,
+        _ => check_whole(path, format, reading)?,
+    };
+    if report.operations == 0 {
+        report.doubt("the history has no operation: nothing was shown".to_owned());
     }
+    Ok(report)
 }
 
 impl FileReport {
@@ -373,5 +377,27 @@ impl Sink for Named {
             self.finish(number, end);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_without_operations_shows_nothing() {
+        let directory = tempfile::tempdir().expect("a directory for the test");
+        let path = directory.path().join("history");
+        let kill = r#"{"index":0,"time":1,"process":"nemesis","type":"info","f":"kill"}"#;
+        let torn = r#"{"index":0,"time":1,"process":1,"type":"inv"#;
+        for text in ["", &format!("{kill}\n"), torn, "[]", "{:process :nemesis}"] {
+            fs::write(&path, text).expect("the disk has room");
+            for memory in [None, Some(0)] {
+                let reading = Reading { memory, ..Reading::default() };
+                let report = check_file(&path, &reading).expect("well formed");
+                assert_eq!(report.verdict, Validity::Unknown, "{text}");
+                assert_eq!(report.doubts, ["the history has no operation: nothing was shown"]);
+            }
+        }
     }
 }

@@ -441,7 +441,7 @@ mod tests {
         written(&path, 4, None);
         let mut text = std::fs::read_to_string(&path).expect("it was just written");
         let cut = text.lines().take(700).map(|line| line.len() + 1).sum();
-        text.insert_str(cut, "{\"process\":999,\"type\":\"ok\",\"f\":\"get\",\"key\":\"k1\"}\n");
+        text.insert_str(cut, "{\"index\":700,\"time\":900000,\"process\":999,\"type\":\"ok\",\"f\":\"del\",\"key\":\"k1\"}\n");
         std::fs::write(&path, text).expect("the disk has room");
         let reading = Reading { memory: Some(40_000), ..Reading::default() };
         let error = check_file(&path, &reading).expect_err("it is malformed").to_string();

@@ -312,6 +312,11 @@ impl<'de> Deserialize<'de> for Event {
                     }
                 };
                 let key = line.key.ok_or_else(|| D::Error::missing_field("key"))?;
+                if f == Function::Get && line.kind == Kind::Ok && line.value.is_none() {
+                    return Err(D::Error::custom(
+                        "a get that is ok needs a value: null if nothing",
+                    ));
+                }
                 let value = match line.value {
                     None | Some(Json::Null) => None,
                     Some(Json::String(value)) => Some(value),
@@ -373,6 +378,7 @@ mod tests {
             (r#"{"index":0,"time":1,"process":1,"type":"ok","f":"get"}"#, "missing field `key`"),
             (r#"{"index":0,"time":1,"process":"x","type":"ok","f":"get","key":"a"}"#, "nemesis"),
             (r#"{"index":0,"time":1,"process":1,"type":"invoke","f":"put","key":"a"}"#, "a value"),
+            (r#"{"index":0,"time":1,"process":1,"type":"ok","f":"get","key":"a"}"#, "a value"),
             (
                 r#"{"index":0,"time":1,"process":1,"type":"ok","f":"get","key":"a","value":3}"#,
                 "want text",

@@ -102,6 +102,17 @@ pub fn pair(events: &[Event]) -> Result<Vec<Operation>, PairError> {
                 client.f, client.key, operation.f, operation.key
             )));
         }
+        let (began, ends) = (&operation.value, &client.value);
+        if client.f.is_write() && ends.is_some() && ends != began {
+            let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+            return Err(wrong(format!(
+                "process {process} completes {} of {} with the value {}, but has begun it with {}",
+                client.f,
+                client.key,
+                text(ends),
+                text(began)
+            )));
+        }
         if client.kind == Kind::Info {
             open.insert(process, None);
         }
@@ -205,5 +216,15 @@ mod tests {
             let error = pair(&events).expect_err(reason).to_string();
             assert!(error.contains(reason), "{error}");
         }
+        let put = |index, kind, written: &str| {
+            let mut event = event(index, 1, kind, Function::Put);
+            let Action::Client(client) = &mut event.action else {
+                unreachable!("it is a client's")
+            };
+            client.value = Some(written.to_owned());
+            event
+        };
+        let error = pair(&[put(0, Kind::Invoke, "x"), put(1, Kind::Ok, "y")]).expect_err("y");
+        assert!(error.to_string().contains("with the value y, but has begun it with x"), "{error}");
     }
 }

@@ -54,6 +54,32 @@ pub fn read(path: &Path) -> Result<Whole, ReadError> {
     Ok(Whole { events: read, torn: events.torn })
 }
 
+/// The order of events: every index follows the last, from 0, and no time lies before the last.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sequence {
+    next_index: u64,
+    time: u64,
+}
+
+impl Sequence {
+    /// Takes in the next event.
+    ///
+    /// # Errors
+    /// In words: it is not the next.
+    pub(super) fn next(&mut self, index: u64, time: u64) -> Result<(), String> {
+        let Sequence { next_index, time: last } = *self;
+        if index != next_index {
+            let missing = if index > next_index { ": events are missing" } else { "" };
+            return Err(format!("index {index} where {next_index} should be{missing}"));
+        }
+        if time < last {
+            return Err(format!("time {time} after time {last}"));
+        }
+        *self = Sequence { next_index: index + 1, time };
+        Ok(())
+    }
+}
+
 /// The events of a history, read one at a time.
 pub struct Events {
     input: Box<dyn BufRead>,
@@ -61,8 +87,7 @@ pub struct Events {
     line: Vec<u8>,
     /// How many were read.
     count: usize,
-    /// Index and time of the last one.
-    last: Option<(u64, u64)>,
+    sequence: Sequence,
     torn: bool,
 }
 
@@ -80,7 +105,14 @@ impl Events {
     /// The events of anything; the path is for messages.
     fn of(input: Box<dyn BufRead>, path: &Path) -> Events {
         let path = path.to_owned();
-        Events { input, path, line: Vec::new(), count: 0, last: None, torn: false }
+        Events {
+            input,
+            path,
+            line: Vec::new(),
+            count: 0,
+            sequence: Sequence::default(),
+            torn: false,
+        }
     }
 
     fn event(&mut self) -> Result<Event, ReadError> {
@@ -96,15 +128,7 @@ impl Events {
             let reason = reason.split(" at line ").next().unwrap_or(&reason).to_owned();
             malformed(error.column().max(1), reason)
         })?;
-        if let Some((index, time)) = self.last {
-            if event.index <= index {
-                return Err(malformed(1, format!("index {} after index {index}", event.index)));
-            }
-            if event.time < time {
-                return Err(malformed(1, format!("time {} after time {time}", event.time)));
-            }
-        }
-        self.last = Some((event.index, event.time));
+        self.sequence.next(event.index, event.time).map_err(|reason| malformed(1, reason))?;
         self.count += 1;
         Ok(event)
     }
@@ -155,7 +179,13 @@ mod tests {
         let error = text(&format!("{GOOD}\n{{\"index\":1,\"time\":x}}\n")).expect_err("x");
         assert_eq!(error, "h:2:19: expected value");
         let error = text(&format!("{GOOD}\n{GOOD}\n")).expect_err("the same index twice");
-        assert_eq!(error, "h:2:1: index 0 after index 0");
+        assert_eq!(error, "h:2:1: index 0 where 1 should be");
+        let error =
+            text(&format!("{}\n", GOOD.replace(":0,", ":1,"))).expect_err("there was one before");
+        assert_eq!(error, "h:1:1: index 1 where 0 should be: events are missing");
+        let earlier = GOOD.replace(":0,", ":1,").replace(":1,\"process", ":0,\"process");
+        let error = text(&format!("{GOOD}\n{earlier}\n")).expect_err("time goes back");
+        assert_eq!(error, "h:2:1: time 0 after time 1");
         let error = text("\n").expect_err("an empty line is no event");
         assert!(error.starts_with("h:1:1: "), "{error}");
         let error = read(Path::new("/nonexistent/h")).expect_err("no such file").to_string();

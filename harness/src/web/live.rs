@@ -161,7 +161,7 @@ mod tests {
         let line = |index: u64, kind: &str| {
             format!(
                 "{{\"index\":{index},\"time\":{},\"process\":1,\"type\":\"{kind}\",\"f\":\"get\",\
-                 \"key\":\"a\"}}\n",
+                 \"key\":\"a\",\"value\":null}}\n",
                 index * 600_000_000
             )
         };

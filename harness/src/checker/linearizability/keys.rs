@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use ahash::RandomState;
+
 use super::{
     frontier::{self, Step},
     key::{KeyHistory, NOTHING, OPEN, Op, What},
@@ -84,10 +86,10 @@ impl Nonsense {
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
     spec: Spec,
-    by_name: HashMap<Box<str>, usize>,
+    by_name: HashMap<Box<str>, usize, RandomState>,
     keys: Vec<Key>,
     /// The operation under way of each process: key and place; none if it is retired.
-    under_way: HashMap<u64, Option<(usize, usize)>>,
+    under_way: HashMap<u64, Option<(usize, usize)>, RandomState>,
     operations: u64,
 }
 
@@ -103,7 +105,7 @@ pub struct Key {
     special: HashMap<u32, Step>,
     /// By place: the number of the operation in the whole history, from 0.
     numbers: Vec<u32>,
-    values: HashMap<Box<str>, u32>,
+    values: HashMap<Box<str>, u32, RandomState>,
     /// By value: whether only failed writes wrote it, so far.
     failed: Vec<bool>,
 }
@@ -113,7 +115,7 @@ const DROPPED: What = What::Read(OPEN);
 
 impl Key {
     fn new(name: &str, spec: Spec) -> Self {
-        let mut values = HashMap::new();
+        let mut values = HashMap::default();
         if spec == Spec::Append {
             values.insert("".into(), NOTHING);
         }

@@ -4,7 +4,10 @@
 
 use std::{fmt::Write as _, io::BufRead};
 
-use super::{Ask, End, Fault, Sink};
+use super::{
+    Ask, End, Fault,
+    pairs::{Named, Pairs},
+};
 
 /// A value of EDN, borrowed from the text where it can be.
 #[derive(Clone, Debug, PartialEq)]
@@ -306,8 +309,9 @@ enum Item<'a> {
 pub(super) fn stream(
     input: &mut dyn BufRead,
     porcupine: bool,
-    sink: &mut dyn Sink,
+    pairs: &mut Pairs<'_>,
 ) -> Result<(), Fault> {
+    let mut events = Events { pairs, tuples: None, index: None };
     let place = Place { line: 1, column: 1 };
     let mut window = Window { input, text: Vec::new(), at: 0, place, whole: false };
     // A vector around it all is no value of its own here: its maps are read one at a time.
@@ -330,7 +334,7 @@ pub(super) fn stream(
             Item::Open(close) => open.push((close, here())),
             Item::Close => drop(open.pop()),
             Item::Value(value) => {
-                event(&value, porcupine, sink).map_err(|reason| here().fault(reason))?;
+                events.take(&value, porcupine).map_err(|reason| here().fault(reason))?;
             }
             Item::Discarded => {}
         }
@@ -354,101 +358,175 @@ fn item<'a>(reader: &mut Reader<'a>, close: Option<u8>, depth: usize) -> Result<
     }
 }
 
-fn event(map: &Value<'_>, porcupine: bool, sink: &mut dyn Sink) -> Result<(), String> {
-    if !matches!(map, Value::Map(_)) {
-        return Err("want a map: an operation".to_owned());
-    }
-    let field = |name: &str| map.field(name).ok_or_else(|| format!("an operation without :{name}"));
-    let process = match field("process")? {
-        Value::Atom(number) => match number.parse::<u64>() {
-            Ok(process) => process,
-            Err(_) => return Err(format!("'{number}' is no process")),
-        },
-        // The nemesis, by whatever name.
-        Value::Keyword(_) => return Ok(()),
-        other => return Err(format!("'{}' is no process", other.written())),
-    };
-    let (Value::Keyword(kind), Value::Keyword(f)) = (field("type")?, field("f")?) else {
-        return Err(":type and :f must be keywords".to_owned());
-    };
-    let value = map.field("value").unwrap_or(&Value::Nil);
-    if porcupine {
-        return text_event(process, kind, f, map, value, sink);
-    }
-    let (key, value) = tuple(f, value);
-    let done = match (*kind, *f) {
-        ("invoke", "read" | "get") => sink.invoke(process, &key, Ask::Get),
-        ("invoke", "write" | "put") => match value {
-            Value::Nil => sink.invoke(process, &key, Ask::Del),
-            value => sink.invoke(process, &key, Ask::Put(&value.written())),
-        },
-        ("invoke", "del" | "delete") => sink.invoke(process, &key, Ask::Del),
-        ("invoke", "cas") => match value {
-            Value::Many(pair) if pair.len() == 2 => {
-                let [from, to] = [&pair[0], &pair[1]]
-                    .map(|value| (*value != Value::Nil).then(|| value.written()));
-                sink.invoke(process, &key, Ask::Cas(from.as_deref(), to.as_deref()))
-            }
-            _ => return Err("a cas needs [old new]".to_owned()),
-        },
-        ("ok", "read" | "get") => match value {
-            Value::Nil => sink.end(process, End::Ok(None)),
-            value => sink.end(process, End::Ok(Some(&value.written()))),
-        },
-        ("ok", "write" | "put" | "del" | "delete" | "cas") => sink.end(process, End::Ok(None)),
-        ("fail", _) => sink.end(process, End::Fail),
-        ("info", "read" | "get" | "write" | "put" | "del" | "delete" | "cas") => {
-            sink.end(process, End::Info)
-        }
-        ("invoke" | "ok" | "info", other) => {
-            return Err(format!(":{other} is no operation: want read, write or cas"));
-        }
-        (other, _) => return Err(format!(":type :{other}: want invoke, ok, fail or info")),
-    };
-    done.map_err(|nonsense| nonsense.to_string())
+/// The events of a history, as they come.
+struct Events<'p, 's> {
+    pairs: &'p mut Pairs<'s>,
+    /// Whether operations have `independent` tuples, which name their keys; none before the first.
+    tuples: Option<bool>,
+    /// The last index that was said. The times of older Jepsens' events are not always in order,
+    /// and a part of a history keeps the indices of the whole.
+    index: Option<u64>,
 }
 
-/// The key and the value of an operation: of an `independent` tuple, or the one register's.
-fn tuple<'v, 'a>(f: &str, value: &'v Value<'a>) -> (String, &'v Value<'a>) {
+impl Events<'_, '_> {
+    fn take(&mut self, map: &Value<'_>, porcupine: bool) -> Result<(), String> {
+        if !matches!(map, Value::Map(_)) {
+            return Err("want a map: an operation".to_owned());
+        }
+        let field =
+            |name: &str| map.field(name).ok_or_else(|| format!("an operation without :{name}"));
+        if let Some(index) = map.field("index") {
+            self.follows(index)?;
+        }
+        let process = match field("process")? {
+            Value::Atom(number) => match number.parse::<u64>() {
+                Ok(process) => process,
+                Err(_) => return Err(format!("'{number}' is no process")),
+            },
+            // The nemesis, by whatever name.
+            Value::Keyword(_) => return Ok(()),
+            other => return Err(format!("'{}' is no process", other.written())),
+        };
+        let (Value::Keyword(kind), Value::Keyword(f)) = (field("type")?, field("f")?) else {
+            return Err(":type and :f must be keywords".to_owned());
+        };
+        let event = Told { process, kind, f, value: map.field("value") };
+        if porcupine {
+            return self.text(map, event);
+        }
+        if map.field("key").is_some() {
+            let reason = "an operation with a :key: Jepsen's are named in the value, [key value]; \
+                          --format porcupine reads such";
+            return Err(reason.to_owned());
+        }
+        self.register(event)
+    }
+
+    fn follows(&mut self, index: &Value<'_>) -> Result<(), String> {
+        let Value::Atom(text) = index else {
+            return Err(format!(":index {}: want a number", index.written()));
+        };
+        let index = text.parse().map_err(|_| format!(":index {text}: want a number"))?;
+        match self.index {
+            Some(last) if index <= last => Err(format!(":index {index} after :index {last}")),
+            _ => {
+                self.index = Some(index);
+                Ok(())
+            }
+        }
+    }
+
+    /// An operation of Jepsen's, on one register or on those that tuples name.
+    fn register(&mut self, event: Told<'_, '_>) -> Result<(), String> {
+        let Told { process, kind, f, value: told } = event;
+        let (key, value) = tuple(f, told.unwrap_or(&Value::Nil));
+        if kind == "invoke" && key.is_some() != *self.tuples.get_or_insert(key.is_some()) {
+            return Err(format!(
+                ":{f} with the value {}: some operations of this history name a key, [key value], \
+                 and some do not",
+                told.unwrap_or(&Value::Nil).written()
+            ));
+        }
+        let key = key.unwrap_or_else(|| "register".to_owned());
+        let text = value.written();
+        let reads = matches!(f, "read" | "get");
+        let named = Named { process, f, key: Some(&key), value: (!reads).then_some(&text) };
+        // What did not go well may have a keyword or nothing in place of key and value.
+        let silent = matches!(told, None | Some(Value::Nil | Value::Keyword(_)));
+        let ended = if silent { Named { key: None, value: None, ..named } } else { named };
+        let done = match (kind, f) {
+            ("invoke" | "ok", "write" | "put" | "read" | "get") if told.is_none() => {
+                return Err(format!(":{kind} :{f} without a :value"));
+            }
+            ("invoke", "read" | "get") => self.pairs.invoke(named, Ask::Get),
+            ("invoke", "write" | "put") => match value {
+                Value::Nil => self.pairs.invoke(named, Ask::Del),
+                _ => self.pairs.invoke(named, Ask::Put(&text)),
+            },
+            ("invoke", "del" | "delete") => self.pairs.invoke(named, Ask::Del),
+            ("invoke", "cas") => match value {
+                Value::Many(pair) if pair.len() == 2 => {
+                    let [from, to] = [&pair[0], &pair[1]]
+                        .map(|value| (*value != Value::Nil).then(|| value.written()));
+                    self.pairs.invoke(named, Ask::Cas(from.as_deref(), to.as_deref()))
+                }
+                _ => return Err("a cas needs [old new]".to_owned()),
+            },
+            ("ok", "read" | "get") => match value {
+                Value::Nil => self.pairs.end(named, End::Ok(None)),
+                _ => self.pairs.end(named, End::Ok(Some(&text))),
+            },
+            ("ok", "write" | "put" | "del" | "delete" | "cas") => {
+                self.pairs.end(named, End::Ok(None))
+            }
+            ("fail", "read" | "get" | "write" | "put" | "del" | "delete" | "cas") => {
+                self.pairs.end(ended, End::Fail)
+            }
+            ("info", "read" | "get" | "write" | "put" | "del" | "delete" | "cas") => {
+                self.pairs.end(ended, End::Info)
+            }
+            ("invoke" | "ok" | "fail" | "info", other) => {
+                return Err(format!(":{other} is no operation: want read, write or cas"));
+            }
+            (other, _) => return Err(format!(":type :{other}: want invoke, ok, fail or info")),
+        };
+        done.map_err(|nonsense| nonsense.to_string())
+    }
+
+    /// An operation of Porcupine's key/value data.
+    fn text(&mut self, map: &Value<'_>, event: Told<'_, '_>) -> Result<(), String> {
+        let Told { process, kind, f, value } = event;
+        let text = match value {
+            None if matches!((kind, f), ("invoke", "put" | "append") | ("ok", "get")) => {
+                return Err(format!(":{kind} :{f} without a :value"));
+            }
+            None | Some(Value::Nil) => "",
+            Some(Value::Text(text)) => text,
+            Some(other) => return Err(format!(":value {}: want text or nil", other.written())),
+        };
+        let Some(Value::Text(key)) = map.field("key") else {
+            return Err("an operation without a :key that is text".to_owned());
+        };
+        let get = Named { process, f, key: Some(key), value: None };
+        let told = kind == "invoke" || matches!(value, Some(Value::Text(_)));
+        let write = Named { value: told.then_some(text), ..get };
+        let done = match (kind, f) {
+            ("invoke", "get") => self.pairs.invoke(get, Ask::Get),
+            ("invoke", "put") => self.pairs.invoke(write, Ask::Put(text)),
+            ("invoke", "append") => self.pairs.invoke(write, Ask::Append(text)),
+            ("ok", "get") => self.pairs.end(get, End::Ok(Some(text))),
+            ("ok", "put" | "append") => self.pairs.end(write, End::Ok(None)),
+            ("fail", "get") => self.pairs.end(get, End::Fail),
+            ("fail", "put" | "append") => self.pairs.end(write, End::Fail),
+            ("info", "get") => self.pairs.end(get, End::Info),
+            ("info", "put" | "append") => self.pairs.end(write, End::Info),
+            ("invoke" | "ok" | "fail" | "info", other) => {
+                return Err(format!(":{other} is no operation: want get, put or append"));
+            }
+            (other, _) => return Err(format!(":type :{other}: want invoke, ok, fail or info")),
+        };
+        done.map_err(|nonsense| nonsense.to_string())
+    }
+}
+
+/// What every operation's event tells.
+#[derive(Clone, Copy)]
+struct Told<'v, 'a> {
+    process: u64,
+    kind: &'a str,
+    f: &'a str,
+    /// None: there is no such field.
+    value: Option<&'v Value<'a>>,
+}
+
+/// The key and the value of an operation: those of an `independent` tuple, or no key.
+fn tuple<'v, 'a>(f: &str, value: &'v Value<'a>) -> (Option<String>, &'v Value<'a>) {
     match value {
         Value::Many(pair)
             if pair.len() == 2 && (f != "cas" || matches!(pair[1], Value::Many(_))) =>
         {
-            (pair[0].written(), &pair[1])
+            (Some(pair[0].written()), &pair[1])
         }
-        _ => ("register".to_owned(), value),
+        _ => (None, value),
     }
-}
-
-/// An operation of Porcupine's key/value data.
-fn text_event(
-    process: u64,
-    kind: &str,
-    f: &str,
-    map: &Value<'_>,
-    value: &Value<'_>,
-    sink: &mut dyn Sink,
-) -> Result<(), String> {
-    let text = match value {
-        Value::Nil => "",
-        Value::Text(text) => text,
-        other => return Err(format!(":value {}: want text or nil", other.written())),
-    };
-    let Some(Value::Text(key)) = map.field("key") else {
-        return Err("an operation without a :key that is text".to_owned());
-    };
-    let done = match (kind, f) {
-        ("invoke", "get") => sink.invoke(process, key, Ask::Get),
-        ("invoke", "put") => sink.invoke(process, key, Ask::Put(text)),
-        ("invoke", "append") => sink.invoke(process, key, Ask::Append(text)),
-        ("ok", "get") => sink.end(process, End::Ok(Some(text))),
-        ("ok", "put" | "append") => sink.end(process, End::Ok(None)),
-        ("fail", "get" | "put" | "append") => sink.end(process, End::Fail),
-        ("info", "get" | "put" | "append") => sink.end(process, End::Info),
-        ("invoke" | "ok" | "fail" | "info", other) => {
-            return Err(format!(":{other} is no operation: want get, put or append"));
-        }
-        (other, _) => return Err(format!(":type :{other}: want invoke, ok, fail or info")),
-    };
-    done.map_err(|nonsense| nonsense.to_string())
 }

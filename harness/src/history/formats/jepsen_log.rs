@@ -3,23 +3,26 @@
 
 use std::io::BufRead;
 
-use super::{Ask, End, Fault, Sink, lines};
+use super::{
+    Ask, End, Fault, lines,
+    pairs::{Named, Pairs},
+};
 
 /// The one register's name.
 const KEY: &str = "register";
 
 const MARK: &str = "jepsen.util - ";
 
-pub(super) fn stream(input: &mut dyn BufRead, sink: &mut dyn Sink) -> Result<(), Fault> {
+pub(super) fn stream(input: &mut dyn BufRead, pairs: &mut Pairs<'_>) -> Result<(), Fault> {
     lines(input, |number, line, _| {
         let Ok(text) = std::str::from_utf8(line) else {
             return Err(Fault::new(number, 1, "no text in UTF-8"));
         };
-        if text.trim().is_empty() { Ok(()) } else { event(number, text, sink) }
+        if text.trim().is_empty() { Ok(()) } else { event(number, text, pairs) }
     })
 }
 
-fn event(number: usize, text: &str, sink: &mut dyn Sink) -> Result<(), Fault> {
+fn event(number: usize, text: &str, pairs: &mut Pairs<'_>) -> Result<(), Fault> {
     let Some(at) = text.find(MARK) else {
         return Err(Fault::new(number, 1, format!("no '{MARK}' in a line of the log")));
     };
@@ -43,23 +46,29 @@ fn event(number: usize, text: &str, sink: &mut dyn Sink) -> Result<(), Fault> {
     let value = &compact[compact.len().min(3)..];
     let first = value.first().copied().unwrap_or_default();
     let timed_out = first == ":timed-out";
+    // A keyword in place of the value says why it ended so.
+    let written = (!first.is_empty() && !first.starts_with(':')).then(|| value.join(" "));
+    let read = Named { process, f, key: Some(KEY), value: None };
+    let write = Named { value: written.as_deref(), ..read };
     let done = match (kind, f) {
-        (":invoke", ":read") => sink.invoke(process, KEY, Ask::Get),
-        (":invoke", ":write") if first == "nil" => sink.invoke(process, KEY, Ask::Del),
-        (":invoke", ":write") if !first.is_empty() => sink.invoke(process, KEY, Ask::Put(first)),
+        (":invoke", ":read") => pairs.invoke(read, Ask::Get),
+        (":invoke", ":write") if first == "nil" => pairs.invoke(write, Ask::Del),
+        (":invoke", ":write") if !first.is_empty() => pairs.invoke(write, Ask::Put(first)),
         (":invoke", ":cas") => match pair(value) {
             Some((from, to)) => {
                 let [from, to] = [from, to].map(|value| (value != "nil").then_some(value));
-                sink.invoke(process, KEY, Ask::Cas(from, to))
+                pairs.invoke(write, Ask::Cas(from, to))
             }
             None => return wrong(first, "a cas needs [old new]".to_owned()),
         },
-        (":ok", ":read") if first == "nil" => sink.end(process, End::Ok(None)),
-        (":ok", ":read") if !first.is_empty() => sink.end(process, End::Ok(Some(first))),
-        (":ok", ":write" | ":cas") => sink.end(process, End::Ok(None)),
-        (":fail", ":cas") if !timed_out => sink.end(process, End::Differs),
-        (":fail", ":read" | ":write" | ":cas") => sink.end(process, End::Fail),
-        (":info", ":read" | ":write" | ":cas") => sink.end(process, End::Info),
+        (":ok", ":read") if first == "nil" => pairs.end(read, End::Ok(None)),
+        (":ok", ":read") if !first.is_empty() => pairs.end(read, End::Ok(Some(first))),
+        (":ok", ":write" | ":cas") => pairs.end(write, End::Ok(None)),
+        (":fail", ":cas") if !timed_out => pairs.end(write, End::Differs),
+        (":fail", ":read") => pairs.end(read, End::Fail),
+        (":fail", ":write" | ":cas") => pairs.end(write, End::Fail),
+        (":info", ":read") => pairs.end(read, End::Info),
+        (":info", ":write" | ":cas") => pairs.end(write, End::Info),
         (":invoke" | ":ok", ":read" | ":write") => {
             return wrong(first, format!("{kind} {f} needs a value"));
         }

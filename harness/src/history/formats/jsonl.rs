@@ -1,4 +1,4 @@
-//! Our own histories, read fast: no event is built, nothing is copied that need not be.
+//! Our own histories, read fast: no event is built, little is copied.
 
 use std::{borrow::Cow, fmt, io::BufRead};
 
@@ -7,11 +7,17 @@ use serde::{
     de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 
-use super::{Ask, End, Fault, Sink, lines};
+use super::{
+    Ask, End, Fault, lines,
+    pairs::{Named, Pairs},
+};
+use crate::history::read::Sequence;
 
 /// What of an event matters to a checker.
 #[derive(Deserialize)]
 struct Line<'a> {
+    index: u64,
+    time: u64,
     #[serde(borrow)]
     process: Field<'a>,
     #[serde(rename = "type", borrow)]
@@ -28,6 +34,7 @@ struct Line<'a> {
 #[derive(Default)]
 enum Field<'a> {
     #[default]
+    Missing,
     Nothing,
     Number(u64),
     Text(Cow<'a, str>),
@@ -86,20 +93,27 @@ impl<'de: 'a, 'a> Deserialize<'de> for Field<'a> {
     }
 }
 
-pub(super) fn stream(input: &mut dyn BufRead, sink: &mut dyn Sink) -> Result<(), Fault> {
+pub(super) fn stream(input: &mut dyn BufRead, pairs: &mut Pairs<'_>) -> Result<(), Fault> {
+    let mut sequence = Sequence::default();
     lines(input, |number, line, whole| {
         // What a kill leaves of the last line is left out.
-        if whole { event(number, line, sink) } else { Ok(()) }
+        if whole { event(number, line, &mut sequence, pairs) } else { Ok(()) }
     })
 }
 
-fn event(number: usize, text: &[u8], sink: &mut dyn Sink) -> Result<(), Fault> {
+fn event(
+    number: usize,
+    text: &[u8],
+    sequence: &mut Sequence,
+    pairs: &mut Pairs<'_>,
+) -> Result<(), Fault> {
     let line: Line<'_> = serde_json::from_slice(text).map_err(|error| {
         let reason = error.to_string();
         let reason = reason.split(" at line ").next().unwrap_or(&reason);
         Fault::new(number, error.column().max(1), reason)
     })?;
     let wrong = |reason: String| Fault::new(number, 1, reason);
+    sequence.next(line.index, line.time).map_err(wrong)?;
     let process = match line.process {
         Field::Number(process) => process,
         Field::Text(name) if name == "nemesis" => return Ok(()),
@@ -109,23 +123,31 @@ fn event(number: usize, text: &[u8], sink: &mut dyn Sink) -> Result<(), Fault> {
         return Err(wrong("key: want text".to_owned()));
     };
     let value = match &line.value {
-        Field::Nothing => None,
+        Field::Missing | Field::Nothing => None,
         Field::Text(text) => Some(&**text),
         Field::Number(_) | Field::Other => {
             return Err(wrong("value: want text or null".to_owned()));
         }
     };
-    let done = match (&*line.kind, &*line.f) {
-        ("invoke", "get") => sink.invoke(process, &key, Ask::Get),
-        ("invoke", "del") => sink.invoke(process, &key, Ask::Del),
+    let f = &*line.f;
+    let get = Named { process, f, key: Some(&key), value: None };
+    let write = Named { value, ..get };
+    let done = match (&*line.kind, f) {
+        ("invoke", "get") => pairs.invoke(get, Ask::Get),
+        ("invoke", "del") => pairs.invoke(write, Ask::Del),
         ("invoke", "put") => match value {
-            Some(value) => sink.invoke(process, &key, Ask::Put(value)),
+            Some(value) => pairs.invoke(write, Ask::Put(value)),
             None => return Err(wrong("a put needs a value".to_owned())),
         },
-        ("ok", "get") => sink.end(process, End::Ok(value)),
-        ("ok", "put" | "del") => sink.end(process, End::Ok(None)),
-        ("fail", "get" | "put" | "del") => sink.end(process, End::Fail),
-        ("info", "get" | "put" | "del") => sink.end(process, End::Info),
+        ("ok", "get") if matches!(line.value, Field::Missing) => {
+            return Err(wrong("a get that is ok needs a value: null if nothing".to_owned()));
+        }
+        ("ok", "get") => pairs.end(get, End::Ok(value)),
+        ("ok", "put" | "del") => pairs.end(write, End::Ok(None)),
+        ("fail", "get") => pairs.end(get, End::Fail),
+        ("fail", "put" | "del") => pairs.end(write, End::Fail),
+        ("info", "get") => pairs.end(get, End::Info),
+        ("info", "put" | "del") => pairs.end(write, End::Info),
         ("invoke" | "ok" | "fail" | "info", other) => {
             return Err(wrong(format!("'{other}' is no operation: want get, put or del")));
         }

@@ -4,6 +4,7 @@
 mod edn;
 mod jepsen_log;
 mod jsonl;
+mod pairs;
 
 use std::{
     fmt,
@@ -13,6 +14,7 @@ use std::{
     str::FromStr,
 };
 
+use self::pairs::Pairs;
 use super::ReadError;
 use crate::checker::linearizability::{Ask, End, Keys, Nonsense, Spec};
 
@@ -151,10 +153,13 @@ pub fn stream_from(
     sink: &mut dyn Sink,
     path: &Path,
 ) -> Result<(), ReadError> {
+    let mut pairs = Pairs::new(sink);
     let read = match format {
-        Format::Jsonl => jsonl::stream(input, sink),
-        Format::JepsenLog => jepsen_log::stream(input, sink),
-        Format::Edn | Format::Porcupine => edn::stream(input, format == Format::Porcupine, sink),
+        Format::Jsonl => jsonl::stream(input, &mut pairs),
+        Format::JepsenLog => jepsen_log::stream(input, &mut pairs),
+        Format::Edn | Format::Porcupine => {
+            edn::stream(input, format == Format::Porcupine, &mut pairs)
+        }
     };
     read.map_err(|fault| fault.at(path))
 }

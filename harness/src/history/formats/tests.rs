@@ -102,6 +102,121 @@ fn the_place_of_what_is_wrong_is_told() {
     }
 }
 
+#[test]
+fn an_end_agrees_with_its_beginning() {
+    let last = |text: &str, from: &str, to: &str| {
+        let (before, after) = text.rsplit_once(from).expect(from);
+        format!("{before}{to}{after}")
+    };
+    let nil = INDEPENDENT.replace(":fail, :f :cas, :value [1 [3 5]]", ":info, :f :cas");
+    assert_eq!(valid(&nil), [true, false]);
+    let keyword =
+        INDEPENDENT.replace(":fail, :f :cas, :value [1 [3 5]]", ":fail, :f :cas, :value :no");
+    assert_eq!(valid(&keyword), [true, false]);
+    assert_eq!(valid(&LOG.replace(":fail\t:cas\t[3 4]", ":info\t:cas\t:timed-out")), [true]);
+    let unsaid = JSONL.replace(
+        "\"value\":\"1\",\"version\":\"1.1\"}\n{\"index\":3",
+        "\"version\":\"1.1\"}\n{\"index\":3",
+    );
+    assert_ne!(unsaid, JSONL);
+    assert_eq!(valid(&unsaid), [true]);
+    for (text, expected) in [
+        (
+            last(JSONL, "\"get\"", "\"del\""),
+            "h:5:1: process 1 ends del 1 of a, but has begun get of a",
+        ),
+        (
+            last(JSONL, "\"key\":\"a\"", "\"key\":\"b\""),
+            "h:5:1: process 1 ends get of b, but has begun get of a",
+        ),
+        (
+            JSONL.replace(
+                "\"value\":\"1\",\"version\":\"1.1\"}\n{\"index\":3",
+                "\"value\":\"2\"}\n{\"index\":3",
+            ),
+            "h:3:1: process 0 ends put 2 of a, but has begun put 1 of a",
+        ),
+        (
+            EDN.replace(":ok, :f :write, :value 3", ":ok, :f :write, :value 4"),
+            "h:3:1: process 0 ends write 4 of register, but has begun write 3 of register",
+        ),
+        (
+            last(EDN, ":f :read, :value 4", ":f :write, :value 4"),
+            "h:7:1: process 2 ends write 4 of register, but has begun read of register",
+        ),
+        (
+            INDEPENDENT.replace(":value [2 3]", ":value [1 3]"),
+            "h:4:2: process 0 ends read of 1, but has begun read of 2",
+        ),
+        (
+            INDEPENDENT
+                .replace(":fail, :f :cas, :value [1 [3 5]]", ":fail, :f :cas, :value [1 [3 6]]"),
+            "h:6:2: process 0 ends cas [3 6 ] of 1, but has begun cas [3 5 ] of 1",
+        ),
+        (
+            LOG.replace("0\t:ok\t:write\t3", "0\t:ok\t:write\t4"),
+            "h:4:21: process 0 ends :write 4 of register, but has begun :write 3 of register",
+        ),
+        (
+            LOG.replace("1\t:fail\t:cas", "1\t:ok\t:write"),
+            "h:7:21: process 1 ends :write of register, but has begun :cas of register",
+        ),
+        (
+            last(PORCUPINE, ":ok, :f :append, :key \"0\"", ":ok, :f :append, :key \"1\""),
+            "h:6:1: process 8 ends append of 1, but has begun append of 0",
+        ),
+        (
+            PORCUPINE.replace(
+                ":ok, :f :append, :key \"0\", :value \"x 8 1 y\"",
+                ":ok, :f :append, :key \"0\", :value \"x\"",
+            ),
+            "h:6:1: process 8 ends append x of 0, but has begun append x 8 1 y of 0",
+        ),
+    ] {
+        let error = read(&text).err().unwrap_or_else(|| panic!("it does not agree: {text}"));
+        assert_eq!(error, expected, "{text}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_not_guessed() {
+    for (text, expected) in [
+        (JSONL.replace("\"index\":3", "\"index\":4"), "h:4:1: index 4 where 3 should be: events"),
+        (JSONL.replace("\"index\":0,", ""), "h:1:70: missing field `index`"),
+        (JSONL.split_once('\n').expect("lines").1.to_owned(), "h:1:1: index 1 where 0 should be"),
+        (JSONL.replace("\"time\":4", "\"time\":2"), "h:4:1: time 2 after time 3"),
+        (JSONL.replace("\"time\":2,", ""), "h:2:82: missing field `time`"),
+        (JSONL.replace(",\"key\":\"a\"}", "}"), "h:4:1: key: want text"),
+        (
+            JSONL.replace("\"get\",\"key\":\"a\",\"value\":\"1\"", "\"get\",\"key\":\"a\""),
+            "h:5:1: a get that is ok needs a value",
+        ),
+        (EDN.replace(":index 3", ":index 2"), "h:4:1: :index 2 after :index 2"),
+        (EDN.replace(":read, :value 4", ":read"), "h:7:1: :ok :read without a :value"),
+        (EDN.replace(":write, :value 3, :time 10", ":write"), "h:1:1: :invoke :write without"),
+        (
+            INDEPENDENT
+                .replace(":invoke, :f :read, :value [2 nil]", ":invoke, :f :read, :value nil"),
+            "h:3:2: :read with the value nil: some operations of this history name a key",
+        ),
+        (
+            PORCUPINE.replace(":ok, :f :append, :key \"0\", :value", ":ok, :f :append, :value"),
+            "h:3:1: an operation without a :key",
+        ),
+        (EDN.replace(":extra {", ":key {"), "h:5:1: an operation with a :key: Jepsen's are named"),
+        (
+            PORCUPINE.replace(
+                ":ok, :f :get, :key \"0\", :value \"x 8 0 y\"",
+                ":ok, :f :get, :key \"0\"",
+            ),
+            "h:4:1: :ok :get without a :value",
+        ),
+    ] {
+        let error = read(&text).err().unwrap_or_else(|| panic!("something is missing: {text}"));
+        assert!(error.starts_with(expected), "{error}\nis not {expected}");
+    }
+}
+
 /// What comes in pieces of any size reads as what comes at once: the same operations, or the same
 /// complaint.
 fn reads_alike_in_pieces(bytes: &[u8], format: Format, piece: usize) -> Result<(), TestCaseError> {
