@@ -297,15 +297,16 @@ fn show(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::systems::Timings;
 
     #[test]
     fn every_rule_has_a_scene() {
         for rule in Rule::ALL {
             let scene = scene(*rule);
             scene.faults.parse::<Faults>().expect(scene.faults);
-            scene.timing.parse::<runner::Timings>().expect(scene.timing);
+            scene.timing.parse::<Timings>().expect(scene.timing);
         }
-        OTHER_TIMING.parse::<runner::Timings>().expect(OTHER_TIMING);
+        OTHER_TIMING.parse::<Timings>().expect(OTHER_TIMING);
     }
 
     #[test]

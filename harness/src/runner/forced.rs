@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use super::{
-    Made, Options, RunError, Stage, Timings, cluster::Attempt, cluster::Trial, io_error, note,
+    Made, Options, RunError, Stage, cluster::Attempt, cluster::Trial, io_error, note,
     progress::Progress, worker::Worker,
 };
 use crate::{
@@ -37,7 +37,7 @@ use crate::{
     network::{Deed, Pattern, Snare},
     schedule::{self, Schedule, Step},
     supervisor::{Activity, Process, State},
-    systems::Break,
+    systems::{Break, Timings},
 };
 
 /// What a step does is seen in a journal within this time, or it does not happen.

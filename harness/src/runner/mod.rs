@@ -29,7 +29,7 @@ use tokio::{
     time::{Instant, interval, sleep, sleep_until},
 };
 
-pub use self::options::{Options, RESOLUTION_DEADLINE, Timings, duration_text, parse_duration};
+pub use self::options::{Options, RESOLUTION_DEADLINE, duration_text, parse_duration};
 pub use self::signals::follow_signals;
 use self::{
     address::Address,
@@ -50,7 +50,7 @@ use crate::{
     network::Network,
     systems::{
         System,
-        twopc::{Places, Twopc},
+        twopc::{Places, Setup, Twopc},
     },
 };
 
@@ -182,10 +182,15 @@ impl Stage {
                 directory.node(&node.to_string()).map_err(io_error("cannot make directories"))?;
             places.records.insert(node, records);
         }
+        let setup = Setup {
+            replicas: options.replicas,
+            programs: options.system_bin.clone(),
+            timings: options.timing.clone(),
+            broken: options.broken.clone(),
+        };
         let logs = places.records.iter().map(|(node, path)| (*node, path.join("log"))).collect();
-        let system: Arc<dyn System> = Arc::new(
-            Twopc::set_up(options, &places).map_err(io_error("cannot set the system up"))?,
-        );
+        let system: Arc<dyn System> =
+            Arc::new(Twopc::set_up(&setup, &places).map_err(io_error("cannot set the system up"))?);
         let history = directory.history();
         let recorder = Recorder::create(&history)
             .map_err(io_error(format!("cannot create {}", history.display())))?;

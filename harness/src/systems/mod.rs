@@ -15,7 +15,11 @@ use system::{
     store::Syncs,
 };
 
+mod timings;
 pub mod twopc;
+
+pub use timings::Timings;
+
 use crate::{checker::FinalReplica, generator::Operation};
 
 /// A system under test, as one run has set it up.

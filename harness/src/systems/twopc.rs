@@ -20,8 +20,8 @@ use system::{
 };
 use tokio::time::timeout;
 
-use super::{Answer, Break, Client, Observation, Start, System};
-use crate::{checker::FinalReplica, generator::Operation, history::ErrorCode, runner::Options};
+use super::{Answer, Break, Client, Observation, Start, System, Timings};
+use crate::{checker::FinalReplica, generator::Operation, history::ErrorCode};
 
 /// A node that does not say how it stands within this time is not there.
 const OBSERVE_DEADLINE: Duration = Duration::from_millis(400);
@@ -54,6 +54,18 @@ enum Programs {
     In(PathBuf),
 }
 
+/// What a cluster is to be.
+pub struct Setup {
+    /// How many replicas it has.
+    pub replicas: u8,
+    /// Where its programs `master` and `replica` are; none: they are the harness itself.
+    pub programs: Option<PathBuf>,
+    /// Its periods that are not the usual ones.
+    pub timings: Timings,
+    /// What is broken on purpose.
+    pub broken: Vec<Break>,
+}
+
 /// Where the nodes of a run listen and keep what they write.
 pub struct Places {
     /// Where each node listens.
@@ -81,8 +93,8 @@ impl Twopc {
     ///
     /// # Errors
     /// The configuration cannot be written.
-    pub fn set_up(options: &Options, places: &Places) -> io::Result<Self> {
-        let replicas = (1..=options.replicas).map(Node::Replica);
+    pub fn set_up(setup: &Setup, places: &Places) -> io::Result<Self> {
+        let replicas = (1..=setup.replicas).map(Node::Replica);
         let nodes: Vec<_> = replicas.clone().chain([Node::Master]).collect();
         let config = places.scratch.join("cluster.toml");
         let found = |node| places.relays.get(&node).unwrap_or(&places.addresses[&node]);
@@ -92,7 +104,7 @@ impl Twopc {
             "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\n{}",
             places.cluster(),
             listed.join(", "),
-            options.timing.table()
+            setup.timings.table()
         );
         fs::write(&config, text)?;
         let address =
@@ -102,7 +114,7 @@ impl Twopc {
             .iter()
             .map(|(node, at)| Ok((*node, address(at)?)))
             .collect::<io::Result<_>>()?;
-        let programs = match &options.system_bin {
+        let programs = match &setup.programs {
             None => Programs::Own,
             Some(directory) => Programs::In(directory.clone()),
         };
@@ -125,7 +137,7 @@ impl Twopc {
                 .iter()
                 .map(|(node, directory)| (*node, directory.join("journal.jsonl")))
                 .collect(),
-            broken: options.broken.clone(),
+            broken: setup.broken.clone(),
             inspectors: Mutex::default(),
         })
     }
