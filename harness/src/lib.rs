@@ -9,6 +9,7 @@ pub mod history;
 pub mod model;
 pub mod nemesis;
 pub mod network;
+pub mod progress;
 pub mod report;
 pub mod rules;
 pub mod runner;

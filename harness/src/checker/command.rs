@@ -20,8 +20,8 @@ use super::{
     certificate::{Certificates, Verified, verify_file},
     file::{FileReport, Reading, check_file},
     find_journals,
-    linearizability::{Limits, Spec},
-    progress::{Meter, Progress},
+    linearizability::{Limits, Spec, frontier::CONFIGURATION_BYTES},
+    progress::{Meter, checking, judging},
     replay::{Difference, Replay, ReplayError, replay as replay_journal},
 };
 
@@ -34,9 +34,6 @@ use crate::{
     },
     report,
 };
-
-/// What a configuration of the checker takes at most, about, in bytes: measured.
-const CONFIGURATION_BYTES: usize = 384;
 
 /// What to check, and how much to spend on it.
 #[derive(Clone, Debug, Args)]
@@ -105,6 +102,10 @@ pub fn verify(args: &VerifyArgs, out: &mut impl Write) -> Result<Validity, Comma
     let verified = verify_file(&path, *format, *spec, certificates).map_err(LoadError::History)?;
     let name = certificates.display();
     Ok(match verified {
+        Verified::Accepted { keys: 0, .. } => {
+            writeln!(out, "unknown: {name}: the history has no operation: nothing was shown")?;
+            Validity::Unknown
+        }
         Verified::Accepted { keys, operations } => {
             writeln!(out, "valid: {name}: {keys} keys, {operations} operations in order")?;
             Validity::Valid
@@ -280,8 +281,10 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, Command
         return Err(CommandError::Arguments("--certify goes with one PATH"));
     }
     for path in runs {
+        let judging = judging(path);
         let (run, results) = judge(path, &args.limits())?;
         report::write(path, &run, &results)?;
+        drop(judging);
         worst = worst.max(results.verdict);
         if args.json {
             serde_json::to_writer(&mut *out, &results).map_err(io::Error::from)?;
@@ -344,7 +347,7 @@ fn check_files(
     let Limits { time, configurations } = args.limits();
     let meter = Arc::new(Meter::default());
     let bytes = files.iter().filter_map(|file| Some(fs::metadata(file).ok()?.len())).sum();
-    let _progress = Progress::of(&meter, files.len(), bytes);
+    let _progress = checking(&meter, files.len(), bytes);
     let reading = Reading {
         format: args.format,
         spec: args.spec,

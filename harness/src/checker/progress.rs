@@ -1,23 +1,18 @@
-//! What long checks say while they go on: one live line on a terminal, a plain line now and then in
-//! a pipe, nothing at all of what is quick. To standard error, so that standard output has the
-//! verdicts alone.
+//! How far long checks are. Knows what is counted, not how it is shown.
 
 use std::{
-    io::{self, IsTerminal as _, Read},
+    io::{self, Read},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
-        mpsc::{self, RecvTimeoutError},
     },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use indicatif::{DecimalBytes, ProgressBar};
+use indicatif::DecimalBytes;
 
-/// How often the live line changes, and how often a pipe gets a line.
-const REDRAW_PERIOD: Duration = Duration::from_millis(200);
-const LINE_PERIOD: Duration = Duration::from_secs(5);
+use crate::progress::Progress;
 
 /// Counts of what is done; shared by all who do it.
 #[derive(Debug, Default)]
@@ -64,46 +59,17 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// Says how far a check is until it is dropped.
-pub(super) struct Progress {
-    end: Option<mpsc::Sender<()>>,
-    teller: Option<JoinHandle<()>>,
+/// Says how far a check of so many files is, that have so many bytes.
+pub(super) fn checking(meter: &Arc<Meter>, files: usize, bytes: u64) -> Progress {
+    let meter = meter.clone();
+    Progress::telling(move |elapsed| meter.told(elapsed, files, bytes))
 }
 
-impl Progress {
-    /// Of a check of so many files that have so many bytes.
-    pub(super) fn of(meter: &Arc<Meter>, files: usize, bytes: u64) -> Progress {
-        let meter = meter.clone();
-        let (end, ended) = mpsc::channel();
-        let is_terminal = io::stderr().is_terminal();
-        let period = if is_terminal { REDRAW_PERIOD } else { LINE_PERIOD };
-        let teller = thread::spawn(move || {
-            let started = Instant::now();
-            let mut bar: Option<ProgressBar> = None;
-            while ended.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
-                let text = meter.told(started.elapsed(), files, bytes);
-                if is_terminal {
-                    bar.get_or_insert_with(ProgressBar::new_spinner).set_message(text);
-                } else {
-                    eprintln!("{text}");
-                }
-            }
-            if let Some(bar) = bar {
-                bar.finish_and_clear();
-            }
-        });
-        Progress { end: Some(end), teller: Some(teller) }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        drop(self.end.take());
-        if let Some(teller) = self.teller.take() {
-            // A teller that panicked has nothing more to say.
-            let _ = teller.join();
-        }
-    }
+/// Says that a run is being judged, of which nobody knows how long it takes.
+#[must_use]
+pub fn judging(run: &Path) -> Progress {
+    let run = run.display().to_string();
+    Progress::telling(move |elapsed| format!("judging {run}, {:.0} s", elapsed.as_secs_f64()))
 }
 
 impl Meter {

@@ -2,20 +2,19 @@
 
 use std::{
     fs,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, Write as _},
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use clap::{Args, builder::RangedU64ValueParser};
-use indicatif::ProgressBar;
 use tokio::{runtime::Runtime, sync::watch};
 
 use super::{Exit, Problem};
 use crate::{
     blocking::{BlockingArgs, blocking},
-    checker::{Results, Validity, command, linearizability::Limits},
+    checker::{Results, Validity, command, linearizability::Limits, progress},
     disk,
     generator::{Mix, run_seeds},
     nemesis::{
@@ -23,8 +22,8 @@ use crate::{
         matrix::{Coverage, Part},
     },
     report::{self, summary::Tally},
-    runner::{self, Made, Options, Timings, follow_signals, parse_duration},
-    systems::{Break, twopc::find_programs},
+    runner::{self, Made, Options, follow_signals, parse_duration},
+    systems::{Break, Timings, twopc::find_programs},
 };
 
 /// The options of a test run.
@@ -264,17 +263,11 @@ struct Judged {
 
 /// Judges a run that was just made.
 fn judge(made: Made) -> Result<Judged, Problem> {
-    let checking = io::stderr().is_terminal().then(|| {
-        let bar = ProgressBar::new_spinner().with_message("checking");
-        bar.enable_steady_tick(Duration::from_millis(100));
-        bar
-    });
+    let judging = progress::judging(&made.directory);
     // What this harness has just written it can read; if not, it has failed.
     let (run, results) =
         command::judge(&made.directory, &Limits::default()).map_err(Problem::failed)?;
     report::write(&made.directory, &run, &results).map_err(Problem::failed)?;
-    if let Some(bar) = checking {
-        bar.finish_and_clear();
-    }
+    drop(judging);
     Ok(Judged { made, tally: Tally::of(&run.events), results })
 }

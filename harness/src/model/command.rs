@@ -1,8 +1,11 @@
 //! `harness model`: what is asked for, and what is said about it.
 
 use std::{
-    io::{IsTerminal, Write as _},
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,6 +20,7 @@ use super::{
 };
 use crate::{
     checker::Validity,
+    progress::Progress,
     schedule::{Property, Schedule},
 };
 
@@ -198,23 +202,17 @@ pub fn run(args: &ModelArgs) -> anyhow::Result<Validity> {
         threads: args.threads,
         depth_first: args.depth_first,
     };
-    let terminal = std::io::stderr().is_terminal();
-    let mut ticks = 0u64;
-    let explored = explore(&options, bounds, |unique, depth| {
-        ticks += 1;
-        let mut err = std::io::stderr().lock();
-        // Progress that cannot be shown is no reason to stop.
-        let _ = if terminal {
-            write!(err, "\r{unique} states, depth {depth} ").and_then(|()| err.flush())
-        } else if ticks.is_multiple_of(10) {
-            writeln!(err, "{unique} states, depth {depth}")
-        } else {
-            Ok(())
-        };
+    let seen = Arc::new([const { AtomicUsize::new(0) }; 2]);
+    let far = seen.clone();
+    let progress = Progress::telling(move |elapsed| {
+        let [unique, depth] = [&far[0], &far[1]].map(|count| count.load(Ordering::Relaxed));
+        format!("{:.0} s: {unique} states, depth {depth}", elapsed.as_secs_f64())
     });
-    if terminal {
-        eprintln!();
-    }
+    let explored = explore(&options, bounds, |unique, depth| {
+        seen[0].store(unique, Ordering::Relaxed);
+        seen[1].store(depth, Ordering::Relaxed);
+    });
+    drop(progress);
     report(&explored, args)
 }
 

@@ -45,7 +45,8 @@ impl Progress {
         } else {
             std::io::stderr().is_terminal().then(|| {
                 let bar = ProgressBar::new(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-                let style = ProgressStyle::with_template("{spinner} [{bar:24}] {msg}");
+                // What does not fit into the line is cut: a line that wraps cannot be drawn over.
+                let style = ProgressStyle::with_template("{spinner} [{bar:12}] {wide_msg}");
                 bar.set_style(style.expect("the template is well formed").progress_chars("=> "));
                 bar.enable_steady_tick(REDRAW_PERIOD);
                 bar

@@ -1,11 +1,11 @@
 //! `harness sim`: seeds in parallel, what they came to, and the first bad one kept.
 
 use std::{
-    io::{IsTerminal as _, Write},
+    io::Write,
     path::PathBuf,
     str::FromStr,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -17,7 +17,7 @@ use clap::Args;
 use system::protocol::{Rule, Rules};
 
 use super::{Count, Plan, Verdict, keep, schedule, try_seed};
-use crate::{checker::Validity, schedule::shrink};
+use crate::{checker::Validity, progress::Progress, schedule::shrink};
 
 /// Run the machines of a cluster in virtual time, under weather that a seed draws.
 #[derive(Args, Clone, Debug)]
@@ -182,15 +182,19 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     let threads = args
         .threads
         .unwrap_or_else(|| thread::available_parallelism().map_or(1, std::num::NonZero::get));
-    let terminal = std::io::stderr().is_terminal();
     let total = args.seeds.to - args.seeds.from;
-    let progress = |seeds: u64, bad| {
-        if seeds.is_multiple_of(if terminal { 10 } else { 1000 }) {
-            let end = if terminal { "\r" } else { "\n" };
-            eprint!("{seeds} of {total} seeds, {bad} bad{end}");
-        }
+    let done = Arc::new([const { AtomicU64::new(0) }; 2]);
+    let far = done.clone();
+    let progress = Progress::telling(move |elapsed| {
+        let [seeds, bad] = [&far[0], &far[1]].map(|count| count.load(Ordering::Relaxed));
+        format!("{:.0} s: {seeds} of {total} seeds, {bad} bad", elapsed.as_secs_f64())
+    });
+    let count = |seeds: u64, bad: usize| {
+        done[0].store(seeds, Ordering::Relaxed);
+        done[1].store(bad as u64, Ordering::Relaxed);
     };
-    let tried = try_seeds(args.seeds, rules, threads, args.thorough, args.keep_going, progress);
+    let tried = try_seeds(args.seeds, rules, threads, args.thorough, args.keep_going, count);
+    drop(progress);
     tell(&tried, out)?;
     for (seed, verdict) in tried.bad.iter().take(20) {
         writeln!(out, "seed {seed}: {}: {}", verdict.validity(), verdict.names().join(", "))?;
