@@ -55,7 +55,9 @@ fn a_bad_seed_is_kept_as_a_run() {
     let found = ends_with(1, &[&["sim", "--seeds", "0..200"], &broken[..]].concat(), within);
     assert!(found.contains("shrunk from"), "{found}");
     let run = "histories/latest";
-    for file in ["history.jsonl", "test.json", "final.json", "results.json", "schedule.json"] {
+    for file in
+        ["history.jsonl", "test.json", "final.json", "results.json", "schedule.json", "report.html"]
+    {
         assert!(within.join(run).join(file).is_file(), "{file} is missing");
     }
     for node in ["master", "r1", "r2"] {

@@ -716,6 +716,7 @@
     svg.setAttribute("viewBox", `0 0 ${wide} ${total}`);
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", "Messages of transaction " + told.txn);
+    box.append(svg);
     const place = (t) => {
       const after = points.find((point) => point.t >= t);
       return after ? after.y : total - 12;
@@ -755,11 +756,14 @@
       const note = point.note;
       const g = make(svg, "g", { class: "note " + note.kind });
       const text = clip(short(note.text), 44);
-      const w = Math.max(20, text.length * 6.9 + 12);
+      const frame = make(g, "rect", { y: point.y - 9, height: 18, rx: 3 });
+      const label = make(g, "text", { y: point.y + 4 }, text);
+      const w = label.getComputedTextLength() + 12;
       const right = at(note.node) + 8;
       const sx = right + w > wide - 4 ? at(note.node) - 8 - w : right;
-      make(g, "rect", { x: sx, y: point.y - 9, width: w, height: 18, rx: 3 });
-      make(g, "text", { x: sx + 6, y: point.y + 4 }, text);
+      frame.setAttribute("x", sx);
+      frame.setAttribute("width", w);
+      label.setAttribute("x", sx + 6);
       make(g, "title", {}, note.node + ", " + seconds(note.t) + ": " + note.text);
       if (note.line !== null) lead(g, note.node + ":" + note.line);
     }
@@ -782,7 +786,6 @@
       make(g, "title", {}, `${arrow.from} to ${arrow.to}: ${arrow.text} (${took})`);
       lead(g, arrow.sent ? arrow.from + ":" + arrow.sent[1] : arrow.to + ":" + arrow.got[1]);
     }
-    box.append(svg);
     if (told.left_out) {
       const note = document.createElement("p");
       note.className = "hint";

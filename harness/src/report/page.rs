@@ -123,13 +123,10 @@ fn header(scene: &Scene<'_>, name: &str) -> Markup {
             h1 { (mark(results.verdict)) span { (results.verdict) } }
             p.gist { (gist(scene)) }
             p.facts {
-                (scene.run.operations.len()) " operations by " (scene.concurrency()) " clients in "
-                (format!("{seconds:.1}")) " s, " (scene.run.setup.replicas) " replicas, "
-                @match strikes {
-                    0 => { "no faults" }
-                    1 => { "1 fault" }
-                    n => { (n) " faults" }
-                }
+                (counted(scene.run.operations.len() as u64, "operation")) " by "
+                (counted(scene.concurrency(), "client")) " in " (format!("{seconds:.1}")) " s, "
+                (counted(scene.run.setup.replicas.into(), "replica")) ", "
+                @if strikes == 0 { "no faults" } @else { (counted(strikes as u64, "fault")) }
                 "."
                 @if !broken.is_empty() {
                     " Made with a rule of the protocol switched off: "
@@ -141,6 +138,12 @@ fn header(scene: &Scene<'_>, name: &str) -> Markup {
             }
         }
     }
+}
+
+/// So many of them, in words.
+fn counted(count: u64, what: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{s}")
 }
 
 /// The verdict in a sentence.

@@ -84,6 +84,9 @@ pub(super) fn plots(
     ])
 }
 
+/// The axis of time goes on beyond the end by so much, for the legend to lie where no mark is.
+const LEGEND_ROOM: f64 = 1.13;
+
 /// Draws axes, the faults, and then what `draw` adds.
 fn chart<Y, S>(
     windows: &[Window],
@@ -110,7 +113,10 @@ where
             .margin_bottom(4)
             .x_label_area_size(34)
             .y_label_area_size(58)
-            .build_cartesian_2d(0.0..seconds, y)?;
+            .build_cartesian_2d(0.0..seconds * LEGEND_ROOM, y)?;
+        let digits = usize::from(seconds < 10.0);
+        let time_label =
+            |x: &f64| if *x <= seconds { format!("{x:.digits$}") } else { String::new() };
         chart
             .configure_mesh()
             .disable_x_mesh()
@@ -121,7 +127,7 @@ where
             .axis_desc_style(text)
             .x_labels(11)
             .y_labels(6)
-            .x_label_formatter(&|x| format!("{x:.*}", usize::from(seconds < 10.0)))
+            .x_label_formatter(&time_label)
             .y_label_formatter(label)
             .x_desc("seconds")
             .y_desc(unit)
@@ -156,7 +162,7 @@ fn shade<Y: Ranged<ValueType = f64>>(
 ) -> Drawn {
     let (xs, ys) = chart.plotting_area().get_pixel_range();
     let pixel = |t: u64| {
-        let share = (t as f64 / 1e9 / seconds).clamp(0.0, 1.0);
+        let share = (t as f64 / 1e9 / seconds).clamp(0.0, 1.0) / LEGEND_ROOM;
         xs.start + (share * f64::from(xs.end - xs.start)) as i32
     };
     let style = (FONT, 10).into_font().color(&FAULT);

@@ -10,11 +10,15 @@ use std::{
 
 use anyhow::Context as _;
 use serde_json::json;
-use system::{journal, protocol::Rules};
+use system::{
+    journal,
+    protocol::{Rule, Rules},
+};
 
 use super::{Plan, Ran, Verdict, remained, run_setup};
 use crate::{
     checker::{self, Judgement, Results, Run},
+    report,
     runner::rundir::{RunDir, utc},
     schedule::Schedule,
 };
@@ -43,7 +47,8 @@ pub(super) fn keep(
     let rules = plan.setup.rules;
     let without: String = rules.broken().map(|rule| format!("-without-{rule}")).collect();
     let started = SystemTime::now();
-    let directory = RunDir::create(store, &format!("sim{without}"), started)?;
+    let name = format!("sim{without}");
+    let directory = RunDir::create(store, &name, started)?;
 
     let path = directory.history();
     let mut history = Vec::new();
@@ -64,9 +69,12 @@ pub(super) fn keep(
     write_json(&directory.final_state(), &remained(ran))?;
     let mut test = serde_json::to_value(run_setup(plan))?;
     let more = json!({
+        "name": name,
         "system": "simulated",
         "started": utc(started),
         "seed": plan.seed,
+        "concurrency": plan.clients,
+        "broken": rules.broken().map(Rule::name).collect::<Vec<_>>(),
         "command": command(plan.seed, rules),
         "plan": plan,
     });
@@ -80,13 +88,16 @@ pub(super) fn keep(
     }
 
     // Judged from the files, as `harness check` does it again.
-    let mut checks = checker::check(&Run::load(directory.path())?, &super::LIMITS).checks;
+    let run = Run::load(directory.path())?;
+    let mut checks = checker::check(&run, &super::LIMITS).checks;
     let mut watched = Judgement::new(WATCHED);
     for property in &verdict.broken {
         watched.violation(format!("{property}: {}", property.claim()));
     }
     checks.insert(0, watched);
-    write_json(&directory.path().join("results.json"), &Results::new(checks))?;
+    let results = Results::new(checks);
+    write_json(&directory.path().join("results.json"), &results)?;
+    report::write(directory.path(), &run, &results)?;
     Ok(directory.path().to_owned())
 }
 

@@ -54,15 +54,25 @@ fn milliseconds(us: Option<f64>) -> String {
 }
 
 pub(super) fn list(runs: &[Listed]) -> String {
-    let count = |verdict| runs.iter().filter(|run| run.verdict() == Some(verdict)).count();
+    let count = |verdict| runs.iter().filter(|run| run.verdict() == verdict).count();
+    // Without a verdict.
+    let others = [("running", true), ("not judged", false)].map(|(what, running)| {
+        let of = |run: &&Listed| run.verdict().is_none() && run.running == running;
+        (runs.iter().filter(of).count(), what)
+    });
     let content = html! {
         h1 { "Runs" }
         @if runs.is_empty() {
             p { "There are none in this store yet. " code { "harness --faults master-uncertainty" }
                 " makes one." }
         } @else {
-            p { (runs.len()) " runs: " (count(Validity::Valid)) " valid, "
-                (count(Validity::Invalid)) " invalid, " (count(Validity::Unknown)) " unknown." }
+            p { (runs.len()) " runs: " (count(Some(Validity::Valid))) " valid, "
+                (count(Some(Validity::Invalid))) " invalid, " (count(Some(Validity::Unknown)))
+                " unknown"
+                @for (count, what) in others.iter().filter(|(count, _)| *count > 0) {
+                    ", " (count) " " (what)
+                }
+                "." }
             form.tools action="/compare" {
                 input type="search" name="filter" size="34" autocomplete="off" aria-label="Filter"
                     placeholder="filter: a fault, a verdict, a seed";
