@@ -55,6 +55,7 @@ pub(crate) fn about(check: &str) -> &'static str {
         "nodes" => "Did no process end that nobody ended?",
         "faults" => "Did every fault that was asked for really happen?",
         "statistics" => "What was done, and how long it took.",
+        "watched" => "Did every state that the simulator went through have what every state must?",
         _ => "",
     }
 }

@@ -172,7 +172,7 @@ fn shade<Y: Ranged<ValueType = f64>>(
         let (from, to) = (pixel(window.from), pixel(window.to).max(pixel(window.from) + 1));
         area.draw(&Rectangle::new([(from, ys.start), (to, ys.end)], FAULT.mix(0.13).filled()))?;
         let title = window.title();
-        let width = i32::try_from(title.len()).unwrap_or(99) * 6;
+        let width = i32::try_from(title.len()).unwrap_or(99) * 5;
         if from >= free && from + width < xs.end {
             area.draw(&Text::new(title, (from, ys.start - 3), style.clone()))?;
             free = from + width;
