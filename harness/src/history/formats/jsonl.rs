@@ -107,7 +107,10 @@ fn event(
     sequence: &mut Sequence,
     pairs: &mut Pairs<'_>,
 ) -> Result<(), Fault> {
-    let line: Line<'_> = serde_json::from_slice(text).map_err(|error| {
+    // Once for the whole line, not for each of its texts.
+    let text = str::from_utf8(text)
+        .map_err(|error| Fault::new(number, error.valid_up_to() + 1, "no text in UTF-8"))?;
+    let line: Line<'_> = serde_json::from_str(text).map_err(|error| {
         let reason = error.to_string();
         let reason = reason.split(" at line ").next().unwrap_or(&reason);
         Fault::new(number, error.column().max(1), reason)
