@@ -334,7 +334,8 @@ fn broken_rules_are_caught() {
             let arguments =
                 format!("--break {rule} --faults {faults} --time-limit {seconds}s --seed {seed}");
             let (status, said) = place.run(&arguments);
-            assert!(matches!(status, Some(0 | 1)), "{said}");
+            // On a machine that has much else to do a short run may end before all has struck.
+            assert!(matches!(status, Some(0..=2)), "{said}");
             let last = said.lines().rfind(|line| line.starts_with("invalid: "));
             assert_eq!(status == Some(1), last.is_some_and(|line| line.contains(rule)), "{said}");
             status == Some(1)
@@ -360,7 +361,6 @@ fn what_is_not_synced_is_missed_after_a_loss_of_power_and_after_no_kill() {
             let limits = format!("--time-limit {seconds}s --seed {seed}");
             let (status, said) =
                 place.run(&format!("--break {broken} --faults power-loss {limits}"));
-            // On a machine that has much else to do a short run may end before all has struck.
             assert!(matches!(status, Some(0..=2)), "{said}");
             status == Some(1)
         });

@@ -8,7 +8,6 @@ use ahash::RandomState;
 use super::{
     frontier::{self, Step},
     key::{KeyHistory, NOTHING, OPEN, Op, What},
-    show::Shown,
 };
 
 /// What a client asks of a key.
@@ -258,24 +257,11 @@ impl Key {
         self.values.iter().find(|(_, number)| **number == value).map(|(text, _)| &**text)
     }
 
-    /// The operation of this number as people are shown it.
-    pub(super) fn shown(&self, number: u32) -> Shown {
+    /// The operation of this number, and what it does where its key cannot say it.
+    pub(super) fn operation(&self, number: u32) -> (Op, Option<Step>) {
         let at = self.numbers.partition_point(|other| *other < number);
-        let op = self.ops[at];
-        let text = |value: u32| self.text(value).unwrap_or("nothing");
         let step = u32::try_from(at).ok().and_then(|place| self.special.get(&place));
-        let text = match (step, op.what) {
-            (Some(Step::Cas(from, to)), _) => format!("cas {} {}", text(*from), text(*to)),
-            (Some(Step::Differs(from)), to) => {
-                format!("cas {} {}: differs", text(*from), text(to.value()))
-            }
-            (Some(Step::Append(more)), _) => format!("append {}", text(*more)),
-            (_, What::Write(NOTHING)) => "del".to_owned(),
-            (_, What::Write(value)) => format!("put {}", text(value)),
-            (_, What::Read(value)) => format!("get = {}", text(value)),
-        };
-        let returned = (op.returned != OPEN).then(|| op.returned.into());
-        Shown { number, process: None, text, invoked: op.invoked.into(), returned }
+        (self.ops[at], step.copied())
     }
 
     /// Whether a write of this value has failed.

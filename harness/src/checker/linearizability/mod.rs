@@ -55,7 +55,7 @@ impl KeyVerdict {
     pub fn explain(&self, keys: &Keys) -> Option<Explanation> {
         let Verdict::Invalid(counterexample) = &self.verdict else { return None };
         let key = &keys.keys()[self.key];
-        Some(explain(key, counterexample, |place| key.shown(self.numbers[place as usize])))
+        Some(explain(key, counterexample, |place| Shown::of(key, self.numbers[place as usize])))
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt::{self, Write as _};
 use super::{
     counterexample::{Counterexample, Why},
     frontier::Step,
+    key::{NOTHING, OPEN, What},
     keys::Key,
     zones::Violation,
 };
@@ -26,6 +27,24 @@ pub struct Shown {
 }
 
 impl Shown {
+    /// The operation of this number of a key.
+    pub(super) fn of(key: &Key, number: u32) -> Shown {
+        let (op, step) = key.operation(number);
+        let text = |value: u32| key.text(value).unwrap_or("nothing");
+        let text = match (step, op.what) {
+            (Some(Step::Cas(from, to)), _) => format!("cas {} {}", text(from), text(to)),
+            (Some(Step::Differs(from)), to) => {
+                format!("cas {} {}: differs", text(from), text(to.value()))
+            }
+            (Some(Step::Append(more)), _) => format!("append {}", text(more)),
+            (_, What::Write(NOTHING)) => "del".to_owned(),
+            (_, What::Write(value)) => format!("put {}", text(value)),
+            (_, What::Read(value)) => format!("get = {}", text(value)),
+        };
+        let returned = (op.returned != OPEN).then(|| op.returned.into());
+        Shown { number, process: None, text, invoked: op.invoked.into(), returned }
+    }
+
     fn named(&self) -> String {
         let text = shortened(&self.text);
         match self.process {
