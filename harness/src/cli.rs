@@ -248,10 +248,22 @@ pub fn main() -> ExitCode {
     match done {
         Ok(exit) => exit.into(),
         Err(Problem { exit, error }) => {
-            eprintln!("harness: {error:#}");
+            eprintln!("harness: {}", told(&error));
             exit.into()
         }
     }
+}
+
+/// An error with what caused it, as far as it has not said that itself.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !told.ends_with(&cause) {
+            told += if told.is_empty() { "" } else { ": " };
+            told += &cause;
+        }
+    }
+    told
 }
 
 /// Why a command could not be carried out, and the exit status that says so.

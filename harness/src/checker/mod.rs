@@ -53,7 +53,13 @@ pub use verdict::{Judgement, Results, Validity};
 /// Judges a run by every check.
 #[must_use]
 pub fn check(run: &Run, limits: &Limits) -> Results {
-    Results::new(vec![
+    let watched = run.remained.iter().filter_map(|remained| remained.watched.as_deref());
+    let watched = watched.map(|broken| {
+        let mut judgement = Judgement::new("watched");
+        broken.iter().for_each(|broken| judgement.violation(broken.clone()));
+        judgement
+    });
+    let recorded = [
         linearizability::check(run, limits),
         atomicity::check(run),
         reads::check(run),
@@ -64,5 +70,6 @@ pub fn check(run: &Run, limits: &Limits) -> Results {
         nodes::check(run),
         faults::check(run),
         statistics::check(run),
-    ])
+    ];
+    Results::new(watched.chain(recorded).collect())
 }

@@ -45,6 +45,10 @@ pub struct Final {
     /// Transactions that the master had not finished with, and their keys. None if it did not
     /// answer.
     pub master_unsettled: Option<Vec<(TxnId, Key)>>,
+    /// What a judge saw broken who watched every state as the run went on, as the simulator's does:
+    /// the record alone need not show it. None if nobody watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched: Option<Vec<String>>,
 }
 
 /// What a replica held at the end.

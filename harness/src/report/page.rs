@@ -202,7 +202,7 @@ fn wrong(scene: &Scene<'_>) -> Markup {
             @if scene.broken.len() > 3 {
                 p { "And " (scene.broken.len() - 3) " more keys; see the check below." }
             }
-            @for judgement in others.take(3) {
+            @for judgement in others {
                 article.violation {
                     h3 { (capital(&judgement.check)) " is broken" }
                     @if let Some(sentence) = judgement.violations.first() {

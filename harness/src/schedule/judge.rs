@@ -479,7 +479,8 @@ impl fmt::Display for Judge {
                 let known = &self.txns[&txn];
                 let said = |what, text| if what { text } else { "" };
                 f.write_str(said(known.decided, ", decided to commit"))?;
-                f.write_str(said(known.committed, ", committed by a replica"))?;
+                let replica = known.committed && !known.decided;
+                f.write_str(said(replica, ", committed by a replica"))?;
                 f.write_str(said(known.aborted, ", aborted by a replica"))?;
             }
             writeln!(

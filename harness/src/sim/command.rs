@@ -211,6 +211,10 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     };
     let plan = Plan::of(*seed, rules);
     let ran = super::run(&plan, true);
+    if let Some(broken) = verdict.broken.first() {
+        writeln!(out, "seed {seed}: {broken} is broken; shrinking its {} steps", ran.steps.len())?;
+        out.flush()?;
+    }
     let small = verdict.broken.first().map(|it| shrink(schedule(&plan, &ran, *it), *it));
     if let Some(small) = &small {
         let (lines, _) = small.tell().context("the shrunk schedule cannot be run again")?;

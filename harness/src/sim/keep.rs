@@ -17,15 +17,11 @@ use system::{
 
 use super::{Plan, Ran, Verdict, remained, run_setup};
 use crate::{
-    checker::{self, Judgement, Results, Run},
+    checker::{self, Final, Run},
     report,
     runner::rundir::{RunDir, utc},
     schedule::Schedule,
 };
-
-/// The check that speaks for the judge who watched as the run went on: it sees every state, which
-/// the record does not.
-const WATCHED: &str = "watched";
 
 /// The command that runs a seed again.
 pub(super) fn command(seed: u64, rules: Rules) -> String {
@@ -66,7 +62,9 @@ pub(super) fn keep(
         };
         write().with_context(|| path.display().to_string())?;
     }
-    write_json(&directory.final_state(), &remained(ran))?;
+    let watched = verdict.broken.iter().map(|broken| format!("{broken}: {}", broken.claim()));
+    let remained = Final { watched: Some(watched.collect()), ..remained(ran) };
+    write_json(&directory.final_state(), &remained)?;
     let mut test = serde_json::to_value(run_setup(plan))?;
     let more = json!({
         "name": name,
@@ -89,13 +87,7 @@ pub(super) fn keep(
 
     // Judged from the files, as `harness check` does it again.
     let run = Run::load(directory.path())?;
-    let mut checks = checker::check(&run, &super::LIMITS).checks;
-    let mut watched = Judgement::new(WATCHED);
-    for property in &verdict.broken {
-        watched.violation(format!("{property}: {}", property.claim()));
-    }
-    checks.insert(0, watched);
-    let results = Results::new(checks);
+    let results = checker::check(&run, &super::LIMITS);
     write_json(&directory.path().join("results.json"), &results)?;
     report::write(directory.path(), &run, &results)?;
     Ok(directory.path().to_owned())

@@ -129,6 +129,7 @@ fn remained(ran: &Ran) -> Final {
         time: ran.ended,
         replicas: ran.hosts.iter().skip(1).map(|host| (host.node(), remains(host))).collect(),
         master_unsettled: ran.hosts[0].machine().map(|machine| machine.status().unsettled),
+        watched: None,
     }
 }
 

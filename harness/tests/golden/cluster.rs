@@ -333,6 +333,7 @@ impl Cluster {
             time: self.clock - ORIGIN,
             replicas: BTreeMap::new(),
             master_unsettled: Some(self.unsettled(Node::Master)),
+            watched: None,
         };
         for node in (1..=REPLICAS).map(Node::Replica) {
             let entries = self.hosts[&node].data.iter();

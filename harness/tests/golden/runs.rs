@@ -93,6 +93,10 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     unfinished.remained = None;
     let says = "the run ended before";
     add("durability-unknown", "durability", Validity::Unknown, says, unfinished);
+    let mut watched = uncertain();
+    let remained = watched.remained.as_mut().expect("the run ended");
+    remained.watched = Some(vec!["R1: what can be read is the last committed write".to_owned()]);
+    add("watched-invalid", "watched", Validity::Invalid, "R1: ", watched);
     let mut broken_off = uncertain();
     breaks_off_before_the_last_put(&mut broken_off);
     let says = "the first sign of 1 committed writes";
