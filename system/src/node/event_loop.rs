@@ -116,7 +116,7 @@ impl<'a> EventLoop<'a> {
             points,
             health,
             health_due: Instant::now(),
-            timers: Timers::default(),
+            timers: Timers::new(Instant::now()),
             callers: HashMap::new(),
             last_call: 0,
             events: Vec::new(),
@@ -149,6 +149,8 @@ impl<'a> EventLoop<'a> {
     ) -> Result<(), NodeError> {
         let mut stop = std::pin::pin!(stop);
         let mut until: Option<Instant> = None;
+        // Kept, for most turns end before it and leave it as it is.
+        let mut alarm = std::pin::pin!(sleep_until(Instant::now()));
         self.settle().await?;
         loop {
             if let Some(until) = until
@@ -159,6 +161,9 @@ impl<'a> EventLoop<'a> {
             self.tell_health().await;
             let timer = self.timers.next();
             let wake = [timer, until].into_iter().flatten().min();
+            if let Some(wake) = wake.filter(|wake| *wake != alarm.deadline()) {
+                alarm.as_mut().reset(wake);
+            }
             tokio::select! {
                 biased;
                 () = &mut stop, if until.is_none() => {
@@ -169,7 +174,7 @@ impl<'a> EventLoop<'a> {
                 Some(arrival) = inputs.arrivals.recv() => self.arrived(arrival),
                 Some(call) = inputs.called.recv() => self.called(call),
                 Some(question) = inputs.asked.recv() => self.asked(question),
-                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                () = &mut alarm, if wake.is_some() => {}
             }
             self.gather(inputs)?;
             self.turn().await?;

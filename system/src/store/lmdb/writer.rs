@@ -57,8 +57,10 @@ struct Queue {
     since: Option<Instant>,
     /// The store wants no more.
     closing: bool,
-    /// The writer sleeps until it is woken.
+    /// The writer sleeps until it is woken, or for a while.
     asleep: bool,
+    /// It does so for a while only, and needs not be woken for what nobody forces.
+    dozing: bool,
     /// What the key/value table has, durably, and nobody was told of.
     applied: Vec<(Key, Version)>,
 }
@@ -95,7 +97,10 @@ impl Shared {
         let lsn = queue.appended;
         if queue.since.is_none() {
             queue.since = Some(Instant::now());
-            self.wake(queue);
+            // Most appends are followed by a force, which wakes it.
+            if !queue.dozing {
+                self.wake(queue);
+            }
         }
         lsn
     }
@@ -146,10 +151,12 @@ impl Shared {
     /// nothing, when the store is closed and nothing is left.
     fn take(&self, batch: &mut Batch, idle: Duration) -> Option<Lsn> {
         let mut queue = self.queue();
+        // Where there was something just now there will be more soon.
+        let mut active = true;
         loop {
             let wait = match queue.since {
                 None if queue.closing => return None,
-                None => None,
+                None => active.then_some(idle),
                 Some(since) => {
                     let wait = idle.saturating_sub(since.elapsed());
                     // What is forced has either been taken before or is in this batch.
@@ -163,13 +170,18 @@ impl Shared {
                 }
             };
             queue.asleep = true;
+            queue.dozing = wait.is_some();
             queue = match wait {
                 None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
                 Some(wait) => {
-                    self.wake.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0
+                    let woken = self.wake.wait_timeout(queue, wait);
+                    let (queue, waited) = woken.unwrap_or_else(PoisonError::into_inner);
+                    active &= !waited.timed_out();
+                    queue
                 }
             };
             queue.asleep = false;
+            queue.dozing = false;
         }
     }
 }
