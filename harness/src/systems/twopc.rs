@@ -88,6 +88,10 @@ impl Places {
     }
 }
 
+/// The log of each store: so small that it is full, and taken up by the tables, several times a
+/// second.
+const LOG_BYTES: u64 = 16 << 10;
+
 impl Twopc {
     /// Sets a cluster up: writes its configuration, starts nothing.
     ///
@@ -101,7 +105,7 @@ impl Twopc {
         let listed: Vec<_> = replicas.map(|node| format!("\"{}\"", found(node))).collect();
         let master = places.addresses[&Node::Master];
         let text = format!(
-            "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\n{}",
+            "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\n{}[store]\nlog_size = {LOG_BYTES}\n",
             places.cluster(),
             listed.join(", "),
             setup.timings.table()
