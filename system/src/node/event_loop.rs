@@ -15,15 +15,16 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use proto::v1 as pb;
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc},
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{
     NodeError,
+    kv::{Call, Reply},
     peers::{Arrival, Peers},
     points::{self, Place, Points, Reached, Side},
-    serve::{Call, Health, Question},
+    serve::{Health, Question},
     timers::Timers,
 };
 use crate::{
@@ -59,8 +60,8 @@ pub(super) struct End {
 
 /// A call that the machine has not answered yet.
 struct Caller {
-    reply: oneshot::Sender<Outcome>,
-    meter: Option<Arc<Meter>>,
+    reply: Reply,
+    meter: Arc<Meter>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -342,11 +343,7 @@ impl<'a> EventLoop<'a> {
         self.pass(Side::Before, Place::Reply, passing).await;
         if let Some(Caller { reply, meter, _slot }) = self.callers.remove(&call) {
             // A client that has gone will never know; its transaction went on without it.
-            let told = reply.send(outcome).is_ok();
-            if told
-                && self.points.any()
-                && let Some(meter) = meter
-            {
+            if reply.send(outcome) && self.points.any() {
                 let before = self.replied.iter().rfind(|(it, _)| Arc::ptr_eq(it, &meter));
                 let gone = before.map_or(0, |(_, gone)| *gone).max(meter.ended()) + 1;
                 self.replied.push((meter, gone));

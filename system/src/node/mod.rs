@@ -10,6 +10,8 @@
 
 mod control;
 mod event_loop;
+mod http2;
+mod kv;
 mod outbox;
 mod peers;
 mod points;
