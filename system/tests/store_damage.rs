@@ -531,6 +531,15 @@ fn a_write_that_comes_too_late_is_refused() {
     drop(store);
     let Opened { store, .. } = open(dir.path(), Options::default()).unwrap();
     assert_eq!(store.get(&"k".into()).unwrap(), Some((txn(2), "later".into())));
+    store.close().unwrap();
+
+    // What only the tables know is found when they take up the log, and not opened again before.
+    let Opened { mut store, .. } = open(dir.path(), Options::default()).unwrap();
+    write(&mut store, 1, "k", b"earlier".to_vec());
+    let error = store.close().unwrap_err().to_string();
+    assert!(error.contains("already has version 7.2"), "{error}");
+    let error = open(dir.path(), Options::default()).unwrap_err();
+    assert!(matches!(error, StoreError::VersionOrder { .. }), "{error}");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use std::{
     vec,
 };
 
+use ahash::RandomState;
 use heed::{RoTxn, WithoutTls};
 
 pub use self::writer::{Observer, Persisted};
@@ -109,7 +110,7 @@ pub struct Store {
     /// What all appended records say.
     facts: Facts,
     /// The entries that appended commits changed and that may not be in the key/value table yet.
-    overlay: HashMap<Key, Overlaid>,
+    overlay: HashMap<Key, Overlaid, RandomState>,
     /// What is in the key/value table by now, to be taken out of the overlay.
     applied: Vec<(Key, Version)>,
     last: Lsn,
@@ -150,6 +151,7 @@ impl Store {
         let (mut facts, mut tables) = Tables::load(environment.clone())?;
         let changes: Vec<_> = logged.iter().map(|record| facts.apply(record)).collect();
         tables.take(&changes)?;
+        tables.check_versions()?;
         log.resize(options.log_bytes)?;
         let overlaid = |(key, (version, value)): (&Key, &(Version, Option<Value>))| {
             (key.clone(), Overlaid { version: *version, value: value.clone() })

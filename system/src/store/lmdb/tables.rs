@@ -3,13 +3,14 @@
 //! and what is written often is written once. Knows changes and rows; nothing of logs or threads.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{HashMap, hash_map::Entry},
     mem,
     ops::Bound,
     sync::Arc,
 };
 
-use heed::{RoTxn, RwTxn, WithoutTls};
+use ahash::RandomState;
+use heed::RwTxn;
 
 use super::{
     super::{
@@ -27,19 +28,24 @@ const LONG: usize = 1 << 10;
 /// The tables, and what they do not have yet.
 pub(super) struct Tables {
     environment: Arc<Environment>,
-    /// Every fact, and whether the tables have it.
-    facts: BTreeMap<Slot, Fact>,
+    /// Every fact, and whether the tables have it. Those that a floor has made void stay until the
+    /// tables are written.
+    facts: HashMap<Slot, Fact, RandomState>,
     /// Rows of facts that are none any more.
     gone: Vec<Slot>,
-    /// Rows of transactions below are no facts any more.
-    floor: Option<TxnId>,
+    /// Facts about transactions below, taken up before this, are void; so are their rows.
+    floor: Option<(TxnId, u64)>,
     /// The last writes of keys that changed.
-    entries: HashMap<Key, (Version, Option<Value>)>,
+    entries: HashMap<Key, (Version, Option<Value>), RandomState>,
+    /// How many facts were taken up.
+    taken: u64,
     row: Vec<u8>,
 }
 
 struct Fact {
     record: Record,
+    /// How many were taken up before.
+    taken: u64,
     /// There is a row of its slot.
     row: bool,
     /// The row says this.
@@ -50,7 +56,7 @@ impl Tables {
     /// Begins with what the tables hold.
     pub(super) fn load(environment: Arc<Environment>) -> Result<(Facts, Tables), StoreError> {
         let mut facts = Facts::default();
-        let mut mirror = BTreeMap::new();
+        let mut mirror = HashMap::default();
         let txn = environment.read()?;
         for row in environment.facts(&txn)? {
             let (key, row) = row.map_err(environment.error("cannot read the records"))?;
@@ -59,7 +65,7 @@ impl Tables {
                 environment.damaged(format!("the record '{name}' is bad: {why}"))
             })?;
             let slot = Slot::of(&record);
-            mirror.insert(slot, Fact { record: record.clone(), row: true, stored: true });
+            mirror.insert(slot, Fact { record: record.clone(), taken: 0, row: true, stored: true });
             facts.restore(record);
         }
         drop(txn);
@@ -68,7 +74,8 @@ impl Tables {
             facts: mirror,
             gone: Vec::new(),
             floor: None,
-            entries: HashMap::new(),
+            entries: HashMap::default(),
+            taken: 0,
             row: Vec::new(),
         };
         Ok((facts, tables))
@@ -84,8 +91,6 @@ impl Tables {
     /// # Errors
     /// A key would go back to an earlier version: the changes from that one on are not taken up.
     pub(super) fn take(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        let environment = self.environment.clone();
-        let mut txn = None;
         for change in changes {
             match change {
                 Change::Nothing => {}
@@ -95,43 +100,52 @@ impl Tables {
                         self.gone.push(*slot);
                     }
                 }
-                Change::Apply { txn: id, write: Write { key, value } } => {
-                    let txn = match &txn {
-                        Some(txn) => txn,
-                        None => txn.insert(environment.read()?),
-                    };
-                    let version = self.version(txn, key)?;
-                    if let Some(version) = version.filter(|version| version >= id) {
-                        let dir = environment.dir().to_owned();
-                        return Err(StoreError::VersionOrder { dir, txn: *id, version });
-                    }
-                    self.put(Slot::Txn(*id), Record::Commit { txn: *id });
-                    self.entries.insert(key.clone(), (*id, value.clone()));
+                Change::Apply { txn, write: Write { key, value } } => {
+                    // The tables' own is looked at when they are written.
+                    let before = self.entries.get(key);
+                    let version = before.filter(|(_, value)| value.is_some()).map(|(id, _)| *id);
+                    self.check(*txn, version)?;
+                    self.put(Slot::Txn(*txn), Record::Commit { txn: *txn });
+                    self.entries.insert(key.clone(), (*txn, value.clone()));
                 }
                 Change::Raise { floor } => {
-                    let least = Slot::Txn(TxnId::default());
-                    while let Some((&settled, _)) =
-                        self.facts.range(least..Slot::Txn(*floor)).next()
-                    {
-                        self.facts.remove(&settled);
-                    }
                     self.put(Slot::Floor, Record::Floor { floor: *floor });
-                    self.floor = Some(*floor);
+                    self.floor = Some((*floor, self.taken));
                 }
             }
         }
         Ok(())
     }
 
+    /// Checks what was taken up against the tables.
+    ///
+    /// # Errors
+    /// A key would go back to an earlier version.
+    pub(super) fn check_versions(&self) -> Result<(), StoreError> {
+        let environment = &self.environment;
+        let txn = environment.read()?;
+        for (key, (version, _)) in &self.entries {
+            let row = environment.entries.get(&txn, key.as_bytes());
+            let row = row.map_err(environment.error("cannot read"))?;
+            self.check(*version, row.and_then(rows::version_of_entry))?;
+        }
+        Ok(())
+    }
+
     /// Writes everything that the tables do not have, and how far the log is applied with that, in
     /// one durable commit. Says what the key/value table has now, and had not before.
+    ///
+    /// # Errors
+    /// The tables cannot be written, or a key would go back to an earlier version.
     pub(super) fn write(&mut self, generation: u64) -> Result<Vec<(Key, Version)>, StoreError> {
         let environment = self.environment.clone();
         let refused = environment.error("cannot write");
         let Environment { facts, entries, .. } = &*environment;
         let mut txn = environment.write()?;
-        if let Some(floor) = self.floor {
+        if let Some((floor, taken)) = self.floor {
             below(*facts, &mut txn, floor).map_err(&refused)?;
+            let void = |slot: &Slot| matches!(slot, Slot::Txn(id) if *id < floor);
+            self.facts.retain(|slot, fact| !void(slot) || fact.taken >= taken);
         }
         for slot in &self.gone {
             facts.delete(&mut txn, FactKey::from(*slot).as_bytes()).map_err(&refused)?;
@@ -140,17 +154,21 @@ impl Tables {
             if !fact.stored {
                 let key = FactKey::from(*slot);
                 rows::encode_fact(&key, &fact.record, &mut self.row);
-                replace(*facts, &mut txn, key.as_bytes(), &self.row).map_err(&refused)?;
+                let before = facts.get(&txn, key.as_bytes()).map_err(&refused)?.map(<[u8]>::len);
+                replace(*facts, &mut txn, key.as_bytes(), before, &self.row).map_err(&refused)?;
             }
         }
         // Neighbours are on one page.
         let mut changed: Vec<_> = self.entries.iter().collect();
         changed.sort_unstable_by_key(|(key, _)| *key);
-        for (key, (version, value)) in &changed {
+        for (key, (version, value)) in changed {
+            let before = entries.get(&txn, key.as_bytes()).map_err(&refused)?;
+            self.check(*version, before.and_then(rows::version_of_entry))?;
+            let before = before.map(<[u8]>::len);
             if let Some(value) = value {
                 rows::encode_entry(key, *version, value, &mut self.row);
-                replace(*entries, &mut txn, key.as_bytes(), &self.row).map_err(&refused)?;
-            } else {
+                replace(*entries, &mut txn, key.as_bytes(), before, &self.row).map_err(&refused)?;
+            } else if before.is_some() {
                 entries.delete(&mut txn, key.as_bytes()).map_err(&refused)?;
             }
         }
@@ -167,26 +185,29 @@ impl Tables {
         Ok(written.map(|(key, (version, _))| (key, version)).collect())
     }
 
-    fn put(&mut self, slot: Slot, record: Record) {
-        let fact = self.facts.entry(slot);
-        let fact =
-            fact.or_insert_with(|| Fact { record: record.clone(), row: false, stored: false });
-        fact.record = record;
-        fact.stored = false;
+    /// The version of a live key grows.
+    fn check(&self, txn: TxnId, version: Option<Version>) -> Result<(), StoreError> {
+        match version {
+            Some(version) if version >= txn => {
+                let dir = self.environment.dir().to_owned();
+                Err(StoreError::VersionOrder { dir, txn, version })
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// The version of a live key.
-    fn version(
-        &self,
-        txn: &RoTxn<'_, WithoutTls>,
-        key: &Key,
-    ) -> Result<Option<Version>, StoreError> {
-        if let Some((version, value)) = self.entries.get(key) {
-            return Ok(value.as_ref().map(|_| *version));
+    fn put(&mut self, slot: Slot, record: Record) {
+        let taken = self.taken;
+        self.taken += 1;
+        match self.facts.entry(slot) {
+            Entry::Occupied(mut fact) => {
+                let fact = fact.get_mut();
+                *fact = Fact { record, taken, row: fact.row, stored: false };
+            }
+            Entry::Vacant(vacant) => {
+                vacant.insert(Fact { record, taken, row: false, stored: false });
+            }
         }
-        let row = self.environment.entries.get(txn, key.as_bytes());
-        let row = row.map_err(self.environment.error("cannot read"))?;
-        Ok(row.and_then(rows::version_of_entry))
     }
 }
 
@@ -198,13 +219,18 @@ fn below(facts: Table, txn: &mut RwTxn<'_>, floor: TxnId) -> heed::Result<()> {
     facts.delete_range(txn, &range).map(drop)
 }
 
-/// Puts a row in the place of the one that is there, if any.
+/// Puts a row in the place of one of `before` bytes, if any.
 ///
 /// LMDB leaves a row in the pages of its own that it once needed, however short it becomes. So a
 /// long row that becomes shorter is taken away first.
-fn replace(table: Table, txn: &mut RwTxn<'_>, key: &[u8], row: &[u8]) -> heed::Result<()> {
-    let before = table.get(txn, key)?.map_or(0, <[u8]>::len);
-    if before > LONG && before > row.len() {
+fn replace(
+    table: Table,
+    txn: &mut RwTxn<'_>,
+    key: &[u8],
+    before: Option<usize>,
+    row: &[u8],
+) -> heed::Result<()> {
+    if before.is_some_and(|before| before > LONG && before > row.len()) {
         table.delete(txn, key)?;
     }
     table.put(txn, key, row)
