@@ -106,11 +106,15 @@ async fn run(args: &Args) -> std::io::Result<bool> {
         programs: None,
     };
     clusters.push(Box::new(Ours::start(scratch.path(), &ours).await?));
+    let configuration = "commit = \"votes\"".to_owned();
+    let votes = ours::Options { name: "votes".into(), configuration, ..ours.clone() };
+    clusters.push(Box::new(Ours::start(scratch.path(), &votes).await?));
     for (name, programs) in &args.beside {
         let programs = Some(programs.clone());
         let beside = ours::Options { name: name.clone(), programs, ..ours.clone() };
         clusters.push(Box::new(Ours::start(scratch.path(), &beside).await?));
     }
+    let ours = clusters.len();
     match etcd::version() {
         _ if args.without_etcd => {}
         Some(version) => {
@@ -119,6 +123,12 @@ async fn run(args: &Args) -> std::io::Result<bool> {
         }
         None => println!("{}", etcd::MISSING),
     }
+    // Each of ours to etcd; without it the first to the others.
+    let pairs: Vec<_> = if clusters.len() > ours {
+        (0..ours).map(|n| (n, ours)).collect()
+    } else {
+        (1..ours).map(|n| (0, n)).collect()
+    };
     let measured = measure(args, &clusters).await?;
     let mut good = true;
     for ((operation, clients, system), rounds) in &measured {
@@ -130,18 +140,25 @@ async fn run(args: &Args) -> std::io::Result<bool> {
             good &= why.is_none() && *done > 0;
         }
     }
-    speeds(args, &clusters, &measured);
+    speeds(args, &clusters, &pairs, &measured);
     costs(args, &clusters, &measured);
     limits(args, &clusters, &measured);
-    if let Some(rounds) = measured.get(&(Operation::Put, 1, 0)) {
-        floor(scratch.path(), &*clusters[0], of(rounds, |outcome| outcome.latency_ms(0.5))).await?;
+    let of_one = |n| Some(of(measured.get(&(Operation::Put, 1, n))?, |o| o.latency_ms(0.5)));
+    if let Some(medians) = of_one(0).zip(of_one(1)) {
+        floor(scratch.path(), &*clusters[0], medians).await?;
     }
     Ok(good)
 }
 
 /// What the protocol needs for one put, each part alone: PREPARE forced at all replicas, COMMIT at
-/// the master, and the way there and back between client and master and between master and replicas.
-async fn floor(scratch: &Path, cluster: &dyn Cluster, measured_ms: f64) -> std::io::Result<()> {
+/// the master unless the votes decide, and the way there and back between client and master and
+/// between master and replicas. Beside it the medians that were measured, in milliseconds, of the
+/// two ways to commit.
+async fn floor(
+    scratch: &Path,
+    cluster: &dyn Cluster,
+    (logged, votes): (f64, f64),
+) -> std::io::Result<()> {
     const TIMES: usize = 300;
     let micros = |begun: Instant| begun.elapsed().as_secs_f64() * 1e6;
     let mut stores: Vec<_> =
@@ -168,14 +185,21 @@ async fn floor(scratch: &Path, cluster: &dyn Cluster, measured_ms: f64) -> std::
         trips.push(micros(begun));
     }
     let [one, all, trip] = [one, all, trips].map(|times| median(&times));
-    let sum = all + one + 2.0 * trip;
-    let measured = measured_ms * 1000.0;
     println!(
         "a put of 1 client: {all:.0} us for a force at {NODES} stores at once, {one:.0} us for one \
-         more, twice {trip:.0} us for a call that does nothing: {sum:.0} us; measured, median: \
-         {measured:.0} us, {:.2} times that",
-        measured / sum
+         more, {trip:.0} us for a call that does nothing"
     );
+    for (name, force, needs, median_ms) in [
+        ("logged", one, "both forces and two calls", logged),
+        ("votes", 0.0, "the first force and two calls", votes),
+    ] {
+        let sum = all + force + 2.0 * trip;
+        let median = median_ms * 1000.0;
+        println!(
+            "{name} needs {needs}: {sum:.0} us; measured, median: {median:.0} us, {:.2} times that",
+            median / sum
+        );
+    }
     Ok(())
 }
 
@@ -214,23 +238,33 @@ fn of(rounds: &[Outcome], figure: impl Fn(&Outcome) -> f64) -> f64 {
     median(&rounds.iter().map(figure).collect::<Vec<_>>())
 }
 
-/// The first cluster's rate over another's, round by round.
-fn ratio(measured: &Measured, operation: Operation, clients: u32, other: usize) -> f64 {
-    let own = &measured[&(operation, clients, 0)];
+/// One cluster's rate over another's, round by round.
+fn ratio(
+    measured: &Measured,
+    operation: Operation,
+    clients: u32,
+    (own, other): (usize, usize),
+) -> f64 {
+    let own = &measured[&(operation, clients, own)];
     let other = &measured[&(operation, clients, other)];
     let ratios = own.iter().zip(other).map(|(own, other)| own.rate / other.rate);
     median(&ratios.collect::<Vec<_>>())
 }
 
-fn speeds(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) {
+fn speeds(
+    args: &Args,
+    clusters: &[Box<dyn Cluster>],
+    pairs: &[(usize, usize)],
+    measured: &Measured,
+) {
     for (operation, word) in [(Operation::Put, "puts"), (Operation::Get, "gets")] {
         let mut head = vec!["clients".to_owned()];
-        for (n, cluster) in clusters.iter().enumerate() {
+        for cluster in clusters {
             let name = cluster.name();
             head.extend([format!("{name}: {word} a second"), "p50, p99 ms".to_owned()]);
-            if n > 0 {
-                head.push(format!("{} to {name}", clusters[0].name()));
-            }
+        }
+        for (own, other) in pairs {
+            head.push(format!("{} to {}", clusters[*own].name(), clusters[*other].name()));
         }
         let mut rows = Vec::new();
         for &clients in &args.clients {
@@ -240,9 +274,9 @@ fn speeds(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) {
                 row.push(thousands(of(rounds, |outcome| outcome.rate)));
                 let [p50, p99] = [0.5, 0.99].map(|q| of(rounds, |outcome| outcome.latency_ms(q)));
                 row.push(format!("{p50:.2}, {p99:.2}"));
-                if n > 0 {
-                    row.push(format!("{:.2}", ratio(measured, operation, clients, n)));
-                }
+            }
+            for pair in pairs {
+                row.push(format!("{:.2}", ratio(measured, operation, clients, *pair)));
             }
             rows.push(row);
         }
