@@ -11,6 +11,8 @@
 //! | `b` | boot |
 //! | `f` | floor: epoch, seq |
 //! | `m` node (0: the master) | store id |
+//! | `c` | nothing: the votes decide what is committed |
+//! | `i` | epoch and seq up to which yes votes are final |
 //! | `d` epoch seq | key |
 //! | `t` epoch seq | `C`, `A` or `R`: committed, aborted, refused; `D` key: prepared to delete; `P` length of the key (2 bytes), key, value: prepared to put; `d` and `p` like these, and committed: the key/value table need not have it |
 //!
@@ -49,6 +51,8 @@ impl From<Slot> for FactKey {
             Slot::Floor => FactKey::new(b'f', &[]),
             Slot::Member(Node::Master) => FactKey::new(b'm', &[0]),
             Slot::Member(Node::Replica(slot)) => FactKey::new(b'm', &[slot]),
+            Slot::Votes => FactKey::new(b'c', &[]),
+            Slot::Frozen => FactKey::new(b'i', &[]),
             Slot::Decided(txn) => FactKey::new(b'd', &txn_bytes(txn)),
             Slot::Txn(txn) => FactKey::new(b't', &txn_bytes(txn)),
         }
@@ -77,7 +81,10 @@ pub(super) fn encode_fact(key: &FactKey, record: &Record, row: &mut Vec<u8>) {
         | Record::Member { store: StoreId(number), .. } => {
             row.extend_from_slice(&number.to_be_bytes());
         }
-        Record::Floor { floor } => row.extend_from_slice(&txn_bytes(*floor)),
+        Record::Votes => {}
+        Record::Floor { floor: txn } | Record::Frozen { upto: txn } => {
+            row.extend_from_slice(&txn_bytes(*txn));
+        }
         Record::Decided { key, .. } => row.extend_from_slice(key.as_bytes()),
         Record::Prepare { write: Write { key, value }, .. } => {
             let letter = if value.is_some() { b'P' } else { b'D' };
@@ -154,6 +161,8 @@ fn decode_record(key: &[u8], body: &[u8]) -> Result<Record, &'static str> {
         (b'f', []) => Record::Floor { floor: txn_from(body).ok_or("it is no transaction")? },
         (b'm', [0]) => Record::Member { node: Node::Master, store: StoreId(number()?) },
         (b'm', [slot]) => Record::Member { node: Node::Replica(*slot), store: StoreId(number()?) },
+        (b'c', []) if body.is_empty() => Record::Votes,
+        (b'i', []) => Record::Frozen { upto: txn_from(body).ok_or("it is no transaction")? },
         (b'd', _) => Record::Decided { txn: txn()?, key: Key::from(body) },
         (b't', _) => match body.split_first() {
             Some((b'C', [])) => Record::Commit { txn: txn()? },
@@ -255,6 +264,8 @@ mod tests {
             Record::Floor { floor: txn },
             Record::Member { node: Node::Master, store: StoreId(1) },
             Record::Member { node: Node::Replica(255), store: StoreId(u64::MAX) },
+            Record::Votes,
+            Record::Frozen { upto: txn },
             Record::Decided { txn, key: "key".into() },
             Record::Prepare { txn, write: write("key", Some("value")) },
             Record::Prepare { txn, write: write("key", Some("")) },
