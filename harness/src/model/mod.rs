@@ -465,7 +465,10 @@ const SITUATIONS: [Situation; 6] = [
     // The client has its Ok, and nobody who is up can know.
     Situation {
         name: "truly blocked",
-        possible: |options| writes(options) && options.master_crashes > 0,
+        possible: |options| {
+            let blocks = options.setup.commit == CommitMode::Logged;
+            blocks && writes(options) && options.master_crashes > 0
+        },
         reached: |model, state| {
             let mut doubts = model.view(state, 1).in_doubt();
             model.all_in_doubt(state) && doubts.any(|txn| model.judge(state).said_ok(txn))

@@ -125,6 +125,7 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
     )?;
     let mut verdict = Validity::Valid;
     let rules = if args.rules.is_empty() { Rule::ALL } else { &args.rules };
+    // Of the rules of the other mode runs of this one tell nothing.
     let commit = CommitMode::Logged;
     for rule in rules.iter().filter(|rule| rule.concerns(commit)) {
         if bench.interrupted() {
@@ -179,6 +180,7 @@ impl Bench<'_> {
             rate: 0.0,
             keys: 16,
             replicas: 3,
+            commit: CommitMode::Logged,
             mix: Mix::default(),
             seed: 0,
             store: self.args.store.clone(),
