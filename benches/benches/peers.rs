@@ -132,6 +132,7 @@ async fn run(args: &Args) -> std::io::Result<bool> {
     }
     speeds(args, &clusters, &measured);
     costs(args, &clusters, &measured);
+    limits(args, &clusters, &measured);
     if let Some(rounds) = measured.get(&(Operation::Put, 1, 0)) {
         floor(scratch.path(), &*clusters[0], of(rounds, |outcome| outcome.latency_ms(0.5))).await?;
     }
@@ -259,6 +260,8 @@ fn costs(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) {
         "each other node",
         "all",
         "cores busy",
+        "disk busy",
+        "the front node's thread",
         "bytes written",
         "waits",
     ];
@@ -292,6 +295,8 @@ fn costs(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) {
                     format!("{rest:.1}"),
                     format!("{:.1}", each(&all)),
                     format!("{busy:.2}"),
+                    percent(of(rounds, |outcome| share(outcome, outcome.disk.unwrap_or_default()))),
+                    percent(of(rounds, |outcome| share(outcome, outcome.usage[0].busiest))),
                     thousands(each(&|outcome| sum(outcome, |usage| usage.written))),
                     format!("{:.2}", each(&|outcome| sum(outcome, |usage| usage.waits))),
                 ]);
@@ -299,4 +304,40 @@ fn costs(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) {
         }
     }
     table::print(&head, &rows);
+}
+
+/// How much of the time of a load something was busy.
+fn share(outcome: &Outcome, busy: Duration) -> f64 {
+    busy.as_secs_f64() / outcome.time.as_secs_f64()
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0}%", share * 100.0)
+}
+
+/// Names what is nearest to its limit when there are most clients.
+fn limits(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) {
+    let clients = args.clients.iter().copied().max().unwrap_or(1);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    #[expect(clippy::cast_precision_loss, reason = "few cores")]
+    let cores = cores as f64;
+    for operation in [Operation::Put, Operation::Get] {
+        let rounds = &measured[&(operation, clients, 0)];
+        let all = |outcome: &Outcome| {
+            let nodes: Duration = outcome.usage.iter().map(|usage| usage.cpu).sum();
+            share(outcome, nodes + outcome.clients.cpu) / cores
+        };
+        let mut busy = [
+            (of(rounds, all), "all processors"),
+            (of(rounds, |o| share(o, o.usage[0].busiest)), "the thread of the front node"),
+            (of(rounds, |o| share(o, o.clients.busiest)), "the thread of the clients"),
+            (of(rounds, |o| share(o, o.disk.unwrap_or_default())), "the disk"),
+        ];
+        busy.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        let busy: Vec<_> =
+            busy.iter().map(|(share, what)| format!("{what} {}", percent(*share))).collect();
+        let name = clusters[0].name();
+        println!("{operation:?}, {clients} clients, {name}, busy: {}", busy.join(", "));
+    }
+    println!();
 }

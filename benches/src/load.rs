@@ -62,6 +62,8 @@ pub struct Outcome {
     pub usage: Vec<Usage>,
     /// What the clients have cost.
     pub clients: Usage,
+    /// How long the disk of the cluster had something to do meanwhile, if that is counted.
+    pub disk: Option<Duration>,
     /// How many operations were done.
     pub done: u64,
     /// How long it took.
@@ -113,11 +115,11 @@ pub async fn run(cluster: &dyn Cluster, load: &Load) -> io::Result<Outcome> {
     };
     let clock = async {
         tokio::time::sleep(load.warm_up).await;
-        let (before, begun) = ((look(cluster), Usage::own()), Instant::now());
+        let (before, begun) = ((look(cluster), Usage::own(), disk(cluster)), Instant::now());
         shared.part.set(Part::Counted);
         tokio::time::sleep(load.time).await;
         shared.part.set(Part::Over);
-        (before, (look(cluster), Usage::own()), begun.elapsed())
+        (before, (look(cluster), Usage::own(), disk(cluster)), begun.elapsed())
     };
     let clients = (0..load.clients).zip(lines.into_iter().cycle());
     let clients = future::join_all(clients.map(|(n, line)| client(n, line, &shared)));
@@ -126,12 +128,14 @@ pub async fn run(cluster: &dyn Cluster, load: &Load) -> io::Result<Outcome> {
     #[expect(clippy::cast_precision_loss, reason = "a rate is read to three digits")]
     let rate = latency.len() as f64 / time.as_secs_f64();
     let usage = after.0.into_iter().zip(before.0).map(|(after, before)| after.since(before));
+    let disk = after.2.zip(before.2).map(|(after, before)| after.saturating_sub(before));
     Ok(Outcome {
         rate,
         done: latency.len(),
         latency,
         failed,
         usage: usage.collect(),
+        disk,
         clients: after.1.since(before.1),
         time,
     })
@@ -163,6 +167,10 @@ async fn open(cluster: &dyn Cluster, load: &Load) -> io::Result<Vec<Line>> {
 
 fn look(cluster: &dyn Cluster) -> Vec<Usage> {
     cluster.processes().iter().map(Process::usage).collect()
+}
+
+fn disk(cluster: &dyn Cluster) -> Option<Duration> {
+    cluster.processes().first().and_then(Process::disk)
 }
 
 /// One client's operations, until the load is over.

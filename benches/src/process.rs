@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{self, Read as _, Seek as _},
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::MetadataExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     time::Duration,
@@ -18,6 +18,7 @@ use nix::{
     sys::{
         prctl,
         signal::{Signal, kill},
+        stat,
     },
     unistd::{Pid, getppid},
 };
@@ -145,6 +146,21 @@ impl Process {
         Usage::of(&self.child.id().to_string())
     }
 
+    /// How long the disk that the process's log lies on has had something to do, since the machine
+    /// began; none where that is not counted, as in memory.
+    #[must_use]
+    pub fn disk(&self) -> Option<Duration> {
+        let device = self.log.metadata().ok()?.dev();
+        let (major, minor) = (stat::major(device), stat::minor(device));
+        let all = fs::read_to_string("/proc/diskstats").ok()?;
+        all.lines().find_map(|line| {
+            let fields: Vec<_> = line.split_whitespace().collect();
+            let own = fields.first()?.parse() == Ok(major) && fields.get(1)?.parse() == Ok(minor);
+            // Milliseconds in which anything was under way.
+            own.then(|| fields.get(12)?.parse().ok().map(Duration::from_millis))?
+        })
+    }
+
     /// How much memory of its own the process has now, in bytes: what is its alone, and what it
     /// maps of its files.
     #[must_use]
@@ -184,6 +200,8 @@ pub struct Memory {
 pub struct Usage {
     /// Processor time, in and out of the kernel.
     pub cpu: Duration,
+    /// That of the thread that has had most of it.
+    pub busiest: Duration,
     /// Bytes that were sent to the disk.
     pub written: u64,
     /// Times that it gave up the processor to wait.
@@ -205,7 +223,9 @@ impl Usage {
             // Nanoseconds on a processor come first.
             let stat = read(thread.path().join("schedstat"));
             let cpu = stat.split_whitespace().next().and_then(|ns| ns.parse().ok());
-            usage.cpu += Duration::from_nanos(cpu.unwrap_or(0));
+            let cpu = Duration::from_nanos(cpu.unwrap_or(0));
+            usage.cpu += cpu;
+            usage.busiest = usage.busiest.max(cpu);
             let status = read(thread.path().join("status"));
             let line = status.lines().find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
             usage.waits += line.and_then(|n| n.trim().parse::<u64>().ok()).unwrap_or(0);
@@ -221,6 +241,7 @@ impl Usage {
     pub fn since(self, earlier: Usage) -> Usage {
         Usage {
             cpu: self.cpu.saturating_sub(earlier.cpu),
+            busiest: self.busiest.saturating_sub(earlier.busiest),
             written: self.written.saturating_sub(earlier.written),
             waits: self.waits.saturating_sub(earlier.waits),
         }

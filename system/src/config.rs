@@ -140,13 +140,16 @@ pub struct StoreLimits {
     /// The most that the database may grow to, in bytes; address space, not memory, and no more
     /// disk than is used. Default 16 GiB.
     pub map_size: u64,
+    /// The size of the log, in bytes: what is durable there before the tables take it up. Commits
+    /// that do not fit go to the tables at once. Default 4 MiB.
+    pub log_size: u64,
     /// The longest value, in bytes. Default 1 MiB.
     pub max_value: usize,
 }
 
 impl Default for StoreLimits {
     fn default() -> Self {
-        StoreLimits { map_size: 16 << 30, max_value: 1 << 20 }
+        StoreLimits { map_size: 16 << 30, log_size: 4 << 20, max_value: 1 << 20 }
     }
 }
 
@@ -257,6 +260,9 @@ impl Cluster {
         }
         if self.store.max_value == 0 || self.store.max_value > 1 << 30 {
             return Err("store.max_value: want 1 byte to 1 GiB".into());
+        }
+        if self.store.log_size > 1 << 30 {
+            return Err("store.log_size: want at most 1 GiB".into());
         }
         let outbox_min = 2 * self.store.max_value + (1 << 20);
         if self.node.outbox < outbox_min {

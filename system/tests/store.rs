@@ -196,7 +196,6 @@ fn a_second_opener_is_refused_until_the_first_is_gone() {
 fn an_earlier_short_value_does_not_come_back_when_a_long_one_is_deleted() {
     let dir = TempDir::new().unwrap();
     let (Opened { mut store, .. }, _told) = open(&dir, create()).unwrap();
-    // Long values are in the key/value table at once, short ones follow behind their records.
     let long = "long".repeat(1000);
     for record in [put(1, "a", "short"), commit(1), put(2, "a", &long), commit(2), del(3, "a")] {
         store.append(record);
@@ -222,7 +221,7 @@ fn the_room_of_long_values_is_used_again() {
     let dir = TempDir::new().unwrap();
     let long = "v".repeat(100_000);
     let size = || fs::metadata(dir.path().join("data.mdb")).unwrap().len();
-    let in_one_commit = Options { idle: DEADLINE, ..create() };
+    let in_one_commit = Options { idle: DEADLINE, log_bytes: 0, ..create() };
     let (Opened { mut store, .. }, told) = open(&dir, in_one_commit).unwrap();
     let mut early = 0;
     for round in 0..20 {

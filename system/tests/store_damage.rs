@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use heed::{CommitOrAbort, EnvOpenOptions, types::Bytes};
 use system::{
     protocol::{Key, Lsn, Record, TxnId, Value, Version, Write},
     store::{Database, Opened, Options, Store, StoreError},
@@ -26,9 +27,9 @@ fn create() -> Options {
     Options { create: true, ..at_once() }
 }
 
-/// Writes go to the key/value table with their commits.
+/// Writes go to the tables with their commits.
 fn at_once() -> Options {
-    Options { behind: 0, ..Options::default() }
+    Options { log_bytes: 0, ..Options::default() }
 }
 
 fn silent(_: Result<Lsn, Arc<StoreError>>) {}
@@ -250,21 +251,37 @@ fn a_file_that_is_cut_short_anywhere_is_refused() {
     open(dir.path(), Options::default()).unwrap();
 }
 
+/// Takes pages at the end of a data file for a long value, and gives them back unwritten.
+fn take_pages_and_give_them_back(dir: &Path) {
+    let mut options = EnvOpenOptions::new();
+    options.map_size(1 << 20).max_dbs(1);
+    // SAFETY: nobody else has the file open.
+    #[expect(unsafe_code, reason = "LMDB maps the file")]
+    let env = unsafe { options.open(dir) }.unwrap();
+    // LMDB gives back what it has not written when it has had pages to use again.
+    for round in 0..5 {
+        let txn = env.write_txn().unwrap();
+        env.create_databases_and_commit(txn, |create, txn| {
+            let table = create.create_database::<Bytes, Bytes>(txn, None)?;
+            table.put(txn, b"x", &u64::to_be_bytes(round))?;
+            if round == 4 {
+                table.put(txn, b"long", &[b'v'; 16 * PAGE])?;
+                table.delete(txn, b"long")?;
+            }
+            table.delete(txn, b"x")?;
+            Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(table))
+        })
+        .unwrap();
+    }
+}
+
 #[test]
 fn a_file_that_ends_before_its_last_page_is_whole_if_those_pages_are_free() {
     let dir = TempDir::new().unwrap();
-    let in_one_commit = Options { idle: DEADLINE, ..create() };
-    for boot in 1..=5 {
-        let Opened { mut store, .. } = open(dir.path(), in_one_commit).unwrap();
-        store.append(Record::Boot { boot });
-        if boot == 5 {
-            // Takes pages at the end for a long value, and gives them back unwritten.
-            let long = Write { key: "k".into(), value: Some(vec![b'v'; 16 * PAGE].into()) };
-            store.append(Record::Prepare { txn: txn(1), write: long });
-            store.append(Record::Abort { txn: txn(1) });
-        }
-        store.close().unwrap();
-    }
+    let Opened { mut store, .. } = open(dir.path(), create()).unwrap();
+    store.append(Record::Boot { boot: 1 });
+    store.close().unwrap();
+    take_pages_and_give_them_back(dir.path());
     let last_page = |bytes: &[u8]| {
         let meta = |at: usize| {
             let number = |at| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
@@ -276,8 +293,8 @@ fn a_file_that_ends_before_its_last_page_is_whole_if_those_pages_are_free() {
     let (len, last) = (bytes.len() / PAGE, last_page(&bytes));
     assert!(len as u64 <= last, "{len} pages, but the last one used is {last}");
     let Opened { mut store, records, .. } = open(dir.path(), Options::default()).unwrap();
-    assert_eq!(records, [Record::Boot { boot: 5 }, Record::Abort { txn: txn(1) }]);
-    write(&mut store, 2, "k", vec![b'w'; 40 * PAGE]);
+    assert_eq!(records, [Record::Boot { boot: 1 }]);
+    write(&mut store, 301, "k", vec![b'w'; 40 * PAGE]);
     store.close().unwrap();
     open(dir.path(), Options::default()).unwrap();
 }
@@ -337,9 +354,9 @@ fn pages_in_use_that_are_taken_for_free_are_refused() {
 #[test]
 fn a_store_of_another_format_is_refused() {
     let dir = filled();
-    damage(&dir, |bytes| replace(bytes, b"\0store\0\0\0\x02", b"\0store\0\0\0\x01"));
+    damage(&dir, |bytes| replace(bytes, b"\0store\0\0\0\x03", b"\0store\0\0\0\x01"));
     let error = refusal(dir.path(), Options::default());
-    assert!(matches!(error, StoreError::Format { found: 1, expected: 2, .. }), "{error}");
+    assert!(matches!(error, StoreError::Format { found: 1, expected: 3, .. }), "{error}");
 }
 
 #[test]
@@ -514,6 +531,15 @@ fn a_write_that_comes_too_late_is_refused() {
     drop(store);
     let Opened { store, .. } = open(dir.path(), Options::default()).unwrap();
     assert_eq!(store.get(&"k".into()).unwrap(), Some((txn(2), "later".into())));
+    store.close().unwrap();
+
+    // What only the tables know is found when they take up the log, and not opened again before.
+    let Opened { mut store, .. } = open(dir.path(), Options::default()).unwrap();
+    write(&mut store, 1, "k", b"earlier".to_vec());
+    let error = store.close().unwrap_err().to_string();
+    assert!(error.contains("already has version 7.2"), "{error}");
+    let error = open(dir.path(), Options::default()).unwrap_err();
+    assert!(matches!(error, StoreError::VersionOrder { .. }), "{error}");
 }
 
 #[test]

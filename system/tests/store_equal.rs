@@ -178,7 +178,7 @@ impl Sense {
 /// A store on disk that makes nothing durable by itself.
 struct Disk {
     dir: TempDir,
-    behind: usize,
+    log_bytes: u64,
     opened: Opened,
     told: mpsc::Receiver<Result<Lsn, Arc<StoreError>>>,
     /// What has been told.
@@ -186,7 +186,7 @@ struct Disk {
 }
 
 impl Disk {
-    fn open(dir: TempDir, behind: usize) -> Disk {
+    fn open(dir: TempDir, log_bytes: u64) -> Disk {
         let (tell, told) = mpsc::channel();
         let persisted = Box::new(move |durable| {
             // Closing tells once more, and nobody may listen any more.
@@ -196,11 +196,11 @@ impl Disk {
             create: true,
             idle: DEADLINE,
             map_bytes: 64 << 20,
-            behind,
+            log_bytes,
             ..Options::default()
         };
         let opened = Store::open(dir.path(), options, persisted).unwrap();
-        Disk { dir, behind, opened, told, durable: 0 }
+        Disk { dir, log_bytes, opened, told, durable: 0 }
     }
 
     fn force(&mut self) {
@@ -215,12 +215,12 @@ impl Disk {
     fn crash(self) -> Disk {
         let left = TempDir::new().unwrap();
         copy(self.dir.path(), left.path());
-        Disk::open(left, self.behind)
+        Disk::open(left, self.log_bytes)
     }
 
     fn close(self) -> Disk {
         self.opened.store.close().unwrap();
-        Disk::open(self.dir, self.behind)
+        Disk::open(self.dir, self.log_bytes)
     }
 
     fn entries(&self) -> Vec<(Key, Version, Value)> {
@@ -229,7 +229,7 @@ impl Disk {
 }
 
 fn copy(from: &Path, to: &Path) {
-    for file in ["LOCK", "data.mdb"] {
+    for file in ["LOCK", "data.mdb", "log"] {
         fs::copy(from.join(file), to.join(file)).unwrap();
     }
 }
@@ -245,10 +245,10 @@ proptest! {
     #[test]
     fn disk_and_memory_are_one_store(
         draws in draws(),
-        behind in prop_oneof![Just(0), 1..12_usize, Just(4096)],
+        log_bytes in prop_oneof![Just(0), 4096..16384_u64, Just(1 << 20)],
     ) {
         let mut memory = Memory::new();
-        let mut disk = Disk::open(TempDir::new().unwrap(), behind);
+        let mut disk = Disk::open(TempDir::new().unwrap(), log_bytes);
         let mut sense = Sense::after(&memory, TxnId::new(1, 0));
         for draw in draws.iter().chain([&Draw::Crash]) {
             match draw {

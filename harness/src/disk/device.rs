@@ -3,7 +3,7 @@
 //! and mounts; what a request does and how it is answered is handed in.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     ffi::OsStr,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use super::{
     image::{Dropped, Image, Owner},
-    points::{DiskPoint, Part, Verb, is_data_file, part_of_sync, part_of_write},
+    points::{DiskPoint, Kept, Part, Verb},
 };
 
 /// How long a sync takes: a quick disk, not an instant one, so that what is not synced yet can be
@@ -44,15 +44,15 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Medium {
     pub(super) image: Image,
-    /// The files that have or had the name of a data file.
-    data_files: BTreeSet<u64>,
+    /// The files that have or had a name that matters.
+    kept: BTreeMap<u64, Kept>,
 }
 
 impl Medium {
     /// A file has been given a name.
     pub(super) fn named(&mut self, number: u64, name: &OsStr) {
-        if is_data_file(name) {
-            self.data_files.insert(number);
+        if let Some(kept) = Kept::named(name) {
+            self.kept.insert(number, kept);
         }
     }
 }
@@ -112,7 +112,7 @@ impl Device {
     /// An empty disk, switched on.
     #[must_use]
     pub fn new(owner: Owner) -> Self {
-        let medium = Medium { image: Image::new(owner), data_files: BTreeSet::new() };
+        let medium = Medium { image: Image::new(owner), kept: BTreeMap::new() };
         let (power, armed, held) = (Power::On, None, VecDeque::new());
         Device {
             state: Mutex::new(State { medium, power, armed, held }),
@@ -247,15 +247,16 @@ impl State {
     }
 
     fn classify(&self, what: What) -> Option<(Verb, Part)> {
-        let Medium { image, data_files } = &self.medium;
+        let Medium { image, kept } = &self.medium;
         match what {
-            What::Write { file, offset } if data_files.contains(&file) => {
-                Some((Verb::Write, part_of_write(offset)))
+            What::Write { file, offset } => {
+                Some((Verb::Write, kept.get(&file)?.part_of_write(offset)))
             }
-            What::Sync { number } if data_files.contains(&number) => {
-                Some((Verb::Sync, part_of_sync(image.unsynced(number)?)?))
+            What::Sync { number } => {
+                let part = kept.get(&number)?.part_of_sync(image.unsynced(number)?)?;
+                Some((Verb::Sync, part))
             }
-            _ => None,
+            What::Other => None,
         }
     }
 

@@ -1,7 +1,8 @@
-//! Crash points inside a node's disk: around the writes and syncs of its LMDB data file, which no
-//! point of the node itself can tell apart. Knows how LMDB commits (data version 1): it writes the
-//! pages of a transaction, syncs them, and then writes one of the first two pages, the meta pages,
-//! through a descriptor with `O_DSYNC`, which is a write and a sync. Knows nothing of mounts.
+//! Crash points inside a node's disk: around the writes and syncs of its log and of its LMDB data
+//! file, which no point of the node itself can tell apart. Knows that a commit is a write of the log
+//! and a sync, and how LMDB commits (data version 1) when the log is full: it writes the pages of a
+//! transaction, syncs them, and then writes one of the first two pages, the meta pages, through a
+//! descriptor with `O_DSYNC`, which is a write and a sync. Knows nothing of mounts.
 
 use std::{collections::BTreeSet, ffi::OsStr, fmt, str::FromStr};
 
@@ -9,8 +10,6 @@ use system::node::{Role, Side};
 
 use super::image::PAGE_BYTES;
 
-/// The file in which LMDB keeps everything. Its other file holds locks, which mean nothing later.
-const DATA_FILE: &str = "data.mdb";
 /// The meta pages come first.
 const META_PAGES: u64 = 2;
 
@@ -26,6 +25,8 @@ pub enum Verb {
 /// To which part of a commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Part {
+    /// The log.
+    Log,
     /// The pages of the transaction.
     Data,
     /// The meta page alone, which makes the transaction count.
@@ -44,17 +45,18 @@ impl Verb {
 }
 
 impl Part {
-    const ALL: [Part; 2] = [Part::Data, Part::Meta];
+    const ALL: [Part; 3] = [Part::Log, Part::Data, Part::Meta];
 
     fn name(self) -> &'static str {
         match self {
+            Part::Log => "log",
             Part::Data => "data",
             Part::Meta => "meta",
         }
     }
 }
 
-/// A point inside a disk: `<role>:<before|after>-<disk-write|disk-sync>:<data|meta>[:<n>]`.
+/// A point inside a disk: `<role>:<before|after>-<disk-write|disk-sync>:<log|data|meta>[:<n>]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskPoint {
     /// Whose disk it is.
@@ -105,21 +107,44 @@ impl FromStr for DiskPoint {
     }
 }
 
-/// Whether a file of this name is one that matters here.
-pub(super) fn is_data_file(name: &OsStr) -> bool {
-    name == DATA_FILE
+/// A file in which a node keeps what is durable. Its other files hold locks, which mean nothing
+/// later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// The log.
+    Log,
+    /// LMDB's tables.
+    Tables,
 }
 
-/// Which part of a commit a write at this offset of the data file is.
-pub(super) fn part_of_write(offset: u64) -> Part {
-    if offset < META_PAGES * PAGE_BYTES { Part::Meta } else { Part::Data }
-}
+impl Kept {
+    /// The file of this name, if it is one that matters here.
+    pub(super) fn named(name: &OsStr) -> Option<Kept> {
+        match name.to_str()? {
+            "log" => Some(Kept::Log),
+            "data.mdb" => Some(Kept::Tables),
+            _ => None,
+        }
+    }
 
-/// Which part of a commit a sync of these pages of the data file is; none if there is nothing to
-/// sync.
-pub(super) fn part_of_sync(unsynced: &BTreeSet<u64>) -> Option<Part> {
-    let last = unsynced.last()?;
-    Some(if *last < META_PAGES { Part::Meta } else { Part::Data })
+    /// Which part of a commit a write at this offset is.
+    pub(super) fn part_of_write(self, offset: u64) -> Part {
+        match self {
+            Kept::Log => Part::Log,
+            Kept::Tables if offset < META_PAGES * PAGE_BYTES => Part::Meta,
+            Kept::Tables => Part::Data,
+        }
+    }
+
+    /// Which part of a commit a sync of these pages is; none if there is nothing to sync.
+    pub(super) fn part_of_sync(self, unsynced: &BTreeSet<u64>) -> Option<Part> {
+        let last = unsynced.last()?;
+        Some(match self {
+            Kept::Log => Part::Log,
+            Kept::Tables if *last < META_PAGES => Part::Meta,
+            Kept::Tables => Part::Data,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -129,7 +154,7 @@ mod tests {
     #[test]
     fn points_are_read_as_they_are_written() {
         for role in [Role::Master, Role::Replica] {
-            assert_eq!(DiskPoint::all(role).count(), 8);
+            assert_eq!(DiskPoint::all(role).count(), 12);
             for point in DiskPoint::all(role) {
                 for n in [1, 7] {
                     let point = DiskPoint { n, ..point };
@@ -148,9 +173,15 @@ mod tests {
 
     #[test]
     fn a_sync_of_meta_pages_alone_is_the_second_of_a_commit() {
-        assert_eq!(part_of_sync(&[].into()), None);
-        assert_eq!(part_of_sync(&[1].into()), Some(Part::Meta));
-        assert_eq!(part_of_sync(&[0, 1, 7].into()), Some(Part::Data));
-        assert_eq!((part_of_write(4096), part_of_write(8192)), (Part::Meta, Part::Data));
+        let tables = Kept::named("data.mdb".as_ref()).expect("it matters");
+        assert_eq!(tables.part_of_sync(&[].into()), None);
+        assert_eq!(tables.part_of_sync(&[1].into()), Some(Part::Meta));
+        assert_eq!(tables.part_of_sync(&[0, 1, 7].into()), Some(Part::Data));
+        let parts = (tables.part_of_write(4096), tables.part_of_write(8192));
+        assert_eq!(parts, (Part::Meta, Part::Data));
+        let log = Kept::named("log".as_ref()).expect("it matters");
+        assert_eq!(log.part_of_sync(&[0].into()), Some(Part::Log));
+        assert_eq!(log.part_of_write(0), Part::Log);
+        assert_eq!(Kept::named("lock.mdb".as_ref()), None);
     }
 }

@@ -73,7 +73,7 @@ impl Fault for PowerLoss {
         if !self.struck {
             // However short the run, something is lost: what a commit has written and not synced. A
             // store that never syncs comes there, too.
-            let point = "replica:after-disk-write:meta".to_owned();
+            let point = "replica:after-disk-write:log".to_owned();
             (moment, in_part) = (Moment::Point(Role::Replica, point), false);
         }
         let master = match &moment {
@@ -91,7 +91,7 @@ impl Fault for PowerLoss {
             Moment::Any => (Trigger::Now, cut, 20..600),
             Moment::Point(_, point) => (Trigger::Point(point), cut, 5..200),
             Moment::Relapse(role) => {
-                let point = format!("{}:after-disk-write:meta", role.name());
+                let point = format!("{}:after-disk-write:log", role.name());
                 (Trigger::Point(point), Harm::Relapse { lies, down }, 5..200)
             }
         };

@@ -224,8 +224,8 @@ impl Hold {
     fn point(self, node: Node) -> Option<DiskPoint> {
         let place = match self {
             Hold::Process => return None,
-            Hold::Written => "after-disk-write:meta",
-            Hold::FirstSync => "before-disk-sync:data",
+            Hold::Written => "after-disk-write:log",
+            Hold::FirstSync => "before-disk-sync:log",
         };
         format!("{}:{place}", Role::from(node).name()).parse().ok()
     }
@@ -748,8 +748,8 @@ mod tests {
         assert_eq!(losses_of(1), [(3, boot)].into());
         assert_eq!(losses_of(2), BTreeMap::new());
         let point = |hold: Hold| hold.point(node).map(|point| point.to_string());
-        assert_eq!(point(Hold::Written).as_deref(), Some("replica:after-disk-write:meta"));
-        assert_eq!(point(Hold::FirstSync).as_deref(), Some("replica:before-disk-sync:data"));
+        assert_eq!(point(Hold::Written).as_deref(), Some("replica:after-disk-write:log"));
+        assert_eq!(point(Hold::FirstSync).as_deref(), Some("replica:before-disk-sync:log"));
         assert_eq!(point(Hold::Process), None);
     }
 
@@ -764,8 +764,8 @@ mod tests {
         assert!(alike(&Body::Inquire { txn }, &Body::VoteYes { txn }));
         assert!(alike(&Body::Alive { boot: 2 }, &Body::Alive { boot: 6 }));
         assert!(alike(
-            &Body::Fence { member: None },
-            &Body::Fence { member: Some(system::protocol::StoreId(3)) }
+            &Body::Fence { member: None, commit: CommitMode::Logged },
+            &Body::Fence { member: Some(system::protocol::StoreId(3)), commit: CommitMode::Logged }
         ));
     }
 }

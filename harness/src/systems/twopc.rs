@@ -90,6 +90,10 @@ impl Places {
     }
 }
 
+/// The log of each store: so small that it is full, and taken up by the tables, several times a
+/// second.
+const LOG_BYTES: u64 = 16 << 10;
+
 impl Twopc {
     /// Sets a cluster up: writes its configuration, starts nothing.
     ///
@@ -103,7 +107,8 @@ impl Twopc {
         let listed: Vec<_> = replicas.map(|node| format!("\"{}\"", found(node))).collect();
         let master = places.addresses[&Node::Master];
         let text = format!(
-            "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\ncommit = \"{}\"\n{}",
+            "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\ncommit = \"{}\"\n\
+             {}[store]\nlog_size = {LOG_BYTES}\n",
             places.cluster(),
             listed.join(", "),
             setup.commit,

@@ -15,15 +15,16 @@ use std::{
 use nix::time::{ClockId, clock_gettime};
 use proto::v1 as pb;
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc},
     time::{Instant, sleep, sleep_until},
 };
 
 use super::{
     NodeError,
+    kv::{Call, Reply},
     peers::{Arrival, Peers},
     points::{self, Place, Points, Reached, Side},
-    serve::{Call, Health, Question},
+    serve::{Health, Question},
     timers::Timers,
 };
 use crate::{
@@ -59,8 +60,8 @@ pub(super) struct End {
 
 /// A call that the machine has not answered yet.
 struct Caller {
-    reply: oneshot::Sender<Outcome>,
-    meter: Option<Arc<Meter>>,
+    reply: Reply,
+    meter: Arc<Meter>,
     _slot: OwnedSemaphorePermit,
 }
 
@@ -116,7 +117,7 @@ impl<'a> EventLoop<'a> {
             points,
             health,
             health_due: Instant::now(),
-            timers: Timers::default(),
+            timers: Timers::new(Instant::now()),
             callers: HashMap::new(),
             last_call: 0,
             events: Vec::new(),
@@ -149,6 +150,8 @@ impl<'a> EventLoop<'a> {
     ) -> Result<(), NodeError> {
         let mut stop = std::pin::pin!(stop);
         let mut until: Option<Instant> = None;
+        // Kept, for most turns end before it and leave it as it is.
+        let mut alarm = std::pin::pin!(sleep_until(Instant::now()));
         self.settle().await?;
         loop {
             if let Some(until) = until
@@ -159,6 +162,9 @@ impl<'a> EventLoop<'a> {
             self.tell_health().await;
             let timer = self.timers.next();
             let wake = [timer, until].into_iter().flatten().min();
+            if let Some(wake) = wake.filter(|wake| *wake != alarm.deadline()) {
+                alarm.as_mut().reset(wake);
+            }
             tokio::select! {
                 biased;
                 () = &mut stop, if until.is_none() => {
@@ -169,7 +175,7 @@ impl<'a> EventLoop<'a> {
                 Some(arrival) = inputs.arrivals.recv() => self.arrived(arrival),
                 Some(call) = inputs.called.recv() => self.called(call),
                 Some(question) = inputs.asked.recv() => self.asked(question),
-                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {}
+                () = &mut alarm, if wake.is_some() => {}
             }
             self.gather(inputs)?;
             self.turn().await?;
@@ -337,11 +343,7 @@ impl<'a> EventLoop<'a> {
         self.pass(Side::Before, Place::Reply, passing).await;
         if let Some(Caller { reply, meter, _slot }) = self.callers.remove(&call) {
             // A client that has gone will never know; its transaction went on without it.
-            let told = reply.send(outcome).is_ok();
-            if told
-                && self.points.any()
-                && let Some(meter) = meter
-            {
+            if reply.send(outcome) && self.points.any() {
                 let before = self.replied.iter().rfind(|(it, _)| Arc::ptr_eq(it, &meter));
                 let gone = before.map_or(0, |(_, gone)| *gone).max(meter.ended()) + 1;
                 self.replied.push((meter, gone));

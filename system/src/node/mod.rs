@@ -10,6 +10,8 @@
 
 mod control;
 mod event_loop;
+mod http2;
+mod kv;
 mod outbox;
 mod peers;
 mod points;
@@ -192,6 +194,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         create: bootstrap || !rules.keep(Rule::EmptyStoreRefused),
         exclusive: rules.keep(Rule::ExclusiveStore),
         map_bytes: cluster.store.map_size,
+        log_bytes: cluster.store.log_size,
         limits: sizes,
         syncs,
         ..store::Options::default()

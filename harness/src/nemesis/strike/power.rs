@@ -102,7 +102,7 @@ impl Nemesis<'_> {
         self.cluster.kill(node).await;
         self.note("kill", &facts)?;
         let role = system::node::Role::from(node).name();
-        let point = format!("{role}:before-disk-sync:data");
+        let point = format!("{role}:before-disk-sync:log");
         if let (Some(device), Ok(point)) = (self.cluster.device(node), point.parse()) {
             device.arm(point);
         }

@@ -1,5 +1,5 @@
-//! One LMDB environment in one directory: created whole or not at all, locked, looked through
-//! before it is mapped, and opened. Turns everything that can be wrong with it into a
+//! One LMDB environment and its log in one directory: created whole or not at all, locked, looked
+//! through before it is mapped, and opened. Turns everything that can be wrong with it into a
 //! [`StoreError`]. Knows the tables and nothing of records, queues or threads.
 
 use std::{
@@ -17,21 +17,24 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use super::{super::StoreError, Options, Syncs, pages};
-use crate::protocol::StoreId;
+use super::{super::StoreError, Options, Syncs, log::Log, pages, rows};
+use crate::protocol::{Record, StoreId};
 
 /// Names the program's own format of rows, apart from LMDB's version.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// The key of the row that says whose the file is: format, store id. It has no checksum: a store of
 /// another format need not have one there, and what is wrong with it shows.
 const IDENTITY: &[u8] = b"\0store";
+/// The key of the row that says which generation of the log the tables have come to.
+const APPLIED: &[u8] = b"\0log";
 /// The table of the key/value data.
 const ENTRIES: &str = "kv";
 
 const LOCK_FILE: &str = "LOCK";
 const DATA_FILE: &str = "data.mdb";
 const LMDB_LOCK_FILE: &str = "lock.mdb";
-/// A directory in which a new environment is made, before its data file is moved into place.
+const LOG_FILE: &str = "log";
+/// A directory in which a new environment is made, before its files are moved into place.
 const CREATING: &str = "creating";
 /// What the lock file says before the store's id.
 const LOCK_WORDS: &str = "two-phase commit store ";
@@ -62,8 +65,12 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// Opens the environment of a directory, or creates it there if that is asked for.
-    pub(super) fn open(dir: &Path, options: &Options) -> Result<Environment, StoreError> {
+    /// Opens the environment of a directory, or creates it there if that is asked for; and its log,
+    /// with the records that the tables do not have.
+    pub(super) fn open(
+        dir: &Path,
+        options: &Options,
+    ) -> Result<(Environment, Log, Vec<Record>), StoreError> {
         let found = Found::look(dir)?;
         if !found.data && !found.lock && !options.create {
             return Err(StoreError::Absent { dir: dir.to_owned() });
@@ -76,8 +83,8 @@ impl Environment {
         if opened.is_err() && !found.lock {
             lock.remove();
         }
-        let (env, facts, entries, id) = opened?;
-        Ok(Environment {
+        let ((env, facts, entries, id), log, records) = opened?;
+        let environment = Environment {
             env,
             facts,
             entries,
@@ -85,14 +92,15 @@ impl Environment {
             dir: dir.to_owned(),
             map_bytes: options.map_bytes,
             _lock: lock.held,
-        })
+        };
+        Ok((environment, log, records))
     }
 
     fn open_locked(
         dir: &Path,
         options: &Options,
         lock: &mut LockFile,
-    ) -> Result<(Env, Table, Table, StoreId), StoreError> {
+    ) -> Result<(Mapped, Log, Vec<Record>), StoreError> {
         let file = dir.join(DATA_FILE);
         let len = match fs::metadata(&file) {
             Ok(data) => Some(data.len()),
@@ -111,15 +119,43 @@ impl Environment {
             _ if options.exclusive => pages::inspect(&file)?,
             _ => {}
         }
-        let (env, facts, entries, id) = map(dir, options, None)?;
-        match lock.store {
-            Some(expected) if expected != id => {
-                return Err(StoreError::Swapped { file, found: id, expected });
-            }
-            Some(_) => {}
-            None => lock.sign(dir, id)?,
+        let mapped = map(dir, options, None)?;
+        let (env, facts, _, id) = &mapped;
+        let id = *id;
+        if let Some(expected) = lock.store.filter(|expected| *expected != id) {
+            return Err(StoreError::Swapped { file, found: id, expected });
         }
-        Ok((env, facts, entries, id))
+        let applied = {
+            let failed = |error| explain(dir, options.map_bytes, "cannot read the records", error);
+            let txn = env.read_txn().map_err(failed)?;
+            let row = facts.get(&txn, APPLIED).map_err(failed)?.ok_or("it is missing");
+            row.and_then(|row| rows::decode_applied(APPLIED, row)).map_err(|why| {
+                let what = format!("the row that says how far the log is applied is bad: {why}");
+                StoreError::Damaged { file, what }
+            })?
+        };
+        let log = dir.join(LOG_FILE);
+        let (log, records) = Log::open(&log, id, applied, options.exclusive, options.syncs)?;
+        if lock.store.is_none() {
+            lock.sign(dir, id)?;
+        }
+        Ok((mapped, log, records))
+    }
+
+    /// Makes durable what is in the data file, whoever has written it.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.env.force_sync().map_err(self.error("cannot sync"))
+    }
+
+    /// Notes that a generation of the log is applied, with all before it.
+    pub(super) fn set_applied(
+        &self,
+        txn: &mut RwTxn<'_>,
+        generation: u64,
+    ) -> Result<(), StoreError> {
+        let mut row = Vec::new();
+        rows::encode_applied(APPLIED, generation, &mut row);
+        self.facts.put(txn, APPLIED, &row).map_err(self.error("cannot write"))
     }
 
     /// Begins to read, from the last commit.
@@ -137,14 +173,15 @@ impl Environment {
         self.env.write_txn().map_err(self.error("cannot begin to write"))
     }
 
-    /// The rows of all facts: all of the unnamed table but the identity and the named tables.
+    /// The rows of all facts: all of the unnamed table but what is said of the whole, and the named
+    /// tables.
     pub(super) fn facts<'t>(
         &self,
         txn: &'t RoTxn<'_>,
     ) -> Result<impl Iterator<Item = heed::Result<Row<'t>>> + use<'t>, StoreError> {
         let rows = self.facts.iter(txn).map_err(self.error("cannot read the records"))?;
         Ok(rows.filter(
-            |row| !matches!(row, Ok((key, _)) if *key == IDENTITY || *key == ENTRIES.as_bytes()),
+            |row| !matches!(row, Ok((key, _)) if [IDENTITY, APPLIED, ENTRIES.as_bytes()].contains(key)),
         ))
     }
 
@@ -190,7 +227,7 @@ impl Found {
             match name.to_str() {
                 Some(LOCK_FILE) => found.lock = true,
                 Some(DATA_FILE) => found.data = true,
-                Some(LMDB_LOCK_FILE | CREATING) => {}
+                Some(LMDB_LOCK_FILE | LOG_FILE | CREATING) => {}
                 _ => stranger = Some(name),
             }
         }
@@ -269,8 +306,8 @@ impl LockFile {
     }
 }
 
-/// Makes a new environment beside its place, and moves it there when it is whole and durable. So a
-/// data file that is in its place is never a half-made one.
+/// Makes a new environment beside its place, and moves it there when it is whole and durable, the
+/// data file last. So a data file that is in its place is never a half-made one, and has its log.
 fn create(dir: &Path, options: &Options) -> Result<(), StoreError> {
     let making = dir.join(CREATING);
     match fs::remove_dir_all(&making) {
@@ -282,8 +319,11 @@ fn create(dir: &Path, options: &Options) -> Result<(), StoreError> {
     fs::create_dir(&making).map_err(io(&making, "cannot create the directory"))?;
     let id = StoreId(rand::random_range(1..=u64::MAX));
     drop(map(&making, options, Some(id))?);
-    let (from, to) = (making.join(DATA_FILE), dir.join(DATA_FILE));
-    fs::rename(&from, &to).map_err(io(&to, "cannot move the new data file here"))?;
+    Log::create(&making.join(LOG_FILE), id, options.log_bytes)?;
+    for name in [LOG_FILE, DATA_FILE] {
+        let (from, to) = (making.join(name), dir.join(name));
+        fs::rename(&from, &to).map_err(io(&to, "cannot move the new file here"))?;
+    }
     fs::remove_dir_all(&making).map_err(io(&making, "cannot remove"))?;
     sync_directory(dir)
         .and_then(|()| match dir.canonicalize()?.parent() {
@@ -293,12 +333,11 @@ fn create(dir: &Path, options: &Options) -> Result<(), StoreError> {
         .map_err(io(dir, "cannot make the new directory durable"))
 }
 
+/// An environment that is mapped, its tables, and its identity.
+type Mapped = (Env, Table, Table, StoreId);
+
 /// Maps the environment in `dir`; makes it anew when given its identity.
-fn map(
-    dir: &Path,
-    options: &Options,
-    new: Option<StoreId>,
-) -> Result<(Env, Table, Table, StoreId), StoreError> {
+fn map(dir: &Path, options: &Options, new: Option<StoreId>) -> Result<Mapped, StoreError> {
     let doing = "cannot open the environment";
     let explained = |error| explain(dir, options.map_bytes, doing, error);
     let mut open = EnvOpenOptions::new().read_txn_without_tls();
@@ -331,6 +370,9 @@ fn map(
                 let mut identity = FORMAT.to_be_bytes().to_vec();
                 identity.extend_from_slice(&id.0.to_be_bytes());
                 facts.put(txn, IDENTITY, &identity)?;
+                let mut applied = Vec::new();
+                rows::encode_applied(APPLIED, 0, &mut applied);
+                facts.put(txn, APPLIED, &applied)?;
                 Ok(CommitOrAbort::<_, ()>::Commit((facts, entries)))
             })
             .map_err(explained)?
@@ -398,7 +440,8 @@ fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn io(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> StoreError {
+/// Puts an error of the operating system into words.
+pub(super) fn io(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> StoreError {
     move |source| match source.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             StoreError::DiskFull { dir: path.to_owned(), doing, source }

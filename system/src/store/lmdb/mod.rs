@@ -1,12 +1,12 @@
 //! The store on disk, as a node uses it: records appended and read at once, made durable in groups
-//! by a thread of their own. One owner appends and reads. Knows nothing of what the machine that
+//! by a thread of their own, in a log first and in LMDB's tables when that is full. One owner appends and reads. Knows nothing of what the machine that
 //! appends is about.
 
-mod apply;
-mod behind;
 mod environment;
+mod log;
 mod pages;
 mod rows;
+mod tables;
 mod writer;
 
 use std::{
@@ -20,12 +20,13 @@ use std::{
     vec,
 };
 
+use ahash::RandomState;
 use heed::{RoTxn, WithoutTls};
 
 pub use self::writer::{Observer, Persisted};
 use self::{
-    apply::Applier,
     environment::Environment,
+    tables::Tables,
     writer::{Shared, Writer},
 };
 use super::{
@@ -47,10 +48,10 @@ pub struct Options {
     pub map_bytes: u64,
     /// Records that nobody forces are made durable after this time. Default 10 ms.
     pub idle: Duration,
-    /// Short writes are applied to the key/value table behind their commits, in the order of their
-    /// keys, about so many commits together; until then their records keep them. 0: with the
-    /// commit. Default 4096.
-    pub behind: usize,
+    /// The size of the log, in bytes: what is durable there before the tables of LMDB take it up,
+    /// all together, when the log is full. A commit that does not fit goes to the tables at once; 0:
+    /// every one. Not used without the directory's lock. Default 4 MiB.
+    pub log_bytes: u64,
     /// The bounds of keys and values. The store relies on whoever appends to keep them.
     pub limits: Limits,
     /// What a commit waits for. Default all of it.
@@ -62,10 +63,11 @@ pub struct Options {
 /// program of the store offers it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Syncs {
-    /// The pages, and then the meta page that makes them count.
+    /// The frame of the log; and where the tables take the log up, their pages, and then the meta
+    /// page that makes them count.
     #[default]
     All,
-    /// The pages alone: the meta page goes with the next commit (LMDB's `NOMETASYNC`).
+    /// All but the meta page, which goes with the next commit to the tables (LMDB's `NOMETASYNC`).
     NoMeta,
     /// Nothing (LMDB's `NOSYNC`).
     None,
@@ -78,7 +80,7 @@ impl Default for Options {
             exclusive: true,
             map_bytes: 16 << 30,
             idle: Duration::from_millis(10),
-            behind: 4096,
+            log_bytes: 4 << 20,
             limits: Limits::default(),
             syncs: Syncs::All,
         }
@@ -96,6 +98,9 @@ pub struct Opened {
     pub records: Vec<Record>,
 }
 
+/// How many entries an append takes out of the overlay at most: more than it puts there.
+const TIDIED: usize = 16;
+
 /// A node's records and key/value data on disk.
 ///
 /// Dropping it closes it.
@@ -105,7 +110,7 @@ pub struct Store {
     /// What all appended records say.
     facts: Facts,
     /// The entries that appended commits changed and that may not be in the key/value table yet.
-    overlay: HashMap<Key, Overlaid>,
+    overlay: HashMap<Key, Overlaid, RandomState>,
     /// What is in the key/value table by now, to be taken out of the overlay.
     applied: Vec<(Key, Version)>,
     last: Lsn,
@@ -141,16 +146,23 @@ impl Store {
         persisted: Persisted,
         observer: Option<Box<dyn Observer>>,
     ) -> Result<Opened, StoreError> {
-        let environment = Arc::new(Environment::open(dir, &options)?);
-        let (facts, applier) = Applier::load(environment.clone(), options.behind)?;
+        let (environment, mut log, logged) = Environment::open(dir, &options)?;
+        let environment = Arc::new(environment);
+        let (mut facts, mut tables) = Tables::load(environment.clone())?;
+        let changes: Vec<_> = logged.iter().map(|record| facts.apply(record)).collect();
+        tables.take(&changes)?;
+        tables.check_versions()?;
+        log.resize(options.log_bytes)?;
         let overlaid = |(key, (version, value)): (&Key, &(Version, Option<Value>))| {
             (key.clone(), Overlaid { version: *version, value: value.clone() })
         };
-        let overlay = applier.behind().map(overlaid).collect();
-        let shared = Arc::new(Shared::new(observer.is_some()));
+        let overlay = tables.entries().map(overlaid).collect();
+        let shared = Arc::new(Shared::new());
         let writer = Writer {
             environment: environment.clone(),
-            applier,
+            log,
+            tables,
+            syncs: options.syncs,
             shared: shared.clone(),
             idle: options.idle,
             observer,
@@ -201,7 +213,8 @@ impl Store {
             _ => None,
         };
         self.last = self.shared.append(record, change, &mut self.applied);
-        for (key, version) in self.applied.drain(..) {
+        // A few at a time, so that no append takes long.
+        for (key, version) in self.applied.drain(self.applied.len().saturating_sub(TIDIED)..) {
             // A later commit may have changed the same key.
             if self.overlay.get(&key).is_some_and(|overlaid| overlaid.version == version) {
                 self.overlay.remove(&key);

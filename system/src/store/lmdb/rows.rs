@@ -1,5 +1,6 @@
 //! The rows of the store on disk, as bytes: keys in the order of the facts, values with a checksum
-//! that covers the key as well. Knows nothing of LMDB.
+//! that covers the key as well. Records lie in the log in the same form, under a checksum of its own.
+//! Knows nothing of LMDB.
 //!
 //! All numbers are big-endian. A fact's key is a letter, and a transaction where there is one; its
 //! value is the CRC-32 and then
@@ -13,8 +14,8 @@
 //! | `m` node (0: the master) | store id |
 //! | `c` | nothing: the votes decide what is committed |
 //! | `i` | epoch and seq up to which yes votes are final |
-//! | `d` epoch seq | key |
-//! | `t` epoch seq | `C`, `A` or `R`: committed, aborted, refused; `D` key: prepared to delete; `P` length of the key (2 bytes), key, value: prepared to put; `d` and `p` like these, and committed: the key/value table need not have it |
+//! | `d` epoch seq | key; nothing, in the log: the end |
+//! | `t` epoch seq | `C`, `A` or `R`: committed, aborted, refused; `D` key: prepared to delete; `P` length of the key (2 bytes), key, value: prepared to put |
 //!
 //! An entry's key is itself; its value is the CRC-32, epoch and seq of its version, and the value.
 
@@ -59,93 +60,56 @@ impl From<Slot> for FactKey {
     }
 }
 
-/// What the row of a fact says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fact {
-    /// The record.
-    pub(super) record: Record,
-    /// What a commit wrote, where the row keeps that.
-    pub(super) write: Option<Write>,
-}
-
 /// Writes the value of the row of a fact into `row`.
 pub(super) fn encode_fact(key: &FactKey, record: &Record, row: &mut Vec<u8>) {
     begin(row);
+    encode_record(record, row);
+    seal(key.as_bytes(), row);
+}
+
+/// Reads the row of a fact, or says what is wrong with it.
+pub(super) fn decode_fact(key: &[u8], row: &[u8]) -> Result<Record, &'static str> {
+    decode_record(key, open(key, row)?)
+}
+
+/// Adds what a record says, apart from its key and without a checksum.
+pub(super) fn encode_record(record: &Record, into: &mut Vec<u8>) {
     match record {
         Record::Epoch { epoch, replicas } => {
-            row.extend_from_slice(&epoch.to_be_bytes());
-            row.push(*replicas);
+            into.extend_from_slice(&epoch.to_be_bytes());
+            into.push(*replicas);
         }
         Record::Promise { epoch: number }
         | Record::Boot { boot: number }
         | Record::Member { store: StoreId(number), .. } => {
-            row.extend_from_slice(&number.to_be_bytes());
+            into.extend_from_slice(&number.to_be_bytes());
         }
         Record::Votes => {}
         Record::Floor { floor: txn } | Record::Frozen { upto: txn } => {
-            row.extend_from_slice(&txn_bytes(*txn));
+            into.extend_from_slice(&txn_bytes(*txn));
         }
-        Record::Decided { key, .. } => row.extend_from_slice(key.as_bytes()),
-        Record::Prepare { write: Write { key, value }, .. } => {
-            let letter = if value.is_some() { b'P' } else { b'D' };
-            write_body(letter, key, value.as_ref(), row);
+        Record::Decided { key, .. } => into.extend_from_slice(key.as_bytes()),
+        Record::End { .. } => {}
+        Record::Prepare { write: Write { key, value: Some(value) }, .. } => {
+            let key = key.as_bytes();
+            let len = u16::try_from(key.len()).expect("limits keep keys short");
+            into.push(b'P');
+            into.extend_from_slice(&len.to_be_bytes());
+            into.extend_from_slice(key);
+            into.extend_from_slice(value.as_bytes());
         }
-        Record::Commit { .. } => row.push(b'C'),
-        Record::Abort { .. } => row.push(b'A'),
-        Record::Refused { .. } => row.push(b'R'),
-        Record::End { .. } => unreachable!("an end leaves no fact"),
-    }
-    seal(key.as_bytes(), row);
-}
-
-/// Writes the value of the row of a commit that keeps its write into `row`.
-pub(super) fn encode_kept(fact: &FactKey, key: &Key, value: Option<&Value>, row: &mut Vec<u8>) {
-    begin(row);
-    write_body(if value.is_some() { b'p' } else { b'd' }, key, value, row);
-    seal(fact.as_bytes(), row);
-}
-
-fn write_body(letter: u8, key: &Key, value: Option<&Value>, row: &mut Vec<u8>) {
-    row.push(letter);
-    let key = key.as_bytes();
-    if let Some(value) = value {
-        let len = u16::try_from(key.len()).expect("limits keep keys short");
-        row.extend_from_slice(&len.to_be_bytes());
-        row.extend_from_slice(key);
-        row.extend_from_slice(value.as_bytes());
-    } else {
-        row.extend_from_slice(key);
+        Record::Prepare { write: Write { key, value: None }, .. } => {
+            into.push(b'D');
+            into.extend_from_slice(key.as_bytes());
+        }
+        Record::Commit { .. } => into.push(b'C'),
+        Record::Abort { .. } => into.push(b'A'),
+        Record::Refused { .. } => into.push(b'R'),
     }
 }
 
-/// Reads the row of a fact, or says what is wrong with it.
-pub(super) fn decode_fact(key: &[u8], row: &[u8]) -> Result<Fact, &'static str> {
-    let body = open(key, row)?;
-    if let (Some(txn), Some((letter @ (b'p' | b'd'), body))) =
-        (txn_of_fact(key), body.split_first())
-    {
-        let write = read_write(*letter == b'p', body)?;
-        return Ok(Fact { record: Record::Commit { txn }, write: Some(write) });
-    }
-    Ok(Fact { record: decode_record(key, body)?, write: None })
-}
-
-/// The transaction that the row of a fact is about, if a participant's.
-pub(super) fn txn_of_fact(key: &[u8]) -> Option<TxnId> {
-    txn_from(key.strip_prefix(b"t")?)
-}
-
-fn read_write(puts: bool, body: &[u8]) -> Result<Write, &'static str> {
-    if !puts {
-        return Ok(Write { key: Key::from(body), value: None });
-    }
-    let (len, body) = body.split_first_chunk().ok_or("it is cut off")?;
-    let len = u16::from_be_bytes(*len).into();
-    let (key, value) = body.split_at_checked(len).ok_or("it is cut off")?;
-    Ok(Write { key: Key::from(key), value: Some(Value::from(value)) })
-}
-
-fn decode_record(key: &[u8], body: &[u8]) -> Result<Record, &'static str> {
+/// Reads a record from its key and what it says, or says what is wrong with it.
+pub(super) fn decode_record(key: &[u8], body: &[u8]) -> Result<Record, &'static str> {
     let (letter, rest) = key.split_first().ok_or("its key is empty")?;
     let number = || body.try_into().map(u64::from_be_bytes).map_err(|_| "it is no number");
     let txn = || txn_from(rest).ok_or("its key names no transaction");
@@ -163,6 +127,7 @@ fn decode_record(key: &[u8], body: &[u8]) -> Result<Record, &'static str> {
         (b'm', [slot]) => Record::Member { node: Node::Replica(*slot), store: StoreId(number()?) },
         (b'c', []) if body.is_empty() => Record::Votes,
         (b'i', []) => Record::Frozen { upto: txn_from(body).ok_or("it is no transaction")? },
+        (b'd', _) if body.is_empty() => Record::End { txn: txn()? },
         (b'd', _) => Record::Decided { txn: txn()?, key: Key::from(body) },
         (b't', _) => match body.split_first() {
             Some((b'C', [])) => Record::Commit { txn: txn()? },
@@ -175,6 +140,16 @@ fn decode_record(key: &[u8], body: &[u8]) -> Result<Record, &'static str> {
         },
         _ => return Err("its key is of no kind"),
     })
+}
+
+fn read_write(puts: bool, body: &[u8]) -> Result<Write, &'static str> {
+    if !puts {
+        return Ok(Write { key: Key::from(body), value: None });
+    }
+    let (len, body) = body.split_first_chunk().ok_or("it is cut off")?;
+    let len = u16::from_be_bytes(*len).into();
+    let (key, value) = body.split_at_checked(len).ok_or("it is cut off")?;
+    Ok(Write { key: Key::from(key), value: Some(Value::from(value)) })
 }
 
 /// Names the row of a fact in a message for people.
@@ -206,6 +181,18 @@ pub(super) fn decode_entry(key: &[u8], row: &[u8]) -> Result<(Version, Value), &
 /// The version in the row of an entry, without a look at the rest.
 pub(super) fn version_of_entry(row: &[u8]) -> Option<Version> {
     txn_from(row.get(4..20)?)
+}
+
+/// Writes the value of the row that says how far the log is applied into `row`.
+pub(super) fn encode_applied(key: &[u8], generation: u64, row: &mut Vec<u8>) {
+    begin(row);
+    row.extend_from_slice(&generation.to_be_bytes());
+    seal(key, row);
+}
+
+/// Reads the row that says how far the log is applied, or says what is wrong with it.
+pub(super) fn decode_applied(key: &[u8], row: &[u8]) -> Result<u64, &'static str> {
+    open(key, row)?.try_into().map(u64::from_be_bytes).map_err(|_| "it is no number")
 }
 
 /// Leaves room for the checksum.
@@ -267,6 +254,7 @@ mod tests {
             Record::Votes,
             Record::Frozen { upto: txn },
             Record::Decided { txn, key: "key".into() },
+            Record::End { txn },
             Record::Prepare { txn, write: write("key", Some("value")) },
             Record::Prepare { txn, write: write("key", Some("")) },
             Record::Prepare { txn, write: write("key", None) },
@@ -274,19 +262,14 @@ mod tests {
             Record::Abort { txn },
             Record::Refused { txn },
         ];
-        let mut rows: Vec<_> = records
+        let rows: Vec<_> = records
             .into_iter()
             .map(|record| {
                 let (key, mut row) = (FactKey::from(Slot::of(&record)), Vec::new());
                 encode_fact(&key, &record, &mut row);
-                (key, row, Fact { record, write: None })
+                (key, row, record)
             })
             .collect();
-        for write in [write("key", Some("value")), write("key", None)] {
-            let (key, mut row) = (FactKey::from(Slot::Txn(txn)), Vec::new());
-            encode_kept(&key, &write.key, write.value.as_ref(), &mut row);
-            rows.push((key, row, Fact { record: Record::Commit { txn }, write: Some(write) }));
-        }
         for (key, row, fact) in rows {
             assert_eq!(decode_fact(key.as_bytes(), &row), Ok(fact));
 

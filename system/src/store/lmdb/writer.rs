@@ -1,6 +1,7 @@
-//! The one thread that writes: takes everything that is queued, writes it in one transaction of
-//! LMDB, tells that it is durable, and begins again. What is queued while a commit is under way goes
-//! into the next one. Knows nothing of what a change does, nor of who appends or why.
+//! The one thread that writes: takes everything that is queued, makes it durable in one frame of the
+//! log, tells so, and begins again. When the log is full the tables take up everything instead. What
+//! is queued while a commit is under way goes into the next one. Knows nothing of what a change does,
+//! nor of who appends or why.
 
 use std::{
     mem,
@@ -14,8 +15,10 @@ use std::{
 
 use super::{
     super::{StoreError, fold::Change},
-    apply::Applier,
+    Syncs,
     environment::Environment,
+    log::Log,
+    tables::Tables,
 };
 use crate::protocol::{Key, Lsn, Record, Version};
 
@@ -41,8 +44,6 @@ pub(super) struct Shared {
     durable: AtomicU64,
     /// Why nothing more becomes durable.
     failed: OnceLock<Arc<StoreError>>,
-    /// Whether anybody observes, so that the records themselves are queued.
-    observed: bool,
 }
 
 #[derive(Default)]
@@ -56,8 +57,10 @@ struct Queue {
     since: Option<Instant>,
     /// The store wants no more.
     closing: bool,
-    /// The writer sleeps until it is woken.
+    /// The writer sleeps until it is woken, or for a while.
     asleep: bool,
+    /// It does so for a while only, and needs not be woken for what nobody forces.
+    dozing: bool,
     /// What the key/value table has, durably, and nobody was told of.
     applied: Vec<(Key, Version)>,
 }
@@ -65,18 +68,17 @@ struct Queue {
 #[derive(Default)]
 struct Batch {
     changes: Vec<Change>,
-    /// The records that made the changes; empty when nobody observes.
+    /// The records that made the changes.
     records: Vec<Record>,
 }
 
 impl Shared {
-    pub(super) fn new(observed: bool) -> Self {
+    pub(super) fn new() -> Self {
         Shared {
             queue: Mutex::default(),
             wake: Condvar::new(),
             durable: AtomicU64::new(0),
             failed: OnceLock::new(),
-            observed,
         }
     }
 
@@ -91,13 +93,14 @@ impl Shared {
         applied.append(&mut queue.applied);
         queue.appended += 1;
         queue.batch.changes.push(change);
-        if self.observed {
-            queue.batch.records.push(record);
-        }
+        queue.batch.records.push(record);
         let lsn = queue.appended;
         if queue.since.is_none() {
             queue.since = Some(Instant::now());
-            self.wake(queue);
+            // Most appends are followed by a force, which wakes it.
+            if !queue.dozing {
+                self.wake(queue);
+            }
         }
         lsn
     }
@@ -148,10 +151,12 @@ impl Shared {
     /// nothing, when the store is closed and nothing is left.
     fn take(&self, batch: &mut Batch, idle: Duration) -> Option<Lsn> {
         let mut queue = self.queue();
+        // Where there was something just now there will be more soon.
+        let mut active = true;
         loop {
             let wait = match queue.since {
                 None if queue.closing => return None,
-                None => None,
+                None => active.then_some(idle),
                 Some(since) => {
                     let wait = idle.saturating_sub(since.elapsed());
                     // What is forced has either been taken before or is in this batch.
@@ -165,13 +170,18 @@ impl Shared {
                 }
             };
             queue.asleep = true;
+            queue.dozing = wait.is_some();
             queue = match wait {
                 None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
                 Some(wait) => {
-                    self.wake.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner).0
+                    let woken = self.wake.wait_timeout(queue, wait);
+                    let (queue, waited) = woken.unwrap_or_else(PoisonError::into_inner);
+                    active &= !waited.timed_out();
+                    queue
                 }
             };
             queue.asleep = false;
+            queue.dozing = false;
         }
     }
 }
@@ -179,7 +189,9 @@ impl Shared {
 /// The body of the writer's thread.
 pub(super) struct Writer {
     pub(super) environment: Arc<Environment>,
-    pub(super) applier: Applier,
+    pub(super) log: Log,
+    pub(super) tables: Tables,
+    pub(super) syncs: Syncs,
     pub(super) shared: Arc<Shared>,
     pub(super) idle: Duration,
     pub(super) observer: Option<Box<dyn Observer>>,
@@ -202,34 +214,48 @@ impl Writer {
 
     fn commits(&mut self) -> Result<(), StoreError> {
         let mut batch = Batch::default();
+        let mut settled = false;
         while let Some(lsn) = self.shared.take(&mut batch, self.idle) {
+            if !mem::replace(&mut settled, true) {
+                self.settle()?;
+            }
             self.commit(&batch)?;
             batch.changes.clear();
             batch.records.clear();
-            let applied = self.applier.applied();
-            if !applied.is_empty() {
-                self.shared.queue().applied.extend(applied);
-            }
             self.shared.durable.store(lsn, Ordering::Release);
             (self.persisted)(Ok(lsn));
         }
-        Ok(())
+        // The next start has nothing to do then.
+        if self.log.is_empty() { Ok(()) } else { self.apply() }
+    }
+
+    /// A process that was killed may have left more than it had made durable, in the log and in the
+    /// tables. It is durable before anything is written over or behind it.
+    fn settle(&self) -> Result<(), StoreError> {
+        self.log.sync()?;
+        if self.syncs == Syncs::All { self.environment.sync() } else { Ok(()) }
     }
 
     /// Makes a batch durable, as a whole: so a crash keeps a prefix.
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let mut txn = self.environment.write()?;
-        for change in &batch.changes {
-            self.applier.write(&mut txn, change)?;
-        }
-        self.applier.catch_up(&mut txn)?;
+        self.tables.take(&batch.changes)?;
         if let Some(observer) = &mut self.observer {
             observer.before(&batch.records);
         }
-        txn.commit().map_err(self.environment.error("cannot commit"))?;
+        if !self.log.append(&batch.records)? {
+            self.apply()?;
+        }
         if let Some(observer) = &mut self.observer {
             observer.after(&batch.records);
         }
+        Ok(())
+    }
+
+    /// Brings the tables up to date, durably, and begins the log anew.
+    fn apply(&mut self) -> Result<(), StoreError> {
+        let written = self.tables.write(self.log.generation())?;
+        self.log.restart();
+        self.shared.queue().applied.extend(written);
         Ok(())
     }
 }
