@@ -6,7 +6,8 @@ use std::{collections::VecDeque, hint::black_box};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use system::protocol::{
-    Config, Effect, Event, Machine, Message, Node, Request, Rules, StoreId, Timing, Write,
+    CommitMode, Config, Effect, Event, Machine, Message, Node, Request, Rules, StoreId, Timing,
+    Write,
 };
 
 /// A cluster in which everything happens at once.
@@ -42,6 +43,7 @@ impl Cluster {
                 replicas,
                 store: StoreId(place(node) as u64 + 1),
                 bootstrap: true,
+                commit: CommitMode::Logged,
                 rules: Rules::ALL,
                 timing: Timing::default(),
             };

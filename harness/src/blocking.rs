@@ -10,7 +10,7 @@ use std::{
 
 use clap::{Args, builder::RangedU64ValueParser};
 use serde::Serialize;
-use system::protocol::Node;
+use system::protocol::{CommitMode, Node};
 use tokio::sync::watch;
 
 use crate::{
@@ -175,6 +175,7 @@ impl BlockingArgs {
             rate: 0.0,
             keys: 16,
             replicas: self.replicas,
+            commit: CommitMode::Logged,
             mix: "put=100".parse().expect("it is one"),
             seed: self.seed,
             store: self.store.clone(),

@@ -11,7 +11,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::protocol::{Node, Replicas, Timing};
+use crate::protocol::{CommitMode, Node, Replicas, Timing};
 
 /// The longest period that can be configured: one day.
 const PERIOD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -41,6 +41,9 @@ pub struct Cluster {
     pub master: Address,
     /// Where the replicas listen, in the order of their slots.
     pub replicas: Vec<Address>,
+    /// What makes a commit: `logged` (the master's log, the default) or `votes`. For ever.
+    #[serde(default)]
+    pub commit: CommitMode,
     /// The periods of the protocol, in milliseconds.
     #[serde(default)]
     pub timing: Timing,
@@ -305,6 +308,7 @@ mod tests {
     fn defaults_fill_what_is_not_said() {
         let cluster = Cluster::parse(GOOD, "c.toml".as_ref()).expect("is good");
         assert_eq!(cluster.timing, Timing::default());
+        assert_eq!(cluster.commit, CommitMode::Logged);
         assert_eq!(cluster.node, NodeLimits::default());
         assert_eq!(cluster.store.max_value, 1 << 20);
         assert_eq!(cluster.address(Node::Replica(2)).map(Address::as_str), Some("localhost:7002"));
@@ -316,6 +320,8 @@ mod tests {
     fn errors_say_where_and_why() {
         let broken = format!("{GOOD}[timing]\nvote = \"soon\"\n");
         assert!(error(&broken).starts_with("c.toml:5:8: "), "{}", error(&broken));
+        let mode = format!("{GOOD}commit = \"quorum\"\n");
+        assert!(error(&mode).starts_with("c.toml:4:10: "), "{}", error(&mode));
         let unknown = format!("{GOOD}\n[timing]\nvotes = 5\n");
         assert!(error(&unknown).starts_with("c.toml:6:1: "), "{}", error(&unknown));
         let address = GOOD.replace("127.0.0.1:7000", "nowhere");

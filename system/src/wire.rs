@@ -6,8 +6,8 @@ use bytes::Bytes;
 use proto::v1::{self as pb, envelope};
 
 use crate::protocol::{
-    Blob, Body, Decision, Message, NoReason, Node, PeerKnowledge, ReadId, StoreId, TxnId, Version,
-    Write,
+    Blob, Body, CommitMode, Decision, Message, NoReason, Node, PeerKnowledge, ReadId, StoreId,
+    TxnId, Version, Write,
 };
 
 /// A message that arrived is not one that the protocol knows: the sender is of another build.
@@ -106,7 +106,13 @@ pub(crate) fn found_from_wire(
 fn body_to_wire(body: Body) -> envelope::Body {
     use envelope::Body as Wire;
     match body {
-        Body::Fence { member } => Wire::Fence(pb::Fence { member: member.map(|store| store.0) }),
+        Body::Fence { member, commit } => {
+            let commit = match commit {
+                CommitMode::Logged => pb::CommitMode::Logged,
+                CommitMode::Votes => pb::CommitMode::Votes,
+            };
+            Wire::Fence(pb::Fence { member: member.map(|store| store.0), commit: commit.into() })
+        }
         Body::FenceOk { boot, in_doubt } => {
             let in_doubt = in_doubt
                 .into_iter()
@@ -158,6 +164,7 @@ fn body_to_wire(body: Body) -> envelope::Body {
         Body::Heartbeat => Wire::Heartbeat(pb::Heartbeat {}),
         Body::Alive { boot } => Wire::Alive(pb::Alive { boot }),
         Body::Stale { promised } => Wire::Stale(pb::Stale { promised }),
+        Body::Veto { txn } => Wire::Veto(pb::Veto { txn: Some(txn_to_wire(txn)) }),
         Body::PeerInquire { txn } => {
             Wire::PeerInquire(pb::PeerInquire { txn: Some(txn_to_wire(txn)) })
         }
@@ -166,6 +173,7 @@ fn body_to_wire(body: Body) -> envelope::Body {
                 PeerKnowledge::Commit => pb::PeerKnowledge::Commit,
                 PeerKnowledge::Abort => pb::PeerKnowledge::Abort,
                 PeerKnowledge::Uncertain => pb::PeerKnowledge::Uncertain,
+                PeerKnowledge::Final => pb::PeerKnowledge::Final,
             };
             Wire::PeerAnswer(pb::PeerAnswer { txn: Some(txn_to_wire(txn)), answer: answer.into() })
         }
@@ -175,7 +183,14 @@ fn body_to_wire(body: Body) -> envelope::Body {
 fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
     use envelope::Body as Wire;
     Ok(match body {
-        Wire::Fence(fence) => Body::Fence { member: fence.member.map(StoreId) },
+        Wire::Fence(fence) => {
+            let commit = match fence.commit() {
+                pb::CommitMode::Logged => CommitMode::Logged,
+                pb::CommitMode::Votes => CommitMode::Votes,
+                pb::CommitMode::Unspecified => return Err(Malformed("an unknown commit mode")),
+            };
+            Body::Fence { member: fence.member.map(StoreId), commit }
+        }
         Wire::FenceOk(ok) => {
             let in_doubt = ok
                 .in_doubt
@@ -227,12 +242,14 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         Wire::Heartbeat(pb::Heartbeat {}) => Body::Heartbeat,
         Wire::Alive(alive) => Body::Alive { boot: alive.boot },
         Wire::Stale(stale) => Body::Stale { promised: stale.promised },
+        Wire::Veto(veto) => Body::Veto { txn: txn_from_wire(veto.txn)? },
         Wire::PeerInquire(inquire) => Body::PeerInquire { txn: txn_from_wire(inquire.txn)? },
         Wire::PeerAnswer(said) => {
             let answer = match said.answer() {
                 pb::PeerKnowledge::Commit => PeerKnowledge::Commit,
                 pb::PeerKnowledge::Abort => PeerKnowledge::Abort,
                 pb::PeerKnowledge::Uncertain => PeerKnowledge::Uncertain,
+                pb::PeerKnowledge::Final => PeerKnowledge::Final,
                 pb::PeerKnowledge::Unspecified => return Err(Malformed("an unknown peer answer")),
             };
             Body::PeerAnswer { txn: txn_from_wire(said.txn)?, answer }
@@ -319,14 +336,18 @@ mod tests {
         let knowledge = prop_oneof![
             Just(PeerKnowledge::Commit),
             Just(PeerKnowledge::Abort),
-            Just(PeerKnowledge::Uncertain)
+            Just(PeerKnowledge::Uncertain),
+            Just(PeerKnowledge::Final)
         ];
         let reason = prop_oneof![
             txn().prop_map(|holder| NoReason::Locked { holder }),
             Just(NoReason::Aborted)
         ];
         let handshakes = prop_oneof![
-            any::<Option<u64>>().prop_map(|id| Body::Fence { member: id.map(StoreId) }),
+            (any::<Option<u64>>(), any::<bool>()).prop_map(|(id, votes)| Body::Fence {
+                member: id.map(StoreId),
+                commit: if votes { CommitMode::Votes } else { CommitMode::Logged },
+            }),
             (any::<u64>(), prop::collection::vec((txn(), blob()), 0..4))
                 .prop_map(|(boot, in_doubt)| Body::FenceOk { boot, in_doubt }),
             Just(Body::Heartbeat),
@@ -347,6 +368,7 @@ mod tests {
             prop::collection::vec(txn(), 0..4).prop_map(|txns| Body::Ack { txns }),
             txn().prop_map(|txn| Body::Inquire { txn }),
             txn().prop_map(|txn| Body::Pending { txn }),
+            txn().prop_map(|txn| Body::Veto { txn }),
             txn().prop_map(|txn| Body::PeerInquire { txn }),
             (txn(), knowledge).prop_map(|(txn, answer)| Body::PeerAnswer { txn, answer }),
         ];

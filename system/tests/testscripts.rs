@@ -5,7 +5,7 @@
 //! Commands (one a line; the recorded output follows `---`):
 //!
 //! ```text
-//! cluster replicas=2 [break=RULE]       start a master and replicas, and let them handshake
+//! cluster replicas=2 [commit=votes] [break=RULE]   start a master and replicas, and let them handshake
 //! put KEY VALUE | del KEY | get KEY [at=N]   a client asks; a get starts at the N-th live replica
 //! deliver [KIND…] [from=NODE] [to=NODE] [again]   deliver what is under way; 'again' keeps a copy
 //! drop [KIND…] [from=NODE] [to=NODE]    lose what is under way
@@ -13,7 +13,7 @@
 //! write NODE…                           let the operating system have it, unsynced
 //! timer NODE NAME…                      a timer runs out
 //! kill NODE | cut NODE [keep=N]         SIGKILL | loss of power, of which N unsynced records survive
-//! start NODE [bootstrap]                start a killed node on its store
+//! start NODE [bootstrap] [commit=MODE]  start a killed node on its store
 //! wipe NODE                             take a killed node's store away
 //! settle                                force and deliver until nothing is under way
 //! status NODE | store NODE | network | timers NODE
@@ -31,8 +31,8 @@ use std::{
 use goldenscript::{Command, Context};
 use system::{
     protocol::{
-        Body, Config, Effect, Event, Key, Machine, Message, Node, Request, Rules, StoreId, TimerId,
-        Timing, Value, Write,
+        Body, CommitMode, Config, Effect, Event, Key, Machine, Message, Node, Request, Rules,
+        StoreId, TimerId, Timing, Value, Write,
     },
     store::Memory,
 };
@@ -49,6 +49,7 @@ struct Cluster {
     nodes: BTreeMap<Node, Host>,
     /// Messages under way, in the order sent.
     network: Vec<(Node, Node, Message)>,
+    commit: CommitMode,
     rules: Rules,
     replicas: u8,
     calls: u64,
@@ -150,7 +151,11 @@ impl goldenscript::Runner for Cluster {
                 *self.host(node()?)? = Host { id, ..Host::default() };
                 Ok(String::new())
             }
-            "start" => Ok(self.start(node()?, words.iter().any(|word| word == "bootstrap"))),
+            "start" => {
+                let bootstrap = words.iter().any(|word| word == "bootstrap");
+                let commit = pairs.get("commit").map_or(Ok(self.commit), |mode| mode.parse())?;
+                Ok(self.start(node()?, bootstrap, commit))
+            }
             "settle" => self.settle(),
             "status" => {
                 let machine = self.host(node()?)?.machine.as_ref().ok_or("it is down")?;
@@ -197,6 +202,9 @@ impl Cluster {
     fn cluster(&mut self, pairs: &BTreeMap<String, String>) -> Output {
         *self = Cluster::default();
         self.replicas = pairs.get("replicas").map_or(Ok(2), |count| count.parse())?;
+        if let Some(commit) = pairs.get("commit") {
+            self.commit = commit.parse()?;
+        }
         if let Some(rule) = pairs.get("break") {
             self.rules = self.rules.without(rule.parse()?);
         }
@@ -205,7 +213,7 @@ impl Cluster {
             self.stores += 1;
             let host = Host { id: StoreId(self.stores), ..Host::default() };
             self.nodes.insert(node, host);
-            self.start(node, true);
+            self.start(node, true, self.commit);
         }
         self.settle()?;
         Ok(String::new())
@@ -215,11 +223,11 @@ impl Cluster {
         self.nodes.get_mut(&node).ok_or_else(|| format!("there is no {node}"))
     }
 
-    fn start(&mut self, node: Node, bootstrap: bool) -> String {
+    fn start(&mut self, node: Node, bootstrap: bool, commit: CommitMode) -> String {
         let host = self.nodes.get_mut(&node).expect("it was just named");
         let timing = Timing { peers_after: 1, floor_batch: 2, ..Timing::default() };
         let (rules, replicas, store) = (self.rules, self.replicas, host.id);
-        let config = Config { node, replicas, store, bootstrap, rules, timing };
+        let config = Config { node, replicas, store, bootstrap, commit, rules, timing };
         let records = host.store.records();
         let (machine, effects) = Machine::recover(config, &records);
         host.machine = Some(machine);

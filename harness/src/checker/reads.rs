@@ -62,7 +62,7 @@ fn replica(node: Node, facts: &NodeFacts, evidence: &Evidence, judgement: &mut J
                 locked.remove(txn);
                 applied.insert(*txn);
             }
-            What::Aborted(txn) => {
+            What::Aborted(txn) | What::Vetoed(txn) => {
                 locked.remove(txn);
             }
             What::Served(key) => {

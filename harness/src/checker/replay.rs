@@ -130,7 +130,7 @@ fn different(difference: Difference) -> Replay {
 mod tests {
     use std::time::Duration;
 
-    use system::protocol::{Body, Config, Event, Node, Rules, StoreId, Timing};
+    use system::protocol::{Body, CommitMode, Config, Event, Node, Rules, StoreId, Timing};
 
     use super::*;
 
@@ -140,6 +140,7 @@ mod tests {
             replicas: 3,
             store: StoreId(7),
             bootstrap: true,
+            commit: CommitMode::Logged,
             rules: Rules::ALL,
             timing: Timing::default(),
         }

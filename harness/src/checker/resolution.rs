@@ -183,7 +183,7 @@ fn locks(node: Node, facts: &NodeFacts) -> Vec<Lock> {
             What::Prepared(txn, write) => {
                 held.insert(*txn, (time, write.key.clone()));
             }
-            What::Committed(txn) | What::Aborted(txn) => {
+            What::Committed(txn) | What::Aborted(txn) | What::Vetoed(txn) => {
                 if let Some(lock) = held.remove(txn) {
                     release(*txn, lock, Some(time));
                 }

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, builder::RangedU64ValueParser};
+use system::protocol::CommitMode;
 use tokio::{runtime::Runtime, sync::watch};
 
 use super::{Exit, Problem};
@@ -55,6 +56,10 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = RangedU64ValueParser::<u8>::new().range(1..=32))]
     replicas: u8,
+
+    /// What makes a commit: logged (it is in the master's log) or votes (all replicas have voted).
+    #[arg(long, value_name = "MODE", default_value_t)]
+    commit: CommitMode,
 
     /// How often each operation is asked, as weights.
     #[arg(long, value_name = "WEIGHTS", default_value_t = Mix::default())]
@@ -128,6 +133,7 @@ impl TestArgs {
             rate: self.rate,
             keys: self.keys,
             replicas: self.replicas,
+            commit: self.commit,
             mix: self.mix,
             seed,
             store: self.store.clone(),

@@ -12,7 +12,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{ArgAction, Args};
 use stateright::Model as _;
-use system::protocol::{Key, Request, Rule, Rules, Value, Write};
+use system::protocol::{CommitMode, Key, Request, Rule, Rules, Value, Write};
 
 use super::{
     Options, TwoPhase,
@@ -27,6 +27,9 @@ use crate::{
 /// Explore every schedule of a small cluster: the very machines that run, by stateright.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
+    /// What makes a commit: logged (the master's log) or votes.
+    #[arg(long, value_name = "MODE", default_value_t)]
+    pub commit: CommitMode,
     /// Replicas.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=4))]
     pub replicas: u8,
@@ -114,6 +117,7 @@ impl ModelArgs {
         let rules = self.broken.iter().fold(Rules::ALL, |rules, rule| rules.without(*rule));
         let mut options =
             Options::of(self.replicas, script(self.transactions, self.gets, self.keys));
+        options.setup.commit = self.commit;
         options.setup.rules = rules;
         options.setup.timing.floor_batch = self.floor_batch;
         options.setup.peers = self.peers;
@@ -136,9 +140,10 @@ impl ModelArgs {
     fn command(&self) -> String {
         let on = |on: bool| if on { "on" } else { "off" };
         let mut text = format!(
-            "harness model --replicas {} --transactions {} --gets {} --keys {} --master-crashes {} \
+            "harness model --commit {} --replicas {} --transactions {} --gets {} --keys {} --master-crashes {} \
              --replica-crashes {} --wipes {} --twins {} --peers {} --symmetry {} --reduced {} \
              --floor-batch {}",
+            self.commit,
             self.replicas,
             self.transactions,
             self.gets,

@@ -24,9 +24,9 @@ use std::{
 };
 
 use stateright::{Model, Property as Claim};
-use system::protocol::{Body, Key, Node, Request, Rule, Rules, TimerId, Timing, Write};
+use system::protocol::{Body, CommitMode, Key, Node, Request, Rules, TimerId, Timing, Write};
 
-use crate::schedule::{Cluster, Fact, Judge, Property, Setup, Step, View, refused};
+use crate::schedule::{Cluster, Fact, Host, Judge, Property, Setup, Step, View, refused};
 use state::Left;
 pub use state::{Action, State};
 use world::{Done, Envelope, Id, Local, World};
@@ -74,7 +74,9 @@ impl Options {
             ..Timing::default()
         };
         let rules = Rules::ALL;
-        let setup = Setup { replicas, rules, timing, peers: true, settled: true, bare: true };
+        let commit = CommitMode::default();
+        let setup =
+            Setup { replicas, commit, rules, timing, peers: true, settled: true, bare: true };
         Options {
             setup,
             script,
@@ -175,8 +177,9 @@ impl TwoPhase {
     }
 
     /// Whether the bounds allow something to happen to a node, and what is left after it.
-    fn allowed(&self, node: Node, stopped: bool, local: &Local, left: Left) -> Option<Left> {
+    fn allowed(&self, host: &Host, local: &Local, left: Left) -> Option<Left> {
         let mut after = left;
+        let node = host.node();
         let crashes = match node {
             Node::Master => &mut after.master_crashes,
             Node::Replica(_) => &mut after.replica_crashes,
@@ -189,8 +192,9 @@ impl TwoPhase {
             // later crash of the same kind.
             Local::Kill { .. } if *crashes < 2 => return None,
             Local::Kill { .. } | Local::PowerLoss { .. } => *crashes = crashes.checked_sub(1)?,
-            // A process that ended of itself would do so again, for ever.
-            Local::Restart if stopped => return None,
+            // A process that ended of itself would do so again, for ever; but one that gave way to
+            // its twin may be taken for dead by whoever looks after it.
+            Local::Restart if host.stopped() && !host.has_twin() => return None,
             Local::Restart => {}
             Local::Twin if node != Node::Master => return None,
             Local::Twin => after.twins = after.twins.checked_sub(1)?,
@@ -241,8 +245,7 @@ impl TwoPhase {
                 if done.host == host {
                     return None;
                 }
-                let host = &self.world.host(host).host;
-                let left = self.allowed(host.node(), host.stopped(), local, state.left)?;
+                let left = self.allowed(&self.world.host(host).host, local, state.left)?;
                 Some(self.after(state, usize::from(node), done, left, tell))
             }
             Action::Call { choice } => {
@@ -266,7 +269,7 @@ impl TwoPhase {
     /// the rules, or all but those that others cover for, and replicas that nobody suspects.
     fn reduces(&self) -> bool {
         let Options { reduced, heartbeats, setup, .. } = &self.options;
-        *reduced && !heartbeats && setup.rules.broken().all(Rule::redundant)
+        *reduced && !heartbeats && setup.rules.broken().all(|rule| rule.redundant(setup.commit))
     }
 
     /// Whether nothing more is to be learnt where something was found broken.
@@ -462,7 +465,10 @@ const SITUATIONS: [Situation; 6] = [
     // The client has its Ok, and nobody who is up can know.
     Situation {
         name: "truly blocked",
-        possible: |options| writes(options) && options.master_crashes > 0,
+        possible: |options| {
+            let blocks = options.setup.commit == CommitMode::Logged;
+            blocks && writes(options) && options.master_crashes > 0
+        },
         reached: |model, state| {
             let mut doubts = model.view(state, 1).in_doubt();
             model.all_in_doubt(state) && doubts.any(|txn| model.judge(state).said_ok(txn))
@@ -520,8 +526,7 @@ impl Model for TwoPhase {
         for (node, &host) in (0..).zip(&state.hosts) {
             let known = self.world.host(host);
             for (item, (local, _)) in (0..).zip(self.world.menu(host)) {
-                let (name, stopped) = (known.host.node(), known.host.stopped());
-                if self.allowed(name, stopped, local, state.left).is_some() {
+                if self.allowed(&known.host, local, state.left).is_some() {
                     actions.push(Action::Local { node, host, item });
                 }
             }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use stateright::Model as _;
-use system::protocol::{Rule, Rules};
+use system::protocol::{CommitMode, Rule, Rules};
 
 use super::{
     Options, State, TwoPhase,
@@ -50,6 +50,22 @@ fn crashes_anywhere() {
     let reached = holds_in(&Options { master_crashes: 1, ..writes(2, 1) }, 1603);
     assert_eq!(reached["truly blocked"], 9, "commit, and the master is down");
     holds_in(&Options { replica_crashes: 1, ..writes(2, 1) }, 3159);
+}
+
+fn votes(options: Options) -> Options {
+    let setup = crate::schedule::Setup { commit: CommitMode::Votes, ..options.setup };
+    Options { setup, ..options }
+}
+
+#[test]
+fn where_the_votes_decide() {
+    let one = votes(writes(2, 1));
+    let reached = holds_in(&one, 684);
+    assert_eq!(reached["commit"], 7, "ask, two prepares, two forces, two votes");
+    assert_eq!(reached["abort"], 5, "ask, votes missing, a veto asked for, forced, heard");
+    holds_in(&Options { master_crashes: 1, ..one.clone() }, 12871);
+    holds_in(&Options { replica_crashes: 1, ..one.clone() }, 28957);
+    holds_in(&votes(writes(3, 1)), 10186);
 }
 
 #[test]
@@ -111,7 +127,11 @@ fn leaving_out_what_is_spent_loses_nothing() {
     unchecked.setup.rules = Rules::ALL.without(Rule::EpochCheck);
     let mut unlocked = writes(2, 2);
     unlocked.setup.rules = Rules::ALL.without(Rule::ReplicaLock);
-    for options in [writes(2, 2), kept, unlocked, unchecked, crashes(0, 1), writes(3, 1)] {
+    let voted = [votes(crashes(1, 0)), votes(crashes(0, 1)), votes(writes(3, 1))];
+    for options in [writes(2, 2), kept, unlocked, unchecked, crashes(0, 1), writes(3, 1)]
+        .into_iter()
+        .chain(voted)
+    {
         let all = clusters(Options { reduced: false, ..options.clone() });
         let fewer = clusters(options.clone());
         assert!(all == fewer, "{} of {} in {options:?}", fewer.len(), all.len());

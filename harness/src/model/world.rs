@@ -291,7 +291,7 @@ impl World {
                 read.epoch < barred
             }
             Body::FenceOk { .. } => message.epoch < barred,
-            Body::PeerInquire { .. } | Body::PeerAnswer { .. } => false,
+            Body::PeerAnswer { .. } => false,
             _ => *from == Node::Master && message.epoch < barred,
         }
     }
@@ -357,7 +357,11 @@ impl World {
             let undecided = |txn| status.unsettled.iter().any(|(held, _)| *held == txn);
             // Of an epoch that is not promised yet, it is not heeded yet.
             let early = *from == Node::Master && message.epoch > status.epoch;
-            if early || !stand.acts() || about.is_some_and(undecided) {
+            // A master that does not know yet, or may start anew, may have to ask.
+            let open = stand.node() == Node::Master
+                && matches!(message.body, Body::PeerAnswer { .. })
+                && (may_crash || !status.ready);
+            if early || open || !stand.acts() || about.is_some_and(undecided) {
                 return None;
             }
             let mut after = stand.clone();
@@ -471,7 +475,7 @@ fn rename(envelope: &Envelope, renaming: &[u8]) -> Envelope {
     let Envelope { from, to, message } = envelope;
     let mut message = message.clone();
     message.store = rename_store(renaming, message.store);
-    if let Body::Fence { member: Some(store) } = &mut message.body {
+    if let Body::Fence { member: Some(store), .. } = &mut message.body {
         *store = rename_store(renaming, *store);
     }
     Envelope { from: node(*from), to: node(*to), message }

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fs, io::Write, path::PathBuf, time::Instant};
 
 use anyhow::Context as _;
-use system::protocol::Rule;
+use system::protocol::{CommitMode, Rule};
 use tokio::{runtime::Runtime, sync::watch};
 
 use super::RulesArgs;
@@ -77,6 +77,11 @@ fn scene(rule: Rule) -> Scene {
         Rule::MasterBootForces | Rule::ReplicaBootForces => {
             Scene { length: 3, ..Scene::of("power-loss") }
         }
+        Rule::VetoBeforeAbort | Rule::LateYesIsVoid => Scene::of("messages"),
+        Rule::VetoForced => Scene::of("power-loss,messages"),
+        Rule::FreezeBeforeAnswer => Scene { timing: IMPATIENT, ..Scene::of("messages,partition") },
+        Rule::NoPresumption => Scene::of("master-uncertainty"),
+        Rule::FloorWaitsForHandshakes | Rule::HandshakeAfterCommits => Scene::all(),
         Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => Scene::all(),
     }
 }
@@ -120,7 +125,9 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
     )?;
     let mut verdict = Validity::Valid;
     let rules = if args.rules.is_empty() { Rule::ALL } else { &args.rules };
-    for rule in rules {
+    // Of the rules of the other mode runs of this one tell nothing.
+    let commit = CommitMode::Logged;
+    for rule in rules.iter().filter(|rule| rule.concerns(commit)) {
         if bench.interrupted() {
             return Ok(verdict.max(Validity::Unknown));
         }
@@ -131,10 +138,10 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
         }
         let broken = bench.options(scene, Some(*rule));
         // What must not be noticed gets as many runs as what must.
-        let tries = if rule.redundant() { 1 } else { args.tries };
+        let tries = if rule.redundant(commit) { 1 } else { args.tries };
         let score = bench.score(&broken, tries)?;
         let clean = bench.score(&bench.options(scene, None), 1)?;
-        verdict = verdict.max(score.verdict(!rule.redundant())).max(clean.verdict(false));
+        verdict = verdict.max(score.verdict(!rule.redundant(commit))).max(clean.verdict(false));
         show(rule.name(), scene.faults, &score, Some(&clean), out)?;
     }
     if args.rules.is_empty() {
@@ -173,6 +180,7 @@ impl Bench<'_> {
             rate: 0.0,
             keys: 16,
             replicas: 3,
+            commit: CommitMode::Logged,
             mix: Mix::default(),
             seed: 0,
             store: self.args.store.clone(),

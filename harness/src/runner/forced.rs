@@ -86,7 +86,7 @@ fn not<T>(why: impl Into<String>) -> Result<T, String> {
 /// # Errors
 /// In words: real processes cannot do what the schedule is about.
 pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<Options, String> {
-    let schedule::Setup { replicas, rules, timing, .. } = &schedule.setup;
+    let schedule::Setup { replicas, commit, rules, timing, .. } = &schedule.setup;
     let wanted = |name: &str| {
         schedule.steps.iter().any(|step| match step {
             Step::Timer { id: TimerId::Vote(_), .. } => name == "vote",
@@ -108,6 +108,7 @@ pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<Optio
         rate: 0.0,
         keys: 1,
         replicas: *replicas,
+        commit: *commit,
         mix: Mix::default(),
         seed: 0,
         store,
@@ -679,7 +680,7 @@ fn alike(real: &Body, wanted: &Body) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use system::protocol::{Key, Rule, Rules, TxnId, Value};
+    use system::protocol::{CommitMode, Key, Rule, Rules, TxnId, Value};
 
     use super::*;
     use crate::schedule::Setup;
@@ -688,6 +689,7 @@ mod tests {
         Setup {
             replicas: 1,
             rules: Rules::ALL.without(Rule::VoteForced),
+            commit: CommitMode::Logged,
             timing: Timing::default(),
             peers: true,
             settled: true,
@@ -762,8 +764,8 @@ mod tests {
         assert!(alike(&Body::Inquire { txn }, &Body::VoteYes { txn }));
         assert!(alike(&Body::Alive { boot: 2 }, &Body::Alive { boot: 6 }));
         assert!(alike(
-            &Body::Fence { member: None },
-            &Body::Fence { member: Some(system::protocol::StoreId(3)) }
+            &Body::Fence { member: None, commit: CommitMode::Logged },
+            &Body::Fence { member: Some(system::protocol::StoreId(3)), commit: CommitMode::Logged }
         ));
     }
 }

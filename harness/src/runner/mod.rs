@@ -184,6 +184,7 @@ impl Stage {
         }
         let setup = Setup {
             replicas: options.replicas,
+            commit: options.commit,
             programs: options.system_bin.clone(),
             timings: options.timing.clone(),
             broken: options.broken.clone(),

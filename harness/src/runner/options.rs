@@ -4,6 +4,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use serde_json::{Value as Json, json};
+use system::protocol::CommitMode;
 
 use super::worker::{GET_TIMEOUT, WRITE_TIMEOUT};
 use crate::{
@@ -30,6 +31,8 @@ pub struct Options {
     pub keys: u32,
     /// How many replicas the system has.
     pub replicas: u8,
+    /// What makes a commit in it.
+    pub commit: CommitMode,
     /// What is asked how often.
     pub mix: Mix,
     /// What all random choices of the harness come from.
@@ -66,6 +69,9 @@ impl Options {
     pub fn label(&self) -> String {
         let what = if self.schedule.is_some() { "schedule" } else { &self.faults.label() };
         let mut label = format!("{}-{what}", self.system);
+        if !self.commit.is_logged() {
+            label.push_str(&format!("-{}", self.commit));
+        }
         for rule in &self.broken {
             label.push_str("-without-");
             label.push_str(rule.name());
@@ -81,13 +87,14 @@ impl Options {
         }
         let mut command = format!(
             "harness test --faults {} --time-limit {} --concurrency {} --rate {} --keys {} \
-             --replicas {} --mix {} --seed {} --system {}",
+             --replicas {} --commit {} --mix {} --seed {} --system {}",
             self.faults,
             duration_text(self.time_limit),
             self.concurrency,
             self.rate,
             self.keys,
             self.replicas,
+            self.commit,
             self.mix,
             self.seed,
             self.system,
@@ -129,6 +136,7 @@ impl Options {
             "rate": self.rate,
             "keys": self.keys,
             "replicas": self.replicas,
+            "commit": self.commit,
             "mix": self.mix.to_string(),
             "seed": self.seed,
             "system": self.system,

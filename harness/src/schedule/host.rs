@@ -12,9 +12,9 @@ use std::{
 
 use system::{
     protocol::{
-        AbortReason, Body, CallId, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Machine,
-        Message, NoReason, Node, Outcome as Reply, PeerKnowledge, Record, Request, Rule, StoreId,
-        TimerId, TxnId, Value, Version,
+        AbortReason, Body, CallId, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn,
+        Machine, Message, NoReason, Node, Outcome as Reply, PeerKnowledge, Record, Request, Rule,
+        StoreId, TimerId, TxnId, Value, Version,
     },
     store::Memory,
 };
@@ -63,7 +63,7 @@ pub enum Fact {
     Begun(CallId, TxnId),
     /// A client was answered.
     Answered(CallId, Reply),
-    /// The master told somebody of a commit.
+    /// The master told somebody of a commit; where the votes decide also: a replica commits.
     Published(TxnId),
     /// The master's COMMIT is durable.
     Decided(TxnId),
@@ -402,7 +402,7 @@ impl Host {
         for effect in effects.iter() {
             match effect {
                 Effect::Append(record) => {
-                    note_record(record, store, facts);
+                    note_record(record, store, setup.commit, facts);
                     store.append(record.clone());
                 }
                 Effect::Force(_) | Effect::Warn(_) => {}
@@ -486,6 +486,7 @@ impl Setup {
             replicas: self.replicas,
             store,
             bootstrap: true,
+            commit: self.commit,
             rules: self.rules,
             timing: self.timing.clone(),
         }
@@ -501,7 +502,8 @@ impl Setup {
     /// a handshake (an epoch above the master's own can only come of a twin); answers that change
     /// nothing; and it sends each acknowledgement for itself.
     fn send(&self, from: Node, to: Node, mut message: Message, sent: &mut Vec<(Node, Message)>) {
-        if !self.peers && matches!(message.body, Body::PeerInquire { .. }) {
+        let asks = matches!(message.body, Body::PeerInquire { .. });
+        if !self.peers && asks && from != Node::Master {
             return;
         }
         if !self.bare {
@@ -525,8 +527,10 @@ impl Setup {
             _ => {}
         }
         if from != Node::Master {
-            message.floor = TxnId::default();
             let handshake = matches!(message.body, Body::FenceOk { .. });
+            if !handshake || self.commit.is_logged() {
+                message.floor = TxnId::default();
+            }
             if !handshake && (to != Node::Master || !twins) {
                 message.epoch = 0;
             }
@@ -571,9 +575,15 @@ fn decisions<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<Fact> {
     decided.collect()
 }
 
-fn note_record(record: &Record, store: &Memory, facts: &mut Vec<Fact>) {
+fn note_record(record: &Record, store: &Memory, commit: CommitMode, facts: &mut Vec<Fact>) {
     let (txn, decision) = match record {
-        Record::Commit { txn } => (*txn, Decision::Commit),
+        Record::Commit { txn } => {
+            // Nobody need have told it.
+            if commit == CommitMode::Votes {
+                facts.push(Fact::Published(*txn));
+            }
+            (*txn, Decision::Commit)
+        }
         Record::Abort { txn } => (*txn, Decision::Abort),
         Record::End { txn } => return facts.push(Fact::Forgot(*txn)),
         _ => return,

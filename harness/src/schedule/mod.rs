@@ -41,7 +41,7 @@ mod shrink;
 use std::{fmt, fs, io, path::Path};
 
 use serde::{Deserialize, Serialize};
-use system::protocol::{CallId, Lsn, Message, Node, Request, Rules, TimerId, Timing};
+use system::protocol::{CallId, CommitMode, Lsn, Message, Node, Request, Rules, TimerId, Timing};
 
 pub use cluster::{Cluster, NotPossible};
 pub(crate) use cluster::{FAIR_ROUNDS, at_rest};
@@ -70,6 +70,9 @@ pub struct Schedule {
 pub struct Setup {
     /// How many replicas there are.
     pub replicas: u8,
+    /// What makes a commit.
+    #[serde(default, skip_serializing_if = "CommitMode::is_logged")]
+    pub commit: CommitMode,
     /// The rules that are kept.
     pub rules: Rules,
     /// The periods and bounds.

@@ -50,6 +50,7 @@ fn body(body: &Body, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Body> {
         | Body::Decide { txn, .. }
         | Body::Inquire { txn }
         | Body::Pending { txn }
+        | Body::Veto { txn }
         | Body::PeerInquire { txn }
         | Body::PeerAnswer { txn, .. }
         | Body::Busy { txn, .. } => *txn = new(*txn)?,

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use system::protocol::{Rule, Rules};
+use system::protocol::{CommitMode, Rule, Rules};
 
 use super::{Count, Plan, Verdict, keep, schedule, try_seed};
 use crate::{checker::Validity, progress::Progress, schedule::shrink};
@@ -25,6 +25,9 @@ pub struct SimArgs {
     /// Seeds, from A up to but not including B.
     #[arg(long, value_name = "A..B", default_value = "0..1000")]
     pub seeds: Seeds,
+    /// What makes a commit: logged (the master's log) or votes.
+    #[arg(long, value_name = "MODE", default_value_t)]
+    pub commit: CommitMode,
     /// Break a rule of the protocol.
     #[arg(long = "break", value_name = "RULE")]
     pub broken: Vec<Rule>,
@@ -100,6 +103,7 @@ impl Tried {
 #[must_use]
 pub fn try_seeds(
     seeds: Seeds,
+    commit: CommitMode,
     rules: Rules,
     threads: usize,
     thorough: bool,
@@ -118,7 +122,7 @@ pub fn try_seeds(
                     if seed >= seeds.to {
                         return;
                     }
-                    let verdict = try_seed(seed, rules, thorough);
+                    let verdict = try_seed(seed, commit, rules, thorough);
                     let mut tried = tried.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     tried.seeds += 1;
                     tried.count += verdict.count;
@@ -193,7 +197,8 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
         done[0].store(seeds, Ordering::Relaxed);
         done[1].store(bad as u64, Ordering::Relaxed);
     };
-    let tried = try_seeds(args.seeds, rules, threads, args.thorough, args.keep_going, count);
+    let SimArgs { commit, seeds, thorough, keep_going, .. } = *args;
+    let tried = try_seeds(seeds, commit, rules, threads, thorough, keep_going, count);
     drop(progress);
     tell(&tried, out)?;
     for (seed, verdict) in tried.bad.iter().take(20) {
@@ -209,7 +214,7 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
         writeln!(out, "no seed is bad")?;
         return Ok(Validity::Valid);
     };
-    let plan = Plan::of(*seed, rules);
+    let plan = Plan::of(*seed, commit, rules);
     let ran = super::run(&plan, true);
     if let Some(broken) = verdict.broken.first() {
         writeln!(out, "seed {seed}: {broken} is broken; shrinking its {} steps", ran.steps.len())?;
@@ -229,7 +234,7 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
         }
     }
     let directory = keep::keep(&args.store, &plan, &ran, verdict, small.as_ref())?;
-    writeln!(out, "\nagain: {}", keep::command(*seed, rules))?;
+    writeln!(out, "\nagain: {}", keep::command(*seed, commit, rules))?;
     if small.is_some() {
         writeln!(out, "schedule: harness replay {}", directory.join("schedule.json").display())?;
     }

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use serde_json::json;
 use system::{
     journal,
-    protocol::{Rule, Rules},
+    protocol::{CommitMode, Rule, Rules},
 };
 
 use super::{Plan, Ran, Verdict, remained, run_setup};
@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// The command that runs a seed again.
-pub(super) fn command(seed: u64, rules: Rules) -> String {
+pub(super) fn command(seed: u64, commit: CommitMode, rules: Rules) -> String {
     let breaks: String = rules.broken().map(|rule| format!(" --break {rule}")).collect();
-    format!("harness sim --seeds {seed}..{}{breaks}", seed + 1)
+    format!("harness sim --commit {commit} --seeds {seed}..{}{breaks}", seed + 1)
 }
 
 /// Writes down a run with its verdict and the shrunk schedule of what is wrong. Where it lies.
@@ -40,7 +40,7 @@ pub(super) fn keep(
     verdict: &Verdict,
     schedule: Option<&Schedule>,
 ) -> anyhow::Result<PathBuf> {
-    let rules = plan.setup.rules;
+    let (commit, rules) = (plan.setup.commit, plan.setup.rules);
     let without: String = rules.broken().map(|rule| format!("-without-{rule}")).collect();
     let started = SystemTime::now();
     let name = format!("sim{without}");
@@ -72,8 +72,9 @@ pub(super) fn keep(
         "started": utc(started),
         "seed": plan.seed,
         "concurrency": plan.clients,
+        "commit": commit,
         "broken": rules.broken().map(Rule::name).collect::<Vec<_>>(),
-        "command": command(plan.seed, rules),
+        "command": command(plan.seed, commit, rules),
         "plan": plan,
     });
     for (name, value) in more.as_object().into_iter().flatten() {

@@ -11,7 +11,7 @@ mod tests;
 
 use std::{collections::BTreeMap, io, time::Duration};
 
-use system::protocol::Rules;
+use system::protocol::{CommitMode, Rules};
 
 pub use engine::{Count, Ran};
 pub use plan::{Fault, Plan};
@@ -79,8 +79,8 @@ pub fn run(plan: &Plan, record: bool) -> Ran {
 /// clients' history; with `thorough` by every check of recorded runs as well, which costs more than
 /// the run itself.
 #[must_use]
-pub fn try_seed(seed: u64, rules: Rules, thorough: bool) -> Verdict {
-    let plan = Plan::of(seed, rules);
+pub fn try_seed(seed: u64, commit: CommitMode, rules: Rules, thorough: bool) -> Verdict {
+    let plan = Plan::of(seed, commit, rules);
     let ran = run(&plan, thorough);
     let operations = history::pair(&ran.history).expect("the simulator records whole operations");
     let history = linearizability::judge(&operations, &LIMITS);
@@ -150,6 +150,6 @@ pub fn schedule(plan: &Plan, ran: &Ran, property: Property) -> Schedule {
         setup: plan.setup.clone(),
         steps: ran.steps.clone(),
         broken: vec![property],
-        origin: keep::command(plan.seed, plan.setup.rules),
+        origin: keep::command(plan.seed, plan.setup.commit, plan.setup.rules),
     }
 }

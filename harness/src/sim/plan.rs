@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use system::protocol::{Rule, Rules, Timing};
+use system::protocol::{CommitMode, Rule, Rules, Timing};
 
 use crate::{generator::Mix, schedule::Setup};
 
@@ -83,9 +83,9 @@ pub enum Fault {
 const MS: u64 = 1_000_000;
 
 impl Plan {
-    /// What the seed means for a system that keeps these rules.
+    /// What the seed means for a system that commits in this mode and keeps these rules.
     #[must_use]
-    pub fn of(seed: u64, rules: Rules) -> Self {
+    pub fn of(seed: u64, commit: CommitMode, rules: Rules) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let mut pick = |list: &[u64]| list[rng.random_range(0..list.len())];
         let ms = |n| Duration::from_millis(n);
@@ -102,6 +102,7 @@ impl Plan {
         };
         let setup = Setup {
             replicas: pick(&[2, 3, 3, 3, 4, 5]) as u8,
+            commit,
             rules,
             timing,
             peers: pick(&[0, 1, 1]) == 1,
@@ -137,7 +138,7 @@ impl Plan {
         let rough = |list: &[u64], pick: &mut dyn FnMut(&[u64]) -> u64| {
             if quiet { 0 } else { pick(list) as u32 }
         };
-        Plan {
+        let mut plan = Plan {
             seed,
             setup,
             clients: pick(&[1, 2, 4, 8, 16]) as u32,
@@ -159,7 +160,31 @@ impl Plan {
             downtime: pick(&[2, 50, 1000]) * MS,
             late: pick(&[0, 500, 1000]) as u32,
             slow_disk: [None, None, Some(0), Some(0), Some(1)][pick(&[0, 1, 2, 3, 4]) as usize],
+        };
+        // Where the votes decide, replicas can settle a transaction among themselves. That is worth
+        // most where they do so while the master still works on it, or the next one begins.
+        if commit == CommitMode::Votes && !quiet && pick(&[0, 0, 1]) == 1 {
+            plan.hurry(&mut pick);
         }
+        plan
+    }
+
+    /// Replicas turn to each other sooner than messages arrive, and masters follow on each other.
+    fn hurry(&mut self, pick: &mut impl FnMut(&[u64]) -> u64) {
+        self.setup.replicas = pick(&[2, 2, 3]) as u8;
+        self.setup.peers = true;
+        self.setup.timing.peers_after = 0;
+        self.setup.timing.inquire = Duration::from_millis(pick(&[2, 5, 20]));
+        self.setup.timing.vote = Duration::from_millis(pick(&[10, 30, 100]));
+        self.setup.timing.heartbeat = Duration::from_millis(250);
+        self.clients = pick(&[1, 2, 16]) as u32;
+        self.delay = (MS / 20, pick(&[4, 20]) * MS);
+        self.disk = (MS / 50, pick(&[1, 4]) * MS / 2);
+        self.torn = 0;
+        self.downtime = pick(&[2, 10]) * MS;
+        let often = [Fault::KillMaster, Fault::PowerMaster, Fault::PowerReplica];
+        self.faults.retain(|(fault, _)| !often.contains(fault));
+        self.faults.extend(often.map(|fault| (fault, pick(&[20, 50, 200]) * MS)));
     }
 
     /// What clients ask, by weight.

@@ -16,7 +16,7 @@ use futures::{TryStreamExt as _, future::BoxFuture};
 use system::{
     client::{self, Inspector, Reason, ReasonKind, WriteOutcome},
     config::Address,
-    protocol::Node,
+    protocol::{CommitMode, Node},
 };
 use tokio::time::timeout;
 
@@ -58,6 +58,8 @@ enum Programs {
 pub struct Setup {
     /// How many replicas it has.
     pub replicas: u8,
+    /// What makes a commit in it.
+    pub commit: CommitMode,
     /// Where its programs `master` and `replica` are; none: they are the harness itself.
     pub programs: Option<PathBuf>,
     /// Its periods that are not the usual ones.
@@ -105,9 +107,11 @@ impl Twopc {
         let listed: Vec<_> = replicas.map(|node| format!("\"{}\"", found(node))).collect();
         let master = places.addresses[&Node::Master];
         let text = format!(
-            "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\n{}[store]\nlog_size = {LOG_BYTES}\n",
+            "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\ncommit = \"{}\"\n\
+             {}[store]\nlog_size = {LOG_BYTES}\n",
             places.cluster(),
             listed.join(", "),
+            setup.commit,
             setup.timings.table()
         );
         fs::write(&config, text)?;

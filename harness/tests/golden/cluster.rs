@@ -17,8 +17,8 @@ use serde_json::{Value as Json, json};
 use system::{
     journal::Entry,
     protocol::{
-        Body, Config, Effect, Event as MachineEvent, Key, Machine, Node, Outcome, ReadId, Record,
-        Request, Rules, StoreId, Timing, TxnId, Value, Version, Write,
+        Body, CommitMode, Config, Effect, Event as MachineEvent, Key, Machine, Node, Outcome,
+        ReadId, Record, Request, Rules, StoreId, Timing, TxnId, Value, Version, Write,
     },
 };
 
@@ -219,6 +219,7 @@ impl Cluster {
             replicas: REPLICAS,
             store: StoreId(100 + slot),
             bootstrap: host.records.is_empty(),
+            commit: CommitMode::Logged,
             rules: Rules::ALL,
             timing: Timing::default(),
         };

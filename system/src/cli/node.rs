@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     config::{Address, Cluster},
     node::{self, NodeError, Options},
-    protocol::{Node, Rule, Rules},
+    protocol::{CommitMode, Node, Rule, Rules},
     store::Syncs,
 };
 
@@ -31,6 +31,11 @@ pub struct NodeArgs {
     /// node whose data are gone is refused, rather than let in to forget what it promised.
     #[arg(long, env = "TWOPC_BOOTSTRAP")]
     pub bootstrap: bool,
+
+    /// What makes a commit, instead of what the configuration says: logged or votes. All nodes of a
+    /// cluster must go by one, for ever.
+    #[arg(long, env = "TWOPC_COMMIT", value_name = "MODE")]
+    pub commit: Option<CommitMode>,
 
     /// Listen here instead of at the address that the configuration has for this node.
     #[arg(long, env = "TWOPC_LISTEN", value_name = "HOST:PORT")]
@@ -117,13 +122,14 @@ impl NodeArgs {
             eprintln!("{node}: {why}");
             return ExitCode::FAILURE;
         }
-        let cluster = match Cluster::load(&self.config) {
+        let mut cluster = match Cluster::load(&self.config) {
             Ok(cluster) => cluster,
             Err(error) => {
                 eprintln!("{node}: {error}");
                 return ExitCode::from(2);
             }
         };
+        cluster.commit = self.commit.unwrap_or(cluster.commit);
         let options = Options {
             cluster,
             node,

@@ -252,6 +252,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         replicas,
         store: id,
         bootstrap,
+        commit: cluster.commit,
         rules,
         timing: cluster.timing.clone(),
     };

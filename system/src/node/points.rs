@@ -395,6 +395,8 @@ fn record_txn(record: &Record) -> Option<TxnId> {
         | Record::Member { .. }
         | Record::Promise { .. }
         | Record::Boot { .. }
+        | Record::Votes
+        | Record::Frozen { .. }
         | Record::Floor { .. } => None,
     }
 }

@@ -1,7 +1,7 @@
 //! What a machine is told about itself and its cluster when it starts, and every period of time
 //! that the protocol knows. Knows nothing of files and flags.
 
-use std::time::Duration;
+use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,9 @@ pub struct Config {
     pub store: StoreId,
     /// Whether an empty store may begin a new membership.
     pub bootstrap: bool,
+    /// What makes a commit.
+    #[serde(default, skip_serializing_if = "CommitMode::is_logged")]
+    pub commit: CommitMode,
     /// The rules that are kept.
     pub rules: Rules,
     /// The periods.
@@ -31,6 +34,50 @@ impl Config {
     /// Every replica of the cluster, in the order of the slots.
     pub fn replica_nodes(&self) -> impl Iterator<Item = Node> + use<> {
         (1..=self.replicas).map(Node::Replica)
+    }
+}
+
+/// What makes a commit, of a whole cluster and for ever: the seam at which a decision lives.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum CommitMode {
+    /// The master's log: COMMIT is durable there. Two forces, one after the other, for each write;
+    /// what the log does not name is aborted.
+    #[default]
+    Logged,
+    /// The replicas' logs: PREPARE is durable at all N, and none has vetoed. One force for each
+    /// write; nothing may be presumed, so an abort rests on a durable veto.
+    Votes,
+}
+
+impl CommitMode {
+    /// Every mode, the default first.
+    pub const ALL: [CommitMode; 2] = [CommitMode::Logged, CommitMode::Votes];
+
+    /// Whether the master's log decides: the default, which nothing need mention.
+    #[must_use]
+    pub fn is_logged(&self) -> bool {
+        *self == CommitMode::Logged
+    }
+}
+
+impl fmt::Display for CommitMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CommitMode::Logged => "logged",
+            CommitMode::Votes => "votes",
+        })
+    }
+}
+
+impl FromStr for CommitMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = CommitMode::ALL.into_iter().find(|mode| mode.to_string() == text);
+        found.ok_or_else(|| format!("'{text}': want logged or votes"))
     }
 }
 

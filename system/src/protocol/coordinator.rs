@@ -12,15 +12,17 @@
 //!   under its key, and rides on the next Prepare of that key;
 //! - the floor is the least transaction that is voting, deciding or committed.
 //!
-//! Where a decision lives is decided in two places only, `decide_commit` and `outcome_unknown`:
-//! today it is the master's log.
+//! Where a decision lives is decided in few places: in `decide_commit` and `outcome_unknown`, which
+//! know the master's log, and in the file `votes`, for a cluster in which the votes decide.
+
+mod votes;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{
-    AbortReason, Body, CallId, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message,
-    NoReason, Node, Outcome, ReadId, Record, Replicas, Request, Rule, Status, StoreId, TimerId,
-    Timing, TxnId, Value, Version, Write, record,
+    AbortReason, Body, CallId, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn,
+    Message, NoReason, Node, Outcome, PeerKnowledge, ReadId, Record, Replicas, Request, Rule,
+    Status, StoreId, TimerId, Timing, TxnId, Value, Version, Write, record,
 };
 
 /// Doublings of the wait between repeats of a decision.
@@ -53,6 +55,8 @@ pub struct Coordinator {
     gets: BTreeMap<u64, Get>,
     /// What is to be done when a record is durable, in the order of the records.
     parked: VecDeque<(Lsn, Parked)>,
+    /// Where the votes decide: what this master has learnt of its predecessors.
+    heritage: Option<votes::Heritage>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -81,8 +85,29 @@ enum Phase {
     Voting { call: CallId, value: Option<Value>, yes: Replicas },
     /// All have voted yes, and COMMIT is not durable yet.
     Deciding { call: CallId },
-    /// COMMIT is durable; these have not acknowledged it.
+    /// Where the votes decide: they were not all heard, and the replicas are asked how they stand.
+    Asking {
+        /// The client of one that this master has begun, which wants it vetoed; none of one that
+        /// it has inherited.
+        call: Option<CallId>,
+        /// Whose votes were missing when the time was up.
+        unheard: Replicas,
+        /// Whose yes is final.
+        last: Replicas,
+    },
+    /// The decision stands; these have not acknowledged it.
     Committed { missing: Replicas },
+}
+
+impl Phase {
+    /// The client that waits for the outcome.
+    fn call(&self) -> Option<CallId> {
+        match self {
+            Phase::Voting { call, .. } | Phase::Deciding { call } => Some(*call),
+            Phase::Asking { call, .. } => *call,
+            Phase::Committed { .. } => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -139,6 +164,7 @@ impl Coordinator {
             keys: BTreeMap::new(),
             gets: BTreeMap::new(),
             parked: VecDeque::new(),
+            heritage: (config.commit == CommitMode::Votes).then(votes::Heritage::default),
             config,
         };
         if let Err(why) = this.check_identity(records) {
@@ -149,6 +175,9 @@ impl Coordinator {
         if this.epoch == 0 {
             let member = Record::Member { node: Node::Master, store: this.config.store };
             this.append(member, &mut effects);
+            if this.votes_decide() {
+                this.append(Record::Votes, &mut effects);
+            }
         }
         this.epoch += 1;
         let epoch = Record::Epoch { epoch: this.epoch, replicas: this.config.replicas };
@@ -213,7 +242,7 @@ impl Coordinator {
             epoch: self.epoch,
             boot: self.epoch,
             floor: self.floor(),
-            ready: self.up && !self.halted && self.live().len() == self.config.replicas,
+            ready: self.takes_writes() && !self.halted,
             live: self.live().nodes(),
             unsettled: txns.chain(aborted).collect(),
         }
@@ -241,11 +270,18 @@ impl Coordinator {
                 Phase::Voting { yes: set, .. } | Phase::Committed { missing: set } => {
                     *set = set.renamed(slot);
                 }
+                Phase::Asking { unheard, last, .. } => {
+                    *unheard = unheard.renamed(slot);
+                    *last = last.renamed(slot);
+                }
                 Phase::Deciding { .. } => {}
             }
         }
         for Aborted { missing, .. } in this.aborted.values_mut() {
             *missing = missing.renamed(slot);
+        }
+        if let Some(heritage) = &mut this.heritage {
+            heritage.rename(slot);
         }
         this
     }
@@ -257,7 +293,8 @@ impl Coordinator {
         if !self.config.rules.keep(Rule::EmptyStoreRefused) {
             return Ok(());
         }
-        let Config { store, replicas, bootstrap, .. } = self.config;
+        let Config { store, replicas, bootstrap, commit, .. } = self.config;
+        record::check_mode(records, commit)?;
         match record::owner(records, store)? {
             None | Some(Node::Master) => {}
             Some(node) => {
@@ -294,7 +331,7 @@ impl Coordinator {
                 Record::Member { node: Node::Replica(slot), store } => {
                     self.members[usize::from(*slot) - 1].store = Some(*store);
                 }
-                Record::Member { node: Node::Master, .. } => {}
+                Record::Member { node: Node::Master, .. } | Record::Votes => {}
                 Record::Decided { txn, key } => {
                     let phase = Phase::Committed { missing: self.all() };
                     self.txns.insert(*txn, Txn { key: key.clone(), phase });
@@ -307,6 +344,7 @@ impl Coordinator {
                 | Record::Commit { .. }
                 | Record::Abort { .. }
                 | Record::Refused { .. }
+                | Record::Frozen { .. }
                 | Record::Floor { .. } => {
                     unreachable!("erased, or of a replica, yet in a master's store: {record:?}")
                 }
@@ -327,8 +365,8 @@ impl Coordinator {
     // ---- Writes ----
 
     fn begin_write(&mut self, call: CallId, write: Write, effects: &mut Vec<Effect>) {
-        let missing = self.all().without(self.live());
-        if !self.up || !missing.is_empty() {
+        if !self.takes_writes() {
+            let missing = self.all().without(self.live());
             let reason = AbortReason::Unavailable { missing: missing.nodes() };
             return reply(call, Outcome::Aborted(reason), effects);
         }
@@ -347,6 +385,11 @@ impl Coordinator {
         let after = self.config.timing.vote;
         effects.push(Effect::SetTimer { id: TimerId::Vote(txn), after });
         self.set_resend(txn, 0, effects);
+    }
+
+    /// Whether every replica is live and nothing is left to settle that this master has found.
+    fn takes_writes(&self) -> bool {
+        self.up && self.live().len() == self.config.replicas && self.settled()
     }
 
     /// Asks for the votes on a transaction, with all that its key still waits for.
@@ -385,8 +428,13 @@ impl Coordinator {
                     self.send(slot, Body::Pending { txn }, effects);
                 }
             }
-            Phase::Deciding { .. } if inquires => self.send(slot, Body::Pending { txn }, effects),
-            Phase::Deciding { .. } => {}
+            Phase::Asking { .. } if !self.config.rules.keep(Rule::LateYesIsVoid) => {
+                self.testified(slot, txn, PeerKnowledge::Final, effects);
+            }
+            Phase::Deciding { .. } | Phase::Asking { .. } if inquires => {
+                self.send(slot, Body::Pending { txn }, effects);
+            }
+            Phase::Deciding { .. } | Phase::Asking { .. } => {}
             Phase::Committed { .. } => {
                 let decision = Decision::Commit;
                 self.send(slot, Body::Decide { txn, decision }, effects);
@@ -410,13 +458,20 @@ impl Coordinator {
 
     fn votes_missing(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
         if let Some(Txn { phase: Phase::Voting { yes, .. }, .. }) = self.txns.get(&txn) {
+            if self.votes_decide() && self.config.rules.keep(Rule::VetoBeforeAbort) {
+                return self.ask_for_vetoes(txn, effects);
+            }
             let missing = self.all().without(*yes).nodes();
             self.abort(txn, AbortReason::Timeout { missing }, effects);
         }
     }
 
-    /// The commit point begins here: the decision is appended, and stands when it is durable.
+    /// The commit point begins here: the decision is appended, and stands when it is durable. Where
+    /// the votes decide it stands already.
     fn decide_commit(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
+        if self.votes_decide() {
+            return self.publish_commit(txn, effects);
+        }
         let Some(Txn { key, phase }) = self.txns.get_mut(&txn) else {
             panic!("{txn} is decided without having been begun")
         };
@@ -436,35 +491,45 @@ impl Coordinator {
     /// replayed in full before anybody is heard, so it was aborted, or it was committed and this
     /// replica has acknowledged that and will ignore the answer.
     fn outcome_unknown(&mut self, slot: u8, txn: TxnId, effects: &mut Vec<Effect>) {
+        if !self.presumes_abort(txn) {
+            return self.send(slot, Body::Pending { txn }, effects);
+        }
         let decision = Decision::Abort;
         self.send(slot, Body::Decide { txn, decision }, effects);
     }
 
-    /// COMMIT is durable: tell everybody.
+    /// The decision stands: tell everybody.
     fn publish_commit(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
         let missing = self.all();
         let Some(Txn { key, phase }) = self.txns.get_mut(&txn) else {
             panic!("{txn} is published without having been decided")
         };
-        let Phase::Deciding { call } = *phase else { panic!("{txn} is published twice") };
+        assert!(!matches!(phase, Phase::Committed { .. }), "{txn} is published twice");
+        let call = phase.call();
         *phase = Phase::Committed { missing };
         let key = key.clone();
         self.drain(key, txn, Decision::Commit);
-        reply(call, Outcome::Committed { version: txn }, effects);
+        if let Some(call) = call {
+            reply(call, Outcome::Committed { version: txn }, effects);
+        }
         self.send_to(missing, Body::Decide { txn, decision: Decision::Commit }, effects);
         self.set_resend(txn, 0, effects);
     }
 
     /// Ends a transaction that is voting. Nothing is recorded: abort is what the log's silence
-    /// means.
+    /// means, or a replica's veto.
     fn abort(&mut self, txn: TxnId, reason: AbortReason, effects: &mut Vec<Effect>) {
-        let Some(Txn { key, phase: Phase::Voting { call, .. } }) = self.txns.remove(&txn) else {
+        let Some(Txn { key, phase: phase @ (Phase::Voting { .. } | Phase::Asking { .. }) }) =
+            self.txns.remove(&txn)
+        else {
             panic!("{txn} is aborted though it is not voting")
         };
         let missing = self.all();
         self.drain(key.clone(), txn, Decision::Abort);
         self.aborted.insert(txn, Aborted { key, missing });
-        reply(call, Outcome::Aborted(reason), effects);
+        if let Some(call) = phase.call() {
+            reply(call, Outcome::Aborted(reason), effects);
+        }
         self.send_to(missing, Body::Decide { txn, decision: Decision::Abort }, effects);
         self.set_resend(txn, 0, effects);
     }
@@ -494,7 +559,9 @@ impl Coordinator {
             if missing.is_empty() || !self.config.rules.keep(Rule::ForgetAfterAllAcks) {
                 let Txn { key, .. } = self.txns.remove(&txn).expect("it was just found");
                 self.drained(&key, txn);
-                self.append(Record::End { txn }, effects);
+                if !self.votes_decide() {
+                    self.append(Record::End { txn }, effects);
+                }
             }
         } else if let Some(Aborted { missing, .. }) = self.aborted.get_mut(&txn) {
             missing.remove(slot);
@@ -528,7 +595,7 @@ impl Coordinator {
     // ---- Messages from replicas ----
 
     fn heard(&mut self, slot: u8, message: Message, effects: &mut Vec<Effect>) {
-        let Message { store, epoch, body, .. } = message;
+        let Message { store, epoch, floor, body } = message;
         if !self.admit(slot, store, epoch, &body, effects) {
             return;
         }
@@ -538,7 +605,7 @@ impl Coordinator {
         self.members[usize::from(slot) - 1].silent = 0;
         match body {
             Body::FenceOk { boot, in_doubt } if epoch == self.epoch => {
-                self.fenced(slot, boot, in_doubt, effects);
+                self.fenced(slot, boot, in_doubt, floor, effects);
             }
             Body::Alive { boot } => {
                 let member = &mut self.members[usize::from(slot) - 1];
@@ -553,6 +620,7 @@ impl Coordinator {
             Body::VoteYes { txn } => self.voted_yes(slot, txn, false, effects),
             Body::Inquire { txn } => self.voted_yes(slot, txn, true, effects),
             Body::VoteNo { txn, reason } => self.voted_no(slot, txn, reason, effects),
+            Body::PeerAnswer { txn, answer } => self.testified(slot, txn, answer, effects),
             Body::Ack { txns } => {
                 for txn in txns {
                     self.acknowledged(slot, txn, effects);
@@ -626,6 +694,7 @@ impl Coordinator {
         slot: u8,
         boot: u64,
         in_doubt: Vec<(TxnId, Key)>,
+        floor: TxnId,
         effects: &mut Vec<Effect>,
     ) {
         let member = &mut self.members[usize::from(slot) - 1];
@@ -640,6 +709,7 @@ impl Coordinator {
                 // Told below, with every commit that this replica has not acknowledged.
                 Some(Txn { phase: Phase::Committed { .. }, .. }) => {}
                 Some(_) => self.voted_yes(slot, txn, true, effects),
+                None if !self.presumes_abort(txn) => self.inherit(slot, txn, key, effects),
                 None => self.abort_remnant(slot, txn, key, effects),
             }
         }
@@ -668,6 +738,7 @@ impl Coordinator {
             self.send(slot, Body::Decide { txn, decision }, effects);
             self.set_resend(txn, 0, effects);
         }
+        self.inherits(slot, floor, effects);
     }
 
     fn superseded(&mut self, epoch: u64, effects: &mut Vec<Effect>) {
@@ -741,6 +812,9 @@ impl Coordinator {
             (Some(Txn { phase: Phase::Voting { yes, .. }, .. }), _) => {
                 (self.all().without(*yes), None)
             }
+            (Some(Txn { phase: Phase::Asking { last, .. }, .. }), _) => {
+                (self.all().without(*last), None)
+            }
             (Some(Txn { phase: Phase::Committed { missing }, .. }), _) => {
                 (*missing, Some(Decision::Commit))
             }
@@ -752,7 +826,8 @@ impl Coordinator {
             return;
         }
         match decision {
-            None => self.send_prepare(txn, to, effects),
+            None if !self.ask(txn, to, effects) => self.send_prepare(txn, to, effects),
+            None => {}
             Some(decision) => self.send_to(to, Body::Decide { txn, decision }, effects),
         }
         self.set_resend(txn, (round + 1).min(RESEND_ROUNDS_MAX), effects);
@@ -767,6 +842,9 @@ impl Coordinator {
 
     /// Everything below is aborted, or committed and acknowledged by all.
     fn floor(&self) -> TxnId {
+        if let Some(floor) = self.inherited_floor() {
+            return floor;
+        }
         let waits = self.config.rules.keep(Rule::FloorWaitsForAcks);
         let mut holding = self
             .txns
@@ -798,7 +876,8 @@ impl Coordinator {
 
     fn send_fence(&self, slot: u8, effects: &mut Vec<Effect>) {
         let member = self.members[usize::from(slot) - 1].store;
-        self.send(slot, Body::Fence { member }, effects);
+        let commit = self.config.commit;
+        self.send(slot, Body::Fence { member, commit }, effects);
     }
 
     fn send_to(&self, slots: Replicas, body: Body, effects: &mut Vec<Effect>) {

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::types::{Decision, Key, Node, ReadId, StoreId, TxnId, Value, Version, Write};
+use super::{
+    config::CommitMode,
+    types::{Decision, Key, Node, ReadId, StoreId, TxnId, Value, Version, Write},
+};
 
 /// A message between two nodes, with the facts that every message carries.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,6 +33,9 @@ pub enum Body {
     Fence {
         /// The store id recorded for the receiver's slot.
         member: Option<StoreId>,
+        /// What makes a commit.
+        #[serde(default, skip_serializing_if = "CommitMode::is_logged")]
+        commit: CommitMode,
     },
     /// Replica to master: the epoch is promised, durably.
     FenceOk {
@@ -123,12 +129,19 @@ pub enum Body {
         /// The epoch promised to it.
         promised: u64,
     },
-    /// Replica to replica: in doubt and the master is silent; do you know the outcome?
+    /// Master to replica, where the votes decide: votes are missing; veto this transaction, unless
+    /// your yes is final.
+    Veto {
+        /// The transaction.
+        txn: TxnId,
+    },
+    /// Replica to replica: in doubt and the master is silent; do you know the outcome? Where the
+    /// votes decide also master to replica, about what an earlier master has begun.
     PeerInquire {
         /// The transaction.
         txn: TxnId,
     },
-    /// Replica to replica: the answer.
+    /// The answer to `PeerInquire`, or to `Veto`. Once true it stays true.
     PeerAnswer {
         /// The transaction.
         txn: TxnId,
@@ -160,6 +173,8 @@ pub enum PeerKnowledge {
     Abort,
     /// In doubt as well.
     Uncertain,
+    /// In doubt as well, where the votes decide: the yes vote is final, no veto follows it.
+    Final,
 }
 
 /// What a client asks of the master.
@@ -212,7 +227,8 @@ pub enum AbortReason {
         /// Its reason.
         reason: NoReason,
     },
-    /// A replica is not live; nothing was sent.
+    /// A replica is not live, or the master has just started and not settled yet what it found;
+    /// nothing was sent.
     Unavailable {
         /// The replicas that are not live.
         missing: Vec<Node>,
@@ -237,6 +253,7 @@ impl Body {
             | Body::Inquire { txn }
             | Body::Pending { txn }
             | Body::Busy { txn, .. }
+            | Body::Veto { txn }
             | Body::PeerInquire { txn }
             | Body::PeerAnswer { txn, .. } => std::slice::from_ref(txn),
             Body::Ack { txns } => txns,
@@ -273,6 +290,7 @@ impl Body {
             Body::Heartbeat => "heartbeat",
             Body::Alive { .. } => "alive",
             Body::Stale { .. } => "stale",
+            Body::Veto { .. } => "veto",
             Body::PeerInquire { .. } => "peer-inquire",
             Body::PeerAnswer { .. } => "peer-answer",
         }

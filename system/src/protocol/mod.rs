@@ -68,7 +68,7 @@ mod rules;
 mod text;
 mod types;
 
-pub use config::{Config, Timing};
+pub use config::{CommitMode, Config, Timing};
 pub use coordinator::Coordinator;
 pub use event::{Effect, Event, HaltKind, TimerId};
 pub use message::{AbortReason, Body, Message, NoReason, Outcome, PeerKnowledge, Request};

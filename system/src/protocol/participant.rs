@@ -11,13 +11,15 @@
 //!   that they rest on was durable;
 //! - no prepared transaction is settled but by a decision, somebody's who knows it.
 
+mod votes;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     mem,
 };
 
 use super::{
-    Body, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message, NoReason, Node,
+    Body, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message, NoReason, Node,
     PeerKnowledge, ReadId, Record, Replicas, Rule, Status, StoreId, TimerId, TxnId, Write, record,
 };
 
@@ -50,6 +52,8 @@ pub struct Participant {
     waiting: BTreeMap<Key, BTreeSet<ReadId>>,
     /// What is to be done when a record is durable, in the order of the records.
     parked: VecDeque<(Lsn, Parked)>,
+    /// Where the votes decide: which of them are final.
+    frozen: votes::Frozen,
 }
 
 /// What a participant knows of a transaction.
@@ -62,8 +66,9 @@ enum State {
         key: Key,
         /// Inquiries of the master in a row that were not answered.
         inquiries: u8,
-        /// Peers that are uncertain too. Counted only where guessing is allowed.
-        uncertain: Replicas,
+        /// Peers that are prepared too: where the votes decide those whose yes is final, otherwise
+        /// those that are uncertain, who are counted only where guessing is allowed.
+        alike: Replicas,
     },
     /// Applied; whether COMMIT is durable.
     Committed { durable: bool },
@@ -99,8 +104,10 @@ enum Parked {
     Commit(TxnId),
     /// ABORT: acknowledge, if the master said so.
     Abort { txn: TxnId, acknowledge: bool },
-    /// REFUSED: tell this peer Abort.
-    Refused(TxnId, Node),
+    /// REFUSED: tell this node so.
+    Refused { txn: TxnId, to: Node, body: Body },
+    /// FROZEN: answer this peer about the transaction, or, if it is oneself, ask the peers.
+    Frozen(TxnId, Node),
 }
 
 impl Participant {
@@ -127,6 +134,7 @@ impl Participant {
             locks: BTreeMap::new(),
             waiting: BTreeMap::new(),
             parked: VecDeque::new(),
+            frozen: votes::Frozen::default(),
             config,
         };
         if let Err(why) = this.check_identity(records) {
@@ -137,6 +145,9 @@ impl Participant {
         if this.boot == 0 {
             let member = Record::Member { node: this.config.node, store: this.config.store };
             this.append(member, &mut effects);
+            if this.votes_decide() {
+                this.append(Record::Votes, &mut effects);
+            }
         }
         this.boot += 1;
         let lsn = this.append(Record::Boot { boot: this.boot }, &mut effects);
@@ -213,12 +224,14 @@ impl Participant {
         }
         this.config.store = store(self.config.store);
         for state in this.txns.values_mut() {
-            if let State::Prepared { uncertain, .. } = state {
-                *uncertain = uncertain.renamed(slot);
+            if let State::Prepared { alike, .. } = state {
+                *alike = alike.renamed(slot);
             }
         }
         for (_, parked) in &mut this.parked {
-            if let Parked::Refused(_, Node::Replica(peer)) = parked {
+            if let Parked::Refused { to: Node::Replica(peer), .. }
+            | Parked::Frozen(_, Node::Replica(peer)) = parked
+            {
                 *peer = slot(*peer);
             }
         }
@@ -235,7 +248,8 @@ impl Participant {
                 Record::Boot { boot } => self.boot = self.boot.max(*boot),
                 Record::Floor { floor } => self.floor = self.floor.max(*floor),
                 Record::Member { node: Node::Master, store } => self.master = Some(*store),
-                Record::Member { .. } => {}
+                Record::Member { .. } | Record::Votes => {}
+                Record::Frozen { upto } => self.frozen.recovered(*upto),
                 Record::Prepare { txn, write } => {
                     self.txns.entry(*txn).or_insert_with(|| State::prepared(write.key.clone()));
                 }
@@ -271,7 +285,8 @@ impl Participant {
         if !self.config.rules.keep(Rule::EmptyStoreRefused) {
             return Ok(());
         }
-        let Config { node, store, bootstrap, .. } = self.config;
+        let Config { node, store, bootstrap, commit, .. } = self.config;
+        record::check_mode(records, commit)?;
         match record::owner(records, store)? {
             Some(owner) if owner != node => {
                 return Err(format!("this store belongs to {owner}; it cannot serve as {node}"));
@@ -333,14 +348,14 @@ impl Participant {
                         acks.push(txn);
                     }
                 }
-                Parked::Refused(txn, to) => {
+                Parked::Refused { txn, to, body } => {
                     let state = self.txns.get_mut(&txn);
                     if let Some(State::Aborted(why @ Aborted::Refusing)) = state {
                         *why = Aborted::Refused;
                     }
-                    let answer = PeerKnowledge::Abort;
-                    self.send(to, Body::PeerAnswer { txn, answer }, effects);
+                    self.send(to, body, effects);
                 }
+                Parked::Frozen(txn, whom) => self.is_frozen(txn, whom, effects),
             }
         }
         if !acks.is_empty() && self.config.rules.keep(Rule::AckAfterDurable) {
@@ -378,8 +393,8 @@ impl Participant {
             self.send(Node::Master, Body::Stale { promised: self.promised }, effects);
             return;
         }
-        if let Body::Fence { member } = body {
-            self.fence(store, epoch, member, effects);
+        if let Body::Fence { member, commit } = body {
+            self.fence(store, epoch, member, commit, effects);
         } else if epoch > self.promised {
             // Of a master that has not fenced this replica: only a stray can come so early.
             return;
@@ -407,6 +422,8 @@ impl Participant {
                 }
             }
             Body::Heartbeat => self.send(Node::Master, Body::Alive { boot: self.boot }, effects),
+            Body::Veto { txn } => self.asked(txn, Node::Master, true, effects),
+            Body::PeerInquire { txn } => self.asked(txn, Node::Master, false, effects),
             // Taken care of above, or not a master's to say.
             _ => {}
         }
@@ -418,9 +435,18 @@ impl Participant {
         store: StoreId,
         epoch: u64,
         member: Option<StoreId>,
+        commit: CommitMode,
         effects: &mut Vec<Effect>,
     ) {
         let own = self.config.store;
+        if commit != self.config.commit {
+            let why = format!(
+                "the master goes by commit = {commit} and {} by commit = {}: all nodes of a \
+                 cluster must go by one",
+                self.config.node, self.config.commit
+            );
+            return self.halt(HaltKind::Refused, why, effects);
+        }
         if let Some(known) = member
             && known != own
             && self.config.rules.keep(Rule::EmptyStoreRefused)
@@ -450,6 +476,9 @@ impl Participant {
     /// The handshake is complete. What was pending before PROMISE is prepared by now, so a master
     /// of a new epoch learns of every lock that an old one left here.
     fn welcome(&mut self, effects: &mut Vec<Effect>) {
+        if self.votes_decide() && self.waits_for_commits(effects) {
+            return;
+        }
         self.fenced = true;
         let in_doubt = self.in_doubt().map(|(txn, key)| (txn, key.clone())).collect();
         self.send(Node::Master, Body::FenceOk { boot: self.boot, in_doubt }, effects);
@@ -474,9 +503,13 @@ impl Participant {
                 if let Some(&holder) = self.locks.get(&write.key)
                     && rules.keep(Rule::ReplicaLock)
                 {
-                    self.txns.insert(txn, State::Aborted(Aborted::Voted));
                     let reason = NoReason::Locked { holder };
-                    return self.send(Node::Master, Body::VoteNo { txn, reason }, effects);
+                    let no = Body::VoteNo { txn, reason };
+                    if self.votes_decide() && rules.keep(Rule::VetoForced) {
+                        return self.refuse(txn, Node::Master, no, effects);
+                    }
+                    self.txns.insert(txn, State::Aborted(Aborted::Voted));
+                    return self.send(Node::Master, no, effects);
                 }
                 let key = write.key.clone();
                 self.locks.insert(key.clone(), txn);
@@ -495,6 +528,8 @@ impl Participant {
             Some(State::Prepared { .. }) => {
                 self.send(Node::Master, Body::VoteYes { txn }, effects);
             }
+            // A veto that is no veto yet; the master asks again.
+            Some(State::Aborted(Aborted::Refusing)) if self.votes_decide() => {}
             Some(State::Aborted(_)) => {
                 let reason = NoReason::Aborted;
                 self.send(Node::Master, Body::VoteNo { txn, reason }, effects);
@@ -663,12 +698,16 @@ impl Participant {
             }
             _ => return,
         }
-        if ask_peers {
-            for peer in self.config.replica_nodes().filter(|peer| *peer != self.config.node) {
-                self.send(peer, Body::PeerInquire { txn }, effects);
-            }
+        if ask_peers && (!self.votes_decide() || self.may_ask(txn, effects)) {
+            self.ask_peers(txn, effects);
         }
         effects.push(Effect::SetTimer { id: TimerId::Inquire(txn), after });
+    }
+
+    fn ask_peers(&self, txn: TxnId, effects: &mut Vec<Effect>) {
+        for peer in self.config.replica_nodes().filter(|peer| *peer != self.config.node) {
+            self.send(peer, Body::PeerInquire { txn }, effects);
+        }
     }
 
     fn heard_peer(&mut self, slot: u8, message: Message, effects: &mut Vec<Effect>) {
@@ -676,19 +715,21 @@ impl Participant {
             // Who asks was prepared in an epoch that every replica had promised by then. One that
             // has not is not the replica that it was, and knows nothing.
             Body::PeerInquire { txn } if txn.epoch <= self.promised => {
-                self.peer_inquires(txn, Node::Replica(slot), effects);
+                self.asked(txn, Node::Replica(slot), false, effects);
             }
             Body::PeerAnswer { txn, answer } => {
-                let Some(State::Prepared { uncertain, .. }) = self.txns.get_mut(&txn) else {
+                let Some(State::Prepared { alike, .. }) = self.txns.get_mut(&txn) else {
                     return;
                 };
                 match answer {
                     PeerKnowledge::Commit => self.commit(txn, effects),
                     PeerKnowledge::Abort => self.abort(txn, effects),
                     PeerKnowledge::Uncertain if self.config.rules.keep(Rule::NoGuessInDoubt) => {}
-                    PeerKnowledge::Uncertain => {
-                        uncertain.insert(slot);
-                        if uncertain.len() == self.config.replicas - 1 {
+                    // Where the votes decide: none can veto any more, this replica neither, which
+                    // gave that up before it asked.
+                    PeerKnowledge::Final | PeerKnowledge::Uncertain => {
+                        alike.insert(slot);
+                        if alike.len() == self.config.replicas - 1 {
                             self.commit(txn, effects);
                         }
                     }
@@ -698,9 +739,14 @@ impl Participant {
         }
     }
 
-    fn peer_inquires(&mut self, txn: TxnId, peer: Node, effects: &mut Vec<Effect>) {
+    /// Somebody asks how a transaction stands here: one who is in doubt about it, or a master whose
+    /// votes are missing, which wants it vetoed.
+    fn asked(&mut self, txn: TxnId, by: Node, veto: bool, effects: &mut Vec<Effect>) {
         let answer = match self.txns.get(&txn) {
             Some(State::Committed { .. }) => PeerKnowledge::Commit,
+            Some(State::Pending { .. } | State::Prepared { .. }) if self.votes_decide() => {
+                return self.asked_in_doubt(txn, by, veto, effects);
+            }
             Some(State::Pending { .. } | State::Prepared { .. }) => PeerKnowledge::Uncertain,
             Some(State::Aborted(Aborted::Deciding | Aborted::Decided | Aborted::Refused)) => {
                 PeerKnowledge::Abort
@@ -711,17 +757,26 @@ impl Participant {
             // acknowledged would have held the floor back.
             None if txn < self.floor => PeerKnowledge::Abort,
             None | Some(State::Aborted(Aborted::Voted)) => {
+                let answer = PeerKnowledge::Abort;
                 if self.config.rules.keep(Rule::RefuseBeforePeerAbort) {
-                    let lsn = self.append(Record::Refused { txn }, effects);
-                    effects.push(Effect::Force(lsn));
-                    self.txns.insert(txn, State::Aborted(Aborted::Refusing));
-                    self.parked.push_back((lsn, Parked::Refused(txn, peer)));
-                    return;
+                    return self.refuse(txn, by, Body::PeerAnswer { txn, answer }, effects);
                 }
-                PeerKnowledge::Abort
+                answer
             }
         };
-        self.send(peer, Body::PeerAnswer { txn, answer }, effects);
+        self.send(by, Body::PeerAnswer { txn, answer }, effects);
+    }
+
+    /// Promises never to prepare a transaction, or, where the votes decide, vetoes it; and tells
+    /// somebody so when that is durable.
+    fn refuse(&mut self, txn: TxnId, to: Node, body: Body, effects: &mut Vec<Effect>) {
+        let lsn = self.append(Record::Refused { txn }, effects);
+        effects.push(Effect::Force(lsn));
+        let state = self.txns.insert(txn, State::Aborted(Aborted::Refusing));
+        self.parked.push_back((lsn, Parked::Refused { txn, to, body }));
+        if let Some(key) = state.as_ref().and_then(State::undecided_key) {
+            self.unlock(key, txn, effects);
+        }
     }
 
     // ---- Reads ----
@@ -774,7 +829,7 @@ impl Participant {
 
 impl State {
     fn prepared(key: Key) -> Self {
-        State::Prepared { key, inquiries: 0, uncertain: Replicas::default() }
+        State::Prepared { key, inquiries: 0, alike: Replicas::default() }
     }
 
     /// The key that the transaction locks, if it is pending or prepared.

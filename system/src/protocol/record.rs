@@ -3,7 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::types::{Key, Node, StoreId, TxnId, Write};
+use super::{
+    config::CommitMode,
+    types::{Key, Node, StoreId, TxnId, Write},
+};
 
 /// A durable fact of one node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -23,7 +26,10 @@ pub enum Record {
         /// The store's identity.
         store: StoreId,
     },
-    /// Master: the commit point of a transaction. Forced before Ok and before any decision is sent.
+    /// Both: the votes decide what is committed in this cluster. With the first record of the
+    /// store; without it the master's log decides.
+    Votes,
+    /// Master, where its log decides: the commit point of a transaction. Forced before Ok and before any decision is sent.
     Decided {
         /// The transaction.
         txn: TxnId,
@@ -64,9 +70,17 @@ pub enum Record {
         txn: TxnId,
     },
     /// Replica: a promise never to prepare the transaction. Forced before a peer is told Abort.
+    /// Where the votes decide it is the veto, which outweighs PREPARE, and is forced before
+    /// anybody is told of it.
     Refused {
         /// The transaction.
         txn: TxnId,
+    },
+    /// Replica, where the votes decide: a yes vote on a transaction up to this is final, no veto
+    /// follows it. Forced before anybody is told so. The greatest counts.
+    Frozen {
+        /// The greatest transaction of which it is true.
+        upto: TxnId,
     },
     /// Replica: everything below is settled everywhere; erases `Commit`, `Abort`, `Refused` (and
     /// what is left of `Prepare`) of transactions below. Lazy. The greatest counts.
@@ -91,6 +105,21 @@ pub(super) fn owner(records: &[Record], store: StoreId) -> Result<Option<Node>, 
     Ok(own)
 }
 
+/// Whether the cluster of these records commits in this mode, in words if not. One that has not
+/// begun may still begin with either, if it does not say.
+pub(super) fn check_mode(records: &[Record], commit: CommitMode) -> Result<(), String> {
+    let votes = records.contains(&Record::Votes);
+    let begun = |it: &Record| matches!(it, Record::Epoch { .. } | Record::Boot { .. });
+    let made = if votes { CommitMode::Votes } else { CommitMode::Logged };
+    if made == commit || !(votes || records.iter().any(begun)) {
+        return Ok(());
+    }
+    Err(format!(
+        "the cluster was made with commit = {made} and is started with commit = {commit}: what \
+         makes a commit cannot change"
+    ))
+}
+
 impl Record {
     /// The record's name, as crash points and reports use it.
     #[must_use]
@@ -98,6 +127,7 @@ impl Record {
         match self {
             Record::Epoch { .. } => "epoch",
             Record::Member { .. } => "member",
+            Record::Votes => "votes",
             Record::Decided { .. } | Record::Commit { .. } => "commit",
             Record::End { .. } => "end",
             Record::Promise { .. } => "promise",
@@ -105,6 +135,7 @@ impl Record {
             Record::Prepare { .. } => "prepare",
             Record::Abort { .. } => "abort",
             Record::Refused { .. } => "refused",
+            Record::Frozen { .. } => "frozen",
             Record::Floor { .. } => "floor",
         }
     }

@@ -6,6 +6,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use super::CommitMode;
+
 macro_rules! rules {
     ($($(#[$doc:meta])* $variant:ident = $name:literal : $without:literal),* $(,)?) => {
         /// One rule.
@@ -68,8 +70,25 @@ rules! {
     ResolvesOnPrepare = "resolves-on-prepare": "sends Prepare without the key's last decisions",
     /// A node that lost its directory is refused.
     EmptyStoreRefused = "empty-store-refused": "lets an empty store rejoin",
-    /// A replica obeys no Prepare of an epoch below the one it promised. Redundant: the store is
-    /// exclusive.
+    /// Where the votes decide, an abort is announced when a replica has vetoed.
+    VetoBeforeAbort = "veto-before-abort": "announces an abort that no replica has vetoed",
+    /// Where the votes decide, a veto is told of when it is durable.
+    VetoForced = "veto-forced": "tells of a veto before REFUSED is durable",
+    /// Where the votes decide, a master that has asked for vetoes counts only votes that are final.
+    LateYesIsVoid = "late-yes-is-void": "counts a yes that came after it had asked for vetoes",
+    /// Where the votes decide, a replica has durably given up its veto before it tells a peer that its
+    /// yes is final, or asks its peers for theirs.
+    FreezeBeforeAnswer = "freeze-before-answer": "says that its yes is final without FROZEN",
+    /// Where the votes decide, a starting master takes nothing for aborted.
+    NoPresumption = "no-presumption": "takes what it does not know for aborted, with no log to say so",
+    /// Where the votes decide, the floor of a starting master stays where the replicas know it to be
+    /// until all have handshaken and what they were in doubt about is settled.
+    FloorWaitsForHandshakes = "floor-waits-for-handshakes": "lets its floor pass what a replica may be in doubt about",
+    /// Where the votes decide, a replica's commits are durable before its handshake, which does not
+    /// name them.
+    HandshakeAfterCommits = "handshake-after-commits": "completes the handshake with a COMMIT that can still be lost",
+    /// A replica obeys no Prepare of an epoch below the one it promised. Redundant where the master's
+    /// log decides: the store is exclusive.
     EpochCheck = "epoch-check": "prepares for a master that was fenced off",
     /// A replica serves reads only after a handshake since its start. Redundant: it has locked
     /// again what it had locked.
@@ -79,11 +98,31 @@ rules! {
 }
 
 impl Rule {
+    /// Whether the rule means something in a cluster that commits in this mode.
+    #[must_use]
+    pub fn concerns(self, commit: CommitMode) -> bool {
+        match self {
+            Rule::DecisionForced | Rule::NoGuessInDoubt => commit == CommitMode::Logged,
+            Rule::VetoBeforeAbort
+            | Rule::VetoForced
+            | Rule::LateYesIsVoid
+            | Rule::FreezeBeforeAnswer
+            | Rule::NoPresumption
+            | Rule::FloorWaitsForHandshakes
+            | Rule::HandshakeAfterCommits => commit == CommitMode::Votes,
+            _ => true,
+        }
+    }
+
     /// Whether another rule covers for this one in the present configuration, so that breaking it
     /// is rightly not caught.
     #[must_use]
-    pub fn redundant(self) -> bool {
-        matches!(self, Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock)
+    pub fn redundant(self, commit: CommitMode) -> bool {
+        match self {
+            Rule::HandshakeBeforeServing | Rule::ReplicaLock => true,
+            Rule::EpochCheck => commit == CommitMode::Logged,
+            _ => !self.concerns(commit),
+        }
     }
 }
 

@@ -23,6 +23,7 @@ impl Display for PeerKnowledge {
             PeerKnowledge::Commit => "commit",
             PeerKnowledge::Abort => "abort",
             PeerKnowledge::Uncertain => "uncertain",
+            PeerKnowledge::Final => "final",
         })
     }
 }
@@ -79,8 +80,8 @@ fn pairs<T: Display>(list: &[(TxnId, T)]) -> Vec<Pair<'_, T>> {
 impl Display for Body {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Body::Fence { member: None } => f.write_str("Fence a stranger"),
-            Body::Fence { member: Some(store) } => write!(f, "Fence store {store}"),
+            Body::Fence { member: None, .. } => f.write_str("Fence a stranger"),
+            Body::Fence { member: Some(store), .. } => write!(f, "Fence store {store}"),
             Body::FenceOk { boot, in_doubt } => {
                 write!(f, "FenceOk boot {boot}{}", Listed(", in doubt: ", &pairs(in_doubt)))
             }
@@ -105,6 +106,7 @@ impl Display for Body {
             Body::Heartbeat => f.write_str("Heartbeat"),
             Body::Alive { boot } => write!(f, "Alive boot {boot}"),
             Body::Stale { promised } => write!(f, "Stale, promised {promised}"),
+            Body::Veto { txn } => write!(f, "Veto {txn}"),
             Body::PeerInquire { txn } => write!(f, "PeerInquire {txn}"),
             Body::PeerAnswer { txn, answer } => write!(f, "PeerAnswer {txn} {answer}"),
         }
@@ -116,6 +118,7 @@ impl Display for Record {
         match self {
             Record::Epoch { epoch, replicas } => write!(f, "EPOCH {epoch} of {replicas} replicas"),
             Record::Member { node, store } => write!(f, "MEMBER {node} is store {store}"),
+            Record::Votes => f.write_str("VOTES decide"),
             Record::Decided { txn, key } => write!(f, "COMMIT {txn} {key}"),
             Record::End { txn } => write!(f, "END {txn}"),
             Record::Promise { epoch } => write!(f, "PROMISE {epoch}"),
@@ -124,6 +127,7 @@ impl Display for Record {
             Record::Commit { txn } => write!(f, "COMMIT {txn}"),
             Record::Abort { txn } => write!(f, "ABORT {txn}"),
             Record::Refused { txn } => write!(f, "REFUSED {txn}"),
+            Record::Frozen { upto } => write!(f, "FROZEN up to {upto}"),
             Record::Floor { floor } => write!(f, "FLOOR {floor}"),
         }
     }
@@ -156,6 +160,9 @@ impl Display for AbortReason {
         match self {
             AbortReason::Conflict { holder } => write!(f, "conflict with {holder}"),
             AbortReason::Refused { by, reason } => write!(f, "refused by {by} ({reason})"),
+            AbortReason::Unavailable { missing } if missing.is_empty() => {
+                f.write_str("the master has just started")
+            }
             AbortReason::Unavailable { missing } => write!(f, "not live: {}", nodes(missing)),
             AbortReason::Timeout { missing } => write!(f, "no vote of {}", nodes(missing)),
         }

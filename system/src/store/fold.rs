@@ -20,6 +20,10 @@ pub(super) enum Slot {
     Floor,
     /// Whose store is whose.
     Member(Node),
+    /// That the votes decide in this cluster.
+    Votes,
+    /// Up to where yes votes are final.
+    Frozen,
     /// The master's decision to commit.
     Decided(TxnId),
     /// What became of a transaction at a replica: prepared, or its outcome. The last of the
@@ -36,6 +40,8 @@ impl Slot {
             Record::Boot { .. } => Slot::Boot,
             Record::Floor { .. } => Slot::Floor,
             Record::Member { node, .. } => Slot::Member(node),
+            Record::Votes => Slot::Votes,
+            Record::Frozen { .. } => Slot::Frozen,
             Record::Decided { txn, .. } | Record::End { txn } => Slot::Decided(txn),
             Record::Prepare { txn, .. }
             | Record::Commit { txn }
@@ -101,7 +107,8 @@ impl Facts {
                 Record::Epoch { .. }
                 | Record::Promise { .. }
                 | Record::Boot { .. }
-                | Record::Floor { .. },
+                | Record::Floor { .. }
+                | Record::Frozen { .. },
                 Some(held),
             ) => held >= record,
             // An outcome outweighs the prepare, and a commit outweighs all. A refusal outweighs an

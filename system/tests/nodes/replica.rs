@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use proto::v1::{self as pb, peer_client::PeerClient};
 use system::{
-    protocol::{Body, Decision, Message, NoReason, Node, StoreId, TxnId, Write},
+    protocol::{Body, CommitMode, Decision, Message, NoReason, Node, StoreId, TxnId, Write},
     wire,
 };
 use tokio::{sync::mpsc, time::timeout};
@@ -72,7 +72,7 @@ impl Master {
     /// Repeats itself as a master does: a replica that has just started may not hear yet.
     async fn fence(&mut self) {
         loop {
-            self.send([Body::Fence { member: None }]).await;
+            self.send([Body::Fence { member: None, commit: CommitMode::Logged }]).await;
             let answer = timeout(Duration::from_millis(100), async {
                 while !matches!(self.any().await, Body::FenceOk { .. }) {}
             });

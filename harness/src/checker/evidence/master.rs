@@ -3,8 +3,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use system::protocol::{
-    Body, CallId, Config, Decision, Effect, Event, Key, Message, Node, Outcome, Record, Request,
-    TxnId,
+    Body, CallId, CommitMode, Config, Decision, Effect, Event, Key, Message, Node, Outcome, Record,
+    Request, TxnId,
 };
 
 use super::{Follow, Pending, Sink, Told, What};
@@ -27,6 +27,15 @@ pub(super) struct Scan {
     /// The write call that the current event brought, until its transaction is known.
     arriving: Option<CallId>,
     calls: HashMap<CallId, TxnId>,
+    /// Where the votes decide: the keys of transactions that are under way, and who has acknowledged
+    /// those that are committed.
+    votes: Option<Votes>,
+}
+
+#[derive(Debug, Default)]
+struct Votes {
+    keys: HashMap<TxnId, Key>,
+    acknowledged: HashMap<TxnId, BTreeSet<Node>>,
 }
 
 impl Scan {
@@ -40,7 +49,41 @@ impl Scan {
             boots: HashMap::new(),
             arriving: None,
             calls: HashMap::new(),
+            votes: None,
         }
+    }
+
+    /// Where the votes decide, telling anybody of a commit is what a durable COMMIT is elsewhere.
+    fn publishes(&mut self, txn: TxnId, out: &mut Sink<'_>) {
+        if self.durable.contains(&txn) || self.ended.contains(&txn) {
+            return;
+        }
+        let Some(key) = self.votes.as_mut().and_then(|votes| votes.keys.remove(&txn)) else {
+            return;
+        };
+        if let Some(yes) = self.voting.remove(&txn) {
+            out.fact(What::DecisionAppended { txn, missing: self.missing(&yes) });
+        }
+        self.durable.insert(txn);
+        out.fact(What::Decided(txn, key));
+    }
+
+    fn acknowledged(&mut self, node: Node, txn: TxnId, out: &mut Sink<'_>) {
+        let Some(votes) = self.votes.as_mut().filter(|_| self.durable.contains(&txn)) else {
+            return;
+        };
+        let by = votes.acknowledged.entry(txn).or_default();
+        by.insert(node);
+        if by.len() == usize::from(self.replicas) {
+            votes.acknowledged.remove(&txn);
+            self.durable.remove(&txn);
+            self.ended.insert(txn);
+            out.fact(What::Ended(txn));
+        }
+    }
+
+    fn missing(&self, yes: &BTreeSet<Node>) -> Vec<Node> {
+        (1..=self.replicas).map(Node::Replica).filter(|node| !yes.contains(node)).collect()
     }
 
     fn voted_yes(&mut self, node: Node, txn: TxnId) {
@@ -54,6 +97,9 @@ impl Scan {
         if self.ended.contains(&txn) {
             return;
         }
+        if decision == Decision::Commit {
+            self.publishes(txn, out);
+        }
         match decision {
             Decision::Commit if !self.durable.contains(&txn) => {
                 out.fact(What::EarlyDecide(txn, to));
@@ -65,13 +111,19 @@ impl Scan {
 
     fn aborted(&mut self, txn: TxnId, to: Told, out: &mut Sink<'_>) {
         let yes = self.voting.remove(&txn);
+        // Where the votes decide: said again, or presumed of one that all have settled, in answer to a
+        // question that came late.
+        if self.votes.as_mut().is_some_and(|votes| votes.keys.remove(&txn).is_none()) {
+            return;
+        }
         let all_yes = yes.is_some_and(|yes| yes.len() == usize::from(self.replicas));
         out.fact(What::AbortTold { txn, to, all_yes });
     }
 }
 
 impl Follow for Scan {
-    fn started(&mut self, _config: &Config, records: Vec<Record>, _out: &mut Sink<'_>) {
+    fn started(&mut self, config: &Config, records: Vec<Record>, _out: &mut Sink<'_>) {
+        self.votes = (config.commit == CommitMode::Votes).then(Votes::default);
         self.pending.restart();
         self.durable.clear();
         self.voting.clear();
@@ -90,6 +142,11 @@ impl Follow for Scan {
         match event {
             Event::Message { from, message: Message { body, .. } } => match body {
                 Body::VoteYes { txn } | Body::Inquire { txn } => self.voted_yes(from, txn),
+                Body::Ack { txns } => {
+                    for txn in txns {
+                        self.acknowledged(from, txn, out);
+                    }
+                }
                 Body::Alive { boot } => {
                     let latest = self.boots.entry(from).or_default();
                     *latest = boot.max(*latest);
@@ -99,8 +156,11 @@ impl Follow for Scan {
                     let latest = self.boots.entry(from).or_default();
                     if boot >= *latest {
                         *latest = boot;
-                        for (txn, _) in in_doubt {
+                        for (txn, key) in in_doubt {
                             self.voted_yes(from, txn);
+                            if let Some(votes) = &mut self.votes {
+                                votes.keys.insert(txn, key);
+                            }
                         }
                     }
                 }
@@ -121,10 +181,7 @@ impl Follow for Scan {
         match effect {
             Effect::Append(Record::Decided { txn, key }) => {
                 let yes = self.voting.remove(&txn).unwrap_or_default();
-                let missing = (1..=self.replicas)
-                    .map(Node::Replica)
-                    .filter(|node| !yes.contains(node))
-                    .collect();
+                let missing = self.missing(&yes);
                 out.fact(What::DecisionAppended { txn, missing });
                 self.pending.append(Some((txn, key)));
             }
@@ -137,7 +194,10 @@ impl Follow for Scan {
                 }
             }
             Effect::Send { to, message: Message { body, .. } } => match body {
-                Body::Prepare { txn, resolves, .. } => {
+                Body::Prepare { txn, resolves, write } => {
+                    if let Some(votes) = &mut self.votes {
+                        votes.keys.insert(txn, write.key);
+                    }
                     if let Some(call) = self.arriving.take() {
                         self.calls.insert(call, txn);
                     }
@@ -151,6 +211,10 @@ impl Follow for Scan {
                         self.told(to, txn, decision, out);
                     }
                 }
+                // A yes counts no more.
+                Body::Veto { txn } => {
+                    self.voting.remove(&txn);
+                }
                 Body::Decide { txn, decision } => self.told(to, txn, decision, out),
                 _ => {}
             },
@@ -158,6 +222,7 @@ impl Follow for Scan {
                 let txn = self.calls.remove(&call);
                 match outcome {
                     Outcome::Committed { version: txn } => {
+                        self.publishes(txn, out);
                         let durable = self.durable.contains(&txn) || self.ended.contains(&txn);
                         out.fact(What::OkTold { txn, durable });
                     }

@@ -63,22 +63,25 @@ pub enum What {
     Committed(TxnId),
     /// Replica: an abort was appended; the key is unlocked from here on.
     Aborted(TxnId),
-    /// Replica: a promise never to prepare the transaction is durable.
+    /// Replica: a promise never to prepare the transaction is durable, or a veto of it.
     Refused(TxnId),
+    /// Replica, where the votes decide: a veto was appended; the key is unlocked from here on.
+    Vetoed(TxnId),
     /// Replica: a read was served.
     Served(Key),
     /// Replica: a yes vote was sent though PREPARE was not durable.
     EarlyVote(TxnId),
     /// Replica: a commit was acknowledged though it was not durable.
     EarlyAck(TxnId),
-    /// Master: COMMIT was appended.
+    /// Master: COMMIT was appended; where the votes decide: it has counted them.
     DecisionAppended {
         /// The transaction.
         txn: TxnId,
         /// The replicas whose yes had not arrived.
         missing: Vec<Node>,
     },
-    /// Master: COMMIT is durable: the commit point.
+    /// Master: COMMIT is durable: the commit point. Where the votes decide, anybody: acts on it, the
+    /// first of whom had all votes before him.
     Decided(TxnId, Key),
     /// Master: every replica has acknowledged the commit.
     Ended(TxnId),

@@ -1,8 +1,10 @@
 //! The facts of a replica's journal. Knows nothing of the master's.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use system::protocol::{Body, Config, Effect, Event, Message, Record, TxnId, Write};
+use system::protocol::{
+    Body, CommitMode, Config, Effect, Event, Key, Message, Record, TxnId, Write,
+};
 
 use super::{Follow, Pending, Sink, What};
 
@@ -23,10 +25,24 @@ pub(super) struct Scan {
     unforced_commits: HashSet<TxnId>,
     /// Yes votes already known to be durable: a restart makes no second vote of the first.
     voted: HashSet<TxnId>,
+    commit: CommitMode,
+    /// Prepared without an outcome, where the votes decide.
+    locked: HashMap<TxnId, Key>,
+}
+
+impl Scan {
+    /// The votes have decided, and this replica acts on it.
+    fn commits(&mut self, txn: TxnId, out: &mut Sink<'_>) {
+        if let Some(key) = self.locked.remove(&txn) {
+            out.fact(What::Decided(txn, key));
+        }
+    }
 }
 
 impl Follow for Scan {
-    fn started(&mut self, _config: &Config, records: Vec<Record>, out: &mut Sink<'_>) {
+    fn started(&mut self, config: &Config, records: Vec<Record>, out: &mut Sink<'_>) {
+        self.commit = config.commit;
+        self.locked.clear();
         self.pending.restart();
         self.unforced_prepares.clear();
         self.unforced_commits.clear();
@@ -57,6 +73,9 @@ impl Follow for Scan {
             }
         }
         undecided.retain(|txn, _| !decided.contains(txn));
+        if self.commit == CommitMode::Votes {
+            self.locked = undecided.iter().map(|(txn, it)| (*txn, it.key.clone())).collect();
+        }
         out.fact(What::Started { fresh, undecided: undecided.into_iter().collect() });
     }
 
@@ -83,19 +102,27 @@ impl Follow for Scan {
             Effect::Append(Record::Prepare { txn, write }) => {
                 self.pending.append(Some(Durable::Prepare(txn)));
                 self.unforced_prepares.insert(txn);
+                if self.commit == CommitMode::Votes {
+                    self.locked.insert(txn, write.key.clone());
+                }
                 out.fact(What::Prepared(txn, write));
             }
             Effect::Append(Record::Commit { txn }) => {
                 self.pending.append(Some(Durable::Commit(txn)));
                 self.unforced_commits.insert(txn);
+                self.commits(txn, out);
                 out.fact(What::Committed(txn));
             }
             Effect::Append(Record::Abort { txn }) => {
                 self.pending.append(None);
+                self.locked.remove(&txn);
                 out.fact(What::Aborted(txn));
             }
             Effect::Append(Record::Refused { txn }) => {
                 self.pending.append(Some(Durable::Refused(txn)));
+                if self.locked.remove(&txn).is_some() {
+                    out.fact(What::Vetoed(txn));
+                }
             }
             Effect::Append(_) => self.pending.append(None),
             Effect::Serve { key, .. } => out.fact(What::Served(key)),

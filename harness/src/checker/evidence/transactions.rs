@@ -18,7 +18,8 @@ pub struct Transaction {
     pub voted: Vec<Place>,
     /// Where the master appended COMMIT, and whose yes it had not heard by then.
     pub decision_appended: Option<(Place, Vec<Node>)>,
-    /// Where COMMIT was durable at the master: the commit point.
+    /// Where COMMIT was durable at the master: the commit point. Where the votes decide: who acted on
+    /// it first.
     pub decided: Option<Place>,
     /// Where the master had every acknowledgement of the commit.
     pub ended: Option<Place>,
@@ -84,7 +85,7 @@ impl Transaction {
 pub struct Transactions {
     /// By id.
     pub by_id: BTreeMap<TxnId, Transaction>,
-    /// The commit points of each key's writes at the master, in the order in which they were.
+    /// The commit points of each key's writes, in the order in which they were.
     pub decided_by_key: BTreeMap<Key, Vec<(Place, TxnId)>>,
 }
 
@@ -155,9 +156,16 @@ impl Transactions {
             }
             What::Decided(txn, key) => {
                 let decided = &mut self.of_id(*txn).decided;
-                if decided.is_none() {
-                    *decided = Some(place);
-                    self.decided_by_key.entry(key.clone()).or_default().push((place, *txn));
+                match decided.replace(place) {
+                    None => {
+                        self.decided_by_key.entry(key.clone()).or_default().push((place, *txn));
+                    }
+                    Some(before) if before.time <= place.time => *decided = Some(before),
+                    Some(before) => {
+                        let decisions = self.decided_by_key.entry(key.clone()).or_default();
+                        decisions.retain(|decision| *decision != (before, *txn));
+                        decisions.push((place, *txn));
+                    }
                 }
             }
             What::AbortTold { txn, to, all_yes } => {
@@ -167,6 +175,7 @@ impl Transactions {
             What::Ended(txn) => self.of_id(*txn).ended = Some(place),
             What::Started { .. }
             | What::Served(_)
+            | What::Vetoed(_)
             | What::EarlyVote(_)
             | What::EarlyAck(_)
             | What::EarlyDecide(..)

@@ -12,6 +12,8 @@
 //! | `b` | boot |
 //! | `f` | floor: epoch, seq |
 //! | `m` node (0: the master) | store id |
+//! | `c` | nothing: the votes decide what is committed |
+//! | `i` | epoch and seq up to which yes votes are final |
 //! | `d` epoch seq | key; nothing, in the log: the end |
 //! | `t` epoch seq | `C`, `A` or `R`: committed, aborted, refused; `D` key: prepared to delete; `P` length of the key (2 bytes), key, value: prepared to put |
 //!
@@ -50,6 +52,8 @@ impl From<Slot> for FactKey {
             Slot::Floor => FactKey::new(b'f', &[]),
             Slot::Member(Node::Master) => FactKey::new(b'm', &[0]),
             Slot::Member(Node::Replica(slot)) => FactKey::new(b'm', &[slot]),
+            Slot::Votes => FactKey::new(b'c', &[]),
+            Slot::Frozen => FactKey::new(b'i', &[]),
             Slot::Decided(txn) => FactKey::new(b'd', &txn_bytes(txn)),
             Slot::Txn(txn) => FactKey::new(b't', &txn_bytes(txn)),
         }
@@ -80,7 +84,10 @@ pub(super) fn encode_record(record: &Record, into: &mut Vec<u8>) {
         | Record::Member { store: StoreId(number), .. } => {
             into.extend_from_slice(&number.to_be_bytes());
         }
-        Record::Floor { floor } => into.extend_from_slice(&txn_bytes(*floor)),
+        Record::Votes => {}
+        Record::Floor { floor: txn } | Record::Frozen { upto: txn } => {
+            into.extend_from_slice(&txn_bytes(*txn));
+        }
         Record::Decided { key, .. } => into.extend_from_slice(key.as_bytes()),
         Record::End { .. } => {}
         Record::Prepare { write: Write { key, value: Some(value) }, .. } => {
@@ -118,6 +125,8 @@ pub(super) fn decode_record(key: &[u8], body: &[u8]) -> Result<Record, &'static 
         (b'f', []) => Record::Floor { floor: txn_from(body).ok_or("it is no transaction")? },
         (b'm', [0]) => Record::Member { node: Node::Master, store: StoreId(number()?) },
         (b'm', [slot]) => Record::Member { node: Node::Replica(*slot), store: StoreId(number()?) },
+        (b'c', []) if body.is_empty() => Record::Votes,
+        (b'i', []) => Record::Frozen { upto: txn_from(body).ok_or("it is no transaction")? },
         (b'd', _) if body.is_empty() => Record::End { txn: txn()? },
         (b'd', _) => Record::Decided { txn: txn()?, key: Key::from(body) },
         (b't', _) => match body.split_first() {
@@ -242,6 +251,8 @@ mod tests {
             Record::Floor { floor: txn },
             Record::Member { node: Node::Master, store: StoreId(1) },
             Record::Member { node: Node::Replica(255), store: StoreId(u64::MAX) },
+            Record::Votes,
+            Record::Frozen { upto: txn },
             Record::Decided { txn, key: "key".into() },
             Record::End { txn },
             Record::Prepare { txn, write: write("key", Some("value")) },
