@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use system::protocol::Node;
+use system::protocol::{CommitMode, Node};
 
 use super::{Deck, Fault, FaultName, Harm, Span, Strike, Trigger};
 
@@ -28,11 +28,13 @@ pub(super) struct MasterUncertainty {
 }
 
 impl MasterUncertainty {
-    pub(super) fn new(replicas: u8) -> Self {
-        let mut points = vec![
-            "master:before-persist:commit".to_owned(),
-            "master:after-persist:commit".to_owned(),
-        ];
+    pub(super) fn new(replicas: u8, commit: CommitMode) -> Self {
+        let first = match commit {
+            CommitMode::Logged => ["master:before-persist:commit", "master:after-persist:commit"],
+            // The master forces nothing: all have voted, and nobody has been told, or the client.
+            CommitMode::Votes => ["master:before-reply:ok", "master:after-reply:ok"],
+        };
+        let mut points: Vec<_> = first.map(str::to_owned).into();
         // The decision sent to all but the last replica leaves one in doubt. A single replica is in
         // doubt until it has received what was sent.
         for sent in 1..replicas.max(2) {

@@ -18,7 +18,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use system::protocol::Node;
+use system::protocol::{CommitMode, Node};
 
 use self::deck::Deck;
 use crate::network::{Deed, Pattern};
@@ -448,6 +448,8 @@ pub struct Means {
     pub disks: bool,
     /// The part of the crash matrix that is to be done.
     pub part: matrix::Part,
+    /// What makes a commit in the cluster.
+    pub commit: CommitMode,
 }
 
 /// The shortest outage in which a second strike has room.
@@ -484,7 +486,7 @@ impl Schedule {
                     FaultName::PauseMaster => Box::new(pause::Pause::master()),
                     FaultName::PauseReplica => Box::new(pause::Pause::replica(replicas)),
                     FaultName::MasterUncertainty => {
-                        Box::new(master_uncertainty::MasterUncertainty::new(replicas))
+                        Box::new(master_uncertainty::MasterUncertainty::new(replicas, means.commit))
                     }
                     FaultName::ReplicaUncertainty => {
                         Box::new(replica_uncertainty::ReplicaUncertainty::new(replicas))
@@ -629,7 +631,8 @@ mod tests {
 
     fn strikes(faults: &str, replicas: u8, seed: u64, count: usize) -> Vec<Strike> {
         let faults = faults.parse().expect("a list of faults");
-        let means = Means { disks: true, part: matrix::Part::WHOLE };
+        let commit = CommitMode::Logged;
+        let means = Means { disks: true, part: matrix::Part::WHOLE, commit };
         let schedule = Schedule::new(&faults, replicas, means, Hand::Nodes, nemesis_rng(seed));
         schedule.expect("faults").take(count).collect()
     }

@@ -293,7 +293,8 @@ async fn load(
         );
         workers.spawn(worker.work(generator, ending.clone()));
     }
-    let means = Means { disks: options.disks, part: options.part };
+    let Options { disks, part, commit, .. } = *options;
+    let means = Means { disks, part, commit };
     if options.faults.names().contains(&FaultName::CrashMatrix) {
         let facts = matrix::facts(options.replicas, options.disks, options.part);
         note(recorder, matrix::EVENT, facts)?;
