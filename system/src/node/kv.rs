@@ -424,6 +424,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_value_beyond_every_window_is_told_whole() {
+        let (mut sender, mut called) = connected().await;
+        let (answer, mut body) = begin(&mut sender, "/twopc.v1.Kv/Get");
+        let request = pb::GetRequest { key: "k".into() };
+        body.send_data(encode(&request), true).expect("is sent");
+        let call = called.recv().await.expect("a call");
+        let value = protocol::Value::from(vec![7; 1 << 20]);
+        assert!(call.reply.send(Outcome::Value(Some((Version::new(1, 7), value)))));
+        let message = end(answer).await.expect("ok");
+        let got: pb::GetResponse = decode(message).expect("a message");
+        assert_eq!(got.found.expect("a value").value, vec![7; 1 << 20]);
+    }
+
+    #[tokio::test]
     async fn a_call_that_nobody_answers_ends_without_certainty() {
         let (mut sender, mut called) = connected().await;
         let (answer, mut body) = begin(&mut sender, "/twopc.v1.Kv/Put");
