@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 use system::{
     cli::{MasterArgs, ReplicaArgs},
+    protocol::{CommitMode, Rule},
     store::Syncs,
 };
 
@@ -230,9 +231,12 @@ pub fn main() -> ExitCode {
         Command::Generate(args) => judged(command::generate(&args, &mut io::stdout().lock())),
         Command::Replay { args, real: false, .. } => replay(&args),
         Command::Replay { args, real: true, store } => force(&args, &store),
-        Command::Model(args) => explored(model::command::run(&args)),
-        Command::Sim(args) => explored(sim::command::run(&args, &mut io::stdout().lock())),
-        Command::Rules(args) => explored(rules::run(&args, &mut io::stdout().lock())),
+        Command::Model(args) => with_rules(&args.broken, &[args.commit])
+            .and_then(|()| explored(model::command::run(&args))),
+        Command::Sim(args) => with_rules(&args.broken, &[args.commit])
+            .and_then(|()| explored(sim::command::run(&args, &mut io::stdout().lock()))),
+        Command::Rules(args) => with_rules(&args.rules, &args.modes())
+            .and_then(|()| explored(rules::run(&args, &mut io::stdout().lock()))),
         Command::Inspect(args) => shown(&args),
         Command::Blocking(args) => test::blocked(&args),
         Command::Serve(args) => served(&args),
@@ -337,6 +341,11 @@ fn force(args: &ReplayArgs, store: &Path) -> Result<Exit, Problem> {
         verdict = verdict.max(results.verdict);
     }
     Ok(verdict.into())
+}
+
+/// Nothing that a command names without effect may go unsaid.
+fn with_rules(rules: &[Rule], modes: &[CommitMode]) -> Result<(), Problem> {
+    Rule::check(rules, modes).map_err(|why| Problem::arguments(anyhow::Error::msg(why)))
 }
 
 /// What an exploration found as an exit status.

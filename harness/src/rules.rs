@@ -26,7 +26,8 @@ pub struct RulesArgs {
     /// Only these rules.
     #[arg(value_name = "RULE")]
     pub rules: Vec<Rule>,
-    /// Only where this makes a commit: logged (the master's log) or votes; both by default.
+    /// Only where this makes a commit: logged (the master's log) or votes; both by default, with
+    /// --real logged.
     #[arg(long, value_name = "MODE")]
     pub commit: Option<CommitMode>,
     /// Spend at most so many seconds on each exploration.
@@ -62,6 +63,18 @@ pub struct RulesArgs {
     /// each rule that was caught.
     #[arg(long, value_name = "DIR", default_value = "histories", requires = "real")]
     pub store: PathBuf,
+}
+
+impl RulesArgs {
+    /// Where commits are made as asked for.
+    #[must_use]
+    pub fn modes(&self) -> Vec<CommitMode> {
+        match self.commit {
+            Some(mode) => vec![mode],
+            None if self.real => vec![CommitMode::default()],
+            None => CommitMode::ALL.to_vec(),
+        }
+    }
 }
 
 /// How often the simulator looks for a broken rule, each time among other seeds.
@@ -144,9 +157,8 @@ pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
         threads: args.threads,
         ..Bounds::default()
     };
-    let modes = args.commit.map_or(CommitMode::ALL.to_vec(), |mode| vec![mode]);
     let mut verdict = Validity::Valid;
-    for commit in modes {
+    for commit in args.modes() {
         verdict = verdict.max(scoreboard(args, commit, bounds, out)?);
     }
     Ok(verdict)

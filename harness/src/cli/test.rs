@@ -12,7 +12,7 @@ use clap::{Args, builder::RangedU64ValueParser};
 use system::protocol::CommitMode;
 use tokio::{runtime::Runtime, sync::watch};
 
-use super::{Exit, Problem};
+use super::{Exit, Problem, with_rules};
 use crate::{
     blocking::{BlockingArgs, blocking},
     checker::{Results, Validity, command, linearizability::Limits, progress},
@@ -162,6 +162,11 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
             "--system-bin: no program of the system can be told to skip its syncs; leave it out"
         )));
     }
+    let rules = args.broken.iter().filter_map(|broken| match broken {
+        Break::Rule(rule) => Some(*rule),
+        Break::Syncs(_) => None,
+    });
+    with_rules(&rules.collect::<Vec<_>>(), &[args.commit])?;
     let (faults, disks) = with_disks(&args.faults)?;
     let (runtime, interrupt) = runtime()?;
     let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());

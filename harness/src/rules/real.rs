@@ -103,6 +103,7 @@ struct Score {
 /// Makes runs and judges them.
 struct Bench<'a> {
     args: &'a RulesArgs,
+    commit: CommitMode,
     runtime: Runtime,
     interrupt: watch::Receiver<bool>,
     /// Whether the nodes' disks can lose power, and why not.
@@ -115,9 +116,10 @@ struct Bench<'a> {
 /// # Errors
 /// The runs cannot be made, or it cannot be printed.
 pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
+    let commit = args.commit.unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let interrupt = runtime.block_on(async { follow_signals() })?;
-    let bench = Bench { args, runtime, interrupt, disks: disk::available() };
+    let bench = Bench { args, commit, runtime, interrupt, disks: disk::available() };
     writeln!(
         out,
         "{:<26}{:<24}{:>8}{:>8}{:>9}  by, and the same runs with the rule kept",
@@ -126,7 +128,6 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
     let mut verdict = Validity::Valid;
     let rules = if args.rules.is_empty() { Rule::ALL } else { &args.rules };
     // Of the rules of the other mode runs of this one tell nothing.
-    let commit = CommitMode::Logged;
     for rule in rules.iter().filter(|rule| rule.concerns(commit)) {
         if bench.interrupted() {
             return Ok(verdict.max(Validity::Unknown));
@@ -180,7 +181,7 @@ impl Bench<'_> {
             rate: 0.0,
             keys: 16,
             replicas: 3,
-            commit: CommitMode::Logged,
+            commit: self.commit,
             mix: Mix::default(),
             seed: 0,
             store: self.args.store.clone(),

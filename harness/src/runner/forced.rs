@@ -18,7 +18,7 @@ use serde_json::json;
 use system::{
     journal::Entry,
     node::{Place, Role},
-    protocol::{Body, Effect, Event, Lsn, Message, Node, Request, TimerId, Timing, Write},
+    protocol::{Body, Effect, Event, Lsn, Message, Node, Request, Rule, TimerId, Timing, Write},
 };
 use tokio::{
     sync::watch,
@@ -95,6 +95,7 @@ pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<Optio
             _ => false,
         })
     };
+    Rule::check(&rules.broken().collect::<Vec<_>>(), &[*commit])?;
     let cuts = schedule.steps.iter().any(|step| matches!(step, Step::PowerLoss { .. }));
     let Timing { peers_after, floor_batch, .. } = timing;
     let mut periods = vec![format!("peers_after={peers_after},floor_batch={floor_batch}")];

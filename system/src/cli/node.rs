@@ -130,6 +130,10 @@ impl NodeArgs {
             }
         };
         cluster.commit = self.commit.unwrap_or(cluster.commit);
+        if let Err(why) = Rule::check(&self.break_rules, &[cluster.commit]) {
+            eprintln!("{node}: {why}");
+            return ExitCode::from(2);
+        }
         let options = Options {
             cluster,
             node,

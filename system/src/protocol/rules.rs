@@ -124,6 +124,22 @@ impl Rule {
             _ => !self.concerns(commit),
         }
     }
+
+    /// Whether each of these rules means something in one of these modes. To break one that does not
+    /// breaks nothing, and whatever is then found valid tells nothing.
+    ///
+    /// # Errors
+    /// The first that does not, in words.
+    pub fn check(rules: &[Rule], modes: &[CommitMode]) -> Result<(), String> {
+        let concerned = |rule: &&Rule| modes.iter().any(|mode| rule.concerns(*mode));
+        let Some(rule) = rules.iter().find(|rule| !concerned(rule)) else { return Ok(()) };
+        let list = |modes: &[CommitMode], between| {
+            modes.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
+        };
+        let other: Vec<_> = CommitMode::ALL.into_iter().filter(|it| rule.concerns(*it)).collect();
+        let (here, other) = (list(modes, " or "), list(&other, " or --commit "));
+        Err(format!("{rule} means nothing where commit = {here}: say --commit {other}"))
+    }
 }
 
 impl fmt::Display for Rule {

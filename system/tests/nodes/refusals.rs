@@ -140,6 +140,27 @@ fn a_node_under_control_wants_its_parent() {
     assert!(said.contains("the parent process is not 1"), "{said}");
 }
 
+#[test]
+fn a_rule_of_the_other_mode_is_none_to_break() {
+    let cluster = Cluster::new(1, "");
+    let breaks = |more: &[&str]| {
+        let command = &mut cluster.command(R1);
+        text(
+            &command
+                .args(["--bootstrap", "--break", "veto-forced"])
+                .args(more)
+                .output()
+                .expect("ends"),
+        )
+    };
+    let (code, said) = breaks(&[]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("say --commit votes"), "{said}");
+    // Further: under control it wants a parent that is its own.
+    let (code, said) = breaks(&["--commit", "votes", "--control", "--parent", "1"]);
+    assert_eq!(code, Some(1), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_of_another_cluster_are_refused_on_both_sides() {
     let mut cluster = Cluster::new(1, "");
