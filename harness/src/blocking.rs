@@ -19,7 +19,7 @@ use crate::{
         command::{self, CommandError},
         linearizability::Limits,
     },
-    nemesis::{Faults, Harm, Strike, matrix::Part},
+    nemesis::{Faults, Harm, Strike, matrix::Part, window},
     report,
     runner::{self, Options, RunError, duration_text, parse_duration},
 };
@@ -40,6 +40,10 @@ pub struct BlockingArgs {
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = RangedU64ValueParser::<u8>::new().range(1..=32))]
     pub replicas: u8,
+
+    /// What makes a commit: logged (it is in the master's log) or votes (all replicas have voted).
+    #[arg(long, value_name = "MODE", default_value_t)]
+    pub commit: CommitMode,
 
     /// What the clients' choices come from.
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -151,12 +155,7 @@ fn median(ms: &[u64]) -> String {
 impl BlockingArgs {
     /// The points of the window.
     fn points(&self) -> Vec<String> {
-        let sent = (1..self.replicas).map(|n| format!("master:after-send:decide:{n}"));
-        ["before", "after"]
-            .map(|when| format!("master:{when}-persist:commit"))
-            .into_iter()
-            .chain(sent)
-            .collect()
+        window(self.replicas, self.commit)
     }
 
     fn options(&self, peers: bool) -> Options {
@@ -175,7 +174,7 @@ impl BlockingArgs {
             rate: 0.0,
             keys: 16,
             replicas: self.replicas,
-            commit: CommitMode::Logged,
+            commit: self.commit,
             mix: "put=100".parse().expect("it is one"),
             seed: self.seed,
             store: self.store.clone(),
@@ -251,6 +250,7 @@ mod tests {
             gone: Duration::from_secs(5),
             rounds: 2,
             replicas: 3,
+            commit: CommitMode::Votes,
             seed: 0,
             store: PathBuf::new(),
             json: false,
@@ -258,6 +258,7 @@ mod tests {
         let options = args.options(false);
         let script = options.script.expect("a script");
         assert_eq!(script.len(), 8);
+        assert_eq!((options.commit, args.points().len()), (CommitMode::Votes, 4));
         assert!(options.timing.to_string().contains("255") && options.time_limit >= args.gone * 8);
         assert!(script.iter().all(|strike| strike.harm.outage() == args.gone));
     }

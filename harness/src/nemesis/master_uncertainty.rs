@@ -27,21 +27,24 @@ pub(super) struct MasterUncertainty {
     spans: Deck<Span>,
 }
 
+/// The master's points inside the window of uncertainty, for so many replicas.
+#[must_use]
+pub fn window(replicas: u8, commit: CommitMode) -> Vec<String> {
+    let first = match commit {
+        CommitMode::Logged => ["master:before-persist:commit", "master:after-persist:commit"],
+        // The master forces nothing: all have voted, and nobody has been told, or the client.
+        CommitMode::Votes => ["master:before-reply:ok", "master:after-reply:ok"],
+    };
+    // The decision sent to all but the last replica leaves one in doubt. A single replica is in
+    // doubt until it has received what was sent.
+    let sent = (1..replicas.max(2)).map(|sent| format!("master:after-send:decide:{sent}"));
+    first.map(str::to_owned).into_iter().chain(sent).collect()
+}
+
 impl MasterUncertainty {
     pub(super) fn new(replicas: u8, commit: CommitMode) -> Self {
-        let first = match commit {
-            CommitMode::Logged => ["master:before-persist:commit", "master:after-persist:commit"],
-            // The master forces nothing: all have voted, and nobody has been told, or the client.
-            CommitMode::Votes => ["master:before-reply:ok", "master:after-reply:ok"],
-        };
-        let mut points: Vec<_> = first.map(str::to_owned).into();
-        // The decision sent to all but the last replica leaves one in doubt. A single replica is in
-        // doubt until it has received what was sent.
-        for sent in 1..replicas.max(2) {
-            points.push(format!("master:after-send:decide:{sent}"));
-        }
         MasterUncertainty {
-            points: Deck::new(points),
+            points: Deck::new(window(replicas, commit)),
             ends: Deck::new(vec![End::Killed, End::KilledLater, End::Continued]),
             spans: Span::deck(),
         }

@@ -21,6 +21,7 @@ use rand_chacha::ChaCha8Rng;
 use system::protocol::{CommitMode, Node};
 
 use self::deck::Deck;
+pub use self::master_uncertainty::window;
 use crate::network::{Deed, Pattern};
 
 /// The faults that can be asked for, by the names that `--faults` takes.
@@ -496,12 +497,14 @@ impl Schedule {
                         Box::new(messages::Held::new(replicas))
                     }
                     FaultName::Messages => Box::new(messages::Weather::new(replicas)),
-                    FaultName::TwinMaster => Box::new(twin::TwinMaster::new(replicas)),
-                    FaultName::WipeReplica => Box::new(wipe::WipeReplica::new(replicas)),
-                    FaultName::PowerLoss => Box::new(power_loss::PowerLoss::new(replicas)),
-                    FaultName::CrashMatrix => {
-                        Box::new(matrix::CrashMatrix::new(replicas, means.disks, means.part))
+                    FaultName::TwinMaster => {
+                        Box::new(twin::TwinMaster::new(replicas, means.commit))
                     }
+                    FaultName::WipeReplica => Box::new(wipe::WipeReplica::new(replicas)),
+                    FaultName::PowerLoss => {
+                        Box::new(power_loss::PowerLoss::new(replicas, means.commit))
+                    }
+                    FaultName::CrashMatrix => Box::new(matrix::CrashMatrix::new(replicas, means)),
                 }
             })
             .collect();
@@ -626,15 +629,32 @@ fn replicas(count: u8) -> Deck<Node> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use system::node::Point;
+
     use super::*;
     use crate::generator::nemesis_rng;
 
     fn strikes(faults: &str, replicas: u8, seed: u64, count: usize) -> Vec<Strike> {
+        strikes_in(CommitMode::Logged, faults, replicas, seed, count)
+    }
+
+    fn strikes_in(
+        commit: CommitMode,
+        faults: &str,
+        replicas: u8,
+        seed: u64,
+        count: usize,
+    ) -> Vec<Strike> {
         let faults = faults.parse().expect("a list of faults");
-        let commit = CommitMode::Logged;
         let means = Means { disks: true, part: matrix::Part::WHOLE, commit };
         let schedule = Schedule::new(&faults, replicas, means, Hand::Nodes, nemesis_rng(seed));
-        schedule.expect("faults").take(count).collect()
+        let mut schedule = schedule.expect("faults");
+        let struck = std::iter::from_fn(|| {
+            let strike = schedule.next()?;
+            schedule.report(strike.fault, true);
+            Some(strike)
+        });
+        struck.take(count).collect()
     }
 
     #[test]
@@ -675,6 +695,26 @@ mod tests {
                 ] {
                     assert!(points.contains(point), "{point}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn every_point_means_something_in_the_mode_of_the_cluster() {
+        for commit in CommitMode::ALL {
+            let strikes = strikes_in(commit, "all", 3, 3, 2000);
+            let points = strikes.iter().filter_map(|strike| match &strike.trigger {
+                Trigger::Point(at) => Some((strike.fault, at.parse::<Point>().ok()?)),
+                _ => None,
+            });
+            let points: Vec<_> = points.collect();
+            for (fault, point) in &points {
+                assert!(point.concerns(commit), "{fault} at {point}, commit = {commit}");
+            }
+            for fault in [FaultName::PowerLoss, FaultName::CrashMatrix] {
+                let other = CommitMode::ALL.into_iter().find(|it| *it != commit).expect("one");
+                let own = |(of, it): &(FaultName, Point)| *of == fault && !it.concerns(other);
+                assert!(points.iter().any(own), "{fault} knows nothing of commit = {commit}");
             }
         }
     }

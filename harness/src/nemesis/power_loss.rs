@@ -6,30 +6,63 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use system::{node::Role, protocol::Node};
+use system::{
+    node::{Point, Role},
+    protocol::{CommitMode, Node},
+};
 
-use super::{Deck, Fault, FaultName, Harm, Span, Strike, Trigger, Whom, replicas};
+use super::{
+    Bait, Deck, Fault, FaultName, Harm, Span, Strike, Trigger, Whom,
+    matrix::{Reach, reach, reach_disk},
+    replicas,
+};
 use crate::disk::DiskPoint;
 
-/// Around what the master and the replicas must not forget.
-const POINTS: &[(Role, &str)] = &[
-    (Role::Master, "master:before-persist:commit"),
-    (Role::Master, "master:after-persist:commit"),
-    (Role::Master, "master:after-send:decide:1"),
-    (Role::Master, "master:after-reply:ok"),
-    (Role::Replica, "replica:after-persist:prepare"),
-    (Role::Replica, "replica:after-send:vote-yes"),
-    (Role::Replica, "replica:after-receive:decide"),
-    (Role::Replica, "replica:after-send:ack"),
+/// Around what the master and the replicas must not forget, in either mode.
+const POINTS: &[&str] = &[
+    "master:before-persist:commit",
+    "master:after-persist:commit",
+    "master:after-send:decide:1",
+    "master:after-reply:ok",
+    "replica:after-persist:prepare",
+    "replica:after-send:vote-yes",
+    "replica:after-receive:decide",
+    "replica:after-send:ack",
+    "replica:after-receive:veto",
+    "replica:after-persist:frozen",
+    "master:after-receive:peer-answer",
 ];
+
+/// A point, and what it takes to be reached.
+#[derive(Clone, Debug)]
+struct Mark {
+    role: Role,
+    at: String,
+    bait: Bait,
+}
+
+impl Mark {
+    /// None if it is never reached.
+    fn of(role: Role, at: impl ToString, reach: Reach) -> Option<Self> {
+        Some(Mark { role, at: at.to_string(), bait: reach.ok()? })
+    }
+
+    fn of_disk(point: DiskPoint, commit: CommitMode) -> Option<Self> {
+        Mark::of(point.role, point, reach_disk(point, commit))
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Moment {
     Any,
-    Point(Role, String),
-    /// Killed between a write of the meta page and its sync, and cut when the restart makes its
-    /// first sync.
-    Relapse(Role),
+    Point(Mark),
+    /// Killed between a write of the log and its sync, and cut when the restart makes its first sync.
+    Relapse(Mark),
+}
+
+/// After a write that no sync covers yet.
+fn unsynced(role: Role) -> DiskPoint {
+    format!("{}:after-disk-write:log", role.name()).parse().expect("it is a point")
 }
 
 #[derive(Debug)]
@@ -45,14 +78,17 @@ pub(super) struct PowerLoss {
 }
 
 impl PowerLoss {
-    pub(super) fn new(count: u8) -> Self {
+    pub(super) fn new(count: u8, commit: CommitMode) -> Self {
         let roles = [Role::Master, Role::Replica];
         let disk = roles.into_iter().flat_map(DiskPoint::all);
-        let points = disk.map(|point| (point.role, point.to_string()));
-        let points = points.chain(POINTS.iter().map(|(role, point)| (*role, (*point).to_owned())));
-        let mut moments: Vec<_> = points.map(|(role, point)| Moment::Point(role, point)).collect();
+        let disk = disk.filter_map(|point| Mark::of_disk(point, commit));
+        let points = POINTS.iter().map(|point| point.parse::<Point>().expect("it is a point"));
+        let points = points.filter(|point| point.concerns(commit));
+        let points = points.filter_map(|it| Mark::of(it.role, it, reach(it, commit)));
+        let mut moments: Vec<_> = disk.chain(points).map(Moment::Point).collect();
+        let unsynced = roles.into_iter().filter_map(|it| Mark::of_disk(unsynced(it), commit));
         // Many, for each meets but what was under way when the node was killed.
-        moments.extend(roles.into_iter().flat_map(|role| vec![Moment::Relapse(role); 8]));
+        moments.extend(unsynced.flat_map(|mark| vec![Moment::Relapse(mark); 8]));
         moments.extend(vec![Moment::Any; 8]);
         PowerLoss {
             moments: Deck::new(moments),
@@ -73,12 +109,13 @@ impl Fault for PowerLoss {
         if !self.struck {
             // However short the run, something is lost: what a commit has written and not synced. A
             // store that never syncs comes there, too.
-            let point = "replica:after-disk-write:log".to_owned();
-            (moment, in_part) = (Moment::Point(Role::Replica, point), false);
+            let (role, bait) = (Role::Replica, Bait::Load);
+            let mark = Mark { role, at: unsynced(role).to_string(), bait };
+            (moment, in_part) = (Moment::Point(mark), false);
         }
         let master = match &moment {
             Moment::Any => self.masters.deal(rng),
-            Moment::Point(role, _) | Moment::Relapse(role) => *role == Role::Master,
+            Moment::Point(mark) | Moment::Relapse(mark) => mark.role == Role::Master,
         };
         let victim = if master { Node::Master } else { self.replicas.deal(rng) };
         let part = in_part.then(|| rng.random());
@@ -87,16 +124,15 @@ impl Fault for PowerLoss {
         let lies = Duration::from_millis(rng.random_range(50..700));
         let whom = self.whom.deal(rng);
         let cut = Harm::Cut { lies: Duration::ZERO, down, whom, part };
-        let (trigger, harm, calm) = match moment {
-            Moment::Any => (Trigger::Now, cut, 20..600),
-            Moment::Point(_, point) => (Trigger::Point(point), cut, 5..200),
-            Moment::Relapse(role) => {
-                let point = format!("{}:after-disk-write:log", role.name());
-                (Trigger::Point(point), Harm::Relapse { lies, down }, 5..200)
+        let (trigger, bait, harm, calm) = match moment {
+            Moment::Any => (Trigger::Now, Bait::Load, cut, 20..600),
+            Moment::Point(Mark { at, bait, .. }) => (Trigger::Point(at), bait, cut, 5..200),
+            Moment::Relapse(Mark { at, bait, .. }) => {
+                (Trigger::Point(at), bait, Harm::Relapse { lies, down }, 5..200)
             }
         };
         let calm = Duration::from_millis(rng.random_range(calm));
-        Strike::of(FaultName::PowerLoss, calm, victim, trigger, harm)
+        Strike { bait, ..Strike::of(FaultName::PowerLoss, calm, victim, trigger, harm) }
     }
 
     fn report(&mut self, struck: bool) {

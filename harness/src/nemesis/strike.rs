@@ -158,7 +158,8 @@ impl Nemesis<'_> {
                 facts["at"] = json!(point);
                 let caught = match point.parse() {
                     Ok(point) => {
-                        self.hold(strike.victim, point).await.map(|()| (strike.victim, None))
+                        let held = self.hold(strike.victim, point, strike.bait).await?;
+                        held.map(|()| (strike.victim, None))
                     }
                     Err(_) => self.entice(strike.victim, point, strike.bait).await?,
                 };

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use system::protocol::Node;
+use system::protocol::{CommitMode, Node};
 
-use super::{Deck, Fault, FaultName, Harm, Strike, Trigger};
+use super::{Deck, Fault, FaultName, Harm, Strike, Trigger, window};
 
 #[derive(Debug)]
 pub(super) struct TwinMaster {
@@ -16,12 +16,14 @@ pub(super) struct TwinMaster {
 }
 
 impl TwinMaster {
-    pub(super) fn new(replicas: u8) -> Self {
+    pub(super) fn new(replicas: u8, commit: CommitMode) -> Self {
+        // All have voted, and nobody has been told.
+        let voted = window(replicas, commit).swap_remove(0);
         TwinMaster {
             triggers: Deck::new(vec![
                 Some(format!("master:after-send:prepare:{replicas}")),
                 Some(format!("master:after-send:prepare:{replicas}")),
-                Some("master:before-persist:commit".to_owned()),
+                Some(voted),
                 None,
             ]),
         }

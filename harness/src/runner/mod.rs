@@ -296,7 +296,7 @@ async fn load(
     let Options { disks, part, commit, .. } = *options;
     let means = Means { disks, part, commit };
     if options.faults.names().contains(&FaultName::CrashMatrix) {
-        let facts = matrix::facts(options.replicas, options.disks, options.part);
+        let facts = matrix::facts(options.replicas, means);
         note(recorder, matrix::EVENT, facts)?;
     }
     let hands =

@@ -15,7 +15,7 @@ use std::{
 use nix::sys::signal::{Signal, raise};
 
 use crate::{
-    protocol::{Node, Outcome, Record, TxnId},
+    protocol::{CommitMode, Node, Outcome, Record, TxnId},
     store,
 };
 
@@ -97,13 +97,22 @@ impl Role {
     #[must_use]
     pub fn kinds(self, place: Place) -> &'static [&'static str] {
         match (self, place) {
-            (Role::Master, Place::Persist) => &["epoch", "member", "commit", "end"],
-            (Role::Replica, Place::Persist) => {
-                &["member", "promise", "boot", "prepare", "commit", "abort", "refused", "floor"]
-            }
-            (Role::Master, Place::Send) => {
-                &["fence", "prepare", "decide", "decide-abort", "pending", "read", "heartbeat"]
-            }
+            (Role::Master, Place::Persist) => &["epoch", "member", "commit", "end", "votes"],
+            (Role::Replica, Place::Persist) => &[
+                "member", "promise", "boot", "prepare", "commit", "abort", "refused", "floor",
+                "votes", "frozen",
+            ],
+            (Role::Master, Place::Send) => &[
+                "fence",
+                "prepare",
+                "decide",
+                "decide-abort",
+                "pending",
+                "read",
+                "heartbeat",
+                "veto",
+                "peer-inquire",
+            ],
             (Role::Replica, Place::Send) => &[
                 "fence-ok",
                 "vote-yes",
@@ -134,6 +143,7 @@ impl Role {
                 "not-serving",
                 "alive",
                 "stale",
+                "peer-answer",
             ],
             (Role::Replica, Place::Receive) => &[
                 "fence",
@@ -145,6 +155,7 @@ impl Role {
                 "heartbeat",
                 "peer-inquire",
                 "peer-answer",
+                "veto",
             ],
         }
     }
@@ -192,6 +203,20 @@ impl Point {
                 kinds.map(move |kind| Point { role, side, place, kind, n: 1 })
             })
         })
+    }
+
+    /// Whether a node of a cluster that commits in this mode can come there: the master's log holds
+    /// commits where it decides, and there are vetoes, votes that are final, and a master that asks
+    /// how its predecessor's transactions stand, where the votes do.
+    #[must_use]
+    pub fn concerns(self, commit: CommitMode) -> bool {
+        match (self.role, self.place, self.kind) {
+            (Role::Master, Place::Persist, "commit" | "end") => commit == CommitMode::Logged,
+            (_, Place::Persist, "votes" | "frozen")
+            | (_, _, "veto")
+            | (Role::Master, _, "peer-inquire" | "peer-answer") => commit == CommitMode::Votes,
+            _ => true,
+        }
     }
 }
 

@@ -10,23 +10,42 @@ use tokio::time::timeout;
 use super::{Moment, Nemesis, NemesisError, REACH_DEADLINE, millis};
 use crate::{
     disk::{DiskPoint, Dropped},
-    nemesis::{Strike, Whom},
+    nemesis::{Bait, Strike, Whom},
 };
 
 /// A restart makes its first sync within this time.
 const FIRST_SYNC_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Nemesis<'_> {
-    /// Waits until the disk of a node holds a request at a point. An error in words if it was not
-    /// reached.
-    pub(super) async fn hold(&mut self, node: Node, point: DiskPoint) -> Result<(), String> {
+    /// Waits until the disk of a node holds a request at a point, of a restart if that is the bait.
+    /// An error in words if it was not reached.
+    pub(super) async fn hold(
+        &mut self,
+        node: Node,
+        point: DiskPoint,
+        bait: Bait,
+    ) -> Result<Result<(), String>, NemesisError> {
+        if bait == Bait::RestartVictim {
+            self.cluster.kill(node).await;
+            if let Some(device) = self.cluster.device(node) {
+                device.arm(point);
+            }
+            self.cluster.start(node).await?;
+        }
+        Ok(self.held(node, point, bait == Bait::RestartVictim).await)
+    }
+
+    /// The same, of a node that runs; whether the point is armed already.
+    async fn held(&mut self, node: Node, point: DiskPoint, armed: bool) -> Result<(), String> {
         let gone = || format!("{node} does not run");
         let device = self.cluster.device(node).ok_or("the disks cannot be held")?;
         let process = self.cluster.process(node).ok_or_else(gone)?;
         if process.state().ended().is_some() {
             return Err(gone());
         }
-        device.arm(point);
+        if !armed {
+            device.arm(point);
+        }
         let mut follow = process.follow();
         let reached = tokio::select! {
             () = device.until_reached() => true,
