@@ -141,7 +141,7 @@ pub struct StoreLimits {
     /// disk than is used. Default 16 GiB.
     pub map_size: u64,
     /// The size of the log, in bytes: what is durable there before the tables take it up. Commits
-    /// that do not fit go to the tables at once. Default 4 MiB.
+    /// that do not fit go to the tables at once. Default 16 MiB.
     pub log_size: u64,
     /// The longest value, in bytes. Default 1 MiB.
     pub max_value: usize,
@@ -149,7 +149,7 @@ pub struct StoreLimits {
 
 impl Default for StoreLimits {
     fn default() -> Self {
-        StoreLimits { map_size: 16 << 30, log_size: 4 << 20, max_value: 1 << 20 }
+        StoreLimits { map_size: 16 << 30, log_size: 16 << 20, max_value: 1 << 20 }
     }
 }
 

@@ -134,10 +134,7 @@ impl Facts {
                 held => panic!("{txn} is committed, though it was not prepared: {held:?}"),
             },
             Record::Floor { floor } => {
-                let (least, below) = (Slot::Txn(TxnId::default()), Slot::Txn(floor));
-                while let Some((&settled, _)) = self.0.range(least..below).next() {
-                    self.0.remove(&settled);
-                }
+                forget_below(&mut self.0, floor);
                 self.0.insert(slot, record.clone());
                 Change::Raise { floor }
             }
@@ -146,6 +143,14 @@ impl Facts {
                 Change::Put(record.clone())
             }
         }
+    }
+}
+
+/// Takes out what is said about transactions below a floor.
+pub(super) fn forget_below<T>(facts: &mut BTreeMap<Slot, T>, floor: TxnId) {
+    let (least, below) = (Slot::Txn(TxnId::default()), Slot::Txn(floor));
+    while let Some((&settled, _)) = facts.range(least..below).next() {
+        facts.remove(&settled);
     }
 }
 

@@ -50,7 +50,7 @@ pub struct Options {
     pub idle: Duration,
     /// The size of the log, in bytes: what is durable there before the tables of LMDB take it up,
     /// all together, when the log is full. A commit that does not fit goes to the tables at once; 0:
-    /// every one. Not used without the directory's lock. Default 4 MiB.
+    /// every one. Not used without the directory's lock. Default 16 MiB.
     pub log_bytes: u64,
     /// The bounds of keys and values. The store relies on whoever appends to keep them.
     pub limits: Limits,
@@ -80,7 +80,7 @@ impl Default for Options {
             exclusive: true,
             map_bytes: 16 << 30,
             idle: Duration::from_millis(10),
-            log_bytes: 4 << 20,
+            log_bytes: 16 << 20,
             limits: Limits::default(),
             syncs: Syncs::All,
         }

@@ -3,7 +3,7 @@
 //! and what is written often is written once. Knows changes and rows; nothing of logs or threads.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, btree_map::Entry},
     mem,
     ops::Bound,
     sync::Arc,
@@ -15,7 +15,7 @@ use heed::RwTxn;
 use super::{
     super::{
         StoreError,
-        fold::{Change, Facts, Slot},
+        fold::{self, Change, Facts, Slot},
     },
     environment::{Environment, Table},
     rows::{self, FactKey},
@@ -28,25 +28,21 @@ const LONG: usize = 1 << 10;
 /// The tables, and what they do not have yet.
 pub(super) struct Tables {
     environment: Arc<Environment>,
-    /// Every fact, and whether the tables have it. Those that a floor has made void stay until the
-    /// tables are written.
-    facts: HashMap<Slot, Fact, RandomState>,
+    /// Every fact, and whether the tables have it. In order, so that what concerns neighbouring
+    /// transactions, as most of it does, lies together.
+    facts: BTreeMap<Slot, Fact>,
     /// Rows of facts that are none any more.
     gone: Vec<Slot>,
-    /// Facts about transactions below, taken up before this, are void; so are their rows.
-    floor: Option<(TxnId, u64)>,
+    /// Rows of facts about transactions below are none any more.
+    floor: Option<TxnId>,
     /// The last writes of keys that changed.
     entries: HashMap<Key, (Version, Option<Value>), RandomState>,
-    /// How many facts were taken up.
-    taken: u64,
     row: Vec<u8>,
 }
 
 struct Fact {
     record: Record,
-    /// How many were taken up before.
-    taken: u64,
-    /// There is a row of its slot.
+    /// There is a row of its slot, which the floor lets be.
     row: bool,
     /// The row says this.
     stored: bool,
@@ -56,7 +52,7 @@ impl Tables {
     /// Begins with what the tables hold.
     pub(super) fn load(environment: Arc<Environment>) -> Result<(Facts, Tables), StoreError> {
         let mut facts = Facts::default();
-        let mut mirror = HashMap::default();
+        let mut mirror = BTreeMap::new();
         let txn = environment.read()?;
         for row in environment.facts(&txn)? {
             let (key, row) = row.map_err(environment.error("cannot read the records"))?;
@@ -65,7 +61,7 @@ impl Tables {
                 environment.damaged(format!("the record '{name}' is bad: {why}"))
             })?;
             let slot = Slot::of(&record);
-            mirror.insert(slot, Fact { record: record.clone(), taken: 0, row: true, stored: true });
+            mirror.insert(slot, Fact { record: record.clone(), row: true, stored: true });
             facts.restore(record);
         }
         drop(txn);
@@ -75,7 +71,6 @@ impl Tables {
             gone: Vec::new(),
             floor: None,
             entries: HashMap::default(),
-            taken: 0,
             row: Vec::new(),
         };
         Ok((facts, tables))
@@ -110,7 +105,8 @@ impl Tables {
                 }
                 Change::Raise { floor } => {
                     self.put(Slot::Floor, Record::Floor { floor: *floor });
-                    self.floor = Some((*floor, self.taken));
+                    self.floor = Some(*floor);
+                    fold::forget_below(&mut self.facts, *floor);
                 }
             }
         }
@@ -142,10 +138,8 @@ impl Tables {
         let refused = environment.error("cannot write");
         let Environment { facts, entries, .. } = &*environment;
         let mut txn = environment.write()?;
-        if let Some((floor, taken)) = self.floor {
+        if let Some(floor) = self.floor {
             below(*facts, &mut txn, floor).map_err(&refused)?;
-            let void = |slot: &Slot| matches!(slot, Slot::Txn(id) if *id < floor);
-            self.facts.retain(|slot, fact| !void(slot) || fact.taken >= taken);
         }
         for slot in &self.gone {
             facts.delete(&mut txn, FactKey::from(*slot).as_bytes()).map_err(&refused)?;
@@ -197,15 +191,13 @@ impl Tables {
     }
 
     fn put(&mut self, slot: Slot, record: Record) {
-        let taken = self.taken;
-        self.taken += 1;
         match self.facts.entry(slot) {
             Entry::Occupied(mut fact) => {
                 let fact = fact.get_mut();
-                *fact = Fact { record, taken, row: fact.row, stored: false };
+                *fact = Fact { record, row: fact.row, stored: false };
             }
             Entry::Vacant(vacant) => {
-                vacant.insert(Fact { record, taken, row: false, stored: false });
+                vacant.insert(Fact { record, row: false, stored: false });
             }
         }
     }
