@@ -1,7 +1,7 @@
 //! The timers of a machine, by the clock. Knows nothing of what they are for.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
@@ -22,7 +22,9 @@ const TICK: Duration = Duration::from_millis(10);
 pub(crate) struct Timers {
     /// Ticks count from here.
     origin: Instant,
-    ends: HashMap<TimerId, Instant>,
+    /// Ordered, for timers of neighbouring transactions are set and run out one after the other:
+    /// so what is touched is nearly always at hand.
+    ends: BTreeMap<TimerId, Instant>,
     /// By period. What is not in `ends` with the same end was set anew since.
     queues: BTreeMap<Duration, VecDeque<(Instant, TimerId)>>,
 }
@@ -30,7 +32,7 @@ pub(crate) struct Timers {
 impl Timers {
     /// No timer is set. Ticks count from `now`.
     pub(crate) fn new(now: Instant) -> Self {
-        Timers { origin: now, ends: HashMap::new(), queues: BTreeMap::new() }
+        Timers { origin: now, ends: BTreeMap::new(), queues: BTreeMap::new() }
     }
 
     /// Sets a timer, anew if it was set. `now` never goes back.
