@@ -16,10 +16,10 @@ pub trait Cluster {
     /// What its system is called.
     fn name(&self) -> &str;
 
-    /// Where clients go.
-    fn front(&self) -> SocketAddr;
+    /// Where its nodes are; the first is the one that clients go to.
+    fn nodes(&self) -> &[SocketAddr];
 
-    /// Its processes; the first is the one that clients go to.
+    /// Its processes, in the same order.
     fn processes(&self) -> &[Process];
 
     /// Stores a value.

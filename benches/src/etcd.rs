@@ -83,7 +83,7 @@ struct RangeResponse {
 /// A cluster of etcd. Clients go to its leader, which is the shortest way.
 #[derive(Debug)]
 pub struct Etcd {
-    leader: SocketAddr,
+    nodes: Vec<SocketAddr>,
     processes: Vec<Process>,
 }
 
@@ -130,8 +130,10 @@ impl Etcd {
             processes.push(Process::program(&name, &log, &command)?);
         }
         let leader = find_leader(fronts, &mut processes).await?;
+        let mut nodes = fronts.to_vec();
+        nodes.swap(0, leader);
         processes.swap(0, leader);
-        Ok(Etcd { leader: fronts[leader], processes })
+        Ok(Etcd { nodes, processes })
     }
 }
 
@@ -161,8 +163,8 @@ impl Cluster for Etcd {
         "etcd"
     }
 
-    fn front(&self) -> SocketAddr {
-        self.leader
+    fn nodes(&self) -> &[SocketAddr] {
+        &self.nodes
     }
 
     fn processes(&self) -> &[Process] {

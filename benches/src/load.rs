@@ -160,7 +160,7 @@ pub async fn fill(cluster: &dyn Cluster, load: &Load) -> io::Result<()> {
 async fn open(cluster: &dyn Cluster, load: &Load) -> io::Result<Vec<Line>> {
     let mut lines = Vec::new();
     for _ in 0..load.connections.min(load.clients) {
-        lines.push(Line::open(cluster.front()).await?);
+        lines.push(Line::open(cluster.nodes()[0]).await?);
     }
     Ok(lines)
 }

@@ -39,7 +39,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Ours {
     name: String,
-    master: SocketAddr,
+    nodes: Vec<SocketAddr>,
     processes: Vec<Process>,
 }
 
@@ -82,7 +82,7 @@ impl Ours {
                 }
             });
         }
-        let mut this = Ours { name: options.name.clone(), master: addresses[0], processes };
+        let mut this = Ours { name: options.name.clone(), nodes: addresses, processes };
         this.wait().await?;
         Ok(this)
     }
@@ -91,7 +91,7 @@ impl Ours {
     async fn wait(&mut self) -> io::Result<()> {
         let until = Instant::now() + READY;
         loop {
-            if let Ok(mut line) = Line::open(self.master).await {
+            if let Ok(mut line) = Line::open(self.nodes[0]).await {
                 let answer = line.call::<_, pb::StatusResponse>(STATUS, pb::StatusRequest {}).await;
                 if answer.is_ok_and(|answer| answer.ready) {
                     return Ok(());
@@ -111,8 +111,8 @@ impl Cluster for Ours {
         &self.name
     }
 
-    fn front(&self) -> SocketAddr {
-        self.master
+    fn nodes(&self) -> &[SocketAddr] {
+        &self.nodes
     }
 
     fn processes(&self) -> &[Process] {
