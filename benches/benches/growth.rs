@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     if args.test {
         args = Args { seconds: 0.2, age: 2000, keys: 1000, ..args };
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = system::node::runtime();
     match runtime.and_then(|runtime| runtime.block_on(run(&args))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -82,7 +82,7 @@ fn main() -> ExitCode {
     if args.test {
         args = Args { clients: vec![1, 16], seconds: 0.3, rounds: 1, ..args };
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = system::node::runtime();
     let done = runtime.and_then(|runtime| runtime.block_on(run(&args)));
     match done {
         Ok(true) => ExitCode::SUCCESS,
