@@ -354,9 +354,9 @@ fn pages_in_use_that_are_taken_for_free_are_refused() {
 #[test]
 fn a_store_of_another_format_is_refused() {
     let dir = filled();
-    damage(&dir, |bytes| replace(bytes, b"\0store\0\0\0\x03", b"\0store\0\0\0\x01"));
+    damage(&dir, |bytes| replace(bytes, b"\0store\0\0\0\x04", b"\0store\0\0\0\x01"));
     let error = refusal(dir.path(), Options::default());
-    assert!(matches!(error, StoreError::Format { found: 1, expected: 3, .. }), "{error}");
+    assert!(matches!(error, StoreError::Format { found: 1, expected: 4, .. }), "{error}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use ahash::RandomState;
 use nix::time::{ClockId, clock_gettime};
 use proto::v1 as pb;
 use tokio::{
@@ -74,7 +75,7 @@ pub(super) struct EventLoop<'a> {
     health: Health,
     health_due: Instant,
     timers: Timers,
-    callers: HashMap<CallId, Caller>,
+    callers: HashMap<CallId, Caller, RandomState>,
     last_call: CallId,
     /// Events that wait for their turn.
     events: Vec<Event>,
@@ -118,7 +119,7 @@ impl<'a> EventLoop<'a> {
             health,
             health_due: Instant::now(),
             timers: Timers::new(Instant::now()),
-            callers: HashMap::new(),
+            callers: HashMap::default(),
             last_call: 0,
             events: Vec::new(),
             effects,

@@ -106,12 +106,14 @@ impl Machine {
 
     /// Takes in an event, and adds what is to be done about it to `effects`.
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        let from = effects.len();
         match self {
             Machine::Coordinator(machine) => machine.step(event, effects),
             Machine::Participant(machine) => machine.step(event, effects),
         }
-        if let Some(end) = effects.iter().position(|it| matches!(it, Effect::Halt { .. })) {
-            effects.truncate(end + 1);
+        let mut new = effects[from..].iter();
+        if let Some(end) = new.position(|it| matches!(it, Effect::Halt { .. })) {
+            effects.truncate(from + end + 1);
         }
     }
 

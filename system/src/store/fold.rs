@@ -2,7 +2,7 @@
 //! store on disk and for the one in memory. A fold, not a log: superfluous facts are gone at once.
 //! Knows nothing of where the state is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use crate::protocol::{Key, Node, Record, TxnId, Value, Version, Write};
 
@@ -51,29 +51,6 @@ impl Slot {
     }
 }
 
-/// What a record changes in the durable state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// It says nothing new.
-    Nothing,
-    /// It becomes the fact of its slot.
-    Put(Record),
-    /// There is no fact in this slot any more.
-    Erase(Slot),
-    /// The prepared write of a transaction takes effect; the fact about it is now `Commit`.
-    Apply {
-        /// The transaction, and the version of the key from now on.
-        txn: TxnId,
-        /// What it wrote.
-        write: Write,
-    },
-    /// The floor is raised, and the facts about transactions below are gone.
-    Raise {
-        /// The floor.
-        floor: TxnId,
-    },
-}
-
 /// The facts that records leave, without the key/value data.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Facts(BTreeMap<Slot, Record>);
@@ -94,63 +71,70 @@ impl Facts {
         self.0.get(&slot)
     }
 
-    /// Takes up a record, and says what it changes.
+    /// Takes up a record. Of a commit that says something new: the write that takes effect by it,
+    /// under the version that is its transaction.
     ///
     /// # Panics
     /// On a commit of what is not prepared: without its write it has no meaning.
-    pub(super) fn apply(&mut self, record: &Record) -> Change {
+    pub(super) fn apply(&mut self, record: &Record) -> Option<(Version, Write)> {
         let slot = Slot::of(record);
-        let held = self.0.get(&slot);
-        let says_nothing = match (record, held) {
-            // The greatest counts.
-            (
-                Record::Epoch { .. }
-                | Record::Promise { .. }
-                | Record::Boot { .. }
-                | Record::Floor { .. }
-                | Record::Frozen { .. },
-                Some(held),
-            ) => held >= record,
-            // An outcome outweighs the prepare, and a commit outweighs all. A refusal outweighs an
-            // abort, which may be dropped at any time. So the order in which a machine that broke a
-            // rule says these does not matter, as it does not when a machine recovers from them.
-            (Record::Prepare { .. }, Some(_))
-            | (Record::Commit { .. }, Some(Record::Commit { .. }))
-            | (Record::Abort { .. }, Some(Record::Refused { .. } | Record::Commit { .. }))
-            | (Record::Refused { .. }, Some(Record::Commit { .. }))
-            | (Record::End { .. }, None) => true,
-            (_, held) => held == Some(record),
+        if let Record::End { .. } = record {
+            self.0.remove(&slot);
+            return None;
+        }
+        let held = match self.0.entry(slot) {
+            Entry::Occupied(held) if says_nothing(record, held.get()) => return None,
+            held => held,
         };
-        if says_nothing {
-            return Change::Nothing;
-        }
-        match *record {
-            Record::End { .. } => {
-                self.0.remove(&slot);
-                Change::Erase(slot)
-            }
-            Record::Commit { txn } => match self.0.insert(slot, record.clone()) {
-                Some(Record::Prepare { write, .. }) => Change::Apply { txn, write },
+        if let Record::Commit { txn } = *record {
+            return match held {
+                Entry::Occupied(mut held) if matches!(held.get(), Record::Prepare { .. }) => {
+                    match held.insert(record.clone()) {
+                        Record::Prepare { write, .. } => Some((txn, write)),
+                        _ => None,
+                    }
+                }
                 held => panic!("{txn} is committed, though it was not prepared: {held:?}"),
-            },
-            Record::Floor { floor } => {
-                forget_below(&mut self.0, floor);
-                self.0.insert(slot, record.clone());
-                Change::Raise { floor }
-            }
-            _ => {
-                self.0.insert(slot, record.clone());
-                Change::Put(record.clone())
-            }
+            };
         }
+        match held {
+            Entry::Occupied(mut held) => drop(held.insert(record.clone())),
+            Entry::Vacant(vacant) => drop(vacant.insert(record.clone())),
+        }
+        if let Record::Floor { floor } = *record {
+            self.forget_below(floor);
+        }
+        None
+    }
+
+    /// Takes out what is said about transactions below a floor.
+    fn forget_below(&mut self, floor: TxnId) {
+        let mut kept = self.0.split_off(&Slot::Txn(floor));
+        self.0.split_off(&Slot::Txn(TxnId::default()));
+        self.0.append(&mut kept);
     }
 }
 
-/// Takes out what is said about transactions below a floor.
-pub(super) fn forget_below<T>(facts: &mut BTreeMap<Slot, T>, floor: TxnId) {
-    let (least, below) = (Slot::Txn(TxnId::default()), Slot::Txn(floor));
-    while let Some((&settled, _)) = facts.range(least..below).next() {
-        facts.remove(&settled);
+/// Whether a record says nothing beside the fact that is held about the same thing.
+fn says_nothing(record: &Record, held: &Record) -> bool {
+    match (record, held) {
+        // The greatest counts.
+        (
+            Record::Epoch { .. }
+            | Record::Promise { .. }
+            | Record::Boot { .. }
+            | Record::Floor { .. }
+            | Record::Frozen { .. },
+            held,
+        ) => held >= record,
+        // An outcome outweighs the prepare, and a commit outweighs all. A refusal outweighs an
+        // abort, which may be dropped at any time. So the order in which a machine that broke a
+        // rule says these does not matter, as it does not when a machine recovers from them.
+        (Record::Prepare { .. }, _)
+        | (Record::Commit { .. }, Record::Commit { .. })
+        | (Record::Abort { .. }, Record::Refused { .. } | Record::Commit { .. })
+        | (Record::Refused { .. }, Record::Commit { .. }) => true,
+        (_, held) => held == record,
     }
 }
 
@@ -201,9 +185,7 @@ impl State {
     /// When the record cannot follow those before it: a commit of what is not prepared, or that
     /// takes a live key back to an earlier version.
     pub fn apply(&mut self, record: &Record) {
-        let Change::Apply { txn, write: Write { key, value } } = self.facts.apply(record) else {
-            return;
-        };
+        let Some((txn, Write { key, value })) = self.facts.apply(record) else { return };
         let before = match value {
             Some(value) => self.entries.insert(key, (txn, value)),
             None => self.entries.remove(&key),

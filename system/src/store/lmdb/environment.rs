@@ -21,7 +21,7 @@ use super::{super::StoreError, Options, Syncs, log::Log, pages, rows};
 use crate::protocol::{Record, StoreId};
 
 /// Names the program's own format of rows, apart from LMDB's version.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 /// The key of the row that says whose the file is: format, store id. It has no checksum: a store of
 /// another format need not have one there, and what is wrong with it shows.
 const IDENTITY: &[u8] = b"\0store";

@@ -1,6 +1,6 @@
 //! The store on disk, as a node uses it: records appended and read at once, made durable in groups
-//! by a thread of their own, in a log first and in LMDB's tables when that is full. One owner appends and reads. Knows nothing of what the machine that
-//! appends is about.
+//! by a thread of their own, in a log first and in LMDB's tables when that is full. One owner appends
+//! and reads. Knows nothing of what the machine that appends is about.
 
 mod environment;
 mod log;
@@ -10,7 +10,6 @@ mod tables;
 mod writer;
 
 use std::{
-    collections::HashMap,
     fmt,
     iter::Peekable,
     path::Path,
@@ -20,20 +19,16 @@ use std::{
     vec,
 };
 
-use ahash::RandomState;
 use heed::{RoTxn, WithoutTls};
 
 pub use self::writer::{Observer, Persisted};
 use self::{
     environment::Environment,
-    tables::Tables,
+    tables::{Change, Tables},
     writer::{Shared, Writer},
 };
-use super::{
-    Limits, StoreError,
-    fold::{Change, Facts},
-};
-use crate::protocol::{Key, Lsn, Record, StoreId, Value, Version, Write};
+use super::{Limits, StoreError};
+use crate::protocol::{Key, Lsn, Record, StoreId, Value, Version};
 
 /// How a store is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,33 +93,15 @@ pub struct Opened {
     pub records: Vec<Record>,
 }
 
-/// How many entries an append takes out of the overlay at most: more than it puts there.
-const TIDIED: usize = 16;
-
 /// A node's records and key/value data on disk.
 ///
 /// Dropping it closes it.
 pub struct Store {
     environment: Arc<Environment>,
     shared: Arc<Shared>,
-    /// What all appended records say.
-    facts: Facts,
-    /// The entries that appended commits changed and that may not be in the key/value table yet.
-    overlay: HashMap<Key, Overlaid, RandomState>,
-    /// What is in the key/value table by now, to be taken out of the overlay.
-    applied: Vec<(Key, Version)>,
     last: Lsn,
     limits: Limits,
     writer: Option<JoinHandle<()>>,
-}
-
-/// An entry of the overlay.
-#[derive(Clone, Debug)]
-struct Overlaid {
-    /// The transaction that changed it last.
-    version: Version,
-    /// Nothing when it was deleted.
-    value: Option<Value>,
 }
 
 impl Store {
@@ -148,16 +125,12 @@ impl Store {
     ) -> Result<Opened, StoreError> {
         let (environment, mut log, logged) = Environment::open(dir, &options)?;
         let environment = Arc::new(environment);
-        let (mut facts, mut tables) = Tables::load(environment.clone())?;
-        let changes: Vec<_> = logged.iter().map(|record| facts.apply(record)).collect();
-        tables.take(&changes)?;
-        tables.check_versions()?;
+        let tables = Tables::new(environment.clone());
+        let shared = Arc::new(Shared::new(tables.facts()?, &logged));
+        shared.in_order(&environment)?;
+        tables.check(&shared.all_changed())?;
         log.resize(options.log_bytes)?;
-        let overlaid = |(key, (version, value)): (&Key, &(Version, Option<Value>))| {
-            (key.clone(), Overlaid { version: *version, value: value.clone() })
-        };
-        let overlay = tables.entries().map(overlaid).collect();
-        let shared = Arc::new(Shared::new());
+        let records = shared.facts();
         let writer = Writer {
             environment: environment.clone(),
             log,
@@ -176,17 +149,8 @@ impl Store {
                 StoreError::Io { path: dir.to_owned(), doing, source }
             })?;
         let id = environment.id;
-        let records = facts.records().cloned().collect();
-        let store = Store {
-            environment,
-            shared,
-            facts,
-            overlay,
-            applied: Vec::new(),
-            last: 0,
-            limits: options.limits,
-            writer: Some(writer),
-        };
+        let store =
+            Store { environment, shared, last: 0, limits: options.limits, writer: Some(writer) };
         Ok(Opened { store, id, records })
     }
 
@@ -205,24 +169,7 @@ impl Store {
     /// # Panics
     /// On a commit of what is not prepared: no machine asks for that.
     pub fn append(&mut self, record: Record) -> Lsn {
-        let change = self.facts.apply(&record);
-        let applied = match &change {
-            Change::Apply { txn, write: Write { key, value } } => {
-                Some((key.clone(), *txn, value.clone()))
-            }
-            _ => None,
-        };
-        self.last = self.shared.append(record, change, &mut self.applied);
-        // A few at a time, so that no append takes long.
-        for (key, version) in self.applied.drain(self.applied.len().saturating_sub(TIDIED)..) {
-            // A later commit may have changed the same key.
-            if self.overlay.get(&key).is_some_and(|overlaid| overlaid.version == version) {
-                self.overlay.remove(&key);
-            }
-        }
-        if let Some((key, version, value)) = applied {
-            self.overlay.insert(key, Overlaid { version, value });
-        }
+        self.last = self.shared.append(record);
         self.last
     }
 
@@ -246,8 +193,8 @@ impl Store {
     /// The entry is damaged or cannot be read, or a write has failed before.
     pub fn get(&self, key: &Key) -> Result<Option<(Version, Value)>, StoreError> {
         self.shared.check()?;
-        if let Some(Overlaid { version, value, .. }) = self.overlay.get(key) {
-            return Ok(value.clone().map(|value| (*version, value)));
+        if let Some((version, value)) = self.shared.changed(key) {
+            return Ok(value.map(|value| (version, value)));
         }
         let txn = self.environment.read()?;
         let row = self.environment.entries.get(&txn, key.as_bytes());
@@ -265,13 +212,13 @@ impl Store {
     /// The store cannot be read, or a write has failed before.
     pub fn entries(&self) -> Result<Entries, StoreError> {
         self.shared.check()?;
+        let mut changed: Vec<_> = self.shared.all_changed().into_iter().collect();
+        changed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let changed = changed.into_iter().peekable();
+        // After the changes: what the tables have taken up in between is found twice, not never.
         let txn = self.environment.read_on()?;
-        let mut overlay: Vec<_> =
-            self.overlay.iter().map(|(key, overlaid)| (key.clone(), overlaid.clone())).collect();
-        overlay.sort_by(|(one, _), (other, _)| one.cmp(other));
-        let overlay = overlay.into_iter().peekable();
         let environment = self.environment.clone();
-        Ok(Entries { txn, environment, overlay, last: None, stored: None, done: false })
+        Ok(Entries { txn, environment, changed, last: None, stored: None, done: false })
     }
 
     /// Makes everything durable that was appended, and ends.
@@ -314,7 +261,8 @@ pub struct Entries {
     /// Before the environment, which it reads.
     txn: RoTxn<'static, WithoutTls>,
     environment: Arc<Environment>,
-    overlay: Peekable<vec::IntoIter<(Key, Overlaid)>>,
+    /// What the database may not have as it is now.
+    changed: Peekable<vec::IntoIter<(Key, Change)>>,
     /// The last key read from the database.
     last: Option<Key>,
     /// Read from the database, and not handed out yet.
@@ -357,20 +305,20 @@ impl Iterator for Entries {
                 && let Err(error) = self.advance()
             {
                 self.done = true;
-                self.overlay = Vec::new().into_iter().peekable();
+                self.changed = Vec::new().into_iter().peekable();
                 return Some(Err(error));
             }
-            // The overlay is later than the database, where both have a key.
-            let overlaid = match (&self.stored, self.overlay.peek()) {
+            // Where both have a key, the database has it as it was, or the same.
+            let changed = match (&self.stored, self.changed.peek()) {
                 (None, None) => return None,
                 (Some(_), None) => false,
                 (None, Some(_)) => true,
-                (Some((stored, ..)), Some((overlaid, _))) => overlaid <= stored,
+                (Some((stored, ..)), Some((changed, _))) => changed <= stored,
             };
-            if !overlaid {
+            if !changed {
                 return self.stored.take().map(Ok);
             }
-            if let Some((key, Overlaid { version, value, .. })) = self.overlay.next() {
+            if let Some((key, (version, value))) = self.changed.next() {
                 self.stored.take_if(|(stored, ..)| *stored == key);
                 if let Some(value) = value {
                     return Some(Ok((key, version, value)));

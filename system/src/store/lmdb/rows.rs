@@ -61,10 +61,10 @@ impl From<Slot> for FactKey {
 }
 
 /// Writes the value of the row of a fact into `row`.
-pub(super) fn encode_fact(key: &FactKey, record: &Record, row: &mut Vec<u8>) {
+pub(super) fn encode_fact(key: &[u8], record: &Record, row: &mut Vec<u8>) {
     begin(row);
     encode_record(record, row);
-    seal(key.as_bytes(), row);
+    seal(key, row);
 }
 
 /// Reads the row of a fact, or says what is wrong with it.
@@ -266,7 +266,7 @@ mod tests {
             .into_iter()
             .map(|record| {
                 let (key, mut row) = (FactKey::from(Slot::of(&record)), Vec::new());
-                encode_fact(&key, &record, &mut row);
+                encode_fact(key.as_bytes(), &record, &mut row);
                 (key, row, record)
             })
             .collect();

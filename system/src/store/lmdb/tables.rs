@@ -1,11 +1,9 @@
-//! What changes leave that the tables do not have yet, folded as it comes, and how all of it is
-//! written to the tables at once. So what comes and goes between two such times costs them nothing,
-//! and what is written often is written once. Knows changes and rows; nothing of logs or threads.
+//! How the tables are brought up to date: everything that they do not have yet is written at once.
+//! So what comes and goes between two such times costs them nothing, and what is written often is
+//! written once. Knows facts, entries and rows; nothing of logs or threads.
 
 use std::{
-    collections::{BTreeMap, HashMap, btree_map::Entry},
-    mem,
-    ops::Bound,
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -15,44 +13,36 @@ use heed::RwTxn;
 use super::{
     super::{
         StoreError,
-        fold::{self, Change, Facts, Slot},
+        fold::{Facts, Slot},
     },
     environment::{Environment, Table},
     rows::{self, FactKey},
 };
-use crate::protocol::{Key, Record, TxnId, Value, Version, Write};
+use crate::protocol::{Key, TxnId, Value, Version};
 
 /// A row that is longer may have pages of its own.
 const LONG: usize = 1 << 10;
 
-/// The tables, and what they do not have yet.
+/// The last write of a key: no value if that deleted it.
+pub(super) type Change = (Version, Option<Value>);
+/// The last writes of keys that changed.
+pub(super) type Changed = HashMap<Key, Change, RandomState>;
+
+/// The tables of an environment.
 pub(super) struct Tables {
     environment: Arc<Environment>,
-    /// Every fact, and whether the tables have it. In order, so that what concerns neighbouring
-    /// transactions, as most of it does, lies together.
-    facts: BTreeMap<Slot, Fact>,
-    /// Rows of facts that are none any more.
-    gone: Vec<Slot>,
-    /// Rows of facts about transactions below are none any more.
-    floor: Option<TxnId>,
-    /// The last writes of keys that changed.
-    entries: HashMap<Key, (Version, Option<Value>), RandomState>,
     row: Vec<u8>,
 }
 
-struct Fact {
-    record: Record,
-    /// There is a row of its slot, which the floor lets be.
-    row: bool,
-    /// The row says this.
-    stored: bool,
-}
-
 impl Tables {
-    /// Begins with what the tables hold.
-    pub(super) fn load(environment: Arc<Environment>) -> Result<(Facts, Tables), StoreError> {
+    pub(super) fn new(environment: Arc<Environment>) -> Tables {
+        Tables { environment, row: Vec::new() }
+    }
+
+    /// The facts that the tables hold.
+    pub(super) fn facts(&self) -> Result<Facts, StoreError> {
+        let environment = &self.environment;
         let mut facts = Facts::default();
-        let mut mirror = BTreeMap::new();
         let txn = environment.read()?;
         for row in environment.facts(&txn)? {
             let (key, row) = row.map_err(environment.error("cannot read the records"))?;
@@ -60,127 +50,98 @@ impl Tables {
                 let name = rows::name_of_fact(key);
                 environment.damaged(format!("the record '{name}' is bad: {why}"))
             })?;
-            let slot = Slot::of(&record);
-            mirror.insert(slot, Fact { record: record.clone(), row: true, stored: true });
             facts.restore(record);
         }
-        drop(txn);
-        let tables = Tables {
-            environment,
-            facts: mirror,
-            gone: Vec::new(),
-            floor: None,
-            entries: HashMap::default(),
-            row: Vec::new(),
-        };
-        Ok((facts, tables))
+        Ok(facts)
     }
 
-    /// The writes that the tables do not have.
-    pub(super) fn entries(&self) -> impl Iterator<Item = (&Key, &(Version, Option<Value>))> {
-        self.entries.iter()
-    }
-
-    /// Takes up changes, in order.
-    ///
-    /// # Errors
-    /// A key would go back to an earlier version: the changes from that one on are not taken up.
-    pub(super) fn take(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        for change in changes {
-            match change {
-                Change::Nothing => {}
-                Change::Put(record) => self.put(Slot::of(record), record.clone()),
-                Change::Erase(slot) => {
-                    if self.facts.remove(slot).is_some_and(|fact| fact.row) {
-                        self.gone.push(*slot);
-                    }
-                }
-                Change::Apply { txn, write: Write { key, value } } => {
-                    // The tables' own is looked at when they are written.
-                    let before = self.entries.get(key);
-                    let version = before.filter(|(_, value)| value.is_some()).map(|(id, _)| *id);
-                    self.check(*txn, version)?;
-                    self.put(Slot::Txn(*txn), Record::Commit { txn: *txn });
-                    self.entries.insert(key.clone(), (*txn, value.clone()));
-                }
-                Change::Raise { floor } => {
-                    self.put(Slot::Floor, Record::Floor { floor: *floor });
-                    self.floor = Some(*floor);
-                    fold::forget_below(&mut self.facts, *floor);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Checks what was taken up against the tables.
+    /// Checks writes against the tables.
     ///
     /// # Errors
     /// A key would go back to an earlier version.
-    pub(super) fn check_versions(&self) -> Result<(), StoreError> {
+    pub(super) fn check(&self, changed: &Changed) -> Result<(), StoreError> {
         let environment = &self.environment;
         let txn = environment.read()?;
-        for (key, (version, _)) in &self.entries {
+        for (key, (version, _)) in changed {
             let row = environment.entries.get(&txn, key.as_bytes());
             let row = row.map_err(environment.error("cannot read"))?;
-            self.check(*version, row.and_then(rows::version_of_entry))?;
+            self.grows(*version, row.and_then(rows::version_of_entry))?;
         }
         Ok(())
     }
 
-    /// Writes everything that the tables do not have, and how far the log is applied with that, in
-    /// one durable commit. Says what the key/value table has now, and had not before.
+    /// Makes the facts of the tables these, and writes the entries that changed, and how far the log
+    /// is applied with that, in one durable commit.
     ///
     /// # Errors
     /// The tables cannot be written, or a key would go back to an earlier version.
-    pub(super) fn write(&mut self, generation: u64) -> Result<Vec<(Key, Version)>, StoreError> {
+    pub(super) fn write(
+        &mut self,
+        facts: &Facts,
+        changed: &Changed,
+        generation: u64,
+    ) -> Result<(), StoreError> {
+        let environment = self.environment.clone();
+        let mut txn = environment.write()?;
+        self.write_facts(&mut txn, facts)?;
+        self.write_entries(&mut txn, changed)?;
+        environment.set_applied(&mut txn, generation)?;
+        txn.commit().map_err(environment.error("cannot commit"))
+    }
+
+    /// There are few facts: so what differs is found by looking through all of them.
+    fn write_facts(&mut self, txn: &mut RwTxn<'_>, facts: &Facts) -> Result<(), StoreError> {
         let environment = self.environment.clone();
         let refused = environment.error("cannot write");
-        let Environment { facts, entries, .. } = &*environment;
-        let mut txn = environment.write()?;
-        if let Some(floor) = self.floor {
-            below(*facts, &mut txn, floor).map_err(&refused)?;
-        }
-        for slot in &self.gone {
-            facts.delete(&mut txn, FactKey::from(*slot).as_bytes()).map_err(&refused)?;
-        }
-        for (slot, fact) in &self.facts {
-            if !fact.stored {
-                let key = FactKey::from(*slot);
-                rows::encode_fact(&key, &fact.record, &mut self.row);
-                let before = facts.get(&txn, key.as_bytes()).map_err(&refused)?.map(<[u8]>::len);
-                replace(*facts, &mut txn, key.as_bytes(), before, &self.row).map_err(&refused)?;
+        let key_of = |record| FactKey::from(Slot::of(record)).as_bytes().to_vec();
+        let mut new: BTreeMap<_, _> = facts.records().map(|it| (key_of(it), it)).collect();
+        let mut gone = Vec::new();
+        for stored in environment.facts(txn)? {
+            let (key, stored) = stored.map_err(&refused)?;
+            match new.get(key) {
+                None => gone.push(key.to_vec()),
+                Some(record) => {
+                    rows::encode_fact(key, record, &mut self.row);
+                    if self.row == stored {
+                        new.remove(key);
+                    }
+                }
             }
         }
+        for key in gone {
+            environment.facts.delete(txn, &key).map_err(&refused)?;
+        }
+        for (key, record) in new {
+            rows::encode_fact(&key, record, &mut self.row);
+            let before = environment.facts.get(txn, &key).map_err(&refused)?.map(<[u8]>::len);
+            replace(environment.facts, txn, &key, before, &self.row).map_err(&refused)?;
+        }
+        Ok(())
+    }
+
+    fn write_entries(&mut self, txn: &mut RwTxn<'_>, changed: &Changed) -> Result<(), StoreError> {
+        let environment = self.environment.clone();
+        let refused = environment.error("cannot write");
+        let entries = environment.entries;
         // Neighbours are on one page.
-        let mut changed: Vec<_> = self.entries.iter().collect();
+        let mut changed: Vec<_> = changed.iter().collect();
         changed.sort_unstable_by_key(|(key, _)| *key);
         for (key, (version, value)) in changed {
-            let before = entries.get(&txn, key.as_bytes()).map_err(&refused)?;
-            self.check(*version, before.and_then(rows::version_of_entry))?;
+            let before = entries.get(txn, key.as_bytes()).map_err(&refused)?;
+            self.grows(*version, before.and_then(rows::version_of_entry))?;
             let before = before.map(<[u8]>::len);
             if let Some(value) = value {
                 rows::encode_entry(key, *version, value, &mut self.row);
-                replace(*entries, &mut txn, key.as_bytes(), before, &self.row).map_err(&refused)?;
+                replace(entries, txn, key.as_bytes(), before, &self.row).map_err(&refused)?;
             } else if before.is_some() {
-                entries.delete(&mut txn, key.as_bytes()).map_err(&refused)?;
+                entries.delete(txn, key.as_bytes()).map_err(&refused)?;
             }
         }
-        environment.set_applied(&mut txn, generation)?;
-        txn.commit().map_err(environment.error("cannot commit"))?;
-
-        self.floor = None;
-        self.gone.clear();
-        for fact in self.facts.values_mut() {
-            fact.row = true;
-            fact.stored = true;
-        }
-        let written = mem::take(&mut self.entries).into_iter();
-        Ok(written.map(|(key, (version, _))| (key, version)).collect())
+        Ok(())
     }
 
     /// The version of a live key grows.
-    fn check(&self, txn: TxnId, version: Option<Version>) -> Result<(), StoreError> {
+    fn grows(&self, txn: TxnId, version: Option<Version>) -> Result<(), StoreError> {
         match version {
             Some(version) if version >= txn => {
                 let dir = self.environment.dir().to_owned();
@@ -189,26 +150,6 @@ impl Tables {
             _ => Ok(()),
         }
     }
-
-    fn put(&mut self, slot: Slot, record: Record) {
-        match self.facts.entry(slot) {
-            Entry::Occupied(mut fact) => {
-                let fact = fact.get_mut();
-                *fact = Fact { record, row: fact.row, stored: false };
-            }
-            Entry::Vacant(vacant) => {
-                vacant.insert(Fact { record, row: false, stored: false });
-            }
-        }
-    }
-}
-
-/// Takes away the rows of transactions below a floor.
-fn below(facts: Table, txn: &mut RwTxn<'_>, floor: TxnId) -> heed::Result<()> {
-    let (least, floor) = (Slot::Txn(TxnId::default()).into(), Slot::Txn(floor).into());
-    let (least, floor): (FactKey, FactKey) = (least, floor);
-    let range = (Bound::Included(least.as_bytes()), Bound::Excluded(floor.as_bytes()));
-    facts.delete_range(txn, &range).map(drop)
 }
 
 /// Puts a row in the place of one of `before` bytes, if any.

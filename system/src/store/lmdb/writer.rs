@@ -1,9 +1,10 @@
-//! The one thread that writes: takes everything that is queued, makes it durable in one frame of the
-//! log, tells so, and begins again. When the log is full the tables take up everything instead. What
-//! is queued while a commit is under way goes into the next one. Knows nothing of what a change does,
-//! nor of who appends or why.
+//! What is queued for the disk, with the state that it leaves, and the one thread that writes: it
+//! takes everything that is queued, makes it durable in one frame of the log, tells so, and begins
+//! again. When the log is full the tables take up the state instead. What is queued while a commit
+//! is under way goes into the next one. Knows nothing of who appends or why.
 
 use std::{
+    collections::hash_map::Entry,
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -14,13 +15,13 @@ use std::{
 };
 
 use super::{
-    super::{StoreError, fold::Change},
+    super::{StoreError, fold::Facts},
     Syncs,
     environment::Environment,
     log::Log,
-    tables::Tables,
+    tables::{Change, Changed, Tables},
 };
-use crate::protocol::{Key, Lsn, Record, Version};
+use crate::protocol::{Key, Lsn, Record, Version, Write};
 
 /// Told of each group of records around its commit, in the writer's thread. A process that is
 /// stopped in `before` has committed none of them, in `after` all of them, and in neither has anyone
@@ -48,12 +49,13 @@ pub(super) struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    batch: Batch,
+    /// Appended, and not taken by the writer yet.
+    records: Vec<Record>,
     /// The last position appended.
     appended: Lsn,
     /// Everything up to here is to be durable as soon as possible.
     forced: Lsn,
-    /// When the first of the batch was appended.
+    /// When the first of the records was appended.
     since: Option<Instant>,
     /// The store wants no more.
     closing: bool,
@@ -61,39 +63,50 @@ struct Queue {
     asleep: bool,
     /// It does so for a while only, and needs not be woken for what nobody forces.
     dozing: bool,
-    /// What the key/value table has, durably, and nobody was told of.
-    applied: Vec<(Key, Version)>,
+    /// What all appended records say.
+    facts: Facts,
+    /// The entries that appended commits changed since the tables were written last.
+    changed: Changed,
+    /// Those that are being written to the tables.
+    writing: Arc<Changed>,
+    /// What was appended cannot be: a transaction, and the version that its key has already.
+    late: Option<(Version, Version)>,
 }
 
-#[derive(Default)]
-struct Batch {
-    changes: Vec<Change>,
-    /// The records that made the changes.
-    records: Vec<Record>,
+/// What the tables are to have, with all that was appended up to a position.
+pub(super) struct State {
+    upto: Lsn,
+    facts: Facts,
+    changed: Arc<Changed>,
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
+    /// Begins with the facts that the tables hold, and the records of the log that they do not have.
+    pub(super) fn new(facts: Facts, logged: &[Record]) -> Self {
+        let mut queue = Queue { facts, ..Queue::default() };
+        logged.iter().for_each(|record| queue.apply(record));
         Shared {
-            queue: Mutex::default(),
+            queue: Mutex::new(queue),
             wake: Condvar::new(),
             durable: AtomicU64::new(0),
             failed: OnceLock::new(),
         }
     }
 
-    /// Queues a change, and says its position. Adds to `applied` what the key/value table has now.
-    pub(super) fn append(
-        &self,
-        record: Record,
-        change: Change,
-        applied: &mut Vec<(Key, Version)>,
-    ) -> Lsn {
+    /// What all records say, in canonical order.
+    pub(super) fn facts(&self) -> Vec<Record> {
+        self.queue().facts.records().cloned().collect()
+    }
+
+    /// Queues a record, and says its position.
+    ///
+    /// # Panics
+    /// On a commit of what is not prepared.
+    pub(super) fn append(&self, record: Record) -> Lsn {
         let mut queue = self.queue();
-        applied.append(&mut queue.applied);
+        queue.apply(&record);
         queue.appended += 1;
-        queue.batch.changes.push(change);
-        queue.batch.records.push(record);
+        queue.records.push(record);
         let lsn = queue.appended;
         if queue.since.is_none() {
             queue.since = Some(Instant::now());
@@ -103,6 +116,20 @@ impl Shared {
             }
         }
         lsn
+    }
+
+    /// What became of a key that the tables may not have as it is now.
+    pub(super) fn changed(&self, key: &Key) -> Option<Change> {
+        let queue = self.queue();
+        queue.changed.get(key).or_else(|| queue.writing.get(key)).cloned()
+    }
+
+    /// All keys of which the tables may not have what they are now.
+    pub(super) fn all_changed(&self) -> Changed {
+        let queue = self.queue();
+        let mut all = (*queue.writing).clone();
+        all.extend(queue.changed.iter().map(|(key, change)| (key.clone(), change.clone())));
+        all
     }
 
     /// Wants everything up to a position to be durable as soon as possible.
@@ -149,7 +176,7 @@ impl Shared {
     /// Waits for something to commit: something that is forced, or that has been lying for as long
     /// as `idle`. Swaps it with the empty batch that is given, and says its last position; or
     /// nothing, when the store is closed and nothing is left.
-    fn take(&self, batch: &mut Batch, idle: Duration) -> Option<Lsn> {
+    fn take(&self, batch: &mut Vec<Record>, idle: Duration) -> Option<Lsn> {
         let mut queue = self.queue();
         // Where there was something just now there will be more soon.
         let mut active = true;
@@ -160,9 +187,9 @@ impl Shared {
                 Some(since) => {
                     let wait = idle.saturating_sub(since.elapsed());
                     // What is forced has either been taken before or is in this batch.
-                    let first = queue.appended + 1 - queue.batch.changes.len() as Lsn;
+                    let first = queue.appended + 1 - queue.records.len() as Lsn;
                     if queue.closing || queue.forced >= first || wait.is_zero() {
-                        mem::swap(&mut queue.batch, batch);
+                        mem::swap(&mut queue.records, batch);
                         queue.since = None;
                         return Some(queue.appended);
                     }
@@ -182,6 +209,56 @@ impl Shared {
             };
             queue.asleep = false;
             queue.dozing = false;
+        }
+    }
+
+    /// Adds what was queued since to a batch, and says what all of it leaves. Until it is
+    /// [`written`](Shared::written), reads find there what is being written.
+    fn take_state(&self, batch: &mut Vec<Record>) -> State {
+        let mut queue = self.queue();
+        batch.append(&mut queue.records);
+        queue.since = None;
+        queue.writing = Arc::new(mem::take(&mut queue.changed));
+        State { upto: queue.appended, facts: queue.facts.clone(), changed: queue.writing.clone() }
+    }
+
+    /// The tables have the entries that were taken last.
+    fn written(&self) {
+        let writing = mem::take(&mut self.queue().writing);
+        // Not under the lock: there may be many.
+        drop(writing);
+    }
+
+    /// Refuses when what was appended cannot be.
+    pub(super) fn in_order(&self, environment: &Environment) -> Result<(), StoreError> {
+        match self.queue().late {
+            Some((txn, version)) => {
+                let dir = environment.dir().to_owned();
+                Err(StoreError::VersionOrder { dir, txn, version })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Queue {
+    /// Takes a record into the state. Whether a version grows is seen here as far as the tables do
+    /// not have the last one; as for these, when they are written.
+    fn apply(&mut self, record: &Record) {
+        let Some((version, Write { key, value })) = self.facts.apply(record) else { return };
+        let change = (version, value);
+        let before = match self.changed.entry(key) {
+            Entry::Occupied(mut changed) => Some(changed.insert(change)),
+            Entry::Vacant(vacant) => {
+                let before = self.writing.get(vacant.key()).cloned();
+                vacant.insert(change);
+                before
+            }
+        };
+        if let Some((before, Some(_))) = before
+            && before >= version
+        {
+            self.late.get_or_insert((version, before));
         }
     }
 }
@@ -213,20 +290,19 @@ impl Writer {
     }
 
     fn commits(&mut self) -> Result<(), StoreError> {
-        let mut batch = Batch::default();
+        let mut batch = Vec::new();
         let mut settled = false;
         while let Some(lsn) = self.shared.take(&mut batch, self.idle) {
             if !mem::replace(&mut settled, true) {
                 self.settle()?;
             }
-            self.commit(&batch)?;
-            batch.changes.clear();
-            batch.records.clear();
+            let lsn = self.commit(&mut batch, lsn)?;
+            batch.clear();
             self.shared.durable.store(lsn, Ordering::Release);
             (self.persisted)(Ok(lsn));
         }
         // The next start has nothing to do then.
-        if self.log.is_empty() { Ok(()) } else { self.apply() }
+        if self.log.is_empty() { Ok(()) } else { self.apply(&self.shared.take_state(&mut batch)) }
     }
 
     /// A process that was killed may have left more than it had made durable, in the log and in the
@@ -236,26 +312,35 @@ impl Writer {
         if self.syncs == Syncs::All { self.environment.sync() } else { Ok(()) }
     }
 
-    /// Makes a batch durable, as a whole: so a crash keeps a prefix.
-    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        self.tables.take(&batch.changes)?;
+    /// Makes a batch durable, as a whole: so a crash keeps a prefix. Where the tables take it up
+    /// they take up with it what was queued meanwhile. Says the last position that is durable.
+    fn commit(&mut self, batch: &mut Vec<Record>, lsn: Lsn) -> Result<Lsn, StoreError> {
+        let state = if self.log.frame(batch) { None } else { Some(self.shared.take_state(batch)) };
+        self.shared.in_order(&self.environment)?;
         if let Some(observer) = &mut self.observer {
-            observer.before(&batch.records);
+            observer.before(batch);
         }
-        if !self.log.append(&batch.records)? {
-            self.apply()?;
-        }
+        let durable = match &state {
+            None => {
+                self.log.append()?;
+                lsn
+            }
+            Some(state) => {
+                self.apply(state)?;
+                state.upto
+            }
+        };
         if let Some(observer) = &mut self.observer {
-            observer.after(&batch.records);
+            observer.after(batch);
         }
-        Ok(())
+        Ok(durable)
     }
 
     /// Brings the tables up to date, durably, and begins the log anew.
-    fn apply(&mut self) -> Result<(), StoreError> {
-        let written = self.tables.write(self.log.generation())?;
+    fn apply(&mut self, state: &State) -> Result<(), StoreError> {
+        self.tables.write(&state.facts, &state.changed, self.log.generation())?;
         self.log.restart();
-        self.shared.queue().applied.extend(written);
+        self.shared.written();
         Ok(())
     }
 }
