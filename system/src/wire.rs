@@ -60,6 +60,26 @@ pub fn from_wire(envelope: pb::Envelope) -> Result<Message, Malformed> {
     })
 }
 
+/// Leaves out of the messages of a batch the facts that the one before carries as well.
+pub(crate) fn condense(envelopes: &mut [pb::Envelope]) {
+    for n in (1..envelopes.len()).rev() {
+        let [.., before, this] = &mut envelopes[..=n] else { return };
+        if (this.store, this.epoch, this.floor) == (before.store, before.epoch, before.floor) {
+            (this.store, this.epoch, this.floor) = (0, 0, None);
+        }
+    }
+}
+
+/// Gives each message of a batch the facts that it carries, so that it can be understood by itself.
+pub fn spread(envelopes: &mut [pb::Envelope]) {
+    for n in 1..envelopes.len() {
+        let [.., before, this] = &mut envelopes[..=n] else { return };
+        if this.floor.is_none() {
+            (this.store, this.epoch, this.floor) = (before.store, before.epoch, before.floor);
+        }
+    }
+}
+
 /// A transaction's wire form.
 pub(crate) fn txn_to_wire(txn: TxnId) -> pb::TxnId {
     pb::TxnId { epoch: txn.epoch, seq: txn.seq }
@@ -394,6 +414,24 @@ mod tests {
             let envelope = pb::Envelope::decode(bytes.as_slice()).expect("decodes");
             prop_assert_eq!(from_wire(envelope), Ok(message));
         }
+    }
+
+    #[test]
+    fn what_the_message_before_carries_is_said_once() {
+        let message = |epoch, seq| {
+            let floor = TxnId::new(epoch, seq);
+            to_wire(Message { store: StoreId(1), epoch, floor, body: Body::Heartbeat })
+        };
+        let batch = [message(1, 1), message(1, 1), message(1, 2), message(2, 2), message(2, 2)];
+        let mut sent = batch.clone();
+        condense(&mut sent);
+        let said = sent.iter().map(|envelope| envelope.floor.is_some());
+        assert_eq!(said.collect::<Vec<_>>(), [true, false, true, true, false]);
+        assert!(from_wire(sent[1].clone()).is_err(), "not without the one before");
+        spread(&mut sent);
+        assert_eq!(sent, batch);
+        condense(&mut []);
+        spread(&mut []);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use futures::Stream;
 use prost::Message as _;
 use proto::v1 as pb;
 
-use crate::meter::Meter;
+use crate::{meter::Meter, wire};
 
 /// What gRPC puts before each message of a stream.
 const GRPC_PREFIX_BYTES: u64 = 5;
@@ -75,9 +75,10 @@ impl Outbox {
         }
         let mut state = self.lock();
         let since = Instant::now();
-        let mut part = Vec::new();
+        let mut part = Vec::with_capacity(envelopes.len());
         let mut bytes = 0;
-        let mut push = |envelopes: Vec<pb::Envelope>| {
+        let mut push = |mut envelopes: Vec<pb::Envelope>| {
+            wire::condense(&mut envelopes);
             let batch = pb::Batch { envelopes, ..self.head.clone() };
             let bytes = batch.encoded_len();
             state.bytes += bytes;

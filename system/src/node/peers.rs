@@ -218,10 +218,11 @@ impl Peers {
         Ok(from)
     }
 
-    async fn take(&self, from: Node, batch: pb::Batch) -> Result<(), Status> {
+    async fn take(&self, from: Node, mut batch: pb::Batch) -> Result<(), Status> {
         if batch.envelopes.is_empty() {
             return Ok(());
         }
+        wire::spread(&mut batch.envelopes);
         let messages = batch.envelopes.into_iter().map(wire::from_wire);
         let messages = messages.collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         // Full, it makes the sender wait, by the flow control of its stream.
