@@ -53,7 +53,8 @@ impl Master {
             if let Some(body) = self.arrived.pop_front() {
                 return body;
             }
-            let batch = self.arriving.message().await.expect("no error").expect("no end");
+            let mut batch = self.arriving.message().await.expect("no error").expect("no end");
+            wire::spread(&mut batch.envelopes);
             let messages = batch.envelopes.into_iter().map(wire::from_wire);
             self.arrived.extend(messages.map(|message| message.expect("one of ours").body));
         }

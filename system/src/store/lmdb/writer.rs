@@ -74,7 +74,7 @@ struct Queue {
 }
 
 /// What the tables are to have, with all that was appended up to a position.
-pub(super) struct State {
+pub(super) struct Snapshot {
     upto: Lsn,
     facts: Facts,
     changed: Arc<Changed>,
@@ -214,12 +214,16 @@ impl Shared {
 
     /// Adds what was queued since to a batch, and says what all of it leaves. Until it is
     /// [`written`](Shared::written), reads find there what is being written.
-    fn take_state(&self, batch: &mut Vec<Record>) -> State {
+    fn snapshot(&self, batch: &mut Vec<Record>) -> Snapshot {
         let mut queue = self.queue();
         batch.append(&mut queue.records);
         queue.since = None;
         queue.writing = Arc::new(mem::take(&mut queue.changed));
-        State { upto: queue.appended, facts: queue.facts.clone(), changed: queue.writing.clone() }
+        Snapshot {
+            upto: queue.appended,
+            facts: queue.facts.clone(),
+            changed: queue.writing.clone(),
+        }
     }
 
     /// The tables have the entries that were taken last.
@@ -302,7 +306,7 @@ impl Writer {
             (self.persisted)(Ok(lsn));
         }
         // The next start has nothing to do then.
-        if self.log.is_empty() { Ok(()) } else { self.apply(&self.shared.take_state(&mut batch)) }
+        if self.log.is_empty() { Ok(()) } else { self.apply(&self.shared.snapshot(&mut batch)) }
     }
 
     /// A process that was killed may have left more than it had made durable, in the log and in the
@@ -315,19 +319,19 @@ impl Writer {
     /// Makes a batch durable, as a whole: so a crash keeps a prefix. Where the tables take it up
     /// they take up with it what was queued meanwhile. Says the last position that is durable.
     fn commit(&mut self, batch: &mut Vec<Record>, lsn: Lsn) -> Result<Lsn, StoreError> {
-        let state = if self.log.frame(batch) { None } else { Some(self.shared.take_state(batch)) };
+        let snapshot = if self.log.frame(batch) { None } else { Some(self.shared.snapshot(batch)) };
         self.shared.in_order(&self.environment)?;
         if let Some(observer) = &mut self.observer {
             observer.before(batch);
         }
-        let durable = match &state {
+        let durable = match &snapshot {
             None => {
                 self.log.append()?;
                 lsn
             }
-            Some(state) => {
-                self.apply(state)?;
-                state.upto
+            Some(snapshot) => {
+                self.apply(snapshot)?;
+                snapshot.upto
             }
         };
         if let Some(observer) = &mut self.observer {
@@ -337,8 +341,8 @@ impl Writer {
     }
 
     /// Brings the tables up to date, durably, and begins the log anew.
-    fn apply(&mut self, state: &State) -> Result<(), StoreError> {
-        self.tables.write(&state.facts, &state.changed, self.log.generation())?;
+    fn apply(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        self.tables.write(&snapshot.facts, &snapshot.changed, self.log.generation())?;
         self.log.restart();
         self.shared.written();
         Ok(())
