@@ -183,6 +183,47 @@ fn what_is_queued_during_a_commit_goes_into_the_next_one_as_a_whole() {
 }
 
 #[test]
+fn what_the_tables_are_taking_up_is_read_meanwhile_and_counts() {
+    /// Tells that the tables are about to take something up, and stands until it is told to go on.
+    struct Gate(mpsc::Sender<()>, mpsc::Receiver<()>);
+
+    impl Observer for Gate {
+        fn before(&mut self, _: &[Record]) {
+            self.0.send(()).unwrap();
+            self.1.recv_timeout(DEADLINE).expect("let go in time");
+        }
+
+        fn after(&mut self, _: &[Record]) {}
+    }
+
+    let dir = TempDir::new().unwrap();
+    let (tell, told) = mpsc::channel();
+    let (stand, standing) = mpsc::channel();
+    let (go, gone) = mpsc::channel();
+    let options = Options { log_bytes: 0, idle: DEADLINE, ..create() };
+    let persisted = Box::new(move |durable| tell.send(durable).unwrap());
+    let observer = Box::new(Gate(stand, gone));
+    let Opened { mut store, .. } =
+        Store::open_observed(dir.path(), options, persisted, Some(observer)).unwrap();
+
+    store.append(put(2, "a", "second"));
+    let first = store.append(commit(2));
+    store.force(first);
+    standing.recv_timeout(DEADLINE).expect("the tables are asked");
+    assert_eq!(store.get(&"a".into()).unwrap(), Some((txn(2), "second".into())));
+    assert_eq!(entries(&store), [entry(2, "a", "second")]);
+
+    // Neither in the tables yet nor beside them: but not forgotten.
+    store.append(put(1, "a", "first, and too late"));
+    let late = store.append(commit(1));
+    store.force(late);
+    go.send(()).unwrap();
+    assert_eq!(told.recv_timeout(DEADLINE).unwrap().unwrap(), first);
+    let error = told.recv_timeout(DEADLINE).unwrap().unwrap_err();
+    assert!(matches!(*error, StoreError::VersionOrder { .. }), "{error}");
+}
+
+#[test]
 fn a_second_opener_is_refused_until_the_first_is_gone() {
     let dir = TempDir::new().unwrap();
     let (first, _told) = open(&dir, create()).unwrap();

@@ -518,27 +518,32 @@ fn a_directory_without_permission_is_refused() {
 #[test]
 fn a_write_that_comes_too_late_is_refused() {
     let dir = TempDir::new().unwrap();
-    let (tell, told) = mpsc::channel();
-    let persisted = Box::new(move |durable| tell.send(durable).unwrap());
-    let Opened { mut store, .. } = Store::open(dir.path(), create(), persisted).unwrap();
-    let lsn = write(&mut store, 2, "k", b"later".to_vec());
-    store.force(lsn);
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap().unwrap(), lsn);
-    let lsn = write(&mut store, 1, "k", b"earlier".to_vec());
-    store.force(lsn);
-    let error = told.recv_timeout(DEADLINE).unwrap().unwrap_err();
-    assert!(matches!(*error, StoreError::VersionOrder { .. }), "{error}");
-    drop(store);
-    let Opened { store, .. } = open(dir.path(), Options::default()).unwrap();
-    assert_eq!(store.get(&"k".into()).unwrap(), Some((txn(2), "later".into())));
-    store.close().unwrap();
+    for (name, options) in [("tables", at_once()), ("log", Options::default())] {
+        let (tell, told) = mpsc::channel();
+        let persisted = Box::new(move |durable| tell.send(durable).unwrap());
+        let dir = dir.path().join(name);
+        let options = Options { create: true, ..options };
+        let Opened { mut store, .. } = Store::open(&dir, options, persisted).unwrap();
+        let lsn = write(&mut store, 2, "k", b"later".to_vec());
+        store.force(lsn);
+        assert_eq!(told.recv_timeout(DEADLINE).unwrap().unwrap(), lsn);
+        let lsn = write(&mut store, 1, "k", b"earlier".to_vec());
+        store.force(lsn);
+        let error = told.recv_timeout(DEADLINE).unwrap().unwrap_err();
+        assert!(matches!(*error, StoreError::VersionOrder { .. }), "{error}");
+        drop(store);
+        let Opened { store, .. } = open(&dir, Options::default()).unwrap();
+        assert_eq!(store.get(&"k".into()).unwrap(), Some((txn(2), "later".into())));
+        store.close().unwrap();
+    }
 
     // What only the tables know is found when they take up the log, and not opened again before.
-    let Opened { mut store, .. } = open(dir.path(), Options::default()).unwrap();
+    let dir = dir.path().join("log");
+    let Opened { mut store, .. } = open(&dir, Options::default()).unwrap();
     write(&mut store, 1, "k", b"earlier".to_vec());
     let error = store.close().unwrap_err().to_string();
     assert!(error.contains("already has version 7.2"), "{error}");
-    let error = open(dir.path(), Options::default()).unwrap_err();
+    let error = open(&dir, Options::default()).unwrap_err();
     assert!(matches!(error, StoreError::VersionOrder { .. }), "{error}");
 }
 
