@@ -150,8 +150,7 @@ impl Disk {
         let Some(session) = session else { return Ok(()) };
         let at = self.at.clone();
         supervisor.run(move || unmount(&at)).await??;
-        // Ends when the kernel has let go of the file system, and of all that it had cached.
-        spawn_blocking(move || session.join()).await?
+        spawn_blocking(move || ended(session)).await?
     }
 }
 
@@ -180,7 +179,7 @@ pub fn available() -> Result<(), String> {
             .map_err(why(FUSE))?;
         fs::write(at.join("file"), "x").map_err(why("a file on FUSE"))?;
         unmount(&at).map_err(why("unmount"))?;
-        session.join().map_err(why(FUSE))
+        ended(session).map_err(why(FUSE))
     });
     tried.join().unwrap_or_else(|_| Err("the attempt failed".to_owned()))
 }
@@ -207,6 +206,16 @@ fn mount_fuse(fuse: &File, at: &Path) -> io::Result<()> {
 
 fn serve(requests: Requests, fuse: File) -> io::Result<BackgroundSession> {
     Session::from_fd(requests, fuse.into(), SessionACL::Owner, Config::default())?.spawn()
+}
+
+/// Waits until the kernel has let go of a file system that was unmounted, and of all that it had
+/// cached.
+fn ended(session: BackgroundSession) -> io::Result<()> {
+    match session.join() {
+        // It has let go while it was handing a request over.
+        Err(error) if error.raw_os_error() == Some(Errno::ECONNABORTED as i32) => Ok(()),
+        ended => ended,
+    }
 }
 
 fn unmount(at: &Path) -> io::Result<()> {
