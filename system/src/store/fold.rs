@@ -86,25 +86,28 @@ impl Facts {
             Entry::Occupied(held) if says_nothing(record, held.get()) => return None,
             held => held,
         };
-        if let Record::Commit { txn } = *record {
-            return match held {
-                Entry::Occupied(mut held) if matches!(held.get(), Record::Prepare { .. }) => {
-                    match held.insert(record.clone()) {
-                        Record::Prepare { write, .. } => Some((txn, write)),
-                        _ => None,
-                    }
-                }
-                held => panic!("{txn} is committed, though it was not prepared: {held:?}"),
+        if let Record::Commit { txn } = record {
+            let prepared = match &held {
+                Entry::Occupied(held) => matches!(held.get(), Record::Prepare { .. }),
+                Entry::Vacant(_) => false,
             };
+            assert!(prepared, "{txn} is committed, though it was not prepared: {held:?}");
         }
-        match held {
-            Entry::Occupied(mut held) => drop(held.insert(record.clone())),
-            Entry::Vacant(vacant) => drop(vacant.insert(record.clone())),
+        let before = match held {
+            Entry::Occupied(mut held) => Some(held.insert(record.clone())),
+            Entry::Vacant(vacant) => {
+                vacant.insert(record.clone());
+                None
+            }
+        };
+        match (record, before) {
+            (Record::Commit { txn }, Some(Record::Prepare { write, .. })) => Some((*txn, write)),
+            (Record::Floor { floor }, _) => {
+                self.forget_below(*floor);
+                None
+            }
+            _ => None,
         }
-        if let Record::Floor { floor } = *record {
-            self.forget_below(floor);
-        }
-        None
     }
 
     /// Takes out what is said about transactions below a floor.
