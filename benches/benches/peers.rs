@@ -26,8 +26,8 @@ use futures::future::try_join_all;
 const KEYS: u32 = 100;
 /// The length of a value.
 const VALUE_BYTES: usize = 128;
-/// Replicas of ours, members of etcd.
-const NODES: u8 = 3;
+/// Members of etcd.
+const MEMBERS: usize = 3;
 
 /// Measures clusters of ours beside etcd, and prints README's tables.
 #[derive(Parser)]
@@ -35,6 +35,10 @@ struct Args {
     /// How many clients there are, in turn.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
     clients: Vec<u32>,
+    /// How many replicas ours has beside its master. As many as etcd has members keep as many copies;
+    /// one less makes as many nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
+    replicas: u8,
     /// How many connections the clients share; by default each has its own.
     #[arg(long, default_value_t = u32::MAX)]
     connections: u32,
@@ -102,7 +106,7 @@ async fn run(args: &Args) -> std::io::Result<bool> {
     let mut clusters: Vec<Box<dyn Cluster>> = Vec::new();
     let ours = ours::Options {
         name: "logged".into(),
-        replicas: NODES,
+        replicas: args.replicas,
         configuration: String::new(),
         programs: None,
     };
@@ -120,7 +124,7 @@ async fn run(args: &Args) -> std::io::Result<bool> {
         _ if args.without_etcd => {}
         Some(version) => {
             println!("{version}");
-            clusters.push(Box::new(Etcd::start(scratch.path(), NODES.into()).await?));
+            clusters.push(Box::new(Etcd::start(scratch.path(), MEMBERS).await?));
         }
         None => println!("{}", etcd::MISSING),
     }
@@ -162,8 +166,9 @@ async fn floor(
 ) -> std::io::Result<()> {
     const TIMES: usize = 300;
     let micros = |begun: Instant| begun.elapsed().as_secs_f64() * 1e6;
-    let mut stores: Vec<_> =
-        (0..NODES).map(|n| Replica::open(&scratch.join(format!("alone{n}")))).collect();
+    let mut stores: Vec<_> = (1..cluster.nodes().len())
+        .map(|n| Replica::open(&scratch.join(format!("alone{n}"))))
+        .collect();
     let mut one = Vec::new();
     let mut all = Vec::new();
     for _ in 0..TIMES {
@@ -191,9 +196,10 @@ async fn floor(
     }
     let [one, all, trip, round] = [one, all, trips, rounds].map(|times| median(&times));
     println!(
-        "a put of 1 client: {all:.0} us for a force at {NODES} stores at once, {one:.0} us for one \
-         more; {trip:.0} us for a call that does nothing, {round:.0} us for one to each of {NODES} \
-         nodes at once"
+        "a put of 1 client: {all:.0} us for a force at {replicas} stores at once, {one:.0} us for \
+         one more; {trip:.0} us for a call that does nothing, {round:.0} us for one to each of \
+         {replicas} nodes at once",
+        replicas = stores.len()
     );
     for (name, force, needs, median_ms) in
         [("logged", one, "both forces", logged), ("votes", 0.0, "the first force", votes)]
