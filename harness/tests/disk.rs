@@ -125,7 +125,7 @@ async fn a_dsync_write_is_durable_and_locks_hold() {
 
 /// With a log that holds three puts: every fourth takes all to the tables.
 fn options(create: bool, syncs: Syncs) -> Options {
-    Options { create, syncs, map_bytes: 16 << 20, log_bytes: 8 << 10, ..Options::default() }
+    Options { create, syncs, map_bytes: 16 << 20, log_bytes: 16 << 10, ..Options::default() }
 }
 
 fn value(n: u32) -> Vec<u8> {
