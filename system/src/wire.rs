@@ -62,21 +62,24 @@ pub fn from_wire(envelope: pb::Envelope) -> Result<Message, Malformed> {
 
 /// Leaves out of the messages of a batch the facts that the one before carries as well.
 pub(crate) fn condense(envelopes: &mut [pb::Envelope]) {
-    for n in (1..envelopes.len()).rev() {
-        let [.., before, this] = &mut envelopes[..=n] else { return };
-        if (this.store, this.epoch, this.floor) == (before.store, before.epoch, before.floor) {
-            (this.store, this.epoch, this.floor) = (0, 0, None);
+    let mut before = None;
+    for pb::Envelope { store, epoch, floor, .. } in envelopes {
+        let facts = Some((*store, *epoch, *floor));
+        if facts == before {
+            (*store, *epoch, *floor) = (0, 0, None);
         }
+        before = facts;
     }
 }
 
 /// Gives each message of a batch the facts that it carries, so that it can be understood by itself.
 pub fn spread(envelopes: &mut [pb::Envelope]) {
-    for n in 1..envelopes.len() {
-        let [.., before, this] = &mut envelopes[..=n] else { return };
-        if this.floor.is_none() {
-            (this.store, this.epoch, this.floor) = (before.store, before.epoch, before.floor);
+    let mut before = (0, 0, None);
+    for pb::Envelope { store, epoch, floor, .. } in envelopes {
+        if floor.is_none() {
+            (*store, *epoch, *floor) = before;
         }
+        before = (*store, *epoch, *floor);
     }
 }
 
