@@ -226,11 +226,10 @@ impl Shared {
         }
     }
 
-    /// The tables have the entries that were taken last.
+    /// The tables have the entries of the last snapshot, which still holds them: there may be too
+    /// many to be dropped under the lock.
     fn written(&self) {
-        let writing = mem::take(&mut self.queue().writing);
-        // Not under the lock: there may be many.
-        drop(writing);
+        self.queue().writing = Arc::default();
     }
 
     /// Refuses when what was appended cannot be.
@@ -252,19 +251,22 @@ impl Queue {
         let Some((version, Write { key, value })) = self.facts.apply(record) else { return };
         let change = (version, value);
         let before = match self.changed.entry(key) {
-            Entry::Occupied(mut changed) => Some(changed.insert(change)),
+            Entry::Occupied(mut changed) => live(&changed.insert(change)),
             Entry::Vacant(vacant) => {
-                let before = self.writing.get(vacant.key()).cloned();
+                let before = self.writing.get(vacant.key()).and_then(live);
                 vacant.insert(change);
                 before
             }
         };
-        if let Some((before, Some(_))) = before
-            && before >= version
-        {
+        if let Some(before) = before.filter(|before| *before >= version) {
             self.late.get_or_insert((version, before));
         }
     }
+}
+
+/// The version of a key that a change has left live.
+fn live((version, value): &Change) -> Option<Version> {
+    value.as_ref().map(|_| *version)
 }
 
 /// The body of the writer's thread.
