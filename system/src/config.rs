@@ -117,6 +117,10 @@ pub struct NodeLimits {
     /// How long a node that was told to stop waits for the calls in flight, in milliseconds.
     /// Default 3000.
     pub stop: u64,
+    /// Whether a node that has something to do waits until whoever runs on its processor pauses
+    /// (`SCHED_BATCH`), rather than interrupt it: for nodes that share a machine with each other,
+    /// and not with programs that never pause. Default true.
+    pub batch: bool,
 }
 
 impl Default for NodeLimits {
@@ -129,6 +133,7 @@ impl Default for NodeLimits {
             reconnect_max: 1000,
             outbox: 64 << 20,
             stop: 3000,
+            batch: true,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use nix::{
+    libc,
     sys::{prctl, signal::Signal},
     unistd::getppid,
 };
@@ -157,6 +158,11 @@ impl NodeArgs {
 }
 
 fn run(options: Options) -> Result<(), NodeError> {
+    if options.cluster.node.batch
+        && let Err(cause) = run_as_batch()
+    {
+        tracing::warn!("this node interrupts others to run: {cause}");
+    }
     let failed = |doing| move |cause: io::Error| NodeError::Process { doing, cause };
     let runtime = node::runtime().map_err(failed("start the runtime"))?;
     runtime.block_on(async {
@@ -170,6 +176,17 @@ fn run(options: Options) -> Result<(), NodeError> {
         };
         node::run(options, stop).await
     })
+}
+
+/// Has the kernel let whoever runs go on when a thread of this process has something to do: on the
+/// processors that a node shares with other nodes, each turn is then finished before the next
+/// begins, and what comes meanwhile is taken in together. For this thread, and those that it starts.
+fn run_as_batch() -> io::Result<()> {
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the kernel reads the parameter, which lives until it has, and nothing else.
+    #[allow(unsafe_code)]
+    let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const none) };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Has the kernel kill this process when its parent ends, however that ends.

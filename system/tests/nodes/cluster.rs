@@ -1,11 +1,13 @@
 //! What a whole cluster does for its clients.
 
 use std::{
+    collections::BTreeSet,
+    fs,
     io::{BufRead as _, BufReader, Write as _},
     process::Stdio,
 };
 
-use nix::sys::signal::Signal;
+use nix::{libc, sys::signal::Signal};
 use system::{
     client::{ReasonKind, WriteOutcome},
     protocol::{Node, Value},
@@ -46,6 +48,30 @@ async fn put_get_and_del_work_end_to_end() {
     let entries = vec![(longest.into(), version, large), ("other".into(), other, "".into())];
     for slot in 1..=3 {
         assert_eq!(cluster.dump(Node::Replica(slot)).await, entries);
+    }
+}
+
+/// The scheduling policies of all threads of a node, as proc(5) has them.
+fn policies(cluster: &mut Cluster, node: Node) -> BTreeSet<i32> {
+    let tasks = format!("/proc/{}/task", cluster.pid(node));
+    let policies = fs::read_dir(tasks).expect("it runs").filter_map(|task| {
+        // A thread may end meanwhile.
+        let stat = fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+        // The third field follows the name, which ends with the last parenthesis.
+        let (_, fields) = stat.rsplit_once(')').expect("a name");
+        let policy = fields.split_whitespace().nth(41 - 3).expect("a policy");
+        Some(policy.parse().expect("a number"))
+    });
+    policies.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_interrupt_others_only_where_they_are_told_so() {
+    for (told, policy) in [("", libc::SCHED_BATCH), ("[node]\nbatch = false", libc::SCHED_OTHER)] {
+        let mut cluster = Cluster::begun(1, told).await;
+        for node in cluster.names() {
+            assert_eq!(policies(&mut cluster, node), BTreeSet::from([policy]), "{node}");
+        }
     }
 }
 
