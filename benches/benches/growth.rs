@@ -2,7 +2,11 @@
 //! and gets of 64 clients while the replicas, the values, the keys and the age of the records grow,
 //! each alone; and the memory of each node then. A few minutes in all.
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+    time::Duration,
+};
 
 use benches::{
     cluster::Cluster as _,
@@ -47,7 +51,8 @@ fn main() -> ExitCode {
     }
     let runtime = system::node::runtime();
     match runtime.and_then(|runtime| runtime.block_on(run(&args))) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("{error}");
             ExitCode::FAILURE
@@ -68,7 +73,8 @@ const HEAD: [&str; 9] = [
     "mapped",
 ];
 
-async fn run(args: &Args) -> io::Result<()> {
+/// Measures everything, and says whether every operation was done.
+async fn run(args: &Args) -> io::Result<bool> {
     let plain = Load {
         operation: Operation::Put,
         clients: CLIENTS,
@@ -78,35 +84,42 @@ async fn run(args: &Args) -> io::Result<()> {
         warm_up: Duration::from_secs_f64(args.seconds / 4.0),
         time: Duration::from_secs_f64(args.seconds),
     };
+    let mut failed = 0;
     let mut rows = Vec::new();
     for replicas in [1, 3, 5, 7] {
-        rows.push(point(&replicas.to_string(), replicas, &plain).await?);
+        rows.push(point(&replicas.to_string(), replicas, &plain, &mut failed).await?);
     }
-    print("replicas", rows);
+    print("replicas", &rows)?;
     let mut rows = Vec::new();
     for value_bytes in [16, 128, 1024, 8 << 10, 64 << 10] {
         // Not more than the disk and the machine's memory hold.
         let keys = if value_bytes > 1024 { 10 } else { 100 };
         let load = Load { value_bytes, keys, ..plain };
-        rows.push(point(&value_bytes.to_string(), 3, &load).await?);
+        rows.push(point(&value_bytes.to_string(), 3, &load, &mut failed).await?);
     }
-    print("bytes of a value", rows);
+    print("bytes of a value", &rows)?;
     let mut rows = Vec::new();
     for keys in [1000, 30_000, args.keys] {
         let load = Load { keys: keys / CLIENTS, ..plain };
-        rows.push(point(&thousands(keys.into()), 3, &load).await?);
+        rows.push(point(&thousands(keys.into()), 3, &load, &mut failed).await?);
     }
-    print("keys", rows);
-    age(args, &plain).await
+    print("keys", &rows)?;
+    age(args, &plain, &mut failed).await?;
+    Ok(failed == 0)
 }
 
 /// A fresh cluster under one load.
-async fn point(name: &str, replicas: u8, load: &Load) -> io::Result<Vec<String>> {
+async fn point(
+    name: &str,
+    replicas: u8,
+    load: &Load,
+    all_failed: &mut u64,
+) -> io::Result<Vec<String>> {
     let scratch = process::scratch()?;
     let cluster = start(&scratch, replicas).await?;
     load::fill(&cluster, load).await?;
     let mut row = vec![name.to_owned()];
-    row.extend(measure(&cluster, load).await?);
+    row.extend(measure(&cluster, load, all_failed).await?);
     Ok(row)
 }
 
@@ -117,7 +130,7 @@ async fn start(scratch: &tempfile::TempDir, replicas: u8) -> io::Result<Ours> {
 }
 
 /// One cluster, from its first put on.
-async fn age(args: &Args, plain: &Load) -> io::Result<()> {
+async fn age(args: &Args, plain: &Load, all_failed: &mut u64) -> io::Result<()> {
     let scratch = process::scratch()?;
     let cluster = start(&scratch, 3).await?;
     load::fill(&cluster, plain).await?;
@@ -130,19 +143,19 @@ async fn age(args: &Args, plain: &Load) -> io::Result<()> {
         }
         #[expect(clippy::cast_precision_loss, reason = "read to three digits")]
         let mut row = vec![thousands(puts as f64)];
-        row.extend(measure(&cluster, plain).await?);
+        row.extend(measure(&cluster, plain, all_failed).await?);
         rows.push(row);
     }
-    print("puts before", rows);
-    Ok(())
+    print("puts before", &rows)
 }
 
-async fn measure(cluster: &Ours, load: &Load) -> io::Result<Vec<String>> {
+async fn measure(cluster: &Ours, load: &Load, all_failed: &mut u64) -> io::Result<Vec<String>> {
     let mut row = Vec::new();
     for operation in [Operation::Put, Operation::Get] {
         let outcome = load::run(cluster, &Load { operation, ..*load }).await?;
         if let (failed, Some(why)) = &outcome.failed {
-            println!("{failed} operations failed: {why}");
+            *all_failed += failed;
+            writeln!(io::stdout(), "{failed} operations failed: {why}")?;
         }
         row.push(thousands(outcome.rate));
         row.push(format!("{:.2}, {:.2}", outcome.latency_ms(0.5), outcome.latency_ms(0.99)));
@@ -167,6 +180,6 @@ fn cpu(outcome: &Outcome, process: usize) -> String {
     format!("{:.1}", outcome.usage[process].cpu.as_secs_f64() * 1e6 / done)
 }
 
-fn print(what: &str, rows: Vec<Vec<String>>) {
-    table::print(&[&[what], &HEAD[..]].concat(), &rows);
+fn print(what: &str, rows: &[Vec<String>]) -> io::Result<()> {
+    table::write(&mut io::stdout(), &[&[what], &HEAD[..]].concat(), rows)
 }

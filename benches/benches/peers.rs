@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
@@ -101,7 +102,7 @@ fn main() -> ExitCode {
 /// What was measured of a cluster under a load, a round each.
 type Measured = BTreeMap<(Operation, u32, usize), Vec<Outcome>>;
 
-async fn run(args: &Args) -> std::io::Result<bool> {
+async fn run(args: &Args) -> io::Result<bool> {
     let scratch = process::scratch()?;
     let mut clusters: Vec<Box<dyn Cluster>> = Vec::new();
     let ours = ours::Options {
@@ -123,10 +124,10 @@ async fn run(args: &Args) -> std::io::Result<bool> {
     match etcd::version() {
         _ if args.without_etcd => {}
         Some(version) => {
-            println!("{version}");
+            writeln!(io::stdout(), "{version}")?;
             clusters.push(Box::new(Etcd::start(scratch.path(), MEMBERS).await?));
         }
-        None => println!("{}", etcd::MISSING),
+        None => writeln!(io::stdout(), "{}", etcd::MISSING)?,
     }
     // Each of ours to etcd; without it the first to the others.
     let pairs: Vec<_> = if clusters.len() > ours {
@@ -140,14 +141,15 @@ async fn run(args: &Args) -> std::io::Result<bool> {
         for Outcome { failed: (failed, why), done, .. } in rounds {
             if let Some(why) = why {
                 let name = clusters[*system].name();
-                println!("{name}, {clients} clients, {operation:?}: {failed} failed: {why}");
+                let of = format!("{name}, {clients} clients, {operation:?}");
+                writeln!(io::stdout(), "{of}: {failed} failed: {why}")?;
             }
             good &= why.is_none() && *done > 0;
         }
     }
-    speeds(args, &clusters, &pairs, &measured);
-    costs(args, &clusters, &measured);
-    limits(args, &clusters, &measured);
+    speeds(args, &clusters, &pairs, &measured)?;
+    costs(args, &clusters, &measured)?;
+    limits(args, &clusters, &measured)?;
     let of_one = |n| Some(of(measured.get(&(Operation::Put, 1, n))?, |o| o.latency_ms(0.5)));
     if let Some(medians) = of_one(0).zip(of_one(1)) {
         floor(scratch.path(), &*clusters[0], medians).await?;
@@ -163,7 +165,7 @@ async fn floor(
     scratch: &Path,
     cluster: &dyn Cluster,
     (logged, votes): (f64, f64),
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     const TIMES: usize = 300;
     let micros = |begun: Instant| begun.elapsed().as_secs_f64() * 1e6;
     let mut stores: Vec<_> = (1..cluster.nodes().len())
@@ -190,32 +192,34 @@ async fn floor(
         for (lines, times) in [(master, &mut trips), (replicas, &mut rounds)] {
             let begun = Instant::now();
             let calls = lines.iter_mut().map(|line| cluster.nothing(line));
-            try_join_all(calls).await.map_err(std::io::Error::other)?;
+            try_join_all(calls).await.map_err(io::Error::other)?;
             times.push(micros(begun));
         }
     }
     let [one, all, trip, round] = [one, all, trips, rounds].map(|times| median(&times));
-    println!(
+    writeln!(
+        io::stdout(),
         "a put of 1 client: {all:.0} us for a force at {replicas} stores at once, {one:.0} us for \
          one more; {trip:.0} us for a call that does nothing, {round:.0} us for one to each of \
          {replicas} nodes at once",
         replicas = stores.len()
-    );
+    )?;
     for (name, force, needs, median_ms) in
         [("logged", one, "both forces", logged), ("votes", 0.0, "the first force", votes)]
     {
         let sum = all + force + trip + round;
         let median = median_ms * 1000.0;
-        println!(
+        writeln!(
+            io::stdout(),
             "{name} needs {needs} and both ways: {sum:.0} us; measured, median: {median:.0} us, \
              {:.2} times that",
             median / sum
-        );
+        )?;
     }
     Ok(())
 }
 
-async fn measure(args: &Args, clusters: &[Box<dyn Cluster>]) -> std::io::Result<Measured> {
+async fn measure(args: &Args, clusters: &[Box<dyn Cluster>]) -> io::Result<Measured> {
     let load = |operation, clients| Load {
         operation,
         clients,
@@ -268,7 +272,7 @@ fn speeds(
     clusters: &[Box<dyn Cluster>],
     pairs: &[(usize, usize)],
     measured: &Measured,
-) {
+) -> io::Result<()> {
     for (operation, word) in [(Operation::Put, "puts"), (Operation::Get, "gets")] {
         let mut head = vec!["clients".to_owned()];
         for cluster in clusters {
@@ -292,12 +296,14 @@ fn speeds(
             }
             rows.push(row);
         }
-        table::print(&head.iter().map(String::as_str).collect::<Vec<_>>(), &rows);
+        let head: Vec<_> = head.iter().map(String::as_str).collect();
+        table::write(&mut io::stdout(), &head, &rows)?;
     }
+    Ok(())
 }
 
 /// What an operation costs: less disturbed by other work than how long it takes.
-fn costs(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) {
+fn costs(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) -> io::Result<()> {
     let head = [
         "operation, clients",
         "system",
@@ -349,7 +355,7 @@ fn costs(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) {
             }
         }
     }
-    table::print(&head, &rows);
+    table::write(&mut io::stdout(), &head, &rows)
 }
 
 /// How much of the time of a load something was busy.
@@ -362,7 +368,7 @@ fn percent(share: f64) -> String {
 }
 
 /// Names what is nearest to its limit when there are most clients.
-fn limits(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) {
+fn limits(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) -> io::Result<()> {
     let clients = args.clients.iter().copied().max().unwrap_or(1);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     #[expect(clippy::cast_precision_loss, reason = "few cores")]
@@ -383,7 +389,8 @@ fn limits(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) {
         let busy: Vec<_> =
             busy.iter().map(|(share, what)| format!("{what} {}", percent(*share))).collect();
         let name = clusters[0].name();
-        println!("{operation:?}, {clients} clients, {name}, busy: {}", busy.join(", "));
+        let of = format!("{operation:?}, {clients} clients, {name}");
+        writeln!(io::stdout(), "{of}, busy: {}", busy.join(", "))?;
     }
-    println!();
+    writeln!(io::stdout())
 }

@@ -1,6 +1,8 @@
 //! Figures of several rounds, and tables of them as Markdown has them. Knows nothing of what was
 //! measured.
 
+use std::io::{self, Write};
+
 /// The middle one; of an even number the mean of the two in the middle.
 ///
 /// # Panics
@@ -27,14 +29,17 @@ pub fn thousands(figure: f64) -> String {
     text
 }
 
-/// Prints a table.
-pub fn print(head: &[&str], rows: &[Vec<String>]) {
-    println!("| {} |", head.join(" | "));
-    println!("|{}", "---|".repeat(head.len()));
+/// Writes a table, and an empty line.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write(out: &mut impl Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    writeln!(out, "| {} |", head.join(" | "))?;
+    writeln!(out, "|{}", "---|".repeat(head.len()))?;
     for row in rows {
-        println!("| {} |", row.join(" | "));
+        writeln!(out, "| {} |", row.join(" | "))?;
     }
-    println!();
+    writeln!(out)
 }
 
 #[cfg(test)]

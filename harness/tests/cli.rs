@@ -33,6 +33,7 @@ fn bad_arguments_end_with_254_and_a_reason() {
         (vec!["--rate=-1"], "is no rate"),
         (vec!["--mix", "get=0"], "above 0"),
         (vec!["--mix", "cas=1"], "'cas' is no operation"),
+        (vec!["--faults", "kill-master", "--part", "1/2"], "add crash-matrix to --faults"),
         (vec!["--seed", "lucky"], "invalid digit"),
         (vec!["--system", "oracle"], "twopc"),
         (vec!["--system-bin", empty], "there is no program"),

@@ -19,7 +19,7 @@ use crate::{
     disk,
     generator::{Mix, run_seeds},
     nemesis::{
-        Faults,
+        FaultName, Faults,
         matrix::{Coverage, Part},
     },
     report::{self, summary::Tally},
@@ -167,13 +167,24 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
         Break::Syncs(_) => None,
     });
     with_rules(&rules.collect::<Vec<_>>(), &[args.commit])?;
+    let matrix = args.faults.names().contains(&FaultName::CrashMatrix);
+    if args.part.is_some() && !matrix {
+        return Err(Problem::arguments(anyhow::anyhow!(
+            "--part: it is the crash matrix that has parts; add crash-matrix to --faults, or leave \
+             --part out"
+        )));
+    }
     let (faults, disks) = with_disks(&args.faults)?;
     let (runtime, interrupt) = runtime()?;
     let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
     let mut last = None;
     let mut coverage = Coverage::default();
     for (seed, number) in run_seeds(first_seed, args.test_count).zip(1..) {
-        let part = args.part.unwrap_or(Part { number, of: args.test_count });
+        let part = match args.part {
+            Some(part) => part,
+            None if matrix => Part { number, of: args.test_count },
+            None => Part::WHOLE,
+        };
         let options = args.options(&faults, disks, part, seed);
         let started = Instant::now();
         let many = args.test_count > 1;
