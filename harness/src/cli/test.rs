@@ -260,20 +260,16 @@ fn with_disks(faults: &Faults) -> Result<(Faults, bool), Problem> {
     if !faults.want_disks() {
         return Ok((faults.clone(), false));
     }
-    match disk::available() {
-        Ok(()) => Ok((faults.clone(), true)),
-        Err(why) if faults.need_disks() => Err(Problem::arguments(anyhow::anyhow!(
-            "power-loss needs to mount file systems by FUSE, as root ({why}); every other fault \
-             does without"
-        ))),
-        Err(why) => {
-            eprintln!(
-                "harness: without power-loss, which needs to mount file systems by FUSE, as root \
-                 ({why})"
-            );
-            Ok((faults.clone().without_disks(), false))
-        }
+    let Err(error) = disk::available() else {
+        return Ok((faults.clone(), true));
+    };
+    let why = format!("it mounts file systems, which takes root and /dev/fuse ({error})");
+    if faults.need_disks() {
+        let refusal = anyhow::anyhow!("no power-loss here: {why}; every other fault does without");
+        return Err(Problem::arguments(refusal));
     }
+    eprintln!("harness: without power-loss: {why}");
+    Ok((faults.clone().without_disks(), false))
 }
 
 /// A run and what was found in it.

@@ -169,7 +169,7 @@ pub fn available() -> Result<(), String> {
     let at = directory.path().to_owned();
     // The namespace ends with the thread.
     let tried = thread::spawn(move || {
-        enter_namespace().map_err(why("no mount namespace of one's own, which takes root"))?;
+        enter_namespace().map_err(why("no mount namespace of one's own"))?;
         mount_fuse(&fuse, &at).map_err(why("mount"))?;
         let owner = Owner { mode: 0o755, uid: getuid().as_raw(), gid: getgid().as_raw() };
         let requests = Requests(Arc::new(Device::new(owner)));
