@@ -18,7 +18,7 @@ use harness::{
             key::{KeyHistory, NOTHING, OPEN, Op, What},
         },
     },
-    history::synthetic::{self, Options},
+    history::synthetic::{self, SyntheticOptions},
 };
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
@@ -151,7 +151,7 @@ fn frontier(name: &str, ops: u32, concurrency: usize, values: Option<u32>) {
 fn file(ops: u64) {
     let directory = tempfile::tempdir().expect("a directory for the bench");
     let path = directory.path().join("history.jsonl");
-    let options = Options {
+    let options = SyntheticOptions {
         ops,
         keys: 16,
         concurrency: 10,
@@ -172,7 +172,7 @@ fn file(ops: u64) {
     let mut decided = 0.0;
     let time = best_of_three(|| {
         let report = check_file(&path, &Reading::default()).expect("well formed");
-        assert!(report.violations.is_empty() && report.doubts.is_empty());
+        assert!(report.violations.is_empty() && report.unknown_because.is_empty());
         decided = report.seconds.1;
     });
     println!(

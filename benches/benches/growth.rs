@@ -11,7 +11,7 @@ use std::{
 use benches::{
     cluster::Cluster as _,
     load::{self, Load, Operation, Outcome},
-    ours::{Options, Ours},
+    ours::{Ours, OursOptions},
     process::{self, Process},
     table::{self, thousands},
 };
@@ -124,8 +124,12 @@ async fn point(
 }
 
 async fn start(scratch: &tempfile::TempDir, replicas: u8) -> io::Result<Ours> {
-    let options =
-        Options { name: "growth".into(), replicas, configuration: String::new(), programs: None };
+    let options = OursOptions {
+        name: "growth".into(),
+        replicas,
+        configuration: String::new(),
+        programs: None,
+    };
     Ours::start(scratch.path(), &options).await
 }
 

@@ -3,13 +3,13 @@
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
 use harness::model::{
-    Options,
+    ModelOptions,
     command::script,
     explore::{Bounds, explore},
 };
 
 fn states(criterion: &mut Criterion) {
-    let options = Options::of(2, script(2, 0, 1));
+    let options = ModelOptions::of(2, script(2, 0, 1));
     let unique = explore(&options, Bounds::default(), |_, _| {}).unique;
     let mut group = criterion.benchmark_group("model/states");
     group.throughput(Throughput::Elements(unique as u64));

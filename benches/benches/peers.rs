@@ -105,7 +105,7 @@ type Measured = BTreeMap<(Operation, u32, usize), Vec<Outcome>>;
 async fn run(args: &Args) -> io::Result<bool> {
     let scratch = process::scratch()?;
     let mut clusters: Vec<Box<dyn Cluster>> = Vec::new();
-    let ours = ours::Options {
+    let ours = ours::OursOptions {
         name: "logged".into(),
         replicas: args.replicas,
         configuration: String::new(),
@@ -113,11 +113,11 @@ async fn run(args: &Args) -> io::Result<bool> {
     };
     clusters.push(Box::new(Ours::start(scratch.path(), &ours).await?));
     let configuration = "commit = \"votes\"".to_owned();
-    let votes = ours::Options { name: "votes".into(), configuration, ..ours.clone() };
+    let votes = ours::OursOptions { name: "votes".into(), configuration, ..ours.clone() };
     clusters.push(Box::new(Ours::start(scratch.path(), &votes).await?));
     for (name, programs) in &args.beside {
         let programs = Some(programs.clone());
-        let beside = ours::Options { name: name.clone(), programs, ..ours.clone() };
+        let beside = ours::OursOptions { name: name.clone(), programs, ..ours.clone() };
         clusters.push(Box::new(Ours::start(scratch.path(), &beside).await?));
     }
     let ours = clusters.len();
@@ -152,7 +152,7 @@ async fn run(args: &Args) -> io::Result<bool> {
     limits(args, &clusters, &measured)?;
     let of_one = |n| Some(of(measured.get(&(Operation::Put, 1, n))?, |o| o.latency_ms(0.5)));
     if let Some(medians) = of_one(0).zip(of_one(1)) {
-        floor(scratch.path(), &*clusters[0], medians).await?;
+        watermark(scratch.path(), &*clusters[0], medians).await?;
     }
     Ok(good)
 }
@@ -161,7 +161,7 @@ async fn run(args: &Args) -> io::Result<bool> {
 /// the master unless the votes decide, the way there and back between client and master, and that
 /// between master and all replicas at once. Beside it the medians that were measured, in
 /// milliseconds, of the two ways to commit.
-async fn floor(
+async fn watermark(
     scratch: &Path,
     cluster: &dyn Cluster,
     (logged, votes): (f64, f64),

@@ -24,7 +24,7 @@ const STATUS: &str = "/twopc.v1.Inspect/Status";
 
 /// How a cluster is made.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct OursOptions {
     /// What it is called in tables.
     pub name: String,
     /// How many replicas there are.
@@ -48,7 +48,7 @@ impl Ours {
     ///
     /// # Errors
     /// It does not become ready.
-    pub async fn start(dir: &Path, options: &Options) -> io::Result<Self> {
+    pub async fn start(dir: &Path, options: &OursOptions) -> io::Result<Self> {
         let dir = dir.join(&options.name);
         fs::create_dir_all(&dir)?;
         let addresses = free_addresses(usize::from(options.replicas) + 1)?;

@@ -4,14 +4,14 @@ use std::{path::Path, sync::mpsc};
 
 use system::{
     protocol::{Key, Record, TxnId, Value, Write},
-    store::{Opened, Options, Store},
+    store::{Opened, Store, StoreOptions},
 };
 
 /// Keys that the writes go round.
 const KEYS: u64 = 25_600;
 const VALUE_BYTES: usize = 128;
-/// As often as a replica raises its floor.
-const FLOOR_BATCH: u64 = 256;
+/// As often as a replica raises its watermark.
+const WATERMARK_BATCH: u64 = 256;
 
 /// A replica's store, and what its machine would append to it.
 pub struct Replica {
@@ -20,7 +20,7 @@ pub struct Replica {
     /// The last transaction, and the last that is committed.
     last: u64,
     committed: u64,
-    floor: u64,
+    watermark: u64,
 }
 
 impl Replica {
@@ -35,9 +35,9 @@ impl Replica {
             // Nobody listens at the end.
             let _ = tell.send(lsn.expect("the disk takes it"));
         });
-        let options = Options { create: true, ..Options::default() };
+        let options = StoreOptions { create: true, ..StoreOptions::default() };
         let Opened { store, .. } = Store::open(dir, options, persisted).expect("a new store");
-        Replica { store, told, last: 0, committed: 0, floor: 0 }
+        Replica { store, told, last: 0, committed: 0, watermark: 0 }
     }
 
     /// Prepares so many writes, commits those of the group before, and waits until all that is
@@ -59,9 +59,9 @@ impl Replica {
             self.store.append(Record::Commit { txn: TxnId::new(1, seq) });
         }
         self.committed = before;
-        if before - self.floor >= FLOOR_BATCH {
-            self.floor = before;
-            self.store.append(Record::Floor { floor: TxnId::new(1, before + 1) });
+        if before - self.watermark >= WATERMARK_BATCH {
+            self.watermark = before;
+            self.store.append(Record::Watermark { watermark: TxnId::new(1, before + 1) });
         }
         let last = self.store.last();
         self.store.force(last);

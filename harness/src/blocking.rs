@@ -19,9 +19,9 @@ use crate::{
         command::{self, CommandError},
         linearizability::Limits,
     },
-    nemesis::{Faults, Harm, Strike, matrix::Part, window},
+    nemesis::{FaultAction, Faults, Injection, matrix::Part, window},
     report,
-    runner::{self, Options, RunError, duration_text, parse_duration},
+    runner::{self, RunError, RunOptions, duration_text, parse_duration},
 };
 
 /// What to measure.
@@ -158,16 +158,16 @@ impl BlockingArgs {
         window(self.replicas, self.commit)
     }
 
-    fn options(&self, peers: bool) -> Options {
-        let script: Vec<Strike> = (0..self.rounds)
+    fn options(&self, peers: bool) -> RunOptions {
+        let script: Vec<Injection> = (0..self.rounds)
             .flat_map(|_| self.points())
             .map(|point| {
-                let harm = Harm::Kill { lies: Duration::ZERO, down: self.gone };
-                Strike::in_the_window(point, Duration::from_millis(300), harm)
+                let action = FaultAction::Kill { lies: Duration::ZERO, down: self.gone };
+                Injection::in_the_window(point, Duration::from_millis(300), action)
             })
             .collect();
         let each = self.gone + Duration::from_secs(2);
-        Options {
+        RunOptions {
             faults: "master-uncertainty".parse::<Faults>().expect("it is one"),
             time_limit: each * u32::try_from(script.len()).unwrap_or(u32::MAX),
             concurrency: 10,
@@ -184,7 +184,7 @@ impl BlockingArgs {
             disks: false,
             part: Part::WHOLE,
             // Nobody waits for the most inquiries that can be had.
-            timing: if peers { "" } else { "peers_after=255" }.parse().expect("timings"),
+            timing: if peers { "" } else { "peer_inquiry_after=255" }.parse().expect("timings"),
             relay: false,
             lie: false,
             fail_fast: false,
@@ -260,6 +260,6 @@ mod tests {
         assert_eq!(script.len(), 8);
         assert_eq!((options.commit, args.points().len()), (CommitMode::Votes, 4));
         assert!(options.timing.to_string().contains("255") && options.time_limit >= args.gone * 8);
-        assert!(script.iter().all(|strike| strike.harm.outage() == args.gone));
+        assert!(script.iter().all(|strike| strike.action.outage() == args.gone));
     }
 }

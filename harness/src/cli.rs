@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use system::{
     cli::{MasterArgs, ReplicaArgs},
     protocol::{CommitMode, Rule},
-    store::Syncs,
+    store::SyncMode,
 };
 
 use self::test::TestArgs;
@@ -102,7 +102,7 @@ Faults:
                        everybody; what is sent meanwhile is lost
   messages             messages are lost, late, doubled, out of order; or held back while their
                        sender or receiver is killed, and given to whoever is there then
-  twin-master          a second master is started on the store of one that lies stopped: it must be
+  second-master          a second master is started on the store of one that lies stopped: it must be
                        refused
   wipe-replica         a replica is started on an empty directory, also with --bootstrap: it must be
                        refused; then it gets its own directory back
@@ -202,9 +202,9 @@ struct UnderTest<T: Args> {
 }
 
 impl<T: Args> UnderTest<T> {
-    fn syncs(&self) -> Syncs {
+    fn syncs(&self) -> SyncMode {
         let skipped = self.without.iter().find_map(|broken| match broken {
-            Break::Syncs(syncs) => Some(*syncs),
+            Break::SyncMode(syncs) => Some(*syncs),
             Break::Rule(_) => None,
         });
         skipped.unwrap_or_default()

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 /// One thing to ask of the system under test.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Operation {
+pub enum ClientRequest {
     /// Read a key.
     Get {
         /// What to read.
@@ -131,18 +131,18 @@ impl Generator {
 
     /// The next operation, to be asked as `process`. A worker never asks under the process number
     /// of another, so `<process>-<n>` is written once in a run.
-    pub fn next(&mut self, process: u64) -> Operation {
+    pub fn next(&mut self, process: u64) -> ClientRequest {
         let key = format!("k{}", self.rng.random_range(0..self.keys));
         let Mix { get, put, del } = self.mix;
         let pick = self.rng.random_range(0..get + put + del);
         if pick < get {
-            Operation::Get { key }
+            ClientRequest::Get { key }
         } else if pick < get + put {
             let value = format!("{process}-{}", self.written);
             self.written += 1;
-            Operation::Put { key, value }
+            ClientRequest::Put { key, value }
         } else {
-            Operation::Del { key }
+            ClientRequest::Del { key }
         }
     }
 
@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
 
-    fn take(seed: u64, worker: u32, count: usize) -> Vec<Operation> {
+    fn take(seed: u64, worker: u32, count: usize) -> Vec<ClientRequest> {
         let mut generator = Generator::new(seed, worker, 4, Mix::default(), 16, 0.0);
         (0..count).map(|_| generator.next(u64::from(worker))).collect()
     }
@@ -195,7 +195,7 @@ mod tests {
                     if asked % retire_every == 0 {
                         process += u64::from(concurrency);
                     }
-                    if let Operation::Put { value, .. } = generator.next(process) {
+                    if let ClientRequest::Put { value, .. } = generator.next(process) {
                         prop_assert!(values.insert(value));
                     }
                 }
@@ -207,9 +207,9 @@ mod tests {
             let mut generator = Generator::new(seed, 0, 1, Mix { get, put, del }, 2, 0.0);
             for _ in 0..100 {
                 match generator.next(0) {
-                    Operation::Get { .. } => prop_assert!(get > 0),
-                    Operation::Put { .. } => prop_assert!(put > 0),
-                    Operation::Del { .. } => prop_assert!(del > 0),
+                    ClientRequest::Get { .. } => prop_assert!(get > 0),
+                    ClientRequest::Put { .. } => prop_assert!(put > 0),
+                    ClientRequest::Del { .. } => prop_assert!(del > 0),
                 }
             }
         }
@@ -224,8 +224,8 @@ mod tests {
     #[test]
     fn the_mix_is_kept_in_the_long_run() {
         let asked = take(7, 0, 10_000);
-        let gets = asked.iter().filter(|op| matches!(op, Operation::Get { .. })).count();
-        let dels = asked.iter().filter(|op| matches!(op, Operation::Del { .. })).count();
+        let gets = asked.iter().filter(|op| matches!(op, ClientRequest::Get { .. })).count();
+        let dels = asked.iter().filter(|op| matches!(op, ClientRequest::Del { .. })).count();
         assert!((4700..5300).contains(&gets), "{gets} gets of 10000");
         assert!((800..1200).contains(&dels), "{dels} dels of 10000");
     }

@@ -1,4 +1,4 @@
-//! The scoreboard: every rule of the protocol broken in turn, and who notices. Knows the model, the
+//! The kill matrix: every rule of the protocol broken in turn, and who notices. Knows the model, the
 //! simulator and what each rule needs to matter; nothing of how they explore.
 
 mod real;
@@ -11,7 +11,7 @@ use system::protocol::{CommitMode, Request, Rule, Rules};
 use crate::{
     checker::Validity,
     model::{
-        Options,
+        ModelOptions,
         command::script,
         explore::{Bounds, Explored, explore},
     },
@@ -82,15 +82,15 @@ const TRIES: u64 = 3;
 
 /// What a rule needs to matter: small clusters, smallest first. A rule that another covers for is
 /// explored in each; of any other the first is enough.
-fn clusters(rule: Rule, commit: CommitMode) -> Vec<Options> {
+fn clusters(rule: Rule, commit: CommitMode) -> Vec<ModelOptions> {
     let writes = |replicas, transactions| {
-        let mut options = Options::of(replicas, script(transactions, 0, 1));
+        let mut options = ModelOptions::of(replicas, script(transactions, 0, 1));
         options.setup.commit = commit;
         options
     };
     let one = writes(2, 1);
-    let replica_crashes = |crashes| Options { replica_crashes: crashes, ..one.clone() };
-    let master_crashes = |crashes| Options { master_crashes: crashes, ..one.clone() };
+    let replica_crashes = |crashes| ModelOptions { replica_crashes: crashes, ..one.clone() };
+    let master_crashes = |crashes| ModelOptions { master_crashes: crashes, ..one.clone() };
     match rule {
         Rule::DecisionForced => vec![master_crashes(1)],
         Rule::VoteForced | Rule::RelockOnRecovery | Rule::AckAfterDurable => {
@@ -100,32 +100,32 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<Options> {
         | Rule::PreparedWaits
         | Rule::ForgetAfterAllAcks
         | Rule::RefuseBeforePeerAbort
-        | Rule::KeepOutcomeUntilFloor
-        | Rule::FloorWaitsForAcks
+        | Rule::KeepOutcomeUntilWatermark
+        | Rule::WatermarkWaitsForAcks
         | Rule::NoGuessInDoubt => vec![one],
-        Rule::MasterBootForces => vec![master_crashes(2)],
-        Rule::ReplicaBootForces => vec![replica_crashes(2)],
+        Rule::EpochForced => vec![master_crashes(2)],
+        Rule::IncarnationForced => vec![replica_crashes(2)],
         Rule::CommitIsFinal => {
             // A replica that drops its outcomes at once has nothing to change.
             let mut options = one;
-            options.setup.timing.floor_batch = 256;
+            options.setup.timing.watermark_batch = 256;
             vec![options]
         }
         Rule::WriteAll => vec![writes(3, 1)],
-        Rule::ExclusiveStore => vec![Options { twins: 1, ..one }],
-        Rule::ResolvesOnPrepare => vec![writes(2, 2)],
-        Rule::EmptyStoreRefused => vec![Options { wipes: 1, ..one }],
+        Rule::ExclusiveStore => vec![ModelOptions { second_instances: 1, ..one }],
+        Rule::PiggybackOnPrepare => vec![writes(2, 2)],
+        Rule::EmptyStoreRefused => vec![ModelOptions { wipes: 1, ..one }],
         Rule::VetoBeforeAbort | Rule::LateYesIsVoid | Rule::FreezeBeforeAnswer => vec![one],
         Rule::VetoForced => vec![replica_crashes(1)],
-        Rule::NoPresumption | Rule::FloorWaitsForHandshakes => vec![master_crashes(1)],
+        Rule::NoPresumption | Rule::WatermarkWaitsForHandshakes => vec![master_crashes(1)],
         Rule::HandshakeAfterCommits => {
-            vec![Options { master_crashes: 1, replica_crashes: 1, ..one.clone() }]
+            vec![ModelOptions { master_crashes: 1, replica_crashes: 1, ..one.clone() }]
         }
         Rule::EpochCheck if commit == CommitMode::Votes => vec![master_crashes(1)],
         Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => vec![
             writes(2, 2),
-            Options { master_crashes: 1, replica_crashes: 1, ..one.clone() },
-            Options { master_crashes: 1, ..writes(2, 2) },
+            ModelOptions { master_crashes: 1, replica_crashes: 1, ..one.clone() },
+            ModelOptions { master_crashes: 1, ..writes(2, 2) },
         ],
     }
 }
@@ -133,7 +133,7 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<Options> {
 /// The property that speaks for a rule, where another notices sooner that tells less: a cluster that
 /// does not settle is stuck, one that breaks AC1 is wrong.
 fn telling(rule: Rule) -> Option<Property> {
-    (rule == Rule::ReplicaBootForces).then_some(Property::Ac1)
+    (rule == Rule::IncarnationForced).then_some(Property::Ac1)
 }
 
 /// Whether so much must come together to break something that the simulator's seeds do not show it:
@@ -143,7 +143,7 @@ fn too_rare(rule: Rule, commit: CommitMode) -> bool {
     rule == Rule::EpochCheck && commit == CommitMode::Votes
 }
 
-/// Prints the scoreboard: valid if every rule that is not redundant is caught, the redundant ones
+/// Prints the kill matrix: valid if every rule that is not redundant is caught, the redundant ones
 /// are not, and nothing is caught where no rule is broken.
 ///
 /// # Errors
@@ -159,13 +159,13 @@ pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     };
     let mut verdict = Validity::Valid;
     for commit in args.modes() {
-        verdict = verdict.max(scoreboard(args, commit, bounds, out)?);
+        verdict = verdict.max(kill_matrix(args, commit, bounds, out)?);
     }
     Ok(verdict)
 }
 
-/// The scoreboard of one mode.
-fn scoreboard(
+/// The kill matrix of one mode.
+fn kill_matrix(
     args: &RulesArgs,
     commit: CommitMode,
     bounds: Bounds,
@@ -178,8 +178,8 @@ fn scoreboard(
     };
     let title = format!("commit = {commit}, without");
     row(&title, "the model finds", "states", "time", "the simulator finds")?;
-    let mut beside: Vec<Options> = Vec::new();
-    for &rule in rules.iter().filter(|rule| rule.concerns(commit)) {
+    let mut beside: Vec<ModelOptions> = Vec::new();
+    for &rule in rules.iter().filter(|rule| rule.applies_to(commit)) {
         let broken = Rules::ALL.without(rule);
         let mut sim = String::new();
         if args.seeds > 0 {
@@ -246,7 +246,7 @@ fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[Tried]) -> (Validity, St
         if too_rare(rule, commit) {
             return (Validity::Valid, words + ": the model alone");
         }
-        return if rule.redundant(commit) {
+        return if rule.is_equivalent(commit) {
             (Validity::Valid, words + ": redundant, as it should be")
         } else {
             (Validity::Unknown, words)
@@ -264,7 +264,7 @@ fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[Tried]) -> (Validity, St
         first.after,
         middle.elapsed.as_secs_f64(),
     );
-    let validity = match (rule.redundant(commit), found.len() == tried.len()) {
+    let validity = match (rule.is_equivalent(commit), found.len() == tried.len()) {
         (false, false) if too_rare(rule, commit) => Validity::Valid,
         (true, _) => Validity::Invalid,
         (false, true) => Validity::Valid,
@@ -274,7 +274,7 @@ fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[Tried]) -> (Validity, St
 }
 
 fn judge(rule: Rule, commit: CommitMode, found: &Explored) -> Validity {
-    match (rule.redundant(commit), found.broken.is_empty(), found.complete) {
+    match (rule.is_equivalent(commit), found.broken.is_empty(), found.complete) {
         (false, false, _) | (true, true, true) => Validity::Valid,
         (true, true, false) => Validity::Unknown,
         (false, true, _) | (true, false, _) => Validity::Invalid,
@@ -292,7 +292,7 @@ fn judge_clean(clean: &Explored) -> Validity {
 /// Who noticed, and after how many steps.
 fn caught(rule: Rule, commit: CommitMode, found: &Explored) -> String {
     if found.broken.is_empty() {
-        return match (rule.redundant(commit), found.complete) {
+        return match (rule.is_equivalent(commit), found.complete) {
             (true, true) => "nothing in any state: redundant".to_owned(),
             (false, true) => "nothing: NOT CAUGHT".to_owned(),
             (_, false) => "nothing in the time allowed".to_owned(),
@@ -323,7 +323,7 @@ fn holds(clean: &Explored) -> String {
 }
 
 /// A cluster in a few words.
-fn described(options: &Options) -> String {
+fn described(options: &ModelOptions) -> String {
     let writes = options.script.iter().filter(|it| matches!(it, Request::Write(_))).count();
     let mut words =
         format!("{} replicas, {writes} write{}", options.setup.replicas, plural(writes));
@@ -331,13 +331,13 @@ fn described(options: &Options) -> String {
         (options.master_crashes, "master crash"),
         (options.replica_crashes, "replica crash"),
         (options.wipes, "wiped replica"),
-        (options.twins, "twin"),
+        (options.second_instances, "second_instance"),
     ] {
         if count > 0 {
             words += &format!(", {count} {what}");
         }
     }
-    if options.setup.timing.floor_batch > 1 {
+    if options.setup.timing.watermark_batch > 1 {
         words += ", outcomes kept";
     }
     words
@@ -351,7 +351,7 @@ fn plural(count: usize) -> &'static str {
 mod tests {
     use super::*;
 
-    /// The scoreboard in small: what the command `harness rules` shows in full.
+    /// The kill matrix in small: what the command `harness rules` shows in full.
     #[test]
     fn the_model_catches_every_rule_but_the_redundant() {
         for (rule, commit) in every() {
@@ -367,7 +367,7 @@ mod tests {
     /// Every rule in every mode that it concerns.
     fn every() -> impl Iterator<Item = (Rule, CommitMode)> {
         CommitMode::ALL.into_iter().flat_map(|commit| {
-            let rules = Rule::ALL.iter().filter(move |rule| rule.concerns(commit));
+            let rules = Rule::ALL.iter().filter(move |rule| rule.applies_to(commit));
             rules.map(move |rule| (*rule, commit))
         })
     }
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn the_simulator_catches_every_rule_but_the_redundant() {
         for (rule, commit) in every() {
-            let rare = rule.redundant(commit) || too_rare(rule, commit);
+            let rare = rule.is_equivalent(commit) || too_rare(rule, commit);
             let seeds = if rare { 50 } else { 5000 };
             let tried = simulated(commit, Rules::ALL.without(rule), seeds, 1);
             let (verdict, words) = judge_seeds(rule, commit, &tried);

@@ -17,7 +17,7 @@ use nix::fcntl::{Flock, FlockArg, OFlag};
 use system::{
     node::Role,
     protocol::Node,
-    store::{Database, Options, Syncs},
+    store::{Database, StoreOptions, SyncMode},
 };
 use tempfile::TempDir;
 
@@ -124,8 +124,14 @@ async fn a_dsync_write_is_durable_and_locks_hold() {
 }
 
 /// With a log that holds three puts: every fourth takes all to the tables.
-fn options(create: bool, syncs: Syncs) -> Options {
-    Options { create, syncs, map_bytes: 16 << 20, log_bytes: 16 << 10, ..Options::default() }
+fn options(create: bool, syncs: SyncMode) -> StoreOptions {
+    StoreOptions {
+        create,
+        syncs,
+        map_bytes: 16 << 20,
+        wal_bytes: 16 << 10,
+        ..StoreOptions::default()
+    }
 }
 
 fn value(n: u32) -> Vec<u8> {
@@ -133,7 +139,7 @@ fn value(n: u32) -> Vec<u8> {
 }
 
 /// Puts keys until the disk fails; how many were acknowledged.
-fn put_until_the_end(at: &Path, syncs: Syncs, count: u32) -> u32 {
+fn put_until_the_end(at: &Path, syncs: SyncMode, count: u32) -> u32 {
     let database = Database::open(&at.join("store"), options(true, syncs)).expect("a store");
     (0..count).find(|n| database.put(&n.to_be_bytes(), &value(*n)).is_err()).unwrap_or(count)
 }
@@ -141,7 +147,7 @@ fn put_until_the_end(at: &Path, syncs: Syncs, count: u32) -> u32 {
 /// How many of the keys are there, all before the first that is not. An error if the store says
 /// that it is not whole.
 fn found(at: &Path) -> Result<u32, String> {
-    let database = Database::open(&at.join("store"), options(false, Syncs::All))
+    let database = Database::open(&at.join("store"), options(false, SyncMode::All))
         .map_err(|error| error.to_string())?;
     let mut n = 0;
     while let Some((_, read)) = database.get(&u32::to_be_bytes(n)).map_err(|e| e.to_string())? {
@@ -156,11 +162,11 @@ fn found(at: &Path) -> Result<u32, String> {
 async fn cut_at(
     mounted: &Mounted,
     point: DiskPoint,
-    syncs: Syncs,
+    syncs: SyncMode,
     part: Option<u64>,
 ) -> Option<(u32, Result<u32, String>)> {
     // The store is whole before the point counts.
-    mounted.on(move |at| put_until_the_end(at, Syncs::All, 0)).await;
+    mounted.on(move |at| put_until_the_end(at, SyncMode::All, 0)).await;
     mounted.cut(None).await;
     let device = mounted.disks.device(NODE);
     device.arm(point);
@@ -186,7 +192,7 @@ async fn a_store_keeps_what_it_acknowledged_wherever_the_power_goes() {
         for (part, n) in [(None, 1), (Some(seed), 2), (Some(seed + 100), 3)] {
             let Some(mounted) = Mounted::new().await else { return };
             let point = DiskPoint { n: every * n, ..point };
-            let (acknowledged, found) = cut_at(&mounted, point, Syncs::All, part)
+            let (acknowledged, found) = cut_at(&mounted, point, SyncMode::All, part)
                 .await
                 .unwrap_or_else(|| panic!("{point} was not reached"));
             let found = found.unwrap_or_else(|why| panic!("{point}, part {part:?}: {why}"));
@@ -205,7 +211,9 @@ async fn a_store_keeps_what_it_acknowledged_wherever_the_power_goes() {
 #[tokio::test]
 async fn a_store_that_skips_its_syncs_loses_what_it_acknowledged() {
     // LMDB writes its meta page through the descriptor with O_DSYNC, unless told not to.
-    for (syncs, reaches) in [(Syncs::All, true), (Syncs::NoMeta, false), (Syncs::None, false)] {
+    for (syncs, reaches) in
+        [(SyncMode::All, true), (SyncMode::NoMeta, false), (SyncMode::None, false)]
+    {
         let Some(mounted) = Mounted::new().await else { return };
         let point = "master:before-disk-sync:meta:2".parse().expect("a point");
         let reached = cut_at(&mounted, point, syncs, None).await.is_some();
@@ -215,8 +223,8 @@ async fn a_store_that_skips_its_syncs_loses_what_it_acknowledged() {
     // Without the meta page's sync it is the tables' next commit that makes the last one durable,
     // and the log that it was made of is overwritten meanwhile.
     for (syncs, point) in [
-        (Syncs::NoMeta, "master:before-disk-sync:data:2"),
-        (Syncs::None, "master:after-disk-write:log:6"),
+        (SyncMode::NoMeta, "master:before-disk-sync:data:2"),
+        (SyncMode::None, "master:after-disk-write:log:6"),
     ] {
         let Some(mounted) = Mounted::new().await else { return };
         let point = point.parse().expect("a point");

@@ -51,7 +51,7 @@ fn a_schedule_of_the_model_runs_again() {
 fn a_bad_seed_is_kept_as_a_run() {
     let directory = tempfile::tempdir().expect("a directory for the test");
     let within = directory.path();
-    let broken = ["--break", "keep-outcome-until-floor"];
+    let broken = ["--break", "keep-outcome-until-watermark"];
     let found = ends_with(1, &[&["sim", "--seeds", "0..200"], &broken[..]].concat(), within);
     assert!(found.contains("shrunk from"), "{found}");
     let run = "histories/latest";

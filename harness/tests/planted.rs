@@ -15,12 +15,12 @@ use harness::{
         certificate::{Certificates, Verified, verify_file},
         file::{FileReport, Reading, check_file},
     },
-    history::synthetic::{Options, Plant, generate},
+    history::synthetic::{Plant, SyntheticOptions, generate},
 };
 
 fn decide(plant: Option<Plant>, keys: u32, directory: &Path) -> FileReport {
     let ops = env::var("PLANTED_OPS").map_or(50_000, |ops| ops.parse().expect("a number"));
-    let options = Options {
+    let options = SyntheticOptions {
         ops,
         keys,
         concurrency: 10,

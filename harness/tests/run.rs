@@ -181,7 +181,7 @@ fn every_fault_alone_and_all_together_end_valid() {
         "replica-uncertainty",
         "partition",
         "messages",
-        "twin-master",
+        "second-master",
         "wipe-replica",
         "power-loss",
         "crash-matrix",
@@ -321,11 +321,11 @@ fn broken_rules_are_caught() {
         // votes that are waited for as long as a replica lies while another comes back.
         (
             "relock-on-recovery",
-            "kill-replica,pause-replica --concurrency 30 --timing vote=4000",
+            "kill-replica,pause-replica --concurrency 30 --timing vote_timeout_ms=4000",
             15,
         ),
         ("reads-respect-locks", "master-uncertainty", 20),
-        ("exclusive-store", "twin-master", 10),
+        ("exclusive-store", "second-master", 10),
         ("empty-store-refused", "wipe-replica", 10),
     ] {
         // Whether a crash meets just what the rule guards is a matter of chance: three runs have it.
@@ -353,8 +353,8 @@ fn what_is_not_synced_is_missed_after_a_loss_of_power_and_after_no_kill() {
         ("store-syncs", 10),
         ("store-meta-syncs", 10),
         // These take a kill, and a loss of power right after the start.
-        ("master-boot-forces", 15),
-        ("replica-boot-forces", 15),
+        ("epoch-forced", 15),
+        ("incarnation-forced", 15),
     ] {
         let caught = (3..8).any(|seed| {
             let place = Place::new();
@@ -422,11 +422,11 @@ fn found_by_the_model(place: &Place, rule: &str, cluster: &[&str]) -> PathBuf {
 #[test]
 fn counterexamples_of_the_model_are_forced_on_processes() {
     let crash: &[_] = &["--replica-crashes", "1"];
-    let twin: &[_] = &["--twins", "1"];
+    let second_instance: &[_] = &["--second-instances", "1"];
     let crashes: &[_] = &["--master-crashes", "2"];
-    let lost = ("master-boot-forces", crashes, "before COMMIT was durable");
+    let lost = ("epoch-forced", crashes, "before COMMIT was durable");
     for (rule, cluster, violation) in
-        [("vote-forced", crash, "voted yes on 1.1"), ("exclusive-store", twin, "1.1")]
+        [("vote-forced", crash, "voted yes on 1.1"), ("exclusive-store", second_instance, "1.1")]
             .into_iter()
             .chain(disks().then_some(lost))
     {
@@ -445,7 +445,7 @@ fn counterexamples_of_the_model_are_forced_on_processes() {
 fn a_step_that_cannot_be_forced_is_named() {
     let place = Place::new();
     let crashes = ["--master-crashes", "2"];
-    let schedule = found_by_the_model(&place, "master-boot-forces", &crashes);
+    let schedule = found_by_the_model(&place, "epoch-forced", &crashes);
     let mut command = place.command(&format!("replay --real {}", schedule.display()));
     by_nobody(&mut command, &place);
     let output = command.output().expect("the harness starts");

@@ -319,8 +319,8 @@ impl Inspector {
         let machine = protocol::Status {
             node: wire::node_from_wire(status.node)?,
             epoch: status.epoch,
-            boot: status.boot,
-            floor: wire::txn_from_wire(status.floor)?,
+            incarnation: status.incarnation,
+            watermark: wire::txn_from_wire(status.watermark)?,
             ready: status.ready,
             live: live.collect::<Result<_, _>>()?,
             unsettled: unsettled.collect::<Result<_, _>>()?,

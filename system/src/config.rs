@@ -24,16 +24,16 @@ const PERIOD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 ///     master = "127.0.0.1:7000"
 ///     replicas = ["127.0.0.1:7001", "127.0.0.1:7002"]
 ///     [timing]
-///     vote = 500
+///     vote_timeout_ms = 500
 /// "#;
-/// let cluster = system::config::Cluster::parse(text, "cluster.toml".as_ref())?;
+/// let cluster = system::config::ClusterConfig::parse(text, "cluster.toml".as_ref())?;
 /// assert_eq!(cluster.replicas.len(), 2);
-/// assert_eq!(cluster.timing.vote.as_millis(), 500);
+/// assert_eq!(cluster.timing.vote_timeout.as_millis(), 500);
 /// # Ok::<(), system::config::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Cluster {
+pub struct ClusterConfig {
     /// The cluster's name: nodes of different names refuse each other.
     #[serde(rename = "cluster")]
     pub name: String,
@@ -101,39 +101,47 @@ impl TryFrom<String> for Address {
 #[serde(default, deny_unknown_fields)]
 pub struct NodeLimits {
     /// Client calls in flight; more are refused, without effect. Default 4096.
-    pub calls: usize,
+    #[serde(alias = "calls")]
+    pub max_inflight: usize,
     /// How long a get without a deadline of its own may take, in milliseconds. Default 2000.
-    pub get_deadline: u64,
+    #[serde(alias = "get_deadline")]
+    pub get_deadline_ms: u64,
     /// The longest deadline that a get may ask for, in milliseconds. Default 60000.
-    pub get_deadline_max: u64,
+    #[serde(alias = "get_deadline_max")]
+    pub get_deadline_max_ms: u64,
     /// A node redials a peer after this, then after twice as long, and so on, in milliseconds.
     /// Default 50.
-    pub reconnect: u64,
+    #[serde(alias = "reconnect")]
+    pub reconnect_ms: u64,
     /// The longest time between two dials, in milliseconds. Default 1000.
-    pub reconnect_max: u64,
+    #[serde(alias = "reconnect_max")]
+    pub reconnect_max_ms: u64,
     /// What may wait for one slow peer, in bytes; more is dropped, the oldest first. Default
     /// 64 MiB.
-    pub outbox: usize,
+    #[serde(alias = "outbox")]
+    pub send_buffer_bytes: usize,
     /// How long a node that was told to stop waits for the calls in flight, in milliseconds.
     /// Default 3000.
-    pub stop: u64,
+    #[serde(alias = "stop")]
+    pub shutdown_grace_ms: u64,
     /// Whether a node that has something to do waits until whoever runs on its processor pauses
     /// (`SCHED_BATCH`), rather than interrupt it: for nodes that share a machine with each other,
     /// and not with programs that never pause. Default true.
-    pub batch: bool,
+    #[serde(alias = "batch")]
+    pub sched_batch: bool,
 }
 
 impl Default for NodeLimits {
     fn default() -> Self {
         NodeLimits {
-            calls: 4096,
-            get_deadline: 2000,
-            get_deadline_max: 60_000,
-            reconnect: 50,
-            reconnect_max: 1000,
-            outbox: 64 << 20,
-            stop: 3000,
-            batch: true,
+            max_inflight: 4096,
+            get_deadline_ms: 2000,
+            get_deadline_max_ms: 60_000,
+            reconnect_ms: 50,
+            reconnect_max_ms: 1000,
+            send_buffer_bytes: 64 << 20,
+            shutdown_grace_ms: 3000,
+            sched_batch: true,
         }
     }
 }
@@ -144,17 +152,20 @@ impl Default for NodeLimits {
 pub struct StoreLimits {
     /// The most that the database may grow to, in bytes; address space, not memory, and no more
     /// disk than is used. Default 16 GiB.
-    pub map_size: u64,
+    #[serde(alias = "map_size")]
+    pub map_bytes: u64,
     /// The size of the log, in bytes: what is durable there before the tables take it up. Commits
     /// that do not fit go to the tables at once. Default 16 MiB.
-    pub log_size: u64,
+    #[serde(alias = "log_size")]
+    pub wal_bytes: u64,
     /// The longest value, in bytes. Default 1 MiB.
-    pub max_value: usize,
+    #[serde(alias = "max_value")]
+    pub max_value_bytes: usize,
 }
 
 impl Default for StoreLimits {
     fn default() -> Self {
-        StoreLimits { map_size: 16 << 30, log_size: 16 << 20, max_value: 1 << 20 }
+        StoreLimits { map_bytes: 16 << 30, wal_bytes: 16 << 20, max_value_bytes: 1 << 20 }
     }
 }
 
@@ -192,7 +203,7 @@ pub enum ConfigError {
     },
 }
 
-impl Cluster {
+impl ClusterConfig {
     /// Reads a file.
     ///
     /// # Errors
@@ -200,7 +211,7 @@ impl Cluster {
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
-        Cluster::parse(&text, path)
+        ClusterConfig::parse(&text, path)
     }
 
     /// Reads a text; the path is for the errors.
@@ -208,7 +219,7 @@ impl Cluster {
     /// # Errors
     /// The text cannot be used; the error names file, line, column and reason.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let cluster: Cluster = toml::from_str(text).map_err(|error| {
+        let cluster: ClusterConfig = toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start.min(text.len()));
             let before = text.get(..at).unwrap_or_default();
             let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -239,17 +250,17 @@ impl Cluster {
         let node = &self.node;
         let ms = Duration::from_millis;
         for (name, least, period) in [
-            ("timing.vote", 1, timing.vote),
-            ("timing.resend", 1, timing.resend),
-            ("timing.inquire", 1, timing.inquire),
-            ("timing.read_wait", 0, timing.read_wait),
-            ("timing.read_slack", 0, timing.read_slack),
-            ("timing.heartbeat", 1, timing.heartbeat),
-            ("node.get_deadline", 1, ms(node.get_deadline)),
-            ("node.get_deadline_max", 1, ms(node.get_deadline_max)),
-            ("node.reconnect", 1, ms(node.reconnect)),
-            ("node.reconnect_max", 1, ms(node.reconnect_max)),
-            ("node.stop", 0, ms(node.stop)),
+            ("timing.vote_timeout_ms", 1, timing.vote_timeout),
+            ("timing.retransmit_ms", 1, timing.retransmit),
+            ("timing.inquiry_timeout_ms", 1, timing.inquiry_timeout),
+            ("timing.read_wait_ms", 0, timing.read_wait),
+            ("timing.read_slack_ms", 0, timing.read_slack),
+            ("timing.heartbeat_ms", 1, timing.heartbeat_interval),
+            ("node.get_deadline_ms", 1, ms(node.get_deadline_ms)),
+            ("node.get_deadline_max_ms", 1, ms(node.get_deadline_max_ms)),
+            ("node.reconnect_ms", 1, ms(node.reconnect_ms)),
+            ("node.reconnect_max_ms", 1, ms(node.reconnect_max_ms)),
+            ("node.shutdown_grace_ms", 0, ms(node.shutdown_grace_ms)),
         ] {
             if period < ms(least) || period > PERIOD_MAX {
                 let most = PERIOD_MAX.as_millis();
@@ -257,23 +268,23 @@ impl Cluster {
             }
         }
         // With one, every replica would be silent at the very heartbeat that asks it to speak.
-        if self.timing.silent_heartbeats < 2 {
-            return Err("timing.silent_heartbeats: want at least 2".into());
+        if self.timing.missed_heartbeats_max < 2 {
+            return Err("timing.missed_heartbeats_max: want at least 2".into());
         }
-        if self.node.calls == 0 || self.node.calls > 1 << 20 {
-            return Err("node.calls: want 1 to 1048576".into());
+        if self.node.max_inflight == 0 || self.node.max_inflight > 1 << 20 {
+            return Err("node.max_inflight: want 1 to 1048576".into());
         }
-        if self.store.max_value == 0 || self.store.max_value > 1 << 30 {
-            return Err("store.max_value: want 1 byte to 1 GiB".into());
+        if self.store.max_value_bytes == 0 || self.store.max_value_bytes > 1 << 30 {
+            return Err("store.max_value_bytes: want 1 byte to 1 GiB".into());
         }
-        if self.store.log_size > 1 << 30 {
-            return Err("store.log_size: want at most 1 GiB".into());
+        if self.store.wal_bytes > 1 << 30 {
+            return Err("store.wal_bytes: want at most 1 GiB".into());
         }
-        let outbox_min = 2 * self.store.max_value + (1 << 20);
-        if self.node.outbox < outbox_min {
+        let buffer_min = 2 * self.store.max_value_bytes + (1 << 20);
+        if self.node.send_buffer_bytes < buffer_min {
             return Err(format!(
-                "node.outbox: want at least {outbox_min} bytes, which is 1 MiB and twice \
-                 store.max_value: a message that does not fit could never be sent"
+                "node.send_buffer_bytes: want at least {buffer_min} bytes, which is 1 MiB and twice \
+                 store.max_value_bytes: a message that does not fit could never be sent"
             ));
         }
         Ok(())
@@ -306,16 +317,16 @@ mod tests {
                         replicas = [\"127.0.0.1:7001\", \"localhost:7002\"]\n";
 
     fn error(text: &str) -> String {
-        Cluster::parse(text, "c.toml".as_ref()).expect_err("is refused").to_string()
+        ClusterConfig::parse(text, "c.toml".as_ref()).expect_err("is refused").to_string()
     }
 
     #[test]
     fn defaults_fill_what_is_not_said() {
-        let cluster = Cluster::parse(GOOD, "c.toml".as_ref()).expect("is good");
+        let cluster = ClusterConfig::parse(GOOD, "c.toml".as_ref()).expect("is good");
         assert_eq!(cluster.timing, Timing::default());
         assert_eq!(cluster.commit, CommitMode::Logged);
         assert_eq!(cluster.node, NodeLimits::default());
-        assert_eq!(cluster.store.max_value, 1 << 20);
+        assert_eq!(cluster.store.max_value_bytes, 1 << 20);
         assert_eq!(cluster.address(Node::Replica(2)).map(Address::as_str), Some("localhost:7002"));
         assert_eq!(cluster.address(Node::Replica(3)), None);
         assert_eq!(cluster.address(Node::Replica(0)), None);
@@ -323,8 +334,8 @@ mod tests {
 
     #[test]
     fn errors_say_where_and_why() {
-        let broken = format!("{GOOD}[timing]\nvote = \"soon\"\n");
-        assert!(error(&broken).starts_with("c.toml:5:8: "), "{}", error(&broken));
+        let broken = format!("{GOOD}[timing]\nvote_timeout_ms = \"soon\"\n");
+        assert!(error(&broken).starts_with("c.toml:5:19: "), "{}", error(&broken));
         let mode = format!("{GOOD}commit = \"quorum\"\n");
         assert!(error(&mode).starts_with("c.toml:4:10: "), "{}", error(&mode));
         let unknown = format!("{GOOD}\n[timing]\nvotes = 5\n");
@@ -335,11 +346,19 @@ mod tests {
         let twice = GOOD.replace("7001", "7000");
         assert!(error(&twice).contains("both listen at 127.0.0.1:7000"), "{}", error(&twice));
         assert!(error("cluster = 'é\n").starts_with("c.toml:1:1"), "{}", error("cluster = 'é\n"));
-        let zero = format!("{GOOD}[timing]\nheartbeat = 0\n");
-        assert!(error(&zero).contains("timing.heartbeat: want 1 to"), "{}", error(&zero));
+        let zero = format!("{GOOD}[timing]\nheartbeat_ms = 0\n");
+        assert!(error(&zero).contains("timing.heartbeat_ms: want 1 to"), "{}", error(&zero));
         let ages = format!("{GOOD}[timing]\nvote = 9223372036854775807\n");
-        assert!(error(&ages).contains("timing.vote: want 1 to 86400000 ms"), "{}", error(&ages));
-        let small = format!("{GOOD}[node]\noutbox = 2000000\n");
-        assert!(error(&small).contains("node.outbox: want at least 3145728"), "{}", error(&small));
+        assert!(
+            error(&ages).contains("timing.vote_timeout_ms: want 1 to 86400000 ms"),
+            "{}",
+            error(&ages)
+        );
+        let small = format!("{GOOD}[node]\nsend_buffer_bytes = 2000000\n");
+        assert!(
+            error(&small).contains("node.send_buffer_bytes: want at least 3145728"),
+            "{}",
+            error(&small)
+        );
     }
 }

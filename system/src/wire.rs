@@ -42,7 +42,7 @@ pub fn to_wire(message: Message) -> pb::Envelope {
     pb::Envelope {
         store: message.store.0,
         epoch: message.epoch,
-        floor: Some(txn_to_wire(message.floor)),
+        watermark: Some(txn_to_wire(message.watermark)),
         body: Some(body_to_wire(message.body)),
     }
 }
@@ -55,7 +55,7 @@ pub fn from_wire(envelope: pb::Envelope) -> Result<Message, Malformed> {
     Ok(Message {
         store: StoreId(envelope.store),
         epoch: envelope.epoch,
-        floor: txn_from_wire(envelope.floor)?,
+        watermark: txn_from_wire(envelope.watermark)?,
         body: body_from_wire(envelope.body.ok_or(Malformed("a message without a body"))?)?,
     })
 }
@@ -63,10 +63,10 @@ pub fn from_wire(envelope: pb::Envelope) -> Result<Message, Malformed> {
 /// Leaves out of the messages of a batch the facts that the one before carries as well.
 pub(crate) fn condense(envelopes: &mut [pb::Envelope]) {
     let mut before = None;
-    for pb::Envelope { store, epoch, floor, .. } in envelopes {
-        let facts = Some((*store, *epoch, *floor));
+    for pb::Envelope { store, epoch, watermark, .. } in envelopes {
+        let facts = Some((*store, *epoch, *watermark));
         if facts == before {
-            (*store, *epoch, *floor) = (0, 0, None);
+            (*store, *epoch, *watermark) = (0, 0, None);
         }
         before = facts;
     }
@@ -75,11 +75,11 @@ pub(crate) fn condense(envelopes: &mut [pb::Envelope]) {
 /// Gives each message of a batch the facts that it carries, so that it can be understood by itself.
 pub fn spread(envelopes: &mut [pb::Envelope]) {
     let mut before = (0, 0, None);
-    for pb::Envelope { store, epoch, floor, .. } in envelopes {
-        if floor.is_none() {
-            (*store, *epoch, *floor) = before;
+    for pb::Envelope { store, epoch, watermark, .. } in envelopes {
+        if watermark.is_none() {
+            (*store, *epoch, *watermark) = before;
         }
-        before = (*store, *epoch, *floor);
+        before = (*store, *epoch, *watermark);
     }
 }
 
@@ -136,7 +136,7 @@ fn body_to_wire(body: Body) -> envelope::Body {
             };
             Wire::Fence(pb::Fence { member: member.map(|store| store.0), commit: commit.into() })
         }
-        Body::FenceOk { boot, in_doubt } => {
+        Body::FenceOk { incarnation, in_doubt } => {
             let in_doubt = in_doubt
                 .into_iter()
                 .map(|(txn, key)| pb::InDoubt {
@@ -144,13 +144,13 @@ fn body_to_wire(body: Body) -> envelope::Body {
                     key: blob_to_wire(key),
                 })
                 .collect();
-            Wire::FenceOk(pb::FenceOk { boot, in_doubt })
+            Wire::FenceOk(pb::FenceOk { incarnation, in_doubt })
         }
-        Body::Prepare { txn, write, resolves } => Wire::Prepare(pb::Prepare {
+        Body::Prepare { txn, write, piggybacked } => Wire::Prepare(pb::Prepare {
             txn: Some(txn_to_wire(txn)),
             key: blob_to_wire(write.key),
             value: write.value.map(blob_to_wire),
-            resolves: resolves_to_wire(resolves),
+            piggybacked: piggybacked_to_wire(piggybacked),
         }),
         Body::VoteYes { txn } => Wire::VoteYes(pb::VoteYes { txn: Some(txn_to_wire(txn)) }),
         Body::VoteNo { txn, reason } => {
@@ -169,10 +169,10 @@ fn body_to_wire(body: Body) -> envelope::Body {
         }
         Body::Inquire { txn } => Wire::Inquire(pb::Inquire { txn: Some(txn_to_wire(txn)) }),
         Body::Pending { txn } => Wire::Pending(pb::Pending { txn: Some(txn_to_wire(txn)) }),
-        Body::Read { read, key, resolves, wait } => Wire::Read(pb::Read {
+        Body::Read { read, key, piggybacked, wait } => Wire::Read(pb::Read {
             read: Some(read_to_wire(read)),
             key: blob_to_wire(key),
-            resolves: resolves_to_wire(resolves),
+            piggybacked: piggybacked_to_wire(piggybacked),
             wait_ns: u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX),
         }),
         Body::Value { read, found } => {
@@ -185,7 +185,7 @@ fn body_to_wire(body: Body) -> envelope::Body {
             Wire::NotServing(pb::NotServing { read: Some(read_to_wire(read)) })
         }
         Body::Heartbeat => Wire::Heartbeat(pb::Heartbeat {}),
-        Body::Alive { boot } => Wire::Alive(pb::Alive { boot }),
+        Body::Alive { incarnation } => Wire::Alive(pb::Alive { incarnation }),
         Body::Stale { promised } => Wire::Stale(pb::Stale { promised }),
         Body::Veto { txn } => Wire::Veto(pb::Veto { txn: Some(txn_to_wire(txn)) }),
         Body::PeerInquire { txn } => {
@@ -220,7 +220,7 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
                 .into_iter()
                 .map(|doubt| Ok((txn_from_wire(doubt.txn)?, blob_from_wire(&doubt.key))))
                 .collect::<Result<_, _>>()?;
-            Body::FenceOk { boot: ok.boot, in_doubt }
+            Body::FenceOk { incarnation: ok.incarnation, in_doubt }
         }
         Wire::Prepare(prepare) => Body::Prepare {
             txn: txn_from_wire(prepare.txn)?,
@@ -228,7 +228,7 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
                 key: blob_from_wire(&prepare.key),
                 value: prepare.value.as_ref().map(blob_from_wire),
             },
-            resolves: resolves_from_wire(prepare.resolves)?,
+            piggybacked: piggybacked_from_wire(prepare.piggybacked)?,
         },
         Wire::VoteYes(vote) => Body::VoteYes { txn: txn_from_wire(vote.txn)? },
         Wire::VoteNo(vote) => {
@@ -252,7 +252,7 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         Wire::Read(read) => Body::Read {
             read: read_from_wire(read.read)?,
             key: blob_from_wire(&read.key),
-            resolves: resolves_from_wire(read.resolves)?,
+            piggybacked: piggybacked_from_wire(read.piggybacked)?,
             wait: Duration::from_nanos(read.wait_ns),
         },
         Wire::Value(value) => {
@@ -263,7 +263,7 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         }
         Wire::NotServing(not) => Body::NotServing { read: read_from_wire(not.read)? },
         Wire::Heartbeat(pb::Heartbeat {}) => Body::Heartbeat,
-        Wire::Alive(alive) => Body::Alive { boot: alive.boot },
+        Wire::Alive(alive) => Body::Alive { incarnation: alive.incarnation },
         Wire::Stale(stale) => Body::Stale { promised: stale.promised },
         Wire::Veto(veto) => Body::Veto { txn: txn_from_wire(veto.txn)? },
         Wire::PeerInquire(inquire) => Body::PeerInquire { txn: txn_from_wire(inquire.txn)? },
@@ -295,18 +295,20 @@ fn decision_from_wire(decision: pb::Decision) -> Result<Decision, Malformed> {
     }
 }
 
-fn resolves_to_wire(resolves: Vec<(TxnId, Decision)>) -> Vec<pb::Resolved> {
-    resolves
+fn piggybacked_to_wire(piggybacked: Vec<(TxnId, Decision)>) -> Vec<pb::PiggybackedDecision> {
+    piggybacked
         .into_iter()
-        .map(|(txn, decision)| pb::Resolved {
+        .map(|(txn, decision)| pb::PiggybackedDecision {
             txn: Some(txn_to_wire(txn)),
             decision: decision_to_wire(decision).into(),
         })
         .collect()
 }
 
-fn resolves_from_wire(resolves: Vec<pb::Resolved>) -> Result<Vec<(TxnId, Decision)>, Malformed> {
-    resolves
+fn piggybacked_from_wire(
+    piggybacked: Vec<pb::PiggybackedDecision>,
+) -> Result<Vec<(TxnId, Decision)>, Malformed> {
+    piggybacked
         .into_iter()
         .map(|resolved| {
             let decision = decision_from_wire(resolved.decision())?;
@@ -351,7 +353,7 @@ mod tests {
         prop_oneof![Just(Decision::Commit), Just(Decision::Abort)]
     }
 
-    fn resolves() -> impl Strategy<Value = Vec<(TxnId, Decision)>> {
+    fn piggybacked() -> impl Strategy<Value = Vec<(TxnId, Decision)>> {
         prop::collection::vec((txn(), decision()), 0..4)
     }
 
@@ -372,17 +374,17 @@ mod tests {
                 commit: if votes { CommitMode::Votes } else { CommitMode::Logged },
             }),
             (any::<u64>(), prop::collection::vec((txn(), blob()), 0..4))
-                .prop_map(|(boot, in_doubt)| Body::FenceOk { boot, in_doubt }),
+                .prop_map(|(incarnation, in_doubt)| Body::FenceOk { incarnation, in_doubt }),
             Just(Body::Heartbeat),
-            any::<u64>().prop_map(|boot| Body::Alive { boot }),
+            any::<u64>().prop_map(|incarnation| Body::Alive { incarnation }),
             any::<u64>().prop_map(|promised| Body::Stale { promised }),
         ];
         let writes = prop_oneof![
-            (txn(), blob(), prop::option::of(blob()), resolves()).prop_map(
-                |(txn, key, value, resolves)| Body::Prepare {
+            (txn(), blob(), prop::option::of(blob()), piggybacked()).prop_map(
+                |(txn, key, value, piggybacked)| Body::Prepare {
                     txn,
                     write: Write { key, value },
-                    resolves
+                    piggybacked
                 }
             ),
             txn().prop_map(|txn| Body::VoteYes { txn }),
@@ -396,9 +398,11 @@ mod tests {
             (txn(), knowledge).prop_map(|(txn, answer)| Body::PeerAnswer { txn, answer }),
         ];
         let reads = prop_oneof![
-            (read(), blob(), resolves(), any::<u32>()).prop_map(|(read, key, resolves, wait)| {
-                Body::Read { read, key, resolves, wait: Duration::from_micros(wait.into()) }
-            }),
+            (read(), blob(), piggybacked(), any::<u32>()).prop_map(
+                |(read, key, piggybacked, wait)| {
+                    Body::Read { read, key, piggybacked, wait: Duration::from_micros(wait.into()) }
+                }
+            ),
             (read(), prop::option::of((txn(), blob())))
                 .prop_map(|(read, found)| Body::Value { read, found }),
             (read(), txn()).prop_map(|(read, txn)| Body::Busy { read, txn }),
@@ -410,9 +414,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_message_survives_the_wire(
-            body in body(), store in any::<u64>(), epoch in any::<u64>(), floor in txn(),
+            body in body(), store in any::<u64>(), epoch in any::<u64>(), watermark in txn(),
         ) {
-            let message = Message { store: StoreId(store), epoch, floor, body };
+            let message = Message { store: StoreId(store), epoch, watermark, body };
             let bytes = to_wire(message.clone()).encode_to_vec();
             let envelope = pb::Envelope::decode(bytes.as_slice()).expect("decodes");
             prop_assert_eq!(from_wire(envelope), Ok(message));
@@ -422,13 +426,13 @@ mod tests {
     #[test]
     fn what_the_message_before_carries_is_said_once() {
         let message = |epoch, seq| {
-            let floor = TxnId::new(epoch, seq);
-            to_wire(Message { store: StoreId(1), epoch, floor, body: Body::Heartbeat })
+            let watermark = TxnId::new(epoch, seq);
+            to_wire(Message { store: StoreId(1), epoch, watermark, body: Body::Heartbeat })
         };
         let batch = [message(1, 1), message(1, 1), message(1, 2), message(2, 2), message(2, 2)];
         let mut sent = batch.clone();
         condense(&mut sent);
-        let said = sent.iter().map(|envelope| envelope.floor.is_some());
+        let said = sent.iter().map(|envelope| envelope.watermark.is_some());
         assert_eq!(said.collect::<Vec<_>>(), [true, false, true, true, false]);
         assert!(from_wire(sent[1].clone()).is_err(), "not without the one before");
         spread(&mut sent);
@@ -442,7 +446,7 @@ mod tests {
         let whole = to_wire(Message {
             store: StoreId(1),
             epoch: 1,
-            floor: TxnId::default(),
+            watermark: TxnId::default(),
             body: Body::Decide { txn: TxnId::new(1, 1), decision: Decision::Commit },
         });
         let mut nothing = whole.clone();
@@ -455,7 +459,7 @@ mod tests {
         }));
         assert!(from_wire(unknown).is_err());
         let mut nobody = whole;
-        nobody.floor = None;
+        nobody.watermark = None;
         assert!(from_wire(nobody).is_err());
         assert!(node_from_wire(256).is_err());
     }

@@ -14,7 +14,7 @@ use std::{
 use nix::sys::signal::{Signal, raise};
 use system::{
     protocol::{Key, Lsn, Node, Record, StoreId, TxnId, Value, Version, Write},
-    store::{Database, LimitError, Observer, Opened, Options, Store, StoreError},
+    store::{Database, LimitError, Observer, Opened, Store, StoreError, StoreOptions},
 };
 use tempfile::TempDir;
 
@@ -24,11 +24,11 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// What a store says of its progress.
 type Told = mpsc::Receiver<Result<Lsn, Arc<StoreError>>>;
 
-fn create() -> Options {
-    Options { create: true, ..Options::default() }
+fn create() -> StoreOptions {
+    StoreOptions { create: true, ..StoreOptions::default() }
 }
 
-fn open(dir: &TempDir, options: Options) -> Result<(Opened, Told), StoreError> {
+fn open(dir: &TempDir, options: StoreOptions) -> Result<(Opened, Told), StoreError> {
     let (tell, told) = mpsc::channel();
     let opened = Store::open(
         dir.path(),
@@ -77,7 +77,7 @@ fn what_was_appended_is_read_at_once_and_found_again_after_a_restart() {
     assert_eq!(records, []);
     let member = Record::Member { node: Node::Replica(1), store: id };
     for record in [
-        Record::Boot { boot: 1 },
+        Record::Incarnation { incarnation: 1 },
         member.clone(),
         put(1, "a", "1"),
         put(2, "b", "2"),
@@ -97,10 +97,11 @@ fn what_was_appended_is_read_at_once_and_found_again_after_a_restart() {
     assert_eq!(entries(&store), [entry(2, "b", "2")]);
     store.close().unwrap();
 
-    let (Opened { mut store, id: again, records }, told) = open(&dir, Options::default()).unwrap();
+    let (Opened { mut store, id: again, records }, told) =
+        open(&dir, StoreOptions::default()).unwrap();
     assert_eq!(again, id);
     let left = [
-        Record::Boot { boot: 1 },
+        Record::Incarnation { incarnation: 1 },
         member.clone(),
         commit(1),
         commit(2),
@@ -110,15 +111,15 @@ fn what_was_appended_is_read_at_once_and_found_again_after_a_restart() {
     assert_eq!(records, left);
     assert_eq!(entries(&store), [entry(2, "b", "2")]);
     assert_eq!(store.append(commit(3)), 1, "positions count from 1 at each start");
-    let floor = Record::Floor { floor: txn(4) };
-    let last = store.append(floor.clone());
+    let watermark = Record::Watermark { watermark: txn(4) };
+    let last = store.append(watermark.clone());
     store.force(last);
     wait_for(&told, last);
     assert_eq!(entries(&store), [entry(2, "b", "2"), entry(3, "c", "3")]);
     drop(store);
 
-    let (Opened { store, records, .. }, _told) = open(&dir, Options::default()).unwrap();
-    assert_eq!(records, [Record::Boot { boot: 1 }, floor, member, commit(4)]);
+    let (Opened { store, records, .. }, _told) = open(&dir, StoreOptions::default()).unwrap();
+    assert_eq!(records, [Record::Incarnation { incarnation: 1 }, watermark, member, commit(4)]);
     assert_eq!(entries(&store), [entry(2, "b", "2"), entry(3, "c", "3")]);
 }
 
@@ -126,9 +127,9 @@ fn what_was_appended_is_read_at_once_and_found_again_after_a_restart() {
 fn records_that_nobody_forces_become_durable_by_themselves() {
     let dir = TempDir::new().unwrap();
     let (Opened { mut store, .. }, told) = open(&dir, create()).unwrap();
-    let lsn = store.append(Record::Boot { boot: 1 });
+    let lsn = store.append(Record::Incarnation { incarnation: 1 });
     wait_for(&told, lsn);
-    let lsn = store.append(Record::Boot { boot: 2 });
+    let lsn = store.append(Record::Incarnation { incarnation: 2 });
     wait_for(&told, lsn);
 }
 
@@ -159,23 +160,24 @@ fn what_is_queued_during_a_commit_goes_into_the_next_one_as_a_whole() {
             tell.send((durable.unwrap(), *commits.lock().unwrap())).unwrap();
         })
     };
-    let options = Options { idle: DEADLINE, ..create() };
+    let options = StoreOptions { idle: DEADLINE, ..create() };
     let observer = Box::new(Slow(batch, gone, commits));
     let Opened { mut store, .. } =
         Store::open_observed(dir.path(), options, persisted, Some(observer)).unwrap();
 
-    let boots: Vec<_> = (1..=5).map(|boot| Record::Boot { boot }).collect();
-    store.append(boots[0].clone());
+    let incarnations: Vec<_> =
+        (1..=5).map(|incarnation| Record::Incarnation { incarnation }).collect();
+    store.append(incarnations[0].clone());
     store.force(1);
-    assert_eq!(batches.recv_timeout(DEADLINE).unwrap(), boots[..1]);
-    for boot in &boots[1..4] {
-        let lsn = store.append(boot.clone());
+    assert_eq!(batches.recv_timeout(DEADLINE).unwrap(), incarnations[..1]);
+    for incarnation in &incarnations[1..4] {
+        let lsn = store.append(incarnation.clone());
         store.force(lsn);
     }
-    store.append(boots[4].clone());
+    store.append(incarnations[4].clone());
     go.send(()).unwrap();
     assert_eq!(told.recv_timeout(DEADLINE).unwrap(), (1, 1));
-    assert_eq!(batches.recv_timeout(DEADLINE).unwrap(), boots[1..], "forced or not");
+    assert_eq!(batches.recv_timeout(DEADLINE).unwrap(), incarnations[1..], "forced or not");
     go.send(()).unwrap();
     assert_eq!(told.recv_timeout(DEADLINE).unwrap(), (5, 2));
     store.close().unwrap();
@@ -200,7 +202,7 @@ fn what_the_tables_are_taking_up_is_read_meanwhile_and_counts() {
     let (tell, told) = mpsc::channel();
     let (stand, standing) = mpsc::channel();
     let (go, gone) = mpsc::channel();
-    let options = Options { log_bytes: 0, idle: DEADLINE, ..create() };
+    let options = StoreOptions { wal_bytes: 0, idle: DEADLINE, ..create() };
     let persisted = Box::new(move |durable| tell.send(durable).unwrap());
     let observer = Box::new(Gate(stand, gone));
     let Opened { mut store, .. } =
@@ -227,10 +229,10 @@ fn what_the_tables_are_taking_up_is_read_meanwhile_and_counts() {
 fn a_second_opener_is_refused_until_the_first_is_gone() {
     let dir = TempDir::new().unwrap();
     let (first, _told) = open(&dir, create()).unwrap();
-    let error = open(&dir, Options::default()).unwrap_err();
+    let error = open(&dir, StoreOptions::default()).unwrap_err();
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
     drop(first);
-    open(&dir, Options::default()).unwrap();
+    open(&dir, StoreOptions::default()).unwrap();
 }
 
 #[test]
@@ -244,7 +246,7 @@ fn an_earlier_short_value_does_not_come_back_when_a_long_one_is_deleted() {
     assert_eq!(entries(&store), [entry(2, "a", &long)]);
     store.append(commit(3));
     store.close().unwrap();
-    let (Opened { store, .. }, _told) = open(&dir, Options::default()).unwrap();
+    let (Opened { store, .. }, _told) = open(&dir, StoreOptions::default()).unwrap();
     assert_eq!(store.get(&"a".into()).unwrap(), None);
     assert_eq!(entries(&store), []);
 }
@@ -262,7 +264,7 @@ fn the_room_of_long_values_is_used_again() {
     let dir = TempDir::new().unwrap();
     let long = "v".repeat(100_000);
     let size = || fs::metadata(dir.path().join("data.mdb")).unwrap().len();
-    let in_one_commit = Options { idle: DEADLINE, log_bytes: 0, ..create() };
+    let in_one_commit = StoreOptions { idle: DEADLINE, wal_bytes: 0, ..create() };
     let (Opened { mut store, .. }, told) = open(&dir, in_one_commit).unwrap();
     let mut early = 0;
     for round in 0..20 {
@@ -286,12 +288,12 @@ fn the_room_of_long_values_is_used_again() {
 #[test]
 fn a_force_is_heard_whatever_the_writer_is_about() {
     let dir = TempDir::new().unwrap();
-    let patient = Options { idle: DEADLINE * 2, ..create() };
+    let patient = StoreOptions { idle: DEADLINE * 2, ..create() };
     let (Opened { mut store, .. }, told) = open(&dir, patient).unwrap();
     // Longer and longer pauses find the writer awake, going to sleep, and asleep.
-    for boot in 1..=200 {
-        let lsn = store.append(Record::Boot { boot });
-        for _ in 0..boot * 100 {
+    for incarnation in 1..=200 {
+        let lsn = store.append(Record::Incarnation { incarnation });
+        for _ in 0..incarnation * 100 {
             std::hint::spin_loop();
         }
         store.force(lsn);
@@ -332,7 +334,7 @@ fn a_database_takes_writes_of_many_threads_and_counts_their_versions() {
     assert_eq!(database.get(b"0-0").unwrap(), None);
     database.close().unwrap();
 
-    let database = Database::open(dir.path(), Options::default()).unwrap();
+    let database = Database::open(dir.path(), StoreOptions::default()).unwrap();
     let entries: Vec<_> = database.entries().unwrap().map(Result::unwrap).collect();
     assert_eq!(entries.len() as u64, THREADS * WRITES - 1);
     assert!(entries.is_sorted_by(|(one, ..), (other, ..)| one < other));
@@ -359,7 +361,7 @@ fn a_database_refuses_what_is_out_of_bounds_and_goes_on() {
     let version = database.put(largest.0, largest.1).unwrap();
     assert_eq!(version, TxnId::new(0, 1), "refusals do not count");
     database.close().unwrap();
-    let database = Database::open(dir.path(), Options::default()).unwrap();
+    let database = Database::open(dir.path(), StoreOptions::default()).unwrap();
     assert_eq!(database.get(largest.0).unwrap(), Some((version, largest.1.into())));
 }
 
@@ -459,7 +461,7 @@ fn a_process_killed_amid_its_puts_keeps_what_was_acknowledged() {
         child.wait().unwrap();
         assert!(taken >= 40 + round * 17, "the child puts until it is killed: {taken}");
 
-        let database = Database::open(dir.path(), Options::default()).unwrap();
+        let database = Database::open(dir.path(), StoreOptions::default()).unwrap();
         for (thread, acknowledged) in last.iter().enumerate() {
             let Some((value, version)) = acknowledged else { continue };
             let key = thread.to_string();
@@ -480,7 +482,7 @@ fn a_process_killed_amid_its_puts_keeps_what_was_acknowledged() {
 #[test]
 fn child_that_holds_a_store() {
     let Some((dir, _)) = as_child() else { return };
-    let _opened = Store::open(&dir, Options::default(), Box::new(|_| ())).unwrap();
+    let _opened = Store::open(&dir, StoreOptions::default(), Box::new(|_| ())).unwrap();
     println!("\nready");
     std::io::stdin().lines().for_each(drop);
 }
@@ -495,13 +497,13 @@ fn another_process_is_refused_unless_it_breaks_the_rule() {
     let mut holder = child("child_that_holds_a_store", dir.path(), "");
     let mut said = BufReader::new(holder.stdout.take().unwrap()).lines();
     assert!(said.any(|line| line.unwrap() == "ready"));
-    let error = open(&dir, Options::default()).unwrap_err();
+    let error = open(&dir, StoreOptions::default()).unwrap_err();
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
     let error = open(&dir, create()).unwrap_err();
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
 
-    let twin = Options { exclusive: false, ..Options::default() };
-    let (Opened { mut store, records, .. }, told) = open(&dir, twin).unwrap();
+    let second = StoreOptions { exclusive: false, ..StoreOptions::default() };
+    let (Opened { mut store, records, .. }, told) = open(&dir, second).unwrap();
     assert_eq!(records, [Record::Epoch { epoch: 1, replicas: 3 }]);
     let lsn = store.append(Record::Epoch { epoch: 2, replicas: 3 });
     store.force(lsn);
@@ -511,7 +513,7 @@ fn another_process_is_refused_unless_it_breaks_the_rule() {
     // The lock goes with the process, however it dies.
     holder.kill().unwrap();
     holder.wait().unwrap();
-    let (Opened { records, .. }, _told) = open(&dir, Options::default()).unwrap();
+    let (Opened { records, .. }, _told) = open(&dir, StoreOptions::default()).unwrap();
     assert_eq!(records, [Record::Epoch { epoch: 2, replicas: 3 }]);
 }
 
@@ -523,7 +525,7 @@ fn child_that_is_killed_around_a_commit() {
 
     impl Killer {
         fn at(&mut self, point: &str, batch: &[Record]) {
-            if point == self.0 && batch.contains(&Record::Boot { boot: self.1 }) {
+            if point == self.0 && batch.contains(&Record::Incarnation { incarnation: self.1 }) {
                 raise(Signal::SIGKILL).unwrap();
             }
         }
@@ -543,14 +545,14 @@ fn child_that_is_killed_around_a_commit() {
     let point = if point == "before" { "before" } else { "after" };
     let (tell, told) = mpsc::channel();
     let persisted = Box::new(move |durable: Result<Lsn, _>| tell.send(durable.unwrap()).unwrap());
-    let options = Options { idle: DEADLINE, ..create() };
+    let options = StoreOptions { idle: DEADLINE, ..create() };
     let killer = Box::new(Killer(point, 3));
     let Opened { mut store, .. } =
         Store::open_observed(&dir, options, persisted, Some(killer)).unwrap();
-    for boot in 1..=5 {
-        store.append(put(boot, "k", &boot.to_string()));
-        store.append(commit(boot));
-        let lsn = store.append(Record::Boot { boot });
+    for incarnation in 1..=5 {
+        store.append(put(incarnation, "k", &incarnation.to_string()));
+        store.append(commit(incarnation));
+        let lsn = store.append(Record::Incarnation { incarnation });
         store.force(lsn);
         assert_eq!(told.recv_timeout(DEADLINE).unwrap(), lsn);
     }
@@ -558,15 +560,15 @@ fn child_that_is_killed_around_a_commit() {
 
 #[test]
 fn a_batch_survives_a_kill_after_its_commit_and_none_of_it_one_before() {
-    for (point, boot) in [("before", 2), ("after", 3)] {
+    for (point, incarnation) in [("before", 2), ("after", 3)] {
         let dir = TempDir::new().unwrap();
         let status =
             child("child_that_is_killed_around_a_commit", dir.path(), point).wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{point}");
-        let (Opened { store, records, .. }, _told) = open(&dir, Options::default()).unwrap();
-        let mut left = vec![Record::Boot { boot }];
-        left.extend((1..=boot).map(commit));
+        let (Opened { store, records, .. }, _told) = open(&dir, StoreOptions::default()).unwrap();
+        let mut left = vec![Record::Incarnation { incarnation }];
+        left.extend((1..=incarnation).map(commit));
         assert_eq!(records, left, "{point}");
-        assert_eq!(entries(&store), [entry(boot, "k", &boot.to_string())], "{point}");
+        assert_eq!(entries(&store), [entry(incarnation, "k", &incarnation.to_string())], "{point}");
     }
 }

@@ -14,7 +14,7 @@ use std::{
 use heed::{CommitOrAbort, EnvOpenOptions, types::Bytes};
 use system::{
     protocol::{Key, Lsn, Record, TxnId, Value, Version, Write},
-    store::{Database, Opened, Options, Store, StoreError},
+    store::{Database, Opened, Store, StoreError, StoreOptions},
 };
 use tempfile::TempDir;
 
@@ -23,23 +23,23 @@ const PAGE: usize = 4096;
 /// Names the directory to a child process that is one of the tests here.
 const CHILD: &str = "STORE_TEST_CHILD";
 
-fn create() -> Options {
-    Options { create: true, ..at_once() }
+fn create() -> StoreOptions {
+    StoreOptions { create: true, ..at_once() }
 }
 
 /// Writes go to the tables with their commits.
-fn at_once() -> Options {
-    Options { log_bytes: 0, ..Options::default() }
+fn at_once() -> StoreOptions {
+    StoreOptions { wal_bytes: 0, ..StoreOptions::default() }
 }
 
 fn silent(_: Result<Lsn, Arc<StoreError>>) {}
 
-fn open(dir: &Path, options: Options) -> Result<Opened, StoreError> {
+fn open(dir: &Path, options: StoreOptions) -> Result<Opened, StoreError> {
     Store::open(dir, options, Box::new(silent))
 }
 
 /// The error of opening, having checked that nothing in the directory has changed.
-fn refusal(dir: &Path, options: Options) -> StoreError {
+fn refusal(dir: &Path, options: StoreOptions) -> StoreError {
     let before = contents(dir);
     let error = open(dir, options).expect_err("it must be refused");
     assert_eq!(contents(dir), before, "a refusal changes nothing");
@@ -76,14 +76,14 @@ fn write(store: &mut Store, seq: u64, key: &str, value: Vec<u8>) -> Lsn {
 fn filled() -> TempDir {
     let dir = TempDir::new().unwrap();
     let Opened { mut store, .. } = open(dir.path(), create()).unwrap();
-    store.append(Record::Boot { boot: 1 });
+    store.append(Record::Incarnation { incarnation: 1 });
     for seq in 1..=40 {
         write(&mut store, seq, &format!("key{seq:02}"), format!("needle{seq:02}").into());
     }
     write(&mut store, 41, "long", vec![b'v'; 3 * PAGE]);
     store.close().unwrap();
     let Opened { mut store, .. } = open(dir.path(), at_once()).unwrap();
-    store.append(Record::Floor { floor: txn(39) });
+    store.append(Record::Watermark { watermark: txn(39) });
     let kept = Write { key: "kept".into(), value: Some("prepared value".into()) };
     store.append(Record::Prepare { txn: txn(50), write: kept });
     store.close().unwrap();
@@ -113,13 +113,13 @@ fn replace(bytes: &mut [u8], from: &[u8], to: &[u8]) {
 fn a_missing_or_empty_directory_is_no_store_until_one_is_wanted() {
     let dir = TempDir::new().unwrap();
     for path in [dir.path().to_owned(), dir.path().join("a/b")] {
-        let error = refusal(&path, Options::default());
+        let error = refusal(&path, StoreOptions::default());
         assert!(matches!(error, StoreError::Absent { .. }), "{error}");
         assert!(error.to_string().contains("--bootstrap"), "{error}");
     }
     assert!(!dir.path().join("a").exists());
     open(&dir.path().join("a/b"), create()).unwrap();
-    open(&dir.path().join("a/b"), Options::default()).unwrap();
+    open(&dir.path().join("a/b"), StoreOptions::default()).unwrap();
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn a_file_is_no_directory() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("file");
     fs::write(&path, "text").unwrap();
-    for options in [Options::default(), create()] {
+    for options in [StoreOptions::default(), create()] {
         let error = refusal(&path, options);
         assert!(matches!(error, StoreError::NotADirectory { .. }), "{error}");
     }
@@ -137,7 +137,7 @@ fn a_file_is_no_directory() {
 fn a_directory_of_something_else_is_left_alone() {
     let dir = TempDir::new().unwrap();
     fs::write(dir.path().join("letter.txt"), "dear reader").unwrap();
-    for options in [Options::default(), create()] {
+    for options in [StoreOptions::default(), create()] {
         let error = refusal(dir.path(), options);
         assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
         assert!(error.to_string().contains("letter.txt"), "{error}");
@@ -166,7 +166,7 @@ fn an_lmdb_environment_of_another_program_is_left_alone() {
     txn = env.write_txn().unwrap();
     txn.abort();
     drop(env);
-    for options in [Options::default(), create()] {
+    for options in [StoreOptions::default(), create()] {
         let error = refusal(dir.path(), options);
         assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
     }
@@ -181,7 +181,7 @@ fn a_file_that_is_not_lmdbs_is_left_alone() {
             if locked {
                 fs::write(dir.path().join("LOCK"), "").unwrap();
             }
-            for options in [Options::default(), create()] {
+            for options in [StoreOptions::default(), create()] {
                 let error = refusal(dir.path(), options);
                 assert!(matches!(error, StoreError::NotLmdb { .. }), "{error}");
             }
@@ -193,7 +193,7 @@ fn a_file_that_is_not_lmdbs_is_left_alone() {
 fn a_store_whose_data_file_is_gone_does_not_begin_anew() {
     let dir = filled();
     let bytes = fs::read(data(&dir)).unwrap();
-    for options in [Options::default(), create()] {
+    for options in [StoreOptions::default(), create()] {
         fs::remove_file(data(&dir)).unwrap();
         let error = refusal(dir.path(), options);
         assert!(matches!(error, StoreError::DataLost { state: "missing", .. }), "{error}");
@@ -202,7 +202,7 @@ fn a_store_whose_data_file_is_gone_does_not_begin_anew() {
         assert!(matches!(error, StoreError::DataLost { state: "empty", .. }), "{error}");
     }
     fs::write(data(&dir), bytes).unwrap();
-    open(dir.path(), Options::default()).unwrap();
+    open(dir.path(), StoreOptions::default()).unwrap();
 }
 
 #[test]
@@ -211,15 +211,15 @@ fn a_creation_that_was_cut_short_is_done_again() {
     fs::write(dir.path().join("LOCK"), "").unwrap();
     fs::create_dir(dir.path().join("creating")).unwrap();
     fs::write(dir.path().join("creating/data.mdb"), "half a pa").unwrap();
-    let error = refusal(dir.path(), Options::default());
+    let error = refusal(dir.path(), StoreOptions::default());
     assert!(matches!(error, StoreError::Absent { .. }), "{error}");
     open(dir.path(), create()).unwrap();
     assert!(!dir.path().join("creating").exists());
 
     // The data file was in place, and the lock file had not been signed yet.
-    let id = open(dir.path(), Options::default()).unwrap().id;
+    let id = open(dir.path(), StoreOptions::default()).unwrap().id;
     fs::write(dir.path().join("LOCK"), "").unwrap();
-    assert_eq!(open(dir.path(), Options::default()).unwrap().id, id);
+    assert_eq!(open(dir.path(), StoreOptions::default()).unwrap().id, id);
     assert!(fs::read_to_string(dir.path().join("LOCK")).unwrap().contains(&id.to_string()));
 }
 
@@ -227,7 +227,7 @@ fn a_creation_that_was_cut_short_is_done_again() {
 fn the_data_file_of_another_store_is_refused() {
     let (dir, other) = (filled(), filled());
     fs::copy(data(&other), data(&dir)).unwrap();
-    let error = refusal(dir.path(), Options::default());
+    let error = refusal(dir.path(), StoreOptions::default());
     assert!(matches!(error, StoreError::Swapped { .. }), "{error}");
 }
 
@@ -237,7 +237,7 @@ fn a_file_that_is_cut_short_anywhere_is_refused() {
     let whole = fs::read(data(&dir)).unwrap();
     for len in (1..whole.len()).step_by(PAGE / 2) {
         fs::write(data(&dir), &whole[..len]).unwrap();
-        let error = refusal(dir.path(), Options::default());
+        let error = refusal(dir.path(), StoreOptions::default());
         match error {
             StoreError::Truncated { len: found, want, .. } => {
                 assert_eq!(found, len as u64);
@@ -248,7 +248,7 @@ fn a_file_that_is_cut_short_anywhere_is_refused() {
         }
     }
     fs::write(data(&dir), whole).unwrap();
-    open(dir.path(), Options::default()).unwrap();
+    open(dir.path(), StoreOptions::default()).unwrap();
 }
 
 /// Takes pages at the end of a data file for a long value, and gives them back unwritten.
@@ -279,7 +279,7 @@ fn take_pages_and_give_them_back(dir: &Path) {
 fn a_file_that_ends_before_its_last_page_is_whole_if_those_pages_are_free() {
     let dir = TempDir::new().unwrap();
     let Opened { mut store, .. } = open(dir.path(), create()).unwrap();
-    store.append(Record::Boot { boot: 1 });
+    store.append(Record::Incarnation { incarnation: 1 });
     store.close().unwrap();
     take_pages_and_give_them_back(dir.path());
     let last_page = |bytes: &[u8]| {
@@ -292,11 +292,11 @@ fn a_file_that_ends_before_its_last_page_is_whole_if_those_pages_are_free() {
     let bytes = fs::read(data(&dir)).unwrap();
     let (len, last) = (bytes.len() / PAGE, last_page(&bytes));
     assert!(len as u64 <= last, "{len} pages, but the last one used is {last}");
-    let Opened { mut store, records, .. } = open(dir.path(), Options::default()).unwrap();
-    assert_eq!(records, [Record::Boot { boot: 1 }]);
+    let Opened { mut store, records, .. } = open(dir.path(), StoreOptions::default()).unwrap();
+    assert_eq!(records, [Record::Incarnation { incarnation: 1 }]);
     write(&mut store, 301, "k", vec![b'w'; 40 * PAGE]);
     store.close().unwrap();
-    open(dir.path(), Options::default()).unwrap();
+    open(dir.path(), StoreOptions::default()).unwrap();
 }
 
 #[test]
@@ -311,7 +311,7 @@ fn bad_meta_pages_are_refused_one_or_both() {
             }
             fs::write(data(&dir), &whole).unwrap();
             damage(&dir, |bytes| bad.iter().for_each(|page| bytes[page + at] ^= 0x55));
-            let error = refusal(dir.path(), Options::default());
+            let error = refusal(dir.path(), StoreOptions::default());
             if both {
                 assert!(matches!(error, StoreError::NotLmdb { .. }), "{at}: {error}");
                 assert!(error.to_string().contains("both of its meta pages"), "{error}");
@@ -336,7 +336,7 @@ fn pages_in_use_that_are_taken_for_free_are_refused() {
 
     // The last page that was ever used, set back: LMDB would hand out the later ones again.
     damage(&dir, |bytes| bytes[meta + 136..][..8].copy_from_slice(&main_root.to_ne_bytes()));
-    let error = refusal(dir.path(), Options::default());
+    let error = refusal(dir.path(), StoreOptions::default());
     assert!(error.to_string().contains("in use, beyond the last"), "{error}");
 
     // The first list of free pages: a node's header and key, how many, and then the first of them.
@@ -346,7 +346,7 @@ fn pages_in_use_that_are_taken_for_free_are_refused() {
     for taken in [main_root, free_root, 1, 1 << 40] {
         fs::write(data(&dir), &whole).unwrap();
         damage(&dir, |bytes| bytes[node + 24..][..8].copy_from_slice(&taken.to_ne_bytes()));
-        let error = refusal(dir.path(), Options::default());
+        let error = refusal(dir.path(), StoreOptions::default());
         assert!(error.to_string().contains(&format!("page {taken} is taken for free")), "{error}");
     }
 }
@@ -355,7 +355,7 @@ fn pages_in_use_that_are_taken_for_free_are_refused() {
 fn a_store_of_another_format_is_refused() {
     let dir = filled();
     damage(&dir, |bytes| replace(bytes, b"\0store\0\0\0\x04", b"\0store\0\0\0\x01"));
-    let error = refusal(dir.path(), Options::default());
+    let error = refusal(dir.path(), StoreOptions::default());
     assert!(matches!(error, StoreError::Format { found: 1, expected: 4, .. }), "{error}");
 }
 
@@ -363,7 +363,7 @@ fn a_store_of_another_format_is_refused() {
 fn a_record_with_a_bad_checksum_is_refused_at_the_start() {
     let dir = filled();
     damage(&dir, |bytes| replace(bytes, b"prepared value", b"prepared valux"));
-    let error = refusal(dir.path(), Options::default());
+    let error = refusal(dir.path(), StoreOptions::default());
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
     let words = error.to_string();
     assert!(words.contains("the record 't 7.50' is bad: its checksum is wrong"), "{words}");
@@ -374,7 +374,7 @@ fn a_value_with_a_bad_checksum_is_refused_when_it_is_read() {
     let dir = filled();
     damage(&dir, |bytes| replace(bytes, b"needle40", b"needle4x"));
     damage(&dir, |bytes| replace(bytes, &[b'v'; 3 * PAGE], &[b'w'; 3 * PAGE]));
-    let Opened { store, .. } = open(dir.path(), Options::default()).unwrap();
+    let Opened { store, .. } = open(dir.path(), StoreOptions::default()).unwrap();
     assert!(store.get(&"key39".into()).unwrap().is_some());
     for key in ["key40", "long"] {
         let error = store.get(&key.into()).unwrap_err();
@@ -392,7 +392,7 @@ type Contents = (Vec<Record>, Vec<(Key, Version, Value)>);
 
 /// What a store holds, or the first error.
 fn all(dir: &Path) -> Result<Contents, StoreError> {
-    let Opened { store, records, .. } = open(dir, Options::default())?;
+    let Opened { store, records, .. } = open(dir, StoreOptions::default())?;
     Ok((records, store.entries()?.collect::<Result<_, _>>()?))
 }
 
@@ -421,7 +421,7 @@ fn a_byte_changed_anywhere_is_found_or_does_no_harm() {
 #[test]
 fn a_full_map_ends_the_store_and_loses_nothing() {
     let dir = TempDir::new().unwrap();
-    let small = Options { map_bytes: 256 << 10, ..create() };
+    let small = StoreOptions { map_bytes: 256 << 10, ..create() };
     let (tell, told) = mpsc::channel();
     let persisted = Box::new(move |durable| tell.send(durable).unwrap());
     let Opened { mut store, .. } = Store::open(dir.path(), small, persisted).unwrap();
@@ -447,7 +447,7 @@ fn a_full_map_ends_the_store_and_loses_nothing() {
     assert!(told.try_recv().is_err(), "nothing more is told");
 
     let Opened { store, .. } =
-        open(dir.path(), Options { map_bytes: 1 << 20, ..create() }).unwrap();
+        open(dir.path(), StoreOptions { map_bytes: 1 << 20, ..create() }).unwrap();
     assert_eq!(store.entries().unwrap().map(Result::unwrap).count(), durable as usize);
 }
 
@@ -483,7 +483,7 @@ fn a_full_disk_ends_the_store_and_loses_nothing() {
     let durable: usize = durable.parse().unwrap();
     assert!(durable > 20, "{durable} fitted");
 
-    let database = Database::open(dir.path(), Options::default()).unwrap();
+    let database = Database::open(dir.path(), StoreOptions::default()).unwrap();
     let found = database.entries().unwrap().map(Result::unwrap).count();
     // The put that failed is not there either: its commit had no meta page.
     assert_eq!(found, durable);
@@ -507,22 +507,22 @@ fn a_directory_without_permission_is_refused() {
     for (path, mode) in [(dir.path().to_owned(), 0o000), (data(&dir), 0o000), (data(&dir), 0o400)] {
         let usual = fs::metadata(&path).unwrap().permissions().mode();
         allow(&path, mode);
-        let error = open(dir.path(), Options::default()).unwrap_err();
+        let error = open(dir.path(), StoreOptions::default()).unwrap_err();
         allow(&path, usual);
         assert!(matches!(error, StoreError::Io { .. }), "{error}");
         assert!(error.to_string().contains("let the user of this process"), "{error}");
     }
-    open(dir.path(), Options::default()).unwrap();
+    open(dir.path(), StoreOptions::default()).unwrap();
 }
 
 #[test]
 fn a_write_that_comes_too_late_is_refused() {
     let dir = TempDir::new().unwrap();
-    for (name, options) in [("tables", at_once()), ("log", Options::default())] {
+    for (name, options) in [("tables", at_once()), ("log", StoreOptions::default())] {
         let (tell, told) = mpsc::channel();
         let persisted = Box::new(move |durable| tell.send(durable).unwrap());
         let dir = dir.path().join(name);
-        let options = Options { create: true, ..options };
+        let options = StoreOptions { create: true, ..options };
         let Opened { mut store, .. } = Store::open(&dir, options, persisted).unwrap();
         let lsn = write(&mut store, 2, "k", b"later".to_vec());
         store.force(lsn);
@@ -532,24 +532,24 @@ fn a_write_that_comes_too_late_is_refused() {
         let error = told.recv_timeout(DEADLINE).unwrap().unwrap_err();
         assert!(matches!(*error, StoreError::VersionOrder { .. }), "{error}");
         drop(store);
-        let Opened { store, .. } = open(&dir, Options::default()).unwrap();
+        let Opened { store, .. } = open(&dir, StoreOptions::default()).unwrap();
         assert_eq!(store.get(&"k".into()).unwrap(), Some((txn(2), "later".into())));
         store.close().unwrap();
     }
 
     // What only the tables know is found when they take up the log, and not opened again before.
     let dir = dir.path().join("log");
-    let Opened { mut store, .. } = open(&dir, Options::default()).unwrap();
+    let Opened { mut store, .. } = open(&dir, StoreOptions::default()).unwrap();
     write(&mut store, 1, "k", b"earlier".to_vec());
     let error = store.close().unwrap_err().to_string();
     assert!(error.contains("already has version 7.2"), "{error}");
-    let error = open(&dir, Options::default()).unwrap_err();
+    let error = open(&dir, StoreOptions::default()).unwrap_err();
     assert!(matches!(error, StoreError::VersionOrder { .. }), "{error}");
 }
 
 #[test]
 fn a_nodes_store_is_no_database() {
     let dir = filled();
-    let error = Database::open(dir.path(), Options::default()).unwrap_err();
+    let error = Database::open(dir.path(), StoreOptions::default()).unwrap_err();
     assert!(matches!(error, StoreError::Purpose { .. }), "{error}");
 }

@@ -12,7 +12,7 @@ use std::{
 use proptest::prelude::*;
 use system::{
     protocol::{Key, Lsn, Node, Record, StoreId, TxnId, Value, Version, Write},
-    store::{Memory, Opened, Options, Store, StoreError},
+    store::{Memory, Opened, Store, StoreError, StoreOptions},
 };
 use tempfile::TempDir;
 
@@ -32,7 +32,7 @@ enum Draw {
         which: usize,
     },
     RefuseNext,
-    Floor {
+    Watermark {
         which: usize,
     },
     Counter {
@@ -71,7 +71,7 @@ fn draws() -> impl Strategy<Value = Vec<Draw>> {
         5 => which.prop_map(|which| Draw::Commit { which }),
         2 => which.prop_map(|which| Draw::Abort { which }),
         1 => Just(Draw::RefuseNext),
-        1 => which.prop_map(|which| Draw::Floor { which }),
+        1 => which.prop_map(|which| Draw::Watermark { which }),
         1 => (0..3_u8, 1..5_u64).prop_map(|(which, to)| Draw::Counter { which, to }),
         1 => (0..3_u8, 1..3_u64).prop_map(|(node, store)| Draw::Member { node, store }),
         2 => (0..5_u8).prop_map(|key| Draw::Decided { key }),
@@ -147,13 +147,13 @@ impl Sense {
                 self.ended.push(txn);
                 Record::Refused { txn }
             }
-            Draw::Floor { which } => {
-                let floor = pick(&self.ended, *which)?;
-                self.prepared.retain(|txn, _| *txn >= floor);
-                self.ended.retain(|txn| *txn >= floor);
-                Record::Floor { floor }
+            Draw::Watermark { which } => {
+                let watermark = pick(&self.ended, *which)?;
+                self.prepared.retain(|txn, _| *txn >= watermark);
+                self.ended.retain(|txn| *txn >= watermark);
+                Record::Watermark { watermark }
             }
-            Draw::Counter { which: 0, to } => Record::Boot { boot: *to },
+            Draw::Counter { which: 0, to } => Record::Incarnation { incarnation: *to },
             Draw::Counter { which: 1, to } => Record::Promise { epoch: *to },
             Draw::Counter { to, .. } => Record::Epoch { epoch: *to, replicas: 3 },
             Draw::Member { node, store } => {
@@ -178,7 +178,7 @@ impl Sense {
 /// A store on disk that makes nothing durable by itself.
 struct Disk {
     dir: TempDir,
-    log_bytes: u64,
+    wal_bytes: u64,
     opened: Opened,
     told: mpsc::Receiver<Result<Lsn, Arc<StoreError>>>,
     /// What has been told.
@@ -186,21 +186,21 @@ struct Disk {
 }
 
 impl Disk {
-    fn open(dir: TempDir, log_bytes: u64) -> Disk {
+    fn open(dir: TempDir, wal_bytes: u64) -> Disk {
         let (tell, told) = mpsc::channel();
         let persisted = Box::new(move |durable| {
             // Closing tells once more, and nobody may listen any more.
             let _ = tell.send(durable);
         });
-        let options = Options {
+        let options = StoreOptions {
             create: true,
             idle: DEADLINE,
             map_bytes: 64 << 20,
-            log_bytes,
-            ..Options::default()
+            wal_bytes,
+            ..StoreOptions::default()
         };
         let opened = Store::open(dir.path(), options, persisted).unwrap();
-        Disk { dir, log_bytes, opened, told, durable: 0 }
+        Disk { dir, wal_bytes, opened, told, durable: 0 }
     }
 
     fn force(&mut self) {
@@ -215,12 +215,12 @@ impl Disk {
     fn crash(self) -> Disk {
         let left = TempDir::new().unwrap();
         copy(self.dir.path(), left.path());
-        Disk::open(left, self.log_bytes)
+        Disk::open(left, self.wal_bytes)
     }
 
     fn close(self) -> Disk {
         self.opened.store.close().unwrap();
-        Disk::open(self.dir, self.log_bytes)
+        Disk::open(self.dir, self.wal_bytes)
     }
 
     fn entries(&self) -> Vec<(Key, Version, Value)> {
@@ -245,10 +245,10 @@ proptest! {
     #[test]
     fn disk_and_memory_are_one_store(
         draws in draws(),
-        log_bytes in prop_oneof![Just(0), 4096..16384_u64, Just(1 << 20)],
+        wal_bytes in prop_oneof![Just(0), 4096..16384_u64, Just(1 << 20)],
     ) {
         let mut memory = Memory::new();
-        let mut disk = Disk::open(TempDir::new().unwrap(), log_bytes);
+        let mut disk = Disk::open(TempDir::new().unwrap(), wal_bytes);
         let mut sense = Sense::after(&memory, TxnId::new(1, 0));
         for draw in draws.iter().chain([&Draw::Crash]) {
             match draw {

@@ -161,10 +161,10 @@ impl goldenscript::Runner for Cluster {
                 let machine = self.host(node()?)?.machine.as_ref().ok_or("it is down")?;
                 let status = machine.status();
                 let mut out = format!(
-                    "epoch {}, boot {}, floor {}, {}\n",
+                    "epoch {}, incarnation {}, watermark {}, {}\n",
                     status.epoch,
-                    status.boot,
-                    status.floor,
+                    status.incarnation,
+                    status.watermark,
                     if status.ready { "ready" } else { "not ready" }
                 );
                 for (txn, key) in status.unsettled {
@@ -225,7 +225,7 @@ impl Cluster {
 
     fn start(&mut self, node: Node, bootstrap: bool, commit: CommitMode) -> String {
         let host = self.nodes.get_mut(&node).expect("it was just named");
-        let timing = Timing { peers_after: 1, floor_batch: 2, ..Timing::default() };
+        let timing = Timing { peer_inquiry_after: 1, watermark_batch: 2, ..Timing::default() };
         let (rules, replicas, store) = (self.rules, self.replicas, host.id);
         let config = Config { node, replicas, store, bootstrap, commit, rules, timing };
         let records = host.store.records();

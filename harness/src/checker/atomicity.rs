@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use system::protocol::{HaltKind, Key, Node, TxnId, Value, Version};
 
 use super::{
-    Judgement, Run,
+    CheckResult, Run,
     evidence::{Abort, Evidence, Told, Transaction, What},
     run::Final,
 };
@@ -22,57 +22,57 @@ pub const NAME: &str = "atomicity";
 
 /// Judges a run.
 #[must_use]
-pub fn check(run: &Run) -> Judgement {
-    let mut judgement = Judgement::new(NAME);
+pub fn check(run: &Run) -> CheckResult {
+    let mut check_result = CheckResult::new(NAME);
     let evidence = &run.evidence;
-    let complete = evidence.complete(&mut judgement);
-    halts(evidence, &mut judgement);
+    let complete = evidence.complete(&mut check_result);
+    halts(evidence, &mut check_result);
     let (mut commits, mut aborts) = (0, 0);
     for (txn, transaction) in &evidence.transactions.by_id {
-        alike(*txn, transaction, &mut judgement);
-        not_reversed(*txn, transaction, &mut judgement);
-        all_voted(*txn, transaction, run, complete, &mut judgement);
+        alike(*txn, transaction, &mut check_result);
+        not_reversed(*txn, transaction, &mut check_result);
+        all_voted(*txn, transaction, run, complete, &mut check_result);
         commits += usize::from(transaction.commit().is_some());
         aborts += usize::from(transaction.commit().is_none() && !transaction.aborted.is_empty());
     }
-    judgement.measure("transactions", evidence.transactions.by_id.len());
-    judgement.measure("committed", commits);
-    judgement.measure("aborted", aborts);
+    check_result.measure("transactions", evidence.transactions.by_id.len());
+    check_result.measure("committed", commits);
+    check_result.measure("aborted", aborts);
     match &run.remained {
-        None => judgement.doubt("AC5: the run ended before the final states were read"),
+        None => check_result.unknown("AC5: the run ended before the final states were read"),
         Some(remained) => {
-            all_decide(run, remained, complete, &mut judgement);
-            equal(run, remained, complete, &mut judgement);
+            all_decide(run, remained, complete, &mut check_result);
+            equal(run, remained, complete, &mut check_result);
         }
     }
     // Last, for what a broken promise has led to says more than the promise, which there may be
     // hundreds of.
-    promises(evidence, &mut judgement);
-    judgement
+    promises(evidence, &mut check_result);
+    check_result
 }
 
 /// A machine that met something impossible has found a violation itself.
-fn halts(evidence: &Evidence, judgement: &mut Judgement) {
+fn halts(evidence: &Evidence, check_result: &mut CheckResult) {
     for fact in evidence.nodes.values().flat_map(|node| &node.facts) {
         if let What::Halted(HaltKind::Violation, why) = &fact.what {
-            judgement.violation(format!("{} halted ({}): {why}", fact.place.node, fact.place));
+            check_result.violation(format!("{} halted ({}): {why}", fact.place.node, fact.place));
         }
     }
 }
 
 /// Words that were sent before what they promise was durable: a crash then breaks the promise.
-fn promises(evidence: &Evidence, judgement: &mut Judgement) {
+fn promises(evidence: &Evidence, check_result: &mut CheckResult) {
     for fact in evidence.nodes.values().flat_map(|node| &node.facts) {
         let (node, place) = (fact.place.node, fact.place);
         match &fact.what {
-            What::EarlyVote(txn) => judgement.violation(format!(
+            What::EarlyVote(txn) => check_result.violation(format!(
                 "AC3: {node} voted yes on {txn} ({place}) before its PREPARE was durable"
             )),
-            What::EarlyAck(txn) => judgement.violation(format!(
+            What::EarlyAck(txn) => check_result.violation(format!(
                 "AC1: {node} acknowledged {txn} ({place}) before its COMMIT was durable: \
                  the master may forget a decision that {node} can still lose"
             )),
-            What::EarlyDecide(txn, to) => judgement.violation(format!(
+            What::EarlyDecide(txn, to) => check_result.violation(format!(
                 "AC2: the master told {to} to commit {txn} ({place}) before COMMIT was durable: \
                  a crash would reverse the decision"
             )),
@@ -95,7 +95,7 @@ fn aborter(abort: &Abort, txn: TxnId) -> String {
 }
 
 /// AC1.
-fn alike(txn: TxnId, transaction: &Transaction, judgement: &mut Judgement) {
+fn alike(txn: TxnId, transaction: &Transaction, check_result: &mut CheckResult) {
     let Some(commit) = transaction.commit() else { return };
     for abort in &transaction.aborted {
         let committed = if commit.node == Node::Master {
@@ -104,12 +104,12 @@ fn alike(txn: TxnId, transaction: &Transaction, judgement: &mut Judgement) {
             format!("{} committed it ({commit})", commit.node)
         };
         let order = if abort.place.time < commit.time { "before" } else { "after" };
-        judgement.violation(format!("AC1: {} {order} {committed}", aborter(abort, txn)));
+        check_result.violation(format!("AC1: {} {order} {committed}", aborter(abort, txn)));
     }
 }
 
 /// AC2.
-fn not_reversed(txn: TxnId, transaction: &Transaction, judgement: &mut Judgement) {
+fn not_reversed(txn: TxnId, transaction: &Transaction, check_result: &mut CheckResult) {
     for commit in &transaction.committed {
         let own = |abort: &&Abort| abort.told.is_none() && abort.place.node == commit.node;
         for abort in transaction.aborted.iter().filter(own) {
@@ -125,7 +125,7 @@ fn not_reversed(txn: TxnId, transaction: &Transaction, judgement: &mut Judgement
                     abort.place
                 )
             };
-            judgement.violation(sentence);
+            check_result.violation(sentence);
         }
     }
 }
@@ -136,11 +136,11 @@ fn all_voted(
     transaction: &Transaction,
     run: &Run,
     complete: bool,
-    judgement: &mut Judgement,
+    check_result: &mut CheckResult,
 ) {
     if let Some((place, missing)) = &transaction.decision_appended {
         for node in missing {
-            judgement.violation(format!(
+            check_result.violation(format!(
                 "AC3: the master decided to commit {txn} ({place}) without the yes of {node}"
             ));
         }
@@ -148,13 +148,13 @@ fn all_voted(
     if let (Some(commit), true) = (transaction.commit(), complete) {
         for node in run.replicas() {
             if !transaction.voted.iter().any(|vote| vote.node == node) {
-                judgement.violation(format!(
+                check_result.violation(format!(
                     "AC3: {txn} was committed ({commit}), but {node} has no durable PREPARE of it"
                 ));
             }
         }
         if transaction.decided.is_none() {
-            judgement.violation(format!(
+            check_result.violation(format!(
                 "AC3: {} committed {txn} ({commit}), but the master has no durable COMMIT of it",
                 commit.node
             ));
@@ -162,19 +162,19 @@ fn all_voted(
     }
     let first = transaction.aborted.iter().find(|abort| abort.told.is_some());
     if let Some(abort) = first.filter(|abort| abort.all_yes) {
-        judgement
+        check_result
             .violation(format!("AC4: {}, though every replica had voted yes", aborter(abort, txn)));
     }
 }
 
 /// AC5.
-fn all_decide(run: &Run, remained: &Final, complete: bool, judgement: &mut Judgement) {
+fn all_decide(run: &Run, remained: &Final, complete: bool, check_result: &mut CheckResult) {
     for node in run.replicas() {
         match remained.replicas.get(&node) {
-            None => judgement.doubt(format!("AC5: {node} did not tell its final state")),
+            None => check_result.unknown(format!("AC5: {node} did not tell its final state")),
             Some(replica) => {
                 for (txn, key) in &replica.in_doubt {
-                    judgement.violation(format!(
+                    check_result.violation(format!(
                         "AC5: {node} is still in doubt about {txn}, which locks {key}"
                     ));
                 }
@@ -187,7 +187,7 @@ fn all_decide(run: &Run, remained: &Final, complete: bool, judgement: &mut Judge
     for (txn, transaction) in &run.evidence.transactions.by_id {
         let Some(decided) = transaction.decided else { continue };
         for node in run.replicas().filter(|node| !transaction.committed_at(*node)) {
-            judgement.violation(format!(
+            check_result.violation(format!(
                 "AC5: {node} never committed {txn}, decided at {decided}, \
                  and no failure was left to keep it from doing so"
             ));
@@ -209,7 +209,7 @@ pub(super) fn held(found: Option<&(Version, &Value)>) -> String {
 }
 
 /// The replicas are equal, and equal to what was committed.
-fn equal(run: &Run, remained: &Final, complete: bool, judgement: &mut Judgement) {
+fn equal(run: &Run, remained: &Final, complete: bool, check_result: &mut CheckResult) {
     let states: BTreeMap<Node, _> =
         remained.replicas.iter().map(|(node, replica)| (*node, by_key(&replica.entries))).collect();
     let Some((&first, reference)) = states.first_key_value() else { return };
@@ -220,7 +220,7 @@ fn equal(run: &Run, remained: &Final, complete: bool, judgement: &mut Judgement)
         for key in keys {
             let (ours, theirs) = (reference.get(*key), state.get(*key));
             if ours != theirs {
-                judgement.violation(format!(
+                check_result.violation(format!(
                     "the replicas differ: under {key} {first} has {}, {node} has {}",
                     held(ours),
                     held(theirs)
@@ -236,7 +236,7 @@ fn equal(run: &Run, remained: &Final, complete: bool, judgement: &mut Judgement)
         for (key, (txn, write)) in &last {
             let expected = write.value.as_ref().map(|value| (*txn, value));
             if state.get(*key) != expected.as_ref() {
-                judgement.violation(format!(
+                check_result.violation(format!(
                     "{node} has {} under {key}, but its last commit {txn} left {}",
                     held(state.get(*key)),
                     held(expected.as_ref())
@@ -244,7 +244,7 @@ fn equal(run: &Run, remained: &Final, complete: bool, judgement: &mut Judgement)
             }
         }
         for (key, found) in state.iter().filter(|(key, _)| !last.contains_key(*key)) {
-            judgement.violation(format!(
+            check_result.violation(format!(
                 "{node} has {} under {key}, which no transaction has committed",
                 held(Some(found))
             ));

@@ -17,7 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::linearizability::{
-    Ask, End, Nonsense, Spec,
+    Ask, End, MalformedHistory, Spec,
     verify::{Refusal, verify},
 };
 use crate::history::{
@@ -172,7 +172,7 @@ struct Seen {
 }
 
 impl Sink for Seen {
-    fn invoke(&mut self, process: u64, key: &str, ask: Ask<'_>) -> Result<(), Nonsense> {
+    fn invoke(&mut self, process: u64, key: &str, ask: Ask<'_>) -> Result<(), MalformedHistory> {
         let count = self.keys.len();
         let key = *self.keys.entry(key.to_owned()).or_insert(count);
         let what = match ask {
@@ -183,18 +183,18 @@ impl Sink for Seen {
             Ask::Append(text) => What::Append(text.to_owned()),
         };
         if self.under_way.insert(process, self.calls.len()).is_some() {
-            return Err(Nonsense(format!("process {process} has an operation under way")));
+            return Err(MalformedHistory(format!("process {process} has an operation under way")));
         }
         let number = u32::try_from(self.calls.len())
-            .map_err(|_| Nonsense("more than 2^32 operations".to_owned()))?;
+            .map_err(|_| MalformedHistory("more than 2^32 operations".to_owned()))?;
         self.calls.push(Call { number, key, what, invoked: self.events, returned: None });
         self.events += 1;
         Ok(())
     }
 
-    fn end(&mut self, process: u64, end: End<'_>) -> Result<(), Nonsense> {
+    fn end(&mut self, process: u64, end: End<'_>) -> Result<(), MalformedHistory> {
         let Some(at) = self.under_way.remove(&process) else {
-            return Err(Nonsense(format!("process {process} ends what it has not begun")));
+            return Err(MalformedHistory(format!("process {process} ends what it has not begun")));
         };
         let call = &mut self.calls[at];
         match (&mut call.what, end) {

@@ -16,7 +16,7 @@ use std::{
 use clap::Args;
 
 use super::{
-    Judgement, LoadError, Results, Run, Validity,
+    CheckResult, LoadError, Results, Run, Validity,
     certificate::{Certificates, Verified, verify_file},
     file::{FileReport, Reading, check_file},
     find_journals,
@@ -30,7 +30,7 @@ use crate::{
         ReadError,
         export::{self, ExportError, Target},
         formats::Format,
-        synthetic::{self, Options, Plant},
+        synthetic::{self, Plant, SyntheticOptions},
     },
     report,
 };
@@ -179,7 +179,7 @@ pub struct GenerateArgs {
 /// # Errors
 /// It cannot be written.
 pub fn generate(args: &GenerateArgs, out: &mut impl Write) -> Result<Validity, CommandError> {
-    let options = Options {
+    let options = SyntheticOptions {
         ops: args.ops,
         keys: args.keys,
         concurrency: args.concurrency,
@@ -379,7 +379,7 @@ fn check_files(
 
 fn say_file(report: &FileReport, out: &mut impl Write) -> io::Result<()> {
     let FileReport { path, verdict, keys, operations, certified, parts, seconds, .. } = report;
-    for sentence in report.violations.iter().chain(&report.doubts) {
+    for sentence in report.violations.iter().chain(&report.unknown_because) {
         writeln!(out, "  {}", sentence.trim_end().replace('\n', "\n    "))?;
     }
     let mut rest = String::new();
@@ -423,8 +423,8 @@ pub fn judge(directory: &Path, limits: &Limits) -> Result<(Run, Results), Comman
 /// # Errors
 /// It cannot be written.
 pub fn say(results: &Results, path: &Path, out: &mut impl Write) -> io::Result<()> {
-    for judgement in &results.checks {
-        say_judgement(judgement, out)?;
+    for check_result in &results.checks {
+        say_judgement(check_result, out)?;
     }
     writeln!(out, "{}: {}", results.verdict, path.display())
 }
@@ -432,8 +432,9 @@ pub fn say(results: &Results, path: &Path, out: &mut impl Write) -> io::Result<(
 /// Violations that a check is given room for in a terminal.
 const SAID_MAX: usize = 6;
 
-fn say_judgement(judgement: &Judgement, out: &mut impl Write) -> io::Result<()> {
-    let Judgement { check, verdict, violations, violations_total, doubts, .. } = judgement;
+fn say_judgement(check_result: &CheckResult, out: &mut impl Write) -> io::Result<()> {
+    let CheckResult { check, verdict, violations, violations_total, unknown_because, .. } =
+        check_result;
     writeln!(out, "  {check:<16} {verdict}")?;
     let said = violations.len().min(SAID_MAX);
     for sentence in &violations[..said] {
@@ -442,7 +443,7 @@ fn say_judgement(judgement: &Judgement, out: &mut impl Write) -> io::Result<()> 
     if *violations_total > said {
         writeln!(out, "    and {} more; results.json has the first", violations_total - said)?;
     }
-    for sentence in doubts {
+    for sentence in unknown_because {
         writeln!(out, "    {sentence}")?;
     }
     Ok(())

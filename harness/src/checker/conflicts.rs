@@ -5,16 +5,16 @@ use std::collections::HashMap;
 
 use system::protocol::TxnId;
 
-use super::{Judgement, Run};
-use crate::history::{ErrorCode, Fate, Operation};
+use super::{CheckResult, Run};
+use crate::history::{ErrorCode, Operation, Outcome};
 
 /// The check's name.
 pub const NAME: &str = "conflicts";
 
 /// Judges a run.
 #[must_use]
-pub fn check(run: &Run) -> Judgement {
-    let mut judgement = Judgement::new(NAME);
+pub fn check(run: &Run) -> CheckResult {
+    let mut check_result = CheckResult::new(NAME);
     let mut rivals: HashMap<&str, Vec<&Operation>> = HashMap::new();
     for operation in run.operations.iter().filter(|operation| may_hold(operation)) {
         rivals.entry(&operation.key).or_default().push(operation);
@@ -29,22 +29,22 @@ pub fn check(run: &Run) -> Judgement {
         let Some(error) = conflict(operation) else { continue };
         conflicts += 1;
         if !rivals.get(operation.key.as_str()).is_some_and(|rivals| rivals.overlap(operation)) {
-            judgement.violation(format!(
+            check_result.violation(format!(
                 "{} {} of process {} (index {}) was aborted with '{error}', but no other write of \
                  the key was under way",
                 operation.f, operation.key, operation.process, operation.invoked_index
             ));
         }
     }
-    judgement.measure("conflicts", conflicts);
-    judgement
+    check_result.measure("conflicts", conflicts);
+    check_result
 }
 
 /// The error of a write that was aborted for conflict.
 fn conflict(operation: &Operation) -> Option<&str> {
     let error = operation.error.as_deref().filter(|_| operation.f.is_write())?;
     let conflict = matches!(ErrorCode::of(error), Some(ErrorCode::Conflict | ErrorCode::Locked));
-    (conflict && operation.fate == Fate::Fail).then_some(error)
+    (conflict && operation.outcome == Outcome::Fail).then_some(error)
 }
 
 /// Whether a write may have held its key for a while: one that was turned away at the door has
@@ -52,7 +52,7 @@ fn conflict(operation: &Operation) -> Option<&str> {
 fn may_hold(operation: &Operation) -> bool {
     let error = operation.error.as_deref().and_then(ErrorCode::of);
     operation.f.is_write()
-        && !(operation.fate == Fate::Fail
+        && !(operation.outcome == Outcome::Fail
             && matches!(error, Some(ErrorCode::Conflict | ErrorCode::Unavailable)))
 }
 
@@ -126,7 +126,7 @@ mod tests {
             f: Function::Put,
             key: "a".into(),
             value: Some(index.to_string()),
-            fate: if returned.is_some() { Fate::Ok } else { Fate::Info },
+            outcome: if returned.is_some() { Outcome::Ok } else { Outcome::Info },
             version: None,
             error: None,
             invoked_index: index,

@@ -4,41 +4,42 @@
 use system::protocol::{Key, TxnId, Write};
 
 use super::{
-    Judgement, Run,
+    CheckResult, Run,
     atomicity::{by_key, held},
 };
-use crate::history::{Fate, Function, Operation};
+use crate::history::{Function, Operation, Outcome};
 
 /// The check's name.
 pub const NAME: &str = "durability";
 
 /// Judges a run.
 #[must_use]
-pub fn check(run: &Run) -> Judgement {
-    let mut judgement = Judgement::new(NAME);
+pub fn check(run: &Run) -> CheckResult {
+    let mut check_result = CheckResult::new(NAME);
     let Some(remained) = &run.remained else {
-        judgement.doubt("the run ended before the final states were read");
-        return judgement;
+        check_result.unknown("the run ended before the final states were read");
+        return check_result;
     };
-    let written = |op: &&Operation| op.f.is_write() && op.fate == Fate::Ok;
+    let written = |op: &&Operation| op.f.is_write() && op.outcome == Outcome::Ok;
     let writes: Vec<&Operation> = run.operations.iter().filter(written).collect();
-    judgement.measure("acknowledged_writes", writes.len());
+    check_result.measure("acknowledged_writes", writes.len());
     let last = run.evidence.transactions.last_commits();
     let journals = run.evidence.missing.is_empty();
     for node in run.replicas() {
         let Some(replica) = remained.replicas.get(&node) else {
-            judgement.doubt(format!("{node} did not tell its final state"));
+            check_result.unknown(format!("{node} did not tell its final state"));
             continue;
         };
         let state = by_key(&replica.entries);
         for write in &writes {
             let said = said(write);
             let Some(version) = write.version else {
-                judgement.doubt(format!("{said} without a version: nothing says what came later"));
-                return judgement;
+                check_result
+                    .unknown(format!("{said} without a version: nothing says what came later"));
+                return check_result;
             };
             let Ok(key) = write.key.parse::<Key>() else {
-                judgement.doubt(format!("{said}, but {} is no key", write.key));
+                check_result.unknown(format!("{said}, but {} is no key", write.key));
                 continue;
             };
             let found = state.get(&key);
@@ -52,11 +53,11 @@ pub fn check(run: &Run) -> Judgement {
                 None => may_be_deleted(run, write, version),
             };
             if !kept {
-                judgement.violation(format!("{said}, but {node} has {}", held(found)));
+                check_result.violation(format!("{said}, but {node} has {}", held(found)));
             }
         }
     }
-    judgement
+    check_result
 }
 
 /// An acknowledged write, in words.
@@ -78,10 +79,10 @@ fn may_be_deleted(run: &Run, write: &Operation, version: TxnId) -> bool {
     run.operations.iter().any(|op| {
         op.f == Function::Del
             && op.key == write.key
-            && match op.fate {
-                Fate::Ok => op.version.is_none_or(|later| later > version),
-                Fate::Info => true,
-                Fate::Fail => false,
+            && match op.outcome {
+                Outcome::Ok => op.version.is_none_or(|later| later > version),
+                Outcome::Info => true,
+                Outcome::Fail => false,
             }
     })
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
 
-use super::{Judgement, Run};
+use super::{CheckResult, Run};
 use crate::{
     history::{Action, NemesisEvent},
     nemesis::{FaultName, matrix::Coverage},
@@ -16,8 +16,8 @@ pub const NAME: &str = "faults";
 
 /// Judges a run.
 #[must_use]
-pub fn check(run: &Run) -> Judgement {
-    let mut judgement = Judgement::new(NAME);
+pub fn check(run: &Run) -> CheckResult {
+    let mut check_result = CheckResult::new(NAME);
     let nemesis: Vec<&NemesisEvent> = run
         .events
         .iter()
@@ -31,18 +31,18 @@ pub fn check(run: &Run) -> Judgement {
     // Beside other faults a point may be out of reach for as long as they last.
     if run.setup.real_faults().eq([FaultName::CrashMatrix.name()]) {
         for cell in coverage.vacuous() {
-            judgement.doubt(format!("{cell} was waited for and never happened"));
+            check_result.unknown(format!("{cell} was waited for and never happened"));
         }
     }
     for fault in run.setup.real_faults() {
         let fired: Vec<_> = nemesis.iter().filter(|event| belongs(event, fault)).collect();
         if fired.is_empty() {
-            judgement.doubt(format!("{fault} was asked for and never happened"));
+            check_result.unknown(format!("{fault} was asked for and never happened"));
         }
         let cuts: Vec<_> = fired.iter().filter(|event| event.f == "power-loss").collect();
         let lost: u64 = cuts.iter().map(|event| lost(event)).sum();
         if fault == FaultName::PowerLoss.name() && !cuts.is_empty() && lost == 0 {
-            judgement.doubt(format!("{fault} cut the power and nothing was lost by it"));
+            check_result.unknown(format!("{fault} cut the power and nothing was lost by it"));
         }
         let mut points: BTreeMap<&str, usize> = BTreeMap::new();
         let mut in_doubt: BTreeMap<u64, usize> = BTreeMap::new();
@@ -55,7 +55,7 @@ pub fn check(run: &Run) -> Judgement {
         }
         let in_doubt: BTreeMap<String, usize> =
             in_doubt.into_iter().map(|(replicas, hits)| (replicas.to_string(), hits)).collect();
-        judgement.measure(
+        check_result.measure(
             fault,
             json!({
                 "fired": fired.len(),
@@ -66,7 +66,7 @@ pub fn check(run: &Run) -> Judgement {
             }),
         );
     }
-    judgement
+    check_result
 }
 
 /// How much was lost with the power: pages of files, and changes of directories. What LMDB keeps
@@ -145,10 +145,11 @@ mod tests {
             assert!(!belongs(&event(f, json!({"fault":"kill-replica"})), "kill-replica"), "{f}");
         }
         assert!(belongs(&event("power-loss", json!({})), "power-loss"));
-        let twin = event("twin-master", json!({ "refused": true }));
-        assert!(belongs(&twin, "twin-master"));
-        let twin = event("twin-master", json!({ "refused": false, "undecided": "in time" }));
-        assert!(!belongs(&twin, "twin-master"));
+        let second_instance = event("second-master", json!({ "refused": true }));
+        assert!(belongs(&second_instance, "second-master"));
+        let second_instance =
+            event("second-master", json!({ "refused": false, "undecided": "in time" }));
+        assert!(!belongs(&second_instance, "second-master"));
         let mend = |messages| {
             event("mend", json!({ "fault": "partition", "struck": { "messages": messages } }))
         };

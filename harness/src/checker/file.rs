@@ -17,8 +17,8 @@ use super::{
     Validity,
     certificate::Certificates,
     linearizability::{
-        Ask, End, KeyVerdict, Keys, Limits, Nonsense, Shown, Spec, Verdict, check_keys_telling,
-        explain,
+        Ask, End, KeyVerdict, Keys, Limits, MalformedHistory, Shown, Spec, Verdict,
+        check_keys_telling, explain,
     },
     progress::Meter,
     spill::{Parts, Record},
@@ -64,7 +64,7 @@ pub struct FileReport {
     /// Why keys are not linearizable: a sentence and a timeline each.
     pub violations: Vec<String>,
     /// Why keys are undecided.
-    pub doubts: Vec<String>,
+    pub unknown_because: Vec<String>,
     /// How many parts it was decided in, one after the other.
     pub parts: usize,
     /// How long reading took, and deciding, in seconds.
@@ -88,7 +88,7 @@ pub fn check_file(path: &Path, reading: &Reading<'_>) -> Result<FileReport, Read
         _ => check_whole(path, format, reading)?,
     };
     if report.operations == 0 {
-        report.doubt("the history has no operation: nothing was shown".to_owned());
+        report.unknown("the history has no operation: nothing was shown".to_owned());
     }
     Ok(report)
 }
@@ -103,15 +103,15 @@ impl FileReport {
             operations: 0,
             certified: 0,
             violations: Vec::new(),
-            doubts: Vec::new(),
+            unknown_because: Vec::new(),
             parts: 1,
             seconds: (0.0, 0.0),
         }
     }
 
-    fn doubt(&mut self, doubt: String) {
+    fn unknown(&mut self, doubt: String) {
         self.verdict = self.verdict.max(Validity::Unknown);
-        self.doubts.push(doubt);
+        self.unknown_because.push(doubt);
     }
 
     /// Takes in what was found of keys. The operations that are to be shown are looked for by
@@ -139,7 +139,7 @@ impl FileReport {
                         self.certified += 1;
                     }
                 }
-                Verdict::Unknown(exhausted) => self.doubt(format!("{}: {exhausted}", key.name)),
+                Verdict::Unknown(exhausted) => self.unknown(format!("{}: {exhausted}", key.name)),
                 Verdict::Invalid(counterexample) => {
                     self.verdict = Validity::Invalid;
                     let shown = |place: u32| named.shown(numbers[place as usize]);
@@ -249,11 +249,11 @@ fn check_parted(
         whole.keys += part.keys;
         whole.certified += part.certified;
         whole.violations.extend(part.violations);
-        whole.doubts.extend(part.doubts);
+        whole.unknown_because.extend(part.unknown_because);
     }
     for part in large.into_iter().map(|part| &parts.parts()[part]) {
         whole.keys += part.keys();
-        whole.doubt(format!(
+        whole.unknown(format!(
             "{}: {} operations would take about {} MiB to decide; {} MiB are allowed (--memory)",
             part.some_keys(),
             part.operations,
@@ -365,14 +365,14 @@ impl Named {
 }
 
 impl Sink for Named {
-    fn invoke(&mut self, process: u64, _key: &str, ask: Ask<'_>) -> Result<(), Nonsense> {
+    fn invoke(&mut self, process: u64, _key: &str, ask: Ask<'_>) -> Result<(), MalformedHistory> {
         self.begin(self.operations, process, ask);
         self.under_way.insert(process, self.operations);
         self.operations += 1;
         Ok(())
     }
 
-    fn end(&mut self, process: u64, end: End<'_>) -> Result<(), Nonsense> {
+    fn end(&mut self, process: u64, end: End<'_>) -> Result<(), MalformedHistory> {
         if let Some(number) = self.under_way.remove(&process) {
             self.finish(number, end);
         }
@@ -396,7 +396,10 @@ mod tests {
                 let reading = Reading { memory, ..Reading::default() };
                 let report = check_file(&path, &reading).expect("well formed");
                 assert_eq!(report.verdict, Validity::Unknown, "{text}");
-                assert_eq!(report.doubts, ["the history has no operation: nothing was shown"]);
+                assert_eq!(
+                    report.unknown_because,
+                    ["the history has no operation: nothing was shown"]
+                );
             }
         }
     }

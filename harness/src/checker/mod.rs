@@ -15,7 +15,7 @@
 //! assert!(matches!(verdicts[0].verdict, Verdict::Invalid(_)));
 //! println!("{}", verdicts[0].explain(&keys).expect("it is invalid"));
 //! # assert!(verdicts[0].explain(&keys).unwrap().sentence.contains("'get = nothing'"));
-//! # Ok::<(), harness::checker::Nonsense>(())
+//! # Ok::<(), harness::checker::MalformedHistory>(())
 //! ```
 //!
 //! The events of all clients go in as they happened, the end of an operation that nobody knows as
@@ -26,50 +26,51 @@ pub mod atomicity;
 pub mod certificate;
 pub mod command;
 pub mod conflicts;
+pub mod convergence;
 pub mod durability;
 pub mod evidence;
+pub mod exits;
 pub mod faults;
 pub mod file;
 pub mod linearizability;
-pub mod nodes;
 pub mod online;
 pub mod progress;
 pub mod reads;
 pub mod replay;
-pub mod resolution;
+pub mod reply_soundness;
 mod run;
 mod spill;
 pub mod statistics;
-pub mod truthfulness;
 mod verdict;
 
 pub use linearizability::{
-    Ask, Counterexample, End, Keys, Limits, Nonsense, Spec, Verdict, check_keys,
+    Ask, Counterexample, End, Keys, Limits, MalformedHistory, Spec, Verdict, check_keys,
 };
 pub(crate) use run::read_json;
-pub use run::{Final, FinalReplica, LoadError, Run, Setup, find_journals};
-pub use verdict::{Judgement, Results, Validity};
+pub use run::{Final, FinalReplica, LoadError, Run, RunDescription, find_journals};
+pub use verdict::{CheckResult, Results, Validity};
 
 /// Judges a run by every check.
 #[must_use]
 pub fn check(run: &Run, limits: &Limits) -> Results {
-    let watched = run.remained.iter().filter_map(|remained| remained.watched.as_deref());
-    let watched = watched.map(|broken| {
-        let mut judgement = Judgement::new("watched");
-        broken.iter().for_each(|broken| judgement.violation(broken.clone()));
-        judgement
+    let invariant_violations =
+        run.remained.iter().filter_map(|remained| remained.invariant_violations.as_deref());
+    let invariant_violations = invariant_violations.map(|broken| {
+        let mut check_result = CheckResult::new("invariant-monitor");
+        broken.iter().for_each(|broken| check_result.violation(broken.clone()));
+        check_result
     });
     let recorded = [
         linearizability::check(run, limits),
         atomicity::check(run),
         reads::check(run),
         durability::check(run),
-        truthfulness::check(run),
+        reply_soundness::check(run),
         conflicts::check(run),
-        resolution::check(run),
-        nodes::check(run),
+        convergence::check(run),
+        exits::check(run),
         faults::check(run),
         statistics::check(run),
     ];
-    Results::new(watched.chain(recorded).collect())
+    Results::new(invariant_violations.chain(recorded).collect())
 }

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::linearizability::{Ask, End, Keys, Limits, Nonsense, Spec, Verdict, decide};
+use super::linearizability::{Ask, End, Keys, Limits, MalformedHistory, Spec, Verdict, decide};
 use crate::history::{Action, Event, Function, Kind};
 
 /// A checker that is fed while a run goes on. A cheap handle; clones watch the same run.
@@ -20,7 +20,7 @@ impl Watch {
     ///
     /// # Errors
     /// It does not fit those before it.
-    pub fn feed(&self, event: &Event) -> Result<(), Nonsense> {
+    pub fn feed(&self, event: &Event) -> Result<(), MalformedHistory> {
         let Action::Client(client) = &event.action else { return Ok(()) };
         let process = client.process;
         let value = client.value.as_deref();
@@ -64,11 +64,11 @@ fn lock(keys: &Mutex<Keys>) -> MutexGuard<'_, Keys> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::synthetic::{Options, Plant, generate};
+    use crate::history::synthetic::{Plant, SyntheticOptions, generate};
 
     #[test]
     fn a_violation_is_seen_while_the_run_goes_on() {
-        let options = Options {
+        let options = SyntheticOptions {
             ops: 2000,
             keys: 3,
             concurrency: 5,

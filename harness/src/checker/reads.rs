@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use system::protocol::{Key, Node, TxnId};
 
 use super::{
-    Judgement, Run,
+    CheckResult, Run,
     evidence::{Evidence, NodeFacts, Place, What},
 };
 
@@ -17,15 +17,15 @@ pub const NAME: &str = "reads";
 
 /// Judges a run.
 #[must_use]
-pub fn check(run: &Run) -> Judgement {
-    let mut judgement = Judgement::new(NAME);
-    run.evidence.complete(&mut judgement);
+pub fn check(run: &Run) -> CheckResult {
+    let mut check_result = CheckResult::new(NAME);
+    run.evidence.complete(&mut check_result);
     let mut served = 0;
     for (node, facts) in run.evidence.replicas() {
-        served += replica(node, facts, &run.evidence, &mut judgement);
+        served += replica(node, facts, &run.evidence, &mut check_result);
     }
-    judgement.measure("served", served);
-    judgement
+    check_result.measure("served", served);
+    check_result
 }
 
 /// The last write of a key that was decided before this time, if any.
@@ -36,7 +36,12 @@ fn last_decided<'a>(evidence: &'a Evidence, key: &Key, before: i64) -> Option<&'
 }
 
 /// Follows a replica's locks and applied writes through its journal, and judges what it served.
-fn replica(node: Node, facts: &NodeFacts, evidence: &Evidence, judgement: &mut Judgement) -> usize {
+fn replica(
+    node: Node,
+    facts: &NodeFacts,
+    evidence: &Evidence,
+    check_result: &mut CheckResult,
+) -> usize {
     let mut served = 0;
     let mut locked: BTreeMap<TxnId, Key> = BTreeMap::new();
     let mut applied: BTreeSet<TxnId> = BTreeSet::new();
@@ -82,14 +87,14 @@ fn replica(node: Node, facts: &NodeFacts, evidence: &Evidence, judgement: &mut J
                     } else {
                         "a read ignored the lock"
                     };
-                    judgement.violation(format!(
+                    check_result.violation(format!(
                         "{node} served {key} ({place}) while it was in doubt about \
                          {holder}{decided}: {how}"
                     ));
                 } else if let Some((decided, txn)) = last
                     && !applied.contains(txn)
                 {
-                    judgement.violation(format!(
+                    check_result.violation(format!(
                         "{node} served {key} ({place}) without {txn}, decided before \
                          ({decided}), which it has not applied and does not hold locked"
                     ));

@@ -15,7 +15,7 @@ use crate::history::{self, Event, Operation, PairError, ReadError};
 
 /// What `test.json` says about a run; the file may say more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Setup {
+pub struct RunDescription {
     /// The faults that were asked for, by name; `none` and no name at all are the same.
     pub faults: Vec<String>,
     /// How many replicas the system had.
@@ -24,10 +24,11 @@ pub struct Setup {
     /// journals, it makes them times of the history.
     pub clock_origin: u64,
     /// After the last heal, everything must be decided within this many milliseconds.
-    pub resolution_deadline_ms: u64,
+    #[serde(alias = "convergence_deadline_ms")]
+    pub convergence_deadline_ms: u64,
 }
 
-impl Setup {
+impl RunDescription {
     /// The faults that were asked for, without `none`.
     pub fn real_faults(&self) -> impl Iterator<Item = &str> {
         self.faults.iter().map(String::as_str).filter(|fault| *fault != "none")
@@ -45,10 +46,11 @@ pub struct Final {
     /// Transactions that the master had not finished with, and their keys. None if it did not
     /// answer.
     pub master_unsettled: Option<Vec<(TxnId, Key)>>,
-    /// What a judge saw broken who watched every state as the run went on, as the simulator's does:
-    /// the record alone need not show it. None if nobody watched.
+    /// The invariants that a monitor of every state saw broken as the run went on, as the simulator's does:
+    /// the record alone need not show it. None if there was no monitor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub watched: Option<Vec<String>>,
+    #[serde(alias = "invariant-monitor")]
+    pub invariant_violations: Option<Vec<String>>,
 }
 
 /// What a replica held at the end.
@@ -64,7 +66,7 @@ pub struct FinalReplica {
 #[derive(Clone, Debug)]
 pub struct Run {
     /// What was asked for.
-    pub setup: Setup,
+    pub setup: RunDescription,
     /// The history's events.
     pub events: Vec<Event>,
     /// Whether the history breaks off, as after a kill of the harness.
@@ -110,7 +112,7 @@ impl Run {
         let path = directory.join("history.jsonl");
         let history::Whole { events, torn } = history::read(&path)?;
         let operations = history::pair(&events).map_err(|error| LoadError::Pair { path, error })?;
-        let setup: Setup = read_json(&directory.join("test.json"))?;
+        let setup: RunDescription = read_json(&directory.join("test.json"))?;
         let path = directory.join("final.json");
         let remained = if path.exists() { Some(read_json(&path)?) } else { None };
         let journals = find_journals(directory)?;

@@ -17,7 +17,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::linearizability::{Ask, End, Nonsense};
+use super::linearizability::{Ask, End, MalformedHistory};
 use crate::history::formats::Sink;
 
 /// So many parts, each an open file.
@@ -278,9 +278,9 @@ impl Parts {
     }
 
     /// Keeps why the parts cannot be written, and tells the reader to stop.
-    fn broken<T>(&mut self, written: io::Result<T>) -> Result<T, Nonsense> {
+    fn broken<T>(&mut self, written: io::Result<T>) -> Result<T, MalformedHistory> {
         written.map_err(|error| {
-            let told = Nonsense(format!("the parts cannot be written: {error}"));
+            let told = MalformedHistory(format!("the parts cannot be written: {error}"));
             self.broken = Some(error);
             told
         })
@@ -294,9 +294,9 @@ impl Part {
 }
 
 impl Sink for Parts {
-    fn invoke(&mut self, process: u64, key: &str, ask: Ask<'_>) -> Result<(), Nonsense> {
+    fn invoke(&mut self, process: u64, key: &str, ask: Ask<'_>) -> Result<(), MalformedHistory> {
         if let Some(known) = self.under_way.get(&process) {
-            return Err(Nonsense::begun(process, known.is_none()));
+            return Err(MalformedHistory::begun(process, known.is_none()));
         }
         let written = self.write_invoke(process, key, ask);
         let at = self.broken(written)?;
@@ -305,9 +305,9 @@ impl Sink for Parts {
         Ok(())
     }
 
-    fn end(&mut self, process: u64, end: End<'_>) -> Result<(), Nonsense> {
+    fn end(&mut self, process: u64, end: End<'_>) -> Result<(), MalformedHistory> {
         let Some(Some(place)) = self.under_way.remove(&process) else {
-            return Err(Nonsense::not_begun(process));
+            return Err(MalformedHistory::not_begun(process));
         };
         if end == End::Info {
             self.under_way.insert(process, None);
@@ -379,11 +379,11 @@ mod tests {
             Validity,
             file::{Reading, check_file},
         },
-        history::synthetic::{Options, Plant, generate},
+        history::synthetic::{Plant, SyntheticOptions, generate},
     };
 
     fn written(path: &Path, keys: u32, plant: Option<Plant>) {
-        let options = Options {
+        let options = SyntheticOptions {
             ops: 5000,
             keys,
             concurrency: 10,
@@ -430,7 +430,7 @@ mod tests {
         let reading = Reading { memory: Some(40_000), ..Reading::default() };
         let report = check_file(&path, &reading).expect("well formed");
         assert_eq!((report.verdict, report.operations), (Validity::Unknown, 5000));
-        let [doubt] = &report.doubts[..] else { panic!("{report:?}") };
+        let [doubt] = &report.unknown_because[..] else { panic!("{report:?}") };
         assert!(doubt.starts_with("k0: 5000 operations would take about"), "{doubt}");
     }
 

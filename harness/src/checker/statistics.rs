@@ -6,40 +6,41 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Judgement, Run};
-use crate::history::{Action, Fate, Operation};
+use super::{CheckResult, Run};
+use crate::history::{Action, Operation, Outcome};
 
 /// The check's name.
 pub const NAME: &str = "statistics";
 
 /// Measures a run.
 #[must_use]
-pub fn check(run: &Run) -> Judgement {
-    let mut judgement = Judgement::new(NAME);
+pub fn check(run: &Run) -> CheckResult {
+    let mut check_result = CheckResult::new(NAME);
     if run.operations.is_empty() {
-        judgement.doubt("the history has no operation");
-        return judgement;
+        check_result.unknown("the history has no operation");
+        return check_result;
     }
-    nothing_worked(&run.operations, &mut judgement);
-    judgement.measure("counts", counts(&run.operations));
-    judgement.measure("latency_us", latencies(&run.operations));
+    nothing_worked(&run.operations, &mut check_result);
+    check_result.measure("counts", counts(&run.operations));
+    check_result.measure("latency_us", latencies(&run.operations));
     let end = run.events.last().map_or(0, |event| event.time);
     let begin = run.operations.first().map_or(0, |operation| operation.invoked);
     let seconds = seconds(end.saturating_sub(begin));
-    let done = run.operations.iter().filter(|operation| operation.fate == Fate::Ok).count();
-    judgement.measure("seconds", round(seconds));
-    judgement.measure("ok_per_second", round(ratio(done, 1) / seconds.max(1e-9)));
-    judgement.measure("availability", availability(run, end));
-    judgement
+    let done = run.operations.iter().filter(|operation| operation.outcome == Outcome::Ok).count();
+    check_result.measure("seconds", round(seconds));
+    check_result.measure("ok_per_second", round(ratio(done, 1) / seconds.max(1e-9)));
+    check_result.measure("availability", availability(run, end));
+    check_result
 }
 
 /// A system that answers nothing does nothing wrong, and shows nothing.
-fn nothing_worked(operations: &[Operation], judgement: &mut Judgement) {
+fn nothing_worked(operations: &[Operation], check_result: &mut CheckResult) {
     for (name, write) in [("get", false), ("write", true)] {
         let all = || operations.iter().filter(|operation| operation.f.is_write() == write);
-        let (asked, ok) = (all().count(), all().any(|operation| operation.fate == Fate::Ok));
+        let (asked, ok) = (all().count(), all().any(|operation| operation.outcome == Outcome::Ok));
         if asked > 0 && !ok {
-            judgement.doubt(format!("no {name} was answered Ok, of {asked}: nothing was shown"));
+            check_result
+                .unknown(format!("no {name} was answered Ok, of {asked}: nothing was shown"));
         }
     }
 }
@@ -49,24 +50,24 @@ fn counts(operations: &[Operation]) -> Json {
     let mut counts: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
     for operation in operations {
         for name in [operation.f.to_string(), "all".to_owned()] {
-            *counts.entry(name).or_default().entry(fate(operation)).or_default() += 1;
+            *counts.entry(name).or_default().entry(outcome(operation)).or_default() += 1;
         }
     }
     json!(counts)
 }
 
-fn fate(operation: &Operation) -> &'static str {
-    match operation.fate {
-        Fate::Ok => "ok",
-        Fate::Fail => "fail",
-        Fate::Info => "info",
+fn outcome(operation: &Operation) -> &'static str {
+    match operation.outcome {
+        Outcome::Ok => "ok",
+        Outcome::Fail => "fail",
+        Outcome::Info => "info",
     }
 }
 
 /// Quantiles of the time that operations took that ended well, in microseconds, by function.
 fn latencies(operations: &[Operation]) -> Json {
     let mut histograms: BTreeMap<String, Histogram<u64>> = BTreeMap::new();
-    for operation in operations.iter().filter(|operation| operation.fate == Fate::Ok) {
+    for operation in operations.iter().filter(|operation| operation.outcome == Outcome::Ok) {
         let Some(returned) = operation.returned else { continue };
         let histogram = histograms.entry(operation.f.to_string()).or_insert_with(|| {
             Histogram::new_with_bounds(1, 3_600_000_000, 3)
@@ -97,7 +98,7 @@ fn availability(run: &Run, end: u64) -> Json {
         let within = at > 0 && operation.invoked < faulty[at - 1].1;
         let name = if within { "during_faults" } else { "between_faults" };
         let (ok, all) = groups.entry(name).or_default();
-        *ok += usize::from(operation.fate == Fate::Ok);
+        *ok += usize::from(operation.outcome == Outcome::Ok);
         *all += 1;
     }
     let down: u64 = faulty.iter().map(|(from, to)| to - from).sum();

@@ -33,7 +33,7 @@ const TOLD_MAX: usize = 40;
 
 /// What one check found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Judgement {
+pub struct CheckResult {
     /// The check's name.
     pub check: String,
     /// Its verdict.
@@ -46,7 +46,7 @@ pub struct Judgement {
     pub violations_total: usize,
     /// Why it cannot be said, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub doubts: Vec<String>,
+    pub unknown_because: Vec<String>,
     /// What was measured on the way, by name.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub measured: Map<String, Json>,
@@ -57,16 +57,16 @@ fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
-impl Judgement {
-    /// A judgement that has found nothing wrong yet.
+impl CheckResult {
+    /// A check_result that has found nothing wrong yet.
     #[must_use]
     pub fn new(check: &str) -> Self {
-        Judgement {
+        CheckResult {
             check: check.to_owned(),
             verdict: Validity::Valid,
             violations: Vec::new(),
             violations_total: 0,
-            doubts: Vec::new(),
+            unknown_because: Vec::new(),
             measured: Map::new(),
         }
     }
@@ -81,9 +81,9 @@ impl Judgement {
     }
 
     /// Something cannot be said.
-    pub fn doubt(&mut self, sentence: impl Into<String>) {
+    pub fn unknown(&mut self, sentence: impl Into<String>) {
         self.verdict = self.verdict.max(Validity::Unknown);
-        self.doubts.push(sentence.into());
+        self.unknown_because.push(sentence.into());
     }
 
     /// Something was measured.
@@ -98,21 +98,21 @@ pub struct Results {
     /// The greatest of the checks' verdicts.
     pub verdict: Validity,
     /// What each check found, in the order in which they are described.
-    pub checks: Vec<Judgement>,
+    pub checks: Vec<CheckResult>,
 }
 
 impl Results {
-    /// Puts judgements together.
+    /// Puts check_results together.
     #[must_use]
-    pub fn new(checks: Vec<Judgement>) -> Self {
+    pub fn new(checks: Vec<CheckResult>) -> Self {
         let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Validity::Valid);
         Results { verdict, checks }
     }
 
     /// What a check found.
     #[must_use]
-    pub fn check(&self, name: &str) -> Option<&Judgement> {
-        self.checks.iter().find(|judgement| judgement.check == name)
+    pub fn check(&self, name: &str) -> Option<&CheckResult> {
+        self.checks.iter().find(|check_result| check_result.check == name)
     }
 }
 
@@ -122,14 +122,15 @@ mod tests {
 
     #[test]
     fn invalid_outranks_unknown_outranks_valid() {
-        let valid = Judgement::new("a");
-        let mut unknown = Judgement::new("b");
-        unknown.doubt("too large");
-        let mut invalid = Judgement::new("c");
+        let valid = CheckResult::new("a");
+        let mut unknown = CheckResult::new("b");
+        unknown.unknown("too large");
+        let mut invalid = CheckResult::new("c");
         invalid.violation("r2 lost k");
-        invalid.doubt("and more");
-        let verdict =
-            |checks: &[&Judgement]| Results::new(checks.iter().copied().cloned().collect()).verdict;
+        invalid.unknown("and more");
+        let verdict = |checks: &[&CheckResult]| {
+            Results::new(checks.iter().copied().cloned().collect()).verdict
+        };
         assert_eq!(verdict(&[]), Validity::Valid);
         assert_eq!(verdict(&[&valid, &unknown]), Validity::Unknown);
         assert_eq!(verdict(&[&unknown, &invalid, &valid]), Validity::Invalid);
@@ -137,10 +138,10 @@ mod tests {
 
     #[test]
     fn many_violations_are_counted() {
-        let mut judgement = Judgement::new("a");
+        let mut check_result = CheckResult::new("a");
         for n in 0..100 {
-            judgement.violation(format!("{n}"));
+            check_result.violation(format!("{n}"));
         }
-        assert_eq!((judgement.violations.len(), judgement.violations_total), (40, 100));
+        assert_eq!((check_result.violations.len(), check_result.violations_total), (40, 100));
     }
 }

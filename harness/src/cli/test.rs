@@ -23,7 +23,7 @@ use crate::{
         matrix::{Coverage, Part},
     },
     report::{self, summary::Tally},
-    runner::{self, Made, Options, follow_signals, parse_duration},
+    runner::{self, Made, RunOptions, follow_signals, parse_duration},
     systems::{Break, Timings, twopc::find_programs},
 };
 
@@ -103,7 +103,7 @@ pub(super) struct TestArgs {
     #[arg(long)]
     fail_fast: bool,
 
-    /// Other periods for the nodes, as in their configuration: inquire=100,peers_after=1.
+    /// Other periods for the nodes, as in their configuration: inquiry_timeout_ms=100,peer_inquiry_after=1.
     #[arg(long, value_name = "NAME=N,...", default_value_t = Timings::default())]
     timing: Timings,
 
@@ -125,8 +125,8 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 }
 
 impl TestArgs {
-    fn options(&self, faults: &Faults, disks: bool, part: Part, seed: u64) -> Options {
-        Options {
+    fn options(&self, faults: &Faults, disks: bool, part: Part, seed: u64) -> RunOptions {
+        RunOptions {
             faults: faults.clone(),
             time_limit: self.time_limit,
             concurrency: self.concurrency,
@@ -157,14 +157,14 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
     fs::create_dir_all(&args.store)
         .with_context(|| format!("--store {}", args.store.display()))
         .map_err(Problem::arguments)?;
-    if args.system_bin.is_some() && args.broken.iter().any(|it| matches!(it, Break::Syncs(_))) {
+    if args.system_bin.is_some() && args.broken.iter().any(|it| matches!(it, Break::SyncMode(_))) {
         return Err(Problem::arguments(anyhow::anyhow!(
             "--system-bin: no program of the system can be told to skip its syncs; leave it out"
         )));
     }
     let rules = args.broken.iter().filter_map(|broken| match broken {
         Break::Rule(rule) => Some(*rule),
-        Break::Syncs(_) => None,
+        Break::SyncMode(_) => None,
     });
     with_rules(&rules.collect::<Vec<_>>(), &[args.commit])?;
     let matrix = args.faults.names().contains(&FaultName::CrashMatrix);

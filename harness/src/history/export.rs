@@ -210,7 +210,7 @@ mod tests {
         },
         history::{
             formats::{Format, detect},
-            synthetic::{Options, Plant, generate},
+            synthetic::{Plant, SyntheticOptions, generate},
         },
     };
 
@@ -280,7 +280,7 @@ mod tests {
     fn what_is_exported_is_judged_alike() {
         let directory = tempfile::tempdir().expect("a directory for the test");
         for plant in Plant::ALL.into_iter().map(Some).chain([None]) {
-            let options = Options {
+            let options = SyntheticOptions {
                 ops: 2000,
                 keys: 3,
                 concurrency: 6,

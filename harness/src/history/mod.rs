@@ -11,6 +11,6 @@ mod recorder;
 pub mod synthetic;
 
 pub use event::{Action, ClientEvent, ErrorCode, Event, Function, Kind, NemesisEvent, error_of};
-pub use operation::{Fate, Operation, PairError, pair};
+pub use operation::{Operation, Outcome, PairError, pair};
 pub use read::{Events, ReadError, Whole, read};
 pub use recorder::{Recorder, monotonic_ns};

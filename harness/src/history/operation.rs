@@ -18,7 +18,7 @@ pub struct Operation {
     /// A put: the value that it writes. A get that is `Ok`: what it found, none if nothing.
     pub value: Option<String>,
     /// How it ended.
-    pub fate: Fate,
+    pub outcome: Outcome,
     /// When `Ok`: the version that was written or found.
     pub version: Option<TxnId>,
     /// When it failed or its end is unknown: why.
@@ -36,7 +36,7 @@ pub struct Operation {
 
 /// How an operation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Fate {
+pub enum Outcome {
     /// It happened.
     Ok,
     /// It certainly did not happen.
@@ -127,7 +127,7 @@ fn begin(event: &Event, client: &ClientEvent) -> Operation {
         f: client.f,
         key: client.key.clone(),
         value: client.value.clone(),
-        fate: Fate::Info,
+        outcome: Outcome::Info,
         version: None,
         error: None,
         invoked_index: event.index,
@@ -141,12 +141,12 @@ fn end(operation: &mut Operation, event: &Event, client: &ClientEvent) {
     operation.returned_index = Some(event.index);
     operation.version = client.version;
     operation.error.clone_from(&client.error);
-    operation.fate = match client.kind {
-        Kind::Ok => Fate::Ok,
-        Kind::Fail => Fate::Fail,
-        Kind::Info | Kind::Invoke => Fate::Info,
+    operation.outcome = match client.kind {
+        Kind::Ok => Outcome::Ok,
+        Kind::Fail => Outcome::Fail,
+        Kind::Info | Kind::Invoke => Outcome::Info,
     };
-    if operation.fate != Fate::Info {
+    if operation.outcome != Outcome::Info {
         operation.returned = Some(event.time);
     }
     if operation.f == Function::Get {
@@ -182,11 +182,15 @@ mod tests {
             event(4, 1, Kind::Invoke, Del),
         ])
         .expect("well formed");
-        let fates: Vec<_> =
-            operations.iter().map(|op| (op.process, op.fate, op.invoked, op.returned)).collect();
+        let outcomes: Vec<_> =
+            operations.iter().map(|op| (op.process, op.outcome, op.invoked, op.returned)).collect();
         assert_eq!(
-            fates,
-            [(1, Fate::Ok, 0, Some(20)), (2, Fate::Info, 10, None), (1, Fate::Info, 40, None)]
+            outcomes,
+            [
+                (1, Outcome::Ok, 0, Some(20)),
+                (2, Outcome::Info, 10, None),
+                (1, Outcome::Info, 40, None)
+            ]
         );
         assert!(operations[1].overlaps(&operations[2]) && !operations[0].overlaps(&operations[2]));
     }

@@ -25,8 +25,8 @@ const BUFFER_BYTES_MAX: usize = 1 << 16;
 #[must_use]
 pub fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has this clock");
-    let [seconds, nanos] =
-        [now.tv_sec(), now.tv_nsec()].map(|part| u64::try_from(part).expect("counts from boot"));
+    let [seconds, nanos] = [now.tv_sec(), now.tv_nsec()]
+        .map(|part| u64::try_from(part).expect("counts from incarnation"));
     seconds * 1_000_000_000 + nanos
 }
 

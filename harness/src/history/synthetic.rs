@@ -69,7 +69,7 @@ impl FromStr for Plant {
 
 /// What a synthetic history looks like.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub struct SyntheticOptions {
     /// Operations.
     pub ops: u64,
     /// Keys.
@@ -102,7 +102,7 @@ struct UnderWay {
 /// # Errors
 /// What `out` returns.
 pub fn generate(
-    options: &Options,
+    options: &SyntheticOptions,
     mut out: impl FnMut(&Event) -> io::Result<()>,
 ) -> io::Result<()> {
     let mut rng = SmallRng::seed_from_u64(options.seed);

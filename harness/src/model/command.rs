@@ -15,7 +15,7 @@ use stateright::Model as _;
 use system::protocol::{CommitMode, Key, Request, Rule, Rules, Value, Write};
 
 use super::{
-    Options, TwoPhase,
+    ModelOptions, TwoPhase,
     explore::{Bounds, Explored, explore},
 };
 use crate::{
@@ -51,9 +51,9 @@ pub struct ModelArgs {
     /// Replicas that come back with an empty store.
     #[arg(long, default_value_t = 0)]
     pub wipes: u8,
-    /// Twins of the master on its store (where the rule `exclusive-store` is broken).
+    /// Second instances of the master on its store (where the rule `exclusive-store` is broken).
     #[arg(long, default_value_t = 0)]
-    pub twins: u8,
+    pub second_instances: u8,
     /// Whether replicas in doubt ask each other.
     #[arg(long, default_value = "on", action = ArgAction::Set, value_parser = on_or_off)]
     pub peers: bool,
@@ -67,9 +67,9 @@ pub struct ModelArgs {
     /// Whether the master may suspect every replica at any time.
     #[arg(long)]
     pub heartbeats: bool,
-    /// Replicas drop outcomes below the floor when they have this many of them.
+    /// Replicas drop outcomes below the watermark when they have this many of them.
     #[arg(long, default_value_t = 1)]
-    pub floor_batch: u32,
+    pub watermark_batch: u32,
     /// Begin with empty stores, not with a cluster that has handshaken.
     #[arg(long)]
     pub cold: bool,
@@ -113,20 +113,20 @@ fn on_or_off(text: &str) -> Result<bool, String> {
 impl ModelArgs {
     /// The model that was asked for.
     #[must_use]
-    pub fn options(&self) -> Options {
+    pub fn options(&self) -> ModelOptions {
         let rules = self.broken.iter().fold(Rules::ALL, |rules, rule| rules.without(*rule));
         let mut options =
-            Options::of(self.replicas, script(self.transactions, self.gets, self.keys));
+            ModelOptions::of(self.replicas, script(self.transactions, self.gets, self.keys));
         options.setup.commit = self.commit;
         options.setup.rules = rules;
-        options.setup.timing.floor_batch = self.floor_batch;
+        options.setup.timing.watermark_batch = self.watermark_batch;
         options.setup.peers = self.peers;
         options.setup.settled = !self.cold;
-        Options {
+        ModelOptions {
             master_crashes: self.master_crashes,
             replica_crashes: self.replica_crashes,
             wipes: self.wipes,
-            twins: self.twins,
+            second_instances: self.second_instances,
             symmetry: self.symmetry,
             reduced: self.reduced,
             heartbeats: self.heartbeats,
@@ -141,8 +141,8 @@ impl ModelArgs {
         let on = |on: bool| if on { "on" } else { "off" };
         let mut text = format!(
             "harness model --commit {} --replicas {} --transactions {} --gets {} --keys {} --master-crashes {} \
-             --replica-crashes {} --wipes {} --twins {} --peers {} --symmetry {} --reduced {} \
-             --floor-batch {}",
+             --replica-crashes {} --wipes {} --second-instances {} --peers {} --symmetry {} --reduced {} \
+             --watermark-batch {}",
             self.commit,
             self.replicas,
             self.transactions,
@@ -151,11 +151,11 @@ impl ModelArgs {
             self.master_crashes,
             self.replica_crashes,
             self.wipes,
-            self.twins,
+            self.second_instances,
             on(self.peers),
             on(self.symmetry),
             on(self.reduced),
-            self.floor_batch,
+            self.watermark_batch,
         );
         for (flag, set) in [
             (" --heartbeats", self.heartbeats),

@@ -9,7 +9,7 @@ use std::{
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
-use super::{Action, Options, State, TwoPhase};
+use super::{Action, ModelOptions, State, TwoPhase};
 use crate::schedule::{Property, Schedule, shrink};
 
 /// How far to explore.
@@ -56,7 +56,7 @@ pub struct Explored {
 /// `progress` is told the states that differ, and the depth.
 #[must_use]
 pub fn explore(
-    options: &Options,
+    options: &ModelOptions,
     bounds: Bounds,
     mut progress: impl FnMut(usize, usize),
 ) -> Explored {

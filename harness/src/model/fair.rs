@@ -56,7 +56,7 @@ impl TwoPhase {
                     sent.extend(done.1);
                 }
                 for id in due {
-                    let timer = Local::Timer { id, twin: false };
+                    let timer = Local::Timer { id, second_instance: false };
                     if let Some((after, said)) = self.item(*host, |local| *local == timer) {
                         *host = after;
                         sent.extend(said);
@@ -66,7 +66,7 @@ impl TwoPhase {
             loop {
                 for host in &mut hosts {
                     let all = world.host(*host).host.forceable(false);
-                    let force = Local::Force { upto: all, twin: false };
+                    let force = Local::Force { upto: all, second_instance: false };
                     if let Some((after, said)) = self.item(*host, |local| *local == force) {
                         *host = after;
                         sent.extend(said);

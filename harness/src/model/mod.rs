@@ -5,7 +5,7 @@
 //! A cluster's state is what its nodes are, every message ever sent (so that loss, repetition and
 //! any order of arrival come for free), and what a judge remembers. Delivering, forcing, timers,
 //! crashes and restarts are steps of their own: merging them hides bugs. What is left out, and why
-//! that loses nothing, stands where it is left out: `Setup::bare`, [`Options`], `allowed`.
+//! that loses nothing, stands where it is left out: `ScheduleSetup::bare`, [`ModelOptions`], `allowed`.
 
 pub mod command;
 pub mod explore;
@@ -26,16 +26,16 @@ use std::{
 use stateright::{Model, Property as Claim};
 use system::protocol::{Body, CommitMode, Key, Node, Request, Rules, TimerId, Timing, Write};
 
-use crate::schedule::{Cluster, Fact, Host, Judge, Property, Setup, Step, View, refused};
+use crate::schedule::{Cluster, Fact, Host, Judge, Property, ScheduleSetup, Step, View, refused};
 use state::Left;
 pub use state::{Action, State};
 use world::{Done, Envelope, Id, Local, World};
 
 /// What is explored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct ModelOptions {
     /// The cluster.
-    pub setup: Setup,
+    pub setup: ScheduleSetup,
     /// What clients ask, in this order; the next may ask before the last has its answer.
     pub script: Vec<Request>,
     /// How often the master may crash.
@@ -44,9 +44,9 @@ pub struct Options {
     pub replica_crashes: u8,
     /// How often replicas may lose their stores, all together.
     pub wipes: u8,
-    /// How often a twin of the master may start on its store; a machine room that keeps
+    /// How often a second instance of the master may start on its store; a machine room that keeps
     /// `exclusive-store` has none.
-    pub twins: u8,
+    pub second_instances: u8,
     /// Whether clusters that differ in the replicas' names alone count as one.
     pub symmetry: bool,
     /// Whether messages that can change nothing any more are left out; without it there are more
@@ -60,30 +60,37 @@ pub struct Options {
     pub until: Option<Property>,
 }
 
-impl Options {
+impl ModelOptions {
     /// A cluster in which nothing fails and replicas ask each other, and what clients ask of it.
     #[must_use]
     pub fn of(replicas: u8, script: Vec<Request>) -> Self {
         // Nothing is counted and nothing waits for a number of repeats: one step of a timer stands
         // for any number of them.
         let timing = Timing {
-            peers_after: 0,
-            floor_batch: 1,
+            peer_inquiry_after: 0,
+            watermark_batch: 1,
             read_wait: Duration::from_millis(1),
             read_slack: Duration::ZERO,
             ..Timing::default()
         };
         let rules = Rules::ALL;
         let commit = CommitMode::default();
-        let setup =
-            Setup { replicas, commit, rules, timing, peers: true, settled: true, bare: true };
-        Options {
+        let setup = ScheduleSetup {
+            replicas,
+            commit,
+            rules,
+            timing,
+            peers: true,
+            settled: true,
+            bare: true,
+        };
+        ModelOptions {
             setup,
             script,
             master_crashes: 0,
             replica_crashes: 0,
             wipes: 0,
-            twins: 0,
+            second_instances: 0,
             symmetry: true,
             reduced: true,
             heartbeats: false,
@@ -95,7 +102,7 @@ impl Options {
 
 /// The model.
 pub struct TwoPhase {
-    options: Options,
+    options: ModelOptions,
     world: Arc<World>,
     fair: fair::Verdicts,
     /// The state in which each property was first found broken, and each situation reached.
@@ -107,7 +114,7 @@ pub struct TwoPhase {
 impl TwoPhase {
     /// A model of this.
     #[must_use]
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: ModelOptions) -> Self {
         let mut keys: Vec<_> = options.script.iter().map(key).cloned().collect();
         keys.sort();
         keys.dedup();
@@ -124,7 +131,7 @@ impl TwoPhase {
 
     /// What is explored.
     #[must_use]
-    pub fn options(&self) -> &Options {
+    pub fn options(&self) -> &ModelOptions {
         &self.options
     }
 
@@ -138,7 +145,7 @@ impl TwoPhase {
     #[must_use]
     pub fn step_of(&self, state: &State, action: Action) -> Option<Step> {
         Some(match action {
-            Action::Deliver { message, twin } => self.arrival(message, twin),
+            Action::Deliver { message, second_instance } => self.arrival(message, second_instance),
             Action::Call { choice } => Step::Client {
                 call: state.left.next_call.into(),
                 request: self.request(state.left.next_call, choice)?,
@@ -163,9 +170,9 @@ impl TwoPhase {
         local.clone().at(self.world.host(host).host.node())
     }
 
-    fn arrival(&self, message: Id, twin: bool) -> Step {
+    fn arrival(&self, message: Id, second_instance: bool) -> Step {
         let Envelope { from, to, message } = self.world.envelope(message).clone();
-        Step::Deliver { from, to, message, twin }
+        Step::Deliver { from, to, message, second_instance }
     }
 
     fn request(&self, call: u8, choice: u8) -> Option<Request> {
@@ -193,11 +200,13 @@ impl TwoPhase {
             Local::Kill { .. } if *crashes < 2 => return None,
             Local::Kill { .. } | Local::PowerLoss { .. } => *crashes = crashes.checked_sub(1)?,
             // A process that ended of itself would do so again, for ever; but one that gave way to
-            // its twin may be taken for dead by whoever looks after it.
-            Local::Restart if host.stopped() && !host.has_twin() => return None,
+            // its second instance may be taken for dead by whoever looks after it.
+            Local::Restart if host.stopped() && !host.has_second_instance() => return None,
             Local::Restart => {}
-            Local::Twin if node != Node::Master => return None,
-            Local::Twin => after.twins = after.twins.checked_sub(1)?,
+            Local::SecondInstance if node != Node::Master => return None,
+            Local::SecondInstance => {
+                after.second_instances = after.second_instances.checked_sub(1)?
+            }
             Local::Wipe => after.wipes = after.wipes.checked_sub(1)?,
         }
         Some(after)
@@ -232,9 +241,9 @@ impl TwoPhase {
     /// be taken, or makes no difference.
     fn take(&self, state: &State, action: Action, tell: bool) -> Option<(State, Vec<Step>)> {
         match action {
-            Action::Deliver { message, twin } => {
+            Action::Deliver { message, second_instance } => {
                 let to = self.world.to(message);
-                let done = self.world.deliver(state.hosts[to], message, twin)?;
+                let done = self.world.deliver(state.hosts[to], message, second_instance)?;
                 if done.host == state.hosts[to] {
                     return None;
                 }
@@ -268,8 +277,8 @@ impl TwoPhase {
     /// Whether messages are left out that can change nothing any more: the argument for it needs
     /// the rules, or all but those that others cover for, and replicas that nobody suspects.
     fn reduces(&self) -> bool {
-        let Options { reduced, heartbeats, setup, .. } = &self.options;
-        *reduced && !heartbeats && setup.rules.broken().all(|rule| rule.redundant(setup.commit))
+        let ModelOptions { reduced, heartbeats, setup, .. } = &self.options;
+        *reduced && !heartbeats && setup.rules.broken().all(|rule| rule.is_equivalent(setup.commit))
     }
 
     /// Whether nothing more is to be learnt where something was found broken.
@@ -360,13 +369,14 @@ impl Next<'_> {
         }
         while let Some(message) = old.pop().or_else(|| fresh.pop()) {
             let to = world.to(message);
-            let twins = to == 0 && world.host(self.hosts[0]).host.has_twin();
-            for twin in [false, true].into_iter().take(1 + usize::from(twins)) {
-                if let Some(done) = world.deliver(self.hosts[to], message, twin)
+            let second_instances = to == 0 && world.host(self.hosts[0]).host.has_second_instance();
+            for second_instance in [false, true].into_iter().take(1 + usize::from(second_instances))
+            {
+                if let Some(done) = world.deliver(self.hosts[to], message, second_instance)
                     && done.host == self.hosts[to]
                 {
                     if self.tell {
-                        self.implied.push(self.model.arrival(message, twin));
+                        self.implied.push(self.model.arrival(message, second_instance));
                     }
                     self.observe(&done);
                     self.learn(&done.sent, &mut fresh);
@@ -406,11 +416,11 @@ impl Next<'_> {
             if tidied != *id && self.tell {
                 let host = &world.host(*id).host;
                 let (node, upto) = (host.node(), host.forceable(false));
-                self.implied.push(Step::Force { node, upto, twin: false });
+                self.implied.push(Step::Force { node, upto, second_instance: false });
             }
             *id = tidied;
         }
-        if left.wipes > 0 || self.model.options.twins > 0 {
+        if left.wipes > 0 || self.model.options.second_instances > 0 {
             return;
         }
         let hosts = &self.hosts;
@@ -434,7 +444,7 @@ fn key(request: &Request) -> &Key {
 struct Situation {
     name: &'static str,
     /// Whether it can be reached at all.
-    possible: fn(&Options) -> bool,
+    possible: fn(&ModelOptions) -> bool,
     reached: fn(&TwoPhase, &State) -> bool,
 }
 
@@ -470,8 +480,8 @@ const SITUATIONS: [Situation; 6] = [
             blocks && writes(options) && options.master_crashes > 0
         },
         reached: |model, state| {
-            let mut doubts = model.view(state, 1).in_doubt();
-            model.all_in_doubt(state) && doubts.any(|txn| model.judge(state).said_ok(txn))
+            let mut unknown_because = model.view(state, 1).in_doubt();
+            model.all_in_doubt(state) && unknown_because.any(|txn| model.judge(state).said_ok(txn))
         },
     },
     Situation {
@@ -490,7 +500,7 @@ const SITUATIONS: [Situation; 6] = [
     },
 ];
 
-fn writes(options: &Options) -> bool {
+fn writes(options: &ModelOptions) -> bool {
     options.script.iter().any(|request| matches!(request, Request::Write(_)))
 }
 
@@ -507,8 +517,9 @@ impl Model for TwoPhase {
         let mut sent: Vec<_> = sent.collect();
         sent.sort_unstable();
         let judge = self.world.keep_judge(Judge::new(self.options.histories));
-        let Options { master_crashes, replica_crashes, wipes, twins, .. } = self.options;
-        let left = Left { next_call: 0, master_crashes, replica_crashes, wipes, twins };
+        let ModelOptions { master_crashes, replica_crashes, wipes, second_instances, .. } =
+            self.options;
+        let left = Left { next_call: 0, master_crashes, replica_crashes, wipes, second_instances };
         vec![State::new(self.world.clone(), hosts.collect(), sent.into(), judge, left)]
     }
 
@@ -516,11 +527,11 @@ impl Model for TwoPhase {
         if self.is_over(self.judge(state)) || self.stop.load(Ordering::Relaxed) {
             return;
         }
-        let twin = self.world.host(state.hosts[0]).host.has_twin();
+        let second_instance = self.world.host(state.hosts[0]).host.has_second_instance();
         for &message in &state.sent {
-            actions.push(Action::Deliver { message, twin: false });
-            if twin && self.world.envelope(message).to == Node::Master {
-                actions.push(Action::Deliver { message, twin: true });
+            actions.push(Action::Deliver { message, second_instance: false });
+            if second_instance && self.world.envelope(message).to == Node::Master {
+                actions.push(Action::Deliver { message, second_instance: true });
             }
         }
         for (node, &host) in (0..).zip(&state.hosts) {
@@ -547,7 +558,9 @@ impl Model for TwoPhase {
 
     fn format_action(&self, action: &Action) -> String {
         match *action {
-            Action::Deliver { message, twin } => self.arrival(message, twin).to_string(),
+            Action::Deliver { message, second_instance } => {
+                self.arrival(message, second_instance).to_string()
+            }
             Action::Local { host, item, .. } => self.local(host, item).to_string(),
             Action::Call { .. } => "a client makes the next call".to_owned(),
         }
@@ -572,7 +585,7 @@ impl Model for TwoPhase {
             Ac1,
             Ac2,
             Ac3,
-            Truthfulness,
+            ReplySoundness,
             Durability,
             R1,
             Forgetting,

@@ -32,7 +32,7 @@ pub(super) struct Left {
     pub(super) master_crashes: u8,
     pub(super) replica_crashes: u8,
     pub(super) wipes: u8,
-    pub(super) twins: u8,
+    pub(super) second_instances: u8,
 }
 
 /// One step of a cluster.
@@ -42,8 +42,8 @@ pub enum Action {
     Deliver {
         /// Which message.
         message: u32,
-        /// At the twin of its receiver.
-        twin: bool,
+        /// At the second instance of its receiver.
+        second_instance: bool,
     },
     /// Something happens to a node by itself.
     Local {
@@ -77,9 +77,18 @@ impl State {
             hosts.chain(sent).fold(0u64, u64::wrapping_add)
         };
         let least = (0..world.renamings()).map(under).min().unwrap_or_default();
-        let Left { next_call, master_crashes, replica_crashes, wipes, twins } = state.left;
-        let left =
-            u64::from_le_bytes([next_call, master_crashes, replica_crashes, wipes, twins, 0, 0, 1]);
+        let Left { next_call, master_crashes, replica_crashes, wipes, second_instances } =
+            state.left;
+        let left = u64::from_le_bytes([
+            next_call,
+            master_crashes,
+            replica_crashes,
+            wipes,
+            second_instances,
+            0,
+            0,
+            1,
+        ]);
         // The parts are hashes but for `left`, which is spread over all bits here.
         state.hash = least
             .wrapping_add(world.judge_hash(state.judge))
@@ -117,18 +126,19 @@ impl Debug for State {
             let (from, to, message) = (envelope.from, envelope.to, &envelope.message);
             writeln!(
                 f,
-                "  {from} → {to}: {} [epoch {}, floor {}]",
-                message.body, message.epoch, message.floor
+                "  {from} → {to}: {} [epoch {}, watermark {}]",
+                message.body, message.epoch, message.watermark
             )?;
         }
         let judge = world.judge(self.judge);
-        let Left { next_call, master_crashes, replica_crashes, wipes, twins } = self.left;
+        let Left { next_call, master_crashes, replica_crashes, wipes, second_instances } =
+            self.left;
         write!(f, "{judge}may still happen: calls from {next_call} on")?;
         for (count, what) in [
             (master_crashes, "of the master's crashes"),
             (replica_crashes, "of the replicas' crashes"),
             (wipes, "wiped replicas"),
-            (twins, "twins"),
+            (second_instances, "second_instances"),
         ] {
             if count > 0 {
                 write!(f, ", {count} {what}")?;

@@ -7,17 +7,17 @@ use stateright::Model as _;
 use system::protocol::{CommitMode, Rule, Rules};
 
 use super::{
-    Options, State, TwoPhase,
+    ModelOptions, State, TwoPhase,
     command::script,
     explore::{Bounds, Explored, explore},
 };
 use crate::schedule::{Property, Schedule};
 
-fn writes(replicas: u8, transactions: u8) -> Options {
-    Options::of(replicas, script(transactions, 0, 1))
+fn writes(replicas: u8, transactions: u8) -> ModelOptions {
+    ModelOptions::of(replicas, script(transactions, 0, 1))
 }
 
-fn all_of(options: &Options) -> Explored {
+fn all_of(options: &ModelOptions) -> Explored {
     let explored = explore(options, Bounds::default(), |_, _| {});
     let told = explored.broken.first().map(|(_, schedule)| schedule.tell());
     assert!(explored.complete, "{:?}: {told:#?}", explored.broken);
@@ -25,7 +25,7 @@ fn all_of(options: &Options) -> Explored {
 }
 
 #[track_caller]
-fn holds_in(options: &Options, states: usize) -> BTreeMap<&'static str, usize> {
+fn holds_in(options: &ModelOptions, states: usize) -> BTreeMap<&'static str, usize> {
     let explored = all_of(options);
     let reached =
         explored.situations.iter().map(|(name, steps)| (*name, steps.expect(name))).collect();
@@ -38,23 +38,23 @@ fn one_write_and_nothing_fails() {
     let reached = holds_in(&writes(2, 1), 97);
     assert_eq!(reached["commit"], 8, "ask, two prepares, two forces, two votes, force");
     assert_eq!(reached["abort"], 2, "ask, votes missing");
-    holds_in(&Options { setup: without_peers(), ..writes(2, 1) }, 68);
+    holds_in(&ModelOptions { setup: without_peers(), ..writes(2, 1) }, 68);
 }
 
-fn without_peers() -> crate::schedule::Setup {
-    crate::schedule::Setup { peers: false, ..writes(2, 1).setup }
+fn without_peers() -> crate::schedule::ScheduleSetup {
+    crate::schedule::ScheduleSetup { peers: false, ..writes(2, 1).setup }
 }
 
 #[test]
 fn crashes_anywhere() {
-    let reached = holds_in(&Options { master_crashes: 1, ..writes(2, 1) }, 1603);
+    let reached = holds_in(&ModelOptions { master_crashes: 1, ..writes(2, 1) }, 1603);
     assert_eq!(reached["truly blocked"], 9, "commit, and the master is down");
-    holds_in(&Options { replica_crashes: 1, ..writes(2, 1) }, 3159);
+    holds_in(&ModelOptions { replica_crashes: 1, ..writes(2, 1) }, 3159);
 }
 
-fn votes(options: Options) -> Options {
-    let setup = crate::schedule::Setup { commit: CommitMode::Votes, ..options.setup };
-    Options { setup, ..options }
+fn votes(options: ModelOptions) -> ModelOptions {
+    let setup = crate::schedule::ScheduleSetup { commit: CommitMode::Votes, ..options.setup };
+    ModelOptions { setup, ..options }
 }
 
 #[test]
@@ -63,8 +63,8 @@ fn where_the_votes_decide() {
     let reached = holds_in(&one, 684);
     assert_eq!(reached["commit"], 7, "ask, two prepares, two forces, two votes");
     assert_eq!(reached["abort"], 5, "ask, votes missing, a veto asked for, forced, heard");
-    holds_in(&Options { master_crashes: 1, ..one.clone() }, 12871);
-    holds_in(&Options { replica_crashes: 1, ..one.clone() }, 28957);
+    holds_in(&ModelOptions { master_crashes: 1, ..one.clone() }, 12871);
+    holds_in(&ModelOptions { replica_crashes: 1, ..one.clone() }, 28957);
     holds_in(&votes(writes(3, 1)), 10186);
 }
 
@@ -80,16 +80,16 @@ fn three_replicas() {
 
 #[test]
 fn symmetry_loses_nothing() {
-    let with = all_of(&Options { replica_crashes: 1, ..writes(2, 1) });
-    let without = all_of(&Options { replica_crashes: 1, symmetry: false, ..writes(2, 1) });
+    let with = all_of(&ModelOptions { replica_crashes: 1, ..writes(2, 1) });
+    let without = all_of(&ModelOptions { replica_crashes: 1, symmetry: false, ..writes(2, 1) });
     assert!(without.unique > with.unique && without.unique < 2 * with.unique);
     assert_eq!(with.situations, without.situations);
 }
 
 /// Every cluster of hosts that is reached, with what the judge remembers and what may still happen,
 /// whatever messages are under way.
-fn clusters(options: Options) -> HashSet<u64> {
-    let model = TwoPhase::new(Options { symmetry: false, ..options });
+fn clusters(options: ModelOptions) -> HashSet<u64> {
+    let model = TwoPhase::new(ModelOptions { symmetry: false, ..options });
     let standing = |state: &State| {
         let hosts = state.hosts.iter().map(|id| state.world.host(*id).hashes[0]);
         let cluster = hosts.fold(state.world.judge_hash(state.judge), u64::wrapping_add);
@@ -116,13 +116,13 @@ fn clusters(options: Options) -> HashSet<u64> {
 
 #[test]
 fn leaving_out_what_is_spent_loses_nothing() {
-    let crashes = |master_crashes, replica_crashes| Options {
+    let crashes = |master_crashes, replica_crashes| ModelOptions {
         master_crashes,
         replica_crashes,
         ..writes(2, 1)
     };
     let mut kept = writes(2, 2);
-    kept.setup.timing.floor_batch = 256;
+    kept.setup.timing.watermark_batch = 256;
     let mut unchecked = crashes(1, 0);
     unchecked.setup.rules = Rules::ALL.without(Rule::EpochCheck);
     let mut unlocked = writes(2, 2);
@@ -132,7 +132,7 @@ fn leaving_out_what_is_spent_loses_nothing() {
         .into_iter()
         .chain(voted)
     {
-        let all = clusters(Options { reduced: false, ..options.clone() });
+        let all = clusters(ModelOptions { reduced: false, ..options.clone() });
         let fewer = clusters(options.clone());
         assert!(all == fewer, "{} of {} in {options:?}", fewer.len(), all.len());
     }
@@ -140,10 +140,12 @@ fn leaving_out_what_is_spent_loses_nothing() {
 
 #[test]
 fn gets_are_linearizable() {
-    let asks =
-        |writes, gets| Options { histories: true, ..Options::of(2, script(writes, gets, 1)) };
+    let asks = |writes, gets| ModelOptions {
+        histories: true,
+        ..ModelOptions::of(2, script(writes, gets, 1))
+    };
     holds_in(&asks(1, 1), 2802);
-    holds_in(&Options { master_crashes: 1, ..asks(1, 1) }, 25193);
+    holds_in(&ModelOptions { master_crashes: 1, ..asks(1, 1) }, 25193);
 }
 
 #[test]
@@ -152,7 +154,7 @@ fn a_broken_rule_is_caught_and_its_schedule_shows_it_again() {
         (Rule::ReadsRespectLocks, writes(2, 1), Property::R1, 8),
         (Rule::PreparedWaits, writes(2, 1), Property::R1, 9),
         (Rule::WriteAll, writes(3, 1), Property::R1, 8),
-        (Rule::RefuseBeforePeerAbort, writes(2, 1), Property::Truthfulness, 11),
+        (Rule::RefuseBeforePeerAbort, writes(2, 1), Property::ReplySoundness, 11),
     ] {
         let mut broken = options;
         broken.setup.rules = Rules::ALL.without(rule);

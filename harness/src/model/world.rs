@@ -12,7 +12,7 @@ use ahash::RandomState;
 use dashmap::DashMap;
 use system::protocol::{Body, CallId, Key, Lsn, Message, Node, Request, TimerId};
 
-use crate::schedule::{Fact, Host, Judge, Outcome, Setup, Step, View, rename_store};
+use crate::schedule::{Fact, Host, Judge, Outcome, ScheduleSetup, Step, View, rename_store};
 
 /// A number under which something is kept.
 pub(super) type Id = u32;
@@ -28,12 +28,12 @@ pub(super) struct Envelope {
 /// What can happen to a host but for a message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Local {
-    Force { upto: Lsn, twin: bool },
-    Timer { id: TimerId, twin: bool },
+    Force { upto: Lsn, second_instance: bool },
+    Timer { id: TimerId, second_instance: bool },
     Kill { keep: usize },
     PowerLoss { keep: usize },
     Restart,
-    Twin,
+    SecondInstance,
     Wipe,
 }
 
@@ -41,12 +41,12 @@ impl Local {
     /// It, at a node, in the words of schedules.
     pub(super) fn at(self, node: Node) -> Step {
         match self {
-            Local::Force { upto, twin } => Step::Force { node, upto, twin },
-            Local::Timer { id, twin } => Step::Timer { node, id, twin },
+            Local::Force { upto, second_instance } => Step::Force { node, upto, second_instance },
+            Local::Timer { id, second_instance } => Step::Timer { node, id, second_instance },
             Local::Kill { keep } => Step::Kill { node, keep },
             Local::PowerLoss { keep } => Step::PowerLoss { node, keep },
             Local::Restart => Step::Restart { node },
-            Local::Twin => Step::Twin { node },
+            Local::SecondInstance => Step::SecondInstance { node },
             Local::Wipe => Step::Wipe { node },
         }
     }
@@ -79,7 +79,7 @@ pub(super) struct Known {
 
 /// Everything met so far.
 pub(super) struct World {
-    pub(super) setup: Setup,
+    pub(super) setup: ScheduleSetup,
     pub(super) keys: Vec<Key>,
     /// Renamings of the replicas, each as the new slot of each slot; the first changes nothing.
     renamings: Vec<Vec<u8>>,
@@ -95,7 +95,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(setup: Setup, keys: Vec<Key>, symmetry: bool) -> Self {
+    pub(super) fn new(setup: ScheduleSetup, keys: Vec<Key>, symmetry: bool) -> Self {
         let mut renamings = vec![(1..=setup.replicas).collect::<Vec<_>>()];
         if symmetry {
             renamings = permutations(setup.replicas);
@@ -184,15 +184,20 @@ impl World {
     }
 
     /// What becomes of a host when a message arrives; none if it cannot, or changes nothing.
-    pub(super) fn deliver(&self, host: Id, message: Id, twin: bool) -> Option<Arc<Done>> {
-        let key = (host, message, twin);
+    pub(super) fn deliver(
+        &self,
+        host: Id,
+        message: Id,
+        second_instance: bool,
+    ) -> Option<Arc<Done>> {
+        let key = (host, message, second_instance);
         if let Some(done) = self.deliveries.get(&key) {
             return done.clone();
         }
         let Envelope { from, message: content, .. } = self.envelope(message);
         let mut after = self.host(host).host.clone();
         let done = after
-            .receive(&self.setup, *from, content, twin)
+            .receive(&self.setup, *from, content, second_instance)
             .map(|outcome| Arc::new(self.done(after, outcome)))
             .filter(|done| done.host != host || !done.sent.is_empty() || !done.facts.is_empty());
         self.deliveries.insert(key, done.clone());
@@ -230,12 +235,16 @@ impl World {
                 let mut after = host.clone();
                 let setup = &self.setup;
                 let outcome = match &local {
-                    Local::Force { upto, twin } => after.force(setup, *upto, *twin),
-                    Local::Timer { id, twin } => after.timer(setup, *id, *twin),
+                    Local::Force { upto, second_instance } => {
+                        after.force(setup, *upto, *second_instance)
+                    }
+                    Local::Timer { id, second_instance } => {
+                        after.timer(setup, *id, *second_instance)
+                    }
                     Local::Kill { keep } => after.kill(*keep),
                     Local::PowerLoss { keep } => after.power_loss(*keep),
                     Local::Restart => after.restart(setup),
-                    Local::Twin => after.start_twin(setup),
+                    Local::SecondInstance => after.start_second_instance(setup),
                     Local::Wipe => after.wipe(),
                 };
                 if let Some(outcome) = outcome {
@@ -245,12 +254,14 @@ impl World {
                     }
                 }
             };
-            for twin in [false, true] {
-                (1..=host.forceable(twin)).for_each(|upto| add(Local::Force { upto, twin }));
-                host.timers(twin).for_each(|id| add(Local::Timer { id, twin }));
+            for second_instance in [false, true] {
+                (1..=host.forceable(second_instance))
+                    .for_each(|upto| add(Local::Force { upto, second_instance }));
+                host.timers(second_instance)
+                    .for_each(|id| add(Local::Timer { id, second_instance }));
             }
             add(Local::Restart);
-            add(Local::Twin);
+            add(Local::SecondInstance);
             for keep in 0..=host.unforced() {
                 add(Local::PowerLoss { keep });
                 // With nothing kept, or nothing to lose, it is the loss of power over again.
@@ -281,7 +292,7 @@ impl World {
         })
     }
 
-    /// Whether a message can change nothing any more because a durable promise bars it. Twins, who
+    /// Whether a message can change nothing any more because a durable promise bars it. Second instances, who
     /// might still care to hear so, and lost stores excepted.
     pub(super) fn barred(&self, message: Id, receiver: Id) -> bool {
         let Envelope { from, message, .. } = self.envelope(message);

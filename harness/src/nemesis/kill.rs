@@ -6,34 +6,34 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use system::protocol::Node;
 
-use super::{Deck, Fault, FaultName, Harm, Span, Strike, Trigger, replicas};
+use super::{Fault, FaultAction, FaultName, Injection, ShuffledBag, Span, Trigger, replicas};
 
 #[derive(Debug)]
 pub(super) struct Kill {
     fault: FaultName,
-    victims: Deck<Node>,
-    down: Deck<Span>,
+    targets: ShuffledBag<Node>,
+    down: ShuffledBag<Span>,
 }
 
 impl Kill {
     pub(super) fn master() -> Self {
-        let victims = Deck::new(vec![Node::Master]);
-        Kill { fault: FaultName::KillMaster, victims, down: Span::deck() }
+        let targets = ShuffledBag::new(vec![Node::Master]);
+        Kill { fault: FaultName::KillMaster, targets, down: Span::bag() }
     }
 
     pub(super) fn replica(count: u8) -> Self {
-        Kill { fault: FaultName::KillReplica, victims: replicas(count), down: Span::deck() }
+        Kill { fault: FaultName::KillReplica, targets: replicas(count), down: Span::bag() }
     }
 }
 
 impl Fault for Kill {
-    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
-        Strike::of(
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Injection {
+        Injection::of(
             self.fault,
             Duration::from_millis(rng.random_range(20..900)),
-            self.victims.deal(rng),
+            self.targets.deal(rng),
             Trigger::Now,
-            Harm::Kill { lies: Duration::ZERO, down: self.down.deal(rng).draw(rng) },
+            FaultAction::Kill { lies: Duration::ZERO, down: self.down.deal(rng).draw(rng) },
         )
     }
 }

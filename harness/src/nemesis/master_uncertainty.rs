@@ -7,7 +7,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use system::protocol::{CommitMode, Node};
 
-use super::{Deck, Fault, FaultName, Harm, Span, Strike, Trigger};
+use super::{Fault, FaultAction, FaultName, Injection, ShuffledBag, Span, Trigger};
 
 /// What becomes of a master that lies in the window.
 #[derive(Clone, Copy, Debug)]
@@ -22,9 +22,9 @@ enum End {
 
 #[derive(Debug)]
 pub(super) struct MasterUncertainty {
-    points: Deck<String>,
-    ends: Deck<End>,
-    spans: Deck<Span>,
+    points: ShuffledBag<String>,
+    ends: ShuffledBag<End>,
+    spans: ShuffledBag<Span>,
 }
 
 /// The master's points inside the window of uncertainty, for so many replicas.
@@ -44,26 +44,26 @@ pub fn window(replicas: u8, commit: CommitMode) -> Vec<String> {
 impl MasterUncertainty {
     pub(super) fn new(replicas: u8, commit: CommitMode) -> Self {
         MasterUncertainty {
-            points: Deck::new(window(replicas, commit)),
-            ends: Deck::new(vec![End::Killed, End::KilledLater, End::Continued]),
-            spans: Span::deck(),
+            points: ShuffledBag::new(window(replicas, commit)),
+            ends: ShuffledBag::new(vec![End::Killed, End::KilledLater, End::Continued]),
+            spans: Span::bag(),
         }
     }
 }
 
 impl Fault for MasterUncertainty {
-    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Injection {
         let point = self.points.deal(rng);
         let span = self.spans.deal(rng).draw(rng);
-        Strike::of(
+        Injection::of(
             FaultName::MasterUncertainty,
             Duration::from_millis(rng.random_range(5..200)),
             Node::Master,
             Trigger::Point(point),
             match self.ends.deal(rng) {
-                End::Killed => Harm::Kill { lies: Duration::ZERO, down: span },
-                End::KilledLater => Harm::Kill { lies: span, down: Duration::ZERO },
-                End::Continued => Harm::Pause { lies: span },
+                End::Killed => FaultAction::Kill { lies: Duration::ZERO, down: span },
+                End::KilledLater => FaultAction::Kill { lies: span, down: Duration::ZERO },
+                End::Continued => FaultAction::Pause { lies: span },
             },
         )
     }

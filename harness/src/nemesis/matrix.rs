@@ -16,7 +16,10 @@ use system::{
     protocol::{CommitMode, Node},
 };
 
-use super::{Bait, Deck, Fault, FaultName, Harm, Means, Span, Strike, Trigger, Whom, replicas};
+use super::{
+    Fault, FaultAction, FaultName, Injection, Means, Precondition, ShuffledBag, Span, Trigger,
+    Whom, replicas,
+};
 use crate::{
     disk::{DiskPoint, points},
     history::NemesisEvent,
@@ -62,7 +65,7 @@ impl fmt::Display for Cell {
 }
 
 /// What a point takes to be reached, or why it never is.
-pub(super) type Reach = Result<Bait, &'static str>;
+pub(super) type Reach = Result<Precondition, &'static str>;
 
 const BEGINS: &str = "only when a cluster begins, before there is anything to lose";
 const NOBODY_REPLACED: &str =
@@ -74,7 +77,7 @@ const LOG_NEVER_FULL: &str =
 
 /// Of a point that concerns the cluster's mode.
 pub(super) fn reach(Point { role, place, kind, .. }: Point, commit: CommitMode) -> Reach {
-    use Bait::{Load, Orphans, RestartMaster, RestartVictim, Straggler};
+    use Precondition::{Load, Orphans, RestartMaster, RestartVictim, Straggler};
     match (role, place, kind) {
         (_, Place::Persist, "member" | "votes") => Err(BEGINS),
         (_, _, "stale") => Err(NOBODY_REPLACED),
@@ -82,7 +85,7 @@ pub(super) fn reach(Point { role, place, kind, .. }: Point, commit: CommitMode) 
         (Role::Master, Place::Persist, "epoch")
         // Whatever was under way at the replicas when the master was killed is asked about.
         | (Role::Master, _, "fence" | "fence-ok" | "peer-inquire")
-        | (Role::Replica, Place::Persist, "boot") => Ok(RestartVictim),
+        | (Role::Replica, Place::Persist, "incarnation") => Ok(RestartVictim),
         (Role::Replica, Place::Persist, "promise") | (Role::Replica, _, "fence" | "fence-ok") => {
             Ok(RestartMaster)
         }
@@ -101,9 +104,9 @@ pub(super) fn reach(Point { role, place, kind, .. }: Point, commit: CommitMode) 
 /// Of a point of a disk.
 pub(super) fn reach_disk(DiskPoint { role, part, .. }: DiskPoint, commit: CommitMode) -> Reach {
     match (role, commit, part) {
-        (Role::Master, CommitMode::Votes, points::Part::Log) => Ok(Bait::RestartVictim),
+        (Role::Master, CommitMode::Votes, points::Part::Log) => Ok(Precondition::RestartVictim),
         (Role::Master, CommitMode::Votes, _) => Err(LOG_NEVER_FULL),
-        _ => Ok(Bait::Load),
+        _ => Ok(Precondition::Load),
     }
 }
 
@@ -123,7 +126,7 @@ fn occurrences(Point { role, place, kind, .. }: Point, replicas: u8) -> u32 {
 fn cells(replicas: u8, disks: bool, commit: CommitMode) -> Vec<(Cell, Role, Reach)> {
     let mut points = Vec::new();
     for role in [Role::Master, Role::Replica] {
-        for point in Point::all(role).filter(|point| point.concerns(commit)) {
+        for point in Point::all(role).filter(|point| point.applies_to(commit)) {
             for n in 1..=occurrences(point, replicas) {
                 points.push((Point { n, ..point }.to_string(), role, reach(point, commit)));
             }
@@ -180,14 +183,14 @@ impl std::str::FromStr for Part {
 /// The fault.
 #[derive(Debug)]
 pub(super) struct CrashMatrix {
-    cells: Vec<(Cell, Role, Bait)>,
+    cells: Vec<(Cell, Role, Precondition)>,
     /// What is left of this round, and how often each has missed.
     left: VecDeque<(usize, u32)>,
     last: Option<(usize, u32)>,
     /// The first round has begun.
     begun: bool,
-    replicas: Deck<Node>,
-    down: Deck<Span>,
+    replicas: ShuffledBag<Node>,
+    down: ShuffledBag<Span>,
 }
 
 /// A cell that was not reached is tried so often before the next round.
@@ -204,39 +207,40 @@ impl CrashMatrix {
             last: None,
             begun: false,
             replicas: replicas(count),
-            down: Deck::new(vec![Span::Short, Span::Short, Span::Short, Span::Medium]),
+            down: ShuffledBag::new(vec![Span::Short, Span::Short, Span::Short, Span::Medium]),
         }
     }
 }
 
 impl Fault for CrashMatrix {
-    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Injection {
         if self.left.is_empty() {
             let mut round: Vec<_> = (0..self.cells.len()).collect();
             round.shuffle(rng);
             if !std::mem::replace(&mut self.begun, true) {
                 // A run that has other faults as well begins with what is soon reached.
-                let soon = round.iter().position(|cell| self.cells[*cell].2 == Bait::Load);
+                let soon = round.iter().position(|cell| self.cells[*cell].2 == Precondition::Load);
                 round.swap(0, soon.unwrap_or(0));
             }
             self.left = round.into_iter().map(|cell| (cell, 1)).collect();
         }
         self.last = self.left.pop_front();
-        let (Cell { at, end }, role, bait) = &self.cells[self.last.map_or(0, |(cell, _)| cell)];
-        let victim = if *role == Role::Master { Node::Master } else { self.replicas.deal(rng) };
+        let (Cell { at, end }, role, precondition) =
+            &self.cells[self.last.map_or(0, |(cell, _)| cell)];
+        let target = if *role == Role::Master { Node::Master } else { self.replicas.deal(rng) };
         let down = self.down.deal(rng).draw(rng);
-        let harm = match end {
-            End::Kill => Harm::Kill { lies: Duration::ZERO, down },
+        let action = match end {
+            End::Kill => FaultAction::Kill { lies: Duration::ZERO, down },
             End::Cut => {
                 let part = rng.random_bool(0.5).then(|| rng.random());
-                Harm::Cut { lies: Duration::ZERO, down, whom: Whom::Victim, part }
+                FaultAction::Cut { lies: Duration::ZERO, down, whom: Whom::Target, part }
             }
-            End::Pause => Harm::Pause { lies: Span::Long.draw(rng) },
+            End::Pause => FaultAction::Pause { lies: Span::Long.draw(rng) },
         };
         let calm = Duration::from_millis(rng.random_range(5..60));
         let trigger = Trigger::Point(at.clone());
-        let strike = Strike::of(FaultName::CrashMatrix, calm, victim, trigger, harm);
-        Strike { bait: *bait, ..strike }
+        let strike = Injection::of(FaultName::CrashMatrix, calm, target, trigger, action);
+        Injection { precondition: *precondition, ..strike }
     }
 
     fn report(&mut self, struck: bool) {
@@ -306,7 +310,7 @@ impl Coverage {
             *self.can.entry(cell).or_default() += 1;
         } else if event.f == "miss"
             && event.value.get("over") == Some(&Json::Bool(false))
-            && let Some(cell) = event.text("harm").and_then(of)
+            && let Some(cell) = event.text("action").and_then(of)
         {
             self.missed.insert(cell);
         }
@@ -383,7 +387,7 @@ mod tests {
                     for end in End::ALL {
                         let cell = Cell { at: point.to_string(), end };
                         let there = distinct.contains(&cell);
-                        assert_eq!(there, point.concerns(commit), "{commit}: {cell}");
+                        assert_eq!(there, point.applies_to(commit), "{commit}: {cell}");
                     }
                 }
             }
@@ -404,9 +408,9 @@ mod tests {
                 let strike = matrix.next(&mut rng);
                 matrix.report(true);
                 let Trigger::Point(at) = strike.trigger else { panic!("{strike:?}") };
-                let end = match strike.harm {
-                    Harm::Kill { .. } => End::Kill,
-                    Harm::Pause { .. } => End::Pause,
+                let end = match strike.action {
+                    FaultAction::Kill { .. } => End::Kill,
+                    FaultAction::Pause { .. } => End::Pause,
                     _ => End::Cut,
                 };
                 assert!(seen.insert(Cell { at, end }));
@@ -443,7 +447,7 @@ mod tests {
         let at = "master:before-persist:commit";
         coverage.add(&event("kill", json!({ "fault": "crash-matrix", "at": at })));
         coverage.add(&event("kill", json!({ "fault": "kill-master" })));
-        let miss = |at: &str, over: bool| json!({ "fault": "crash-matrix", "at": at, "harm": "kill", "over": over });
+        let miss = |at: &str, over: bool| json!({ "fault": "crash-matrix", "at": at, "action": "kill", "over": over });
         coverage.add(&event("miss", miss(at, false)));
         assert_eq!(coverage.vacuous().count(), 0, "it was reached another time");
         coverage.add(&event("miss", miss("master:after-send:read", true)));

@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use system::protocol::Node;
 
 use super::{
-    Deck, Fault, FaultName, Harm, Span, Strike, Trigger,
+    Fault, FaultAction, FaultName, Injection, ShuffledBag, Span, Trigger,
     partition::{everyone, ways},
     replicas,
 };
@@ -35,11 +35,11 @@ const FROM_REPLICA: &[&str] = &["vote-yes", "ack", "value"];
 /// One message is held, and something happens meanwhile.
 #[derive(Debug)]
 pub(super) struct Held {
-    held: Deck<(&'static str, End)>,
-    replicas: Deck<Node>,
-    down: Deck<Span>,
+    held: ShuffledBag<(&'static str, End)>,
+    replicas: ShuffledBag<Node>,
+    down: ShuffledBag<Span>,
     /// Whether a message is held, or goes on and a copy of it is held.
-    copies: Deck<bool>,
+    copies: ShuffledBag<bool>,
 }
 
 impl Held {
@@ -49,16 +49,16 @@ impl Held {
             kinds.flat_map(|kind| [(*kind, End::Sender), (*kind, End::Receiver)]).collect();
         held.extend([("prepare", End::MasterLies); 3]);
         Held {
-            held: Deck::new(held),
+            held: ShuffledBag::new(held),
             replicas: replicas(count),
-            down: Span::deck(),
-            copies: Deck::new(vec![true, false, false]),
+            down: Span::bag(),
+            copies: ShuffledBag::new(vec![true, false, false]),
         }
     }
 }
 
 impl Fault for Held {
-    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Injection {
         let (kind, end) = self.held.deal(rng);
         let replica = self.replicas.deal(rng);
         let (from, to) = if FROM_MASTER.contains(&kind) {
@@ -67,22 +67,22 @@ impl Fault for Held {
             (replica, Node::Master)
         };
         let deed = if self.copies.deal(rng) { Deed::HoldCopy } else { Deed::Hold };
-        let kill = Harm::Kill { lies: Duration::ZERO, down: self.down.deal(rng).draw(rng) };
-        let (victim, harm, deed) = match end {
+        let kill = FaultAction::Kill { lies: Duration::ZERO, down: self.down.deal(rng).draw(rng) };
+        let (target, action, deed) = match end {
             End::Sender => (from, kill, deed),
             End::Receiver => (to, kill, deed),
             End::MasterLies => {
                 // Beyond the third unanswered inquiry.
                 let lies = Duration::from_millis(rng.random_range(2_100..2_900));
-                (Node::Master, Harm::Pause { lies }, Deed::Hold)
+                (Node::Master, FaultAction::Pause { lies }, Deed::Hold)
             }
         };
-        Strike::of(
+        Injection::of(
             FaultName::Messages,
             Duration::from_millis(rng.random_range(5..200)),
-            victim,
+            target,
             Trigger::Message(Pattern::first(kind, from, to), deed),
-            harm,
+            action,
         )
     }
 }
@@ -113,9 +113,9 @@ enum Sky {
 #[derive(Debug)]
 pub(super) struct Weather {
     nodes: Vec<Node>,
-    skies: Deck<Sky>,
-    replicas: Deck<Node>,
-    from_master: Deck<bool>,
+    skies: ShuffledBag<Sky>,
+    replicas: ShuffledBag<Node>,
+    from_master: ShuffledBag<bool>,
 }
 
 impl Weather {
@@ -129,9 +129,9 @@ impl Weather {
         skies.extend(["prepare", "decide"].map(Sky::EchoOf));
         Weather {
             nodes: everyone(count),
-            skies: Deck::new(skies),
+            skies: ShuffledBag::new(skies),
             replicas: replicas(count),
-            from_master: Deck::new(vec![true, false]),
+            from_master: ShuffledBag::new(vec![true, false]),
         }
     }
 
@@ -158,22 +158,22 @@ fn between(range: Range<u64>) -> Range<Duration> {
 }
 
 impl Fault for Weather {
-    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Injection {
         let share = rng.random_range(0.02..0.3);
         let calm = Duration::from_millis(rng.random_range(20..500));
-        let ((victim, pattern), deed) = match self.skies.deal(rng) {
+        let ((target, pattern), deed) = match self.skies.deal(rng) {
             Sky::Rumour => {
-                let (victim, unasked) = self.all_of("prepare", rng);
+                let (target, unasked) = self.all_of("prepare", rng);
                 let questions = Pattern {
                     kinds: ["inquire", "pending"].into(),
                     ..Pattern::ways(ways(&self.nodes))
                 };
-                return Strike::of(
+                return Injection::of(
                     FaultName::Messages,
                     calm,
-                    victim,
+                    target,
                     Trigger::Message(unasked, Deed::Hold),
-                    Harm::Network {
+                    FaultAction::Network {
                         snares: vec![(questions, Deed::Drop)],
                         // Within the vote timeout, so that the vote, once it comes, still counts.
                         lasts: Duration::from_millis(rng.random_range(400..800)),
@@ -196,12 +196,12 @@ impl Fault for Weather {
                 ((replica, Pattern::ways([way])), Deed::Hold)
             }
         };
-        Strike::of(
+        Injection::of(
             FaultName::Messages,
             calm,
-            victim,
+            target,
             Trigger::Now,
-            Harm::Network {
+            FaultAction::Network {
                 snares: vec![(pattern, deed)],
                 lasts: Duration::from_millis(rng.random_range(150..1_200)),
             },

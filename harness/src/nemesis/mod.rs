@@ -1,7 +1,8 @@
 //! Faults: which there are, what each does next, and in which order those of a list come. All of
 //! it is data drawn from the seed; [`strike`] is what carries it out on a cluster.
 
-mod deck;
+mod bag;
+pub mod inject;
 mod kill;
 mod master_uncertainty;
 pub mod matrix;
@@ -10,8 +11,7 @@ mod partition;
 mod pause;
 mod power_loss;
 mod replica_uncertainty;
-pub mod strike;
-mod twin;
+mod second_master;
 mod wipe;
 
 use std::{collections::BTreeSet, fmt, str::FromStr, time::Duration};
@@ -20,7 +20,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use system::protocol::{CommitMode, Node};
 
-use self::deck::Deck;
+use self::bag::ShuffledBag;
 pub use self::master_uncertainty::window;
 use crate::network::{Deed, Pattern};
 
@@ -44,7 +44,7 @@ pub enum FaultName {
     /// Messages are lost, late, doubled, out of order, or held past a restart.
     Messages,
     /// A second master is started on the store of one that lies stopped.
-    TwinMaster,
+    SecondMaster,
     /// A replica is started on an empty directory.
     WipeReplica,
     /// Nodes lose what they have not synced.
@@ -64,7 +64,7 @@ impl FaultName {
         FaultName::ReplicaUncertainty,
         FaultName::Partition,
         FaultName::Messages,
-        FaultName::TwinMaster,
+        FaultName::SecondMaster,
         FaultName::WipeReplica,
         FaultName::PowerLoss,
         FaultName::CrashMatrix,
@@ -82,7 +82,7 @@ impl FaultName {
             FaultName::ReplicaUncertainty => "replica-uncertainty",
             FaultName::Partition => "partition",
             FaultName::Messages => "messages",
-            FaultName::TwinMaster => "twin-master",
+            FaultName::SecondMaster => "second-master",
             FaultName::WipeReplica => "wipe-replica",
             FaultName::PowerLoss => "power-loss",
             FaultName::CrashMatrix => "crash-matrix",
@@ -100,18 +100,18 @@ impl FaultName {
         )
     }
 
-    /// Whether it needs the network between the nodes in the harness's hands.
+    /// Whether it needs the network between the nodes in the harness's lanes.
     #[must_use]
     pub fn needs_network(self) -> bool {
         matches!(self, FaultName::Partition | FaultName::Messages)
     }
 
     /// Whether it is the work of this hand.
-    fn by(self, hand: Hand) -> bool {
+    fn by(self, hand: Lane) -> bool {
         match self {
-            FaultName::Partition => hand == Hand::Network,
+            FaultName::Partition => hand == Lane::Network,
             FaultName::Messages => true,
-            _ => hand == Hand::Nodes,
+            _ => hand == Lane::Nodes,
         }
     }
 }
@@ -186,6 +186,8 @@ impl FromStr for Faults {
         let mut faults = Vec::new();
         let mut none = false;
         for name in text.split(',').map(str::trim) {
+            // The name that records of earlier versions have.
+            let name = if name == "twin-master" { FaultName::SecondMaster.name() } else { name };
             match name {
                 "none" => none = true,
                 "all" => faults.extend_from_slice(FaultName::ALL),
@@ -216,10 +218,10 @@ impl FromStr for Faults {
     }
 }
 
-/// The nemesis has two hands, which strike at the same time: what happens to the network happens
+/// The nemesis has two lanes, which strike at the same time: what happens to the network happens
 /// while nodes are killed and come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hand {
+pub enum Lane {
     /// Starts, stops and ends processes.
     Nodes,
     /// Leaves the processes alone.
@@ -231,7 +233,7 @@ pub enum Hand {
 pub enum Trigger {
     /// At once.
     Now,
-    /// The victim reaches this crash point and stops itself.
+    /// The target reaches this crash point and stops itself.
     Point(String),
     /// A message is caught, which then waits for the end of the strike.
     Message(Pattern, Deed),
@@ -239,10 +241,10 @@ pub enum Trigger {
 
 /// What it takes to have a node reach a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bait {
+pub enum Precondition {
     /// The load does it.
     Load,
-    /// The victim is killed and started again with the point armed.
+    /// The target is killed and started again with the point armed.
     RestartVictim,
     /// The master is killed and started again.
     RestartMaster,
@@ -253,9 +255,9 @@ pub enum Bait {
     Orphans,
 }
 
-/// What is done to the victim.
+/// What is done to the target.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Harm {
+pub enum FaultAction {
     /// It is killed, and started again on the same data and port.
     Kill {
         /// How long it lies at its crash point before it is killed.
@@ -269,7 +271,7 @@ pub enum Harm {
         lies: Duration,
     },
     /// It lies stopped, a second process is started on its store, and then it is continued.
-    Twin {
+    SecondInstance {
         /// How long the second process has, if it is let in.
         beside: Duration,
     },
@@ -307,19 +309,19 @@ pub enum Harm {
     },
 }
 
-impl Harm {
+impl FaultAction {
     /// How long it lasts, and leaves room for something else.
     #[must_use]
     pub fn outage(&self) -> Duration {
         match self {
-            Harm::Kill { lies, down } | Harm::Cut { lies, down, whom: Whom::Victim, .. } => {
-                *lies + *down
-            }
-            Harm::Pause { lies } => *lies,
-            Harm::Network { lasts, .. } => *lasts,
-            Harm::Twin { .. } | Harm::Wipe { .. } | Harm::Cut { .. } | Harm::Relapse { .. } => {
-                Duration::ZERO
-            }
+            FaultAction::Kill { lies, down }
+            | FaultAction::Cut { lies, down, whom: Whom::Target, .. } => *lies + *down,
+            FaultAction::Pause { lies } => *lies,
+            FaultAction::Network { lasts, .. } => *lasts,
+            FaultAction::SecondInstance { .. }
+            | FaultAction::Wipe { .. }
+            | FaultAction::Cut { .. }
+            | FaultAction::Relapse { .. } => Duration::ZERO,
         }
     }
 
@@ -327,27 +329,27 @@ impl Harm {
     #[must_use]
     pub fn event(&self) -> &'static str {
         match self {
-            Harm::Kill { .. } | Harm::Relapse { .. } => "kill",
-            Harm::Pause { .. } => "pause",
-            Harm::Cut { .. } => "power-loss",
-            Harm::Twin { .. } => FaultName::TwinMaster.name(),
-            Harm::Wipe { .. } => FaultName::WipeReplica.name(),
-            Harm::Network { .. } => "disturb",
+            FaultAction::Kill { .. } | FaultAction::Relapse { .. } => "kill",
+            FaultAction::Pause { .. } => "pause",
+            FaultAction::Cut { .. } => "power-loss",
+            FaultAction::SecondInstance { .. } => FaultName::SecondMaster.name(),
+            FaultAction::Wipe { .. } => FaultName::WipeReplica.name(),
+            FaultAction::Network { .. } => "disturb",
         }
     }
 
     /// Makes it no longer than this.
     fn shorten(&mut self, most: Duration) {
         match self {
-            Harm::Kill { lies, down }
-            | Harm::Cut { lies, down, .. }
-            | Harm::Relapse { lies, down } => {
+            FaultAction::Kill { lies, down }
+            | FaultAction::Cut { lies, down, .. }
+            | FaultAction::Relapse { lies, down } => {
                 *lies = most.min(*lies);
                 *down = most.min(*down);
             }
-            Harm::Pause { lies } => *lies = most.min(*lies),
-            Harm::Network { lasts, .. } => *lasts = most.min(*lasts),
-            Harm::Twin { .. } | Harm::Wipe { .. } => {}
+            FaultAction::Pause { lies } => *lies = most.min(*lies),
+            FaultAction::Network { lasts, .. } => *lasts = most.min(*lasts),
+            FaultAction::SecondInstance { .. } | FaultAction::Wipe { .. } => {}
         }
     }
 }
@@ -355,9 +357,9 @@ impl Harm {
 /// Who loses power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whom {
-    /// The victim alone.
-    Victim,
-    /// All replicas, and the victim.
+    /// The target alone.
+    Target,
+    /// All replicas, and the target.
     Replicas,
     /// All nodes.
     Everyone,
@@ -365,48 +367,64 @@ pub enum Whom {
 
 /// One blow against one node.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Strike {
+pub struct Injection {
     /// The fault that it is a case of.
     pub fault: FaultName,
     /// The cluster is left alone for this long first.
     pub calm: Duration,
     /// Whom it hits.
-    pub victim: Node,
+    pub target: Node,
     /// When.
     pub trigger: Trigger,
     /// What is done to have it reach its point.
-    pub bait: Bait,
+    pub precondition: Precondition,
     /// How.
-    pub harm: Harm,
+    pub action: FaultAction,
     /// Another blow, against another node, while this one lies or is gone: what recovers from one
     /// failure must stand a second one then.
-    pub meanwhile: Option<Box<Strike>>,
+    pub meanwhile: Option<Box<Injection>>,
     /// Another blow, when this one is over and the cluster has not yet come back from it.
-    pub then: Option<Box<Strike>>,
+    pub then: Option<Box<Injection>>,
     /// The next strike does not wait until the cluster has come back from this one.
     pub hasty: bool,
 }
 
-impl Strike {
+impl Injection {
     /// A strike with nothing beside it.
     /// The master stops itself at this point of the window of uncertainty, and this is then done
     /// to it.
     #[must_use]
-    pub fn in_the_window(point: String, calm: Duration, harm: Harm) -> Self {
+    pub fn in_the_window(point: String, calm: Duration, action: FaultAction) -> Self {
         let trigger = Trigger::Point(point);
-        Strike::of(FaultName::MasterUncertainty, calm, Node::Master, trigger, harm)
+        Injection::of(FaultName::MasterUncertainty, calm, Node::Master, trigger, action)
     }
 
-    fn of(fault: FaultName, calm: Duration, victim: Node, trigger: Trigger, harm: Harm) -> Self {
-        let (bait, hasty) = (Bait::Load, false);
-        Strike { fault, calm, victim, trigger, bait, harm, meanwhile: None, then: None, hasty }
+    fn of(
+        fault: FaultName,
+        calm: Duration,
+        target: Node,
+        trigger: Trigger,
+        action: FaultAction,
+    ) -> Self {
+        let (precondition, hasty) = (Precondition::Load, false);
+        Injection {
+            fault,
+            calm,
+            target,
+            trigger,
+            precondition,
+            action,
+            meanwhile: None,
+            then: None,
+            hasty,
+        }
     }
 }
 
 /// One fault: a source of strikes without end.
 trait Fault: Send {
     /// The next strike.
-    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike;
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Injection;
 
     /// Takes note of whether the last strike has found its mark.
     fn report(&mut self, _struck: bool) {}
@@ -414,12 +432,12 @@ trait Fault: Send {
 
 /// Strikes that are known beforehand.
 struct Script {
-    strikes: Vec<Strike>,
+    strikes: Vec<Injection>,
     at: usize,
 }
 
 impl Fault for Script {
-    fn next(&mut self, _rng: &mut ChaCha8Rng) -> Strike {
+    fn next(&mut self, _rng: &mut ChaCha8Rng) -> Injection {
         let strike = self.strikes[self.at % self.strikes.len()].clone();
         self.at += 1;
         strike
@@ -427,18 +445,18 @@ impl Fault for Script {
 }
 
 /// The faults of one hand of a run, in rounds: each strikes once in a round, in seeded order. If
-/// there are several, one may strike while another's victim lies, or has just come back.
+/// there are several, one may strike while another's target lies, or has just come back.
 pub struct Schedule {
     faults: Vec<Box<dyn Fault>>,
     names: Vec<FaultName>,
-    round: Deck<usize>,
+    round: ShuffledBag<usize>,
     /// So many strikes are still to be quick ones.
     quick: usize,
     /// Faults that missed before they had struck at all: they come next.
     again: Vec<usize>,
     struck: BTreeSet<FaultName>,
     /// The faults that need nothing of the cluster to strike, if there are others as well.
-    doubling: Option<Deck<usize>>,
+    doubling: Option<ShuffledBag<usize>>,
     rng: ChaCha8Rng,
 }
 
@@ -473,7 +491,7 @@ impl Schedule {
         faults: &Faults,
         replicas: u8,
         means: Means,
-        hand: Hand,
+        hand: Lane,
         rng: ChaCha8Rng,
     ) -> Option<Self> {
         let quick = if faults.names().len() > MANY { faults.names().len() } else { 0 };
@@ -493,12 +511,12 @@ impl Schedule {
                         Box::new(replica_uncertainty::ReplicaUncertainty::new(replicas))
                     }
                     FaultName::Partition => Box::new(partition::Partition::new(replicas)),
-                    FaultName::Messages if hand == Hand::Nodes => {
+                    FaultName::Messages if hand == Lane::Nodes => {
                         Box::new(messages::Held::new(replicas))
                     }
                     FaultName::Messages => Box::new(messages::Weather::new(replicas)),
-                    FaultName::TwinMaster => {
-                        Box::new(twin::TwinMaster::new(replicas, means.commit))
+                    FaultName::SecondMaster => {
+                        Box::new(second_master::SecondMaster::new(replicas, means.commit))
                     }
                     FaultName::WipeReplica => Box::new(wipe::WipeReplica::new(replicas)),
                     FaultName::PowerLoss => {
@@ -509,8 +527,9 @@ impl Schedule {
             })
             .collect();
         let at_any_time: Vec<_> = (0..names.len()).filter(|n| names[*n].at_any_time()).collect();
-        let doubling = (names.len() > 1 && !at_any_time.is_empty()).then(|| Deck::new(at_any_time));
-        let round = (!faults.is_empty()).then(|| Deck::new((0..faults.len()).collect()))?;
+        let doubling =
+            (names.len() > 1 && !at_any_time.is_empty()).then(|| ShuffledBag::new(at_any_time));
+        let round = (!faults.is_empty()).then(|| ShuffledBag::new((0..faults.len()).collect()))?;
         let (again, struck) = (Vec::new(), BTreeSet::new());
         Some(Schedule { faults, names, round, quick, again, struck, doubling, rng })
     }
@@ -520,10 +539,10 @@ impl Schedule {
     /// # Panics
     /// If there are none.
     #[must_use]
-    pub fn scripted(strikes: Vec<Strike>, rng: ChaCha8Rng) -> Self {
+    pub fn scripted(strikes: Vec<Injection>, rng: ChaCha8Rng) -> Self {
         let names = vec![strikes.first().expect("a script has a strike").fault];
         let faults: Vec<Box<dyn Fault>> = vec![Box::new(Script { strikes, at: 0 })];
-        let (round, doubling) = (Deck::new(vec![0]), None);
+        let (round, doubling) = (ShuffledBag::new(vec![0]), None);
         let (again, struck) = (Vec::new(), BTreeSet::new());
         Schedule { faults, names, round, quick: 0, again, struck, doubling, rng }
     }
@@ -544,19 +563,19 @@ impl Schedule {
 }
 
 impl Iterator for Schedule {
-    type Item = Strike;
+    type Item = Injection;
 
-    fn next(&mut self) -> Option<Strike> {
+    fn next(&mut self) -> Option<Injection> {
         let fault = self.again.pop().unwrap_or_else(|| self.round.deal(&mut self.rng));
         let mut strike = self.faults[fault].next(&mut self.rng);
         if self.quick > 0 {
             self.quick -= 1;
             strike.hasty = true;
-            strike.harm.shorten(QUICK);
+            strike.action.shorten(QUICK);
             if self.names.len() > MANY {
                 strike.calm = QUICK.min(strike.calm);
             }
-        } else if strike.harm.outage() >= ROOM_MIN && self.rng.random_bool(0.75) {
+        } else if strike.action.outage() >= ROOM_MIN && self.rng.random_bool(0.75) {
             strike.meanwhile = self.second(&strike).map(Box::new);
         } else if self.rng.random_bool(0.25) {
             strike.then = self.second(&strike).map(Box::new);
@@ -568,25 +587,27 @@ impl Iterator for Schedule {
 impl Schedule {
     /// A strike of another fault against another node, short, to fall into the outage of this one
     /// or into the recovery from it. None if the faults of the run have none to give.
-    fn second(&mut self, first: &Strike) -> Option<Strike> {
+    fn second(&mut self, first: &Injection) -> Option<Injection> {
         let doubling = self.doubling.as_mut()?;
         let mut second = (0..DRAWS).find_map(|_| {
             let fault = doubling.deal(&mut self.rng);
             let strike = self.faults[fault].next(&mut self.rng);
-            (strike.fault != first.fault && strike.victim != first.victim).then_some(strike)
+            (strike.fault != first.fault && strike.target != first.target).then_some(strike)
         })?;
         let rng = &mut self.rng;
         second.calm = Duration::from_millis(rng.random_range(0..150));
-        match &mut second.harm {
-            // Back while the first victim still lies: what was not decided when it was killed is
+        match &mut second.action {
+            // Back while the first target still lies: what was not decided when it was killed is
             // not decided yet.
-            Harm::Kill { down, .. } => *down = Duration::from_millis(rng.random_range(0..50)),
-            Harm::Pause { lies } => *lies = Duration::from_millis(rng.random_range(5..500)),
-            Harm::Twin { .. }
-            | Harm::Wipe { .. }
-            | Harm::Network { .. }
-            | Harm::Cut { .. }
-            | Harm::Relapse { .. } => {}
+            FaultAction::Kill { down, .. } => {
+                *down = Duration::from_millis(rng.random_range(0..50))
+            }
+            FaultAction::Pause { lies } => *lies = Duration::from_millis(rng.random_range(5..500)),
+            FaultAction::SecondInstance { .. }
+            | FaultAction::Wipe { .. }
+            | FaultAction::Network { .. }
+            | FaultAction::Cut { .. }
+            | FaultAction::Relapse { .. } => {}
         }
         Some(second)
     }
@@ -606,9 +627,9 @@ enum Span {
 
 impl Span {
     /// Mostly short ones, for the sake of many strikes, and in each round a long one.
-    fn deck() -> Deck<Span> {
+    fn bag() -> ShuffledBag<Span> {
         use Span::{Long, Medium, Short};
-        Deck::new(vec![Short, Short, Short, Medium, Medium, Long])
+        ShuffledBag::new(vec![Short, Short, Short, Medium, Medium, Long])
     }
 
     fn draw(self, rng: &mut ChaCha8Rng) -> Duration {
@@ -621,8 +642,8 @@ impl Span {
 }
 
 /// Every replica of a cluster of so many.
-fn replicas(count: u8) -> Deck<Node> {
-    Deck::new((1..=count).map(Node::Replica).collect())
+fn replicas(count: u8) -> ShuffledBag<Node> {
+    ShuffledBag::new((1..=count).map(Node::Replica).collect())
 }
 
 #[cfg(test)]
@@ -634,7 +655,7 @@ mod tests {
     use super::*;
     use crate::generator::nemesis_rng;
 
-    fn strikes(faults: &str, replicas: u8, seed: u64, count: usize) -> Vec<Strike> {
+    fn strikes(faults: &str, replicas: u8, seed: u64, count: usize) -> Vec<Injection> {
         strikes_in(CommitMode::Logged, faults, replicas, seed, count)
     }
 
@@ -644,10 +665,10 @@ mod tests {
         replicas: u8,
         seed: u64,
         count: usize,
-    ) -> Vec<Strike> {
+    ) -> Vec<Injection> {
         let faults = faults.parse().expect("a list of faults");
         let means = Means { disks: true, part: matrix::Part::WHOLE, commit };
-        let schedule = Schedule::new(&faults, replicas, means, Hand::Nodes, nemesis_rng(seed));
+        let schedule = Schedule::new(&faults, replicas, means, Lane::Nodes, nemesis_rng(seed));
         let mut schedule = schedule.expect("faults");
         let struck = std::iter::from_fn(|| {
             let strike = schedule.next()?;
@@ -666,7 +687,7 @@ mod tests {
     #[test]
     fn every_fault_of_a_list_strikes_in_every_round() {
         for seed in 0..20 {
-            let count = FaultName::ALL.iter().filter(|fault| fault.by(Hand::Nodes)).count();
+            let count = FaultName::ALL.iter().filter(|fault| fault.by(Lane::Nodes)).count();
             for round in strikes("all", 3, seed, 60).chunks_exact(count) {
                 let struck: BTreeSet<_> = round.iter().map(|strike| strike.fault).collect();
                 assert_eq!(struck.len(), count);
@@ -709,11 +730,11 @@ mod tests {
             });
             let points: Vec<_> = points.collect();
             for (fault, point) in &points {
-                assert!(point.concerns(commit), "{fault} at {point}, commit = {commit}");
+                assert!(point.applies_to(commit), "{fault} at {point}, commit = {commit}");
             }
             for fault in [FaultName::PowerLoss, FaultName::CrashMatrix] {
                 let other = CommitMode::ALL.into_iter().find(|it| *it != commit).expect("one");
-                let own = |(of, it): &(FaultName, Point)| *of == fault && !it.concerns(other);
+                let own = |(of, it): &(FaultName, Point)| *of == fault && !it.applies_to(other);
                 assert!(points.iter().any(own), "{fault} knows nothing of commit = {commit}");
             }
         }
@@ -723,7 +744,7 @@ mod tests {
     fn victims_exist() {
         for strike in strikes("all", 2, 3, 200) {
             let name = strike.fault.name();
-            match strike.victim {
+            match strike.target {
                 Node::Master => assert!(!name.contains("replica")),
                 Node::Replica(slot) => {
                     assert!((1..=2).contains(&slot));
@@ -731,7 +752,7 @@ mod tests {
                 }
             }
             if let Trigger::Point(point) = &strike.trigger {
-                let role = if strike.victim == Node::Master { "master:" } else { "replica:" };
+                let role = if strike.target == Node::Master { "master:" } else { "replica:" };
                 assert!(point.starts_with(role), "{point}");
             }
         }
@@ -744,10 +765,10 @@ mod tests {
         assert!(doubled.len() > 20, "{}", doubled.len());
         for strike in doubled {
             let second = strike.meanwhile.expect("filtered");
-            assert_ne!(second.victim, strike.victim);
+            assert_ne!(second.target, strike.target);
             assert_eq!(second.trigger, Trigger::Now);
             assert_ne!(second.fault, strike.fault);
-            assert!(second.harm.outage() < Duration::from_millis(500));
+            assert!(second.action.outage() < Duration::from_millis(500));
             assert!(second.meanwhile.is_none());
         }
         assert!(strikes("kill-replica", 3, 9, 100).iter().all(|s| s.meanwhile.is_none()));

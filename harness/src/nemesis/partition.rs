@@ -7,7 +7,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use system::protocol::Node;
 
-use super::{Deck, Fault, FaultName, Harm, Span, Strike, Trigger, replicas};
+use super::{Fault, FaultAction, FaultName, Injection, ShuffledBag, Span, Trigger, replicas};
 use crate::network::{Deed, Pattern, Way};
 
 /// Who cannot reach whom.
@@ -34,9 +34,9 @@ enum Cut {
 #[derive(Debug)]
 pub(super) struct Partition {
     nodes: Vec<Node>,
-    cuts: Deck<Cut>,
-    victims: Deck<Node>,
-    spans: Deck<Span>,
+    cuts: ShuffledBag<Cut>,
+    targets: ShuffledBag<Node>,
+    spans: ShuffledBag<Span>,
 }
 
 impl Partition {
@@ -57,9 +57,9 @@ impl Partition {
         ];
         Partition {
             nodes: everyone(count),
-            cuts: Deck::new(cuts),
-            victims: replicas(count),
-            spans: Span::deck(),
+            cuts: ShuffledBag::new(cuts),
+            targets: replicas(count),
+            spans: Span::bag(),
         }
     }
 }
@@ -77,9 +77,9 @@ pub(super) fn ways(nodes: &[Node]) -> impl Iterator<Item = Way> {
 }
 
 impl Fault for Partition {
-    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Injection {
         let cut = self.cuts.deal(rng);
-        let replica = self.victims.deal(rng);
+        let replica = self.targets.deal(rng);
         let lost = |(from, to): &Way| match cut {
             Cut::Replica => *from == replica || *to == replica,
             Cut::ReplicaDeaf => *to == replica,
@@ -93,16 +93,16 @@ impl Fault for Partition {
             Cut::All => true,
         };
         let lost: BTreeSet<_> = ways(&self.nodes).filter(lost).collect();
-        let victim = match cut {
+        let target = match cut {
             Cut::Replica | Cut::ReplicaDeaf | Cut::ReplicaMute | Cut::MasterAndReplica => replica,
             Cut::Master | Cut::MasterDeaf | Cut::MasterMute | Cut::All => Node::Master,
         };
-        Strike::of(
+        Injection::of(
             FaultName::Partition,
             Duration::from_millis(rng.random_range(100..900)),
-            victim,
+            target,
             Trigger::Now,
-            Harm::Network {
+            FaultAction::Network {
                 snares: vec![(Pattern::ways(lost), Deed::Drop)],
                 lasts: self.spans.deal(rng).draw(rng),
             },

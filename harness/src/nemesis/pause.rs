@@ -7,34 +7,34 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use system::protocol::Node;
 
-use super::{Deck, Fault, FaultName, Harm, Span, Strike, Trigger, replicas};
+use super::{Fault, FaultAction, FaultName, Injection, ShuffledBag, Span, Trigger, replicas};
 
 #[derive(Debug)]
 pub(super) struct Pause {
     fault: FaultName,
-    victims: Deck<Node>,
-    lies: Deck<Span>,
+    targets: ShuffledBag<Node>,
+    lies: ShuffledBag<Span>,
 }
 
 impl Pause {
     pub(super) fn master() -> Self {
-        let victims = Deck::new(vec![Node::Master]);
-        Pause { fault: FaultName::PauseMaster, victims, lies: Span::deck() }
+        let targets = ShuffledBag::new(vec![Node::Master]);
+        Pause { fault: FaultName::PauseMaster, targets, lies: Span::bag() }
     }
 
     pub(super) fn replica(count: u8) -> Self {
-        Pause { fault: FaultName::PauseReplica, victims: replicas(count), lies: Span::deck() }
+        Pause { fault: FaultName::PauseReplica, targets: replicas(count), lies: Span::bag() }
     }
 }
 
 impl Fault for Pause {
-    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
-        Strike::of(
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Injection {
+        Injection::of(
             self.fault,
             Duration::from_millis(rng.random_range(20..900)),
-            self.victims.deal(rng),
+            self.targets.deal(rng),
             Trigger::Now,
-            Harm::Pause { lies: self.lies.deal(rng).draw(rng) },
+            FaultAction::Pause { lies: self.lies.deal(rng).draw(rng) },
         )
     }
 }

@@ -12,7 +12,7 @@ use system::{
 };
 
 use super::{
-    Bait, Deck, Fault, FaultName, Harm, Span, Strike, Trigger, Whom,
+    Fault, FaultAction, FaultName, Injection, Precondition, ShuffledBag, Span, Trigger, Whom,
     matrix::{Reach, reach, reach_disk},
     replicas,
 };
@@ -38,13 +38,13 @@ const POINTS: &[&str] = &[
 struct Mark {
     role: Role,
     at: String,
-    bait: Bait,
+    precondition: Precondition,
 }
 
 impl Mark {
     /// None if it is never reached.
     fn of(role: Role, at: impl ToString, reach: Reach) -> Option<Self> {
-        Some(Mark { role, at: at.to_string(), bait: reach.ok()? })
+        Some(Mark { role, at: at.to_string(), precondition: reach.ok()? })
     }
 
     fn of_disk(point: DiskPoint, commit: CommitMode) -> Option<Self> {
@@ -67,12 +67,12 @@ fn unsynced(role: Role) -> DiskPoint {
 
 #[derive(Debug)]
 pub(super) struct PowerLoss {
-    moments: Deck<Moment>,
-    replicas: Deck<Node>,
-    masters: Deck<bool>,
-    whom: Deck<Whom>,
-    in_part: Deck<bool>,
-    spans: Deck<Span>,
+    moments: ShuffledBag<Moment>,
+    replicas: ShuffledBag<Node>,
+    masters: ShuffledBag<bool>,
+    whom: ShuffledBag<Whom>,
+    in_part: ShuffledBag<bool>,
+    spans: ShuffledBag<Span>,
     /// It has struck.
     struck: bool,
 }
@@ -83,7 +83,7 @@ impl PowerLoss {
         let disk = roles.into_iter().flat_map(DiskPoint::all);
         let disk = disk.filter_map(|point| Mark::of_disk(point, commit));
         let points = POINTS.iter().map(|point| point.parse::<Point>().expect("it is a point"));
-        let points = points.filter(|point| point.concerns(commit));
+        let points = points.filter(|point| point.applies_to(commit));
         let points = points.filter_map(|it| Mark::of(it.role, it, reach(it, commit)));
         let mut moments: Vec<_> = disk.chain(points).map(Moment::Point).collect();
         let unsynced = roles.into_iter().filter_map(|it| Mark::of_disk(unsynced(it), commit));
@@ -91,48 +91,58 @@ impl PowerLoss {
         moments.extend(unsynced.flat_map(|mark| vec![Moment::Relapse(mark); 8]));
         moments.extend(vec![Moment::Any; 8]);
         PowerLoss {
-            moments: Deck::new(moments),
+            moments: ShuffledBag::new(moments),
             replicas: replicas(count),
-            masters: Deck::new(vec![true, false]),
-            whom: Deck::new(vec![Whom::Victim, Whom::Victim, Whom::Replicas, Whom::Everyone]),
-            in_part: Deck::new(vec![true, true, false]),
-            spans: Span::deck(),
+            masters: ShuffledBag::new(vec![true, false]),
+            whom: ShuffledBag::new(vec![
+                Whom::Target,
+                Whom::Target,
+                Whom::Replicas,
+                Whom::Everyone,
+            ]),
+            in_part: ShuffledBag::new(vec![true, true, false]),
+            spans: Span::bag(),
             struck: false,
         }
     }
 }
 
 impl Fault for PowerLoss {
-    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Injection {
         let mut moment = self.moments.deal(rng);
         let mut in_part = self.in_part.deal(rng);
         if !self.struck {
             // However short the run, something is lost: what a commit has written and not synced. A
             // store that never syncs comes there, too.
-            let (role, bait) = (Role::Replica, Bait::Load);
-            let mark = Mark { role, at: unsynced(role).to_string(), bait };
+            let (role, precondition) = (Role::Replica, Precondition::Load);
+            let mark = Mark { role, at: unsynced(role).to_string(), precondition };
             (moment, in_part) = (Moment::Point(mark), false);
         }
         let master = match &moment {
             Moment::Any => self.masters.deal(rng),
             Moment::Point(mark) | Moment::Relapse(mark) => mark.role == Role::Master,
         };
-        let victim = if master { Node::Master } else { self.replicas.deal(rng) };
+        let target = if master { Node::Master } else { self.replicas.deal(rng) };
         let part = in_part.then(|| rng.random());
         let down = self.spans.deal(rng).draw(rng);
         // The master finds a replica again, and settles with it what was open, within this time.
         let lies = Duration::from_millis(rng.random_range(50..700));
         let whom = self.whom.deal(rng);
-        let cut = Harm::Cut { lies: Duration::ZERO, down, whom, part };
-        let (trigger, bait, harm, calm) = match moment {
-            Moment::Any => (Trigger::Now, Bait::Load, cut, 20..600),
-            Moment::Point(Mark { at, bait, .. }) => (Trigger::Point(at), bait, cut, 5..200),
-            Moment::Relapse(Mark { at, bait, .. }) => {
-                (Trigger::Point(at), bait, Harm::Relapse { lies, down }, 5..200)
+        let cut = FaultAction::Cut { lies: Duration::ZERO, down, whom, part };
+        let (trigger, precondition, action, calm) = match moment {
+            Moment::Any => (Trigger::Now, Precondition::Load, cut, 20..600),
+            Moment::Point(Mark { at, precondition, .. }) => {
+                (Trigger::Point(at), precondition, cut, 5..200)
+            }
+            Moment::Relapse(Mark { at, precondition, .. }) => {
+                (Trigger::Point(at), precondition, FaultAction::Relapse { lies, down }, 5..200)
             }
         };
         let calm = Duration::from_millis(rng.random_range(calm));
-        Strike { bait, ..Strike::of(FaultName::PowerLoss, calm, victim, trigger, harm) }
+        Injection {
+            precondition,
+            ..Injection::of(FaultName::PowerLoss, calm, target, trigger, action)
+        }
     }
 
     fn report(&mut self, struck: bool) {

@@ -7,7 +7,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use system::protocol::Node;
 
-use super::{Deck, Fault, FaultName, Harm, Span, Strike, Trigger, replicas};
+use super::{Fault, FaultAction, FaultName, Injection, ShuffledBag, Span, Trigger, replicas};
 
 /// From the first record of a transaction to its acknowledgement.
 const POINTS: &[&str] = &[
@@ -23,36 +23,36 @@ const POINTS: &[&str] = &[
 
 #[derive(Debug)]
 pub(super) struct ReplicaUncertainty {
-    points: Deck<&'static str>,
-    victims: Deck<Node>,
-    kills: Deck<bool>,
-    spans: Deck<Span>,
+    points: ShuffledBag<&'static str>,
+    targets: ShuffledBag<Node>,
+    kills: ShuffledBag<bool>,
+    spans: ShuffledBag<Span>,
 }
 
 impl ReplicaUncertainty {
     pub(super) fn new(count: u8) -> Self {
         ReplicaUncertainty {
-            points: Deck::new(POINTS.to_vec()),
-            victims: replicas(count),
-            kills: Deck::new(vec![true, true, false]),
-            spans: Span::deck(),
+            points: ShuffledBag::new(POINTS.to_vec()),
+            targets: replicas(count),
+            kills: ShuffledBag::new(vec![true, true, false]),
+            spans: Span::bag(),
         }
     }
 }
 
 impl Fault for ReplicaUncertainty {
-    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Injection {
         let point = self.points.deal(rng);
         let span = self.spans.deal(rng).draw(rng);
-        Strike::of(
+        Injection::of(
             FaultName::ReplicaUncertainty,
             Duration::from_millis(rng.random_range(5..200)),
-            self.victims.deal(rng),
+            self.targets.deal(rng),
             Trigger::Point(point.to_owned()),
             if self.kills.deal(rng) {
-                Harm::Kill { lies: Duration::ZERO, down: span }
+                FaultAction::Kill { lies: Duration::ZERO, down: span }
             } else {
-                Harm::Pause { lies: span }
+                FaultAction::Pause { lies: span }
             },
         )
     }

@@ -8,28 +8,28 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use system::protocol::Node;
 
-use super::{Deck, Fault, FaultName, Harm, Strike, Trigger, replicas};
+use super::{Fault, FaultAction, FaultName, Injection, ShuffledBag, Trigger, replicas};
 
 #[derive(Debug)]
 pub(super) struct WipeReplica {
-    victims: Deck<Node>,
-    bootstraps: Deck<bool>,
+    targets: ShuffledBag<Node>,
+    bootstraps: ShuffledBag<bool>,
 }
 
 impl WipeReplica {
     pub(super) fn new(count: u8) -> Self {
-        WipeReplica { victims: replicas(count), bootstraps: Deck::new(vec![true, false]) }
+        WipeReplica { targets: replicas(count), bootstraps: ShuffledBag::new(vec![true, false]) }
     }
 }
 
 impl Fault for WipeReplica {
-    fn next(&mut self, rng: &mut ChaCha8Rng) -> Strike {
-        Strike::of(
+    fn next(&mut self, rng: &mut ChaCha8Rng) -> Injection {
+        Injection::of(
             FaultName::WipeReplica,
             Duration::from_millis(rng.random_range(5..200)),
-            self.victims.deal(rng),
+            self.targets.deal(rng),
             Trigger::Now,
-            Harm::Wipe { bootstrap: self.bootstraps.deal(rng) },
+            FaultAction::Wipe { bootstrap: self.bootstraps.deal(rng) },
         )
     }
 }

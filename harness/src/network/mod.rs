@@ -1,11 +1,11 @@
-//! The network between the nodes of a run, in the harness's hands: a relay before each replica that
+//! The network between the nodes of a run, in the harness's lanes: a relay before each replica that
 //! speaks the peers' protocol, forwards what it is given, and does to the messages that match a
 //! [`Pattern`] what it was told to. Rewrites nothing. Knows what messages look like; nothing of why
 //! one is struck.
 //!
 //! Nodes find the relays' addresses in their configuration and listen at addresses of their own. A
 //! stream through a relay is two streams, joined: when one side ends, so does the other. What is
-//! held back belongs to no stream: it waits in its [`Snare`] and goes out, when it is released, by
+//! held back belongs to no stream: it waits in its [`InterceptRule`] and goes out, when it is released, by
 //! whichever stream then leads to its receiver.
 
 mod pattern;
@@ -100,7 +100,7 @@ pub struct Struck {
 
 /// A pattern that is in force until it is lifted, or dropped.
 #[derive(Debug)]
-pub struct Snare {
+pub struct InterceptRule {
     switch: Arc<Switch>,
     number: u64,
     caught: watch::Receiver<u64>,
@@ -135,7 +135,7 @@ impl Network {
 
     /// Does this to the messages that match, from now on.
     #[must_use]
-    pub fn lay(&self, pattern: Pattern, deed: Deed) -> Snare {
+    pub fn lay(&self, pattern: Pattern, deed: Deed) -> InterceptRule {
         let mut state = self.switch.lock();
         let number = state.next;
         state.next += 1;
@@ -150,7 +150,7 @@ impl Network {
         };
         state.snares.insert(number, laid);
         self.switch.laid.store(state.snares.len(), Ordering::Release);
-        Snare { switch: self.switch.clone(), number, caught }
+        InterceptRule { switch: self.switch.clone(), number, caught }
     }
 
     /// Ends every stream of the master. Whoever is the master may dial again, and what is to be sent
@@ -166,7 +166,7 @@ impl Network {
     }
 }
 
-impl Snare {
+impl InterceptRule {
     /// Waits until a message is caught; says whether one is before the deadline.
     pub async fn springs(&mut self, deadline: Duration) -> bool {
         matches!(timeout(deadline, self.caught.wait_for(|caught| *caught > 0)).await, Ok(Ok(_)))
@@ -232,7 +232,7 @@ impl Snare {
     }
 }
 
-impl Drop for Snare {
+impl Drop for InterceptRule {
     fn drop(&mut self) {
         self.take();
     }

@@ -55,12 +55,12 @@ fn batch(from: Node, to: Node, envelopes: Vec<pb::Envelope>) -> pb::Batch {
 fn decide(seq: u64) -> pb::Envelope {
     let txn = TxnId::new(1, seq);
     let body = Body::Decide { txn, decision: Decision::Commit };
-    wire::to_wire(Message { store: StoreId(1), epoch: 1, floor: txn, body })
+    wire::to_wire(Message { store: StoreId(1), epoch: 1, watermark: txn, body })
 }
 
 fn heartbeat() -> pb::Envelope {
-    let floor = TxnId::default();
-    wire::to_wire(Message { store: StoreId(1), epoch: 1, floor, body: Body::Heartbeat })
+    let watermark = TxnId::default();
+    wire::to_wire(Message { store: StoreId(1), epoch: 1, watermark, body: Body::Heartbeat })
 }
 
 struct Scene {

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 
 use crate::{
     checker::linearizability::Broken,
-    history::{Fate, Operation},
+    history::{Operation, Outcome},
 };
 
 const ROW: u32 = 34;
@@ -56,10 +56,10 @@ pub(super) fn figure(broken: &Broken, operations: &[Operation]) -> Markup {
                 @let y = TOP + row * ROW + ROW / 2;
                 @let from = x(rank(operation.invoked_index));
                 @let to = operation.returned.and(operation.returned_index).map(|index| x(rank(index)));
-                @let class = match operation.fate {
-                    Fate::Ok => "ok",
-                    Fate::Fail => "fail",
-                    Fate::Info => "info",
+                @let class = match operation.outcome {
+                    Outcome::Ok => "ok",
+                    Outcome::Fail => "fail",
+                    Outcome::Info => "info",
                 };
                 g.(class).breaks[*number == broken.breaks_at] data-op=(number) {
                     text.who x="4" y=(y + 4) { "p" (operation.process) }
@@ -114,10 +114,10 @@ fn points(
 
 /// An operation in a few words.
 pub(super) fn words(operation: &Operation) -> String {
-    let Operation { f, key, value, fate, .. } = operation;
+    let Operation { f, key, value, outcome, .. } = operation;
     let value = value.as_deref().unwrap_or("nothing");
-    match (f, fate) {
-        (crate::history::Function::Get, Fate::Ok) => format!("get {key} = {value}"),
+    match (f, outcome) {
+        (crate::history::Function::Get, Outcome::Ok) => format!("get {key} = {value}"),
         (crate::history::Function::Put, _) => format!("put {key} = {value}"),
         _ => format!("{f} {key}"),
     }

@@ -18,11 +18,11 @@ use super::{
 };
 use crate::{
     checker::{
-        Judgement, LoadError, Results, Validity,
+        CheckResult, LoadError, Results, Validity,
         linearizability::{self, Broken, Limits, Shown, timeline},
         read_json,
     },
-    history::{self, Event, Fate, Operation},
+    history::{self, Event, Operation, Outcome},
     runner::parse_duration,
 };
 
@@ -194,8 +194,8 @@ fn tell(out: &mut String, seen: &Seen, args: &InspectArgs) -> fmt::Result {
         );
     };
     writeln!(out, "{}", Styled(BOLD, "Checks"))?;
-    for judgement in &results.checks {
-        check(out, judgement)?;
+    for check_result in &results.checks {
+        check(out, check_result)?;
     }
     writeln!(out, "{}: {}", styled(results.verdict), args.path.display())
 }
@@ -266,7 +266,7 @@ fn faults(out: &mut String, seen: &Seen, args: &InspectArgs) -> fmt::Result {
 }
 
 fn indeterminate(out: &mut String, seen: &Seen, args: &InspectArgs) -> fmt::Result {
-    let open = seen.operations.iter().filter(|op| op.fate == Fate::Info && args.wants(op));
+    let open = seen.operations.iter().filter(|op| op.outcome == Outcome::Info && args.wants(op));
     let rows: Vec<Vec<String>> = open
         .map(|op| {
             let why = op.error.as_deref().unwrap_or("the run ended first");
@@ -295,15 +295,15 @@ fn picked(out: &mut String, seen: &Seen, args: &InspectArgs) -> fmt::Result {
             || "never returned".to_owned(),
             |returned| format!("{:.3} ms", seconds(returned - operation.invoked) * 1e3),
         );
-        let style = match operation.fate {
-            Fate::Ok => Style::new(),
-            Fate::Fail => FAINT,
-            Fate::Info => ODD,
+        let style = match operation.outcome {
+            Outcome::Ok => Style::new(),
+            Outcome::Fail => FAINT,
+            Outcome::Info => ODD,
         };
-        let (sign, rest) = match operation.fate {
-            Fate::Ok => ("ok  ", operation.version.map_or_else(String::new, |v| v.to_string())),
-            Fate::Fail => ("fail", operation.error.clone().unwrap_or_default()),
-            Fate::Info => ("info", operation.error.clone().unwrap_or_default()),
+        let (sign, rest) = match operation.outcome {
+            Outcome::Ok => ("ok  ", operation.version.map_or_else(String::new, |v| v.to_string())),
+            Outcome::Fail => ("fail", operation.error.clone().unwrap_or_default()),
+            Outcome::Info => ("info", operation.error.clone().unwrap_or_default()),
         };
         writeln!(
             out,
@@ -341,8 +341,9 @@ fn counterexample(out: &mut String, broken: &Broken, operations: &[Operation]) -
 /// Violations of a check that are given room.
 const SAID_MAX: usize = 6;
 
-fn check(out: &mut String, judgement: &Judgement) -> fmt::Result {
-    let Judgement { check, verdict, violations, violations_total, doubts, .. } = judgement;
+fn check(out: &mut String, check_result: &CheckResult) -> fmt::Result {
+    let CheckResult { check, verdict, violations, violations_total, unknown_because, .. } =
+        check_result;
     writeln!(out, "  {check:<16} {}", styled(*verdict))?;
     // What linearizability found has been drawn above.
     let told = if check == linearizability::NAME { 0 } else { violations.len().min(SAID_MAX) };
@@ -352,7 +353,7 @@ fn check(out: &mut String, judgement: &Judgement) -> fmt::Result {
     if told > 0 && *violations_total > told {
         writeln!(out, "    and {} more; results.json has the first", violations_total - told)?;
     }
-    for doubt in doubts {
+    for doubt in unknown_because {
         writeln!(out, "    {doubt}")?;
     }
     Ok(())
@@ -364,7 +365,7 @@ fn as_json(seen: &Seen, args: &InspectArgs) -> Json {
         json!({
             "index": op.invoked_index, "time": op.invoked, "returned": op.returned,
             "process": op.process, "f": op.f, "key": op.key, "value": op.value,
-            "type": match op.fate { Fate::Ok => "ok", Fate::Fail => "fail", Fate::Info => "info" },
+            "type": match op.outcome { Outcome::Ok => "ok", Outcome::Fail => "fail", Outcome::Info => "info" },
             "version": op.version, "error": op.error,
         })
     };
@@ -389,7 +390,7 @@ fn as_json(seen: &Seen, args: &InspectArgs) -> Json {
         "faults": windows.collect::<Vec<_>>(),
         "operations_total": seen.operations.len(),
         "indeterminate":
-            wanted().filter(|op| op.fate == Fate::Info).map(operation).collect::<Vec<_>>(),
+            wanted().filter(|op| op.outcome == Outcome::Info).map(operation).collect::<Vec<_>>(),
         "counterexamples": broken.collect::<Vec<_>>(),
         "operations": args.picks().then(|| wanted().map(operation).collect::<Vec<_>>()),
     })

@@ -315,9 +315,9 @@ impl Scan<'_> {
         }
         if let Some(rest) = line.strip_prefix(b"{\"effect\":{\"reply\":{\"call\":") {
             if let Some(txn) = self.calls.remove(&number(rest))
-                && let Entry::Effect(Effect::Reply { outcome, .. }) = serde_json::from_slice(line)?
+                && let Entry::Effect(Effect::Reply { reply, .. }) = serde_json::from_slice(line)?
             {
-                self.note(txn, "answer", outcome.to_string());
+                self.note(txn, "answer", reply.to_string());
             }
             return Ok(());
         }
@@ -385,7 +385,7 @@ impl Scan<'_> {
         match entry {
             Entry::Event { event: Event::Message { message, .. }, .. }
             | Entry::Effect(Effect::Send { message, .. })
-                if !concerns(&message.body, txn) => {}
+                if !applies_to(&message.body, txn) => {}
             Entry::Event { event: Event::Message { from, message }, .. } => {
                 let wire = Wire { txn, from: *from, to: self.node, message: message.clone() };
                 self.got.push((wire, place));
@@ -408,7 +408,9 @@ impl Scan<'_> {
                 let wire = Wire { txn, from: self.node, to: *to, message: message.clone() };
                 self.sent.push((wire, place));
             }
-            Entry::Effect(Effect::Append(record)) if !matches!(record, Record::Floor { .. }) => {
+            Entry::Effect(Effect::Append(record))
+                if !matches!(record, Record::Watermark { .. }) =>
+            {
                 self.volatile.push_back((self.appended, txn, record.kind()));
                 self.note(txn, "append", format!("appends {}", record.kind().to_uppercase()));
             }
@@ -425,11 +427,12 @@ impl Scan<'_> {
 }
 
 /// Whether a message is about a transaction, and does not just carry its number.
-fn concerns(body: &Body, about: TxnId) -> bool {
-    let resolved = |resolves: &[(TxnId, Decision)]| resolves.iter().any(|(txn, _)| *txn == about);
+fn applies_to(body: &Body, about: TxnId) -> bool {
+    let resolved =
+        |piggybacked: &[(TxnId, Decision)]| piggybacked.iter().any(|(txn, _)| *txn == about);
     match body {
-        Body::Prepare { txn, resolves, .. } => *txn == about || resolved(resolves),
-        Body::Read { resolves, .. } => resolved(resolves),
+        Body::Prepare { txn, piggybacked, .. } => *txn == about || resolved(piggybacked),
+        Body::Read { piggybacked, .. } => resolved(piggybacked),
         Body::FenceOk { in_doubt, .. } => in_doubt.iter().any(|(txn, _)| *txn == about),
         body => body.txns().contains(&about),
     }

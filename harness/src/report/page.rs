@@ -16,8 +16,8 @@ use super::{
     scene::Scene,
 };
 use crate::{
-    checker::{Judgement, Validity},
-    history::{Fate, Function, Operation},
+    checker::{CheckResult, Validity},
+    history::{Function, Operation, Outcome},
 };
 
 /// What all pages of the harness look like.
@@ -46,16 +46,20 @@ pub(crate) fn about(check: &str) -> &'static str {
         "durability" => {
             "Is every write that was answered Ok held by every replica, or overwritten?"
         }
-        "truthfulness" => {
+        "reply-soundness" => {
             "Was every client told the truth: Ok only for what is committed, Aborted only for what \
              never takes effect?"
         }
         "conflicts" => "Did every abort for a conflict overlap another write of its key?",
-        "resolution" => "Was everything decided and unlocked soon after the last fault was healed?",
-        "nodes" => "Did no process end that nobody ended?",
+        "convergence" => {
+            "Was everything decided and unlocked soon after the last fault was healed?"
+        }
+        "unexpected-exits" => "Did no process end that nobody ended?",
         "faults" => "Did every fault that was asked for really happen?",
         "statistics" => "What was done, and how long it took.",
-        "watched" => "Did every state that the simulator went through have what every state must?",
+        "invariant-monitor" => {
+            "Did every state that the simulator went through have what every state must?"
+        }
         _ => "",
     }
 }
@@ -202,14 +206,14 @@ fn wrong(scene: &Scene<'_>) -> Markup {
             @if scene.broken.len() > 3 {
                 p { "And " (scene.broken.len() - 3) " more keys; see the check below." }
             }
-            @for judgement in others {
+            @for check_result in others {
                 article.violation {
-                    h3 { (capital(&judgement.check)) " is broken" }
-                    @if let Some(sentence) = judgement.violations.first() {
+                    h3 { (capital(&check_result.check)) " is broken" }
+                    @if let Some(sentence) = check_result.violations.first() {
                         p.why { (cited(sentence)) "." }
                     }
-                    @if judgement.violations_total > 1 {
-                        p.more { "The first of " (judgement.violations_total) "; the others stand "
+                    @if check_result.violations_total > 1 {
+                        p.more { "The first of " (check_result.violations_total) "; the others stand "
                             "under the check below." }
                     }
                 }
@@ -244,21 +248,22 @@ fn capital(text: &str) -> String {
 }
 
 fn checks(scene: &Scene<'_>) -> Markup {
-    let mut checks: Vec<&Judgement> = scene.results.checks.iter().collect();
+    let mut checks: Vec<&CheckResult> = scene.results.checks.iter().collect();
     checks.sort_by_key(|check| Reverse(check.verdict));
     html! {
         section #checks {
             h2 { "What was checked" }
             div.checks {
-                @for judgement in checks { (check(judgement)) }
+                @for check_result in checks { (check(check_result)) }
             }
         }
     }
 }
 
-fn check(judgement: &Judgement) -> Markup {
+fn check(check_result: &CheckResult) -> Markup {
     const TOLD: usize = 3;
-    let Judgement { check, verdict, violations, violations_total, doubts, .. } = judgement;
+    let CheckResult { check, verdict, violations, violations_total, unknown_because, .. } =
+        check_result;
     let sentence = |text: &String| {
         let (first, drawn) = text.split_once('\n').unwrap_or((text, ""));
         html! { li { (cited(first)) @if !drawn.is_empty() { pre { (drawn) } } } }
@@ -279,8 +284,8 @@ fn check(judgement: &Judgement) -> Markup {
                     }
                 }
             }
-            @if !doubts.is_empty() {
-                ul.said { @for doubt in doubts { li { (cited(doubt)) } } }
+            @if !unknown_because.is_empty() {
+                ul.said { @for doubt in unknown_because { li { (cited(doubt)) } } }
             }
         }
     }
@@ -383,7 +388,7 @@ fn story_list(scene: &Scene<'_>, txn: TxnId, story: &Story) -> Markup {
     html! {
         @if let Some(operation) = operation {
             p { "Operation " (words(operation)) " of process " (operation.process) ", which ended "
-                (fate(operation.fate)) "." }
+                (outcome(operation.outcome)) "." }
         }
         ol.told {
             @for ((t, _), text) in &lines {
@@ -394,20 +399,20 @@ fn story_list(scene: &Scene<'_>, txn: TxnId, story: &Story) -> Markup {
     }
 }
 
-fn fate(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Ok => "ok",
-        Fate::Fail => "fail",
-        Fate::Info => "info",
+fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ok => "ok",
+        Outcome::Fail => "fail",
+        Outcome::Info => "info",
     }
 }
 
 fn counts(scene: &Scene<'_>) -> Markup {
     let mut counts: BTreeMap<Function, [usize; 3]> = BTreeMap::new();
     for operation in &scene.run.operations {
-        counts.entry(operation.f).or_default()[operation.fate as usize] += 1;
+        counts.entry(operation.f).or_default()[operation.outcome as usize] += 1;
     }
-    let measured = scene.results.check("statistics").map(|judgement| &judgement.measured);
+    let measured = scene.results.check("statistics").map(|check_result| &check_result.measured);
     let latency = |f: Function, name: &str| {
         let of = measured?.get("latency_us")?.get(f.to_string())?;
         let us = of.get(name)?.as_f64()?;
@@ -471,9 +476,13 @@ fn faults(scene: &Scene<'_>) -> Markup {
 }
 
 fn indeterminate(scene: &Scene<'_>) -> Markup {
-    let all: Vec<&Operation> =
-        scene.run.operations.iter().filter(|operation| operation.fate == Fate::Info).collect();
-    let fate_of = fates(scene, &all);
+    let all: Vec<&Operation> = scene
+        .run
+        .operations
+        .iter()
+        .filter(|operation| operation.outcome == Outcome::Info)
+        .collect();
+    let fate_of = outcomes(scene, &all);
     html! {
         section #indeterminate {
             h2 { "Operations whose end nobody was told" }
@@ -503,7 +512,7 @@ fn indeterminate(scene: &Scene<'_>) -> Markup {
 }
 
 /// What became of operations, by the values that only they wrote.
-fn fates(scene: &Scene<'_>, operations: &[&Operation]) -> Vec<Markup> {
+fn outcomes(scene: &Scene<'_>, operations: &[&Operation]) -> Vec<Markup> {
     let transactions = &scene.run.evidence.transactions.by_id;
     let by_value: BTreeMap<String, TxnId> = transactions
         .iter()

@@ -17,7 +17,7 @@ use plotters::{
 use system::protocol::Node;
 
 use super::{tenures::Tenure, windows::Window};
-use crate::history::{Fate, Function, Operation};
+use crate::history::{Function, Operation, Outcome};
 
 /// A picture: the name of its file, what it shows, and the picture itself.
 #[derive(Clone, Debug)]
@@ -224,7 +224,7 @@ fn latency(
     let range = decades(timed().map(|(_, ms)| ms));
     let height = (range.end / range.start).log10();
     // One mark for all that would lie on each other; coarser until there are few enough.
-    type Series = BTreeMap<(Function, Fate), BTreeMap<(u32, u32), (f64, f64)>>;
+    type Series = BTreeMap<(Function, Outcome), BTreeMap<(u32, u32), (f64, f64)>>;
     let mut marks = Series::new();
     for grain in [3.0, 4.0, 6.0, 8.0, 12.0] {
         marks.clear();
@@ -232,7 +232,7 @@ fn latency(
             let at = op.invoked as f64 / 1e9;
             let x = at / seconds * f64::from(SIZE.0) / grain;
             let y = (ms / range.start).log10() / height * f64::from(SIZE.1) / grain;
-            let series = marks.entry((op.f, op.fate)).or_default();
+            let series = marks.entry((op.f, op.outcome)).or_default();
             series.entry((x as u32, y as u32)).or_insert((at, ms));
         }
         if marks.values().map(BTreeMap::len).sum::<usize>() <= MARKS_MAX {
@@ -242,24 +242,24 @@ fn latency(
     let drawn: usize = marks.values().map(BTreeMap::len).sum();
     let total = timed().count();
     let svg = chart(windows, seconds, range.log_scale(), "latency", &time, |chart| {
-        for ((f, fate), points) in &marks {
+        for ((f, outcome), points) in &marks {
             let color = HUES[*f as usize];
             let points = points.values().copied();
-            let series = match fate {
-                Fate::Ok => chart
+            let series = match outcome {
+                Outcome::Ok => chart
                     .draw_series(points.map(|at| Circle::new(at, 2, color.filled()).into_dyn()))?,
-                Fate::Fail => chart.draw_series(
+                Outcome::Fail => chart.draw_series(
                     points.map(|at| Cross::new(at, 3, color.stroke_width(1)).into_dyn()),
                 )?,
-                Fate::Info => chart.draw_series(
+                Outcome::Info => chart.draw_series(
                     points.map(|at| TriangleMarker::new(at, 5, color.filled()).into_dyn()),
                 )?,
             };
-            let fate = *fate;
-            series.label(format!("{f} {}", name(fate))).legend(move |(x, y)| match fate {
-                Fate::Ok => Circle::new((x + 8, y), 3, color.filled()).into_dyn(),
-                Fate::Fail => Cross::new((x + 8, y), 3, color.stroke_width(1)).into_dyn(),
-                Fate::Info => TriangleMarker::new((x + 8, y), 5, color.filled()).into_dyn(),
+            let outcome = *outcome;
+            series.label(format!("{f} {}", name(outcome))).legend(move |(x, y)| match outcome {
+                Outcome::Ok => Circle::new((x + 8, y), 3, color.filled()).into_dyn(),
+                Outcome::Fail => Cross::new((x + 8, y), 3, color.stroke_width(1)).into_dyn(),
+                Outcome::Info => TriangleMarker::new((x + 8, y), 5, color.filled()).into_dyn(),
             });
         }
         Ok(())
@@ -272,11 +272,11 @@ fn latency(
     Ok(Plot { file: "latency.svg", title: "Latency by operation and outcome", note, svg })
 }
 
-fn name(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Ok => "ok",
-        Fate::Fail => "fail",
-        Fate::Info => "info",
+fn name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ok => "ok",
+        Outcome::Fail => "fail",
+        Outcome::Info => "info",
     }
 }
 
@@ -315,7 +315,7 @@ fn quantiles(
     for _ in 0..PARTS {
         parts.push(Histogram::new_with_bounds(1, 3_600_000_000, 3)?);
     }
-    for operation in operations.iter().filter(|operation| operation.fate == Fate::Ok) {
+    for operation in operations.iter().filter(|operation| operation.outcome == Outcome::Ok) {
         let Some(returned) = operation.returned else { continue };
         let at = part(operation.invoked as f64 / 1e9, seconds);
         parts[at].saturating_record(returned.saturating_sub(operation.invoked) / 1000);
@@ -347,10 +347,10 @@ fn rate(
     windows: &[Window],
     seconds: f64,
 ) -> Result<Plot, Box<dyn Error>> {
-    let mut counts: BTreeMap<Fate, [u32; PARTS]> = BTreeMap::new();
+    let mut counts: BTreeMap<Outcome, [u32; PARTS]> = BTreeMap::new();
     for (operation, end) in operations.iter().zip(ends) {
         let Some(end) = end else { continue };
-        let counts = counts.entry(operation.fate).or_insert([0; PARTS]);
+        let counts = counts.entry(operation.outcome).or_insert([0; PARTS]);
         counts[part(*end as f64 / 1e9, seconds)] += 1;
     }
     let width = seconds / PARTS as f64;
@@ -358,15 +358,15 @@ fn rate(
     let top = (f64::from(most) / width * 1.1).max(1.0);
     let label = |rate: &f64| format!("{rate:.0}");
     let svg = chart(windows, seconds, 0.0..top, "operations a second", &label, |chart| {
-        for (fate, counts) in &counts {
-            let color = match fate {
-                Fate::Ok => HUES[0],
-                Fate::Fail => HUES[4],
-                Fate::Info => HUES[1],
+        for (outcome, counts) in &counts {
+            let color = match outcome {
+                Outcome::Ok => HUES[0],
+                Outcome::Fail => HUES[4],
+                Outcome::Info => HUES[1],
             };
             let points = counts.iter().enumerate();
             let points = points.map(|(at, n)| (middle(at, seconds), f64::from(*n) / width));
-            line(chart, points, color, name(*fate))?;
+            line(chart, points, color, name(*outcome))?;
         }
         Ok(())
     })?;

@@ -16,7 +16,7 @@ use super::{
     cite::{Piece, pieces},
     columns::Columns,
     journals::{self, Found, Note, Story, Wanted},
-    tenures::{self, Outcome, Reign, Tenure},
+    tenures::{self, Reign, Release, Tenure},
     windows::{Window, windows},
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
         linearizability::{self, Broken, Limits},
         read_json,
     },
-    history::{Event, Fate, Function, Operation},
+    history::{Event, Function, Operation, Outcome},
 };
 
 /// A run with more operations shows a share of them: about so many.
@@ -78,7 +78,7 @@ impl<'a> Scene<'a> {
         let limits = Limits { time: std::time::Duration::from_secs(10), ..Limits::default() };
         let invalid = results
             .check(linearizability::NAME)
-            .is_some_and(|judgement| judgement.verdict == Validity::Invalid);
+            .is_some_and(|check_result| check_result.verdict == Validity::Invalid);
         let broken =
             if invalid { linearizability::broken(&run.operations, &limits) } else { Vec::new() };
         let tenures = tenures::tenures(&run.evidence, &windows);
@@ -308,7 +308,7 @@ impl Shown {
         for (number, operation) in run.operations.iter().enumerate() {
             let kept = number % every == 0
                 || named.contains(&number)
-                || operation.fate == Fate::Info
+                || operation.outcome == Outcome::Info
                 || (few > 0 && near(operation.invoked) && {
                     few -= 1;
                     true
@@ -388,12 +388,12 @@ fn put_operations(columns: &mut Columns, operations: &[&Operation], run: &Run, n
                 Function::Put => 1,
                 Function::Del => 2,
             };
-            let fate = match op.fate {
-                Fate::Ok => 0,
-                Fate::Fail => 1,
-                Fate::Info => 2,
+            let outcome = match op.outcome {
+                Outcome::Ok => 0,
+                Outcome::Fail => 1,
+                Outcome::Info => 2,
             };
-            3 * f + fate
+            3 * f + outcome
         }),
     );
     let keys = operations.iter().map(|op| int(number(&mut names.keys, &op.key).0));
@@ -450,10 +450,10 @@ fn put_tenures(
     columns.plain(&name("voted"), each(&|t| t.voted.map_or(-1, |v| v / 1000 - t.from / 1000)));
     columns.plain(&name("for"), each(&|t| t.to / 1000 - t.from / 1000));
     let outcome = |t: &Tenure| match t.outcome {
-        Outcome::Open => 0,
-        Outcome::Applied => 1,
-        Outcome::Aborted => 2,
-        Outcome::Down => 3,
+        Release::Open => 0,
+        Release::Applied => 1,
+        Release::Aborted => 2,
+        Release::Down => 3,
     };
     columns.plain(&name("how"), each(&outcome));
     let numbers = tenures.iter().map(|t| int(number(keys, &t.key.to_string()).0));
@@ -496,8 +496,8 @@ fn wanted(
             wanted.transactions.insert(txn);
         }
     };
-    for judgement in results.checks.iter().filter(|check| check.verdict == Validity::Invalid) {
-        for sentence in &judgement.violations {
+    for check_result in results.checks.iter().filter(|check| check.verdict == Validity::Invalid) {
+        for sentence in &check_result.violations {
             for piece in pieces(sentence) {
                 match piece {
                     Piece::Text(_) => {}
@@ -537,11 +537,11 @@ fn wanted(
             first.get_or_insert(txn);
         }
     }
-    let mut doubts: Vec<(i64, TxnId)> =
-        tenures.values().flatten().map(|tenure| (tenure.doubt(), tenure.txn)).collect();
-    doubts.sort_unstable_by(|a, b| b.cmp(a));
-    doubts.dedup_by_key(|(_, txn)| *txn);
-    doubts.iter().take(DOUBTFUL).for_each(|(_, txn)| add(&mut wanted, *txn));
+    let mut unknown_because: Vec<(i64, TxnId)> =
+        tenures.values().flatten().map(|tenure| (tenure.unknown(), tenure.txn)).collect();
+    unknown_because.sort_unstable_by(|a, b| b.cmp(a));
+    unknown_because.dedup_by_key(|(_, txn)| *txn);
+    unknown_because.iter().take(DOUBTFUL).for_each(|(_, txn)| add(&mut wanted, *txn));
     // And some as they come, spread over the run.
     let spread = known.len().div_ceil(20).max(1);
     known.keys().step_by(spread).for_each(|txn| add(&mut wanted, *txn));

@@ -337,7 +337,7 @@ mod tests {
                 "mend",
                 json!({ "fault": "partition", "struck": { "kinds": { "ack": 2, "prepare": 3 } } }),
             ),
-            nemesis("twin-master", json!({ "fault": "twin-master", "refused": true })),
+            nemesis("second-master", json!({ "fault": "second-master", "refused": true })),
         ];
         let events: Vec<_> = actions
             .into_iter()
@@ -357,7 +357,7 @@ mod tests {
             "Died unasked: r1: exit status: 3",
             "what clients saw of k13",
             "partition: 1 times\n  messages struck: ack 2, prepare 3",
-            "twin-master: 1 times\n  refused: 1, let in: 0",
+            "second-master: 1 times\n  refused: 1, let in: 0",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }

@@ -10,7 +10,7 @@ use crate::checker::evidence::{Evidence, NodeFacts, What};
 
 /// How a lock was let go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Outcome {
+pub(super) enum Release {
     /// It never was.
     Open,
     /// The write was applied.
@@ -31,16 +31,16 @@ pub(super) struct Tenure {
     /// When PREPARE was durable: in doubt from here on. None if it never was.
     pub(super) voted: Option<i64>,
     pub(super) to: i64,
-    pub(super) outcome: Outcome,
+    pub(super) outcome: Release,
 }
 
 impl Tenure {
     fn begun(txn: TxnId, key: &Key, from: i64, voted: Option<i64>) -> Self {
-        Tenure { txn, key: key.clone(), from, voted, to: from, outcome: Outcome::Open }
+        Tenure { txn, key: key.clone(), from, voted, to: from, outcome: Release::Open }
     }
 
     /// How long it was in doubt.
-    pub(super) fn doubt(&self) -> i64 {
+    pub(super) fn unknown(&self) -> i64 {
         self.voted.map_or(0, |voted| self.to - voted)
     }
 }
@@ -74,7 +74,7 @@ fn of_replica(node: Node, facts: &NodeFacts, windows: &[Window]) -> Vec<Tenure> 
                 let kills = kills.map(|w| i64::try_from(w.from).unwrap_or(i64::MAX));
                 let down = kills.filter(|kill| (last..=t).contains(kill)).max().unwrap_or(t);
                 for (_, at) in std::mem::take(&mut open) {
-                    all[at].outcome = Outcome::Down;
+                    all[at].outcome = Release::Down;
                     all[at].to = down.max(all[at].from);
                     all[at].voted = all[at].voted.filter(|voted| *voted <= all[at].to);
                 }
@@ -95,7 +95,7 @@ fn of_replica(node: Node, facts: &NodeFacts, windows: &[Window]) -> Vec<Tenure> 
             What::Committed(txn) | What::Aborted(txn) => {
                 if let Some(at) = open.remove(txn) {
                     let commits = matches!(fact.what, What::Committed(_));
-                    all[at].outcome = if commits { Outcome::Applied } else { Outcome::Aborted };
+                    all[at].outcome = if commits { Release::Applied } else { Release::Aborted };
                     all[at].to = t;
                 }
             }

@@ -52,7 +52,7 @@ const REVIVES: &[&str] = &["restart", "resume"];
 const MENDS: &[&str] = &["mend", "restore"];
 
 impl Window {
-    fn concerns(&self, nodes: &[String]) -> bool {
+    fn applies_to(&self, nodes: &[String]) -> bool {
         self.nodes.iter().any(|node| nodes.contains(node))
     }
 
@@ -92,7 +92,7 @@ fn take(windows: &mut Vec<Window>, event: &Event, nemesis: &NemesisEvent) {
         "recovered" => {
             let of_it = windows.iter_mut().rev().find(|window| {
                 Some(window.fault.as_str()) == fault
-                    && (nodes.is_empty() || window.concerns(&nodes))
+                    && (nodes.is_empty() || window.applies_to(&nodes))
             });
             if let Some(window) = of_it {
                 let number = |name| nemesis.value.get(name).and_then(Json::as_u64);
@@ -105,13 +105,13 @@ fn take(windows: &mut Vec<Window>, event: &Event, nemesis: &NemesisEvent) {
         "heal" => windows.iter_mut().for_each(|window| close(window, event.time)),
         "miss" | "settled" | "final" | "broken" | "unseen" => {}
         _ if REVIVES.contains(&name) => {
-            let undone = windows.iter_mut().filter(|w| w.silent && w.concerns(&nodes));
+            let undone = windows.iter_mut().filter(|w| w.silent && w.applies_to(&nodes));
             undone.for_each(|window| close(window, event.time));
         }
         _ if MENDS.contains(&name) => {
             let undone = windows.iter_mut().filter(|window| {
                 !window.silent
-                    && (nodes.is_empty() || window.concerns(&nodes))
+                    && (nodes.is_empty() || window.applies_to(&nodes))
                     && fault.is_none_or(|fault| window.fault == fault)
             });
             undone.for_each(|window| close(window, event.time));
@@ -120,7 +120,8 @@ fn take(windows: &mut Vec<Window>, event: &Event, nemesis: &NemesisEvent) {
         _ => {
             if let Some(fault) = fault {
                 // A node that was held at its point is killed there, or is continued.
-                let held = windows.iter_mut().filter(|w| w.action == "hold" && w.concerns(&nodes));
+                let held =
+                    windows.iter_mut().filter(|w| w.action == "hold" && w.applies_to(&nodes));
                 held.for_each(|window| close(window, event.time));
                 windows.push(begun(event, nemesis, nodes, fault));
             }
@@ -154,7 +155,7 @@ fn begun(event: &Event, nemesis: &NemesisEvent, nodes: Vec<String>, fault: &str)
 
 /// What leaves a node dead or stopped until it is brought back.
 const SILENCES: &[&str] =
-    &["kill", "pause", "hold", "died", "power-loss", "wipe-replica", "twin-master"];
+    &["kill", "pause", "hold", "died", "power-loss", "wipe-replica", "second-master"];
 
 /// Which messages a fault is about, and what is done to them.
 fn messages(value: &Json) -> Option<String> {

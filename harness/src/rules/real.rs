@@ -1,4 +1,4 @@
-//! The scoreboard's column for real processes: each rule broken in runs with the faults that it
+//! The kill matrix's column for real processes: each rule broken in runs with the faults that it
 //! guards against, until a check notices; the same runs with the rule kept; and the controls.
 //! Knows which faults a rule needs; nothing of how they are made.
 
@@ -14,7 +14,7 @@ use crate::{
     disk,
     generator::{Mix, run_seeds},
     nemesis::{Faults, matrix::Part},
-    runner::{self, Options, follow_signals},
+    runner::{self, RunOptions, follow_signals},
     systems::Break,
 };
 
@@ -40,10 +40,10 @@ impl Scene {
 }
 
 /// Replicas that turn to their peers within the vote timeout.
-const IMPATIENT: &str = "inquire=100,peers_after=1";
+const IMPATIENT: &str = "inquiry_timeout_ms=100,peer_inquiry_after=1";
 
 /// The same, with votes that count even after the longest wait.
-const LONG_VOTES: &str = "inquire=100,peers_after=1,vote=4000";
+const LONG_VOTES: &str = "inquiry_timeout_ms=100,peer_inquiry_after=1,vote_timeout_ms=4000";
 
 /// What a rule needs to matter, as far as runs can give it.
 fn scene(rule: Rule) -> Scene {
@@ -57,31 +57,31 @@ fn scene(rule: Rule) -> Scene {
         // votes that are waited for as long as a replica lies while another comes back.
         Rule::RelockOnRecovery => Scene {
             concurrency: 30,
-            timing: "vote=4000",
+            timing: "vote_timeout_ms=4000",
             ..Scene::of("kill-replica,pause-replica")
         },
         Rule::ReadsRespectLocks => Scene::of("master-uncertainty,messages"),
         // Somebody must be asked what it has dropped, while the master lies that could tell.
-        Rule::KeepOutcomeUntilFloor => {
+        Rule::KeepOutcomeUntilWatermark => {
             Scene { timing: IMPATIENT, ..Scene::of("master-uncertainty") }
         }
         Rule::ForgetAfterAllAcks
-        | Rule::FloorWaitsForAcks
+        | Rule::WatermarkWaitsForAcks
         | Rule::CommitIsFinal
-        | Rule::ResolvesOnPrepare => Scene::of("messages"),
+        | Rule::PiggybackOnPrepare => Scene::of("messages"),
         Rule::RefuseBeforePeerAbort => Scene { timing: LONG_VOTES, ..Scene::of("messages") },
         Rule::WriteAll => Scene::of("kill-replica,partition"),
-        Rule::ExclusiveStore => Scene::of("twin-master"),
+        Rule::ExclusiveStore => Scene::of("second-master"),
         Rule::EmptyStoreRefused => Scene::of("wipe-replica"),
         // What a restart finds can be lost again only by a loss of power.
-        Rule::MasterBootForces | Rule::ReplicaBootForces => {
+        Rule::EpochForced | Rule::IncarnationForced => {
             Scene { length: 3, ..Scene::of("power-loss") }
         }
         Rule::VetoBeforeAbort | Rule::LateYesIsVoid => Scene::of("messages"),
         Rule::VetoForced => Scene::of("power-loss,messages"),
         Rule::FreezeBeforeAnswer => Scene { timing: IMPATIENT, ..Scene::of("messages,partition") },
         Rule::NoPresumption => Scene::of("master-uncertainty"),
-        Rule::FloorWaitsForHandshakes | Rule::HandshakeAfterCommits => Scene::all(),
+        Rule::WatermarkWaitsForHandshakes | Rule::HandshakeAfterCommits => Scene::all(),
         Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => Scene::all(),
     }
 }
@@ -128,7 +128,7 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
     let mut verdict = Validity::Valid;
     let rules = if args.rules.is_empty() { Rule::ALL } else { &args.rules };
     // Of the rules of the other mode runs of this one tell nothing.
-    for rule in rules.iter().filter(|rule| rule.concerns(commit)) {
+    for rule in rules.iter().filter(|rule| rule.applies_to(commit)) {
         if bench.interrupted() {
             return Ok(verdict.max(Validity::Unknown));
         }
@@ -139,10 +139,10 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
         }
         let broken = bench.options(scene, Some(*rule));
         // What must not be noticed gets as many runs as what must.
-        let tries = if rule.redundant(commit) { 1 } else { args.tries };
+        let tries = if rule.is_equivalent(commit) { 1 } else { args.tries };
         let score = bench.score(&broken, tries)?;
         let clean = bench.score(&bench.options(scene, None), 1)?;
-        verdict = verdict.max(score.verdict(!rule.redundant(commit))).max(clean.verdict(false));
+        verdict = verdict.max(score.verdict(!rule.is_equivalent(commit))).max(clean.verdict(false));
         show(rule.name(), scene.faults, &score, Some(&clean), out)?;
     }
     if args.rules.is_empty() {
@@ -151,7 +151,7 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
         verdict = verdict.max(score.verdict(false));
         show("(other periods)", other.faults, &score, None, out)?;
         let lying = Scene::of("kill-master");
-        let lying = Options { lie: true, ..bench.options(lying, None) };
+        let lying = RunOptions { lie: true, ..bench.options(lying, None) };
         let score = bench.score(&lying, args.tries)?;
         verdict = verdict.max(score.verdict(true));
         show("(a lying harness)", "kill-master", &score, None, out)?;
@@ -160,21 +160,20 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
 }
 
 /// A change that is none: every period is another, and outcomes are dropped as soon as they may be.
-const OTHER_TIMING: &str =
-    "vote=600,resend=60,inquire=150,peers_after=1,heartbeat=100,floor_batch=1";
+const OTHER_TIMING: &str = "vote_timeout_ms=600,retransmit_ms=60,inquiry_timeout_ms=150,peer_inquiry_after=1,heartbeat_ms=100,watermark_batch=1";
 
 impl Bench<'_> {
     fn interrupted(&self) -> bool {
         *self.interrupt.borrow()
     }
 
-    fn options(&self, scene: Scene, broken: Option<Rule>) -> Options {
+    fn options(&self, scene: Scene, broken: Option<Rule>) -> RunOptions {
         let mut faults: Faults = scene.faults.parse().expect("these faults exist");
         if self.disks.is_err() {
             faults = faults.without_disks();
         }
         let disks = self.disks.is_ok() && faults.want_disks();
-        Options {
+        RunOptions {
             faults,
             time_limit: self.args.time * scene.length,
             concurrency: scene.concurrency,
@@ -201,7 +200,7 @@ impl Bench<'_> {
 
     /// Makes runs until something was noticed as often as it was asked for, each time in at most
     /// so many runs. Of what was noticed the last run is kept.
-    fn score(&self, options: &Options, tries: u32) -> anyhow::Result<Score> {
+    fn score(&self, options: &RunOptions, tries: u32) -> anyhow::Result<Score> {
         let mut score = Score::default();
         let mut kept: Option<PathBuf> = None;
         let mut seeds = run_seeds(self.args.seed, self.args.runs.saturating_mul(tries));
@@ -218,7 +217,7 @@ impl Bench<'_> {
                 }
                 after += 1;
                 score.runs += 1;
-                let options = Options { seed, ..options.clone() };
+                let options = RunOptions { seed, ..options.clone() };
                 let made =
                     self.runtime.block_on(runner::run(&options, self.interrupt.clone(), true))?;
                 let (_, results) = judge(&made.directory, &Limits::default())?;

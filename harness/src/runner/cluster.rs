@@ -82,7 +82,7 @@ pub struct Cluster {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
     /// Beside the process that has the store.
-    Twin,
+    SecondInstance,
     /// On an empty directory.
     Wiped {
         /// As if the cluster were new.
@@ -358,7 +358,7 @@ impl Cluster {
         let out = OpenOptions::new().create(true).append(true).open(log);
         let out = out.map_err(io(format!("cannot open {}", log.display())))?;
         let start = match attempt {
-            Attempt::Twin => Start { beside: true, ..Start::default() },
+            Attempt::SecondInstance => Start { beside: true, ..Start::default() },
             Attempt::Wiped { bootstrap } => {
                 let empty = self.system.spare_directory(node);
                 let empty = empty.map_err(io("cannot make an empty directory".to_owned()))?;
@@ -386,7 +386,7 @@ impl Cluster {
             let admitted = state.listening.is_some()
                 && match attempt {
                     // Who listens has opened its store.
-                    Attempt::Twin => true,
+                    Attempt::SecondInstance => true,
                     Attempt::Wiped { .. } => {
                         self.system.observe(node).await.is_ok_and(|observed| observed.ready)
                     }

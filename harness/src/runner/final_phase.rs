@@ -8,7 +8,7 @@ use system::protocol::Node;
 use tokio::time::Instant;
 
 use super::{
-    RESOLUTION_DEADLINE, RunError,
+    CONVERGENCE_DEADLINE, RunError,
     cluster::{Cluster, ClusterError},
     note,
     progress::Progress,
@@ -40,7 +40,7 @@ pub(super) async fn settle(
         }
         Err(error) => return Err(error.into()),
     }
-    let settled = cluster.until_settled(RESOLUTION_DEADLINE).await;
+    let settled = cluster.until_settled(CONVERGENCE_DEADLINE).await;
     let settled_ms = settled.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     note(recorder, "settled", json!({ "ms": settled_ms }))?;
 

@@ -27,14 +27,14 @@ use tokio::{
 };
 
 use super::{
-    Made, Options, RunError, Stage, cluster::Attempt, cluster::Trial, io_error, note,
+    Made, RunError, RunOptions, Stage, cluster::Attempt, cluster::Trial, io_error, note,
     progress::Progress, worker::Worker,
 };
 use crate::{
     disk::{self, DiskPoint},
-    generator::{Mix, Operation},
+    generator::{ClientRequest, Mix},
     nemesis::matrix::Part,
-    network::{Deed, Pattern, Snare},
+    network::{Deed, InterceptRule, Pattern},
     schedule::{self, Schedule, Step},
     supervisor::{Activity, Process, State},
     systems::{Break, Timings},
@@ -50,11 +50,13 @@ const TIMER_SLACK: Duration = Duration::from_millis(1_500);
 const POLL_PERIOD: Duration = Duration::from_millis(5);
 
 /// Periods of timers that the schedule wants to run out, in milliseconds.
-const SOON: [(&str, u64); 3] = [("vote", 1_500), ("resend", 900), ("inquire", 700)];
+const SOON: [(&str, u64); 3] =
+    [("vote_timeout_ms", 1_500), ("retransmit_ms", 900), ("inquiry_timeout_ms", 700)];
 
 /// Periods of those that it does not want: beyond the schedule, and within what a cluster has to
 /// come to rest afterwards.
-const LATE: [(&str, u64); 3] = [("vote", 4_000), ("resend", 2_500), ("inquire", 2_500)];
+const LATE: [(&str, u64); 3] =
+    [("vote_timeout_ms", 4_000), ("retransmit_ms", 2_500), ("inquiry_timeout_ms", 2_500)];
 
 /// What became of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,24 +87,25 @@ fn not<T>(why: impl Into<String>) -> Result<T, String> {
 ///
 /// # Errors
 /// In words: real processes cannot do what the schedule is about.
-pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<Options, String> {
-    let schedule::Setup { replicas, commit, rules, timing, .. } = &schedule.setup;
+pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<RunOptions, String> {
+    let schedule::ScheduleSetup { replicas, commit, rules, timing, .. } = &schedule.setup;
     let wanted = |name: &str| {
         schedule.steps.iter().any(|step| match step {
-            Step::Timer { id: TimerId::Vote(_), .. } => name == "vote",
-            Step::Timer { id: TimerId::Resend { .. }, .. } => name == "resend",
-            Step::Timer { id: TimerId::Inquire(_), .. } => name == "inquire",
+            Step::Timer { id: TimerId::VoteTimeout(_), .. } => name == "vote_timeout_ms",
+            Step::Timer { id: TimerId::Retransmit { .. }, .. } => name == "retransmit_ms",
+            Step::Timer { id: TimerId::InquiryTimeout(_), .. } => name == "inquiry_timeout_ms",
             _ => false,
         })
     };
     Rule::check(&rules.broken().collect::<Vec<_>>(), &[*commit])?;
     let cuts = schedule.steps.iter().any(|step| matches!(step, Step::PowerLoss { .. }));
-    let Timing { peers_after, floor_batch, .. } = timing;
-    let mut periods = vec![format!("peers_after={peers_after},floor_batch={floor_batch}")];
+    let Timing { peer_inquiry_after, watermark_batch, .. } = timing;
+    let mut periods =
+        vec![format!("peer_inquiry_after={peer_inquiry_after},watermark_batch={watermark_batch}")];
     for ((name, soon), (_, late)) in SOON.iter().zip(LATE) {
         periods.push(format!("{name}={}", if wanted(name) { *soon } else { late }));
     }
-    Ok(Options {
+    Ok(RunOptions {
         faults: "none".parse()?,
         time_limit: Duration::ZERO,
         concurrency: 1,
@@ -134,7 +137,7 @@ pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<Optio
 /// The harness cannot do its part.
 pub async fn run(
     schedule: &Schedule,
-    options: &Options,
+    options: &RunOptions,
     interrupt: watch::Receiver<bool>,
     mut tell: impl FnMut(usize, &Step, &Forced),
 ) -> Result<Made, RunError> {
@@ -163,7 +166,7 @@ pub async fn run(
         losses: losses(schedule),
         lost: BTreeMap::new(),
         clients: JoinSet::new(),
-        twin: None,
+        second_instance: None,
         keys: Vec::new(),
     };
     for (number, step) in schedule.steps.iter().enumerate() {
@@ -180,9 +183,9 @@ pub async fn run(
         note(&stage.scene.recorder, "step", value)?;
         tell(number, step, &forced);
     }
-    let Director { held, clients, keys, twin, .. } = director;
-    if let Some(twin) = twin {
-        twin.process.kill().await;
+    let Director { held, clients, keys, second_instance, .. } = director;
+    if let Some(second_instance) = second_instance {
+        second_instance.process.kill().await;
     }
     held.discard();
     for done in clients.join_all().await {
@@ -253,7 +256,7 @@ fn losses(schedule: &Schedule) -> BTreeMap<usize, Loss> {
         let Unforced { records, inherited } = unforced.entry(node).or_default();
         let starts = |at: usize| matches!(schedule.steps[at], Step::Restart { .. });
         match step {
-            Step::Force { upto, twin: false, .. } => {
+            Step::Force { upto, second_instance: false, .. } => {
                 let upto = *inherited + usize::try_from(*upto).unwrap_or(usize::MAX);
                 records.drain(..upto.min(records.len()));
                 *inherited = 0;
@@ -284,7 +287,7 @@ fn losses(schedule: &Schedule) -> BTreeMap<usize, Loss> {
             }
             _ => {}
         }
-        if of_twin(step) {
+        if of_second_instance(step) {
             continue;
         }
         let mut seen: BTreeMap<&'static str, u32> = BTreeMap::new();
@@ -302,10 +305,12 @@ fn losses(schedule: &Schedule) -> BTreeMap<usize, Loss> {
 }
 
 /// Whether it is the second process of the node to which a step happens.
-fn of_twin(step: &Step) -> bool {
+fn of_second_instance(step: &Step) -> bool {
     match step {
-        Step::Deliver { twin, .. } | Step::Force { twin, .. } | Step::Timer { twin, .. } => *twin,
-        Step::Twin { .. } => true,
+        Step::Deliver { second_instance, .. }
+        | Step::Force { second_instance, .. }
+        | Step::Timer { second_instance, .. } => *second_instance,
+        Step::SecondInstance { .. } => true,
         _ => false,
     }
 }
@@ -324,14 +329,14 @@ struct Tail {
 
 fn journals(stage: &Stage) -> BTreeMap<(Node, bool), Tail> {
     let nodes = stage.scene.cluster.nodes().flat_map(|node| [(node, false), (node, true)]);
-    let tail = |(node, twin): (Node, bool)| {
-        let name = if twin { "foreign.jsonl" } else { "journal.jsonl" };
+    let tail = |(node, second_instance): (Node, bool)| {
+        let name = if second_instance { "foreign.jsonl" } else { "journal.jsonl" };
         let path = stage.directory.path().join("nodes").join(node.to_string()).join(name);
         let mut tail =
             Tail { path, read: 0, appended: 0, durable: 0, entries: Vec::new(), told: 0 };
         tail.follow();
         tail.told = tail.entries.len();
-        ((node, twin), tail)
+        ((node, second_instance), tail)
     };
     nodes.map(tail).collect()
 }
@@ -375,7 +380,7 @@ impl Tail {
 /// Brings steps about.
 struct Director<'a> {
     stage: &'a Stage,
-    held: Snare,
+    held: InterceptRule,
     journals: BTreeMap<(Node, bool), Tail>,
     losses: BTreeMap<usize, Loss>,
     /// Nodes that lie with a record that is to be lost.
@@ -383,11 +388,11 @@ struct Director<'a> {
     clients: JoinSet<std::io::Result<()>>,
     /// The second process of the master. One of the two acts, and the other lies stopped, for the
     /// replicas speak with whoever has dialed last.
-    twin: Option<Twin>,
+    second_instance: Option<SecondInstance>,
     keys: Vec<String>,
 }
 
-struct Twin {
+struct SecondInstance {
     process: Process,
     acts: bool,
 }
@@ -448,23 +453,27 @@ impl Director<'_> {
         if let (Some(kind), false) = (self.lost.get(&node), crash) {
             return not(format!("{node} lies stopped, lest its {kind} become durable"));
         }
-        if node == Node::Master && !crash && !matches!(step, Step::Twin { .. }) {
-            self.let_act(of_twin(step)).await?;
+        if node == Node::Master && !crash && !matches!(step, Step::SecondInstance { .. }) {
+            self.let_act(of_second_instance(step)).await?;
         }
         match step {
             Step::Client { request, .. } => self.ask(request).await,
-            Step::Deliver { from, to, message, twin } => {
-                self.deliver(*from, *to, message, *twin).await
+            Step::Deliver { from, to, message, second_instance } => {
+                self.deliver(*from, *to, message, *second_instance).await
             }
-            Step::Force { node, twin, .. } => self.durable(*node, *twin).await,
-            Step::Timer { node, id, twin } => self.timer(*node, *id, *twin).await,
+            Step::Force { node, second_instance, .. } => {
+                self.durable(*node, *second_instance).await
+            }
+            Step::Timer { node, id, second_instance } => {
+                self.timer(*node, *id, *second_instance).await
+            }
             Step::Kill { node, .. } => Ok(self.crash(*node).await),
             Step::PowerLoss { node, .. } => self.cut(*node, number).await,
             Step::Restart { node } => {
                 self.stage.scene.cluster.start(*node).await.map_err(|error| error.to_string())?;
                 Ok(Forced::Done)
             }
-            Step::Twin { node } => self.start_twin(*node).await,
+            Step::SecondInstance { node } => self.start_second_instance(*node).await,
             Step::Wipe { node } => {
                 self.crash(*node).await;
                 let system = self.stage.scene.cluster.system();
@@ -476,8 +485,8 @@ impl Director<'_> {
     }
 
     async fn crash(&mut self, node: Node) -> Forced {
-        if let Some(twin) = self.twin.take_if(|_| node == Node::Master) {
-            twin.process.kill().await;
+        if let Some(second_instance) = self.second_instance.take_if(|_| node == Node::Master) {
+            second_instance.process.kill().await;
         }
         self.stage.scene.cluster.kill(node).await;
         self.lost.remove(&node);
@@ -504,32 +513,34 @@ impl Director<'_> {
     }
 
     /// Of the two masters, if there are two, lets this one act and stops the other.
-    async fn let_act(&mut self, twin_acts: bool) -> Result<(), String> {
-        match &self.twin {
-            None if twin_acts => return not("there is no twin"),
-            Some(twin) if twin.acts != twin_acts => self.between_commits(twin.acts).await,
+    async fn let_act(&mut self, second_instance_acts: bool) -> Result<(), String> {
+        match &self.second_instance {
+            None if second_instance_acts => return not("there is no second instance"),
+            Some(second_instance) if second_instance.acts != second_instance_acts => {
+                self.between_commits(second_instance.acts).await
+            }
             _ => return Ok(()),
         }
         let cluster = &self.stage.scene.cluster;
-        let Some(twin) = self.twin.as_mut() else { return Ok(()) };
-        twin.acts = twin_acts;
-        let turned = if twin_acts {
-            cluster.pause(Node::Master).await && twin.process.signal(Signal::SIGCONT)
+        let Some(second_instance) = self.second_instance.as_mut() else { return Ok(()) };
+        second_instance.acts = second_instance_acts;
+        let turned = if second_instance_acts {
+            cluster.pause(Node::Master).await && second_instance.process.signal(Signal::SIGCONT)
         } else {
             let stopped = |state: &State| state.activity == Activity::Stopped;
-            twin.process.signal(Signal::SIGSTOP);
-            twin.process.wait_until(STEP_DEADLINE, stopped).await.is_some()
+            second_instance.process.signal(Signal::SIGSTOP);
+            second_instance.process.wait_until(STEP_DEADLINE, stopped).await.is_some()
                 && cluster.resume(Node::Master).await
         };
         self.hang_up();
         if turned { Ok(()) } else { not("the other master could not be stopped") }
     }
 
-    /// Waits until the master, or its twin, has nothing to commit: stopped in a commit, it would keep
+    /// Waits until the master, or its second instance, has nothing to commit: stopped in a commit, it would keep
     /// the other from its own, for LMDB lets one at a time write.
-    async fn between_commits(&mut self, twin: bool) {
+    async fn between_commits(&mut self, second_instance: bool) {
         // Somebody who never gets there is seen by what follows.
-        let _ = self.durable(Node::Master, twin).await;
+        let _ = self.durable(Node::Master, second_instance).await;
     }
 
     /// Has whichever master acts dial the replicas anew.
@@ -544,10 +555,10 @@ impl Director<'_> {
         let key = key.to_string();
         let operation = match request {
             Request::Write(Write { value: Some(value), .. }) => {
-                Operation::Put { key: key.clone(), value: value.to_string() }
+                ClientRequest::Put { key: key.clone(), value: value.to_string() }
             }
-            Request::Write(Write { value: None, .. }) => Operation::Del { key: key.clone() },
-            Request::Get { .. } => Operation::Get { key: key.clone() },
+            Request::Write(Write { value: None, .. }) => ClientRequest::Del { key: key.clone() },
+            Request::Get { .. } => ClientRequest::Get { key: key.clone() },
         };
         let number = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
         let mut worker = worker(self.stage, number).map_err(|error| error.to_string())?;
@@ -566,17 +577,18 @@ impl Director<'_> {
         from: Node,
         to: Node,
         message: &Message,
-        twin: bool,
+        second_instance: bool,
     ) -> Result<Forced, String> {
         let wanted = message.body.clone();
         // Of two masters it is the epoch that tells whose message it is.
-        let epoch = (from == Node::Master && self.twin.is_some()).then_some(message.epoch);
+        let epoch =
+            (from == Node::Master && self.second_instance.is_some()).then_some(message.epoch);
         let same = |held: &Message| {
             alike(&held.body, &wanted) && epoch.is_none_or(|epoch| held.epoch == epoch)
         };
         let arrived = |event: &Event| matches!(event, Event::Message { from: by, message } if *by == from && alike(&message.body, &wanted));
         if matches!(wanted, Body::Heartbeat | Body::Alive { .. }) {
-            self.until(to, twin, STEP_DEADLINE, arrived, "none came in time").await?;
+            self.until(to, second_instance, STEP_DEADLINE, arrived, "none came in time").await?;
             return Ok(Forced::Itself);
         }
         let deadline = Instant::now() + STEP_DEADLINE;
@@ -586,15 +598,22 @@ impl Director<'_> {
             }
             sleep(POLL_PERIOD).await;
         }
-        self.until(to, twin, STEP_DEADLINE, arrived, "it was sent on, and did not arrive").await?;
+        self.until(
+            to,
+            second_instance,
+            STEP_DEADLINE,
+            arrived,
+            "it was sent on, and did not arrive",
+        )
+        .await?;
         Ok(Forced::Done)
     }
 
     /// A process forces what it wants forced without being asked.
-    async fn durable(&mut self, node: Node, twin: bool) -> Result<Forced, String> {
+    async fn durable(&mut self, node: Node, second_instance: bool) -> Result<Forced, String> {
         let deadline = Instant::now() + STEP_DEADLINE;
         loop {
-            let tail = self.journals.get_mut(&(node, twin)).expect("every node has one");
+            let tail = self.journals.get_mut(&(node, second_instance)).expect("every node has one");
             tail.follow();
             if tail.durable > 0 && tail.durable >= tail.appended {
                 return Ok(Forced::Itself);
@@ -606,22 +625,27 @@ impl Director<'_> {
         }
     }
 
-    async fn timer(&mut self, node: Node, id: TimerId, twin: bool) -> Result<Forced, String> {
+    async fn timer(
+        &mut self,
+        node: Node,
+        id: TimerId,
+        second_instance: bool,
+    ) -> Result<Forced, String> {
         let period = SOON.iter().map(|(_, period)| Duration::from_millis(*period)).max();
         let patience = period.unwrap_or_default() + TIMER_SLACK;
         let ran_out = |event: &Event| matches!(event, Event::Timer(timer) if *timer == id);
-        self.until(node, twin, patience, ran_out, "it did not run out in time").await?;
+        self.until(node, second_instance, patience, ran_out, "it did not run out in time").await?;
         Ok(Forced::Itself)
     }
 
-    async fn start_twin(&mut self, node: Node) -> Result<Forced, String> {
+    async fn start_second_instance(&mut self, node: Node) -> Result<Forced, String> {
         self.between_commits(false).await;
         self.stage.scene.cluster.pause(node).await;
         self.hang_up();
-        let attempt = self.stage.scene.cluster.attempt(node, Attempt::Twin).await;
+        let attempt = self.stage.scene.cluster.attempt(node, Attempt::SecondInstance).await;
         let became = match attempt.map_err(|error| error.to_string())? {
             Trial::Admitted(process) => {
-                self.twin = Some(Twin { process, acts: true });
+                self.second_instance = Some(SecondInstance { process, acts: true });
                 Ok(Forced::Done)
             }
             Trial::Refused { said, .. } => not(format!("it was refused: {said}")),
@@ -638,14 +662,14 @@ impl Director<'_> {
     async fn until(
         &mut self,
         node: Node,
-        twin: bool,
+        second_instance: bool,
         patience: Duration,
         which: impl Fn(&Event) -> bool,
         why: &str,
     ) -> Result<(), String> {
         let deadline = Instant::now() + patience;
         loop {
-            let tail = self.journals.get_mut(&(node, twin)).expect("every node has one");
+            let tail = self.journals.get_mut(&(node, second_instance)).expect("every node has one");
             if tail.saw(&which) {
                 return Ok(());
             }
@@ -684,10 +708,10 @@ mod tests {
     use system::protocol::{CommitMode, Key, Rule, Rules, TxnId, Value};
 
     use super::*;
-    use crate::schedule::Setup;
+    use crate::schedule::ScheduleSetup;
 
-    fn setup() -> Setup {
-        Setup {
+    fn setup() -> ScheduleSetup {
+        ScheduleSetup {
             replicas: 1,
             rules: Rules::ALL.without(Rule::VoteForced),
             commit: CommitMode::Logged,
@@ -707,7 +731,7 @@ mod tests {
         let (from, to, message) = cluster.under_way().next().expect("a Prepare").clone();
         let steps = vec![
             client,
-            Step::Deliver { from, to, message, twin: false },
+            Step::Deliver { from, to, message, second_instance: false },
             Step::Kill { node: Node::Replica(1), keep: 0 },
             Step::Restart { node: Node::Replica(1) },
         ];
@@ -721,7 +745,7 @@ mod tests {
         assert_eq!(options.broken, [Break::Rule(Rule::VoteForced)]);
         assert_eq!(options.label(), "twopc-schedule-without-vote-forced");
         assert_eq!(options.command(), "harness replay --real s.json");
-        assert!(options.timing.to_string().contains("vote=4000"), "{}", options.timing);
+        assert!(options.timing.to_string().contains("vote_timeout_ms=4000"), "{}", options.timing);
     }
 
     #[test]
@@ -732,7 +756,7 @@ mod tests {
         let mut cluster = schedule::Cluster::new(setup());
         cluster.apply(&client).expect("a client may ask");
         let (from, to, message) = cluster.under_way().next().expect("a Prepare").clone();
-        let deliver = Step::Deliver { from, to, message, twin: false };
+        let deliver = Step::Deliver { from, to, message, second_instance: false };
         let steps = |keep| {
             let restart = Step::Restart { node };
             let kill = Step::Kill { node, keep: 1 };
@@ -743,10 +767,10 @@ mod tests {
             losses(&Schedule { setup: setup(), steps: steps(keep), broken, origin })
         };
         let prepare = Loss { node, kind: "prepare", before: 0, hold: Hold::Written };
-        let boot = Loss { node, kind: "boot", before: 0, hold: Hold::FirstSync };
-        assert_eq!(losses_of(0), [(1, prepare), (3, boot.clone())].into());
+        let incarnation = Loss { node, kind: "incarnation", before: 0, hold: Hold::FirstSync };
+        assert_eq!(losses_of(0), [(1, prepare), (3, incarnation.clone())].into());
         // What the kill has left survives: only the start is undone.
-        assert_eq!(losses_of(1), [(3, boot)].into());
+        assert_eq!(losses_of(1), [(3, incarnation)].into());
         assert_eq!(losses_of(2), BTreeMap::new());
         let point = |hold: Hold| hold.point(node).map(|point| point.to_string());
         assert_eq!(point(Hold::Written).as_deref(), Some("replica:after-disk-write:log"));
@@ -763,7 +787,7 @@ mod tests {
         ));
         assert!(!alike(&Body::VoteYes { txn }, &Body::Inquire { txn }));
         assert!(alike(&Body::Inquire { txn }, &Body::VoteYes { txn }));
-        assert!(alike(&Body::Alive { boot: 2 }, &Body::Alive { boot: 6 }));
+        assert!(alike(&Body::Alive { incarnation: 2 }, &Body::Alive { incarnation: 6 }));
         assert!(alike(
             &Body::Fence { member: None, commit: CommitMode::Logged },
             &Body::Fence { member: Some(system::protocol::StoreId(3)), commit: CommitMode::Logged }

@@ -29,7 +29,7 @@ use tokio::{
     time::{Instant, interval, sleep, sleep_until},
 };
 
-pub use self::options::{Options, RESOLUTION_DEADLINE, duration_text, parse_duration};
+pub use self::options::{CONVERGENCE_DEADLINE, RunOptions, duration_text, parse_duration};
 pub use self::signals::follow_signals;
 use self::{
     address::Address,
@@ -44,13 +44,14 @@ use crate::{
     generator::{Generator, nemesis_rng, network_rng},
     history::{Action, NemesisEvent, Recorder},
     nemesis::{
-        FaultName, Hand, Means, Schedule, matrix,
-        strike::{Nemesis, NemesisError},
+        FaultName, Lane, Means, Schedule,
+        inject::{Nemesis, NemesisError},
+        matrix,
     },
     network::Network,
     systems::{
         System,
-        twopc::{Places, Setup, Twopc},
+        twopc::{ClusterSpec, Places, Twopc},
     },
 };
 
@@ -113,7 +114,7 @@ pub struct Made {
 /// # Errors
 /// The harness cannot do its part. What was recorded so far stays.
 pub async fn run(
-    options: &Options,
+    options: &RunOptions,
     interrupt: watch::Receiver<bool>,
     quiet: bool,
 ) -> Result<Made, RunError> {
@@ -124,7 +125,7 @@ pub async fn run(
 }
 
 async fn make(
-    options: &Options,
+    options: &RunOptions,
     mut interrupt: watch::Receiver<bool>,
     progress: &Progress,
 ) -> Result<Made, RunError> {
@@ -149,7 +150,7 @@ struct Stage {
 
 impl Stage {
     /// Makes the run's directory and starts its nodes.
-    async fn set_up(options: &Options, progress: &Progress) -> Result<Self, RunError> {
+    async fn set_up(options: &RunOptions, progress: &Progress) -> Result<Self, RunError> {
         let started = SystemTime::now();
         fs::create_dir_all(&options.store)
             .map_err(io_error(format!("cannot make {}", options.store.display())))?;
@@ -182,7 +183,7 @@ impl Stage {
                 directory.node(&node.to_string()).map_err(io_error("cannot make directories"))?;
             places.records.insert(node, records);
         }
-        let setup = Setup {
+        let setup = ClusterSpec {
             replicas: options.replicas,
             commit: options.commit,
             programs: options.system_bin.clone(),
@@ -270,7 +271,7 @@ struct Scene {
 /// by itself, or the history is beyond repair and that is to be the end. Gives back a worker for the
 /// last reads.
 async fn load(
-    options: &Options,
+    options: &RunOptions,
     scene: &Scene,
     online: Watch,
     interrupt: &mut watch::Receiver<bool>,
@@ -293,32 +294,32 @@ async fn load(
         );
         workers.spawn(worker.work(generator, ending.clone()));
     }
-    let Options { disks, part, commit, .. } = *options;
+    let RunOptions { disks, part, commit, .. } = *options;
     let means = Means { disks, part, commit };
     if options.faults.names().contains(&FaultName::CrashMatrix) {
         let facts = matrix::facts(options.replicas, means);
         note(recorder, matrix::EVENT, facts)?;
     }
-    let hands =
-        [(Hand::Nodes, nemesis_rng(options.seed)), (Hand::Network, network_rng(options.seed))];
-    let hands = hands.map(|(hand, rng)| {
-        let schedule = Schedule::new(&options.faults, options.replicas, means, hand, rng);
-        schedule.map(|schedule| (hand, schedule))
+    let lanes =
+        [(Lane::Nodes, nemesis_rng(options.seed)), (Lane::Network, network_rng(options.seed))];
+    let lanes = lanes.map(|(lane, rng)| {
+        let schedule = Schedule::new(&options.faults, options.replicas, means, lane, rng);
+        schedule.map(|schedule| (lane, schedule))
     });
-    let hands: Vec<_> = match &options.script {
+    let lanes: Vec<_> = match &options.script {
         Some(script) => {
             let rng = nemesis_rng(options.seed);
-            vec![(Hand::Nodes, Schedule::scripted(script.clone(), rng))]
+            vec![(Lane::Nodes, Schedule::scripted(script.clone(), rng))]
         }
-        None => hands.into_iter().flatten().collect(),
+        None => lanes.into_iter().flatten().collect(),
     };
-    let alone = hands.len() == 1;
-    let hands: Vec<_> = hands
+    let alone = lanes.len() == 1;
+    let lanes: Vec<_> = lanes
         .into_iter()
-        .map(|(hand, schedule)| {
+        .map(|(lane, schedule)| {
             let (scene, ending) = (scene.clone(), ending.clone());
-            // Beside a hand that kills nodes nobody can say what the cluster comes back from.
-            let waits = alone || hand == Hand::Nodes;
+            // Beside a lane that kills nodes nobody can say what the cluster comes back from.
+            let waits = alone || lane == Lane::Nodes;
             tokio::spawn(async move {
                 let nemesis = Nemesis {
                     cluster: &scene.cluster,
@@ -373,8 +374,8 @@ async fn load(
         chosen.get_or_insert(worker);
         back = workers.join_next().await;
     }
-    for hand in hands {
-        match hand.await? {
+    for lane in lanes {
+        match lane.await? {
             // That a node does not start again is a fact about the system, and on record.
             Ok(()) | Err(NemesisError::Cluster(ClusterError::Start { .. })) => {}
             Err(error) => return Err(error.into()),

@@ -9,16 +9,16 @@ use system::protocol::CommitMode;
 use super::worker::{GET_TIMEOUT, WRITE_TIMEOUT};
 use crate::{
     generator::Mix,
-    nemesis::{Faults, Strike, matrix::Part},
+    nemesis::{Faults, Injection, matrix::Part},
     systems::{Break, Timings},
 };
 
 /// After the last heal, everything is decided within this time.
-pub const RESOLUTION_DEADLINE: Duration = Duration::from_secs(10);
+pub const CONVERGENCE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What a run does.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub struct RunOptions {
     /// The faults.
     pub faults: Faults,
     /// How long clients ask and faults strike.
@@ -60,10 +60,10 @@ pub struct Options {
     /// The schedule that is forced, instead of load and faults.
     pub schedule: Option<PathBuf>,
     /// These strikes, instead of what the seed draws of the faults.
-    pub script: Option<Vec<Strike>>,
+    pub script: Option<Vec<Injection>>,
 }
 
-impl Options {
+impl RunOptions {
     /// The name of the directory in which runs like this one lie.
     #[must_use]
     pub fn label(&self) -> String {
@@ -149,7 +149,7 @@ impl Options {
             "lie": self.lie,
             "write_timeout_ms": ms(WRITE_TIMEOUT),
             "get_timeout_ms": ms(GET_TIMEOUT),
-            "resolution_deadline_ms": ms(RESOLUTION_DEADLINE),
+            "convergence_deadline_ms": ms(CONVERGENCE_DEADLINE),
             "clock_origin": clock_origin,
             "disks": self.disks,
             "part": self.part.to_string(),

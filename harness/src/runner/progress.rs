@@ -86,7 +86,7 @@ impl Progress {
             Action::Client(event) if event.kind == Kind::Invoke => shared.invoked += 1,
             Action::Client(event) => *shared.ended.entry(event.kind).or_default() += 1,
             Action::Nemesis(event) => {
-                if let "kill" | "pause" | "power-loss" | "disturb" | "twin-master"
+                if let "kill" | "pause" | "power-loss" | "disturb" | "second-master"
                 | "wipe-replica" = event.f.as_str()
                 {
                     shared.strikes += 1;

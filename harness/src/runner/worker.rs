@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use crate::{
-    generator::{Generator, Operation},
+    generator::{ClientRequest, Generator},
     history::{Action, ClientEvent, Function, Kind, Recorder},
     systems::{Answer, Client},
 };
@@ -77,7 +77,7 @@ impl Worker {
     ///
     /// # Errors
     /// The history cannot be written.
-    pub(super) async fn ask(&mut self, operation: &Operation) -> io::Result<()> {
+    pub(super) async fn ask(&mut self, operation: &ClientRequest) -> io::Result<()> {
         self.perform(operation).await.map(|_| ())
     }
 
@@ -91,7 +91,7 @@ impl Worker {
         deadline: Duration,
     ) -> io::Result<Result<(), String>> {
         let give_up = tokio::time::Instant::now() + deadline;
-        let operation = Operation::Get { key: key.to_owned() };
+        let operation = ClientRequest::Get { key: key.to_owned() };
         loop {
             match self.perform(&operation).await? {
                 Answer::Ok { .. } => return Ok(Ok(())),
@@ -106,11 +106,11 @@ impl Worker {
     }
 
     /// Performs one operation and records it.
-    async fn perform(&mut self, operation: &Operation) -> io::Result<Answer> {
+    async fn perform(&mut self, operation: &ClientRequest) -> io::Result<Answer> {
         let (f, key, written, deadline) = match operation {
-            Operation::Get { key } => (Function::Get, key, None, GET_TIMEOUT),
-            Operation::Put { key, value } => (Function::Put, key, Some(value), WRITE_TIMEOUT),
-            Operation::Del { key } => (Function::Del, key, None, WRITE_TIMEOUT),
+            ClientRequest::Get { key } => (Function::Get, key, None, GET_TIMEOUT),
+            ClientRequest::Put { key, value } => (Function::Put, key, Some(value), WRITE_TIMEOUT),
+            ClientRequest::Del { key } => (Function::Del, key, None, WRITE_TIMEOUT),
         };
         let mut event = ClientEvent {
             process: self.process,
@@ -166,7 +166,7 @@ mod tests {
     struct Fickle(u32);
 
     impl Client for Fickle {
-        fn perform<'a>(&'a mut self, _: &'a Operation, _: Duration) -> BoxFuture<'a, Answer> {
+        fn perform<'a>(&'a mut self, _: &'a ClientRequest, _: Duration) -> BoxFuture<'a, Answer> {
             self.0 += 1;
             let error = "because".to_owned();
             Box::pin(std::future::ready(match self.0 % 3 {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use system::protocol::{Body, Effect, Key, Message, Node, Request};
 
 use super::{
-    Setup, Step,
+    ScheduleSetup, Step,
     host::{Host, Outcome},
     judge::{Judge, Property, View},
 };
@@ -14,7 +14,7 @@ use super::{
 /// A cluster.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    setup: Setup,
+    setup: ScheduleSetup,
     /// The master, then the replicas.
     hosts: Vec<Host>,
     views: Vec<View>,
@@ -36,7 +36,7 @@ pub struct NotPossible {
 impl Cluster {
     /// A cluster as its setup says: of empty stores, or one that has handshaken.
     #[must_use]
-    pub fn new(setup: Setup) -> Self {
+    pub fn new(setup: ScheduleSetup) -> Self {
         let mut this = Cluster {
             hosts: Vec::new(),
             views: Vec::new(),
@@ -95,17 +95,17 @@ impl Cluster {
                 }
                 host.ask(setup, *call, request)
             }
-            Step::Deliver { from, to, message, twin } => {
+            Step::Deliver { from, to, message, second_instance } => {
                 let message = self.find(*from, *to, message);
                 let message = message.ok_or_else(|| not("no such message was sent"))?;
-                self.hosts[at].receive(&self.setup, *from, &message, *twin)
+                self.hosts[at].receive(&self.setup, *from, &message, *second_instance)
             }
-            Step::Force { upto, twin, .. } => host.force(setup, *upto, *twin),
-            Step::Timer { id, twin, .. } => host.timer(setup, *id, *twin),
+            Step::Force { upto, second_instance, .. } => host.force(setup, *upto, *second_instance),
+            Step::Timer { id, second_instance, .. } => host.timer(setup, *id, *second_instance),
             Step::Kill { keep, .. } => host.kill(*keep),
             Step::PowerLoss { keep, .. } => host.power_loss(*keep),
             Step::Restart { .. } => host.restart(setup),
-            Step::Twin { .. } => host.start_twin(setup),
+            Step::SecondInstance { .. } => host.start_second_instance(setup),
             Step::Wipe { .. } => host.wipe(),
         };
         let outcome = outcome.ok_or_else(|| not("the node is not in a state for it"))?;
@@ -115,7 +115,7 @@ impl Cluster {
         Ok(self.take(node, outcome))
     }
 
-    /// A message as it was sent; or else the last one that says the same, though with another floor
+    /// A message as it was sent; or else the last one that says the same, though with another watermark
     /// or epoch, or in a handshake of another start: a schedule from which steps were left out may
     /// change no more than that.
     fn find(&self, from: Node, to: Node, message: &Message) -> Option<Message> {
@@ -140,12 +140,16 @@ impl Cluster {
         loop {
             let force = self.hosts.iter().find(|host| host.forceable(false) > 0);
             let step = if let Some(host) = force {
-                Step::Force { node: host.node(), upto: host.forceable(false), twin: false }
+                Step::Force {
+                    node: host.node(),
+                    upto: host.forceable(false),
+                    second_instance: false,
+                }
             } else if let Some((from, to, message)) =
                 self.sent.iter().find(|message| !delivered.contains(*message)).cloned()
             {
                 delivered.insert((from, to, message.clone()));
-                Step::Deliver { from, to, message, twin: false }
+                Step::Deliver { from, to, message, second_instance: false }
             } else {
                 break;
             };
@@ -168,7 +172,11 @@ impl Cluster {
                 if !host.up() {
                     steps.push(Step::Restart { node });
                 }
-                steps.extend(host.timers(false).map(|id| Step::Timer { node, id, twin: false }));
+                steps.extend(host.timers(false).map(|id| Step::Timer {
+                    node,
+                    id,
+                    second_instance: false,
+                }));
             }
             for step in &steps {
                 let _ = after.apply(step);

@@ -13,13 +13,13 @@ use std::{
 use system::{
     protocol::{
         AbortReason, Body, CallId, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn,
-        Machine, Message, NoReason, Node, Outcome as Reply, PeerKnowledge, Record, Request, Rule,
-        StoreId, TimerId, TxnId, Value, Version,
+        Machine, Message, NoReason, Node, PeerKnowledge, Record, Reply, Request, Rule, StoreId,
+        TimerId, TxnId, Value, Version,
     },
     store::Memory,
 };
 
-use super::Setup;
+use super::ScheduleSetup;
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,7 +32,7 @@ pub struct Host {
     /// The process ended of itself, which no restart mends.
     stopped: bool,
     /// A second process, which believes that the store is its own.
-    twin: Option<(Process, Memory)>,
+    second_instance: Option<(Process, Memory)>,
 }
 
 /// A process that is up.
@@ -94,7 +94,7 @@ pub(super) type Possible<T> = Option<T>;
 impl Host {
     /// A node with an empty store that is allowed to begin, its process started.
     #[must_use]
-    pub fn fresh(setup: &Setup, node: Node) -> (Self, Outcome) {
+    pub fn fresh(setup: &ScheduleSetup, node: Node) -> (Self, Outcome) {
         let store_id = first_store(node);
         let mut host = Host {
             node,
@@ -102,7 +102,7 @@ impl Host {
             store: Memory::new(),
             process: None,
             stopped: false,
-            twin: None,
+            second_instance: None,
         };
         let outcome = host.restart(setup).expect("it is not running yet");
         (host, outcome)
@@ -126,10 +126,10 @@ impl Host {
         self.stopped
     }
 
-    /// Whether a twin is up.
+    /// Whether a second instance is up.
     #[must_use]
-    pub fn has_twin(&self) -> bool {
-        self.twin.is_some()
+    pub fn has_second_instance(&self) -> bool {
+        self.second_instance.is_some()
     }
 
     /// Whether the node still has the store that it began with.
@@ -150,9 +150,13 @@ impl Host {
         &self.store
     }
 
-    /// The timers that are set at the process or its twin.
-    pub fn timers(&self, twin: bool) -> impl Iterator<Item = TimerId> {
-        let process = if twin { self.twin.as_ref().map(|it| &it.0) } else { self.process.as_ref() };
+    /// The timers that are set at the process or its second instance.
+    pub fn timers(&self, second_instance: bool) -> impl Iterator<Item = TimerId> {
+        let process = if second_instance {
+            self.second_instance.as_ref().map(|it| &it.0)
+        } else {
+            self.process.as_ref()
+        };
         process.into_iter().flat_map(|process| process.timers.iter().copied())
     }
 
@@ -166,14 +170,19 @@ impl Host {
     /// Whether the process acts: it is up, and what it says first at a start is durable.
     #[must_use]
     pub fn acts(&self) -> bool {
-        let first = |record: &Record| matches!(record, Record::Epoch { .. } | Record::Boot { .. });
+        let first =
+            |record: &Record| matches!(record, Record::Epoch { .. } | Record::Incarnation { .. });
         self.up() && !self.store.tail().1.iter().any(first)
     }
 
-    /// Up to how many records the process, or its twin, has appended since the last force.
+    /// Up to how many records the process, or its second instance, has appended since the last force.
     #[must_use]
-    pub fn forceable(&self, twin: bool) -> Lsn {
-        let store = if twin { self.twin.as_ref().map(|it| &it.1) } else { Some(&self.store) };
+    pub fn forceable(&self, second_instance: bool) -> Lsn {
+        let store = if second_instance {
+            self.second_instance.as_ref().map(|it| &it.1)
+        } else {
+            Some(&self.store)
+        };
         store.map_or(0, |store| store.last() - store.synced())
     }
 
@@ -206,23 +215,23 @@ impl Host {
             own.iter().map(record).collect::<Vec<_>>().hash(hasher);
         };
         hash_process(self.process.as_ref(), &self.store);
-        if let Some((process, kept)) = &self.twin {
+        if let Some((process, kept)) = &self.second_instance {
             hash_process(Some(process), kept);
         }
     }
 
-    /// The last position of the process, or its twin, that is durable.
+    /// The last position of the process, or its second instance, that is durable.
     #[must_use]
-    pub fn position(&self, twin: bool) -> Lsn {
-        match &self.twin {
-            Some((_, store)) if twin => store.synced(),
+    pub fn position(&self, second_instance: bool) -> Lsn {
+        match &self.second_instance {
+            Some((_, store)) if second_instance => store.synced(),
             _ => self.store.synced(),
         }
     }
 
     /// What the process is told about itself when it starts.
     #[must_use]
-    pub fn config(&self, setup: &Setup) -> Config {
+    pub fn config(&self, setup: &ScheduleSetup) -> Config {
         setup.config(self.node, self.store_id)
     }
 
@@ -231,16 +240,21 @@ impl Host {
     /// A message arrives.
     pub fn receive(
         &mut self,
-        setup: &Setup,
+        setup: &ScheduleSetup,
         from: Node,
         message: &Message,
-        twin: bool,
+        second_instance: bool,
     ) -> Possible<Outcome> {
-        self.step(setup, Event::Message { from, message: message.clone() }, twin)
+        self.step(setup, Event::Message { from, message: message.clone() }, second_instance)
     }
 
     /// A client asks.
-    pub fn ask(&mut self, setup: &Setup, call: CallId, request: &Request) -> Possible<Outcome> {
+    pub fn ask(
+        &mut self,
+        setup: &ScheduleSetup,
+        call: CallId,
+        request: &Request,
+    ) -> Possible<Outcome> {
         let event = Event::Client { call, request: request.clone() };
         let mut outcome = self.step(setup, event, false)?;
         let begun = outcome.sent.iter().find_map(|(_, message)| match (&message.body, request) {
@@ -256,11 +270,17 @@ impl Host {
 
     /// The first `upto` records since the last force become durable, and what was inherited with
     /// them.
-    pub fn force(&mut self, setup: &Setup, upto: Lsn, twin: bool) -> Possible<Outcome> {
-        if upto == 0 || upto > self.forceable(twin) {
+    pub fn force(
+        &mut self,
+        setup: &ScheduleSetup,
+        upto: Lsn,
+        second_instance: bool,
+    ) -> Possible<Outcome> {
+        if upto == 0 || upto > self.forceable(second_instance) {
             return None;
         }
-        let store = if twin { &mut self.twin.as_mut()?.1 } else { &mut self.store };
+        let store =
+            if second_instance { &mut self.second_instance.as_mut()?.1 } else { &mut self.store };
         let (inherited, own) = store.tail();
         let settled = inherited.len() + usize::try_from(upto).ok()?;
         let decided = decisions(inherited.iter().chain(own).take(settled));
@@ -274,10 +294,13 @@ impl Host {
         if setup.bare {
             store.rebase();
         }
-        let mut outcome = self.step(setup, Event::Persisted(lsn), twin)?;
+        let mut outcome = self.step(setup, Event::Persisted(lsn), second_instance)?;
         if setup.bare {
-            let process =
-                if twin { self.twin.as_mut().map(|it| &mut it.0) } else { self.process.as_mut() };
+            let process = if second_instance {
+                self.second_instance.as_mut().map(|it| &mut it.0)
+            } else {
+                self.process.as_mut()
+            };
             if let Some(process) = process {
                 process.machine.rebase(lsn);
             }
@@ -287,12 +310,21 @@ impl Host {
     }
 
     /// A timer runs out.
-    pub fn timer(&mut self, setup: &Setup, id: TimerId, twin: bool) -> Possible<Outcome> {
-        let process = if twin { &mut self.twin.as_mut()?.0 } else { self.process.as_mut()? };
+    pub fn timer(
+        &mut self,
+        setup: &ScheduleSetup,
+        id: TimerId,
+        second_instance: bool,
+    ) -> Possible<Outcome> {
+        let process = if second_instance {
+            &mut self.second_instance.as_mut()?.0
+        } else {
+            self.process.as_mut()?
+        };
         if !process.timers.remove(&id) {
             return None;
         }
-        self.step(setup, Event::Timer(id), twin)
+        self.step(setup, Event::Timer(id), second_instance)
     }
 
     /// The process ends by SIGKILL; of the records that are not durable the first `keep` stay with
@@ -309,7 +341,7 @@ impl Host {
         self.store.write_up_to(self.store.synced() + (keep - inherited) as Lsn);
         self.store.kill();
         self.process = None;
-        self.twin = None;
+        self.second_instance = None;
         Some(Outcome::default())
     }
 
@@ -323,12 +355,12 @@ impl Host {
         let facts = decisions(inherited.iter().chain(own).take(keep));
         let kept = quietly(|| self.store.power_loss(keep));
         self.process = None;
-        self.twin = None;
+        self.second_instance = None;
         Some(Outcome { facts, ..Outcome::default() }.and(kept))
     }
 
     /// The process starts on what the store kept.
-    pub fn restart(&mut self, setup: &Setup) -> Possible<Outcome> {
+    pub fn restart(&mut self, setup: &ScheduleSetup) -> Possible<Outcome> {
         if self.process.is_some() {
             return None;
         }
@@ -348,8 +380,11 @@ impl Host {
     }
 
     /// A second process starts on the store of the first, as far as that is written.
-    pub fn start_twin(&mut self, setup: &Setup) -> Possible<Outcome> {
-        if self.twin.is_some() || self.process.is_none() || setup.rules.keep(Rule::ExclusiveStore) {
+    pub fn start_second_instance(&mut self, setup: &ScheduleSetup) -> Possible<Outcome> {
+        if self.second_instance.is_some()
+            || self.process.is_none()
+            || setup.rules.keep(Rule::ExclusiveStore)
+        {
             return None;
         }
         let mut store = self.store.clone();
@@ -357,7 +392,7 @@ impl Host {
         store.kill();
         let records = store.records();
         let (machine, effects) = Machine::recover(setup.config(self.node, self.store_id), &records);
-        self.twin = Some((Process { machine, timers: BTreeSet::new() }, store));
+        self.second_instance = Some((Process { machine, timers: BTreeSet::new() }, store));
         let mut outcome = Outcome { effects, ..Outcome::default() };
         self.perform(setup, &mut outcome, true);
         Some(outcome)
@@ -369,33 +404,42 @@ impl Host {
         self.store = Memory::new();
         self.process = None;
         self.stopped = false;
-        self.twin = None;
+        self.second_instance = None;
         Some(Outcome::default())
     }
 
     // ---- What a machine wants done ----
 
-    fn step(&mut self, setup: &Setup, event: Event, twin: bool) -> Possible<Outcome> {
-        let process = if twin { &mut self.twin.as_mut()?.0 } else { self.process.as_mut()? };
+    fn step(
+        &mut self,
+        setup: &ScheduleSetup,
+        event: Event,
+        second_instance: bool,
+    ) -> Possible<Outcome> {
+        let process = if second_instance {
+            &mut self.second_instance.as_mut()?.0
+        } else {
+            self.process.as_mut()?
+        };
         let mut outcome = Outcome::default();
         let done = quietly(|| process.machine.step(event, &mut outcome.effects));
         if done.is_ok() {
-            self.perform(setup, &mut outcome, twin);
+            self.perform(setup, &mut outcome, second_instance);
         }
         Some(outcome.and(done))
     }
 
-    fn perform(&mut self, setup: &Setup, outcome: &mut Outcome, twin: bool) {
-        let done = quietly(|| self.perform_all(setup, outcome, twin));
+    fn perform(&mut self, setup: &ScheduleSetup, outcome: &mut Outcome, second_instance: bool) {
+        let done = quietly(|| self.perform_all(setup, outcome, second_instance));
         if let Err(why) = done {
             outcome.facts.push(Fact::Panicked(why));
         }
     }
 
-    fn perform_all(&mut self, setup: &Setup, outcome: &mut Outcome, twin: bool) {
+    fn perform_all(&mut self, setup: &ScheduleSetup, outcome: &mut Outcome, second_instance: bool) {
         let Outcome { sent, facts, effects } = outcome;
-        let (process, store) = match &mut self.twin {
-            Some((process, store)) if twin => (process, store),
+        let (process, store) = match &mut self.second_instance {
+            Some((process, store)) if second_instance => (process, store),
             _ => (self.process.as_mut().expect("it has just stepped"), &mut self.store),
         };
         let mut halted = false;
@@ -410,11 +454,11 @@ impl Host {
                     note_sent(&message.body, facts);
                     setup.send(self.node, *to, message.clone(), sent);
                 }
-                Effect::Reply { call, outcome } => {
-                    if let Reply::Committed { version } = outcome {
+                Effect::Reply { call, reply } => {
+                    if let Reply::Committed { version } = reply {
                         facts.push(Fact::Published(*version));
                     }
-                    facts.push(Fact::Answered(*call, outcome.clone()));
+                    facts.push(Fact::Answered(*call, reply.clone()));
                 }
                 Effect::Serve { read, key } => {
                     let found = store.get(key).cloned();
@@ -435,8 +479,8 @@ impl Host {
             forget_idle_timers(process);
         }
         if halted {
-            if twin {
-                self.twin = None;
+            if second_instance {
+                self.second_instance = None;
             } else {
                 store.write_up_to(store.last());
                 store.kill();
@@ -478,7 +522,7 @@ fn first_store(node: Node) -> StoreId {
     })
 }
 
-impl Setup {
+impl ScheduleSetup {
     /// What a machine is told about itself.
     fn config(&self, node: Node, store: StoreId) -> Config {
         Config {
@@ -498,8 +542,8 @@ impl Setup {
     }
 
     /// Sends a message. A *bare* setup, which compares states, leaves out what no receiver acts
-    /// on, so that messages differ only where it matters: a replica's floor, and its epoch but in
-    /// a handshake (an epoch above the master's own can only come of a twin); answers that change
+    /// on, so that messages differ only where it matters: a replica's watermark, and its epoch but in
+    /// a handshake (an epoch above the master's own can only come of a second instance); answers that change
     /// nothing; and it sends each acknowledgement for itself.
     fn send(&self, from: Node, to: Node, mut message: Message, sent: &mut Vec<(Node, Message)>) {
         let asks = matches!(message.body, Body::PeerInquire { .. });
@@ -510,28 +554,28 @@ impl Setup {
             sent.push((to, message));
             return;
         }
-        let twins = !self.rules.keep(Rule::ExclusiveStore);
+        let second_instances = !self.rules.keep(Rule::ExclusiveStore);
         match &message.body {
             // An inquiry is a yes vote that wants an answer, and the answer "pending" changes
             // nothing where nobody counts.
-            Body::Inquire { txn } if self.timing.peers_after == 0 => {
+            Body::Inquire { txn } if self.timing.peer_inquiry_after == 0 => {
                 message.body = Body::VoteYes { txn: *txn };
             }
-            Body::Pending { .. } if self.timing.peers_after == 0 => return,
+            Body::Pending { .. } if self.timing.peer_inquiry_after == 0 => return,
             Body::PeerAnswer { answer: PeerKnowledge::Uncertain, .. }
                 if self.rules.keep(Rule::NoGuessInDoubt) =>
             {
                 return;
             }
-            Body::Stale { .. } if !twins => return,
+            Body::Stale { .. } if !second_instances => return,
             _ => {}
         }
         if from != Node::Master {
             let handshake = matches!(message.body, Body::FenceOk { .. });
             if !handshake || self.commit.is_logged() {
-                message.floor = TxnId::default();
+                message.watermark = TxnId::default();
             }
-            if !handshake && (to != Node::Master || !twins) {
+            if !handshake && (to != Node::Master || !second_instances) {
                 message.epoch = 0;
             }
         }
@@ -551,7 +595,7 @@ impl Setup {
 /// A timer whose number of repeats does not count: it only sets the wait.
 fn first_round(id: TimerId) -> TimerId {
     match id {
-        TimerId::Resend { txn, .. } => TimerId::Resend { txn, round: 0 },
+        TimerId::Retransmit { txn, .. } => TimerId::Retransmit { txn, round: 0 },
         id => id,
     }
 }
@@ -612,8 +656,8 @@ fn note_sent(body: &Body, facts: &mut Vec<Fact>) {
     };
     match body {
         Body::Decide { txn, decision: Decision::Commit } => publish(*txn),
-        Body::Prepare { resolves, .. } | Body::Read { resolves, .. } => {
-            resolves
+        Body::Prepare { piggybacked, .. } | Body::Read { piggybacked, .. } => {
+            piggybacked
                 .iter()
                 .filter(|(_, decision)| *decision == Decision::Commit)
                 .for_each(|(txn, _)| publish(*txn));
@@ -692,8 +736,8 @@ impl fmt::Display for Host {
         write!(f, "{}:", self.node)?;
         let process = |f: &mut fmt::Formatter<'_>, process: &Process| {
             let status = process.machine.status();
-            write!(f, " epoch {}, boot {}", status.epoch, status.boot)?;
-            write!(f, ", floor {}", status.floor)?;
+            write!(f, " epoch {}, incarnation {}", status.epoch, status.incarnation)?;
+            write!(f, ", watermark {}", status.watermark)?;
             write!(f, "{}", if status.ready { ", ready" } else { ", not ready" })?;
             for (txn, key) in &status.unsettled {
                 write!(f, ", {txn} of {key} unsettled")?;
@@ -717,9 +761,9 @@ impl fmt::Display for Host {
         for (key, (version, value)) in self.store.entries() {
             write!(f, "\n  {key} = {value} (version {version})")?;
         }
-        if let Some((twin, _)) = &self.twin {
-            write!(f, "\n  twin:")?;
-            process(f, twin)?;
+        if let Some((second_instance, _)) = &self.second_instance {
+            write!(f, "\n  second instance:")?;
+            process(f, second_instance)?;
         }
         Ok(())
     }

@@ -6,8 +6,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 use system::protocol::{
-    CallId, Decision, HaltKind, Key, Node, Outcome as Reply, Record, Request, Status, TxnId, Value,
-    Version,
+    CallId, Decision, HaltKind, Key, Node, Record, Reply, Request, Status, TxnId, Value, Version,
 };
 
 use super::host::{Fact, Host, conflict};
@@ -48,7 +47,7 @@ properties! {
     /// AC3.
     Ac3 = "AC3": "commit only if all have durably voted yes",
     /// Answers are true.
-    Truthfulness = "truthfulness": "Ok means committed, Aborted means without effect",
+    ReplySoundness = "reply-soundness": "Ok means committed, Aborted means without effect",
     /// What is committed stays at every replica.
     Durability = "durability": "a committed write is durable at every replica, applied or locked",
     /// R1.
@@ -103,7 +102,7 @@ pub struct View {
     /// Transactions that are durably committed here.
     committed: Vec<TxnId>,
     /// Outcomes below this are durably dropped.
-    floor: TxnId,
+    watermark: TxnId,
     /// Durably: the master's epoch, or the epoch that a replica has promised. What is sent to it in
     /// an earlier one is not obeyed.
     pub barred: u64,
@@ -124,7 +123,7 @@ impl View {
             match record {
                 Record::Prepare { txn, .. } => view.prepared.push(*txn),
                 Record::Commit { txn } => view.committed.push(*txn),
-                Record::Floor { floor } => view.floor = *floor,
+                Record::Watermark { watermark } => view.watermark = *watermark,
                 Record::Epoch { epoch, .. } | Record::Promise { epoch } => view.barred = *epoch,
                 _ => {}
             }
@@ -146,7 +145,7 @@ impl View {
 
     /// Whether a commit is durable here.
     fn has(&self, txn: TxnId) -> bool {
-        self.committed.contains(&txn) || (txn < self.floor && !self.prepared.contains(&txn))
+        self.committed.contains(&txn) || (txn < self.watermark && !self.prepared.contains(&txn))
     }
 
     /// Transactions whose key is locked here, as far as the machine knows.
@@ -435,8 +434,8 @@ impl Judge {
             self.condemn(Property::Ac1);
         }
         match answer {
-            Some(Answer::Ok) if aborted => self.condemn(Property::Truthfulness),
-            Some(Answer::Aborted) if commit => self.condemn(Property::Truthfulness),
+            Some(Answer::Ok) if aborted => self.condemn(Property::ReplySoundness),
+            Some(Answer::Aborted) if commit => self.condemn(Property::ReplySoundness),
             _ => {}
         }
     }

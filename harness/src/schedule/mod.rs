@@ -4,15 +4,15 @@
 //!
 //! # The file
 //!
-//! One JSON object: `setup` ([`Setup`]: the cluster), `steps` (a list of [`Step`]s), `broken` (the
+//! One JSON object: `setup` ([`ScheduleSetup`]: the cluster), `steps` (a list of [`Step`]s), `broken` (the
 //! names of the properties that do not hold at its end) and `origin` (the command that found it). A
 //! step is an object with one field, its kind, such as
 //!
 //! ```json
 //! {"client": {"call": 0, "request": {"write": {"key": "k1", "value": "v1"}}}}
 //! {"deliver": {"from": "master", "to": "r1", "message": {"store": "0000000000000000", "epoch": 1,
-//!   "floor": "1.1", "body": {"prepare": {"txn": "1.1", "write": {"key": "k1", "value": "v1"},
-//!   "resolves": []}}}}}
+//!   "watermark": "1.1", "body": {"prepare": {"txn": "1.1", "write": {"key": "k1", "value": "v1"},
+//!   "piggybacked": []}}}}}
 //! {"force": {"node": "r1", "upto": 1}}
 //! {"timer": {"node": "master", "id": {"vote": "1.1"}}}
 //! {"kill": {"node": "r1", "keep": 0}}
@@ -27,7 +27,7 @@
 //! - `kill` (SIGKILL) leaves what it keeps with the operating system, where a loss of power can still
 //!   take it; what `power_loss` keeps is durable. `wipe` takes all. None of them starts the process
 //!   again: `restart` does.
-//! - With `twin` a step is about the second process on the master's store, which `twin` starts.
+//! - With `second_instance` a step is about the second process on the master's store, which `second_instance` starts.
 //! - A cluster that is `settled` has started, forced and handshaken before the first step; in one that
 //!   is `bare` messages lack what no receiver acts on.
 
@@ -54,7 +54,7 @@ pub use shrink::shrink;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
     /// The cluster.
-    pub setup: Setup,
+    pub setup: ScheduleSetup,
     /// What happens, in order.
     pub steps: Vec<Step>,
     /// The properties that do not hold at the end, by name.
@@ -67,7 +67,7 @@ pub struct Schedule {
 
 /// A cluster, as far as the machines can tell.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Setup {
+pub struct ScheduleSetup {
     /// How many replicas there are.
     pub replicas: u8,
     /// What makes a commit.
@@ -104,9 +104,9 @@ pub enum Step {
         to: Node,
         /// What it says.
         message: Message,
-        /// It arrives at the twin of the node.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        twin: bool,
+        /// It arrives at the second instance of the node.
+        #[serde(default, alias = "twin", skip_serializing_if = "std::ops::Not::not")]
+        second_instance: bool,
     },
     /// Records become durable, and the machine hears of it.
     Force {
@@ -114,9 +114,9 @@ pub enum Step {
         node: Node,
         /// Up to which position, counted from the last durable record.
         upto: Lsn,
-        /// At the twin of the node.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        twin: bool,
+        /// At the second instance of the node.
+        #[serde(default, alias = "twin", skip_serializing_if = "std::ops::Not::not")]
+        second_instance: bool,
     },
     /// A timer runs out.
     Timer {
@@ -124,9 +124,9 @@ pub enum Step {
         node: Node,
         /// Which.
         id: TimerId,
-        /// At the twin of the node.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        twin: bool,
+        /// At the second instance of the node.
+        #[serde(default, alias = "twin", skip_serializing_if = "std::ops::Not::not")]
+        second_instance: bool,
     },
     /// The process ends by SIGKILL.
     Kill {
@@ -148,7 +148,8 @@ pub enum Step {
         node: Node,
     },
     /// A second process starts on the store of the first.
-    Twin {
+    #[serde(alias = "twin")]
+    SecondInstance {
         /// Whose.
         node: Node,
     },
@@ -171,7 +172,7 @@ impl Step {
             | Step::Kill { node, .. }
             | Step::PowerLoss { node, .. }
             | Step::Restart { node }
-            | Step::Twin { node }
+            | Step::SecondInstance { node }
             | Step::Wipe { node } => *node,
         }
     }
@@ -179,21 +180,23 @@ impl Step {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |twin: bool| if twin { " (twin)" } else { "" };
+        let of = |second_instance: bool| if second_instance { " (second instance)" } else { "" };
         match self {
             Step::Client { call, request } => write!(f, "client call {call}: {request}"),
-            Step::Deliver { from, to, message, twin } => {
+            Step::Deliver { from, to, message, second_instance } => {
                 let epoch = message.epoch;
-                write!(f, "{to}{} receives from {from}: {}", of(*twin), message.body)?;
+                write!(f, "{to}{} receives from {from}: {}", of(*second_instance), message.body)?;
                 match from {
-                    Node::Master => write!(f, " [epoch {epoch}, floor {}]", message.floor),
+                    Node::Master => write!(f, " [epoch {epoch}, watermark {}]", message.watermark),
                     Node::Replica(_) => Ok(()),
                 }
             }
-            Step::Force { node, upto, twin } => {
-                write!(f, "{node}{} forces {upto} record{}", of(*twin), plural(*upto))
+            Step::Force { node, upto, second_instance } => {
+                write!(f, "{node}{} forces {upto} record{}", of(*second_instance), plural(*upto))
             }
-            Step::Timer { node, id, twin } => write!(f, "{node}{} timer: {id}", of(*twin)),
+            Step::Timer { node, id, second_instance } => {
+                write!(f, "{node}{} timer: {id}", of(*second_instance))
+            }
             Step::Kill { node, keep } => {
                 write!(f, "{node} is killed; {keep} unforced record{} stay", plural(*keep as u64))
             }
@@ -203,7 +206,9 @@ impl fmt::Display for Step {
                 plural(*keep as u64)
             ),
             Step::Restart { node } => write!(f, "{node} starts again"),
-            Step::Twin { node } => write!(f, "a twin of {node} starts on the same store"),
+            Step::SecondInstance { node } => {
+                write!(f, "a second instance of {node} starts on the same store")
+            }
             Step::Wipe { node } => write!(f, "{node} comes back with an empty store"),
         }
     }

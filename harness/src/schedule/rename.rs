@@ -9,19 +9,19 @@ use super::Step;
 /// a list such ones are left out.
 pub(super) fn renamed(step: &Step, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Step> {
     Some(match step {
-        Step::Deliver { from, to, message, twin } => {
+        Step::Deliver { from, to, message, second_instance } => {
             let body = body(&message.body, new)?;
             let message = Message { body, ..message.clone() };
-            Step::Deliver { from: *from, to: *to, message, twin: *twin }
+            Step::Deliver { from: *from, to: *to, message, second_instance: *second_instance }
         }
-        Step::Timer { node, id, twin } => {
+        Step::Timer { node, id, second_instance } => {
             let id = match *id {
-                TimerId::Vote(txn) => TimerId::Vote(new(txn)?),
-                TimerId::Resend { txn, round } => TimerId::Resend { txn: new(txn)?, round },
-                TimerId::Inquire(txn) => TimerId::Inquire(new(txn)?),
+                TimerId::VoteTimeout(txn) => TimerId::VoteTimeout(new(txn)?),
+                TimerId::Retransmit { txn, round } => TimerId::Retransmit { txn: new(txn)?, round },
+                TimerId::InquiryTimeout(txn) => TimerId::InquiryTimeout(new(txn)?),
                 id => id,
             };
-            Step::Timer { node: *node, id, twin: *twin }
+            Step::Timer { node: *node, id, second_instance: *second_instance }
         }
         step => step.clone(),
     })
@@ -36,9 +36,9 @@ fn body(body: &Body, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Body> {
     }
     let mut body = body.clone();
     match &mut body {
-        Body::Prepare { txn, resolves, .. } => {
+        Body::Prepare { txn, piggybacked, .. } => {
             *txn = new(*txn)?;
-            *resolves = listed(resolves, new);
+            *piggybacked = listed(piggybacked, new);
         }
         Body::VoteNo { txn, reason } => {
             *txn = new(*txn)?;
@@ -61,7 +61,7 @@ fn body(body: &Body, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Body> {
             }
         }
         Body::FenceOk { in_doubt, .. } => *in_doubt = listed(in_doubt, new),
-        Body::Read { resolves, .. } => *resolves = listed(resolves, new),
+        Body::Read { piggybacked, .. } => *piggybacked = listed(piggybacked, new),
         Body::Value { found: Some((version, _)), .. } => *version = new(*version)?,
         Body::Value { found: None, .. }
         | Body::Fence { .. }

@@ -151,7 +151,7 @@ fn tell(tried: &Tried, out: &mut impl Write) -> std::io::Result<()> {
         other_faults,
         at_points,
         in_doubt,
-        doubts,
+        unknown_because,
         messages,
         steps,
     } = tried.count;
@@ -167,7 +167,7 @@ fn tell(tried: &Tried, out: &mut impl Write) -> std::io::Result<()> {
         (crashes, "crashes: kills and losses of power"),
         (at_points, "of these in the middle of a step"),
         (in_doubt, "of these with some replica in doubt"),
-        (doubts, "transactions in doubt at a replica when the master crashed"),
+        (unknown_because, "transactions in doubt at a replica when the master crashed"),
         (other_faults, "pauses and partitions"),
         (messages, "messages"),
         (steps, "steps of machines"),
@@ -204,9 +204,11 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     for (seed, verdict) in tried.bad.iter().take(20) {
         writeln!(out, "seed {seed}: {}: {}", verdict.validity(), verdict.names().join(", "))?;
         let checks = verdict.checks.iter().flat_map(|results| &results.checks);
-        for judgement in std::iter::once(&verdict.history).chain(checks) {
-            for sentence in judgement.violations.iter().chain(&judgement.doubts).take(3) {
-                writeln!(out, "  {}: {sentence}", judgement.check)?;
+        for check_result in std::iter::once(&verdict.history).chain(checks) {
+            for sentence in
+                check_result.violations.iter().chain(&check_result.unknown_because).take(3)
+            {
+                writeln!(out, "  {}: {sentence}", check_result.check)?;
             }
         }
     }

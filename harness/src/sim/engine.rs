@@ -11,14 +11,14 @@ use rand_chacha::ChaCha8Rng;
 use system::{
     journal::Entry,
     protocol::{
-        AbortReason, Body, CallId, Effect, Event, Key, Lsn, Message, Node, Outcome as Reply,
-        Record, Request, TimerId, TxnId, Value, Write,
+        AbortReason, Body, CallId, Effect, Event, Key, Lsn, Message, Node, Record, Reply, Request,
+        TimerId, TxnId, Value, Write,
     },
 };
 
 use super::plan::{Fault, Plan};
 use crate::{
-    generator::{Generator, Operation, nemesis_rng},
+    generator::{ClientRequest, Generator, nemesis_rng},
     history::{Action, ClientEvent, Event as Observed, Function, Kind, NemesisEvent, error_of},
     schedule::{Disks, Fact, Host, Judge, Outcome, Property, Step, View, at_rest},
 };
@@ -26,7 +26,7 @@ use crate::{
 /// A lazy record is forced after this at the latest.
 const IDLE: u64 = 10_000_000;
 /// When all is repaired, everything must be settled within this.
-const RESOLUTION: u64 = 30_000_000_000;
+const CONVERGENCE: u64 = 30_000_000_000;
 
 /// What a run left.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub struct Count {
     /// Crashes that left some replica in doubt.
     pub in_doubt: u64,
     /// Transactions that replicas were in doubt about at crashes of the master, each at each.
-    pub doubts: u64,
+    pub unknown_because: u64,
     /// Messages sent.
     pub messages: u64,
     /// Steps of machines.
@@ -82,7 +82,7 @@ impl std::ops::AddAssign for Count {
             other_faults,
             at_points,
             in_doubt,
-            doubts,
+            unknown_because,
             messages,
             steps,
         } = other;
@@ -93,7 +93,7 @@ impl std::ops::AddAssign for Count {
         self.other_faults += other_faults;
         self.at_points += at_points;
         self.in_doubt += in_doubt;
-        self.doubts += doubts;
+        self.unknown_because += unknown_because;
         self.messages += messages;
         self.steps += steps;
     }
@@ -111,21 +111,21 @@ enum What {
     },
     Timer {
         node: Node,
-        twin: bool,
+        second_instance: bool,
         id: TimerId,
         life: u64,
         set: u64,
     },
     Forced {
         node: Node,
-        twin: bool,
+        second_instance: bool,
         life: u64,
         upto: Lsn,
     },
     /// Lazy records have waited long enough.
     Idle {
         node: Node,
-        twin: bool,
+        second_instance: bool,
         life: u64,
     },
     /// A client asks its next question.
@@ -145,7 +145,7 @@ enum What {
     GiveUp {
         call: CallId,
     },
-    Strike(Fault),
+    Injection(Fault),
     /// A process that has just started loses power again.
     Relapse {
         node: Node,
@@ -201,7 +201,7 @@ struct Place {
     paused: Option<u64>,
     /// What happened to it meanwhile.
     missed: Vec<What>,
-    /// By process (the twin is the second): a force is under way, and one is wanted.
+    /// By process (the second instance is the second): a force is under way, and one is wanted.
     disk: [(bool, bool); 2],
     /// By process: when each timer was set last.
     timers: BTreeMap<(bool, TimerId), u64>,
@@ -237,7 +237,7 @@ impl Hosts<'_> {
         match durable.of_txn(txn) {
             Some(Record::Prepare { .. }) => also_prepared,
             Some(Record::Commit { .. }) => true,
-            _ => txn < durable.floor(),
+            _ => txn < durable.watermark(),
         }
     }
 }
@@ -306,7 +306,7 @@ impl<'a> Engine<'a> {
         self.go_on(|it| it.now >= it.plan.load);
         self.repair();
         let repaired = self.now;
-        self.go_on(|it| it.now > repaired + RESOLUTION || it.at_rest());
+        self.go_on(|it| it.now > repaired + CONVERGENCE || it.at_rest());
         if !self.at_rest() {
             self.judge.condemn(Property::Settles);
         }
@@ -352,7 +352,7 @@ impl<'a> Engine<'a> {
         }
         for (fault, mean) in &self.plan.faults {
             let after = self.draw(0, 2 * mean);
-            self.later(after, What::Strike(*fault));
+            self.later(after, What::Injection(*fault));
         }
     }
 
@@ -374,7 +374,7 @@ impl<'a> Engine<'a> {
             if let Some(pause) = self.places[at].paused {
                 self.later(0, What::Resume { node, pause });
             }
-            if self.places[at].host.has_twin() {
+            if self.places[at].host.has_second_instance() {
                 self.crash(node, false);
             }
             if !self.places[at].host.up() {
@@ -432,15 +432,15 @@ impl<'a> Engine<'a> {
         };
         if let Some(node) = node {
             let place = &mut self.places[place_of(node)];
-            // The twin runs while the first process stands still.
-            let twins = place.host.has_twin();
-            let for_twin = match &what {
-                What::Timer { twin, .. } | What::Forced { twin, .. } | What::Idle { twin, .. } => {
-                    *twin
-                }
-                _ => twins,
+            // The second instance runs while the first process stands still.
+            let second_instances = place.host.has_second_instance();
+            let for_second_instance = match &what {
+                What::Timer { second_instance, .. }
+                | What::Forced { second_instance, .. }
+                | What::Idle { second_instance, .. } => *second_instance,
+                _ => second_instances,
             };
-            if place.paused.is_some() && !for_twin {
+            if place.paused.is_some() && !for_second_instance {
                 place.missed.push(what);
                 return;
             }
@@ -454,39 +454,45 @@ impl<'a> Engine<'a> {
                     return;
                 }
                 let message = *message;
-                let twin = self.picks_twin(to);
-                let done =
-                    self.places[place_of(to)].host.receive(&self.plan.setup, from, &message, twin);
+                let second_instance = self.picks_second_instance(to);
+                let done = self.places[place_of(to)].host.receive(
+                    &self.plan.setup,
+                    from,
+                    &message,
+                    second_instance,
+                );
                 if let Some(outcome) = done {
                     if self.record {
                         let message = message.clone();
-                        self.steps.push(Step::Deliver { from, to, message, twin });
+                        self.steps.push(Step::Deliver { from, to, message, second_instance });
                     }
-                    self.take(to, twin, Some(Event::Message { from, message }), outcome);
+                    self.take(to, second_instance, Some(Event::Message { from, message }), outcome);
                 }
             }
-            What::Timer { node, twin, id, life, set } => {
+            What::Timer { node, second_instance, id, life, set } => {
                 let place = &mut self.places[place_of(node)];
-                if place.life != life || place.timers.get(&(twin, id)) != Some(&set) {
+                if place.life != life || place.timers.get(&(second_instance, id)) != Some(&set) {
                     return;
                 }
-                place.timers.remove(&(twin, id));
-                if let Some(outcome) = place.host.timer(&self.plan.setup, id, twin) {
-                    self.step(Step::Timer { node, id, twin });
-                    self.take(node, twin, Some(Event::Timer(id)), outcome);
+                place.timers.remove(&(second_instance, id));
+                if let Some(outcome) = place.host.timer(&self.plan.setup, id, second_instance) {
+                    self.step(Step::Timer { node, id, second_instance });
+                    self.take(node, second_instance, Some(Event::Timer(id)), outcome);
                 }
             }
-            What::Forced { node, twin, life, upto } => self.forced(node, twin, life, upto),
-            What::Idle { node, twin, life } => {
+            What::Forced { node, second_instance, life, upto } => {
+                self.forced(node, second_instance, life, upto)
+            }
+            What::Idle { node, second_instance, life } => {
                 if self.places[place_of(node)].life == life {
-                    self.force(node, twin);
+                    self.force(node, second_instance);
                 }
             }
             What::Think { client } => self.think(client),
             What::Call { call } => self.call(call),
             What::Answer { call, reply } => self.answer(call, reply),
             What::GiveUp { call } => self.answer(call, None),
-            What::Strike(fault) => self.strike(fault),
+            What::Injection(fault) => self.strike(fault),
             What::Relapse { node, life } => {
                 if self.loaded && self.life(node) == life {
                     self.crash(node, true);
@@ -513,14 +519,14 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Whether what arrives at a node arrives at its twin.
-    fn picks_twin(&mut self, node: Node) -> bool {
+    /// Whether what arrives at a node arrives at its second instance.
+    fn picks_second_instance(&mut self, node: Node) -> bool {
         let place = &self.places[place_of(node)];
-        place.host.has_twin() && (place.paused.is_some() || self.rng.random_bool(0.5))
+        place.host.has_second_instance() && (place.paused.is_some() || self.rng.random_bool(0.5))
     }
 
     /// Takes up what a machine made of an event.
-    fn take(&mut self, node: Node, twin: bool, event: Option<Event>, outcome: Outcome) {
+    fn take(&mut self, node: Node, second_instance: bool, event: Option<Event>, outcome: Outcome) {
         self.count.steps += 1;
         let Outcome { sent, facts, effects } = outcome;
         if self.record {
@@ -545,15 +551,15 @@ impl<'a> Engine<'a> {
         let mut appended = false;
         for effect in effects {
             match effect {
-                Effect::Force(_) => self.force(node, twin),
+                Effect::Force(_) => self.force(node, second_instance),
                 Effect::Append(_) => appended = true,
                 Effect::SetTimer { id, after } => {
                     let set = self.order;
-                    self.places[at].timers.insert((twin, id), set);
+                    self.places[at].timers.insert((second_instance, id), set);
                     let after = u64::try_from(after.as_nanos()).unwrap_or(u64::MAX / 4);
-                    self.later(after, What::Timer { node, twin, id, life, set });
+                    self.later(after, What::Timer { node, second_instance, id, life, set });
                 }
-                Effect::Reply { call, outcome } => self.reply(call, outcome),
+                Effect::Reply { call, reply } => self.reply(call, reply),
                 Effect::Halt { .. } => {
                     if !self.places[at].host.up() {
                         self.down(node);
@@ -562,8 +568,8 @@ impl<'a> Engine<'a> {
                 Effect::Send { .. } | Effect::Serve { .. } | Effect::Warn(_) => {}
             }
         }
-        if appended && !self.places[at].disk[usize::from(twin)].0 {
-            self.later(IDLE, What::Idle { node, twin, life });
+        if appended && !self.places[at].disk[usize::from(second_instance)].0 {
+            self.later(IDLE, What::Idle { node, second_instance, life });
         }
         for (to, message) in sent {
             self.send(node, to, message);
@@ -612,7 +618,7 @@ impl<'a> Engine<'a> {
         self.plan.points > 0
             && self.loaded
             && place.host.up()
-            && !place.host.has_twin()
+            && !place.host.has_second_instance()
             && effects.iter().any(rests)
             && self.chance(self.plan.points, 10_000)
     }
@@ -620,7 +626,7 @@ impl<'a> Engine<'a> {
     /// The process ends when it has done some of what it wanted.
     fn break_off(&mut self, node: Node, effects: Vec<Effect>, sent: Vec<(Node, Message)>) {
         let replies = effects.into_iter().filter_map(|effect| match effect {
-            Effect::Reply { call, outcome } => Some((call, outcome)),
+            Effect::Reply { call, reply } => Some((call, reply)),
             _ => None,
         });
         for (call, outcome) in replies {
@@ -644,15 +650,15 @@ impl<'a> Engine<'a> {
 
     // ---- Disks and the network ----
 
-    fn force(&mut self, node: Node, twin: bool) {
+    fn force(&mut self, node: Node, second_instance: bool) {
         let at = place_of(node);
         let place = &mut self.places[at];
-        let (under_way, wanted) = &mut place.disk[usize::from(twin)];
+        let (under_way, wanted) = &mut place.disk[usize::from(second_instance)];
         if *under_way {
             *wanted = true;
             return;
         }
-        let upto = place.host.forceable(twin);
+        let upto = place.host.forceable(second_instance);
         if upto == 0 {
             return;
         }
@@ -660,24 +666,24 @@ impl<'a> Engine<'a> {
         let life = place.life;
         let slow = self.plan.slow_disk.is_some_and(|slow| usize::from(slow) == at);
         let after = self.draw(self.plan.disk.0, self.plan.disk.1) * if slow { 10 } else { 1 };
-        self.later(after, What::Forced { node, twin, life, upto });
+        self.later(after, What::Forced { node, second_instance, life, upto });
     }
 
-    fn forced(&mut self, node: Node, twin: bool, life: u64, upto: Lsn) {
+    fn forced(&mut self, node: Node, second_instance: bool, life: u64, upto: Lsn) {
         let place = &mut self.places[place_of(node)];
         if place.life != life {
             return;
         }
-        let wanted = std::mem::take(&mut place.disk[usize::from(twin)]).1;
-        let lsn = place.host.position(twin) + upto;
-        if let Some(outcome) = place.host.force(&self.plan.setup, upto, twin) {
-            self.step(Step::Force { node, upto, twin });
-            self.take(node, twin, Some(Event::Persisted(lsn)), outcome);
+        let wanted = std::mem::take(&mut place.disk[usize::from(second_instance)]).1;
+        let lsn = place.host.position(second_instance) + upto;
+        if let Some(outcome) = place.host.force(&self.plan.setup, upto, second_instance) {
+            self.step(Step::Force { node, upto, second_instance });
+            self.take(node, second_instance, Some(Event::Persisted(lsn)), outcome);
         }
         if wanted {
-            self.force(node, twin);
-        } else if self.places[place_of(node)].host.forceable(twin) > 0 {
-            self.later(IDLE, What::Idle { node, twin, life });
+            self.force(node, second_instance);
+        } else if self.places[place_of(node)].host.forceable(second_instance) > 0 {
+            self.later(IDLE, What::Idle { node, second_instance, life });
         }
     }
 
@@ -726,9 +732,9 @@ impl<'a> Engine<'a> {
             })
         };
         let request = match self.clients[client].generator.next(process) {
-            Operation::Get { key } => self.get(key.as_str().into()),
-            Operation::Put { key, value } => write(key, Some(value)),
-            Operation::Del { key } => write(key, None),
+            ClientRequest::Get { key } => self.get(key.as_str().into()),
+            ClientRequest::Put { key, value } => write(key, Some(value)),
+            ClientRequest::Del { key } => write(key, None),
         };
         self.ask(client, request);
     }
@@ -759,8 +765,8 @@ impl<'a> Engine<'a> {
         }
         let known = &mut self.calls[call as usize];
         let request = known.request.clone();
-        let twin = self.places[0].paused.is_some();
-        if !self.places[0].host.up() || twin {
+        let second_instance = self.places[0].paused.is_some();
+        if !self.places[0].host.up() || second_instance {
             known.nobody = true;
             // Refused at the door: it has certainly had no effect.
             let reply = match request {
@@ -855,7 +861,7 @@ impl<'a> Engine<'a> {
         }
         if let Some((_, mean)) = self.plan.faults.iter().find(|(kind, _)| *kind == fault) {
             let after = self.draw(0, 2 * mean);
-            self.later(after, What::Strike(fault));
+            self.later(after, What::Injection(fault));
         }
         let replica = Node::Replica(self.rng.random_range(1..=self.plan.setup.replicas));
         match fault {
@@ -882,18 +888,18 @@ impl<'a> Engine<'a> {
                 self.nemesis("wipe", Some(replica));
                 self.down(replica);
             }
-            Fault::Twin => self.twin(),
+            Fault::SecondInstance => self.second_instance(),
         }
     }
 
-    fn twin(&mut self) {
+    fn second_instance(&mut self) {
         if self.places[0].paused.is_none() {
             self.pause(Node::Master);
         }
         let life = self.places[0].life;
-        if let Some(outcome) = self.places[0].host.start_twin(&self.plan.setup) {
-            self.step(Step::Twin { node: Node::Master });
-            self.nemesis("twin", Some(Node::Master));
+        if let Some(outcome) = self.places[0].host.start_second_instance(&self.plan.setup) {
+            self.step(Step::SecondInstance { node: Node::Master });
+            self.nemesis("second_instance", Some(Node::Master));
             self.places[0].disk[1] = (false, false);
             debug_assert_eq!(life, self.places[0].life);
             self.take(Node::Master, true, None, outcome);
@@ -912,11 +918,11 @@ impl<'a> Engine<'a> {
         let Some(outcome) = done else { return };
         self.step(if power { Step::PowerLoss { node, keep } } else { Step::Kill { node, keep } });
         let machines = self.places.iter().skip(1).filter_map(|place| place.host.machine());
-        let doubts: usize = machines.map(|machine| machine.status().unsettled.len()).sum();
+        let unknown_because: usize = machines.map(|machine| machine.status().unsettled.len()).sum();
         self.count.crashes += 1;
-        self.count.in_doubt += u64::from(doubts > 0);
+        self.count.in_doubt += u64::from(unknown_because > 0);
         if node == Node::Master {
-            self.count.doubts += doubts as u64;
+            self.count.unknown_because += unknown_because as u64;
         }
         self.nemesis(if power { "power-loss" } else { "kill" }, Some(node));
         self.judge.observe(node, &outcome.facts, &Hosts(&self.places), self.plan.setup.replicas);

@@ -63,7 +63,7 @@ pub(super) fn keep(
         write().with_context(|| path.display().to_string())?;
     }
     let watched = verdict.broken.iter().map(|broken| format!("{broken}: {}", broken.claim()));
-    let remained = Final { watched: Some(watched.collect()), ..remained(ran) };
+    let remained = Final { invariant_violations: Some(watched.collect()), ..remained(ran) };
     write_json(&directory.final_state(), &remained)?;
     let mut test = serde_json::to_value(run_setup(plan))?;
     let more = json!({

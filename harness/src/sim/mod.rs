@@ -18,13 +18,13 @@ pub use plan::{Fault, Plan};
 
 use crate::{
     checker::{
-        self, Final, FinalReplica, Judgement, Results, Run, Setup as RunSetup, Validity,
+        self, CheckResult, Final, FinalReplica, Results, Run, RunDescription, Validity,
         evidence::{self, Evidence},
         linearizability::{self, Limits},
         statistics,
     },
     history,
-    schedule::{Property, Schedule, Setup},
+    schedule::{Property, Schedule, ScheduleSetup},
 };
 
 /// What a seed came to.
@@ -33,7 +33,7 @@ pub struct Verdict {
     /// The properties that the simulator found broken on the way, by the same judge as the model's.
     pub broken: Vec<Property>,
     /// Whether the clients' history is linearizable, by the check of recorded runs.
-    pub history: Judgement,
+    pub history: CheckResult,
     /// What every other check of recorded runs found, where they were asked.
     pub checks: Option<Results>,
     /// What happened how often.
@@ -42,12 +42,13 @@ pub struct Verdict {
 
 impl Verdict {
     /// Whether nothing is wrong, as far as can be said. Statistics never finds anything wrong: it
-    /// doubts a run in which nothing worked, and some seeds draw such weather.
+    /// unknown_because a run in which nothing worked, and some seeds draw such weather.
     #[must_use]
     pub fn validity(&self) -> Validity {
         let checks = self.checks.iter().flat_map(|results| &results.checks);
-        let judges = checks.filter(|judgement| judgement.check != statistics::NAME);
-        let checks = judges.map(|judgement| judgement.verdict).max().unwrap_or(Validity::Valid);
+        let judges = checks.filter(|check_result| check_result.check != statistics::NAME);
+        let checks =
+            judges.map(|check_result| check_result.verdict).max().unwrap_or(Validity::Valid);
         let judged = if self.broken.is_empty() { Validity::Valid } else { Validity::Invalid };
         judged.max(self.history.verdict).max(checks)
     }
@@ -57,9 +58,9 @@ impl Verdict {
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = self.broken.iter().map(|it| it.name().to_owned()).collect();
         let checks = self.checks.iter().flat_map(|results| &results.checks);
-        for judgement in std::iter::once(&self.history).chain(checks) {
-            if judgement.verdict == Validity::Invalid && !names.contains(&judgement.check) {
-                names.push(judgement.check.clone());
+        for check_result in std::iter::once(&self.history).chain(checks) {
+            if check_result.verdict == Validity::Invalid && !names.contains(&check_result.check) {
+                names.push(check_result.check.clone());
             }
         }
         names
@@ -88,7 +89,7 @@ pub fn try_seed(seed: u64, commit: CommitMode, rules: Rules, thorough: bool) -> 
     let checks = thorough.then(|| {
         let mut checks = checker::check(&recorded(&plan, ran, operations), &LIMITS).checks;
         // One run of many may show little: that is no fault of its own.
-        checks.retain(|judgement| judgement.check != statistics::NAME);
+        checks.retain(|check_result| check_result.check != statistics::NAME);
         Results::new(checks)
     });
     Verdict { broken, history, checks, count }
@@ -96,7 +97,7 @@ pub fn try_seed(seed: u64, commit: CommitMode, rules: Rules, thorough: bool) -> 
 
 /// The run as the checks of recorded runs see one.
 fn recorded(plan: &Plan, ran: Ran, operations: Vec<history::Operation>) -> Run {
-    let Setup { replicas, .. } = plan.setup;
+    let ScheduleSetup { replicas, .. } = plan.setup;
     let remained = remained(&ran);
     let nodes = ran.journals.into_iter().map(|(node, entries)| {
         let entries = entries.into_iter().map(io::Result::Ok);
@@ -114,12 +115,12 @@ fn recorded(plan: &Plan, ran: Ran, operations: Vec<history::Operation>) -> Run {
 }
 
 /// What the checks of recorded runs are told of it.
-fn run_setup(plan: &Plan) -> RunSetup {
-    RunSetup {
+fn run_setup(plan: &Plan) -> RunDescription {
+    RunDescription {
         faults: Vec::new(),
         replicas: plan.setup.replicas,
         clock_origin: 0,
-        resolution_deadline_ms: 30_000,
+        convergence_deadline_ms: 30_000,
     }
 }
 
@@ -129,7 +130,7 @@ fn remained(ran: &Ran) -> Final {
         time: ran.ended,
         replicas: ran.hosts.iter().skip(1).map(|host| (host.node(), remains(host))).collect(),
         master_unsettled: ran.hosts[0].machine().map(|machine| machine.status().unsettled),
-        watched: None,
+        invariant_violations: None,
     }
 }
 

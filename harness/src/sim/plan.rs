@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use system::protocol::{CommitMode, Rule, Rules, Timing};
 
-use crate::{generator::Mix, schedule::Setup};
+use crate::{generator::Mix, schedule::ScheduleSetup};
 
 /// A run, before it begins. All times in nanoseconds.
 #[derive(Clone, Debug, Serialize)]
@@ -16,7 +16,7 @@ pub struct Plan {
     /// The seed that means this.
     pub seed: u64,
     /// The cluster.
-    pub setup: Setup,
+    pub setup: ScheduleSetup,
     /// Clients that ask side by side.
     pub clients: u32,
     /// Keys that they share.
@@ -77,7 +77,7 @@ pub enum Fault {
     /// A replica comes back with an empty store.
     Wipe,
     /// A second master starts on the store of one that stands still.
-    Twin,
+    SecondInstance,
 }
 
 const MS: u64 = 1_000_000;
@@ -90,17 +90,17 @@ impl Plan {
         let mut pick = |list: &[u64]| list[rng.random_range(0..list.len())];
         let ms = |n| Duration::from_millis(n);
         let timing = Timing {
-            vote: ms(pick(&[30, 100, 300, 1000])),
-            resend: ms(pick(&[10, 50, 250])),
-            inquire: ms(pick(&[10, 50, 200, 500])),
-            peers_after: pick(&[0, 1, 3]) as u8,
+            vote_timeout: ms(pick(&[30, 100, 300, 1000])),
+            retransmit: ms(pick(&[10, 50, 250])),
+            inquiry_timeout: ms(pick(&[10, 50, 200, 500])),
+            peer_inquiry_after: pick(&[0, 1, 3]) as u8,
             read_wait: ms(pick(&[5, 50, 200])),
             read_slack: ms(pick(&[20, 100])),
-            heartbeat: ms(pick(&[25, 100, 250])),
-            floor_batch: pick(&[1, 2, 16, 256]) as u32,
+            heartbeat_interval: ms(pick(&[25, 100, 250])),
+            watermark_batch: pick(&[1, 2, 16, 256]) as u32,
             ..Timing::default()
         };
-        let setup = Setup {
+        let setup = ScheduleSetup {
             replicas: pick(&[2, 3, 3, 3, 4, 5]) as u8,
             commit,
             rules,
@@ -127,7 +127,7 @@ impl Plan {
         }
         // A system that keeps these rules refuses to run at all with such a fault.
         for (fault, rule) in
-            [(Fault::Wipe, Rule::EmptyStoreRefused), (Fault::Twin, Rule::ExclusiveStore)]
+            [(Fault::Wipe, Rule::EmptyStoreRefused), (Fault::SecondInstance, Rule::ExclusiveStore)]
         {
             if !rules.keep(rule) {
                 faults.push((fault, pick(&[300, 1000]) * MS));
@@ -173,10 +173,10 @@ impl Plan {
     fn hurry(&mut self, pick: &mut impl FnMut(&[u64]) -> u64) {
         self.setup.replicas = pick(&[2, 2, 3]) as u8;
         self.setup.peers = true;
-        self.setup.timing.peers_after = 0;
-        self.setup.timing.inquire = Duration::from_millis(pick(&[2, 5, 20]));
-        self.setup.timing.vote = Duration::from_millis(pick(&[10, 30, 100]));
-        self.setup.timing.heartbeat = Duration::from_millis(250);
+        self.setup.timing.peer_inquiry_after = 0;
+        self.setup.timing.inquiry_timeout = Duration::from_millis(pick(&[2, 5, 20]));
+        self.setup.timing.vote_timeout = Duration::from_millis(pick(&[10, 30, 100]));
+        self.setup.timing.heartbeat_interval = Duration::from_millis(250);
         self.clients = pick(&[1, 2, 16]) as u32;
         self.delay = (MS / 20, pick(&[4, 20]) * MS);
         self.disk = (MS / 50, pick(&[1, 4]) * MS / 2);

@@ -42,7 +42,7 @@ fn the_clean_protocol_is_clean_by_every_check() {
 
 #[test]
 fn a_broken_rule_is_found_and_shrinks() {
-    let rules = Rules::ALL.without(Rule::KeepOutcomeUntilFloor);
+    let rules = Rules::ALL.without(Rule::KeepOutcomeUntilWatermark);
     let (seed, property) = (0..50)
         .find_map(|seed| {
             Some((seed, *try_seed(seed, CommitMode::Logged, rules, false).broken.first()?))

@@ -12,7 +12,7 @@ use std::{
 use futures::future::BoxFuture;
 use system::{
     protocol::{Node, Rule, TxnId},
-    store::Syncs,
+    store::SyncMode,
 };
 
 mod timings;
@@ -20,7 +20,7 @@ pub mod twopc;
 
 pub use timings::Timings;
 
-use crate::{checker::FinalReplica, generator::Operation};
+use crate::{checker::FinalReplica, generator::ClientRequest};
 
 /// A system under test, as one run has set it up.
 pub trait System: Send + Sync {
@@ -62,7 +62,7 @@ pub enum Break {
     /// A rule of the protocol.
     Rule(Rule),
     /// The store's syncs. No program of the system can be told so: only the harness's own nodes.
-    Syncs(Syncs),
+    SyncMode(SyncMode),
 }
 
 impl Break {
@@ -71,9 +71,9 @@ impl Break {
     pub fn name(self) -> &'static str {
         match self {
             Break::Rule(rule) => rule.name(),
-            Break::Syncs(Syncs::All) => "nothing",
-            Break::Syncs(Syncs::NoMeta) => "store-meta-syncs",
-            Break::Syncs(Syncs::None) => "store-syncs",
+            Break::SyncMode(SyncMode::All) => "nothing",
+            Break::SyncMode(SyncMode::NoMeta) => "store-meta-syncs",
+            Break::SyncMode(SyncMode::None) => "store-syncs",
         }
     }
 }
@@ -88,7 +88,7 @@ impl FromStr for Break {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let stores = [Break::Syncs(Syncs::NoMeta), Break::Syncs(Syncs::None)];
+        let stores = [Break::SyncMode(SyncMode::NoMeta), Break::SyncMode(SyncMode::None)];
         match stores.into_iter().find(|it| it.name() == text) {
             Some(store) => Ok(store),
             None => text.parse().map(Break::Rule).map_err(|why| {
@@ -133,7 +133,7 @@ pub trait Client: Send {
     /// Performs an operation, and says what is known of it when it is answered or the time is up.
     fn perform<'a>(
         &'a mut self,
-        operation: &'a Operation,
+        operation: &'a ClientRequest,
         deadline: Duration,
     ) -> BoxFuture<'a, Answer>;
 }

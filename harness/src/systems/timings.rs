@@ -37,12 +37,14 @@ impl FromStr for Timings {
         };
         let entries: Option<Vec<_>> =
             text.split(',').filter(|entry| !entry.trim().is_empty()).map(entry).collect();
-        let wrong = || format!("'{text}': want NAME=NUMBER with commas between, as in inquire=100");
+        let wrong = || {
+            format!("'{text}': want NAME=NUMBER with commas between, as in inquiry_timeout_ms=100")
+        };
         let timings = Timings(entries.ok_or_else(wrong)?);
         // What may stand in a configuration is known where it is read.
         let sample = "cluster = \"c\"\nmaster = \"h:1\"\nreplicas = [\"h:2\"]\n";
         let sample = format!("{sample}{}", timings.table());
-        match config::Cluster::parse(&sample, "timing".as_ref()) {
+        match config::ClusterConfig::parse(&sample, "timing".as_ref()) {
             Ok(_) => Ok(timings),
             Err(
                 config::ConfigError::Syntax { why, .. } | config::ConfigError::Value { why, .. },
@@ -58,13 +60,16 @@ mod tests {
 
     #[test]
     fn timings_are_read_and_written() {
-        let timings: Timings = "inquire=100,peers_after=1".parse().expect("both are known");
+        let timings: Timings =
+            "inquiry_timeout_ms=100,peer_inquiry_after=1".parse().expect("both are known");
         assert_eq!(timings.to_string().parse(), Ok(timings.clone()));
-        assert_eq!(timings.table(), "[timing]\ninquire = 100\npeers_after = 1\n");
+        assert_eq!(timings.table(), "[timing]\ninquiry_timeout_ms = 100\npeer_inquiry_after = 1\n");
         assert_eq!("".parse(), Ok(Timings::default()));
-        for (text, part) in
-            [("inquire", "want NAME=NUMBER"), ("votes=3", "votes"), ("vote=0", "timing.vote")]
-        {
+        for (text, part) in [
+            ("inquiry_timeout_ms", "want NAME=NUMBER"),
+            ("votes=3", "votes"),
+            ("vote_timeout_ms=0", "timing.vote_timeout_ms"),
+        ] {
             let error = text.parse::<Timings>().expect_err(text);
             assert!(error.contains(part), "{error}");
         }

@@ -21,7 +21,7 @@ use system::{
 use tokio::time::timeout;
 
 use super::{Answer, Break, Client, Observation, Start, System, Timings};
-use crate::{checker::FinalReplica, generator::Operation, history::ErrorCode};
+use crate::{checker::FinalReplica, generator::ClientRequest, history::ErrorCode};
 
 /// A node that does not say how it stands within this time is not there.
 const OBSERVE_DEADLINE: Duration = Duration::from_millis(400);
@@ -55,7 +55,7 @@ enum Programs {
 }
 
 /// What a cluster is to be.
-pub struct Setup {
+pub struct ClusterSpec {
     /// How many replicas it has.
     pub replicas: u8,
     /// What makes a commit in it.
@@ -99,7 +99,7 @@ impl Twopc {
     ///
     /// # Errors
     /// The configuration cannot be written.
-    pub fn set_up(setup: &Setup, places: &Places) -> io::Result<Self> {
+    pub fn set_up(setup: &ClusterSpec, places: &Places) -> io::Result<Self> {
         let replicas = (1..=setup.replicas).map(Node::Replica);
         let nodes: Vec<_> = replicas.clone().chain([Node::Master]).collect();
         let config = places.scratch.join("cluster.toml");
@@ -108,7 +108,7 @@ impl Twopc {
         let master = places.addresses[&Node::Master];
         let text = format!(
             "cluster = \"{}\"\nmaster = \"{master}\"\nreplicas = [{}]\ncommit = \"{}\"\n\
-             {}[store]\nlog_size = {LOG_BYTES}\n",
+             {}[store]\nwal_bytes = {LOG_BYTES}\n",
             places.cluster(),
             listed.join(", "),
             setup.commit,
@@ -247,7 +247,7 @@ impl System for Twopc {
         for broken in &self.broken {
             match broken {
                 Break::Rule(rule) => command.args(["--break", rule.name()]),
-                Break::Syncs(_) => command.args(["--without", broken.name()]),
+                Break::SyncMode(_) => command.args(["--without", broken.name()]),
             };
         }
         if let Some(point) = &start.arm {
@@ -314,17 +314,17 @@ struct Teller {
 impl Client for Teller {
     fn perform<'a>(
         &'a mut self,
-        operation: &'a Operation,
+        operation: &'a ClientRequest,
         deadline: Duration,
     ) -> BoxFuture<'a, Answer> {
         Box::pin(async move {
             let client = self.client.clone().timeout(deadline);
             match operation {
-                Operation::Put { key, value } => {
+                ClientRequest::Put { key, value } => {
                     written(client.put(key.as_str(), value.as_str()).await)
                 }
-                Operation::Del { key } => written(client.del(key.as_str()).await),
-                Operation::Get { key } => match client.get(key.as_str()).await {
+                ClientRequest::Del { key } => written(client.del(key.as_str()).await),
+                ClientRequest::Get { key } => match client.get(key.as_str()).await {
                     Ok(Some((version, value))) => {
                         Answer::Ok { version: Some(version), value: Some(value.to_string()) }
                     }
@@ -387,13 +387,13 @@ mod tests {
     #[test]
     fn a_refusal_is_told_from_any_other_end() {
         let dir = PathBuf::from("store");
-        let twin = Start { beside: true, ..Start::default() };
+        let second_instance = Start { beside: true, ..Start::default() };
         let wiped = Start { directory: Some(dir.clone()), ..Start::default() };
         let begun = Start { bootstrap: true, ..wiped.clone() };
         let told = "r3: the cluster knows r3 by store 8c963e66dbaceb72, this is store \
                     52bd5db975ddeca9: a replica that lost its data must not rejoin";
         let refusals = [
-            (&twin, 1, StoreError::Locked { dir: dir.clone() }.to_string()),
+            (&second_instance, 1, StoreError::Locked { dir: dir.clone() }.to_string()),
             (&wiped, 2, StoreError::Absent { dir }.to_string()),
             (&begun, 2, told.to_owned()),
         ];

@@ -4,7 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::store::Listed;
 use crate::{
-    checker::{Judgement, Validity},
+    checker::{CheckResult, Validity},
     report::{THEME, about, cited, mark},
 };
 
@@ -147,12 +147,12 @@ pub(super) fn compare(a: &Listed, b: &Listed) -> String {
     }))
     .collect();
     let mut checks: Vec<&str> = Vec::new();
-    for judgement in both.iter().filter_map(|run| run.results.as_ref()).flat_map(|r| &r.checks) {
-        if !checks.contains(&judgement.check.as_str()) {
-            checks.push(&judgement.check);
+    for check_result in both.iter().filter_map(|run| run.results.as_ref()).flat_map(|r| &r.checks) {
+        if !checks.contains(&check_result.check.as_str()) {
+            checks.push(&check_result.check);
         }
     }
-    let said = |run: &Listed, check: &str| -> Option<Judgement> {
+    let said = |run: &Listed, check: &str| -> Option<CheckResult> {
         run.results.as_ref()?.check(check).cloned()
     };
     let content = html! {
@@ -176,9 +176,9 @@ pub(super) fn compare(a: &Listed, b: &Listed) -> String {
                 @for check in checks { tr {
                     th scope="row" title=(about(check)) { (check) }
                     @for run in both { td {
-                        @if let Some(judgement) = said(run, check) {
-                            (mark(judgement.verdict)) (judgement.verdict)
-                            @if let Some(first) = judgement.violations.first().or(judgement.doubts.first()) {
+                        @if let Some(check_result) = said(run, check) {
+                            (mark(check_result.verdict)) (check_result.verdict)
+                            @if let Some(first) = check_result.violations.first().or(check_result.unknown_because.first()) {
                                 p.first { (cited(first.lines().next().unwrap_or_default())) }
                             }
                         } @else { "–" }

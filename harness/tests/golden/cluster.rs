@@ -10,15 +10,15 @@ use std::{
 };
 
 use harness::{
-    checker::{Final, FinalReplica, Setup},
+    checker::{Final, FinalReplica, RunDescription},
     history::{Action, ClientEvent, Event, Function, Kind, NemesisEvent, error_of},
 };
 use serde_json::{Value as Json, json};
 use system::{
     journal::Entry,
     protocol::{
-        Body, CommitMode, Config, Effect, Event as MachineEvent, Key, Machine, Node, Outcome,
-        ReadId, Record, Request, Rules, StoreId, Timing, TxnId, Value, Version, Write,
+        Body, CommitMode, Config, Effect, Event as MachineEvent, Key, Machine, Node, ReadId,
+        Record, Reply, Request, Rules, StoreId, Timing, TxnId, Value, Version, Write,
     },
 };
 
@@ -30,7 +30,7 @@ const MILLISECOND: u64 = 1_000_000;
 /// A run as its directory holds it.
 #[derive(Clone)]
 pub(crate) struct Files {
-    pub(crate) setup: Setup,
+    pub(crate) setup: RunDescription,
     pub(crate) history: Vec<Event>,
     pub(crate) journals: BTreeMap<Node, Vec<Entry>>,
     pub(crate) remained: Option<Final>,
@@ -92,11 +92,11 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// A cluster that has just been started, for a run with these faults.
     pub(crate) fn new(faults: &[&str]) -> Self {
-        let setup = Setup {
+        let setup = RunDescription {
             faults: faults.iter().map(ToString::to_string).collect(),
             replicas: REPLICAS,
             clock_origin: ORIGIN,
-            resolution_deadline_ms: 10_000,
+            convergence_deadline_ms: 10_000,
         };
         let files = Files { setup, history: Vec::new(), journals: BTreeMap::new(), remained: None };
         let mut cluster = Cluster {
@@ -162,21 +162,21 @@ impl Cluster {
         self.run();
     }
 
-    fn answer(&mut self, call: u64, outcome: Outcome) {
+    fn answer(&mut self, call: u64, outcome: Reply) {
         let Some(Asked { process, f, key, value }) = self.asked.remove(&call) else { return };
         let mut event =
             ClientEvent { process, kind: Kind::Ok, f, key, value, version: None, error: None };
         match outcome {
-            Outcome::Committed { version } => event.version = Some(version),
-            Outcome::Aborted(reason) => {
+            Reply::Committed { version } => event.version = Some(version),
+            Reply::Aborted(reason) => {
                 event.kind = Kind::Fail;
                 event.error = Some(error_of(&reason));
             }
-            Outcome::Value(found) => {
+            Reply::Value(found) => {
                 event.version = found.as_ref().map(|(version, _)| *version);
                 event.value = found.map(|(_, value)| value.to_string());
             }
-            Outcome::Unavailable => {
+            Reply::Unavailable => {
                 event.kind = Kind::Fail;
                 event.error = Some("unavailable: nobody answered".to_owned());
             }
@@ -292,7 +292,7 @@ impl Cluster {
                     self.network.push_back((to, MachineEvent::Message { from: node, message }));
                 }
                 Effect::Serve { read, key } => self.serve(node, read, &key),
-                Effect::Reply { call, outcome } => self.answer(call, outcome),
+                Effect::Reply { call, reply } => self.answer(call, reply),
                 Effect::SetTimer { .. } | Effect::Warn(_) => {}
                 Effect::Halt { why, .. } => panic!("{node} halted: {why}"),
             }
@@ -334,7 +334,7 @@ impl Cluster {
             time: self.clock - ORIGIN,
             replicas: BTreeMap::new(),
             master_unsettled: Some(self.unsettled(Node::Master)),
-            watched: None,
+            invariant_violations: None,
         };
         for node in (1..=REPLICAS).map(Node::Replica) {
             let entries = self.hosts[&node].data.iter();

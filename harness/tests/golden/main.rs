@@ -59,12 +59,15 @@ fn kept(kind: &str) -> Vec<PathBuf> {
 
 fn agree(path: &Path, expected: &Expected, results: &Results) {
     let name = path.display();
-    let judgement = results.check(&expected.check).expect("the check exists");
+    let check_result = results.check(&expected.check).expect("the check exists");
     assert_eq!(results.verdict, expected.verdict, "{name}: {results:#?}");
-    assert_eq!(judgement.verdict, expected.verdict, "{name}: {judgement:#?}");
+    assert_eq!(check_result.verdict, expected.verdict, "{name}: {check_result:#?}");
     if expected.verdict != Validity::Valid {
-        let mut said = judgement.violations.iter().chain(&judgement.doubts);
-        assert!(said.any(|sentence| sentence.contains(&expected.says)), "{name}: {judgement:#?}");
+        let mut said = check_result.violations.iter().chain(&check_result.unknown_because);
+        assert!(
+            said.any(|sentence| sentence.contains(&expected.says)),
+            "{name}: {check_result:#?}"
+        );
     }
 }
 

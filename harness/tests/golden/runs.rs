@@ -51,14 +51,29 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     invalid("atomicity-differ-invalid", "atomicity", "r3 has 9-9", &differs);
     invalid("reads-invalid", "reads", "r1 served k1", &serves_a_locked_key);
     invalid("durability-invalid", "durability", "but r1 has nothing", &loses_a_write);
-    invalid("truthfulness-ok-invalid", "truthfulness", "nobody has committed", &ok_for_nothing);
-    invalid("truthfulness-fail-invalid", "truthfulness", "0-1 (index 0) failed", &fail_of_a_commit);
+    invalid(
+        "reply-soundness-ok-invalid",
+        "reply-soundness",
+        "nobody has committed",
+        &ok_for_nothing,
+    );
+    invalid(
+        "reply-soundness-fail-invalid",
+        "reply-soundness",
+        "0-1 (index 0) failed",
+        &fail_of_a_commit,
+    );
     let of_a_del = "deletes of k2: 1 committed, but only 0 answered Ok";
-    invalid("truthfulness-del-invalid", "truthfulness", of_a_del, &fail_of_a_delete);
+    invalid("reply-soundness-del-invalid", "reply-soundness", of_a_del, &fail_of_a_delete);
     let unasked = "put k3 = 3-1";
-    invalid("truthfulness-unasked-invalid", "truthfulness", unasked, &asks_for_something_else);
+    invalid(
+        "reply-soundness-unasked-invalid",
+        "reply-soundness",
+        unasked,
+        &asks_for_something_else,
+    );
     let unsettled = "not all ready";
-    invalid("resolution-unsettled-invalid", "resolution", unsettled, &never_settles);
+    invalid("convergence-unsettled-invalid", "convergence", unsettled, &never_settles);
     invalid("conflicts-over-invalid", "conflicts", "no other write", &conflicts_with_the_past);
     invalid("conflicts-invalid", "conflicts", "no other write", &conflicts_with_nobody);
     for (name, check) in [
@@ -66,8 +81,8 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
         ("atomicity-valid", "atomicity"),
         ("reads-valid", "reads"),
         ("durability-valid", "durability"),
-        ("truthfulness-valid", "truthfulness"),
-        ("resolution-valid", "resolution"),
+        ("reply-soundness-valid", "reply-soundness"),
+        ("convergence-valid", "convergence"),
         ("faults-valid", "faults"),
         ("statistics-valid", "statistics"),
     ] {
@@ -84,7 +99,7 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     add("statistics-idle-unknown", "statistics", Validity::Unknown, says, nothing_answered());
     add("conflicts-valid", "conflicts", Validity::Valid, "", conflict());
     let late = window_of_uncertainty(Duration::from_secs(60));
-    add("resolution-invalid", "resolution", Validity::Invalid, "about 1.2", late);
+    add("convergence-invalid", "convergence", Validity::Invalid, "about 1.2", late);
     let mut vacuous = uncertain();
     vacuous.setup.faults.push("pause-replica".to_owned());
     let says = "pause-replica was asked for and never happened";
@@ -95,12 +110,13 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     add("durability-unknown", "durability", Validity::Unknown, says, unfinished);
     let mut watched = uncertain();
     let remained = watched.remained.as_mut().expect("the run ended");
-    remained.watched = Some(vec!["R1: what can be read is the last committed write".to_owned()]);
-    add("watched-invalid", "watched", Validity::Invalid, "R1: ", watched);
+    remained.invariant_violations =
+        Some(vec!["R1: what can be read is the last committed write".to_owned()]);
+    add("invariant-monitor-invalid", "invariant-monitor", Validity::Invalid, "R1: ", watched);
     let mut broken_off = uncertain();
     breaks_off_before_the_last_put(&mut broken_off);
     let says = "the first sign of 1 committed writes";
-    add("truthfulness-unknown", "truthfulness", Validity::Unknown, says, broken_off);
+    add("reply-soundness-unknown", "reply-soundness", Validity::Unknown, says, broken_off);
     let silent = Cluster::new(&[]).finish();
     add("statistics-unknown", "statistics", Validity::Unknown, "no operation", silent);
     all
@@ -249,7 +265,8 @@ fn votes_by_handshake(files: &mut Files) {
         if let Entry::Event { event: Event::Message { from: R3, message }, .. } = entry
             && matches!(message.body, Body::VoteYes { txn } if txn == IN_DOUBT)
         {
-            message.body = Body::FenceOk { boot: 1, in_doubt: vec![(IN_DOUBT, "k1".into())] };
+            message.body =
+                Body::FenceOk { incarnation: 1, in_doubt: vec![(IN_DOUBT, "k1".into())] };
         }
     }
 }
@@ -328,7 +345,7 @@ fn ok_for_nothing(files: &mut Files) {
     let last = clients(files)
         .filter(|client| client.f == Function::Put && client.kind == Kind::Info)
         .last()
-        .expect("its fate is unknown");
+        .expect("its outcome is unknown");
     last.kind = Kind::Ok;
     last.error = None;
     last.version = Some(IN_DOUBT);

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     client::{Client, Inspector, NodeStatus, ReadError, WriteOutcome},
-    config::{Address, Cluster},
+    config::{Address, ClusterConfig},
     protocol::{Blob, Key, Node, Value, Version},
 };
 
@@ -134,7 +134,7 @@ impl ClientArgs {
 
     async fn act(self) -> Result<Went, Early> {
         let cluster = match &self.config {
-            Some(path) => Some(Cluster::load(path).map_err(|error| error.to_string())?),
+            Some(path) => Some(ClusterConfig::load(path).map_err(|error| error.to_string())?),
             None => None,
         };
         let master = match (&self.master, &cluster) {
@@ -237,7 +237,7 @@ fn parse(line: &str) -> Result<Operation, String> {
 }
 
 async fn status(
-    cluster: Option<&Cluster>,
+    cluster: Option<&ClusterConfig>,
     master: &Address,
     patience: Duration,
 ) -> Result<Went, Early> {
@@ -273,12 +273,12 @@ async fn status(
 
 fn describe(NodeStatus { cluster, machine }: &NodeStatus, address: &Address) -> String {
     let mut text = format!(
-        "{:<7} {address}  cluster {cluster}, {}, epoch {}, boot {}, floor {}, {} unsettled",
+        "{:<7} {address}  cluster {cluster}, {}, epoch {}, incarnation {}, watermark {}, {} unsettled",
         machine.node.to_string(),
         if machine.ready { "ready" } else { "not ready" },
         machine.epoch,
-        machine.boot,
-        machine.floor,
+        machine.incarnation,
+        machine.watermark,
         machine.unsettled.len(),
     );
     if machine.node == Node::Master {
@@ -313,7 +313,7 @@ async fn dump(replica: &Address, patience: Duration) -> Result<Went, Early> {
 }
 
 /// The address of a replica that may be given by its name.
-fn named(replica: &str, cluster: Option<&Cluster>) -> Result<Address, String> {
+fn named(replica: &str, cluster: Option<&ClusterConfig>) -> Result<Address, String> {
     match replica.parse::<Node>() {
         Ok(node) => {
             let cluster = cluster.ok_or(format!("{replica}: a name needs a --config"))?;

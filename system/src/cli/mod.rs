@@ -12,7 +12,12 @@ use std::{
     time::Duration,
 };
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    fmt,
+    layer::{Layer as _, SubscriberExt as _},
+    util::SubscriberInitExt as _,
+};
 
 pub use self::{
     client::{ClientArgs, ClientCommand},
@@ -20,19 +25,20 @@ pub use self::{
     node::{MasterArgs, NodeArgs, ReplicaArgs},
 };
 
-/// Sends the log to standard error, as `TWOPC_LOG` or `RUST_LOG` filters it; `info` by default.
-/// Does nothing if the process has set up its log before.
+/// Sends the log to standard error, as `TWOPC_LOG` or `RUST_LOG` filters it (a level, or
+/// `TARGET=LEVEL` with commas between); `info` by default. Does nothing if the process has set up
+/// its log before.
 fn log() {
     let filter = ["TWOPC_LOG", "RUST_LOG"]
         .into_iter()
-        .find_map(|name| EnvFilter::try_from_env(name).ok())
-        .unwrap_or_else(|| EnvFilter::new("info"));
-    // Fails only if there is one already, which is then the right one.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .find_map(|name| std::env::var(name).ok()?.parse::<Targets>().ok())
+        .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let to_stderr = fmt::layer()
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
-        .try_init();
+        .with_filter(filter);
+    // Fails only if there is one already, which is then the right one.
+    let _ = tracing_subscriber::registry().with(to_stderr).try_init();
 }
 
 /// The longest period that anyone may ask for: a thousand hours.

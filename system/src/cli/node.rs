@@ -11,10 +11,10 @@ use nix::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    config::{Address, Cluster},
-    node::{self, NodeError, Options},
+    config::{Address, ClusterConfig},
+    node::{self, NodeError, NodeOptions},
     protocol::{CommitMode, Node, Rule, Rules},
-    store::Syncs,
+    store::SyncMode,
 };
 
 /// What every node is told.
@@ -89,12 +89,12 @@ impl MasterArgs {
     /// and under control its standard input and output.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        self.run_with(Syncs::All)
+        self.run_with(SyncMode::All)
     }
 
     /// Runs the master on a store that syncs as told, for a harness.
     #[must_use]
-    pub fn run_with(self, syncs: Syncs) -> ExitCode {
+    pub fn run_with(self, syncs: SyncMode) -> ExitCode {
         self.node.run(Node::Master, syncs)
     }
 }
@@ -104,18 +104,18 @@ impl ReplicaArgs {
     /// and under control its standard input and output.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        self.run_with(Syncs::All)
+        self.run_with(SyncMode::All)
     }
 
     /// Runs the replica on a store that syncs as told, for a harness.
     #[must_use]
-    pub fn run_with(self, syncs: Syncs) -> ExitCode {
+    pub fn run_with(self, syncs: SyncMode) -> ExitCode {
         self.node.run(Node::Replica(self.slot), syncs)
     }
 }
 
 impl NodeArgs {
-    fn run(self, node: Node, syncs: Syncs) -> ExitCode {
+    fn run(self, node: Node, syncs: SyncMode) -> ExitCode {
         super::log();
         if self.control
             && let Err(why) = die_with_parent(self.parent)
@@ -123,7 +123,7 @@ impl NodeArgs {
             eprintln!("{node}: {why}");
             return ExitCode::FAILURE;
         }
-        let mut cluster = match Cluster::load(&self.config) {
+        let mut cluster = match ClusterConfig::load(&self.config) {
             Ok(cluster) => cluster,
             Err(error) => {
                 eprintln!("{node}: {error}");
@@ -135,7 +135,7 @@ impl NodeArgs {
             eprintln!("{node}: {why}");
             return ExitCode::from(2);
         }
-        let options = Options {
+        let options = NodeOptions {
             cluster,
             node,
             dir: self.dir,
@@ -157,8 +157,8 @@ impl NodeArgs {
     }
 }
 
-fn run(options: Options) -> Result<(), NodeError> {
-    if options.cluster.node.batch
+fn run(options: NodeOptions) -> Result<(), NodeError> {
+    if options.cluster.node.sched_batch
         && let Err(cause) = run_as_batch()
     {
         tracing::warn!("this node interrupts others to run: {cause}");

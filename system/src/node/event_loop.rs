@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{
     NodeError,
-    kv::{Call, Reply},
+    kv::{Call, ResponseHandle},
     peers::{Arrival, Peers},
     points::{self, Place, Points, Reached, Side},
     serve::{Health, Question},
@@ -32,7 +32,7 @@ use crate::{
     journal,
     meter::Meter,
     protocol::{
-        Body, CallId, Config, Effect, Event, Lsn, Machine, Message, Node, Outcome, Record, TxnId,
+        Body, CallId, Config, Effect, Event, Lsn, Machine, Message, Node, Record, Reply, TxnId,
     },
     store::{Store, StoreError},
     wire,
@@ -61,7 +61,7 @@ pub(super) struct End {
 
 /// A call that the machine has not answered yet.
 struct Caller {
-    reply: Reply,
+    reply: ResponseHandle,
     meter: Arc<Meter>,
     _slot: OwnedSemaphorePermit,
 }
@@ -304,7 +304,7 @@ impl<'a> EventLoop<'a> {
                 }
                 Effect::Force(lsn) => self.force = self.force.max(lsn),
                 Effect::Send { to, message } => self.send(to, message).await,
-                Effect::Reply { call, outcome } => self.reply(call, outcome).await,
+                Effect::Reply { call, reply } => self.reply(call, reply).await,
                 Effect::Serve { read, key } => {
                     let found = self.store.get(&key)?;
                     let message = self.machine.message(Body::Value { read, found });
@@ -336,7 +336,7 @@ impl<'a> EventLoop<'a> {
         self.pass(Side::After, Place::Send, passing).await;
     }
 
-    async fn reply(&mut self, call: CallId, outcome: Outcome) {
+    async fn reply(&mut self, call: CallId, outcome: Reply) {
         let passing = self
             .points
             .watches(Place::Reply)

@@ -23,7 +23,7 @@ use crate::{
     answer::{self, ReasonKind},
     config::NodeLimits,
     meter::Meter,
-    protocol::{self, Outcome, Write},
+    protocol::{self, Reply, Write},
     store::Limits,
     wire,
 };
@@ -41,7 +41,7 @@ const PREFIX_BYTES: usize = 5;
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) request: protocol::Request,
-    pub(super) reply: Reply,
+    pub(super) reply: ResponseHandle,
     /// The connection that it came by.
     pub(super) meter: Arc<Meter>,
     /// Held as long as the call is under way, whether or not the client still waits.
@@ -86,7 +86,13 @@ impl KvDesk {
         limits: NodeLimits,
         sizes: Limits,
     ) -> Self {
-        KvDesk { calls, slots: Arc::new(Semaphore::new(limits.calls)), stopping, limits, sizes }
+        KvDesk {
+            calls,
+            slots: Arc::new(Semaphore::new(limits.max_inflight)),
+            stopping,
+            limits,
+            sizes,
+        }
     }
 
     /// Takes a call in: at once if all of it is there, as it nearly always is. From then on the
@@ -98,14 +104,19 @@ impl KvDesk {
         respond: SendResponse<Bytes>,
         meter: &Arc<Meter>,
     ) {
-        let reply = Reply { method, respond: Some(respond) };
+        let reply = ResponseHandle { method, respond: Some(respond) };
         let mut taking = Box::pin(self.clone().read(request, reply, meter.clone()));
         if taking.as_mut().now_or_never().is_none() {
             tokio::spawn(taking);
         }
     }
 
-    async fn read(self: Arc<Self>, request: Request<RecvStream>, reply: Reply, meter: Arc<Meter>) {
+    async fn read(
+        self: Arc<Self>,
+        request: Request<RecvStream>,
+        reply: ResponseHandle,
+        meter: Arc<Meter>,
+    ) {
         let (head, mut body) = request.into_parts();
         let message_bytes_max = self.sizes.value_bytes_max.saturating_add(REQUEST_SLACK_BYTES);
         let read = match whole(&mut body, message_bytes_max).await {
@@ -147,8 +158,8 @@ impl KvDesk {
             Method::Put | Method::Del => protocol::Request::Write(Write { key, value }),
             Method::Get => {
                 let deadline = grpc_timeout(headers)
-                    .unwrap_or(Duration::from_millis(self.limits.get_deadline))
-                    .min(Duration::from_millis(self.limits.get_deadline_max));
+                    .unwrap_or(Duration::from_millis(self.limits.get_deadline_ms))
+                    .min(Duration::from_millis(self.limits.get_deadline_max_ms));
                 protocol::Request::Get { key, choice: rand::random(), deadline }
             }
         })
@@ -159,7 +170,8 @@ impl KvDesk {
             return Err(stopping());
         }
         self.slots.clone().try_acquire_owned().map_err(|_| {
-            let text = format!("{} calls are in flight, which is the bound", self.limits.calls);
+            let text =
+                format!("{} calls are in flight, which is the bound", self.limits.max_inflight);
             answer::refusal(Code::ResourceExhausted, ReasonKind::Overloaded, text, [])
         })
     }
@@ -168,14 +180,14 @@ impl KvDesk {
 /// Where the answer to a call goes. One that is dropped ends the call without our `ErrorInfo`: it
 /// was taken, and nobody knows how it ended.
 #[derive(Debug)]
-pub(super) struct Reply {
+pub(super) struct ResponseHandle {
     method: Method,
     respond: Option<SendResponse<Bytes>>,
 }
 
-impl Reply {
+impl ResponseHandle {
     /// Answers, and says whether there still is a client to be told.
-    pub(super) fn send(mut self, outcome: Outcome) -> bool {
+    pub(super) fn send(mut self, outcome: Reply) -> bool {
         let Some(respond) = self.respond.take() else { return false };
         match message(self.method, outcome) {
             Ok(message) => finish(respond, message).is_ok(),
@@ -191,7 +203,7 @@ impl Reply {
     }
 }
 
-impl Drop for Reply {
+impl Drop for ResponseHandle {
     fn drop(&mut self) {
         if let Some(respond) = self.respond.take() {
             let _ = refuse(respond, Status::unavailable("the node ended before the call did"));
@@ -200,19 +212,19 @@ impl Drop for Reply {
 }
 
 /// The message that tells of an outcome, or the status that does.
-fn message(method: Method, outcome: Outcome) -> Result<Bytes, Status> {
+fn message(method: Method, outcome: Reply) -> Result<Bytes, Status> {
     match (method, outcome) {
-        (Method::Put, Outcome::Committed { version }) => {
+        (Method::Put, Reply::Committed { version }) => {
             Ok(encode(&pb::PutResponse { version: Some(wire::txn_to_wire(version)) }))
         }
-        (Method::Del, Outcome::Committed { version }) => {
+        (Method::Del, Reply::Committed { version }) => {
             Ok(encode(&pb::DelResponse { version: Some(wire::txn_to_wire(version)) }))
         }
-        (Method::Put | Method::Del, Outcome::Aborted(reason)) => Err(answer::aborted(&reason)),
-        (Method::Get, Outcome::Value(found)) => {
+        (Method::Put | Method::Del, Reply::Aborted(reason)) => Err(answer::aborted(&reason)),
+        (Method::Get, Reply::Value(found)) => {
             Ok(encode(&pb::GetResponse { found: wire::found_to_wire(found) }))
         }
-        (Method::Get, Outcome::Unavailable) => {
+        (Method::Get, Reply::Unavailable) => {
             let text = "no replica could answer in time".to_owned();
             Err(answer::refusal(Code::Unavailable, ReasonKind::Unavailable, text, []))
         }
@@ -388,7 +400,7 @@ mod tests {
             let protocol::Request::Write(write) = call.request else { panic!("no write") };
             assert_eq!(write.key.as_bytes(), b"k");
             assert_eq!(write.value.expect("a value").as_bytes(), b"some value");
-            assert!(call.reply.send(Outcome::Committed { version: Version::new(1, 7) }));
+            assert!(call.reply.send(Reply::Committed { version: Version::new(1, 7) }));
             let message = answer.await.expect("ok");
             let put: pb::PutResponse = decode(message).expect("a message");
             assert_eq!(put.version, Some(pb::TxnId { epoch: 1, seq: 7 }));
@@ -431,7 +443,7 @@ mod tests {
         body.send_data(encode(&request), true).expect("is sent");
         let call = called.recv().await.expect("a call");
         let value = protocol::Value::from(vec![7; 1 << 20]);
-        assert!(call.reply.send(Outcome::Value(Some((Version::new(1, 7), value)))));
+        assert!(call.reply.send(Reply::Value(Some((Version::new(1, 7), value)))));
         let message = end(answer).await.expect("ok");
         let got: pb::GetResponse = decode(message).expect("a message");
         assert_eq!(got.found.expect("a value").value, vec![7; 1 << 20]);
@@ -458,7 +470,7 @@ mod tests {
         let (_there, mut body) = begin(&mut sender, "/twopc.v1.Kv/Put");
         body.send_data(put(), true).expect("is sent");
         let second = called.recv().await.expect("a call");
-        let outcome = Outcome::Committed { version: Version::new(1, 7) };
+        let outcome = Reply::Committed { version: Version::new(1, 7) };
         assert!(!first.reply.send(outcome.clone()));
         assert!(second.reply.send(outcome));
     }

@@ -38,10 +38,10 @@ use self::{
     serve::{Desk, Health},
 };
 use crate::{
-    config::{Address, Cluster},
+    config::{Address, ClusterConfig},
     journal,
     protocol::{self, HaltKind, Lsn, Node, Rule, Rules},
-    store::{self, Limits, Store, StoreError, Syncs},
+    store::{self, Limits, Store, StoreError, SyncMode},
 };
 
 /// Inspections that may wait for the event loop.
@@ -54,9 +54,9 @@ const HANG_UP: Duration = Duration::from_millis(500);
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub struct NodeOptions {
     /// The cluster that it belongs to.
-    pub cluster: Cluster,
+    pub cluster: ClusterConfig,
     /// Which node of the cluster it is.
     pub node: Node,
     /// Its store's directory.
@@ -74,7 +74,7 @@ pub struct Options {
     /// A crash point to stop at, armed before anything else happens.
     pub arm: Option<String>,
     /// What a commit of the store waits for: all of it, but for a harness.
-    pub syncs: Syncs,
+    pub syncs: SyncMode,
 }
 
 /// A node could not start, or could not go on.
@@ -167,8 +167,8 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
 ///
 /// # Errors
 /// The node could not start, or could not go on.
-pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let Options { cluster, node, dir, bootstrap, listen, rules, journal, control, arm, syncs } =
+pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
+    let NodeOptions { cluster, node, dir, bootstrap, listen, rules, journal, control, arm, syncs } =
         options;
     let replicas = cluster.replica_count();
     let address = cluster.address(node).ok_or(NodeError::NoSuchNode { node, replicas })?;
@@ -177,7 +177,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         tracing::warn!("RULE BROKEN: this node {}; its data are not safe", rule.without());
     }
 
-    if syncs != Syncs::All {
+    if syncs != SyncMode::All {
         tracing::warn!("SYNCS SKIPPED: the data of this node are not safe");
     }
 
@@ -193,15 +193,15 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
             .map_err(|cause| NodeError::Process { doing: "start a thread", cause })?;
     }
 
-    let sizes = Limits { value_bytes_max: cluster.store.max_value };
-    let store_options = store::Options {
+    let sizes = Limits { value_bytes_max: cluster.store.max_value_bytes };
+    let store_options = store::StoreOptions {
         create: bootstrap || !rules.keep(Rule::EmptyStoreRefused),
         exclusive: rules.keep(Rule::ExclusiveStore),
-        map_bytes: cluster.store.map_size,
-        log_bytes: cluster.store.log_size,
+        map_bytes: cluster.store.map_bytes,
+        wal_bytes: cluster.store.wal_bytes,
         limits: sizes,
         syncs,
-        ..store::Options::default()
+        ..store::StoreOptions::default()
     };
     // Unbounded, for the writer thread must not wait for the loop; there is never more in it than
     // there were commits since the last turn.
@@ -226,7 +226,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
     }
 
     let (peers, arrivals) = Peers::new(node, &cluster);
-    let (calls, called) = mpsc::channel(cluster.node.calls);
+    let (calls, called) = mpsc::channel(cluster.node.max_inflight);
     let (questions, asked) = mpsc::channel(QUESTIONS);
     let stopping = Arc::new(AtomicBool::new(false));
     let (health, health_service) = Health::new(node == Node::Master);
@@ -275,7 +275,7 @@ pub async fn run(options: Options, stop: impl Future<Output = ()>) -> Result<(),
         }
     };
     let End { store, how } = tokio::select! {
-        end = event_loop.run(inputs, stop, &stopping, Duration::from_millis(cluster.node.stop))
+        end = event_loop.run(inputs, stop, &stopping, Duration::from_millis(cluster.node.shutdown_grace_ms))
             => end,
         served = &mut server => {
             let cause = served.map_or_else(Into::into, |()| io::ErrorKind::BrokenPipe.into());

@@ -9,7 +9,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::outbox::{Link, Outbox};
 use crate::{
-    config::{Address, Cluster},
+    config::{Address, ClusterConfig},
     connection::Connection,
     meter::Meter,
     protocol::{Message, Node},
@@ -39,12 +39,14 @@ pub(super) struct Peers {
 
 impl Peers {
     /// All peers of a node, and where their messages arrive.
-    pub(super) fn new(me: Node, cluster: &Cluster) -> (Arc<Self>, mpsc::Receiver<Arrival>) {
+    pub(super) fn new(me: Node, cluster: &ClusterConfig) -> (Arc<Self>, mpsc::Receiver<Arrival>) {
         let (inbox, arrivals) = mpsc::channel(INBOX_BATCHES);
         let number = wire::node_to_wire(me);
         let outboxes = (0..=u32::from(cluster.replica_count()))
             .map(|to| {
-                let outbox = || Outbox::new(number, to, cluster.name.clone(), cluster.node.outbox);
+                let outbox = || {
+                    Outbox::new(number, to, cluster.name.clone(), cluster.node.send_buffer_bytes)
+                };
                 (to != number).then(|| Arc::new(outbox()))
             })
             .collect();
@@ -53,8 +55,8 @@ impl Peers {
             cluster: cluster.name.clone(),
             outboxes,
             inbox,
-            reconnect: Duration::from_millis(cluster.node.reconnect),
-            reconnect_max: Duration::from_millis(cluster.node.reconnect_max),
+            reconnect: Duration::from_millis(cluster.node.reconnect_ms),
+            reconnect_max: Duration::from_millis(cluster.node.reconnect_max_ms),
         };
         (Arc::new(peers), arrivals)
     }

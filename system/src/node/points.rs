@@ -15,7 +15,7 @@ use std::{
 use nix::sys::signal::{Signal, raise};
 
 use crate::{
-    protocol::{CommitMode, Node, Outcome, Record, TxnId},
+    protocol::{CommitMode, Node, Record, Reply, TxnId},
     store,
 };
 
@@ -99,8 +99,16 @@ impl Role {
         match (self, place) {
             (Role::Master, Place::Persist) => &["epoch", "member", "commit", "end", "votes"],
             (Role::Replica, Place::Persist) => &[
-                "member", "promise", "boot", "prepare", "commit", "abort", "refused", "floor",
-                "votes", "frozen",
+                "member",
+                "promise",
+                "incarnation",
+                "prepare",
+                "commit",
+                "abort",
+                "refused",
+                "watermark",
+                "votes",
+                "frozen",
             ],
             (Role::Master, Place::Send) => &[
                 "fence",
@@ -209,7 +217,7 @@ impl Point {
     /// commits where it decides, and there are vetoes, votes that are final, and a master that asks
     /// how its predecessor's transactions stand, where the votes do.
     #[must_use]
-    pub fn concerns(self, commit: CommitMode) -> bool {
+    pub fn applies_to(self, commit: CommitMode) -> bool {
         match (self.role, self.place, self.kind) {
             (Role::Master, Place::Persist, "commit" | "end") => commit == CommitMode::Logged,
             (_, Place::Persist, "votes" | "frozen")
@@ -260,6 +268,12 @@ impl FromStr for Point {
             })
             .ok_or_else(|| format!("'{at}' is no place: {form}"))?;
         let kinds = role.kinds(place);
+        // Names that kinds had in records of earlier versions.
+        let kind = match kind {
+            "boot" => "incarnation",
+            "floor" => "watermark",
+            kind => kind,
+        };
         let kind = kinds.iter().find(|it| **it == kind).ok_or_else(|| {
             let (role, place) = (role.name(), place.name());
             match kinds {
@@ -419,18 +433,18 @@ fn record_txn(record: &Record) -> Option<TxnId> {
         Record::Epoch { .. }
         | Record::Member { .. }
         | Record::Promise { .. }
-        | Record::Boot { .. }
+        | Record::Incarnation { .. }
         | Record::Votes
         | Record::Frozen { .. }
-        | Record::Floor { .. } => None,
+        | Record::Watermark { .. } => None,
     }
 }
 
 /// The transaction that an answer names as the client's own.
-pub(crate) fn outcome_txn(outcome: &Outcome) -> Option<TxnId> {
+pub(crate) fn outcome_txn(outcome: &Reply) -> Option<TxnId> {
     match outcome {
-        Outcome::Committed { version } => Some(*version),
-        Outcome::Aborted(_) | Outcome::Value(_) | Outcome::Unavailable => None,
+        Reply::Committed { version } => Some(*version),
+        Reply::Aborted(_) | Reply::Value(_) | Reply::Unavailable => None,
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let is_master = desk.peers.me() == protocol::Node::Master;
-    let streams = u32::try_from(desk.limits.calls).unwrap_or(u32::MAX).saturating_add(64);
+    let streams = u32::try_from(desk.limits.max_inflight).unwrap_or(u32::MAX).saturating_add(64);
     let Desk { calls, questions, stopping, peers, limits, sizes, cluster } = desk;
     let kv = is_master.then(|| Arc::new(KvDesk::new(calls, stopping, limits, sizes)));
     let peer = (!is_master)
@@ -268,8 +268,8 @@ impl Inspect for InspectDesk {
             node: wire::node_to_wire(status.node),
             cluster: self.cluster.clone(),
             epoch: status.epoch,
-            boot: status.boot,
-            floor: Some(wire::txn_to_wire(status.floor)),
+            incarnation: status.incarnation,
+            watermark: Some(wire::txn_to_wire(status.watermark)),
             ready: status.ready,
             live: status.live.into_iter().map(wire::node_to_wire).collect(),
             unsettled: unsettled.collect(),

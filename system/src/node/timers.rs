@@ -77,7 +77,7 @@ mod tests {
     fn timers_run_out_in_order_and_can_be_set_anew() {
         let start = Instant::now();
         let ms = Duration::from_millis;
-        let [a, b] = [1, 2].map(|seq| TimerId::Vote(TxnId::new(1, seq)));
+        let [a, b] = [1, 2].map(|seq| TimerId::VoteTimeout(TxnId::new(1, seq)));
         let mut timers = Timers::new(start);
         timers.set(a, start, ms(10));
         timers.set(b, start, ms(20));

@@ -86,47 +86,50 @@ impl FromStr for CommitMode {
 #[serde(default, deny_unknown_fields)]
 pub struct Timing {
     /// The master aborts a transaction whose votes are missing after this. Default 1 s.
-    #[serde(with = "millis")]
-    pub vote: Duration,
+    #[serde(rename = "vote_timeout_ms", alias = "vote", with = "millis")]
+    pub vote_timeout: Duration,
     /// The master repeats an unanswered message after this, then after twice as long, and so on
     /// up to 8 times as long. Default 250 ms.
-    #[serde(with = "millis")]
-    pub resend: Duration,
+    #[serde(rename = "retransmit_ms", alias = "resend", with = "millis")]
+    pub retransmit: Duration,
     /// A participant asks for a decision when it has been in doubt this long, and again each time
     /// it passes without one. Default 500 ms.
-    #[serde(with = "millis")]
-    pub inquire: Duration,
+    #[serde(rename = "inquiry_timeout_ms", alias = "inquire", with = "millis")]
+    pub inquiry_timeout: Duration,
     /// After this many inquiries of the master without an answer a participant asks its peers as
     /// well. Default 3.
-    pub peers_after: u8,
+    #[serde(alias = "peers_after")]
+    pub peer_inquiry_after: u8,
     /// A read waits this long at a replica for a locked key. Default 200 ms.
-    #[serde(with = "millis")]
+    #[serde(rename = "read_wait_ms", alias = "read_wait", with = "millis")]
     pub read_wait: Duration,
     /// The master turns to another replica when a read was not answered this long after it should
     /// have been. Default 100 ms.
-    #[serde(with = "millis")]
+    #[serde(rename = "read_slack_ms", alias = "read_slack", with = "millis")]
     pub read_slack: Duration,
     /// The master sends a heartbeat to each replica this often. Default 250 ms.
-    #[serde(with = "millis")]
-    pub heartbeat: Duration,
+    #[serde(rename = "heartbeat_ms", alias = "heartbeat", with = "millis")]
+    pub heartbeat_interval: Duration,
     /// A replica that was silent for this many heartbeats is not live. Default 4.
-    pub silent_heartbeats: u8,
-    /// A replica drops outcomes below the floor when it has this many of them. Default 256.
-    pub floor_batch: u32,
+    #[serde(alias = "silent_heartbeats")]
+    pub missed_heartbeats_max: u8,
+    /// A replica drops outcomes below the watermark when it has this many of them. Default 256.
+    #[serde(alias = "floor_batch")]
+    pub watermark_batch: u32,
 }
 
 impl Default for Timing {
     fn default() -> Self {
         Timing {
-            vote: Duration::from_millis(1000),
-            resend: Duration::from_millis(250),
-            inquire: Duration::from_millis(500),
-            peers_after: 3,
+            vote_timeout: Duration::from_millis(1000),
+            retransmit: Duration::from_millis(250),
+            inquiry_timeout: Duration::from_millis(500),
+            peer_inquiry_after: 3,
             read_wait: Duration::from_millis(200),
             read_slack: Duration::from_millis(100),
-            heartbeat: Duration::from_millis(250),
-            silent_heartbeats: 4,
-            floor_batch: 256,
+            heartbeat_interval: Duration::from_millis(250),
+            missed_heartbeats_max: 4,
+            watermark_batch: 256,
         }
     }
 }

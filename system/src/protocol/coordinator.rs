@@ -10,7 +10,7 @@
 //! - a key has at most one transaction that is voting or deciding, its *holder*;
 //! - every transaction that is committed or aborted and not yet acknowledged by all is *draining*
 //!   under its key, and rides on the next Prepare of that key;
-//! - the floor is the least transaction that is voting, deciding or committed.
+//! - the watermark is the least transaction that is voting, deciding or committed.
 //!
 //! Where a decision lives is decided in few places: in `decide_commit` and `outcome_unknown`, which
 //! know the master's log, and in the file `votes`, for a cluster in which the votes decide.
@@ -21,8 +21,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     AbortReason, Body, CallId, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn,
-    Message, NoReason, Node, Outcome, PeerKnowledge, ReadId, Record, Replicas, Request, Rule,
-    Status, StoreId, TimerId, Timing, TxnId, Value, Version, Write, record,
+    Message, NoReason, Node, PeerKnowledge, ReadId, Record, Replicas, Reply, Request, Rule, Status,
+    StoreId, TimerId, Timing, TxnId, Value, Version, Write, record,
 };
 
 /// Doublings of the wait between repeats of a decision.
@@ -64,7 +64,7 @@ struct Member {
     /// The store recorded for the slot.
     store: Option<StoreId>,
     /// The latest start heard of.
-    boot: u64,
+    incarnation: u64,
     /// Has handshaken with this epoch, and was heard since.
     live: bool,
     /// Heartbeats since it was heard.
@@ -183,7 +183,7 @@ impl Coordinator {
         let epoch = Record::Epoch { epoch: this.epoch, replicas: this.config.replicas };
         let lsn = this.append(epoch, &mut effects);
         effects.push(Effect::Force(lsn));
-        if this.config.rules.keep(Rule::MasterBootForces) {
+        if this.config.rules.keep(Rule::EpochForced) {
             this.parked.push_back((lsn, Parked::Epoch));
         } else {
             this.begin(&mut effects);
@@ -216,8 +216,8 @@ impl Coordinator {
             Event::Message { from: Node::Replica(slot), message } => {
                 self.heard(slot, message, effects);
             }
-            Event::Timer(TimerId::Vote(txn)) => self.votes_missing(txn, effects),
-            Event::Timer(TimerId::Resend { txn, round }) => self.resend(txn, round, effects),
+            Event::Timer(TimerId::VoteTimeout(txn)) => self.votes_missing(txn, effects),
+            Event::Timer(TimerId::Retransmit { txn, round }) => self.resend(txn, round, effects),
             Event::Timer(TimerId::Attempt(read)) => self.try_another(read, effects),
             Event::Timer(TimerId::Heartbeat) => self.heartbeat(effects),
             Event::Message { from: Node::Master, .. } | Event::Timer(_) => {
@@ -229,7 +229,7 @@ impl Coordinator {
     /// A message of this node, with the facts that go with each.
     #[must_use]
     pub fn message(&self, body: Body) -> Message {
-        Message { store: self.config.store, epoch: self.epoch, floor: self.floor(), body }
+        Message { store: self.config.store, epoch: self.epoch, watermark: self.watermark(), body }
     }
 
     /// What an onlooker may know.
@@ -240,8 +240,8 @@ impl Coordinator {
         Status {
             node: Node::Master,
             epoch: self.epoch,
-            boot: self.epoch,
-            floor: self.floor(),
+            incarnation: self.epoch,
+            watermark: self.watermark(),
             ready: self.takes_writes() && !self.halted,
             live: self.live().nodes(),
             unsettled: txns.chain(aborted).collect(),
@@ -339,13 +339,13 @@ impl Coordinator {
                 }
                 Record::End { .. }
                 | Record::Promise { .. }
-                | Record::Boot { .. }
+                | Record::Incarnation { .. }
                 | Record::Prepare { .. }
                 | Record::Commit { .. }
                 | Record::Abort { .. }
                 | Record::Refused { .. }
                 | Record::Frozen { .. }
-                | Record::Floor { .. } => {
+                | Record::Watermark { .. } => {
                     unreachable!("erased, or of a replica, yet in a master's store: {record:?}")
                 }
             }
@@ -358,7 +358,7 @@ impl Coordinator {
         for slot in self.all().slots() {
             self.send_fence(slot, effects);
         }
-        let after = self.config.timing.heartbeat;
+        let after = self.config.timing.heartbeat_interval;
         effects.push(Effect::SetTimer { id: TimerId::Heartbeat, after });
     }
 
@@ -368,12 +368,12 @@ impl Coordinator {
         if !self.takes_writes() {
             let missing = self.all().without(self.live());
             let reason = AbortReason::Unavailable { missing: missing.nodes() };
-            return reply(call, Outcome::Aborted(reason), effects);
+            return reply(call, Reply::Aborted(reason), effects);
         }
         let state = self.keys.entry(write.key.clone()).or_default();
         if let Some(holder) = state.holder {
             let reason = AbortReason::Conflict { holder };
-            return reply(call, Outcome::Aborted(reason), effects);
+            return reply(call, Reply::Aborted(reason), effects);
         }
         self.last_seq += 1;
         let txn = TxnId::new(self.epoch, self.last_seq);
@@ -382,8 +382,8 @@ impl Coordinator {
         let phase = Phase::Voting { call, value, yes: Replicas::default() };
         self.txns.insert(txn, Txn { key, phase });
         self.send_prepare(txn, self.all(), effects);
-        let after = self.config.timing.vote;
-        effects.push(Effect::SetTimer { id: TimerId::Vote(txn), after });
+        let after = self.config.timing.vote_timeout;
+        effects.push(Effect::SetTimer { id: TimerId::VoteTimeout(txn), after });
         self.set_resend(txn, 0, effects);
     }
 
@@ -397,13 +397,13 @@ impl Coordinator {
         let Some(Txn { key, phase: Phase::Voting { value, .. } }) = self.txns.get(&txn) else {
             panic!("votes are asked for on {txn}, which is not voting")
         };
-        let resolves = if self.config.rules.keep(Rule::ResolvesOnPrepare) {
+        let piggybacked = if self.config.rules.keep(Rule::PiggybackOnPrepare) {
             self.draining(key)
         } else {
             Vec::new()
         };
         let write = Write { key: key.clone(), value: value.clone() };
-        self.send_to(to, Body::Prepare { txn, write, resolves }, effects);
+        self.send_to(to, Body::Prepare { txn, write, piggybacked }, effects);
     }
 
     /// The decisions about a key that some replica may not have heard of.
@@ -510,7 +510,7 @@ impl Coordinator {
         let key = key.clone();
         self.drain(key, txn, Decision::Commit);
         if let Some(call) = call {
-            reply(call, Outcome::Committed { version: txn }, effects);
+            reply(call, Reply::Committed { version: txn }, effects);
         }
         self.send_to(missing, Body::Decide { txn, decision: Decision::Commit }, effects);
         self.set_resend(txn, 0, effects);
@@ -528,7 +528,7 @@ impl Coordinator {
         self.drain(key.clone(), txn, Decision::Abort);
         self.aborted.insert(txn, Aborted { key, missing });
         if let Some(call) = phase.call() {
-            reply(call, Outcome::Aborted(reason), effects);
+            reply(call, Reply::Aborted(reason), effects);
         }
         self.send_to(missing, Body::Decide { txn, decision: Decision::Abort }, effects);
         self.set_resend(txn, 0, effects);
@@ -595,7 +595,7 @@ impl Coordinator {
     // ---- Messages from replicas ----
 
     fn heard(&mut self, slot: u8, message: Message, effects: &mut Vec<Effect>) {
-        let Message { store, epoch, floor, body } = message;
+        let Message { store, epoch, watermark, body } = message;
         if !self.admit(slot, store, epoch, &body, effects) {
             return;
         }
@@ -604,16 +604,16 @@ impl Coordinator {
         }
         self.members[usize::from(slot) - 1].silent = 0;
         match body {
-            Body::FenceOk { boot, in_doubt } if epoch == self.epoch => {
-                self.fenced(slot, boot, in_doubt, floor, effects);
+            Body::FenceOk { incarnation, in_doubt } if epoch == self.epoch => {
+                self.fenced(slot, incarnation, in_doubt, watermark, effects);
             }
-            Body::Alive { boot } => {
+            Body::Alive { incarnation } => {
                 let member = &mut self.members[usize::from(slot) - 1];
-                if boot > member.boot {
-                    member.boot = boot;
+                if incarnation > member.incarnation {
+                    member.incarnation = incarnation;
                     member.live = false;
                 }
-                if boot == member.boot && !member.live {
+                if incarnation == member.incarnation && !member.live {
                     self.send_fence(slot, effects);
                 }
             }
@@ -692,17 +692,17 @@ impl Coordinator {
     fn fenced(
         &mut self,
         slot: u8,
-        boot: u64,
+        incarnation: u64,
         in_doubt: Vec<(TxnId, Key)>,
-        floor: TxnId,
+        watermark: TxnId,
         effects: &mut Vec<Effect>,
     ) {
         let member = &mut self.members[usize::from(slot) - 1];
         // Of an earlier start, or said again: what came into doubt since the replica asks about itself.
-        if boot < member.boot || (member.live && boot == member.boot) {
+        if incarnation < member.incarnation || (member.live && incarnation == member.incarnation) {
             return;
         }
-        member.boot = boot;
+        member.incarnation = incarnation;
         member.live = true;
         for (txn, key) in in_doubt {
             match self.txns.get(&txn) {
@@ -738,7 +738,7 @@ impl Coordinator {
             self.send(slot, Body::Decide { txn, decision }, effects);
             self.set_resend(txn, 0, effects);
         }
-        self.inherits(slot, floor, effects);
+        self.inherits(slot, watermark, effects);
     }
 
     fn superseded(&mut self, epoch: u64, effects: &mut Vec<Effect>) {
@@ -754,14 +754,14 @@ impl Coordinator {
         let live = self.live().nodes();
         if !self.up || live.is_empty() || get.attempt >= get.attempts_max {
             self.gets.remove(&n);
-            return reply(get.call, Outcome::Unavailable, effects);
+            return reply(get.call, Reply::Unavailable, effects);
         }
         let turn = get.choice.wrapping_add(get.attempt.into()) % live.len() as u64;
         let to = live[usize::try_from(turn).expect("less than the number of replicas")];
         let read = ReadId { epoch: self.epoch, n, attempt: get.attempt };
-        let resolves = self.draining(&get.key);
+        let piggybacked = self.draining(&get.key);
         let Timing { read_wait: wait, read_slack, .. } = self.config.timing;
-        let body = Body::Read { read, key: get.key.clone(), resolves, wait };
+        let body = Body::Read { read, key: get.key.clone(), piggybacked, wait };
         effects.push(Effect::Send { to, message: self.message(body) });
         effects.push(Effect::SetTimer { id: TimerId::Attempt(read), after: wait + read_slack });
         self.gets.insert(n, get);
@@ -783,25 +783,25 @@ impl Coordinator {
         effects: &mut Vec<Effect>,
     ) {
         if let Some(Get { call, .. }) = self.gets.remove(&read.n) {
-            reply(call, Outcome::Value(found), effects);
+            reply(call, Reply::Value(found), effects);
         }
     }
 
     // ---- Time ----
 
     fn heartbeat(&mut self, effects: &mut Vec<Effect>) {
-        let Timing { heartbeat, silent_heartbeats, .. } = self.config.timing;
+        let Timing { heartbeat_interval, missed_heartbeats_max, .. } = self.config.timing;
         for slot in self.all().slots() {
             let member = &mut self.members[usize::from(slot) - 1];
-            member.silent = member.silent.saturating_add(1).min(silent_heartbeats);
-            member.live &= member.silent < silent_heartbeats;
+            member.silent = member.silent.saturating_add(1).min(missed_heartbeats_max);
+            member.live &= member.silent < missed_heartbeats_max;
             if member.live {
                 self.send(slot, Body::Heartbeat, effects);
             } else {
                 self.send_fence(slot, effects);
             }
         }
-        effects.push(Effect::SetTimer { id: TimerId::Heartbeat, after: heartbeat });
+        effects.push(Effect::SetTimer { id: TimerId::Heartbeat, after: heartbeat_interval });
     }
 
     /// Repeats what was not answered to those that could hear it. Those that could not are told
@@ -834,18 +834,18 @@ impl Coordinator {
     }
 
     fn set_resend(&self, txn: TxnId, round: u8, effects: &mut Vec<Effect>) {
-        let after = self.config.timing.resend * (1 << round);
-        effects.push(Effect::SetTimer { id: TimerId::Resend { txn, round }, after });
+        let after = self.config.timing.retransmit * (1 << round);
+        effects.push(Effect::SetTimer { id: TimerId::Retransmit { txn, round }, after });
     }
 
     // ---- Small things ----
 
     /// Everything below is aborted, or committed and acknowledged by all.
-    fn floor(&self) -> TxnId {
-        if let Some(floor) = self.inherited_floor() {
-            return floor;
+    fn watermark(&self) -> TxnId {
+        if let Some(watermark) = self.inherited_watermark() {
+            return watermark;
         }
-        let waits = self.config.rules.keep(Rule::FloorWaitsForAcks);
+        let waits = self.config.rules.keep(Rule::WatermarkWaitsForAcks);
         let mut holding = self
             .txns
             .iter()
@@ -897,6 +897,6 @@ impl Coordinator {
     }
 }
 
-fn reply(call: CallId, outcome: Outcome, effects: &mut Vec<Effect>) {
-    effects.push(Effect::Reply { call, outcome });
+fn reply(call: CallId, reply: Reply, effects: &mut Vec<Effect>) {
+    effects.push(Effect::Reply { call, reply });
 }

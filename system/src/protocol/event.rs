@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    message::{Message, Outcome, Request},
+    message::{Message, Reply, Request},
     record::Record,
     types::{CallId, Key, Lsn, Node, ReadId, TxnId},
 };
@@ -56,7 +56,8 @@ pub enum Effect {
         /// The call that is answered.
         call: CallId,
         /// The answer.
-        outcome: Outcome,
+        #[serde(alias = "outcome")]
+        reply: Reply,
     },
     /// Read the key in the store as it stands now, and send the master a
     /// [`Value`](super::message::Body::Value) (replica only). This is the read's linearization
@@ -103,10 +104,12 @@ pub enum HaltKind {
 #[serde(rename_all = "snake_case")]
 pub enum TimerId {
     /// Master: votes are missing; abort.
-    Vote(TxnId),
+    #[serde(alias = "vote")]
+    VoteTimeout(TxnId),
     /// Master: repeat what was not answered: a Prepare without a vote, a decision without an
     /// acknowledgement.
-    Resend {
+    #[serde(alias = "resend")]
+    Retransmit {
         /// The transaction.
         txn: TxnId,
         /// How often it was repeated before: the waits grow with it.
@@ -117,7 +120,8 @@ pub enum TimerId {
     /// Master: send heartbeats, count the silent.
     Heartbeat,
     /// Replica: in doubt for too long; ask.
-    Inquire(TxnId),
+    #[serde(alias = "inquire")]
+    InquiryTimeout(TxnId),
     /// Replica: this read has waited long enough for a lock.
     ReadWait(ReadId),
 }

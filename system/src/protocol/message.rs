@@ -18,9 +18,10 @@ pub struct Message {
     pub store: StoreId,
     /// From the master its own epoch, from a replica the epoch that it promised.
     pub epoch: u64,
-    /// From the master its floor: every transaction below it is aborted, or committed and
-    /// acknowledged by all. From a replica the greatest floor that it has heard of.
-    pub floor: TxnId,
+    /// From the master its watermark: every transaction below it is aborted, or committed and
+    /// acknowledged by all. From a replica the greatest watermark that it has heard of.
+    #[serde(alias = "floor")]
+    pub watermark: TxnId,
     /// What is said.
     pub body: Body,
 }
@@ -40,7 +41,8 @@ pub enum Body {
     /// Replica to master: the epoch is promised, durably.
     FenceOk {
         /// Which start of the replica answers.
-        boot: u64,
+        #[serde(alias = "boot")]
+        incarnation: u64,
         /// Transactions that are prepared here without a decision, and the keys that they lock.
         in_doubt: Vec<(TxnId, Key)>,
     },
@@ -51,7 +53,8 @@ pub enum Body {
         /// What it writes.
         write: Write,
         /// Decisions about this key that the replica may not have heard of; applied first.
-        resolves: Vec<(TxnId, Decision)>,
+        #[serde(alias = "resolves")]
+        piggybacked: Vec<(TxnId, Decision)>,
     },
     /// Replica to master: prepared, durably; also an inquiry about the decision.
     VoteYes {
@@ -94,7 +97,8 @@ pub enum Body {
         /// What to read.
         key: Key,
         /// Decisions about this key that the replica may not have heard of; applied first.
-        resolves: Vec<(TxnId, Decision)>,
+        #[serde(alias = "resolves")]
+        piggybacked: Vec<(TxnId, Decision)>,
         /// How long to wait for a locked key.
         wait: Duration,
     },
@@ -122,7 +126,8 @@ pub enum Body {
     /// Replica to master: I live. Sent in answer to a heartbeat, and unasked after a start.
     Alive {
         /// Which start of the replica this is.
-        boot: u64,
+        #[serde(alias = "boot")]
+        incarnation: u64,
     },
     /// Replica to master: a newer master has fenced you off.
     Stale {
@@ -197,7 +202,7 @@ pub enum Request {
 /// What a client is told. No answer at all means that the outcome is indeterminate.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum Reply {
     /// The write is committed, durable at every replica.
     Committed {
         /// The transaction, which is the key's version from now on.
@@ -242,7 +247,7 @@ pub enum AbortReason {
 
 impl Body {
     /// The transactions that the message is about: one, or those of an acknowledgement. What only
-    /// rides on it (`resolves`), or what a handshake tells of, is not among them.
+    /// rides on it (`piggybacked`), or what a handshake tells of, is not among them.
     #[must_use]
     pub fn txns(&self) -> &[TxnId] {
         match self {
@@ -309,15 +314,15 @@ impl Request {
     }
 }
 
-impl Outcome {
+impl Reply {
     /// The answer's name: `ok`, `aborted`, `value` or `unavailable`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Outcome::Committed { .. } => "ok",
-            Outcome::Aborted(_) => "aborted",
-            Outcome::Value(_) => "value",
-            Outcome::Unavailable => "unavailable",
+            Reply::Committed { .. } => "ok",
+            Reply::Aborted(_) => "aborted",
+            Reply::Value(_) => "value",
+            Reply::Unavailable => "unavailable",
         }
     }
 }

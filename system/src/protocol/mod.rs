@@ -44,11 +44,11 @@
 //! # Numbers that only grow
 //!
 //! The *epoch* counts the starts of the master. A replica that has promised one obeys no lesser,
-//! which fences off whatever an earlier master has left in the network. The *floor* says below
+//! which fences off whatever an earlier master has left in the network. The *watermark* says below
 //! which transaction everything is settled everywhere; every message of the master carries it.
 //! Replicas drop what they remember below it, and conclude from it: one that is in doubt about a
-//! transaction below the floor knows that it was aborted, for a commit that it has not
-//! acknowledged would have held the floor back.
+//! transaction below the watermark knows that it was aborted, for a commit that it has not
+//! acknowledged would have held the watermark back.
 //!
 //! # Caveats
 //!
@@ -71,7 +71,7 @@ mod types;
 pub use config::{CommitMode, Config, Timing};
 pub use coordinator::Coordinator;
 pub use event::{Effect, Event, HaltKind, TimerId};
-pub use message::{AbortReason, Body, Message, NoReason, Outcome, PeerKnowledge, Request};
+pub use message::{AbortReason, Body, Message, NoReason, PeerKnowledge, Reply, Request};
 pub use participant::Participant;
 pub use record::Record;
 pub use rules::{Rule, Rules};
@@ -176,9 +176,9 @@ pub struct Status {
     /// Master: its epoch. Replica: the epoch that it promised.
     pub epoch: u64,
     /// Replica: which start this is. Master: the same as the epoch.
-    pub boot: u64,
+    pub incarnation: u64,
     /// Everything below is settled everywhere.
-    pub floor: TxnId,
+    pub watermark: TxnId,
     /// Master: every replica is live, so that writes are taken. Replica: a master has fenced this
     /// start of it, so that reads are served.
     pub ready: bool,

@@ -1,9 +1,9 @@
 //! The participant: votes on writes, holds the locks, and obeys decisions. One at each replica.
 //! Knows nothing of clients, values, files, sockets or clocks.
 //!
-//! A transaction has no state here (no record, at or above the floor), or is
+//! A transaction has no state here (no record, at or above the watermark), or is
 //! *pending* (PREPARE appended, not durable), *prepared* (voted yes: in doubt until somebody says
-//! how it ended), *committed* or *aborted*; below the floor it is *gone*. Invariants, wherever the
+//! how it ended), *committed* or *aborted*; below the watermark it is *gone*. Invariants, wherever the
 //! machine rests:
 //!
 //! - a key is locked exactly while a transaction that writes it is pending or prepared;
@@ -30,8 +30,8 @@ pub struct Participant {
     /// The last record that this incarnation appended.
     lsn: Lsn,
     /// Which start this is.
-    boot: u64,
-    /// BOOT is durable: the machine acts.
+    incarnation: u64,
+    /// INCARNATION is durable: the machine acts.
     up: bool,
     /// The machine has stopped.
     halted: bool,
@@ -43,8 +43,8 @@ pub struct Participant {
     master: Option<StoreId>,
     /// A master with another store was reported to the operator.
     warned: bool,
-    /// The greatest floor heard of.
-    floor: TxnId,
+    /// The greatest watermark heard of.
+    watermark: TxnId,
     txns: BTreeMap<TxnId, State>,
     /// Who holds each locked key.
     locks: BTreeMap<Key, TxnId>,
@@ -94,8 +94,8 @@ enum Aborted {
 /// What waits for a record to be durable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Parked {
-    /// BOOT: begin to act.
-    Boot,
+    /// INCARNATION: begin to act.
+    Incarnation,
     /// PROMISE: answer the fence of this epoch.
     Promise(u64),
     /// PREPARE: vote yes.
@@ -111,7 +111,7 @@ enum Parked {
 }
 
 impl Participant {
-    /// Starts the participant from what its store kept. It acts when BOOT is durable, which forces
+    /// Starts the participant from what its store kept. It acts when INCARNATION is durable, which forces
     /// the surviving records with it.
     ///
     /// # Panics
@@ -122,14 +122,14 @@ impl Participant {
         let mut effects = Vec::new();
         let mut this = Participant {
             lsn: 0,
-            boot: 0,
+            incarnation: 0,
             up: false,
             halted: false,
             promised: 0,
             fenced: false,
             master: None,
             warned: false,
-            floor: TxnId::default(),
+            watermark: TxnId::default(),
             txns: BTreeMap::new(),
             locks: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -142,18 +142,18 @@ impl Participant {
             return (this, effects);
         }
         this.replay(records);
-        if this.boot == 0 {
+        if this.incarnation == 0 {
             let member = Record::Member { node: this.config.node, store: this.config.store };
             this.append(member, &mut effects);
             if this.votes_decide() {
                 this.append(Record::Votes, &mut effects);
             }
         }
-        this.boot += 1;
-        let lsn = this.append(Record::Boot { boot: this.boot }, &mut effects);
+        this.incarnation += 1;
+        let lsn = this.append(Record::Incarnation { incarnation: this.incarnation }, &mut effects);
         effects.push(Effect::Force(lsn));
-        if this.config.rules.keep(Rule::ReplicaBootForces) {
-            this.parked.push_back((lsn, Parked::Boot));
+        if this.config.rules.keep(Rule::IncarnationForced) {
+            this.parked.push_back((lsn, Parked::Incarnation));
         } else {
             this.begin(&mut effects);
         }
@@ -167,14 +167,14 @@ impl Participant {
         }
         match event {
             Event::Persisted(lsn) => self.persisted(lsn, effects),
-            // Before BOOT is durable the surviving records may still be lost: nothing may be said
+            // Before INCARNATION is durable the surviving records may still be lost: nothing may be said
             // that rests on them. Whoever asks will ask again.
             _ if !self.up => {}
             Event::Message { from: Node::Master, message } => self.heard_master(message, effects),
             Event::Message { from: Node::Replica(slot), message } => {
                 self.heard_peer(slot, message, effects);
             }
-            Event::Timer(TimerId::Inquire(txn)) => self.long_in_doubt(txn, effects),
+            Event::Timer(TimerId::InquiryTimeout(txn)) => self.long_in_doubt(txn, effects),
             Event::Timer(TimerId::ReadWait(read)) => self.waited_for_lock(read, effects),
             Event::Timer(_) | Event::Client { .. } => {
                 unreachable!("a replica sets no such timer and has no clients: {event:?}")
@@ -185,7 +185,7 @@ impl Participant {
     /// A message of this node, with the facts that go with each.
     #[must_use]
     pub fn message(&self, body: Body) -> Message {
-        Message { store: self.config.store, epoch: self.promised, floor: self.floor, body }
+        Message { store: self.config.store, epoch: self.promised, watermark: self.watermark, body }
     }
 
     /// What an onlooker may know.
@@ -194,8 +194,8 @@ impl Participant {
         Status {
             node: self.config.node,
             epoch: self.promised,
-            boot: self.boot,
-            floor: self.floor,
+            incarnation: self.incarnation,
+            watermark: self.watermark,
             ready: self.up && self.fenced && !self.halted,
             live: Vec::new(),
             unsettled: self
@@ -245,8 +245,10 @@ impl Participant {
         for record in records {
             match record {
                 Record::Promise { epoch } => self.promised = self.promised.max(*epoch),
-                Record::Boot { boot } => self.boot = self.boot.max(*boot),
-                Record::Floor { floor } => self.floor = self.floor.max(*floor),
+                Record::Incarnation { incarnation } => {
+                    self.incarnation = self.incarnation.max(*incarnation)
+                }
+                Record::Watermark { watermark } => self.watermark = self.watermark.max(*watermark),
                 Record::Member { node: Node::Master, store } => self.master = Some(*store),
                 Record::Member { .. } | Record::Votes => {}
                 Record::Frozen { upto } => self.frozen.recovered(*upto),
@@ -293,7 +295,7 @@ impl Participant {
             }
             _ => {}
         }
-        let started = records.iter().any(|record| matches!(record, Record::Boot { .. }));
+        let started = records.iter().any(|record| matches!(record, Record::Incarnation { .. }));
         if !started && !bootstrap {
             return Err(format!(
                 "the store of {node} is empty; if the cluster is new, start it with --bootstrap; \
@@ -303,18 +305,18 @@ impl Participant {
         Ok(())
     }
 
-    /// BOOT is durable: make oneself known, and ask about all that is in doubt.
+    /// INCARNATION is durable: make oneself known, and ask about all that is in doubt.
     fn begin(&mut self, effects: &mut Vec<Effect>) {
         self.up = true;
-        self.send(Node::Master, Body::Alive { boot: self.boot }, effects);
+        self.send(Node::Master, Body::Alive { incarnation: self.incarnation }, effects);
         let in_doubt: Vec<_> = self.in_doubt().map(|(txn, _)| txn).collect();
         for txn in in_doubt {
-            if txn < self.floor {
+            if txn < self.watermark {
                 self.abort(txn, effects);
             } else {
                 self.send(Node::Master, Body::Inquire { txn }, effects);
-                let after = self.config.timing.inquire;
-                effects.push(Effect::SetTimer { id: TimerId::Inquire(txn), after });
+                let after = self.config.timing.inquiry_timeout;
+                effects.push(Effect::SetTimer { id: TimerId::InquiryTimeout(txn), after });
             }
         }
     }
@@ -329,7 +331,7 @@ impl Participant {
         {
             let (_, parked) = self.parked.pop_front().expect("it was just seen");
             match parked {
-                Parked::Boot => self.begin(effects),
+                Parked::Incarnation => self.begin(effects),
                 Parked::Promise(epoch) if epoch == self.promised => self.welcome(effects),
                 Parked::Promise(_) => {}
                 Parked::Prepare(txn) => self.prepared(txn, effects),
@@ -375,7 +377,7 @@ impl Participant {
     // ---- Messages from the master ----
 
     fn heard_master(&mut self, message: Message, effects: &mut Vec<Effect>) {
-        let Message { store, epoch, floor, body } = message;
+        let Message { store, epoch, watermark, body } = message;
         let rules = self.config.rules;
         if self.master.is_some_and(|known| known != store) && rules.keep(Rule::EmptyStoreRefused) {
             if !self.warned {
@@ -399,17 +401,19 @@ impl Participant {
             // Of a master that has not fenced this replica: only a stray can come so early.
             return;
         }
-        self.raise_floor(floor, effects);
+        self.raise_watermark(watermark, effects);
         match body {
-            Body::Prepare { txn, write, resolves } => self.prepare(txn, write, resolves, effects),
+            Body::Prepare { txn, write, piggybacked } => {
+                self.prepare(txn, write, piggybacked, effects)
+            }
             Body::Decide { txn, decision } => self.decide(txn, decision, effects),
             Body::Pending { txn } => {
                 if let Some(State::Prepared { inquiries, .. }) = self.txns.get_mut(&txn) {
                     *inquiries = 0;
                 }
             }
-            Body::Read { read, key, resolves, wait } => {
-                for (txn, decision) in resolves {
+            Body::Read { read, key, piggybacked, wait } => {
+                for (txn, decision) in piggybacked {
                     self.decide(txn, decision, effects);
                 }
                 if self.serves(&key) {
@@ -421,7 +425,9 @@ impl Participant {
                     self.send(Node::Master, Body::NotServing { read }, effects);
                 }
             }
-            Body::Heartbeat => self.send(Node::Master, Body::Alive { boot: self.boot }, effects),
+            Body::Heartbeat => {
+                self.send(Node::Master, Body::Alive { incarnation: self.incarnation }, effects)
+            }
             Body::Veto { txn } => self.asked(txn, Node::Master, true, effects),
             Body::PeerInquire { txn } => self.asked(txn, Node::Master, false, effects),
             // Taken care of above, or not a master's to say.
@@ -481,23 +487,23 @@ impl Participant {
         }
         self.fenced = true;
         let in_doubt = self.in_doubt().map(|(txn, key)| (txn, key.clone())).collect();
-        self.send(Node::Master, Body::FenceOk { boot: self.boot, in_doubt }, effects);
+        self.send(Node::Master, Body::FenceOk { incarnation: self.incarnation, in_doubt }, effects);
     }
 
     fn prepare(
         &mut self,
         txn: TxnId,
         write: Write,
-        resolves: Vec<(TxnId, Decision)>,
+        piggybacked: Vec<(TxnId, Decision)>,
         effects: &mut Vec<Effect>,
     ) {
         // First, so that parked reads of the key are answered before the new lock: else a client
         // that writes one key without pause would starve its readers.
-        for (txn, decision) in resolves {
+        for (txn, decision) in piggybacked {
             self.decide(txn, decision, effects);
         }
         match self.txns.get(&txn) {
-            None if txn < self.floor => {}
+            None if txn < self.watermark => {}
             None => {
                 let rules = self.config.rules;
                 if let Some(&holder) = self.locks.get(&write.key)
@@ -522,8 +528,8 @@ impl Participant {
                     self.send(Node::Master, Body::VoteYes { txn }, effects);
                 }
                 effects.push(Effect::Force(lsn));
-                let after = self.config.timing.inquire;
-                effects.push(Effect::SetTimer { id: TimerId::Inquire(txn), after });
+                let after = self.config.timing.inquiry_timeout;
+                effects.push(Effect::SetTimer { id: TimerId::InquiryTimeout(txn), after });
             }
             Some(State::Prepared { .. }) => {
                 self.send(Node::Master, Body::VoteYes { txn }, effects);
@@ -542,7 +548,7 @@ impl Participant {
     fn decide(&mut self, txn: TxnId, decision: Decision, effects: &mut Vec<Effect>) {
         let rules = self.config.rules;
         match (decision, self.txns.get(&txn)) {
-            (_, None) if txn < self.floor => self.acknowledge(vec![txn], effects),
+            (_, None) if txn < self.watermark => self.acknowledge(vec![txn], effects),
             (Decision::Commit, Some(State::Prepared { .. })) => self.commit(txn, effects),
             (Decision::Commit, Some(State::Committed { durable })) => {
                 if *durable {
@@ -550,7 +556,7 @@ impl Participant {
                 }
             }
             // One that drops its outcomes too early takes the unknown for the acknowledged.
-            (Decision::Commit, None) if !rules.keep(Rule::KeepOutcomeUntilFloor) => {
+            (Decision::Commit, None) if !rules.keep(Rule::KeepOutcomeUntilWatermark) => {
                 self.acknowledge(vec![txn], effects);
             }
             (Decision::Commit, state) => {
@@ -645,7 +651,7 @@ impl Participant {
     }
 
     fn acknowledge(&mut self, txns: Vec<TxnId>, effects: &mut Vec<Effect>) {
-        if !self.config.rules.keep(Rule::KeepOutcomeUntilFloor) {
+        if !self.config.rules.keep(Rule::KeepOutcomeUntilWatermark) {
             for txn in &txns {
                 self.txns.remove(txn);
             }
@@ -653,13 +659,13 @@ impl Participant {
         self.send(Node::Master, Body::Ack { txns }, effects);
     }
 
-    /// Takes note that everything below `floor` is settled everywhere.
-    fn raise_floor(&mut self, floor: TxnId, effects: &mut Vec<Effect>) {
-        if floor <= self.floor || self.halted {
+    /// Takes note that everything below `watermark` is settled everywhere.
+    fn raise_watermark(&mut self, watermark: TxnId, effects: &mut Vec<Effect>) {
+        if watermark <= self.watermark || self.halted {
             return;
         }
-        let passed = self.txns.range(self.floor..floor);
-        // A transaction that this replica has not acknowledged holds the floor back if it is
+        let passed = self.txns.range(self.watermark..watermark);
+        // A transaction that this replica has not acknowledged holds the watermark back if it is
         // committed: so it was aborted.
         let undecided: Vec<_> = passed
             .filter(|(_, state)| state.undecided_key().is_some())
@@ -668,15 +674,15 @@ impl Participant {
         for txn in undecided {
             self.abort(txn, effects);
         }
-        let before = mem::replace(&mut self.floor, floor);
-        let batch = self.config.timing.floor_batch;
-        // Counting them takes as long as there are many: not at every step of the floor.
+        let before = mem::replace(&mut self.watermark, watermark);
+        let batch = self.config.timing.watermark_batch;
+        // Counting them takes as long as there are many: not at every step of the watermark.
         let step = u64::from(batch / 4).max(1);
-        let far = (before.epoch, before.seq / step) != (floor.epoch, floor.seq / step);
+        let far = (before.epoch, before.seq / step) != (watermark.epoch, watermark.seq / step);
         let batch = batch as usize;
-        if far && self.txns.len() >= batch && self.txns.range(..floor).count() >= batch {
-            self.append(Record::Floor { floor }, effects);
-            self.txns = self.txns.split_off(&floor);
+        if far && self.txns.len() >= batch && self.txns.range(..watermark).count() >= batch {
+            self.append(Record::Watermark { watermark }, effects);
+            self.txns = self.txns.split_off(&watermark);
         }
     }
 
@@ -684,7 +690,7 @@ impl Participant {
 
     fn long_in_doubt(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
         let Config { rules, timing, .. } = &self.config;
-        let after = timing.inquire;
+        let after = timing.inquiry_timeout;
         let mut ask_peers = false;
         match self.txns.get_mut(&txn) {
             Some(State::Pending { .. }) => {}
@@ -692,8 +698,8 @@ impl Participant {
                 return self.abort(txn, effects);
             }
             Some(State::Prepared { inquiries, .. }) => {
-                ask_peers = *inquiries >= timing.peers_after;
-                *inquiries = inquiries.saturating_add(1).min(timing.peers_after);
+                ask_peers = *inquiries >= timing.peer_inquiry_after;
+                *inquiries = inquiries.saturating_add(1).min(timing.peer_inquiry_after);
                 self.send(Node::Master, Body::Inquire { txn }, effects);
             }
             _ => return,
@@ -701,7 +707,7 @@ impl Participant {
         if ask_peers && (!self.votes_decide() || self.may_ask(txn, effects)) {
             self.ask_peers(txn, effects);
         }
-        effects.push(Effect::SetTimer { id: TimerId::Inquire(txn), after });
+        effects.push(Effect::SetTimer { id: TimerId::InquiryTimeout(txn), after });
     }
 
     fn ask_peers(&self, txn: TxnId, effects: &mut Vec<Effect>) {
@@ -754,8 +760,8 @@ impl Participant {
             // The asker repeats its question; by then REFUSED is durable.
             Some(State::Aborted(Aborted::Refusing)) => return,
             // Gone: only an asker in doubt may conclude so, for a commit that it had not
-            // acknowledged would have held the floor back.
-            None if txn < self.floor => PeerKnowledge::Abort,
+            // acknowledged would have held the watermark back.
+            None if txn < self.watermark => PeerKnowledge::Abort,
             None | Some(State::Aborted(Aborted::Voted)) => {
                 let answer = PeerKnowledge::Abort;
                 if self.config.rules.keep(Rule::RefuseBeforePeerAbort) {

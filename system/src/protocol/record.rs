@@ -48,9 +48,11 @@ pub enum Record {
         epoch: u64,
     },
     /// Replica: counts the starts. Forced before anything else is done. The greatest counts.
-    Boot {
+    #[serde(alias = "boot")]
+    Incarnation {
         /// Which start this is, from 1.
-        boot: u64,
+        #[serde(alias = "boot")]
+        incarnation: u64,
     },
     /// Replica: ready to commit or abort, and the key is locked. Forced before `VoteYes`.
     Prepare {
@@ -84,9 +86,11 @@ pub enum Record {
     },
     /// Replica: everything below is settled everywhere; erases `Commit`, `Abort`, `Refused` (and
     /// what is left of `Prepare`) of transactions below. Lazy. The greatest counts.
-    Floor {
+    #[serde(alias = "floor")]
+    Watermark {
         /// The least transaction that is kept.
-        floor: TxnId,
+        #[serde(alias = "floor")]
+        watermark: TxnId,
     },
 }
 
@@ -109,7 +113,7 @@ pub(super) fn owner(records: &[Record], store: StoreId) -> Result<Option<Node>, 
 /// begun may still begin with either, if it does not say.
 pub(super) fn check_mode(records: &[Record], commit: CommitMode) -> Result<(), String> {
     let votes = records.contains(&Record::Votes);
-    let begun = |it: &Record| matches!(it, Record::Epoch { .. } | Record::Boot { .. });
+    let begun = |it: &Record| matches!(it, Record::Epoch { .. } | Record::Incarnation { .. });
     let made = if votes { CommitMode::Votes } else { CommitMode::Logged };
     if made == commit || !(votes || records.iter().any(begun)) {
         return Ok(());
@@ -131,12 +135,12 @@ impl Record {
             Record::Decided { .. } | Record::Commit { .. } => "commit",
             Record::End { .. } => "end",
             Record::Promise { .. } => "promise",
-            Record::Boot { .. } => "boot",
+            Record::Incarnation { .. } => "incarnation",
             Record::Prepare { .. } => "prepare",
             Record::Abort { .. } => "abort",
             Record::Refused { .. } => "refused",
             Record::Frozen { .. } => "frozen",
-            Record::Floor { .. } => "floor",
+            Record::Watermark { .. } => "watermark",
         }
     }
 }

@@ -8,6 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use super::CommitMode;
 
+/// Names that rules had in records of earlier versions, and the names they have now.
+const RENAMED: [(&str, &str); 6] = [
+    ("keep-outcome-until-floor", "keep-outcome-until-watermark"),
+    ("floor-waits-for-acks", "watermark-waits-for-acks"),
+    ("floor-waits-for-handshakes", "watermark-waits-for-handshakes"),
+    ("master-boot-forces", "epoch-forced"),
+    ("replica-boot-forces", "incarnation-forced"),
+    ("resolves-on-prepare", "piggyback-on-prepare"),
+];
+
 macro_rules! rules {
     ($($(#[$doc:meta])* $variant:ident = $name:literal : $without:literal),* $(,)?) => {
         /// One rule.
@@ -50,14 +60,14 @@ rules! {
     ForgetAfterAllAcks = "forget-after-all-acks": "forgets a commit at the first acknowledgement",
     /// A participant that tells a peer Abort has durably refused to prepare.
     RefuseBeforePeerAbort = "refuse-before-peer-abort": "tells a peer Abort without REFUSED",
-    /// A replica keeps an outcome until the floor has passed it.
-    KeepOutcomeUntilFloor = "keep-outcome-until-floor": "drops an outcome with its own acknowledgement",
-    /// The floor stays below every commit that somebody has not acknowledged.
-    FloorWaitsForAcks = "floor-waits-for-acks": "lets the floor pass an unacknowledged commit",
+    /// A replica keeps an outcome until the watermark has passed it.
+    KeepOutcomeUntilWatermark = "keep-outcome-until-watermark": "drops an outcome with its own acknowledgement",
+    /// The watermark stays below every commit that somebody has not acknowledged.
+    WatermarkWaitsForAcks = "watermark-waits-for-acks": "lets the watermark pass an unacknowledged commit",
     /// A starting master acts on nothing before EPOCH is durable.
-    MasterBootForces = "master-boot-forces": "acts at start on records that may still be lost",
-    /// A starting replica acts on nothing before BOOT is durable.
-    ReplicaBootForces = "replica-boot-forces": "acts at start on records that may still be lost",
+    EpochForced = "epoch-forced": "acts at start on records that may still be lost",
+    /// A starting replica acts on nothing before INCARNATION is durable.
+    IncarnationForced = "incarnation-forced": "acts at start on records that may still be lost",
     /// A committed participant ignores a late presumed abort.
     CommitIsFinal = "commit-is-final": "obeys an abort after it has committed",
     /// A commit needs the yes of every replica.
@@ -67,7 +77,7 @@ rules! {
     /// That all are prepared does not mean commit.
     NoGuessInDoubt = "no-guess-in-doubt": "takes 'all are prepared' for a commit",
     /// A Prepare carries the decisions that its key still waits for.
-    ResolvesOnPrepare = "resolves-on-prepare": "sends Prepare without the key's last decisions",
+    PiggybackOnPrepare = "piggyback-on-prepare": "sends Prepare without the key's last decisions",
     /// A node that lost its directory is refused.
     EmptyStoreRefused = "empty-store-refused": "lets an empty store rejoin",
     /// Where the votes decide, an abort is announced when a replica has vetoed.
@@ -81,9 +91,9 @@ rules! {
     FreezeBeforeAnswer = "freeze-before-answer": "says that its yes is final without FROZEN",
     /// Where the votes decide, a starting master takes nothing for aborted.
     NoPresumption = "no-presumption": "takes what it does not know for aborted, with no log to say so",
-    /// Where the votes decide, the floor of a starting master stays where the replicas know it to be
+    /// Where the votes decide, the watermark of a starting master stays where the replicas know it to be
     /// until all have handshaken and what they were in doubt about is settled.
-    FloorWaitsForHandshakes = "floor-waits-for-handshakes": "lets its floor pass what a replica may be in doubt about",
+    WatermarkWaitsForHandshakes = "watermark-waits-for-handshakes": "lets its watermark pass what a replica may be in doubt about",
     /// Where the votes decide, a replica's commits are durable before its handshake, which does not
     /// name them.
     HandshakeAfterCommits = "handshake-after-commits": "completes the handshake with a COMMIT that can still be lost",
@@ -100,7 +110,7 @@ rules! {
 impl Rule {
     /// Whether the rule means something in a cluster that commits in this mode.
     #[must_use]
-    pub fn concerns(self, commit: CommitMode) -> bool {
+    pub fn applies_to(self, commit: CommitMode) -> bool {
         match self {
             Rule::DecisionForced | Rule::NoGuessInDoubt => commit == CommitMode::Logged,
             Rule::VetoBeforeAbort
@@ -108,7 +118,7 @@ impl Rule {
             | Rule::LateYesIsVoid
             | Rule::FreezeBeforeAnswer
             | Rule::NoPresumption
-            | Rule::FloorWaitsForHandshakes
+            | Rule::WatermarkWaitsForHandshakes
             | Rule::HandshakeAfterCommits => commit == CommitMode::Votes,
             _ => true,
         }
@@ -117,11 +127,11 @@ impl Rule {
     /// Whether another rule covers for this one in the present configuration, so that breaking it
     /// is rightly not caught.
     #[must_use]
-    pub fn redundant(self, commit: CommitMode) -> bool {
+    pub fn is_equivalent(self, commit: CommitMode) -> bool {
         match self {
             Rule::HandshakeBeforeServing | Rule::ReplicaLock => true,
             Rule::EpochCheck => commit == CommitMode::Logged,
-            _ => !self.concerns(commit),
+            _ => !self.applies_to(commit),
         }
     }
 
@@ -131,12 +141,12 @@ impl Rule {
     /// # Errors
     /// The first that does not, in words.
     pub fn check(rules: &[Rule], modes: &[CommitMode]) -> Result<(), String> {
-        let concerned = |rule: &&Rule| modes.iter().any(|mode| rule.concerns(*mode));
+        let concerned = |rule: &&Rule| modes.iter().any(|mode| rule.applies_to(*mode));
         let Some(rule) = rules.iter().find(|rule| !concerned(rule)) else { return Ok(()) };
         let list = |modes: &[CommitMode], between| {
             modes.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
         };
-        let other: Vec<_> = CommitMode::ALL.into_iter().filter(|it| rule.concerns(*it)).collect();
+        let other: Vec<_> = CommitMode::ALL.into_iter().filter(|it| rule.applies_to(*it)).collect();
         let (here, other) = (list(modes, " or "), list(&other, " or --commit "));
         Err(format!("{rule} means nothing where commit = {here}: say --commit {other}"))
     }
@@ -152,7 +162,8 @@ impl FromStr for Rule {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Rule::ALL.iter().copied().find(|rule| rule.name() == text).ok_or_else(|| {
+        let name = RENAMED.iter().find(|(old, _)| *old == text).map_or(text, |(_, new)| new);
+        Rule::ALL.iter().copied().find(|rule| rule.name() == name).ok_or_else(|| {
             let names: Vec<_> = Rule::ALL.iter().map(|rule| rule.name()).collect();
             format!("'{text}' is no rule: want one of {}", names.join(", "))
         })

@@ -4,8 +4,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    AbortReason, Body, Decision, Effect, Event, NoReason, Node, Outcome, PeerKnowledge, ReadId,
-    Record, Request, TimerId, TxnId, Write,
+    AbortReason, Body, Decision, Effect, Event, NoReason, Node, PeerKnowledge, ReadId, Record,
+    Reply, Request, TimerId, TxnId, Write,
 };
 
 impl Display for Decision {
@@ -82,11 +82,15 @@ impl Display for Body {
         match self {
             Body::Fence { member: None, .. } => f.write_str("Fence a stranger"),
             Body::Fence { member: Some(store), .. } => write!(f, "Fence store {store}"),
-            Body::FenceOk { boot, in_doubt } => {
-                write!(f, "FenceOk boot {boot}{}", Listed(", in doubt: ", &pairs(in_doubt)))
+            Body::FenceOk { incarnation, in_doubt } => {
+                write!(
+                    f,
+                    "FenceOk incarnation {incarnation}{}",
+                    Listed(", in doubt: ", &pairs(in_doubt))
+                )
             }
-            Body::Prepare { txn, write, resolves } => {
-                write!(f, "Prepare {txn} {write}{}", Listed(", resolves ", &pairs(resolves)))
+            Body::Prepare { txn, write, piggybacked } => {
+                write!(f, "Prepare {txn} {write}{}", Listed(", piggybacked ", &pairs(piggybacked)))
             }
             Body::VoteYes { txn } => write!(f, "VoteYes {txn}"),
             Body::VoteNo { txn, reason } => write!(f, "VoteNo {txn} ({reason})"),
@@ -94,8 +98,8 @@ impl Display for Body {
             Body::Ack { txns } => write!(f, "Ack{}", Listed(" ", txns)),
             Body::Inquire { txn } => write!(f, "Inquire {txn}"),
             Body::Pending { txn } => write!(f, "Pending {txn}"),
-            Body::Read { read, key, resolves, .. } => {
-                write!(f, "Read {read} {key}{}", Listed(", resolves ", &pairs(resolves)))
+            Body::Read { read, key, piggybacked, .. } => {
+                write!(f, "Read {read} {key}{}", Listed(", piggybacked ", &pairs(piggybacked)))
             }
             Body::Value { read, found: Some((version, value)) } => {
                 write!(f, "Value {read} {value} (version {version})")
@@ -104,7 +108,7 @@ impl Display for Body {
             Body::Busy { read, txn } => write!(f, "Busy {read} (locked by {txn})"),
             Body::NotServing { read } => write!(f, "NotServing {read}"),
             Body::Heartbeat => f.write_str("Heartbeat"),
-            Body::Alive { boot } => write!(f, "Alive boot {boot}"),
+            Body::Alive { incarnation } => write!(f, "Alive incarnation {incarnation}"),
             Body::Stale { promised } => write!(f, "Stale, promised {promised}"),
             Body::Veto { txn } => write!(f, "Veto {txn}"),
             Body::PeerInquire { txn } => write!(f, "PeerInquire {txn}"),
@@ -122,13 +126,13 @@ impl Display for Record {
             Record::Decided { txn, key } => write!(f, "COMMIT {txn} {key}"),
             Record::End { txn } => write!(f, "END {txn}"),
             Record::Promise { epoch } => write!(f, "PROMISE {epoch}"),
-            Record::Boot { boot } => write!(f, "BOOT {boot}"),
+            Record::Incarnation { incarnation } => write!(f, "INCARNATION {incarnation}"),
             Record::Prepare { txn, write } => write!(f, "PREPARE {txn} {write}"),
             Record::Commit { txn } => write!(f, "COMMIT {txn}"),
             Record::Abort { txn } => write!(f, "ABORT {txn}"),
             Record::Refused { txn } => write!(f, "REFUSED {txn}"),
             Record::Frozen { upto } => write!(f, "FROZEN up to {upto}"),
-            Record::Floor { floor } => write!(f, "FLOOR {floor}"),
+            Record::Watermark { watermark } => write!(f, "WATERMARK {watermark}"),
         }
     }
 }
@@ -142,14 +146,14 @@ impl Display for Request {
     }
 }
 
-impl Display for Outcome {
+impl Display for Reply {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Outcome::Committed { version } => write!(f, "Ok {version}"),
-            Outcome::Aborted(reason) => write!(f, "Aborted: {reason}"),
-            Outcome::Value(Some((version, value))) => write!(f, "{value} (version {version})"),
-            Outcome::Value(None) => f.write_str("absent"),
-            Outcome::Unavailable => f.write_str("Unavailable"),
+            Reply::Committed { version } => write!(f, "Ok {version}"),
+            Reply::Aborted(reason) => write!(f, "Aborted: {reason}"),
+            Reply::Value(Some((version, value))) => write!(f, "{value} (version {version})"),
+            Reply::Value(None) => f.write_str("absent"),
+            Reply::Unavailable => f.write_str("Unavailable"),
         }
     }
 }
@@ -172,11 +176,11 @@ impl Display for AbortReason {
 impl Display for TimerId {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            TimerId::Vote(txn) => write!(f, "vote {txn}"),
-            TimerId::Resend { txn, .. } => write!(f, "resend {txn}"),
+            TimerId::VoteTimeout(txn) => write!(f, "vote {txn}"),
+            TimerId::Retransmit { txn, .. } => write!(f, "resend {txn}"),
             TimerId::Attempt(read) => write!(f, "attempt {read}"),
             TimerId::Heartbeat => f.write_str("heartbeat"),
-            TimerId::Inquire(txn) => write!(f, "inquire {txn}"),
+            TimerId::InquiryTimeout(txn) => write!(f, "inquire {txn}"),
             TimerId::ReadWait(read) => write!(f, "read-wait {read}"),
         }
     }
@@ -199,7 +203,7 @@ impl Display for Effect {
             Effect::Append(record) => write!(f, "append {record}"),
             Effect::Force(lsn) => write!(f, "force up to {lsn}"),
             Effect::Send { to, message } => write!(f, "send {to} {}", message.body),
-            Effect::Reply { call, outcome } => write!(f, "reply to call {call}: {outcome}"),
+            Effect::Reply { call, reply } => write!(f, "reply to call {call}: {reply}"),
             Effect::Serve { read, key } => write!(f, "serve {read} {key}"),
             Effect::SetTimer { id, .. } => write!(f, "set timer {id}"),
             Effect::Warn(what) => write!(f, "warn: {what}"),

@@ -175,7 +175,7 @@ impl FromStr for StoreId {
 
 /// A position in the sequence of records that one incarnation of a node appended, from 1.
 ///
-/// Not stored: each boot counts anew.
+/// Not stored: each incarnation counts anew.
 pub type Lsn = u64;
 
 /// One client call at the master, as the driver numbered it.

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Entries, Opened, Options, Store, StoreError};
+use super::{Entries, Opened, Store, StoreError, StoreOptions};
 use crate::protocol::{Key, Lsn, Record, TxnId, Value, Version, Write};
 
 /// A durable key/value store in a directory of its own.
@@ -39,15 +39,15 @@ impl Database {
     ///
     /// # Errors
     /// The directory holds no database that can be used; or it holds the store of a cluster's node.
-    pub fn open(dir: &Path, options: Options) -> Result<Database, StoreError> {
+    pub fn open(dir: &Path, options: StoreOptions) -> Result<Database, StoreError> {
         let progress = Arc::new(Progress::default());
         let told = progress.clone();
         let Opened { store, records, .. } =
             Store::open(dir, options, Box::new(move |durable| told.set(durable)))?;
-        // The floor is what a write leaves: all writes below are done.
+        // The watermark is what a write leaves: all writes below are done.
         let next = match records[..] {
             [] => TxnId::new(0, 1),
-            [Record::Floor { floor }] => floor,
+            [Record::Watermark { watermark }] => watermark,
             _ => {
                 return Err(StoreError::Purpose {
                     dir: dir.to_owned(),
@@ -107,10 +107,10 @@ impl Database {
             inner.store.limits().check(&write.key, write.value.as_ref())?;
             let txn = inner.next;
             inner.next.seq += 1;
-            let floor = inner.next;
+            let watermark = inner.next;
             inner.store.append(Record::Prepare { txn, write });
             inner.store.append(Record::Commit { txn });
-            let lsn = inner.store.append(Record::Floor { floor });
+            let lsn = inner.store.append(Record::Watermark { watermark });
             inner.store.force(lsn);
             (txn, lsn)
         };

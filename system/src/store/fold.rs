@@ -15,9 +15,9 @@ pub(super) enum Slot {
     /// The epoch promised.
     Promise,
     /// The starts counted.
-    Boot,
+    Incarnation,
     /// Everything below is settled.
-    Floor,
+    Watermark,
     /// Whose store is whose.
     Member(Node),
     /// That the votes decide in this cluster.
@@ -27,7 +27,7 @@ pub(super) enum Slot {
     /// The master's decision to commit.
     Decided(TxnId),
     /// What became of a transaction at a replica: prepared, or its outcome. The last of the
-    /// variants, so that those below a floor are the head of a range that has no end.
+    /// variants, so that those below a watermark are the head of a range that has no end.
     Txn(TxnId),
 }
 
@@ -37,8 +37,8 @@ impl Slot {
         match *record {
             Record::Epoch { .. } => Slot::Epoch,
             Record::Promise { .. } => Slot::Promise,
-            Record::Boot { .. } => Slot::Boot,
-            Record::Floor { .. } => Slot::Floor,
+            Record::Incarnation { .. } => Slot::Incarnation,
+            Record::Watermark { .. } => Slot::Watermark,
             Record::Member { node, .. } => Slot::Member(node),
             Record::Votes => Slot::Votes,
             Record::Frozen { .. } => Slot::Frozen,
@@ -102,17 +102,17 @@ impl Facts {
         };
         match (record, before) {
             (Record::Commit { txn }, Some(Record::Prepare { write, .. })) => Some((*txn, write)),
-            (Record::Floor { floor }, _) => {
-                self.forget_below(*floor);
+            (Record::Watermark { watermark }, _) => {
+                self.forget_below(*watermark);
                 None
             }
             _ => None,
         }
     }
 
-    /// Takes out what is said about transactions below a floor.
-    fn forget_below(&mut self, floor: TxnId) {
-        let mut kept = self.0.split_off(&Slot::Txn(floor));
+    /// Takes out what is said about transactions below a watermark.
+    fn forget_below(&mut self, watermark: TxnId) {
+        let mut kept = self.0.split_off(&Slot::Txn(watermark));
         self.0.split_off(&Slot::Txn(TxnId::default()));
         self.0.append(&mut kept);
     }
@@ -125,8 +125,8 @@ fn says_nothing(record: &Record, held: &Record) -> bool {
         (
             Record::Epoch { .. }
             | Record::Promise { .. }
-            | Record::Boot { .. }
-            | Record::Floor { .. }
+            | Record::Incarnation { .. }
+            | Record::Watermark { .. }
             | Record::Frozen { .. },
             held,
         ) => held >= record,
@@ -164,9 +164,9 @@ impl State {
 
     /// Below this a replica has dropped what it knew.
     #[must_use]
-    pub fn floor(&self) -> TxnId {
-        match self.facts.about(Slot::Floor) {
-            Some(Record::Floor { floor }) => *floor,
+    pub fn watermark(&self) -> TxnId {
+        match self.facts.about(Slot::Watermark) {
+            Some(Record::Watermark { watermark }) => *watermark,
             _ => TxnId::default(),
         }
     }
@@ -229,8 +229,8 @@ mod tests {
         Record::Refused { txn: txn(seq) }
     }
 
-    fn floor(seq: u64) -> Record {
-        Record::Floor { floor: txn(seq) }
+    fn watermark(seq: u64) -> Record {
+        Record::Watermark { watermark: txn(seq) }
     }
 
     fn after(records: &[Record]) -> State {
@@ -244,14 +244,14 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_epoch_promise_boot_and_floor_count() {
+    fn the_greatest_epoch_promise_incarnation_and_watermark_count() {
         let epoch = |epoch| Record::Epoch { epoch, replicas: 3 };
         assert_eq!(left(&[epoch(2), epoch(3), epoch(1)]), [epoch(3)]);
         let promise = |epoch| Record::Promise { epoch };
         assert_eq!(left(&[promise(9), promise(9), promise(2)]), [promise(9)]);
-        let boot = |boot| Record::Boot { boot };
-        assert_eq!(left(&[boot(1), boot(2)]), [boot(2)]);
-        assert_eq!(left(&[floor(7), floor(3)]), [floor(7)]);
+        let incarnation = |incarnation| Record::Incarnation { incarnation };
+        assert_eq!(left(&[incarnation(1), incarnation(2)]), [incarnation(2)]);
+        assert_eq!(left(&[watermark(7), watermark(3)]), [watermark(7)]);
     }
 
     #[test]
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_erases_what_is_below_and_nothing_else() {
+    fn a_watermark_erases_what_is_below_and_nothing_else() {
         let records = [
             Record::Epoch { epoch: 1, replicas: 3 },
             put(1, "k", "a"),
@@ -310,12 +310,12 @@ mod tests {
             refused(3),
             put(4, "l", "left over"),
             put(5, "m", "b"),
-            floor(5),
+            watermark(5),
         ];
         let state = after(&records);
         assert_eq!(
             state.records().cloned().collect::<Vec<_>>(),
-            [Record::Epoch { epoch: 1, replicas: 3 }, floor(5), put(5, "m", "b")]
+            [Record::Epoch { epoch: 1, replicas: 3 }, watermark(5), put(5, "m", "b")]
         );
         assert_eq!(state.get(&"k".into()), Some(&(txn(1), "a".into())));
     }

@@ -206,8 +206,8 @@ mod tests {
     use super::*;
     use crate::protocol::{TxnId, Write};
 
-    fn boot(boot: u64) -> Record {
-        Record::Boot { boot }
+    fn incarnation(incarnation: u64) -> Record {
+        Record::Incarnation { incarnation }
     }
 
     fn write(memory: &mut Memory, seq: u64, key: &str, value: Option<&str>) -> Lsn {
@@ -221,7 +221,7 @@ mod tests {
     fn a_kill_takes_what_is_volatile_and_a_power_cut_what_is_not_synced() {
         let mut memory = Memory::new();
         for n in 1..=4 {
-            assert_eq!(memory.append(boot(n)), n);
+            assert_eq!(memory.append(incarnation(n)), n);
         }
         memory.sync_up_to(1);
         memory.write_up_to(3);
@@ -230,21 +230,21 @@ mod tests {
 
         let mut killed = memory.clone();
         killed.kill();
-        assert_eq!(killed.records(), [boot(3)]);
+        assert_eq!(killed.records(), [incarnation(3)]);
         assert_eq!((killed.last(), killed.unsynced()), (0, 2));
         // What the kill left can still be lost, until the next sync.
         for (keep, left) in [(0, 1), (1, 2), (2, 3)] {
             let mut cut = killed.clone();
             cut.power_loss(keep);
-            assert_eq!(cut.records(), [boot(left)]);
+            assert_eq!(cut.records(), [incarnation(left)]);
             let mut cut = memory.clone();
             cut.power_loss(keep);
-            assert_eq!(cut.records(), [boot(left)]);
+            assert_eq!(cut.records(), [incarnation(left)]);
         }
-        assert_eq!(killed.append(boot(5)), 1);
+        assert_eq!(killed.append(incarnation(5)), 1);
         killed.sync_up_to(1);
         killed.power_loss(0);
-        assert_eq!(killed.records(), [boot(5)]);
+        assert_eq!(killed.records(), [incarnation(5)]);
     }
 
     #[test]
@@ -253,9 +253,9 @@ mod tests {
         write(&mut memory, 1, "k", Some("a"));
         memory.write_up_to(2);
         memory.kill();
-        let boot = memory.append(boot(2));
-        assert_eq!((boot, memory.written()), (1, 0));
-        memory.sync_up_to(boot);
+        let incarnation = memory.append(incarnation(2));
+        assert_eq!((incarnation, memory.written()), (1, 0));
+        memory.sync_up_to(incarnation);
         memory.power_loss(0);
         assert_eq!(memory.get(&"k".into()), Some(&(TxnId::new(1, 1), "a".into())));
     }
@@ -263,11 +263,11 @@ mod tests {
     #[test]
     fn equal_contents_are_equal_stores() {
         let (mut one, mut other) = (Memory::new(), Memory::new());
-        one.append(boot(1));
-        one.append(boot(2));
+        one.append(incarnation(1));
+        one.append(incarnation(2));
         one.sync_up_to(2);
         one.kill();
-        other.append(boot(2));
+        other.append(incarnation(2));
         other.sync_up_to(1);
         other.power_loss(0);
         assert_eq!(one, other);

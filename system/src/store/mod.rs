@@ -4,18 +4,18 @@
 //! By itself it is a durable key/value library:
 //!
 //! ```
-//! use system::store::{Database, Options};
+//! use system::store::{Database, StoreOptions};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let parent = tempfile::tempdir()?;
 //! # let dir = parent.path().join("fruit");
-//! let fruit = Database::open(&dir, Options { create: true, ..Options::default() })?;
+//! let fruit = Database::open(&dir, StoreOptions { create: true, ..StoreOptions::default() })?;
 //! let first = fruit.put(b"apple", b"green")?; // durable now, whatever happens next
 //! let second = fruit.put(b"apple", b"red")?;
 //! assert!(second > first);
 //! fruit.close()?;
 //!
-//! let fruit = Database::open(&dir, Options::default())?;
+//! let fruit = Database::open(&dir, StoreOptions::default())?;
 //! let (version, value) = fruit.get(b"apple")?.expect("the apple is durable");
 //! assert_eq!((version, value.as_bytes()), (second, &b"red"[..]));
 //! fruit.del(b"apple")?;
@@ -40,5 +40,5 @@ pub use database::Database;
 pub use error::StoreError;
 pub use fold::State;
 pub use limits::{KEY_BYTES_MAX, LimitError, Limits};
-pub use lmdb::{Entries, Observer, Opened, Options, Persisted, Store, Syncs};
+pub use lmdb::{Entries, Observer, Opened, Persisted, Store, StoreOptions, SyncMode};
 pub use memory::Memory;

@@ -67,7 +67,9 @@ fn policies(cluster: &mut Cluster, node: Node) -> BTreeSet<i32> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_interrupt_others_only_where_they_are_told_so() {
-    for (told, policy) in [("", libc::SCHED_BATCH), ("[node]\nbatch = false", libc::SCHED_OTHER)] {
+    for (told, policy) in
+        [("", libc::SCHED_BATCH), ("[node]\nsched_batch = false", libc::SCHED_OTHER)]
+    {
         let mut cluster = Cluster::begun(1, told).await;
         for node in cluster.names() {
             assert_eq!(policies(&mut cluster, node), BTreeSet::from([policy]), "{node}");
@@ -170,7 +172,8 @@ async fn with_a_replica_down_reads_go_on_and_writes_are_refused_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_end_in_order_when_they_are_told_to() {
-    let mut cluster = Cluster::begun(2, &format!("{PATIENT}\n[node]\nstop = 60000")).await;
+    let mut cluster =
+        Cluster::begun(2, &format!("{PATIENT}\n[node]\nshutdown_grace_ms = 60000")).await;
     // The master is told while a call is in flight, and finishes it.
     cluster.arm(R1, "replica:before-send:vote-yes");
     let client = cluster.client();

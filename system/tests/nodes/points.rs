@@ -12,7 +12,7 @@ use crate::support::{Cluster, within};
 const MASTER: Node = Node::Master;
 const R1: Node = Node::Replica(1);
 /// A decision that a node is stopped over is not repeated either.
-const PATIENT: &str = "[timing]\nvote = 30000\nsilent_heartbeats = 200\nresend = 20000";
+const PATIENT: &str = "[timing]\nvote = 30000\nmissed_heartbeats_max = 200\nresend = 20000";
 
 /// Which replicas have taken in a commit decision about a transaction, by their journals.
 fn decided(cluster: &Cluster, txn: TxnId) -> Vec<Node> {

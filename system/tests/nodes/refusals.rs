@@ -47,8 +47,8 @@ fn a_wrong_configuration_is_told_by_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_has_the_store_at_a_time() {
     let mut cluster = Cluster::begun(1, "").await;
-    let twin = cluster.command(MASTER).args(["--listen", "127.0.0.1:0"]).output().expect("ends");
-    let (code, said) = text(&twin);
+    let second = cluster.command(MASTER).args(["--listen", "127.0.0.1:0"]).output().expect("ends");
+    let (code, said) = text(&second);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("another process has this store open"), "{said}");
     cluster.stop(MASTER);
@@ -61,7 +61,7 @@ async fn a_store_serves_its_own_role() {
     cluster.stop(R1);
     // Each on the other's directory, and both on one that is no node's.
     let used = cluster.dir.path().join("used");
-    let options = system::store::Options { create: true, ..Default::default() };
+    let options = system::store::StoreOptions { create: true, ..Default::default() };
     let store = system::store::Database::open(&used, options).expect("an empty directory");
     store.put(b"k", b"v").expect("it is written");
     drop(store);
@@ -114,16 +114,16 @@ async fn only_so_many_dumps_go_on_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_that_was_superseded_ends() {
     let mut cluster = Cluster::begun(1, WATCHFUL).await;
-    // A twin on the same store, as nothing but a broken rule lets it start.
+    // A second instance on the same store, as nothing but a broken rule lets it start.
     let listen = format!("{}:7100", cluster.address(MASTER).as_str().trim_end_matches(":7000"));
-    let mut twin = cluster
+    let mut second = cluster
         .command(MASTER)
         .args(["--break", "exclusive-store", "--listen", &listen])
         .stderr(Stdio::null())
         .spawn()
         .expect("starts");
     let ended = cluster.ended(MASTER);
-    twin.kill().and_then(|()| twin.wait()).expect("it runs");
+    second.kill().and_then(|()| second.wait()).expect("it runs");
     assert_eq!(ended.code(), Some(3), "{}", cluster.log(MASTER));
 }
 
@@ -185,7 +185,7 @@ fn told(status: &Status) -> (Code, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn statuses_say_what_is_certain() {
-    let limits = "[node]\ncalls = 2\n[store]\nmax_value = 1000";
+    let limits = "[node]\nmax_inflight = 2\n[store]\nmax_value_bytes = 1000";
     let mut cluster = Cluster::begun(2, &format!("{PATIENT}\n{limits}")).await;
     let mut kv =
         KvClient::connect(format!("http://{}", cluster.address(MASTER))).await.expect("it listens");

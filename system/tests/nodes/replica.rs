@@ -39,7 +39,7 @@ impl Master {
         let messages = bodies.into_iter().map(|body| Message {
             store: STORE,
             epoch: 1,
-            floor: TxnId::new(1, 1),
+            watermark: TxnId::new(1, 1),
             body,
         });
         let envelopes = messages.map(wire::to_wire).collect();
@@ -86,7 +86,7 @@ impl Master {
 
 fn prepare(seq: u64, key: &str) -> Body {
     let write = Write { key: key.into(), value: Some("v".into()) };
-    Body::Prepare { txn: TxnId::new(1, seq), write, resolves: Vec::new() }
+    Body::Prepare { txn: TxnId::new(1, seq), write, piggybacked: Vec::new() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +123,7 @@ async fn prepares_of_different_keys_proceed_side_by_side_in_one_force() {
     cluster.reached(R1, "replica:after-persist:prepare");
     cluster.kill(R1);
     cluster.start(R1, &[]);
-    let in_doubt = cluster.until(R1, |status| status.boot == 2).await.unsettled;
+    let in_doubt = cluster.until(R1, |status| status.incarnation == 2).await.unsettled;
     assert_eq!(in_doubt.len(), 40, "{in_doubt:?}");
 }
 

@@ -36,10 +36,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Periods in which nobody loses patience with a node that a test has stopped, or with a machine
 /// that is busy.
-pub(crate) const PATIENT: &str = "[timing]\nvote = 30000\nsilent_heartbeats = 200";
+pub(crate) const PATIENT: &str = "[timing]\nvote = 30000\nmissed_heartbeats_max = 200";
 
 /// Periods in which a node that is gone is soon missed.
-pub(crate) const WATCHFUL: &str = "[timing]\nvote = 30000\nheartbeat = 100\nsilent_heartbeats = 20";
+pub(crate) const WATCHFUL: &str =
+    "[timing]\nvote = 30000\nheartbeat_ms = 100\nmissed_heartbeats_max = 20";
 
 /// A cluster's directory and addresses, and those of its nodes that run.
 pub(crate) struct Cluster {

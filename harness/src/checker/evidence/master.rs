@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use system::protocol::{
-    Body, CallId, CommitMode, Config, Decision, Effect, Event, Key, Message, Node, Outcome, Record,
+    Body, CallId, CommitMode, Config, Decision, Effect, Event, Key, Message, Node, Record, Reply,
     Request, TxnId,
 };
 
@@ -23,7 +23,7 @@ pub(super) struct Scan {
     voting: HashMap<TxnId, BTreeSet<Node>>,
     /// The latest start of each replica that this incarnation has heard of: a handshake of an
     /// earlier one counts for nothing.
-    boots: HashMap<Node, u64>,
+    incarnations: HashMap<Node, u64>,
     /// The write call that the current event brought, until its transaction is known.
     arriving: Option<CallId>,
     calls: HashMap<CallId, TxnId>,
@@ -46,7 +46,7 @@ impl Scan {
             durable: HashSet::new(),
             ended: HashSet::new(),
             voting: HashMap::new(),
-            boots: HashMap::new(),
+            incarnations: HashMap::new(),
             arriving: None,
             calls: HashMap::new(),
             votes: None,
@@ -127,7 +127,7 @@ impl Follow for Scan {
         self.pending.restart();
         self.durable.clear();
         self.voting.clear();
-        self.boots.clear();
+        self.incarnations.clear();
         self.calls.clear();
         self.arriving = None;
         for record in records {
@@ -147,15 +147,15 @@ impl Follow for Scan {
                         self.acknowledged(from, txn, out);
                     }
                 }
-                Body::Alive { boot } => {
-                    let latest = self.boots.entry(from).or_default();
-                    *latest = boot.max(*latest);
+                Body::Alive { incarnation } => {
+                    let latest = self.incarnations.entry(from).or_default();
+                    *latest = incarnation.max(*latest);
                 }
                 // What a replica is in doubt about it has voted yes on.
-                Body::FenceOk { boot, in_doubt } => {
-                    let latest = self.boots.entry(from).or_default();
-                    if boot >= *latest {
-                        *latest = boot;
+                Body::FenceOk { incarnation, in_doubt } => {
+                    let latest = self.incarnations.entry(from).or_default();
+                    if incarnation >= *latest {
+                        *latest = incarnation;
                         for (txn, key) in in_doubt {
                             self.voted_yes(from, txn);
                             if let Some(votes) = &mut self.votes {
@@ -194,20 +194,20 @@ impl Follow for Scan {
                 }
             }
             Effect::Send { to, message: Message { body, .. } } => match body {
-                Body::Prepare { txn, resolves, write } => {
+                Body::Prepare { txn, piggybacked, write } => {
                     if let Some(votes) = &mut self.votes {
                         votes.keys.insert(txn, write.key);
                     }
                     if let Some(call) = self.arriving.take() {
                         self.calls.insert(call, txn);
                     }
-                    for (txn, decision) in resolves {
+                    for (txn, decision) in piggybacked {
                         self.told(to, txn, decision, out);
                     }
                     self.voting.entry(txn).or_default();
                 }
-                Body::Read { resolves, .. } => {
-                    for (txn, decision) in resolves {
+                Body::Read { piggybacked, .. } => {
+                    for (txn, decision) in piggybacked {
                         self.told(to, txn, decision, out);
                     }
                 }
@@ -218,20 +218,20 @@ impl Follow for Scan {
                 Body::Decide { txn, decision } => self.told(to, txn, decision, out),
                 _ => {}
             },
-            Effect::Reply { call, outcome } => {
+            Effect::Reply { call, reply } => {
                 let txn = self.calls.remove(&call);
-                match outcome {
-                    Outcome::Committed { version: txn } => {
+                match reply {
+                    Reply::Committed { version: txn } => {
                         self.publishes(txn, out);
                         let durable = self.durable.contains(&txn) || self.ended.contains(&txn);
                         out.fact(What::OkTold { txn, durable });
                     }
-                    Outcome::Aborted(reason) => {
+                    Reply::Aborted(reason) => {
                         if let Some(txn) = txn {
                             self.aborted(txn, Told::Client(reason), out);
                         }
                     }
-                    Outcome::Value(_) | Outcome::Unavailable => {}
+                    Reply::Value(_) | Reply::Unavailable => {}
                 }
             }
             _ => {}
@@ -252,10 +252,10 @@ mod tests {
     fn a_handshake_that_names_a_transaction_is_a_yes() {
         let txn = TxnId::new(4, 120);
         let key = Key::from("k4");
-        let message = |body| Message { store: StoreId(1), epoch: 4, floor: txn, body };
+        let message = |body| Message { store: StoreId(1), epoch: 4, watermark: txn, body };
         let write = Write { key: key.clone(), value: None };
-        let prepare = message(Body::Prepare { txn, write, resolves: Vec::new() });
-        let handshake = |in_doubt| message(Body::FenceOk { boot: 3, in_doubt });
+        let prepare = message(Body::Prepare { txn, write, piggybacked: Vec::new() });
+        let handshake = |in_doubt| message(Body::FenceOk { incarnation: 3, in_doubt });
         for (in_doubt, missing) in
             [(vec![(txn, key.clone())], Vec::new()), (Vec::new(), vec![Node::Replica(1)])]
         {

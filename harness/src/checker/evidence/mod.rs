@@ -179,9 +179,9 @@ impl Evidence {
     }
 
     /// Says so where a journal is missing, and whether none is.
-    pub fn complete(&self, judgement: &mut super::Judgement) -> bool {
+    pub fn complete(&self, check_result: &mut super::CheckResult) -> bool {
         for node in &self.missing {
-            judgement.doubt(format!("{node} has no journal, or one that tells of no start"));
+            check_result.unknown(format!("{node} has no journal, or one that tells of no start"));
         }
         self.missing.is_empty()
     }

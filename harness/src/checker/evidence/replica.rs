@@ -68,7 +68,7 @@ impl Follow for Scan {
                 Record::Abort { txn } => {
                     decided.insert(txn);
                 }
-                Record::Boot { .. } => fresh = false,
+                Record::Incarnation { .. } => fresh = false,
                 _ => {}
             }
         }

@@ -63,12 +63,12 @@ impl std::str::FromStr for Spec {
 /// What cannot be an observation. The caller knows where it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Nonsense(pub String);
+pub struct MalformedHistory(pub String);
 
-impl Nonsense {
+impl MalformedHistory {
     /// A process begins an operation though it has one under way, or is retired.
-    pub(in crate::checker) fn begun(process: u64, retired: bool) -> Nonsense {
-        Nonsense(if retired {
+    pub(in crate::checker) fn begun(process: u64, retired: bool) -> MalformedHistory {
+        MalformedHistory(if retired {
             format!("process {process} was retired by an info")
         } else {
             format!("process {process} has an operation under way")
@@ -76,8 +76,8 @@ impl Nonsense {
     }
 
     /// A process ends an operation though it has none under way.
-    pub(in crate::checker) fn not_begun(process: u64) -> Nonsense {
-        Nonsense(format!("process {process} ends what it has not begun"))
+    pub(in crate::checker) fn not_begun(process: u64) -> MalformedHistory {
+        MalformedHistory(format!("process {process} ends what it has not begun"))
     }
 }
 
@@ -139,16 +139,15 @@ impl Key {
         value
     }
 
-    fn tick(&mut self) -> Result<u32, Nonsense> {
+    fn tick(&mut self) -> Result<u32, MalformedHistory> {
         let now = self.clock;
-        self.clock = now
-            .checked_add(1)
-            .filter(|clock| *clock < OPEN)
-            .ok_or_else(|| Nonsense(format!("key {} has more than 2^32 events", self.name)))?;
+        self.clock = now.checked_add(1).filter(|clock| *clock < OPEN).ok_or_else(|| {
+            MalformedHistory(format!("key {} has more than 2^32 events", self.name))
+        })?;
         Ok(now)
     }
 
-    fn invoke(&mut self, ask: Ask<'_>, number: u32) -> Result<usize, Nonsense> {
+    fn invoke(&mut self, ask: Ask<'_>, number: u32) -> Result<usize, MalformedHistory> {
         let invoked = self.tick()?;
         let place = self.ops.len();
         let what = match ask {
@@ -176,7 +175,7 @@ impl Key {
         self.special.insert(u32::try_from(place).expect("places fit in 32 bits"), step);
     }
 
-    fn end(&mut self, place: usize, end: End<'_>) -> Result<(), Nonsense> {
+    fn end(&mut self, place: usize, end: End<'_>) -> Result<(), MalformedHistory> {
         let returned = self.tick()?;
         let special = u32::try_from(place).expect("places fit in 32 bits");
         match end {
@@ -201,7 +200,7 @@ impl Key {
                     *step = Step::Differs(from);
                     self.ops[place].returned = returned;
                 }
-                _ => return Err(Nonsense("only a cas can find something else".to_owned())),
+                _ => return Err(MalformedHistory("only a cas can find something else".to_owned())),
             },
         }
         Ok(())
@@ -307,7 +306,12 @@ impl Keys {
     ///
     /// # Errors
     /// It has one under way, or is retired.
-    pub fn invoke(&mut self, process: u64, key: &str, ask: Ask<'_>) -> Result<(), Nonsense> {
+    pub fn invoke(
+        &mut self,
+        process: u64,
+        key: &str,
+        ask: Ask<'_>,
+    ) -> Result<(), MalformedHistory> {
         self.invoke_numbered(self.operations, process, key, ask)
     }
 
@@ -321,12 +325,12 @@ impl Keys {
         process: u64,
         key: &str,
         ask: Ask<'_>,
-    ) -> Result<(), Nonsense> {
+    ) -> Result<(), MalformedHistory> {
         if let Some(known) = self.under_way.get(&process) {
-            return Err(Nonsense::begun(process, known.is_none()));
+            return Err(MalformedHistory::begun(process, known.is_none()));
         }
-        let number =
-            u32::try_from(number).map_err(|_| Nonsense("more than 2^32 operations".to_owned()))?;
+        let number = u32::try_from(number)
+            .map_err(|_| MalformedHistory("more than 2^32 operations".to_owned()))?;
         self.operations += 1;
         let at = match self.by_name.get(key) {
             Some(at) => *at,
@@ -337,7 +341,9 @@ impl Keys {
             }
         };
         if matches!(ask, Ask::Append(_)) && self.spec == Spec::Register {
-            return Err(Nonsense("a register takes no append: want --spec append".to_owned()));
+            return Err(MalformedHistory(
+                "a register takes no append: want --spec append".to_owned(),
+            ));
         }
         let place = self.keys[at].invoke(ask, number)?;
         self.under_way.insert(process, Some((at, place)));
@@ -348,9 +354,9 @@ impl Keys {
     ///
     /// # Errors
     /// It has none under way, or the end is not one of it.
-    pub fn end(&mut self, process: u64, end: End<'_>) -> Result<(), Nonsense> {
+    pub fn end(&mut self, process: u64, end: End<'_>) -> Result<(), MalformedHistory> {
         let Some(Some((key, place))) = self.under_way.remove(&process) else {
-            return Err(Nonsense::not_begun(process));
+            return Err(MalformedHistory::not_begun(process));
         };
         if end == End::Info {
             self.under_way.insert(process, None);

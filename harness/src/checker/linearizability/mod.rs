@@ -27,13 +27,13 @@ use std::{
 pub use counterexample::{Counterexample, Start, Why};
 pub use decide::{Certificate, Exhausted, Verdict, accept, decide, general};
 pub use frontier::Limits;
-pub use keys::{Ask, End, Key, Keys, Nonsense, Packed, Shape, Spec};
+pub use keys::{Ask, End, Key, Keys, MalformedHistory, Packed, Shape, Spec};
 pub use register::{Register, RegisterOp, RegisterRet};
 pub use search::{Bounds, Call, Found, search};
 pub use show::{Explanation, Shown, explain, timeline};
 
-use super::{Judgement, Run};
-use crate::history::{Fate, Function, Operation};
+use super::{CheckResult, Run};
+use crate::history::{Function, Operation, Outcome};
 
 /// The check's name.
 pub const NAME: &str = "linearizability";
@@ -122,35 +122,37 @@ pub(super) fn check_keys_telling(
 
 /// Judges a run.
 #[must_use]
-pub fn check(run: &Run, limits: &Limits) -> Judgement {
+pub fn check(run: &Run, limits: &Limits) -> CheckResult {
     judge(&run.operations, limits)
 }
 
 /// Judges operations on any number of keys, in the order of their invocations.
 #[must_use]
-pub fn judge(operations: &[Operation], limits: &Limits) -> Judgement {
-    let mut judgement = Judgement::new(NAME);
+pub fn judge(operations: &[Operation], limits: &Limits) -> CheckResult {
+    let mut check_result = CheckResult::new(NAME);
     let keys = match keys_of(operations) {
         Ok(keys) => keys,
         Err(nonsense) => {
-            judgement.doubt(nonsense.to_string());
-            return judgement;
+            check_result.unknown(nonsense.to_string());
+            return check_result;
         }
     };
     for KeyVerdict { key, verdict, numbers } in check_keys(&keys, limits, false) {
         let key = &keys.keys()[key];
         match verdict {
             Verdict::Valid(_) => {}
-            Verdict::Unknown(exhausted) => judgement.doubt(format!("{}: {exhausted}", key.name)),
+            Verdict::Unknown(exhausted) => {
+                check_result.unknown(format!("{}: {exhausted}", key.name))
+            }
             Verdict::Invalid(counterexample) => {
                 let explained = explained(key, &counterexample, &numbers, operations);
-                judgement.violation(explained.to_string());
+                check_result.violation(explained.to_string());
             }
         }
     }
-    judgement.measure("keys", keys.keys().len());
-    judgement.measure("operations", operations.len());
-    judgement
+    check_result.measure("keys", keys.keys().len());
+    check_result.measure("operations", operations.len());
+    check_result
 }
 
 fn explained(
@@ -208,7 +210,7 @@ fn longest_prefix(
     for (number, operation) in of_key.filter(|(_, op)| op.invoked_index < until) {
         let mut operation = operation.clone();
         if operation.returned_index.is_some_and(|index| index >= until) {
-            operation.fate = Fate::Info;
+            operation.outcome = Outcome::Info;
             (operation.returned, operation.returned_index) = (None, None);
         }
         numbers.push(number);
@@ -225,7 +227,7 @@ fn longest_prefix(
 }
 
 /// The events of operations, sorted into keys.
-fn keys_of(operations: &[Operation]) -> Result<Keys, Nonsense> {
+fn keys_of(operations: &[Operation]) -> Result<Keys, MalformedHistory> {
     let mut events: Vec<(u64, bool, usize)> = Vec::with_capacity(2 * operations.len());
     for (at, operation) in operations.iter().enumerate() {
         events.push((operation.invoked_index, false, at));
@@ -244,11 +246,11 @@ fn keys_of(operations: &[Operation]) -> Result<Keys, Nonsense> {
             keys.invoke(operation.process, &operation.key, ask)?;
             continue;
         }
-        let end = match operation.fate {
-            Fate::Ok if operation.f == Function::Get => End::Ok(operation.value.as_deref()),
-            Fate::Ok => End::Ok(None),
-            Fate::Fail => End::Fail,
-            Fate::Info => End::Info,
+        let end = match operation.outcome {
+            Outcome::Ok if operation.f == Function::Get => End::Ok(operation.value.as_deref()),
+            Outcome::Ok => End::Ok(None),
+            Outcome::Fail => End::Fail,
+            Outcome::Info => End::Info,
         };
         keys.end(operation.process, end)?;
     }
@@ -308,7 +310,7 @@ mod tests {
             f,
             key: "k".to_owned(),
             value: value.map(str::to_owned),
-            fate: Fate::Ok,
+            outcome: Outcome::Ok,
             version: None,
             error: None,
             invoked_index: span.0,

@@ -16,7 +16,7 @@ use std::{
 
 use self::pairs::Pairs;
 use super::ReadError;
-use crate::checker::linearizability::{Ask, End, Keys, Nonsense, Spec};
+use crate::checker::linearizability::{Ask, End, Keys, MalformedHistory, Spec};
 
 /// Takes operations in, event by event.
 pub trait Sink {
@@ -24,21 +24,21 @@ pub trait Sink {
     ///
     /// # Errors
     /// It cannot.
-    fn invoke(&mut self, process: u64, key: &str, ask: Ask<'_>) -> Result<(), Nonsense>;
+    fn invoke(&mut self, process: u64, key: &str, ask: Ask<'_>) -> Result<(), MalformedHistory>;
 
     /// A process's operation ends.
     ///
     /// # Errors
     /// It cannot.
-    fn end(&mut self, process: u64, end: End<'_>) -> Result<(), Nonsense>;
+    fn end(&mut self, process: u64, end: End<'_>) -> Result<(), MalformedHistory>;
 }
 
 impl Sink for Keys {
-    fn invoke(&mut self, process: u64, key: &str, ask: Ask<'_>) -> Result<(), Nonsense> {
+    fn invoke(&mut self, process: u64, key: &str, ask: Ask<'_>) -> Result<(), MalformedHistory> {
         Keys::invoke(self, process, key, ask)
     }
 
-    fn end(&mut self, process: u64, end: End<'_>) -> Result<(), Nonsense> {
+    fn end(&mut self, process: u64, end: End<'_>) -> Result<(), MalformedHistory> {
         Keys::end(self, process, end)
     }
 }

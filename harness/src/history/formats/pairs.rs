@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use ahash::RandomState;
 
-use super::{Ask, End, Nonsense, Sink};
+use super::{Ask, End, MalformedHistory, Sink};
 
 /// How an event names its operation, as far as it does.
 #[derive(Clone, Copy)]
@@ -39,9 +39,13 @@ impl<'s> Pairs<'s> {
         Pairs { sink, begun: HashMap::default() }
     }
 
-    pub(super) fn invoke(&mut self, named: Named<'_>, ask: Ask<'_>) -> Result<(), Nonsense> {
+    pub(super) fn invoke(
+        &mut self,
+        named: Named<'_>,
+        ask: Ask<'_>,
+    ) -> Result<(), MalformedHistory> {
         let Named { process, f, key, value } = named;
-        let key = key.ok_or_else(|| Nonsense(format!("{f} of no key")))?;
+        let key = key.ok_or_else(|| MalformedHistory(format!("{f} of no key")))?;
         self.sink.invoke(process, key, ask)?;
         let begun = self.begun.entry(process).or_default();
         write_over(&mut begun.f, f);
@@ -53,7 +57,7 @@ impl<'s> Pairs<'s> {
         Ok(())
     }
 
-    pub(super) fn end(&mut self, named: Named<'_>, end: End<'_>) -> Result<(), Nonsense> {
+    pub(super) fn end(&mut self, named: Named<'_>, end: End<'_>) -> Result<(), MalformedHistory> {
         let process = named.process;
         // Without a beginning there is nothing to agree with, and the sink will not have it.
         if let Some(begun) = self.begun.get(&process) {
@@ -67,7 +71,7 @@ impl<'s> Pairs<'s> {
 }
 
 impl Begun {
-    fn agrees(&self, named: Named<'_>) -> Result<(), Nonsense> {
+    fn agrees(&self, named: Named<'_>) -> Result<(), MalformedHistory> {
         let Named { process, f, key, value } = named;
         let same_value = value.is_none() || value == self.value.as_deref();
         if f == self.f && key.is_none_or(|key| key == self.key) && same_value {
@@ -80,7 +84,7 @@ impl Begun {
         };
         let ended = of(f, key.unwrap_or(&self.key), value);
         let begun = of(&self.f, &self.key, self.value.as_deref());
-        Err(Nonsense(format!("process {process} ends {ended}, but has begun {begun}")))
+        Err(MalformedHistory(format!("process {process} ends {ended}, but has begun {begun}")))
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! - nobody has been told Aborted, or Abort, before a veto was durable at some replica;
 //! - until a starting master has handshaken with every replica, and settled everything that they
-//!   were in doubt about, it takes nothing for aborted and no writes, and its floor is one that it
+//!   were in doubt about, it takes nothing for aborted and no writes, and its watermark is one that it
 //!   has from them.
 
 use super::{
@@ -22,8 +22,8 @@ use super::{
 pub(super) struct Heritage {
     /// Replicas that have handshaken with this master.
     met: Replicas,
-    /// The greatest floor that a replica knew of.
-    floor: TxnId,
+    /// The greatest watermark that a replica knew of.
+    watermark: TxnId,
     /// All have handshaken, and all that they were in doubt about is settled.
     settled: bool,
 }
@@ -45,10 +45,10 @@ impl Coordinator {
         self.heritage.as_ref().is_none_or(|heritage| heritage.settled)
     }
 
-    /// The floor of the predecessors, as long as this master cannot know a greater one.
-    pub(super) fn inherited_floor(&self) -> Option<TxnId> {
+    /// The watermark of the predecessors, as long as this master cannot know a greater one.
+    pub(super) fn inherited_watermark(&self) -> Option<TxnId> {
         let heritage = self.heritage.as_ref().filter(|heritage| !heritage.settled)?;
-        self.config.rules.keep(Rule::FloorWaitsForHandshakes).then_some(heritage.floor)
+        self.config.rules.keep(Rule::WatermarkWaitsForHandshakes).then_some(heritage.watermark)
     }
 
     /// Whether a transaction that is not under way here was aborted, if somebody is in doubt about
@@ -57,7 +57,7 @@ impl Coordinator {
     pub(super) fn presumes_abort(&self, txn: TxnId) -> bool {
         self.settled()
             || txn.epoch == self.epoch
-            || self.heritage.as_ref().is_some_and(|heritage| txn < heritage.floor)
+            || self.heritage.as_ref().is_some_and(|heritage| txn < heritage.watermark)
             || !self.config.rules.keep(Rule::NoPresumption)
     }
 
@@ -128,12 +128,12 @@ impl Coordinator {
         self.settle();
     }
 
-    /// A replica has handshaken, and knew of this floor: ask it as well about all that others are
+    /// A replica has handshaken, and knew of this watermark: ask it as well about all that others are
     /// asked about.
-    pub(super) fn inherits(&mut self, slot: u8, floor: TxnId, effects: &mut Vec<Effect>) {
+    pub(super) fn inherits(&mut self, slot: u8, watermark: TxnId, effects: &mut Vec<Effect>) {
         let Some(heritage) = &mut self.heritage else { return };
         heritage.met.insert(slot);
-        heritage.floor = heritage.floor.max(floor);
+        heritage.watermark = heritage.watermark.max(watermark);
         let asking: Vec<_> = self
             .txns
             .iter()

@@ -17,7 +17,7 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use super::{super::StoreError, Options, Syncs, log::Log, pages, rows};
+use super::{super::StoreError, StoreOptions, SyncMode, log::Log, pages, rows};
 use crate::protocol::{Record, StoreId};
 
 /// Names the program's own format of rows, apart from LMDB's version.
@@ -69,7 +69,7 @@ impl Environment {
     /// with the records that the tables do not have.
     pub(super) fn open(
         dir: &Path,
-        options: &Options,
+        options: &StoreOptions,
     ) -> Result<(Environment, Log, Vec<Record>), StoreError> {
         let found = Found::look(dir)?;
         if !found.data && !found.lock && !options.create {
@@ -98,7 +98,7 @@ impl Environment {
 
     fn open_locked(
         dir: &Path,
-        options: &Options,
+        options: &StoreOptions,
         lock: &mut LockFile,
     ) -> Result<(Mapped, Log, Vec<Record>), StoreError> {
         let file = dir.join(DATA_FILE);
@@ -308,7 +308,7 @@ impl LockFile {
 
 /// Makes a new environment beside its place, and moves it there when it is whole and durable, the
 /// data file last. So a data file that is in its place is never a half-made one, and has its log.
-fn create(dir: &Path, options: &Options) -> Result<(), StoreError> {
+fn create(dir: &Path, options: &StoreOptions) -> Result<(), StoreError> {
     let making = dir.join(CREATING);
     match fs::remove_dir_all(&making) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -319,7 +319,7 @@ fn create(dir: &Path, options: &Options) -> Result<(), StoreError> {
     fs::create_dir(&making).map_err(io(&making, "cannot create the directory"))?;
     let id = StoreId(rand::random_range(1..=u64::MAX));
     drop(map(&making, options, Some(id))?);
-    Log::create(&making.join(LOG_FILE), id, options.log_bytes)?;
+    Log::create(&making.join(LOG_FILE), id, options.wal_bytes)?;
     for name in [LOG_FILE, DATA_FILE] {
         let (from, to) = (making.join(name), dir.join(name));
         fs::rename(&from, &to).map_err(io(&to, "cannot move the new file here"))?;
@@ -337,15 +337,15 @@ fn create(dir: &Path, options: &Options) -> Result<(), StoreError> {
 type Mapped = (Env, Table, Table, StoreId);
 
 /// Maps the environment in `dir`; makes it anew when given its identity.
-fn map(dir: &Path, options: &Options, new: Option<StoreId>) -> Result<Mapped, StoreError> {
+fn map(dir: &Path, options: &StoreOptions, new: Option<StoreId>) -> Result<Mapped, StoreError> {
     let doing = "cannot open the environment";
     let explained = |error| explain(dir, options.map_bytes, doing, error);
     let mut open = EnvOpenOptions::new().read_txn_without_tls();
     open.map_size(whole_pages(options.map_bytes)).max_dbs(1).max_readers(READERS_MAX);
     if let Some(flag) = match options.syncs {
-        Syncs::All => None,
-        Syncs::NoMeta => Some(EnvFlags::NO_META_SYNC),
-        Syncs::None => Some(EnvFlags::NO_SYNC),
+        SyncMode::All => None,
+        SyncMode::NoMeta => Some(EnvFlags::NO_META_SYNC),
+        SyncMode::None => Some(EnvFlags::NO_SYNC),
     } {
         // SAFETY: these flags are unsafe for what a loss of power may leave in the file. That is
         // what they are asked for here, and what is left is looked through before it is mapped.

@@ -40,7 +40,7 @@ use nix::fcntl::OFlag;
 
 use super::{
     super::{StoreError, fold::Slot},
-    Syncs, environment,
+    SyncMode, environment,
     rows::{self, FactKey},
 };
 use crate::protocol::{Record, StoreId};
@@ -72,7 +72,7 @@ pub(super) struct Log {
     frame: Vec<u8>,
     /// Room for whole pages of it.
     pages: Vec<u8>,
-    syncs: Syncs,
+    syncs: SyncMode,
 }
 
 impl Log {
@@ -101,7 +101,7 @@ impl Log {
         id: StoreId,
         applied: u64,
         append: bool,
-        syncs: Syncs,
+        syncs: SyncMode,
     ) -> Result<(Log, Vec<Record>), StoreError> {
         let io = |doing| environment::io(path, doing);
         let file = match open_direct(path) {
@@ -226,7 +226,7 @@ impl Log {
 
     /// Makes durable what is there, whoever has written it.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
-        if self.syncs == Syncs::None {
+        if self.syncs == SyncMode::None {
             return Ok(());
         }
         self.file.sync_data().map_err(environment::io(&self.path, "cannot sync the log"))
@@ -346,8 +346,8 @@ mod tests {
     const ID: StoreId = StoreId(7);
     const BYTES: u64 = 4 * FRAMES_AT;
 
-    fn boot(boot: u64) -> Record {
-        Record::Boot { boot }
+    fn incarnation(incarnation: u64) -> Record {
+        Record::Incarnation { incarnation }
     }
 
     fn put(seq: u64, value: &str) -> Record {
@@ -363,7 +363,7 @@ mod tests {
     }
 
     fn open(path: &Path, applied: u64) -> Result<(Log, Vec<Record>), StoreError> {
-        Log::open(path, ID, applied, true, Syncs::All)
+        Log::open(path, ID, applied, true, SyncMode::All)
     }
 
     fn append(log: &mut Log, records: &[Record]) {
@@ -377,13 +377,13 @@ mod tests {
         let (mut log, records) = open(&path, 0).expect("a log");
         assert_eq!(records, []);
         let end = Record::End { txn: TxnId::new(1, 2) };
-        append(&mut log, &[boot(1), put(1, "a")]);
+        append(&mut log, &[incarnation(1), put(1, "a")]);
         append(&mut log, std::slice::from_ref(&end));
         let (mut log, records) = open(&path, 0).expect("a log");
-        assert_eq!(records, [boot(1), put(1, "a"), end.clone()]);
-        append(&mut log, &[boot(2)]);
+        assert_eq!(records, [incarnation(1), put(1, "a"), end.clone()]);
+        append(&mut log, &[incarnation(2)]);
         let (_, records) = open(&path, 0).expect("a log");
-        assert_eq!(records, [boot(1), put(1, "a"), end, boot(2)]);
+        assert_eq!(records, [incarnation(1), put(1, "a"), end, incarnation(2)]);
     }
 
     #[test]
@@ -393,22 +393,22 @@ mod tests {
         let page = "v".repeat(PAGE);
         append(&mut log, &[put(1, &page)]);
         assert!(!log.frame(&[put(2, &page)]), "one page is left of three");
-        append(&mut log, &[boot(9)]);
-        assert!(!log.frame(&[boot(10)]), "none is left");
+        append(&mut log, &[incarnation(9)]);
+        assert!(!log.frame(&[incarnation(10)]), "none is left");
         let (mut log, records) = open(&path, 0).expect("a log");
         assert_eq!(records.len(), 2);
         log.restart();
-        append(&mut log, &[boot(10)]);
+        append(&mut log, &[incarnation(10)]);
         // What is left of the generation before means nothing.
         let (log, records) = open(&path, 1).expect("a log");
-        assert_eq!((log.generation(), records), (2, vec![boot(10)]));
+        assert_eq!((log.generation(), records), (2, vec![incarnation(10)]));
     }
 
     #[test]
     fn of_a_frame_that_was_cut_short_anywhere_nothing_is_read() {
         let (_dir, path) = new();
         let (mut log, _) = open(&path, 0).expect("a log");
-        append(&mut log, &[boot(1)]);
+        append(&mut log, &[incarnation(1)]);
         let from = usize::try_from(log.at).expect("a small file");
         append(&mut log, &[put(1, "value"), put(2, "value")]);
         let to = from + log.frame.len();
@@ -418,9 +418,9 @@ mod tests {
             bytes[cut..].fill(0);
             fs::write(&path, bytes).expect("writable");
             let (mut log, records) = open(&path, 0).expect("a log");
-            assert_eq!(records, [boot(1)], "{cut}");
-            append(&mut log, &[boot(2)]);
-            assert_eq!(open(&path, 0).expect("a log").1, [boot(1), boot(2)]);
+            assert_eq!(records, [incarnation(1)], "{cut}");
+            append(&mut log, &[incarnation(2)]);
+            assert_eq!(open(&path, 0).expect("a log").1, [incarnation(1), incarnation(2)]);
         }
     }
 
@@ -431,7 +431,7 @@ mod tests {
         append(&mut log, &[put(1, "value")]);
         append(&mut log, &[put(2, "value")]);
         let last = usize::try_from(log.at).expect("a small file");
-        append(&mut log, &[boot(1)]);
+        append(&mut log, &[incarnation(1)]);
         let whole = fs::read(&path).expect("readable");
         let records = open(&path, 0).expect("a log").1;
         let (mut found, mut harmless) = (0, 0);
@@ -459,15 +459,15 @@ mod tests {
     fn a_log_that_is_ahead_of_the_tables_or_of_another_store_is_refused() {
         let (_dir, path) = new();
         let (mut log, _) = open(&path, 0).expect("a log");
-        append(&mut log, &[boot(1)]);
+        append(&mut log, &[incarnation(1)]);
         log.restart();
-        append(&mut log, &[boot(2)]);
+        append(&mut log, &[incarnation(2)]);
         let error = open(&path, 0).expect_err("what lies between is lost").to_string();
         assert!(
             error.contains("goes on from generation 1, and the tables have come to 0"),
             "{error}"
         );
-        let other = Log::open(&path, StoreId(8), 1, true, Syncs::All);
+        let other = Log::open(&path, StoreId(8), 1, true, SyncMode::All);
         assert!(matches!(other, Err(StoreError::Swapped { found: ID, .. })), "{other:?}");
         fs::write(&path, "").expect("writable");
         let error = open(&path, 0).expect_err("it is empty");

@@ -32,7 +32,7 @@ use crate::protocol::{Key, Lsn, Record, StoreId, Value, Version};
 
 /// How a store is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct StoreOptions {
     /// Create the store if its directory is missing or empty. Default no: then that is an error.
     pub create: bool,
     /// Hold the directory's lock, so that no other process opens the store. Default yes; no breaks
@@ -46,18 +46,18 @@ pub struct Options {
     /// The size of the log, in bytes: what is durable there before the tables of LMDB take it up,
     /// all together, when the log is full. A commit that does not fit goes to the tables at once; 0:
     /// every one. Not used without the directory's lock. Default 16 MiB.
-    pub log_bytes: u64,
+    pub wal_bytes: u64,
     /// The bounds of keys and values. The store relies on whoever appends to keep them.
     pub limits: Limits,
     /// What a commit waits for. Default all of it.
-    pub syncs: Syncs,
+    pub syncs: SyncMode,
 }
 
-/// What of a commit is on the disk before it counts as done. Everything but [`Syncs::All`] loses
+/// What of a commit is on the disk before it counts as done. Everything but [`SyncMode::All`] loses
 /// acknowledged records with the power, and is there so that a harness can be seen to notice; no
 /// program of the store offers it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Syncs {
+pub enum SyncMode {
     /// The frame of the log; and where the tables take the log up, their pages, and then the meta
     /// page that makes them count.
     #[default]
@@ -68,16 +68,16 @@ pub enum Syncs {
     None,
 }
 
-impl Default for Options {
+impl Default for StoreOptions {
     fn default() -> Self {
-        Options {
+        StoreOptions {
             create: false,
             exclusive: true,
             map_bytes: 16 << 30,
             idle: Duration::from_millis(10),
-            log_bytes: 16 << 20,
+            wal_bytes: 16 << 20,
             limits: Limits::default(),
-            syncs: Syncs::All,
+            syncs: SyncMode::All,
         }
     }
 }
@@ -109,7 +109,11 @@ impl Store {
     ///
     /// # Errors
     /// The directory holds no store that can be used: see [`StoreError`] for all that is checked.
-    pub fn open(dir: &Path, options: Options, persisted: Persisted) -> Result<Opened, StoreError> {
+    pub fn open(
+        dir: &Path,
+        options: StoreOptions,
+        persisted: Persisted,
+    ) -> Result<Opened, StoreError> {
         Store::open_observed(dir, options, persisted, None)
     }
 
@@ -119,7 +123,7 @@ impl Store {
     /// As for [`Store::open`].
     pub fn open_observed(
         dir: &Path,
-        options: Options,
+        options: StoreOptions,
         persisted: Persisted,
         observer: Option<Box<dyn Observer>>,
     ) -> Result<Opened, StoreError> {
@@ -129,7 +133,7 @@ impl Store {
         let shared = Arc::new(Shared::new(tables.facts()?, &logged));
         shared.in_order(&environment)?;
         tables.check(&shared.all_changed())?;
-        log.resize(options.log_bytes)?;
+        log.resize(options.wal_bytes)?;
         let records = shared.facts();
         let writer = Writer {
             environment: environment.clone(),

@@ -9,8 +9,8 @@
 //! |---|---|
 //! | `e` | epoch, number of replicas (1 byte) |
 //! | `p` | promised epoch |
-//! | `b` | boot |
-//! | `f` | floor: epoch, seq |
+//! | `b` | incarnation |
+//! | `f` | watermark: epoch, seq |
 //! | `m` node (0: the master) | store id |
 //! | `c` | nothing: the votes decide what is committed |
 //! | `i` | epoch and seq up to which yes votes are final |
@@ -48,8 +48,8 @@ impl From<Slot> for FactKey {
         match slot {
             Slot::Epoch => FactKey::new(b'e', &[]),
             Slot::Promise => FactKey::new(b'p', &[]),
-            Slot::Boot => FactKey::new(b'b', &[]),
-            Slot::Floor => FactKey::new(b'f', &[]),
+            Slot::Incarnation => FactKey::new(b'b', &[]),
+            Slot::Watermark => FactKey::new(b'f', &[]),
             Slot::Member(Node::Master) => FactKey::new(b'm', &[0]),
             Slot::Member(Node::Replica(slot)) => FactKey::new(b'm', &[slot]),
             Slot::Votes => FactKey::new(b'c', &[]),
@@ -80,12 +80,12 @@ pub(super) fn encode_record(record: &Record, into: &mut Vec<u8>) {
             into.push(*replicas);
         }
         Record::Promise { epoch: number }
-        | Record::Boot { boot: number }
+        | Record::Incarnation { incarnation: number }
         | Record::Member { store: StoreId(number), .. } => {
             into.extend_from_slice(&number.to_be_bytes());
         }
         Record::Votes => {}
-        Record::Floor { floor: txn } | Record::Frozen { upto: txn } => {
+        Record::Watermark { watermark: txn } | Record::Frozen { upto: txn } => {
             into.extend_from_slice(&txn_bytes(*txn));
         }
         Record::Decided { key, .. } => into.extend_from_slice(key.as_bytes()),
@@ -121,8 +121,10 @@ pub(super) fn decode_record(key: &[u8], body: &[u8]) -> Result<Record, &'static 
             _ => return Err("it is no epoch"),
         },
         (b'p', []) => Record::Promise { epoch: number()? },
-        (b'b', []) => Record::Boot { boot: number()? },
-        (b'f', []) => Record::Floor { floor: txn_from(body).ok_or("it is no transaction")? },
+        (b'b', []) => Record::Incarnation { incarnation: number()? },
+        (b'f', []) => {
+            Record::Watermark { watermark: txn_from(body).ok_or("it is no transaction")? }
+        }
         (b'm', [0]) => Record::Member { node: Node::Master, store: StoreId(number()?) },
         (b'm', [slot]) => Record::Member { node: Node::Replica(*slot), store: StoreId(number()?) },
         (b'c', []) if body.is_empty() => Record::Votes,
@@ -247,8 +249,8 @@ mod tests {
         let records = [
             Record::Epoch { epoch: 1 << 40, replicas: 3 },
             Record::Promise { epoch: 2 },
-            Record::Boot { boot: u64::MAX },
-            Record::Floor { floor: txn },
+            Record::Incarnation { incarnation: u64::MAX },
+            Record::Watermark { watermark: txn },
             Record::Member { node: Node::Master, store: StoreId(1) },
             Record::Member { node: Node::Replica(255), store: StoreId(u64::MAX) },
             Record::Votes,

@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     super::{StoreError, fold::Facts},
-    Syncs,
+    SyncMode,
     environment::Environment,
     log::Log,
     tables::{Change, Changed, Tables},
@@ -274,7 +274,7 @@ pub(super) struct Writer {
     pub(super) environment: Arc<Environment>,
     pub(super) log: Log,
     pub(super) tables: Tables,
-    pub(super) syncs: Syncs,
+    pub(super) syncs: SyncMode,
     pub(super) shared: Arc<Shared>,
     pub(super) idle: Duration,
     pub(super) observer: Option<Box<dyn Observer>>,
@@ -315,7 +315,7 @@ impl Writer {
     /// tables. It is durable before anything is written over or behind it.
     fn settle(&self) -> Result<(), StoreError> {
         self.log.sync()?;
-        if self.syncs == Syncs::All { self.environment.sync() } else { Ok(()) }
+        if self.syncs == SyncMode::All { self.environment.sync() } else { Ok(()) }
     }
 
     /// Makes a batch durable, as a whole: so a crash keeps a prefix. Where the tables take it up
