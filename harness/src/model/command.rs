@@ -209,7 +209,7 @@ pub fn run(args: &ModelArgs) -> anyhow::Result<Validity> {
     };
     let seen = Arc::new([const { AtomicUsize::new(0) }; 2]);
     let far = seen.clone();
-    let progress = Progress::telling(move |elapsed| {
+    let progress = Progress::show(move |elapsed| {
         let [unique, depth] = [&far[0], &far[1]].map(|count| count.load(Ordering::Relaxed));
         format!("{:.0} s: {unique} states, depth {depth}", elapsed.as_secs_f64())
     });

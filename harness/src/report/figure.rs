@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 
 use crate::{
-    checker::linearizability::Broken,
+    checker::linearizability::NonLinearizableKey,
     history::{Operation, Outcome},
 };
 
@@ -20,7 +20,7 @@ const TOP: u32 = 26;
 const ROWS_MAX: usize = 24;
 
 /// Draws a counterexample.
-pub(super) fn figure(broken: &Broken, operations: &[Operation]) -> Markup {
+pub(super) fn figure(broken: &NonLinearizableKey, operations: &[Operation]) -> Markup {
     let mut rows: Vec<(u32, &Operation)> = broken
         .explanation
         .operations
@@ -88,7 +88,7 @@ pub(super) fn figure(broken: &Broken, operations: &[Operation]) -> Markup {
 /// Where the drawn operations take effect, by number: after so many of the events, at which share
 /// of the way to the next, and their place in the order of those that are drawn.
 fn points(
-    broken: &Broken,
+    broken: &NonLinearizableKey,
     operations: &[Operation],
     events: &[u64],
 ) -> BTreeMap<u32, (usize, f64, usize)> {

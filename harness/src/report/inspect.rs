@@ -18,12 +18,12 @@ use super::{
 };
 use crate::{
     checker::{
-        CheckResult, LoadError, Results, Validity,
-        linearizability::{self, Broken, Limits, Shown, timeline},
-        read_json,
+        CheckResult, Results, Validity,
+        linearizability::{self, Limits, NonLinearizableKey, ShownOperation, timeline},
     },
     history::{self, Event, Operation, Outcome},
     runner::parse_duration,
+    twopc::{LoadError, read_json},
 };
 
 /// What to show of which run.
@@ -112,14 +112,14 @@ struct Seen {
     windows: Vec<Window>,
     test: Json,
     results: Option<Results>,
-    broken: Vec<Broken>,
+    broken: Vec<NonLinearizableKey>,
 }
 
 impl Seen {
     fn load(directory: &Path) -> Result<Seen, LoadError> {
         let test = read_json(&directory.join("test.json"))?;
         let path = directory.join("history.jsonl");
-        let history::Whole { events, torn } = history::read(&path)?;
+        let history::RecordedHistory { events, torn } = history::read(&path)?;
         let operations = history::pair(&events).map_err(|error| LoadError::Pair { path, error })?;
         let windows = windows(&events);
         let path = directory.join("results.json");
@@ -127,8 +127,11 @@ impl Seen {
         let invalid = results.as_ref().and_then(|results| results.check(linearizability::NAME));
         let invalid = invalid.is_some_and(|check| check.verdict == Validity::Invalid);
         let limits = Limits { time: std::time::Duration::from_secs(5), ..Limits::default() };
-        let broken =
-            if invalid { linearizability::broken(&operations, &limits) } else { Vec::new() };
+        let broken = if invalid {
+            linearizability::non_linearizable_keys(&operations, &limits)
+        } else {
+            Vec::new()
+        };
         Ok(Seen { events, torn, operations, windows, test, results, broken })
     }
 
@@ -301,7 +304,9 @@ fn picked(out: &mut String, seen: &Seen, args: &InspectArgs) -> fmt::Result {
             Outcome::Info => ODD,
         };
         let (sign, rest) = match operation.outcome {
-            Outcome::Ok => ("ok  ", operation.version.map_or_else(String::new, |v| v.to_string())),
+            Outcome::Ok => {
+                ("ok  ", operation.version.as_ref().map_or_else(String::new, |v| v.to_string()))
+            }
             Outcome::Fail => ("fail", operation.error.clone().unwrap_or_default()),
             Outcome::Info => ("info", operation.error.clone().unwrap_or_default()),
         };
@@ -317,11 +322,15 @@ fn picked(out: &mut String, seen: &Seen, args: &InspectArgs) -> fmt::Result {
     Ok(())
 }
 
-fn counterexample(out: &mut String, broken: &Broken, operations: &[Operation]) -> fmt::Result {
+fn counterexample(
+    out: &mut String,
+    broken: &NonLinearizableKey,
+    operations: &[Operation],
+) -> fmt::Result {
     let title = format!("What clients saw of {} has no order", broken.explanation.key);
     writeln!(out, "{}", Styled(BAD, title))?;
     writeln!(out, "  {}", broken.explanation.sentence)?;
-    let breaks = |shown: &Shown| shown.number == broken.breaks_at;
+    let breaks = |shown: &ShownOperation| shown.number == broken.breaks_at;
     for (line, shown) in
         timeline(&broken.explanation.operations).lines().zip(&broken.explanation.operations)
     {

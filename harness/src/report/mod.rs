@@ -19,7 +19,10 @@ pub(crate) use self::page::{THEME, about, cited, mark};
 use system::protocol::Node;
 
 use self::{scene::Scene, windows::Window};
-use crate::checker::{LoadError, Results, Run};
+use crate::{
+    checker::Results,
+    twopc::{LoadError, Run},
+};
 
 /// A lock that a replica held.
 #[derive(Clone, Debug, PartialEq, Eq)]

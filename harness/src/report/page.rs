@@ -130,7 +130,7 @@ fn header(scene: &Scene<'_>, name: &str) -> Markup {
             p.facts {
                 (counted(scene.run.operations.len() as u64, "operation")) " by "
                 (counted(scene.concurrency(), "client")) " in " (format!("{seconds:.1}")) " s, "
-                (counted(scene.run.setup.replicas.into(), "replica")) ", "
+                (counted(scene.run.description.replicas.into(), "replica")) ", "
                 @if strikes == 0 { "no faults" } @else { (counted(strikes as u64, "fault")) }
                 "."
                 @if !broken.is_empty() {
@@ -223,7 +223,10 @@ fn wrong(scene: &Scene<'_>) -> Markup {
 }
 
 /// The end of the longest prefix that has an order.
-fn prefix(broken: &crate::checker::linearizability::Broken, operations: &[Operation]) -> Markup {
+fn prefix(
+    broken: &crate::checker::linearizability::NonLinearizableKey,
+    operations: &[Operation],
+) -> Markup {
     const TOLD: usize = 8;
     let last = broken.prefix.len().saturating_sub(TOLD);
     html! {

@@ -21,13 +21,11 @@ use super::{
 };
 use crate::{
     checker::{
-        LoadError, Results, Run, Validity,
-        evidence::What,
-        find_journals,
-        linearizability::{self, Broken, Limits},
-        read_json,
+        Results, Validity,
+        linearizability::{self, Limits, NonLinearizableKey},
     },
-    history::{Event, Function, Operation, Outcome},
+    history::{Function, Operation, Outcome},
+    twopc::{LoadError, Run, evidence::FactKind, find_journals, read_json, version_of},
 };
 
 /// A run with more operations shows a share of them: about so many.
@@ -46,7 +44,7 @@ pub(super) struct Scene<'a> {
     /// `test.json`.
     pub(super) test: Json,
     pub(super) windows: Vec<Window>,
-    pub(super) broken: Vec<Broken>,
+    pub(super) broken: Vec<NonLinearizableKey>,
     pub(super) tenures: BTreeMap<Node, Vec<Tenure>>,
     pub(super) stories: BTreeMap<TxnId, Story>,
     /// Lines of journals that sentences name.
@@ -79,13 +77,16 @@ impl<'a> Scene<'a> {
         let invalid = results
             .check(linearizability::NAME)
             .is_some_and(|check_result| check_result.verdict == Validity::Invalid);
-        let broken =
-            if invalid { linearizability::broken(&run.operations, &limits) } else { Vec::new() };
+        let broken = if invalid {
+            linearizability::non_linearizable_keys(&run.operations, &limits)
+        } else {
+            Vec::new()
+        };
         let tenures = tenures::tenures(&run.evidence, &windows);
         let (wanted, first) = wanted(run, results, &windows, &broken, &tenures);
         let journals = find_journals(directory)?;
-        let found =
-            journals::read(&journals, &wanted, run.setup.clock_origin).map_err(file("nodes"))?;
+        let found = journals::read(&journals, &wanted, run.description.clock_origin)
+            .map_err(file("nodes"))?;
         let Found { forces, begun, mut stories, quotes } = found;
         let context = context(run, &windows);
         for story in stories.values_mut() {
@@ -137,7 +138,7 @@ impl<'a> Scene<'a> {
     /// The operation that became a transaction: one that was told its version, or wrote its value.
     pub(super) fn operation_of(&self, txn: TxnId) -> Option<&Operation> {
         let operations = &self.run.operations;
-        let told = operations.iter().find(|op| op.f.is_write() && op.version == Some(txn));
+        let told = operations.iter().find(|op| op.f.is_write() && version_of(op) == Some(txn));
         told.or_else(|| {
             let write = self.run.evidence.transactions.by_id.get(&txn)?.write.as_ref()?;
             let value = write.value.as_ref()?.to_string();
@@ -196,8 +197,8 @@ impl<'a> Scene<'a> {
             columns.plain(&format!("{node}.force.for"), forces.iter().map(|(a, b)| (b - a) / 1000));
         }
         let starts = run.evidence.nodes.iter().map(|(node, facts)| {
-            let starts = facts.facts.iter().filter(|f| matches!(f.what, What::Started { .. }));
-            (node, starts.map(|fact| fact.place.time / 1000).collect::<Vec<_>>())
+            let starts = facts.facts.iter().filter(|f| matches!(f.kind, FactKind::Started { .. }));
+            (node, starts.map(|fact| fact.position.time / 1000).collect::<Vec<_>>())
         });
         for (node, times) in starts {
             columns.steps(&format!("{node}.start"), times);
@@ -226,7 +227,7 @@ impl<'a> Scene<'a> {
         columns.pack(&Head {
             name: self.test.get("name").and_then(Json::as_str).unwrap_or("a run"),
             clients: self.concurrency(),
-            replicas: run.setup.replicas,
+            replicas: run.description.replicas,
             end: last,
             keys: keys.iter().map(|(key, _)| key.as_str()).collect(),
             values: values.iter().map(|(value, _)| value.as_str()).collect(),
@@ -286,7 +287,7 @@ impl Shown {
     fn of(
         run: &Run,
         windows: &[Window],
-        broken: &[Broken],
+        broken: &[NonLinearizableKey],
         stories: &BTreeMap<TxnId, Story>,
         left_out: &mut Vec<String>,
     ) -> Self {
@@ -326,7 +327,7 @@ impl Shown {
         }
         let place = operations.iter().enumerate().map(|(place, number)| (*number, place)).collect();
         let mut also: BTreeSet<TxnId> = stories.keys().copied().collect();
-        also.extend(operations.iter().filter_map(|number| run.operations[*number].version));
+        also.extend(operations.iter().filter_map(|number| version_of(&run.operations[*number])));
         if every == 1 {
             also.clear();
         }
@@ -409,8 +410,8 @@ fn put_operations(columns: &mut Columns, operations: &[&Operation], run: &Run, n
         }
     });
     columns.plain("o.value", values.collect::<Vec<_>>());
-    columns.plain("o.epoch", each(&|op| op.version.map_or(0, |version| int(version.epoch))));
-    columns.steps("o.seq", each(&|op| op.version.map_or(0, |version| int(version.seq))));
+    columns.plain("o.epoch", each(&|op| version_of(op).map_or(0, |version| int(version.epoch))));
+    columns.steps("o.seq", each(&|op| version_of(op).map_or(0, |version| int(version.seq))));
     // Of an error that names a transaction, the transaction goes apart.
     let mut about = Vec::with_capacity(operations.len());
     let errors = operations.iter().map(|op| match &op.error {
@@ -485,7 +486,7 @@ fn wanted(
     run: &Run,
     results: &Results,
     windows: &[Window],
-    broken: &[Broken],
+    broken: &[NonLinearizableKey],
     tenures: &BTreeMap<Node, Vec<Tenure>>,
 ) -> (Wanted, Option<TxnId>) {
     let known = &run.evidence.transactions.by_id;
@@ -525,7 +526,7 @@ fn wanted(
             let operation = &run.operations[operation.number as usize];
             let by_value =
                 || operation.value.as_ref().and_then(|value| by_value.get(value)).copied();
-            if let Some(txn) = operation.version.or_else(by_value) {
+            if let Some(txn) = version_of(operation).or_else(by_value) {
                 add(&mut wanted, txn);
                 first.get_or_insert(txn);
             }
@@ -567,21 +568,14 @@ fn context(run: &Run, windows: &[Window]) -> Vec<Note> {
     }
     for (node, facts) in &run.evidence.nodes {
         for fact in &facts.facts {
-            let (kind, text) = match &fact.what {
-                What::Started { .. } => ("up", "starts".to_owned()),
-                What::Halted(_, why) => ("halt", format!("halts: {why}")),
+            let (kind, text) = match &fact.kind {
+                FactKind::Started { .. } => ("up", "starts".to_owned()),
+                FactKind::Halted(_, why) => ("halt", format!("halts: {why}")),
                 _ => continue,
             };
-            let (t, line) = (fact.place.time, Some(fact.place.line));
+            let (t, line) = (fact.position.time, Some(fact.position.line));
             notes.push(Note { t, line, node: *node, kind, text });
         }
     }
     notes
-}
-
-impl Event {
-    /// Whether the nemesis did it.
-    fn is_nemesis(&self) -> bool {
-        matches!(self.action, crate::history::Action::Nemesis(_))
-    }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use system::protocol::{Key, Node, TxnId};
 
 use super::windows::Window;
-use crate::checker::evidence::{Evidence, NodeFacts, What};
+use crate::twopc::evidence::{Evidence, FactKind, NodeFacts};
 
 /// How a lock was let go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,9 +66,9 @@ fn of_replica(node: Node, facts: &NodeFacts, windows: &[Window]) -> Vec<Tenure> 
     let mut open: HashMap<TxnId, usize> = HashMap::new();
     let mut last = i64::MIN;
     for fact in &facts.facts {
-        let t = fact.place.time;
-        match &fact.what {
-            What::Started { undecided, .. } => {
+        let t = fact.position.time;
+        match &fact.kind {
+            FactKind::Started { undecided, .. } => {
                 // It went down at the last kill before this start, if one is on record.
                 let kills = windows.iter().filter(|w| w.silent && w.nodes.contains(&name));
                 let kills = kills.map(|w| i64::try_from(w.from).unwrap_or(i64::MAX));
@@ -83,18 +83,18 @@ fn of_replica(node: Node, facts: &NodeFacts, windows: &[Window]) -> Vec<Tenure> 
                     all.push(Tenure::begun(*txn, &write.key, t, Some(t)));
                 }
             }
-            What::Prepared(txn, write) => {
+            FactKind::Prepared(txn, write) => {
                 open.insert(*txn, all.len());
                 all.push(Tenure::begun(*txn, &write.key, t, None));
             }
-            What::Voted(txn) => {
+            FactKind::Voted(txn) => {
                 if let Some(at) = open.get(txn) {
                     all[*at].voted.get_or_insert(t);
                 }
             }
-            What::Committed(txn) | What::Aborted(txn) => {
+            FactKind::Committed(txn) | FactKind::Aborted(txn) => {
                 if let Some(at) = open.remove(txn) {
-                    let commits = matches!(fact.what, What::Committed(_));
+                    let commits = matches!(fact.kind, FactKind::Committed(_));
                     all[at].outcome = if commits { Release::Applied } else { Release::Aborted };
                     all[at].to = t;
                 }
@@ -117,18 +117,18 @@ pub(super) fn reigns(evidence: &Evidence, begun: &HashMap<TxnId, i64>) -> BTreeM
     }
     let facts = evidence.nodes.get(&Node::Master).map_or(&[][..], |node| node.facts.as_slice());
     for fact in facts {
-        let t = fact.place.time;
-        match &fact.what {
-            What::DecisionAppended { txn, .. } => {
+        let t = fact.position.time;
+        match &fact.kind {
+            FactKind::DecisionAppended { txn, .. } => {
                 all.entry(*txn).or_default().appended.get_or_insert(t);
             }
-            What::Decided(txn, _) => {
+            FactKind::Decided(txn, _) => {
                 all.entry(*txn).or_default().decided.get_or_insert(t);
             }
-            What::Ended(txn) => {
+            FactKind::Ended(txn) => {
                 all.entry(*txn).or_default().ended.get_or_insert(t);
             }
-            What::AbortTold { txn, .. } => {
+            FactKind::AbortReported { txn, .. } => {
                 all.entry(*txn).or_default().aborted.get_or_insert(t);
             }
             _ => {}

@@ -189,7 +189,7 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     let total = args.seeds.to - args.seeds.from;
     let done = Arc::new([const { AtomicU64::new(0) }; 2]);
     let far = done.clone();
-    let progress = Progress::telling(move |elapsed| {
+    let progress = Progress::show(move |elapsed| {
         let [seeds, bad] = [&far[0], &far[1]].map(|count| count.load(Ordering::Relaxed));
         format!("{:.0} s: {seeds} of {total} seeds, {bad} bad", elapsed.as_secs_f64())
     });

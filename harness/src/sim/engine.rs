@@ -19,7 +19,7 @@ use system::{
 use super::plan::{Fault, Plan};
 use crate::{
     generator::{ClientRequest, Generator, nemesis_rng},
-    history::{Action, ClientEvent, Event as Observed, Function, Kind, NemesisEvent, error_of},
+    history::{Action, ClientEvent, Event as Observed, Function, Kind, NemesisEvent, Version},
     schedule::{Disks, Fact, Host, Judge, Outcome, Property, Step, View, at_rest},
 };
 
@@ -795,7 +795,7 @@ impl<'a> Engine<'a> {
         let get = matches!(request, Request::Get { .. });
         let (kind, error) = match &reply {
             Some(Reply::Committed { .. } | Reply::Value(_)) => (Kind::Ok, None),
-            Some(Reply::Aborted(reason)) => (Kind::Fail, Some(error_of(reason))),
+            Some(Reply::Aborted(reason)) => (Kind::Fail, Some(crate::twopc::error_of(reason))),
             Some(Reply::Unavailable) => {
                 (Kind::Fail, Some("unavailable: nobody answered".to_owned()))
             }
@@ -848,7 +848,7 @@ impl<'a> Engine<'a> {
             f,
             key: key.to_string(),
             value,
-            version,
+            version: version.map(Version::new),
             error,
         }));
     }

@@ -17,10 +17,10 @@ use system::{
 
 use super::{Plan, Ran, Verdict, remained, run_setup};
 use crate::{
-    checker::{self, Final, Run},
     report,
     runner::rundir::{RunDir, utc},
     schedule::Schedule,
+    twopc::{self, FinalState, Run},
 };
 
 /// The command that runs a seed again.
@@ -63,7 +63,7 @@ pub(super) fn keep(
         write().with_context(|| path.display().to_string())?;
     }
     let watched = verdict.broken.iter().map(|broken| format!("{broken}: {}", broken.claim()));
-    let remained = Final { invariant_violations: Some(watched.collect()), ..remained(ran) };
+    let remained = FinalState { invariant_violations: Some(watched.collect()), ..remained(ran) };
     write_json(&directory.final_state(), &remained)?;
     let mut test = serde_json::to_value(run_setup(plan))?;
     let more = json!({
@@ -88,7 +88,7 @@ pub(super) fn keep(
 
     // Judged from the files, as `harness check` does it again.
     let run = Run::load(directory.path())?;
-    let results = checker::check(&run, &super::LIMITS);
+    let results = twopc::check(&run, &super::LIMITS);
     write_json(&directory.path().join("results.json"), &results)?;
     report::write(directory.path(), &run, &results)?;
     Ok(directory.path().to_owned())

@@ -18,13 +18,16 @@ pub use plan::{Fault, Plan};
 
 use crate::{
     checker::{
-        self, CheckResult, Final, FinalReplica, Results, Run, RunDescription, Validity,
-        evidence::{self, Evidence},
+        CheckResult, Results, Validity,
         linearizability::{self, Limits},
         statistics,
     },
     history,
     schedule::{Property, Schedule, ScheduleSetup},
+    twopc::{
+        self, FinalReplicaState, FinalState, Run, RunDescription,
+        evidence::{self, Evidence},
+    },
 };
 
 /// What a seed came to.
@@ -84,10 +87,10 @@ pub fn try_seed(seed: u64, commit: CommitMode, rules: Rules, thorough: bool) -> 
     let plan = Plan::of(seed, commit, rules);
     let ran = run(&plan, thorough);
     let operations = history::pair(&ran.history).expect("the simulator records whole operations");
-    let history = linearizability::judge(&operations, &LIMITS);
+    let history = linearizability::check(&operations, &LIMITS);
     let (broken, count) = (ran.broken.clone(), ran.count);
     let checks = thorough.then(|| {
-        let mut checks = checker::check(&recorded(&plan, ran, operations), &LIMITS).checks;
+        let mut checks = twopc::check(&recorded(&plan, ran, operations), &LIMITS).checks;
         // One run of many may show little: that is no fault of its own.
         checks.retain(|check_result| check_result.check != statistics::NAME);
         Results::new(checks)
@@ -105,12 +108,12 @@ fn recorded(plan: &Plan, ran: Ran, operations: Vec<history::Operation>) -> Run {
         (node, facts.expect("entries in memory can be read"))
     });
     Run {
-        setup: run_setup(plan),
+        description: run_setup(plan),
         events: ran.history,
         torn: false,
         operations,
         evidence: Evidence::of(nodes.collect::<BTreeMap<_, _>>(), replicas),
-        remained: Some(remained),
+        final_state: Some(remained),
     }
 }
 
@@ -125,8 +128,8 @@ fn run_setup(plan: &Plan) -> RunDescription {
 }
 
 /// What the nodes held at the end.
-fn remained(ran: &Ran) -> Final {
-    Final {
+fn remained(ran: &Ran) -> FinalState {
+    FinalState {
         time: ran.ended,
         replicas: ran.hosts.iter().skip(1).map(|host| (host.node(), remains(host))).collect(),
         master_unsettled: ran.hosts[0].machine().map(|machine| machine.status().unsettled),
@@ -134,9 +137,9 @@ fn remained(ran: &Ran) -> Final {
     }
 }
 
-fn remains(host: &crate::schedule::Host) -> FinalReplica {
+fn remains(host: &crate::schedule::Host) -> FinalReplicaState {
     let entries = host.store().entries();
-    FinalReplica {
+    FinalReplicaState {
         entries: entries
             .map(|(key, (version, value))| (key.clone(), *version, value.clone()))
             .collect(),
