@@ -376,7 +376,7 @@ fn shown(args: &InspectArgs) -> Result<Exit, Problem> {
     }
 }
 
-/// Serves recorded runs until somebody wants an end.
+/// Serves recorded runs until Ctrl-C.
 fn served(args: &ServeArgs) -> Result<Exit, Problem> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -26,7 +26,10 @@ fn a_schedule_of_the_model_is_replayed() {
     let directory = tempfile::tempdir().expect("a directory for the test");
     let within = directory.path();
     let found = output_with_status(1, &["model", "--break", "reads-respect-locks"], within);
-    assert!(found.contains("R1: what can be read is the last committed write"), "{found}");
+    assert!(
+        found.contains("R1: a read that is served returns the last committed write"),
+        "{found}"
+    );
     let replayed = output_with_status(1, &["replay", "schedule.json"], within);
     let step = "client call 0: put k1=v1";
     assert!(found.contains(step) && replayed.contains(step), "{replayed}");
@@ -38,13 +41,16 @@ fn a_schedule_of_the_model_is_replayed() {
     let mended = text.replace("\"reads-respect-locks\"", "");
     std::fs::write(&path, mended).expect("the disk has room");
     let replayed = output_with_status(0, &["replay", "schedule.json"], within);
-    assert!(replayed.contains("R1, which this schedule is said to break, holds"), "{replayed}");
+    assert!(
+        replayed.contains("R1 is recorded as violated by this schedule, but holds"),
+        "{replayed}"
+    );
     let wrong = text.replacen("\"steps\": [", "\"steps\": [{\"restart\": {\"node\": \"r1\"}},", 1);
     std::fs::write(&path, wrong).expect("the disk has room");
     let output = harness(&["replay", "schedule.json"], within);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(254), "{errors}");
-    assert!(errors.contains("not possible here: r1 starts again"), "{errors}");
+    assert!(errors.contains("not possible here: r1 restarts"), "{errors}");
 }
 
 #[test]

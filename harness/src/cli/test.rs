@@ -202,12 +202,12 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
         if many {
             writeln!(
                 out,
-                "run {number} of {}: {}, seed {seed}, {:.1} s, {} operations, {} strikes, {}, {}",
+                "run {number} of {}: {}, seed {seed}, {:.1} s, {} operations, {} injections, {}, {}",
                 args.test_count,
                 run.results.verdict,
                 started.elapsed().as_secs_f64(),
                 tally.invoked(),
-                tally.strikes(),
+                tally.injections(),
                 tally.recovery(),
                 run.made.directory.display()
             )?;
