@@ -37,9 +37,10 @@ pub fn check(run: &Run) -> CheckResult {
 /// Judges a start that must not succeed.
 fn attempt(event: &NemesisEvent, check_result: &mut CheckResult) {
     let is = |name| event.value.get(name) == Some(&Json::Bool(true));
-    let [node, status, said] = ["node", "status", "said"].map(|field| event.text(field));
+    let [node, status] = ["node", "status"].map(|field| event.text(field));
+    let said = event.text("last_log_line").or_else(|| event.text("said"));
     let node = node.unwrap_or("?");
-    let (who, let_in) = if event.f == FaultName::SecondMaster.name() {
+    let (who, let_in) = if FaultName::find(&event.f) == Some(FaultName::SecondMaster) {
         let who = "a second master on the store of the first".to_owned();
         (who, "a second master was let onto the store of the first".to_owned())
     } else if event.f == FaultName::WipeReplica.name() {

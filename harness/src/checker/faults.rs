@@ -27,7 +27,7 @@ pub fn check(run: &Run) -> CheckResult {
         })
         .collect();
     let mut coverage = Coverage::default();
-    nemesis.iter().for_each(|event| coverage.add(event));
+    nemesis.iter().for_each(|event| coverage.add(&event.f, &event.value));
     // Beside other faults a point may be out of reach for as long as they last.
     if run.setup.real_faults().eq([FaultName::CrashMatrix.name()]) {
         for cell in coverage.vacuous() {
@@ -91,8 +91,11 @@ pub fn lost(event: &NemesisEvent) -> u64 {
 fn belongs(event: &NemesisEvent, fault: &str) -> bool {
     if matches!(fault, "partition" | "messages") {
         // Only what was really done to a message counts, and that is known at the end.
-        let messages = event.value.pointer("/struck/messages").and_then(serde_json::Value::as_u64);
-        return event.f == "mend" && event.text("fault") == Some(fault) && messages > Some(0);
+        let intercepted = event.value.get("intercepted").or_else(|| event.value.get("struck"));
+        let messages = intercepted.and_then(|it| it.get("messages")?.as_u64());
+        return matches!(&*event.f, "network-restored" | "mend")
+            && event.text("fault") == Some(fault)
+            && messages > Some(0);
     }
     if !matches!(event.f.as_str(), "kill" | "pause" | "power-loss") {
         // A start of which nobody saw what became of it shows nothing.

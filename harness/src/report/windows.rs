@@ -49,7 +49,7 @@ pub struct Window {
 const REVIVES: &[&str] = &["restart", "resume"];
 
 /// What undoes any other fault.
-const MENDS: &[&str] = &["mend", "restore"];
+const MENDS: &[&str] = &["network-restored", "mend", "restore"];
 
 impl Window {
     fn applies_to(&self, nodes: &[String]) -> bool {
@@ -103,7 +103,7 @@ fn take(windows: &mut Vec<Window>, event: &Event, nemesis: &NemesisEvent) {
             }
         }
         "heal" => windows.iter_mut().for_each(|window| close(window, event.time)),
-        "miss" | "settled" | "final" | "broken" | "unseen" => {}
+        "miss" | "settled" | "final" | "broken" | "dump-failed" | "unseen" => {}
         _ if REVIVES.contains(&name) => {
             let undone = windows.iter_mut().filter(|w| w.silent && w.applies_to(&nodes));
             undone.for_each(|window| close(window, event.time));
@@ -154,8 +154,16 @@ fn begun(event: &Event, nemesis: &NemesisEvent, nodes: Vec<String>, fault: &str)
 }
 
 /// What leaves a node dead or stopped until it is brought back.
-const SILENCES: &[&str] =
-    &["kill", "pause", "hold", "died", "power-loss", "wipe-replica", "second-master"];
+const SILENCES: &[&str] = &[
+    "kill",
+    "pause",
+    "hold",
+    "died",
+    "power-loss",
+    "wipe-replica",
+    "second-master",
+    "twin-master",
+];
 
 /// Which messages a fault is about, and what is done to them.
 fn messages(value: &Json) -> Option<String> {
@@ -165,13 +173,17 @@ fn messages(value: &Json) -> Option<String> {
             let told = |one: &Json| {
                 format!(
                     "{} {}",
-                    one.get("what").map_or_else(String::new, text),
-                    one.get("is").map_or_else(String::new, text)
+                    one.get("pattern").or_else(|| one.get("what")).map_or_else(String::new, text),
+                    one.get("action").or_else(|| one.get("is")).map_or_else(String::new, text)
                 )
             };
             Some(list.iter().map(told).collect::<Vec<_>>().join(", "))
         }
-        _ => Some(format!("{} {}", text(value.get("did")?), text(value.get("message")?))),
+        _ => Some(format!(
+            "{} {}",
+            text(value.get("message_action").or_else(|| value.get("did"))?),
+            text(value.get("message")?)
+        )),
     }
 }
 
