@@ -230,7 +230,8 @@ fn measure(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
                 row.times += 1;
                 let [from, to] = [absence.from, absence.to].map(u64::cast_signed);
                 let held = locks.iter().filter(|lock| {
-                    lock.node != Node::Master && lock.doubt.is_some_and(|doubt| doubt <= from)
+                    lock.node != Node::Master
+                        && lock.in_doubt_from.is_some_and(|since| since <= from)
                 });
                 for lock in held.filter(|lock| lock.to > from) {
                     row.locks += 1;

@@ -12,6 +12,7 @@ pub mod rules;
 pub mod runner;
 pub mod schedule;
 pub mod sim;
+pub mod simulator;
 pub mod systems;
 pub mod web;
 

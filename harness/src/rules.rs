@@ -14,11 +14,11 @@ use crate::{
     model::{
         ModelOptions,
         command::script,
-        explore::{Bounds, Explored, explore},
+        explore::{Exploration, ExplorationLimits, explore},
     },
     runner::parse_duration,
     schedule::Property,
-    sim::command::{Seeds, Tried, try_seeds},
+    sim::command::{SeedRange, SeedResults, run_seeds},
 };
 
 /// The arguments of `harness rules`.
@@ -153,14 +153,14 @@ pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     if args.real {
         return real::run(args, out);
     }
-    let bounds = Bounds {
+    let limits = ExplorationLimits {
         time: Some(Duration::from_secs(args.time_limit)),
         threads: args.threads,
-        ..Bounds::default()
+        ..ExplorationLimits::default()
     };
     let mut verdict = Validity::Valid;
     for commit in args.modes() {
-        verdict = verdict.max(kill_matrix(args, commit, bounds, out)?);
+        verdict = verdict.max(kill_matrix(args, commit, limits, out)?);
     }
     Ok(verdict)
 }
@@ -169,7 +169,7 @@ pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
 fn kill_matrix(
     args: &RulesArgs,
     commit: CommitMode,
-    bounds: Bounds,
+    limits: ExplorationLimits,
     out: &mut impl Write,
 ) -> anyhow::Result<Validity> {
     let rules = if args.rules.is_empty() { Rule::ALL } else { &args.rules };
@@ -194,7 +194,7 @@ fn kill_matrix(
             let mut options = clean.clone();
             options.setup.rules = broken;
             options.until = reported_property(rule);
-            let found = explore(&options, bounds, |_, _| {});
+            let found = explore(&options, limits, |_, _| {});
             verdict = verdict.max(judge(rule, commit, &found));
             let time = format!("{:.1} s", found.elapsed.as_secs_f64());
             row(name, &detected_by(rule, commit, &found), &found.unique.to_string(), &time, &sim)?;
@@ -213,7 +213,7 @@ fn kill_matrix(
     }
     let mut name = "every rule in force";
     for options in controls {
-        let clean = explore(&options, bounds, |_, _| {});
+        let clean = explore(&options, limits, |_, _| {});
         verdict = verdict.max(judge_clean(&clean));
         let time = format!("{:.1} s", clean.elapsed.as_secs_f64());
         let description = format!("{}: {}", describe(&options), holds(&clean));
@@ -224,12 +224,12 @@ fn kill_matrix(
 }
 
 /// Searches with the simulator, each time until the first seed that violates a property.
-fn simulated(commit: CommitMode, rules: Rules, seeds: u64, tries: u64) -> Vec<Tried> {
+fn simulated(commit: CommitMode, rules: Rules, seeds: u64, tries: u64) -> Vec<SeedResults> {
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let search = |n: u64| {
         let from = n * 1_000_000;
-        let seeds = Seeds { from, to: from + seeds };
-        try_seeds(seeds, commit, rules, threads, false, false, |_, _| {})
+        let seeds = SeedRange { from, to: from + seeds };
+        run_seeds(seeds, commit, rules, threads, false, false, |_, _| {})
     };
     (0..tries).map(search).collect()
 }
@@ -237,10 +237,10 @@ fn simulated(commit: CommitMode, rules: Rules, seeds: u64, tries: u64) -> Vec<Tr
 /// Judges the simulator's findings and describes them: the violated properties, and the median number
 /// of seeds and time until the first violation. Finding nothing proves nothing, so the verdict for a
 /// mutation that is not equivalent is then unknown.
-fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[Tried]) -> (Validity, String) {
+fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[SeedResults]) -> (Validity, String) {
     let mut found: Vec<_> =
-        tried.iter().filter_map(|tried| Some((tried.first()?, tried))).collect();
-    found.sort_by_key(|(first, _)| first.after);
+        tried.iter().filter_map(|tried| Some((tried.first_failure()?, tried))).collect();
+    found.sort_by_key(|(first, _)| first.seeds);
     let Some((first, middle)) = found.get(found.len() / 2) else {
         let seeds: u64 = tried.iter().map(|tried| tried.seeds).sum();
         let description = format!("nothing in {seeds} seeds");
@@ -258,11 +258,11 @@ fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[Tried]) -> (Validity, St
     } else {
         String::new()
     };
-    let seeds = if first.after == 1 { "seed" } else { "seeds" };
+    let seeds = if first.seeds == 1 { "seed" } else { "seeds" };
     let description = format!(
         "{} after {} {seeds}, {:.1} s{found_in}",
-        first.names.join(", "),
-        first.after,
+        first.violated.join(", "),
+        first.seeds,
         middle.elapsed.as_secs_f64(),
     );
     let validity = match (rule.is_equivalent(commit), found.len() == tried.len()) {
@@ -274,16 +274,16 @@ fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[Tried]) -> (Validity, St
     (validity, description)
 }
 
-fn judge(rule: Rule, commit: CommitMode, found: &Explored) -> Validity {
-    match (rule.is_equivalent(commit), found.broken.is_empty(), found.complete) {
+fn judge(rule: Rule, commit: CommitMode, found: &Exploration) -> Validity {
+    match (rule.is_equivalent(commit), found.violations.is_empty(), found.complete) {
         (false, false, _) | (true, true, true) => Validity::Valid,
         (true, true, false) => Validity::Unknown,
         (false, true, _) | (true, false, _) => Validity::Invalid,
     }
 }
 
-fn judge_clean(clean: &Explored) -> Validity {
-    match (clean.broken.is_empty(), clean.complete) {
+fn judge_clean(clean: &Exploration) -> Validity {
+    match (clean.violations.is_empty(), clean.complete) {
         (true, true) => Validity::Valid,
         (true, false) => Validity::Unknown,
         (false, _) => Validity::Invalid,
@@ -291,8 +291,8 @@ fn judge_clean(clean: &Explored) -> Validity {
 }
 
 /// The violated properties, and the length of the counterexamples.
-fn detected_by(rule: Rule, commit: CommitMode, found: &Explored) -> String {
-    if found.broken.is_empty() {
+fn detected_by(rule: Rule, commit: CommitMode, found: &Exploration) -> String {
+    if found.violations.is_empty() {
         return match (rule.is_equivalent(commit), found.complete) {
             (true, true) => "nothing in any state: equivalent".to_owned(),
             (false, true) => "nothing: NOT DETECTED".to_owned(),
@@ -300,7 +300,7 @@ fn detected_by(rule: Rule, commit: CommitMode, found: &Explored) -> String {
         };
     }
     let mut parts: Vec<(usize, Vec<&str>)> = Vec::new();
-    for (property, schedule) in &found.broken {
+    for (property, schedule) in &found.violations {
         let steps = schedule.steps.len();
         match parts.iter_mut().find(|part| part.0 == steps) {
             Some((_, names)) => names.push(property.name()),
@@ -317,8 +317,8 @@ fn detected_by(rule: Rule, commit: CommitMode, found: &Explored) -> String {
         .join("; ")
 }
 
-fn holds(clean: &Explored) -> String {
-    match clean.broken.first() {
+fn holds(clean: &Exploration) -> String {
+    match clean.violations.first() {
         Some((property, _)) => format!("✗ {property}"),
         None if clean.complete => "holds".to_owned(),
         None => "holds within the time limit".to_owned(),
@@ -362,7 +362,7 @@ mod tests {
             let mut options = clusters(rule, commit).swap_remove(0);
             options.setup.rules = Rules::ALL.without(rule);
             options.until = reported_property(rule);
-            let found = explore(&options, Bounds::default(), |_, _| {});
+            let found = explore(&options, ExplorationLimits::default(), |_, _| {});
             let detected = detected_by(rule, commit, &found);
             assert_eq!(
                 judge(rule, commit, &found),

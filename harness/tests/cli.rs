@@ -111,7 +111,7 @@ fn a_run_is_inspected() {
     };
     let (status, said) = say(&["inspect", path]);
     assert_eq!(status, Some(2), "{said}");
-    assert!(said.contains("not judged yet"), "{said}");
+    assert!(said.contains("not checked yet"), "{said}");
 
     let (status, said) = say(&["check", path]);
     assert_eq!(status, Some(1), "{said}");
@@ -121,9 +121,9 @@ fn a_run_is_inspected() {
     let (status, said) = say(&["inspect", path]);
     assert_eq!(status, Some(1), "{said}");
     for part in [
-        "What clients saw of k1 has no order",
+        "The history of k1 is not linearizable",
         "├",
-        "the longest prefix with an order ends: ",
+        "the longest linearizable prefix ends with: ",
         "Operations: 8",
         "linearizability  invalid",
     ] {

@@ -244,11 +244,11 @@ fn print_line(
     let JudgedRun { completed, tally, results } = run;
     writeln!(
         io::stdout(),
-        "run {number} of {count}: {}, seed {seed}, {:.1} s, {} operations, {} faults injected, {}, {}",
+        "run {number} of {count}: {}, seed {seed}, {:.1} s, {} operations, {} injections, {}, {}",
         results.verdict,
         elapsed.as_secs_f64(),
         tally.invoked(),
-        tally.strikes(),
+        tally.injections(),
         tally.recovery(),
         completed.directory.display()
     )

@@ -133,7 +133,7 @@ impl Shared {
         }
         if !self.last_injection.is_empty() {
             text.push_str(&format!(
-                " | {} faults injected, last: {}",
+                " | {} injections, last: {}",
                 self.injections, self.last_injection
             ));
         }

@@ -160,8 +160,8 @@ mod tests {
             commit: CommitMode::Logged,
             timing: Timing::default(),
             peers: true,
-            settled: true,
-            bare: false,
+            handshaken: true,
+            canonical: false,
         }
     }
 
@@ -171,12 +171,12 @@ mod tests {
         let client = Step::Client { call: 1, request: Request::Write(write) };
         let mut cluster = schedule::Cluster::new(setup());
         cluster.apply(&client).expect("a client may send a request");
-        let (from, to, message) = cluster.under_way().next().expect("a Prepare").clone();
+        let (from, to, message) = cluster.in_flight().next().expect("a Prepare").clone();
         (client, Step::Deliver { from, to, message, second_instance: false })
     }
 
     fn schedule_of(steps: Vec<Step>) -> Schedule {
-        Schedule { setup: setup(), steps, broken: Vec::new(), origin: String::new() }
+        Schedule { setup: setup(), steps, violated: Vec::new(), origin: String::new() }
     }
 
     #[test]

@@ -155,7 +155,7 @@ async fn hold_messages(
     testbed: &Testbed,
     network: &Network,
 ) -> Result<InterceptRule, RunError> {
-    if schedule.setup.settled {
+    if schedule.setup.handshaken {
         testbed.until_ready().await?;
     }
     let kinds = [Role::Master, Role::Replica].map(|role| role.kinds(Place::Send).iter().copied());

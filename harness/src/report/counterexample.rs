@@ -1,6 +1,5 @@
-//! A counterexample as a picture: who did what from when to when, and where the operations took
-//! effect as long as there was an order. Only the order of events is to scale. Knows nothing of how
-//! it was found.
+//! Draws a linearizability counterexample: the operations as intervals, and the linearization points
+//! of the longest linearizable prefix. The axis shows the order of events, not their distance in time.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +15,10 @@ const LEFT: u32 = 230;
 const WIDTH: u32 = 920;
 const TOP: u32 = 26;
 
-/// So many rows are drawn at most: a larger part would not be read.
+/// The most operations that are drawn. Nobody reads a larger figure.
 const ROWS_MAX: usize = 24;
 
-/// Draws a counterexample.
+/// Draws a counterexample as SVG.
 pub(super) fn figure(broken: &Broken, operations: &[Operation]) -> Markup {
     let mut rows: Vec<(u32, &Operation)> = broken
         .explanation
@@ -44,13 +43,12 @@ pub(super) fn figure(broken: &Broken, operations: &[Operation]) -> Markup {
     let points = points(broken, operations, &events);
     let height = TOP + ROW * u32::try_from(rows.len()).unwrap_or(0) + 24;
     let breaks = operations[broken.breaks_at as usize].returned_index.map(|index| x(rank(index)));
-    let title =
-        format!("Timeline of the operations on {} that have no order", broken.explanation.key);
+    let title = format!("Operations on {} that cannot be linearized", broken.explanation.key);
     html! {
         svg.figure viewBox=(format!("0 0 {WIDTH} {height}")) role="img" aria-label=(title) {
             @if let Some(at) = breaks {
                 line.break x1=(at) x2=(at) y1="14" y2=(height - 18) {}
-                text.why x=(at) y="10" text-anchor="middle" { "no order from here on" }
+                text.reason x=(at) y="10" text-anchor="middle" { "not linearizable from here on" }
             }
             @for ((number, operation), row) in rows.iter().zip(0_u32..) {
                 @let y = TOP + row * ROW + ROW / 2;
@@ -62,31 +60,31 @@ pub(super) fn figure(broken: &Broken, operations: &[Operation]) -> Markup {
                     Outcome::Info => "info",
                 };
                 g.(class).breaks[*number == broken.breaks_at] data-op=(number) {
-                    text.who x="4" y=(y + 4) { "p" (operation.process) }
-                    text.what x="52" y=(y + 4) { (words(operation)) }
+                    text.process x="4" y=(y + 4) { "p" (operation.process) }
+                    text.operation x="52" y=(y + 4) { (describe(operation)) }
                     rect.bar x=(from) y=(y - 8) width=(to.unwrap_or(WIDTH - 8) - from) height="16" rx="3" {
-                        title { (words(operation)) " by process " (operation.process) ", event "
+                        title { (describe(operation)) " by process " (operation.process) ", event "
                             (operation.invoked_index) }
                     }
                     @if to.is_none() {
                         path.open d=(format!("M{} {} l8 8 l-8 8", WIDTH - 10, y - 8)) {}
                     }
-                    @if let Some((at, share, place)) = points.get(number) {
+                    @if let Some((at, share, rank)) = points.get(number) {
                         @let dot = x(*at).saturating_sub(step) + (f64::from(step) * share) as u32;
                         circle.point cx=(dot) cy=(y) r="9" {
-                            title { "takes effect here: number " (place) " in the order" }
+                            title { "linearization point: number " (rank) " in the order" }
                         }
-                        text.place x=(dot) y=(y + 4) text-anchor="middle" { (place) }
+                        text.rank x=(dot) y=(y + 4) text-anchor="middle" { (rank) }
                     }
                 }
             }
-            text.axis x=(LEFT + 20) y=(height - 4) { "time: only the order of events is to scale" }
+            text.axis x=(LEFT + 20) y=(height - 4) { "time (the order of events, not to scale)" }
         }
     }
 }
 
-/// Where the drawn operations take effect, by number: after so many of the events, at which share
-/// of the way to the next, and their place in the order of those that are drawn.
+/// The linearization points of the drawn operations, by operation number: the number of events
+/// before it, the fraction of the way to the next event, and its rank among the drawn operations.
 fn points(
     broken: &Broken,
     operations: &[Operation],
@@ -94,26 +92,27 @@ fn points(
 ) -> BTreeMap<u32, (usize, f64, usize)> {
     let drawn: Vec<u32> = broken.explanation.operations.iter().map(|op| op.number).collect();
     let mut slots: Vec<(u32, usize)> = Vec::new();
-    let mut soonest = 0;
-    // As soon as each can: not before it was invoked, nor before those that come before it.
+    let mut earliest = 0;
+    // The earliest possible point: neither before the invocation nor before the point of the
+    // operation that precedes it in the order.
     for number in &broken.prefix {
-        soonest = soonest.max(operations[*number as usize].invoked_index);
+        earliest = earliest.max(operations[*number as usize].invoked_index);
         if drawn.contains(number) {
-            slots.push((*number, events.partition_point(|event| *event <= soonest)));
+            slots.push((*number, events.partition_point(|event| *event <= earliest)));
         }
     }
     let mut points = BTreeMap::new();
-    for (place, (number, slot)) in slots.iter().enumerate() {
-        let mates = slots.iter().filter(|(_, other)| other == slot).count();
-        let before = slots[..place].iter().filter(|(_, other)| other == slot).count();
-        let share = (before + 1) as f64 / (mates + 1) as f64;
-        points.insert(*number, (*slot, share, place + 1));
+    for (rank, (number, slot)) in slots.iter().enumerate() {
+        let sharing = slots.iter().filter(|(_, other)| other == slot).count();
+        let before = slots[..rank].iter().filter(|(_, other)| other == slot).count();
+        let share = (before + 1) as f64 / (sharing + 1) as f64;
+        points.insert(*number, (*slot, share, rank + 1));
     }
     points
 }
 
-/// An operation in a few words.
-pub(super) fn words(operation: &Operation) -> String {
+/// An operation in short, such as `put k1 = 3-7`.
+pub(super) fn describe(operation: &Operation) -> String {
     let Operation { f, key, value, outcome, .. } = operation;
     let value = value.as_deref().unwrap_or("nothing");
     match (f, outcome) {
