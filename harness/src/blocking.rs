@@ -13,19 +13,17 @@ use ::twopc::{
     faults::{FaultAction, FaultName, Faults, Injection, Trigger, uncertainty_points},
     matrix::Shard,
 };
+use checker::{Limits, Validity};
 use clap::{Args, builder::RangedU64ValueParser};
 use serde::Serialize;
 use system::protocol::{CommitMode, Node};
 use tokio::sync::watch;
 
 use crate::{
-    checker::{
-        Run, Validity,
-        command::{self, CommandError},
-        linearizability::Limits,
-    },
+    commands::{self, CommandError},
     report,
     runner::{self, RunError, RunOptions, duration_text, parse_duration},
+    twopc::Run,
 };
 
 /// The arguments of `harness blocking`.
@@ -115,7 +113,7 @@ pub async fn blocking(
     for peers in [true, false] {
         let options = args.options(peers);
         let completed = runner::run(&options, interrupt.clone(), false).await?;
-        let (run, results) = command::judge(&completed.directory, &Limits::default())?;
+        let (run, results) = commands::check_run(&completed.directory, &Limits::default())?;
         report::write(&completed.directory, &run, &results).map_err(CommandError::Load)?;
         worst = worst.max(results.verdict);
         verdicts.push(format!("{}: {}", results.verdict, completed.directory.display()));

@@ -14,6 +14,7 @@ use std::{
 };
 
 use ::twopc::Mutation;
+use checker::Validity;
 use clap::{Args, Parser, Subcommand};
 use system::{
     cli::{MasterArgs, ReplicaArgs},
@@ -24,12 +25,7 @@ use system::{
 use self::test::TestArgs;
 use crate::{
     blocking::BlockingArgs,
-    checker::{
-        Validity,
-        command::{
-            self, CheckArgs, CommandError, ExportArgs, GenerateArgs, ReplayArgs, VerifyArgs,
-        },
-    },
+    commands::{self, CheckArgs, CommandError, ExportArgs, GenerateArgs, ReplayArgs, VerifyArgs},
     model::{self, command::ModelArgs},
     report::inspect::{InspectArgs, InspectError, inspect},
     rules::{self, RulesArgs},
@@ -186,10 +182,10 @@ fn execute(command: Command) -> Result<Exit, Failure> {
     let out = || io::stdout().lock();
     match command {
         Command::Test(args) => test::test(&args),
-        Command::Check(args) => checked(command::check(&args, &mut out())),
-        Command::Verify(args) => checked(command::verify(&args, &mut out())),
-        Command::Export(args) => checked(command::export(&args, &mut out())),
-        Command::Generate(args) => checked(command::generate(&args, &mut out())),
+        Command::Check(args) => checked(commands::check(&args, &mut out())),
+        Command::Verify(args) => checked(commands::verify(&args, &mut out())),
+        Command::Export(args) => checked(commands::export(&args, &mut out())),
+        Command::Generate(args) => checked(commands::generate(&args, &mut out())),
         Command::Replay { args, real: false, .. } => replay::replay(&args),
         Command::Replay { args, real: true, store } => replay::replay_on_processes(&args, &store),
         Command::Model(args) => {

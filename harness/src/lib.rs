@@ -2,9 +2,8 @@
 //! record.
 
 pub mod blocking;
-pub mod checker;
 pub mod cli;
-pub mod history;
+pub mod commands;
 pub mod model;
 pub mod progress;
 pub mod report;
@@ -14,7 +13,11 @@ pub mod schedule;
 pub mod sim;
 pub mod simulator;
 pub mod systems;
+pub mod twopc;
 pub mod web;
+
+pub use checker;
+pub use history;
 
 /// Moved to the crate `lab`. The old path stays while the extraction is in progress.
 pub mod generator {

@@ -7,15 +7,12 @@ use std::{
 };
 
 use anyhow::Context as _;
+use checker::{Limits, Validity};
 use lab::signals::follow_signals;
 
 use super::{Exit, Failure, checked};
 use crate::{
-    checker::{
-        Validity,
-        command::{self, ReplayArgs},
-        linearizability::Limits,
-    },
+    commands::{self, ReplayArgs},
     report,
     runner::{
         CompletedRun,
@@ -39,7 +36,7 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
         return Ok(verdict.into());
     }
     let journals = ReplayArgs { paths: paths.into_iter().cloned().collect() };
-    checked(command::replay(&journals, &mut out).map(|found| found.max(verdict)))
+    checked(commands::replay(&journals, &mut out).map(|found| found.max(verdict)))
 }
 
 /// Replays schedules on real processes, and judges the runs.
@@ -47,10 +44,10 @@ pub(super) fn replay_on_processes(args: &ReplayArgs, store: &Path) -> Result<Exi
     let mut verdict = Validity::Valid;
     for path in &args.paths {
         let run = force(path, store)?;
-        let results = command::judge(&run.directory, &Limits::default());
+        let results = commands::check_run(&run.directory, &Limits::default());
         let (record, results) = results.map_err(Failure::harness)?;
         report::write(&run.directory, &record, &results).map_err(Failure::harness)?;
-        command::say(&results, &run.directory, &mut io::stdout().lock())?;
+        commands::print_results(&results, &run.directory, &mut io::stdout().lock())?;
         verdict = verdict.max(results.verdict);
     }
     Ok(verdict.into())

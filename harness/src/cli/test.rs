@@ -14,6 +14,7 @@ use ::twopc::{
     matrix::{Coverage, Shard},
 };
 use anyhow::Context as _;
+use checker::{Limits, Results, Validity};
 use clap::{Args, builder::RangedU64ValueParser};
 use lab::{disk, seeds::run_seeds, signals::follow_signals, workload::Mix};
 use system::protocol::CommitMode;
@@ -22,7 +23,7 @@ use tokio::{runtime::Runtime, sync::watch};
 use super::{Exit, Failure, require_effect};
 use crate::{
     blocking::{BlockingArgs, blocking},
-    checker::{Results, Validity, command, linearizability::Limits, progress},
+    commands::{self, progress},
     report::{self, summary::Tally},
     runner::{self, CompletedRun, RunOptions, parse_duration},
 };
@@ -188,7 +189,7 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
         if run.results.verdict != Validity::Valid || !many {
             let mut out = io::stdout().lock();
             write!(out, "{}", run.tally)?;
-            command::say(&run.results, &run.completed.directory, &mut out)?;
+            commands::print_results(&run.results, &run.completed.directory, &mut out)?;
             return Ok(run.results.verdict.into());
         }
         coverage.merge(run.tally.coverage().clone());
@@ -305,10 +306,10 @@ struct JudgedRun {
 
 /// Judges a run that was just made, and writes its report.
 fn judge(completed: CompletedRun) -> Result<JudgedRun, Failure> {
-    let judging = progress::judging(&completed.directory);
+    let judging = progress::checking_run(&completed.directory);
     // A record that this harness has just written and cannot read is a failure of the harness.
     let (record, results) =
-        command::judge(&completed.directory, &Limits::default()).map_err(Failure::harness)?;
+        commands::check_run(&completed.directory, &Limits::default()).map_err(Failure::harness)?;
     report::write(&completed.directory, &record, &results).map_err(Failure::harness)?;
     drop(judging);
     Ok(JudgedRun { completed, tally: Tally::of(&record.events), results })

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 
 use crate::{
-    checker::linearizability::Broken,
+    checker::linearizability::NonLinearizableKey,
     history::{Operation, Outcome},
 };
 
@@ -19,7 +19,7 @@ const TOP: u32 = 26;
 const ROWS_MAX: usize = 24;
 
 /// Draws a counterexample as SVG.
-pub(super) fn figure(broken: &Broken, operations: &[Operation]) -> Markup {
+pub(super) fn figure(broken: &NonLinearizableKey, operations: &[Operation]) -> Markup {
     let mut rows: Vec<(u32, &Operation)> = broken
         .explanation
         .operations
@@ -86,7 +86,7 @@ pub(super) fn figure(broken: &Broken, operations: &[Operation]) -> Markup {
 /// The linearization points of the drawn operations, by operation number: the number of events
 /// before it, the fraction of the way to the next event, and its rank among the drawn operations.
 fn points(
-    broken: &Broken,
+    broken: &NonLinearizableKey,
     operations: &[Operation],
     events: &[u64],
 ) -> BTreeMap<u32, (usize, f64, usize)> {

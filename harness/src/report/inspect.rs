@@ -18,12 +18,12 @@ use super::{
 };
 use crate::{
     checker::{
-        CheckResult, LoadError, Results, Validity,
-        linearizability::{self, Broken, Limits, Shown, timeline},
-        read_json,
+        CheckResult, Results, Validity,
+        linearizability::{self, Limits, NonLinearizableKey, ShownOperation, timeline},
     },
     history::{self, Event, Operation, Outcome},
     runner::parse_duration,
+    twopc::{LoadError, read_json},
 };
 
 /// The arguments of `harness inspect`.
@@ -112,14 +112,14 @@ struct LoadedRun {
     faults: Vec<FaultInterval>,
     test: Json,
     results: Option<Results>,
-    broken: Vec<Broken>,
+    broken: Vec<NonLinearizableKey>,
 }
 
 impl LoadedRun {
     fn load(directory: &Path) -> Result<LoadedRun, LoadError> {
         let test = read_json(&directory.join("test.json"))?;
         let path = directory.join("history.jsonl");
-        let history::Whole { events, torn } = history::read(&path)?;
+        let history::RecordedHistory { events, torn } = history::read(&path)?;
         let operations = history::pair(&events).map_err(|error| LoadError::Pair { path, error })?;
         let faults = fault_intervals(&events);
         let path = directory.join("results.json");
@@ -127,8 +127,11 @@ impl LoadedRun {
         let invalid = results.as_ref().and_then(|results| results.check(linearizability::NAME));
         let invalid = invalid.is_some_and(|check| check.verdict == Validity::Invalid);
         let limits = Limits { time: std::time::Duration::from_secs(5), ..Limits::default() };
-        let broken =
-            if invalid { linearizability::broken(&operations, &limits) } else { Vec::new() };
+        let broken = if invalid {
+            linearizability::non_linearizable_keys(&operations, &limits)
+        } else {
+            Vec::new()
+        };
         Ok(LoadedRun { events, torn, operations, faults, test, results, broken })
     }
 
@@ -306,7 +309,9 @@ fn operations(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Res
             Outcome::Info => WARN,
         };
         let (sign, rest) = match operation.outcome {
-            Outcome::Ok => ("ok  ", operation.version.map_or_else(String::new, |v| v.to_string())),
+            Outcome::Ok => {
+                ("ok  ", operation.version.as_ref().map_or_else(String::new, |v| v.to_string()))
+            }
             Outcome::Fail => ("fail", operation.error.clone().unwrap_or_default()),
             Outcome::Info => ("info", operation.error.clone().unwrap_or_default()),
         };
@@ -322,11 +327,15 @@ fn operations(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Res
     Ok(())
 }
 
-fn counterexample(out: &mut String, broken: &Broken, operations: &[Operation]) -> fmt::Result {
+fn counterexample(
+    out: &mut String,
+    broken: &NonLinearizableKey,
+    operations: &[Operation],
+) -> fmt::Result {
     let title = format!("The history of {} is not linearizable", broken.explanation.key);
     writeln!(out, "{}", Styled(BAD, title))?;
     writeln!(out, "  {}", broken.explanation.sentence)?;
-    let breaks = |shown: &Shown| shown.number == broken.breaks_at;
+    let breaks = |shown: &ShownOperation| shown.number == broken.breaks_at;
     for (line, shown) in
         timeline(&broken.explanation.operations).lines().zip(&broken.explanation.operations)
     {

@@ -19,7 +19,10 @@ pub(crate) use self::page::{THEME, check_property, linked, verdict_mark};
 use system::protocol::Node;
 
 use self::{fault_intervals::FaultInterval, page_data::PageData};
-use crate::checker::{LoadError, Results, Run};
+use crate::{
+    checker::Results,
+    twopc::{LoadError, Run},
+};
 
 /// An interval during which a replica held a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]

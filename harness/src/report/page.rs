@@ -131,7 +131,7 @@ fn header(data: &PageData<'_>, name: &str) -> Markup {
             p.facts {
                 (counted(data.run.operations.len() as u64, "operation")) " by "
                 (counted(data.concurrency(), "client")) " in " (format!("{seconds:.1}")) " s, "
-                (counted(data.run.setup.replicas.into(), "replica")) ", "
+                (counted(data.run.description.replicas.into(), "replica")) ", "
                 @if injections == 0 { "no faults" } @else { (counted(injections as u64, "fault")) }
                 "."
                 @if !broken.is_empty() {
@@ -223,7 +223,10 @@ fn violations(data: &PageData<'_>) -> Markup {
 }
 
 /// The end of the longest linearizable prefix.
-fn prefix(broken: &crate::checker::linearizability::Broken, operations: &[Operation]) -> Markup {
+fn prefix(
+    broken: &crate::checker::linearizability::NonLinearizableKey,
+    operations: &[Operation],
+) -> Markup {
     const SHOWN: usize = 8;
     let last = broken.prefix.len().saturating_sub(SHOWN);
     html! {

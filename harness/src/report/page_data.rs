@@ -20,13 +20,11 @@ use super::{
 };
 use crate::{
     checker::{
-        LoadError, Results, Run, Validity,
-        evidence::What,
-        find_journals,
-        linearizability::{self, Broken, Limits},
-        read_json,
+        Results, Validity,
+        linearizability::{self, Limits, NonLinearizableKey},
     },
-    history::{Event, Function, Operation, Outcome},
+    history::{Function, Operation, Outcome},
+    twopc::{LoadError, Run, evidence::FactKind, find_journals, read_json, version_of},
 };
 
 /// The approximate number of operations that a page shows. A longer run is sampled.
@@ -45,7 +43,7 @@ pub(super) struct PageData<'a> {
     /// `test.json`.
     pub(super) test: Json,
     pub(super) faults: Vec<FaultInterval>,
-    pub(super) broken: Vec<Broken>,
+    pub(super) broken: Vec<NonLinearizableKey>,
     pub(super) locks: BTreeMap<Node, Vec<LockInterval>>,
     pub(super) traces: BTreeMap<TxnId, Trace>,
     /// The journal lines that violations refer to.
@@ -78,13 +76,16 @@ impl<'a> PageData<'a> {
         let invalid = results
             .check(linearizability::NAME)
             .is_some_and(|check_result| check_result.verdict == Validity::Invalid);
-        let broken =
-            if invalid { linearizability::broken(&run.operations, &limits) } else { Vec::new() };
+        let broken = if invalid {
+            linearizability::non_linearizable_keys(&run.operations, &limits)
+        } else {
+            Vec::new()
+        };
         let locks = lock_intervals::lock_intervals(&run.evidence, &faults);
         let (selection, first) = selection(run, results, &faults, &broken, &locks);
         let journals = find_journals(directory)?;
-        let extract =
-            journals::read(&journals, &selection, run.setup.clock_origin).map_err(file("nodes"))?;
+        let extract = journals::read(&journals, &selection, run.description.clock_origin)
+            .map_err(file("nodes"))?;
         let JournalExtract { forces, begun, mut traces, lines } = extract;
         let context = node_events(run, &faults);
         for trace in traces.values_mut() {
@@ -138,7 +139,8 @@ impl<'a> PageData<'a> {
     /// its value.
     pub(super) fn operation_of(&self, txn: TxnId) -> Option<&Operation> {
         let operations = &self.run.operations;
-        let by_version = operations.iter().find(|op| op.f.is_write() && op.version == Some(txn));
+        let by_version =
+            operations.iter().find(|op| op.f.is_write() && version_of(op) == Some(txn));
         by_version.or_else(|| {
             let write = self.run.evidence.transactions.by_id.get(&txn)?.write.as_ref()?;
             let value = write.value.as_ref()?.to_string();
@@ -202,8 +204,8 @@ impl<'a> PageData<'a> {
             );
         }
         let starts = run.evidence.nodes.iter().map(|(node, facts)| {
-            let starts = facts.facts.iter().filter(|f| matches!(f.what, What::Started { .. }));
-            (node, starts.map(|fact| fact.place.time / 1000).collect::<Vec<_>>())
+            let starts = facts.facts.iter().filter(|f| matches!(f.kind, FactKind::Started { .. }));
+            (node, starts.map(|fact| fact.position.time / 1000).collect::<Vec<_>>())
         });
         for (node, times) in starts {
             columns.deltas(&format!("{node}.start"), times);
@@ -232,7 +234,7 @@ impl<'a> PageData<'a> {
         columns.pack(&Head {
             name: self.test.get("name").and_then(Json::as_str).unwrap_or("a run"),
             clients: self.concurrency(),
-            replicas: run.setup.replicas,
+            replicas: run.description.replicas,
             end: last,
             keys: keys.iter().map(|(key, _)| key.as_str()).collect(),
             values: values.iter().map(|(value, _)| value.as_str()).collect(),
@@ -294,7 +296,7 @@ impl Sample {
     fn of(
         run: &Run,
         faults: &[FaultInterval],
-        broken: &[Broken],
+        broken: &[NonLinearizableKey],
         traces: &BTreeMap<TxnId, Trace>,
         left_out: &mut Vec<String>,
     ) -> Self {
@@ -336,7 +338,8 @@ impl Sample {
         }
         let positions = operations.iter().enumerate().map(|(at, number)| (*number, at)).collect();
         let mut transactions: BTreeSet<TxnId> = traces.keys().copied().collect();
-        transactions.extend(operations.iter().filter_map(|number| run.operations[*number].version));
+        transactions
+            .extend(operations.iter().filter_map(|number| version_of(&run.operations[*number])));
         if every == 1 {
             transactions.clear();
         }
@@ -419,8 +422,8 @@ fn put_operations(columns: &mut Columns, operations: &[&Operation], run: &Run, n
         }
     });
     columns.values("o.value", values.collect::<Vec<_>>());
-    columns.values("o.epoch", each(&|op| op.version.map_or(0, |version| int(version.epoch))));
-    columns.deltas("o.seq", each(&|op| op.version.map_or(0, |version| int(version.seq))));
+    columns.values("o.epoch", each(&|op| version_of(op).map_or(0, |version| int(version.epoch))));
+    columns.deltas("o.seq", each(&|op| version_of(op).map_or(0, |version| int(version.seq))));
     // The transaction that an error names is stored apart, so that errors share their texts.
     let mut about = Vec::with_capacity(operations.len());
     let errors = operations.iter().map(|op| match &op.error {
@@ -499,7 +502,7 @@ fn selection(
     run: &Run,
     results: &Results,
     faults: &[FaultInterval],
-    broken: &[Broken],
+    broken: &[NonLinearizableKey],
     locks: &BTreeMap<Node, Vec<LockInterval>>,
 ) -> (Selection, Option<TxnId>) {
     let known = &run.evidence.transactions.by_id;
@@ -539,7 +542,7 @@ fn selection(
             let operation = &run.operations[operation.number as usize];
             let by_value =
                 || operation.value.as_ref().and_then(|value| by_value.get(value)).copied();
-            if let Some(txn) = operation.version.or_else(by_value) {
+            if let Some(txn) = version_of(operation).or_else(by_value) {
                 add(&mut selection, txn);
                 first.get_or_insert(txn);
             }
@@ -581,21 +584,14 @@ fn node_events(run: &Run, faults: &[FaultInterval]) -> Vec<LocalEvent> {
     }
     for (node, facts) in &run.evidence.nodes {
         for fact in &facts.facts {
-            let (kind, text) = match &fact.what {
-                What::Started { .. } => ("up", "start".to_owned()),
-                What::Halted(_, why) => ("halt", format!("halt: {why}")),
+            let (kind, text) = match &fact.kind {
+                FactKind::Started { .. } => ("up", "start".to_owned()),
+                FactKind::Halted(_, why) => ("halt", format!("halt: {why}")),
                 _ => continue,
             };
-            let (t, line) = (fact.place.time, Some(fact.place.line));
+            let (t, line) = (fact.position.time, Some(fact.position.line));
             events.push(LocalEvent { t, line, node: *node, kind, text });
         }
     }
     events
-}
-
-impl Event {
-    /// Whether it is an event of the nemesis.
-    fn is_nemesis(&self) -> bool {
-        matches!(self.action, crate::history::Action::Nemesis(_))
-    }
 }

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, fmt};
 
 use serde_json::Value as Json;
 
-use crate::checker::faults::lost;
 use crate::history::{Action, Event, Function, Kind, NemesisEvent};
 use crate::nemesis::matrix::Coverage;
+use crate::twopc::faults::lost;
 
 /// The counts of a run.
 #[derive(Clone, Debug, Default)]

@@ -6,13 +6,14 @@ use std::{collections::BTreeMap, fs, io::Write, path::PathBuf, time::Instant};
 
 use ::twopc::{Mutation, faults::Faults, matrix::Shard};
 use anyhow::Context as _;
+use checker::{Limits, Validity};
 use lab::{disk, seeds::run_seeds, signals::follow_signals, workload::Mix};
 use system::protocol::{CommitMode, Rule};
 use tokio::{runtime::Runtime, sync::watch};
 
 use super::RulesArgs;
 use crate::{
-    checker::{Validity, command::judge, linearizability::Limits},
+    commands::check_run,
     runner::{self, RunOptions},
 };
 
@@ -225,7 +226,7 @@ impl Experiments<'_> {
                 let options = RunOptions { seed, ..options.clone() };
                 let run =
                     self.runtime.block_on(runner::run(&options, self.interrupt.clone(), true))?;
-                let (_, results) = judge(&run.directory, &Limits::default())?;
+                let (_, results) = check_run(&run.directory, &Limits::default())?;
                 match results.verdict {
                     Validity::Valid => remove(run.directory)?,
                     Validity::Unknown => score.unknown += 1,

@@ -3,20 +3,17 @@
 
 use std::time::Duration;
 
+use history::monotonic_ns;
+use lab::cluster::ClusterError;
 use serde_json::json;
 use system::protocol::Node;
 use tokio::time::Instant;
-
-use lab::cluster::ClusterError;
 
 use super::{
     CONVERGENCE_DEADLINE, RunError, io_error, progress::Progress, record, testbed::Testbed,
     worker::Worker, write_json,
 };
-use crate::{
-    checker::{Final, FinalReplica},
-    history::monotonic_ns,
-};
+use crate::twopc::{FinalReplicaState, FinalState};
 
 /// How long all final reads together may take. After that, each remaining key is tried once.
 const READS_DEADLINE: Duration = Duration::from_secs(10);
@@ -60,14 +57,14 @@ pub(super) async fn run(
 }
 
 /// Reads the contents of each replica and the master's unfinished transactions.
-async fn final_state(testbed: &Testbed) -> Result<Final, RunError> {
+async fn final_state(testbed: &Testbed) -> Result<FinalState, RunError> {
     let Testbed { cluster, recorder, .. } = testbed;
     let deployment = cluster.deployment();
-    let mut state = Final::default();
+    let mut state = FinalState::default();
     for node in cluster.replicas() {
         match deployment.dump(node).await {
             Ok(dump) => {
-                let replica = FinalReplica { entries: dump.entries, in_doubt: dump.in_doubt };
+                let replica = FinalReplicaState { entries: dump.entries, in_doubt: dump.in_doubt };
                 state.replicas.insert(node, replica);
             }
             Err(error) => {

@@ -7,6 +7,7 @@ use ::twopc::{
     matrix,
     nemesis::{Nemesis, NemesisError},
 };
+use checker::{Limits, online::OnlineCheck};
 use lab::{
     cluster::ClusterError,
     injection::Lane,
@@ -23,7 +24,6 @@ use tokio::{
 use super::{
     RunError, RunOptions, io_error, progress::Progress, record, testbed::Testbed, worker::Worker,
 };
-use crate::checker::{linearizability::Limits, online::Watch};
 
 /// How long the cluster has to recover from an injection before the next one: longer than any
 /// timeout of the protocol and any number of its retries.
@@ -181,13 +181,13 @@ async fn join_workers(
 }
 
 /// Waits until the history of a key is not linearizable, whatever follows. Returns the key.
-async fn until_violation(online: Watch) -> String {
+async fn until_violation(online: OnlineCheck) -> String {
     let mut pause = ONLINE_CHECK_PERIOD;
     loop {
         sleep(pause).await;
         let started = Instant::now();
         let online = online.clone();
-        let violated = spawn_blocking(move || online.broken(&Limits::default())).await;
+        let violated = spawn_blocking(move || online.violation(&Limits::default())).await;
         if let Ok(Some(key)) = violated {
             return key;
         }

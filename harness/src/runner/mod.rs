@@ -14,12 +14,12 @@ mod worker;
 use std::{fs, io, path::Path, path::PathBuf, time::Duration};
 
 use ::twopc::nemesis::NemesisError;
+use history::{Action, NemesisEvent, Recorder};
 use lab::{EventLog, cluster::ClusterError};
 use tokio::{sync::watch, task::JoinError};
 
 pub use self::options::{CONVERGENCE_DEADLINE, RunOptions, duration_text, parse_duration};
 use self::{progress::Progress, testbed::Testbed};
-use crate::history::{Action, NemesisEvent, Recorder};
 
 /// How long a new cluster has to become ready.
 const READY_DEADLINE: Duration = Duration::from_secs(20);

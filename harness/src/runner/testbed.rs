@@ -8,6 +8,8 @@ use ::twopc::{
     deployment::{ClusterSpec, Deployment, Placement},
     network::Network,
 };
+use checker::online::OnlineCheck;
+use history::Recorder;
 use lab::{EventLog, address::Address, scratch::Scratch};
 use serde_json::json;
 use system::protocol::Node;
@@ -16,11 +18,7 @@ use super::{
     READY_DEADLINE, RunError, RunOptions, event_log, final_phase, io_error, progress::Progress,
     record, rundir, rundir::RunDir, worker::Worker, write_json,
 };
-use crate::{
-    checker::online::Watch,
-    history::Recorder,
-    systems::{Client, twopc::TwopcClient},
-};
+use crate::systems::{Client, twopc::TwopcClient};
 
 /// A set-up run.
 pub(super) struct Testbed {
@@ -30,7 +28,7 @@ pub(super) struct Testbed {
     pub(super) recorder: Recorder,
     pub(super) events: EventLog,
     /// Checks the history while it grows.
-    pub(super) online: Watch,
+    pub(super) online: OnlineCheck,
     _scratch: Scratch,
     _address: Address,
 }
@@ -155,18 +153,18 @@ fn begin_history(
     directory: &RunDir,
     started: SystemTime,
     progress: &Progress,
-) -> Result<(Recorder, Watch), RunError> {
+) -> Result<(Recorder, OnlineCheck), RunError> {
     let history = directory.history();
     let recorder = Recorder::create(&history)
         .map_err(io_error(format!("cannot create {}", history.display())))?;
     write_json(&directory.test(), &options.to_json(&rundir::utc(started), recorder.origin()))?;
-    let online = Watch::default();
+    let online = OnlineCheck::default();
     recorder.observe({
         let (progress, online) = (progress.clone(), online.clone());
         move |event| {
             progress.count(event);
             // The check after the run reports a history that this one cannot read.
-            let _ = online.feed(event);
+            let _ = online.observe(event);
         }
     });
     Ok((recorder, online))

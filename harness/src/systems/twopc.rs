@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use history::ErrorCode;
 use lab::workload::ClientRequest;
 use system::{
     client::{self, Reason, ReasonKind, WriteOutcome},
@@ -10,7 +11,6 @@ use system::{
 };
 
 use super::{Answer, Client};
-use crate::history::ErrorCode;
 
 /// A client of a cluster.
 pub struct TwopcClient {
