@@ -101,7 +101,7 @@ impl Tally {
     }
 
     fn nemesis(&mut self, event: &NemesisEvent) {
-        self.coverage.add(event);
+        self.coverage.add(&event.f, &event.value);
         match event.f.as_str() {
             "died" => {
                 let [node, status] = ["node", "status"].map(|name| event.text(name).unwrap_or("?"));
@@ -132,8 +132,10 @@ impl Tally {
                 }
             }
             "miss" => tally.missed += 1,
-            "mend" => {
-                let kinds = event.value.pointer("/struck/kinds").and_then(Json::as_object);
+            "network-restored" | "mend" => {
+                let intercepted =
+                    event.value.get("intercepted").or_else(|| event.value.get("struck"));
+                let kinds = intercepted.and_then(|it| it.get("kinds")?.as_object());
                 let kinds = kinds.into_iter().flatten();
                 let before = tally.messages.values().sum::<u64>();
                 for (kind, count) in kinds {

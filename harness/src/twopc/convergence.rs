@@ -37,7 +37,7 @@ pub fn check(run: &Run) -> CheckResult {
     run.evidence.complete(&mut check_result);
     let locks: Vec<HeldLock> =
         run.evidence.replicas().flat_map(|(node, facts)| locks(node, facts)).collect();
-    let repairs = times(run, |f| matches!(f, "restart" | "resume" | "mend"));
+    let repairs = times(run, |f| matches!(f, "restart" | "resume" | "network-restored" | "mend"));
     let settled: Vec<i64> = repairs.iter().map(|repair| settle_time(&locks, *repair)).collect();
     check_result.measure("after_repairs", quantiles(settled));
     let healed = times(run, |f| f == "heal").into_iter().max();

@@ -35,9 +35,11 @@ pub fn check(run: &Run) -> CheckResult {
 /// Checks an attempt to start a process that must be refused.
 fn attempt(event: &NemesisEvent, check_result: &mut CheckResult) {
     let is = |name| event.value.get(name) == Some(&Json::Bool(true));
-    let [node, status, message] = ["node", "status", "said"].map(|field| event.text(field));
+    let [node, status] = ["node", "status"].map(|field| event.text(field));
+    // `said`: the name of the field in records of earlier versions.
+    let message = event.text("last_log_line").or_else(|| event.text("said"));
     let node = node.unwrap_or("?");
-    let (process, admitted) = if event.f == FaultName::SecondMaster.name() {
+    let (process, admitted) = if FaultName::find(&event.f) == Some(FaultName::SecondMaster) {
         let process = "a second master on the store of the first".to_owned();
         (process, "a second master was let onto the store of the first".to_owned())
     } else if event.f == FaultName::WipeReplica.name() {

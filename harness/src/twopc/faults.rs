@@ -26,7 +26,7 @@ pub fn check(run: &Run) -> CheckResult {
         })
         .collect();
     let mut coverage = Coverage::default();
-    nemesis.iter().for_each(|event| coverage.add(event));
+    nemesis.iter().for_each(|event| coverage.add(&event.f, &event.value));
     // Together with other faults a point may be unreachable for as long as they last.
     if run.description.real_faults().eq([FaultName::CrashMatrix.name()]) {
         for cell in coverage.vacuous() {
@@ -90,8 +90,12 @@ pub fn lost(event: &NemesisEvent) -> u64 {
 fn is_injection_of(event: &NemesisEvent, fault: &str) -> bool {
     if matches!(fault, "partition" | "messages") {
         // Counts only if messages were really affected, which is known at the end.
-        let messages = event.value.pointer("/struck/messages").and_then(Json::as_u64);
-        return event.f == "mend" && event.text("fault") == Some(fault) && messages > Some(0);
+        // `mend`, `struck`: the names in records of earlier versions.
+        let intercepted = event.value.get("intercepted").or_else(|| event.value.get("struck"));
+        let messages = intercepted.and_then(|intercepted| intercepted.get("messages")?.as_u64());
+        return matches!(&*event.f, "network-restored" | "mend")
+            && event.text("fault") == Some(fault)
+            && messages > Some(0);
     }
     if !matches!(event.f.as_str(), "kill" | "pause" | "power-loss") {
         // An attempt whose outcome nobody observed proves nothing.
