@@ -2,6 +2,10 @@
 
 use std::{collections::BTreeMap, io};
 
+use explore::simulator::{
+    CompletionKind, FaultEvent, MachineInput, MachineStep, RunEvent, RunEventKind, SimulatedRun,
+    SimulationPlan,
+};
 use system::{
     journal::Entry,
     protocol::{Node, Reply, Request, Write},
@@ -14,10 +18,6 @@ use crate::{
     },
     history::{self, Action, ClientEvent, Event, Function, Kind, NemesisEvent, error_of},
     schedule::ScheduleHost,
-    simulator::{
-        CompletionKind, FaultEvent, MachineInput, MachineStep, RunEvent, RunEventKind,
-        SimulatedRun, SimulationPlan,
-    },
 };
 
 /// The run as the checks of recorded runs take it.
