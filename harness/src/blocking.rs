@@ -14,14 +14,12 @@ use system::protocol::{CommitMode, Node};
 use tokio::sync::watch;
 
 use crate::{
-    checker::{
-        Run, Validity,
-        command::{self, CommandError},
-        linearizability::Limits,
-    },
+    checker::{Validity, linearizability::Limits},
+    commands::{self, CommandError},
     nemesis::{FaultAction, Faults, Injection, matrix::Part, window},
     report,
     runner::{self, RunError, RunOptions, duration_text, parse_duration},
+    twopc::Run,
 };
 
 /// What to measure.
@@ -106,7 +104,7 @@ pub async fn blocking(
     for peers in [true, false] {
         let options = args.options(peers);
         let made = runner::run(&options, interrupt.clone(), false).await?;
-        let (run, results) = command::judge(&made.directory, &Limits::default())?;
+        let (run, results) = commands::check_run(&made.directory, &Limits::default())?;
         report::write(&made.directory, &run, &results).map_err(CommandError::Load)?;
         worst = worst.max(results.verdict);
         judged.push(format!("{}: {}", results.verdict, made.directory.display()));
@@ -216,7 +214,8 @@ fn measured(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
                 row.times += 1;
                 let [from, to] = [absence.from, absence.to].map(u64::cast_signed);
                 let held = locks.iter().filter(|lock| {
-                    lock.node != Node::Master && lock.doubt.is_some_and(|doubt| doubt <= from)
+                    lock.node != Node::Master
+                        && lock.in_doubt_from.is_some_and(|since| since <= from)
                 });
                 for lock in held.filter(|lock| lock.to > from) {
                     row.locks += 1;

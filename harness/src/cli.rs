@@ -21,13 +21,8 @@ use system::{
 use self::test::TestArgs;
 use crate::{
     blocking::BlockingArgs,
-    checker::{
-        Validity,
-        command::{
-            self, CheckArgs, CommandError, ExportArgs, GenerateArgs, ReplayArgs, VerifyArgs,
-        },
-        linearizability::Limits,
-    },
+    checker::{Validity, linearizability::Limits},
+    commands::{self, CheckArgs, CommandError, ExportArgs, GenerateArgs, ReplayArgs, VerifyArgs},
     model::{self, command::ModelArgs},
     report::{
         self,
@@ -225,10 +220,10 @@ pub fn main() -> ExitCode {
     };
     let done = match cli.command.unwrap_or(Command::Test(cli.test)) {
         Command::Test(args) => test::test(&args),
-        Command::Check(args) => judged(command::check(&args, &mut io::stdout().lock())),
-        Command::Verify(args) => judged(command::verify(&args, &mut io::stdout().lock())),
-        Command::Export(args) => judged(command::export(&args, &mut io::stdout().lock())),
-        Command::Generate(args) => judged(command::generate(&args, &mut io::stdout().lock())),
+        Command::Check(args) => judged(commands::check(&args, &mut io::stdout().lock())),
+        Command::Verify(args) => judged(commands::verify(&args, &mut io::stdout().lock())),
+        Command::Export(args) => judged(commands::export(&args, &mut io::stdout().lock())),
+        Command::Generate(args) => judged(commands::generate(&args, &mut io::stdout().lock())),
         Command::Replay { args, real: false, .. } => replay(&args),
         Command::Replay { args, real: true, store } => force(&args, &store),
         Command::Model(args) => with_rules(&args.broken, &[args.commit])
@@ -308,7 +303,7 @@ fn replay(args: &ReplayArgs) -> Result<Exit, Problem> {
         return Ok(verdict.into());
     }
     let journals = ReplayArgs { paths: paths.into_iter().cloned().collect() };
-    judged(command::replay(&journals, &mut out).map(|found| found.max(verdict)))
+    judged(commands::replay(&journals, &mut out).map(|found| found.max(verdict)))
 }
 
 /// Forces schedules on real processes, and judges what came of it.
@@ -334,10 +329,10 @@ fn force(args: &ReplayArgs, store: &Path) -> Result<Exit, Problem> {
         })?;
         written?;
         writeln!(out, "{} steps, {not} of them not forced", schedule.steps.len())?;
-        let results = command::judge(&made.directory, &Limits::default());
+        let results = commands::check_run(&made.directory, &Limits::default());
         let (run, results) = results.map_err(Problem::failed)?;
         report::write(&made.directory, &run, &results).map_err(Problem::failed)?;
-        command::say(&results, &made.directory, &mut out)?;
+        commands::print_results(&results, &made.directory, &mut out)?;
         verdict = verdict.max(results.verdict);
     }
     Ok(verdict.into())
@@ -381,7 +376,7 @@ fn shown(args: &InspectArgs) -> Result<Exit, Problem> {
     }
 }
 
-/// Serves recorded runs until somebody wants an end.
+/// Serves recorded runs until Ctrl-C.
 fn served(args: &ServeArgs) -> Result<Exit, Problem> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -1,11 +1,10 @@
 //! The harness: runs a system, breaks it on purpose, records what its clients saw, and judges it.
 
 pub mod blocking;
-pub mod checker;
 pub mod cli;
+pub mod commands;
 pub mod disk;
 pub mod generator;
-pub mod history;
 pub mod model;
 pub mod nemesis;
 pub mod network;
@@ -17,4 +16,8 @@ pub mod schedule;
 pub mod sim;
 pub mod supervisor;
 pub mod systems;
+pub mod twopc;
 pub mod web;
+
+pub use checker;
+pub use history;

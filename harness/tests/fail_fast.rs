@@ -73,7 +73,7 @@ fn a_run_ends_when_nothing_can_make_it_right() {
     let results: Results = serde_json::from_slice(&results).expect("as it was written");
     let linearizability = results.checks.iter().find(|check| check.check == "linearizability");
     let violations = &linearizability.expect("it is always judged").violations;
-    let key = format!("{}: ", why["key"].as_str().expect("a name"));
+    let key = format!("{} is not linearizable: ", why["key"].as_str().expect("a name"));
     assert!(violations.iter().any(|violation| violation.starts_with(&key)), "{violations:?}");
     for file in ["test.json", "final.json", "report.html", "latency.svg", "rate.svg"] {
         assert!(directory.join(file).exists(), "{file} is missing");

@@ -288,13 +288,13 @@ fn a_fault_that_cannot_happen_makes_the_run_vacuous() {
     let (status, said) =
         place.run("--faults master-uncertainty --mix get=1 --time-limit 2s --seed 5");
     assert_eq!(status, Some(2), "{said}");
-    assert!(said.contains("never happened"), "{said}");
+    assert!(said.contains("never injected"), "{said}");
 
     let mut inspect = Command::new(env!("CARGO_BIN_EXE_harness"));
     let output = inspect.arg("inspect").arg(place.latest()).output().expect("it starts");
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(2), "{shown}");
-    for part in ["--mix get=1,put=0,del=0", "Operations: ", "not reached", "never happened"] {
+    for part in ["--mix get=1,put=0,del=0", "Operations: ", "not reached", "never injected"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert!(shown.lines().last().is_some_and(|line| line.starts_with("unknown: ")), "{shown}");

@@ -15,7 +15,8 @@ use tokio::{runtime::Runtime, sync::watch};
 use super::{Exit, Problem, with_rules};
 use crate::{
     blocking::{BlockingArgs, blocking},
-    checker::{Results, Validity, command, linearizability::Limits, progress},
+    checker::{Results, Validity, linearizability::Limits},
+    commands::{self, progress},
     disk,
     generator::{Mix, run_seeds},
     nemesis::{
@@ -201,19 +202,19 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
         if many {
             writeln!(
                 out,
-                "run {number} of {}: {}, seed {seed}, {:.1} s, {} operations, {} strikes, {}, {}",
+                "run {number} of {}: {}, seed {seed}, {:.1} s, {} operations, {} injections, {}, {}",
                 args.test_count,
                 run.results.verdict,
                 started.elapsed().as_secs_f64(),
                 tally.invoked(),
-                tally.strikes(),
+                tally.injections(),
                 tally.recovery(),
                 run.made.directory.display()
             )?;
         }
         if shown {
             write!(out, "{tally}")?;
-            command::say(&run.results, &run.made.directory, &mut out)?;
+            commands::print_results(&run.results, &run.made.directory, &mut out)?;
             return Ok(run.results.verdict.into());
         }
         let interrupted = run.made.interrupted;
@@ -281,10 +282,10 @@ struct Judged {
 
 /// Judges a run that was just made.
 fn judge(made: Made) -> Result<Judged, Problem> {
-    let judging = progress::judging(&made.directory);
+    let judging = progress::checking_run(&made.directory);
     // What this harness has just written it can read; if not, it has failed.
     let (run, results) =
-        command::judge(&made.directory, &Limits::default()).map_err(Problem::failed)?;
+        commands::check_run(&made.directory, &Limits::default()).map_err(Problem::failed)?;
     report::write(&made.directory, &run, &results).map_err(Problem::failed)?;
     drop(judging);
     Ok(Judged { made, tally: Tally::of(&run.events), results })

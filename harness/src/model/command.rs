@@ -192,7 +192,7 @@ pub fn run(args: &ModelArgs) -> anyhow::Result<Validity> {
     };
     let counts = Arc::new([const { AtomicUsize::new(0) }; 2]);
     let shown = counts.clone();
-    let progress = Progress::telling(move |elapsed| {
+    let progress = Progress::show(move |elapsed| {
         let [unique, depth] = [&shown[0], &shown[1]].map(|count| count.load(Ordering::Relaxed));
         format!("{:.0} s: {unique} states, depth {depth}", elapsed.as_secs_f64())
     });

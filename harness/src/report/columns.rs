@@ -1,6 +1,5 @@
-//! Numbers packed small: columns of integers as differences in variable length, and one JSON value
-//! before them, compressed and written as text that any HTML can carry. Knows nothing of what the
-//! numbers mean. `page.js` reads it.
+//! Packs columns of integers for the page: variable-length integers behind a JSON header, gzipped and
+//! encoded as base64, so that HTML can embed them. The page's script decodes them.
 
 use std::io::{self, Write as _};
 
@@ -8,7 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use flate2::{Compression, write::GzEncoder};
 use serde::Serialize;
 
-/// Columns that are being filled.
+/// Columns under construction.
 #[derive(Debug, Default)]
 pub(super) struct Columns {
     names: Vec<(String, usize)>,
@@ -16,8 +15,8 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// Adds a column of numbers as they are: for numbers that are small.
-    pub(super) fn plain(&mut self, name: &str, numbers: impl IntoIterator<Item = i64>) {
+    /// Adds a column of numbers, for numbers that are small.
+    pub(super) fn values(&mut self, name: &str, numbers: impl IntoIterator<Item = i64>) {
         let mut count = 0;
         for number in numbers {
             self.put(number);
@@ -26,21 +25,22 @@ impl Columns {
         self.names.push((name.to_owned(), count));
     }
 
-    /// Adds a column of numbers of which each is near the one before; `page.js` knows it by the
-    /// `+` before its name.
-    pub(super) fn steps(&mut self, name: &str, numbers: impl IntoIterator<Item = i64>) {
+    /// Adds a column of numbers as differences, for numbers of which each is close to its predecessor.
+    /// A `+` before its name marks such a column for the decoder.
+    pub(super) fn deltas(&mut self, name: &str, numbers: impl IntoIterator<Item = i64>) {
         let mut last = 0_i64;
-        self.plain(
+        self.values(
             &format!("+{name}"),
             numbers.into_iter().map(|number| {
-                let step = number.wrapping_sub(last);
+                let delta = number.wrapping_sub(last);
                 last = number;
-                step
+                delta
             }),
         );
     }
 
-    /// A signed number with its sign in the lowest bit, seven bits a byte, the lowest first.
+    /// Writes a signed number in zigzag LEB128: the sign in the lowest bit, then seven bits a byte, the
+    /// lowest first.
     fn put(&mut self, number: i64) {
         let mut rest = ((number << 1) ^ (number >> 63)).cast_unsigned();
         while rest >= 0x80 {
@@ -50,18 +50,19 @@ impl Columns {
         self.bytes.push(rest as u8);
     }
 
-    /// The columns behind a head that is a JSON object, as text of letters, digits, `+`, `/`, `=`.
+    /// Packs the columns behind a header, which must be a JSON object. The result is base64: it needs
+    /// no escaping in HTML.
     ///
     /// # Errors
-    /// The head has no JSON form.
+    /// The header cannot be serialised.
     pub(super) fn pack(self, head: &impl Serialize) -> io::Result<String> {
         #[derive(Serialize)]
-        struct Whole<'a, T> {
+        struct Header<'a, T> {
             columns: &'a [(String, usize)],
             #[serde(flatten)]
             head: &'a T,
         }
-        let head = serde_json::to_vec(&Whole { columns: &self.names, head })?;
+        let head = serde_json::to_vec(&Header { columns: &self.names, head })?;
         let length = u32::try_from(head.len()).map_err(io::Error::other)?;
         let mut out = GzEncoder::new(Vec::new(), Compression::new(6));
         out.write_all(&length.to_le_bytes())?;
@@ -80,15 +81,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_packed_can_be_unpacked() {
+    fn packed_columns_decode_to_the_same_numbers() {
         let mut columns = Columns::default();
-        columns.plain("a", [0, -1, 1, 63, -64, 64, i64::MAX, i64::MIN]);
-        columns.steps("t", [1_000_000, 1_000_001, 999_999]);
-        let text = columns.pack(&json!({ "name": "</script>" })).expect("plain data");
+        columns.values("a", [0, -1, 1, 63, -64, 64, i64::MAX, i64::MIN]);
+        columns.deltas("t", [1_000_000, 1_000_001, 999_999]);
+        let text = columns.pack(&json!({ "name": "</script>" })).expect("it serialises");
         assert!(!text.contains('<'));
-        let bytes = STANDARD.decode(text).expect("as it was encoded");
+        let bytes = STANDARD.decode(text).expect("it is base64");
         let mut plain = Vec::new();
-        flate2::read::GzDecoder::new(&*bytes).read_to_end(&mut plain).expect("as it was packed");
+        flate2::read::GzDecoder::new(&*bytes).read_to_end(&mut plain).expect("it is gzip");
         let (length, rest) = plain.split_at(4);
         let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
         let head: serde_json::Value = serde_json::from_slice(&rest[..length]).expect("JSON");
@@ -106,7 +107,7 @@ mod tests {
         assert_eq!(
             numbers,
             [0, -1, 1, 63, -64, 64, i64::MAX, i64::MIN, 1_000_000, 1, -2],
-            "the steps are the differences"
+            "a delta column holds differences"
         );
     }
 }

@@ -1,6 +1,6 @@
-//! A run in a terminal: what was asked, what was struck and what was in doubt, what nobody was told,
-//! and the counterexample. Reads the history and what the checks found, never the journals, so that
-//! it is quick. Judges nothing.
+//! `harness inspect`: a run in a terminal. Shows operation counts, faults with the replicas in doubt,
+//! indeterminate operations, counterexamples, and the check results. Reads the history and
+//! `results.json`, not the journals, so it is fast also for long runs.
 
 use std::{
     fmt::{self, Write as _},
@@ -13,43 +13,43 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::{
+    fault_intervals::{FaultInterval, fault_intervals},
     summary::Tally,
-    windows::{Window, windows},
 };
 use crate::{
     checker::{
-        CheckResult, LoadError, Results, Validity,
-        linearizability::{self, Broken, Limits, Shown, timeline},
-        read_json,
+        CheckResult, Results, Validity,
+        linearizability::{self, Limits, NonLinearizableKey, ShownOperation, timeline},
     },
     history::{self, Event, Operation, Outcome},
     runner::parse_duration,
+    twopc::{LoadError, read_json},
 };
 
-/// What to show of which run.
+/// The arguments of `harness inspect`.
 #[derive(Clone, Debug, Args)]
 pub struct InspectArgs {
     /// The run directory.
     #[arg(value_name = "PATH", default_value = "histories/latest")]
     pub path: PathBuf,
 
-    /// Only operations on this key, each on a line. May be given more than once.
+    /// List only operations on this key, one per line. May be repeated.
     #[arg(long, value_name = "KEY")]
     pub key: Vec<String>,
 
-    /// Only operations of this process, each on a line. May be given more than once.
+    /// List only operations of this process, one per line. May be repeated.
     #[arg(long, value_name = "N")]
     pub process: Vec<u64>,
 
-    /// Only what was under way after this time of the history: 1.5s, 800ms.
+    /// List only operations and faults in progress at or after this time of the history: 1.5s, 800ms.
     #[arg(long, value_name = "TIME", value_parser = nanoseconds)]
     pub from: Option<u64>,
 
-    /// Only what had begun before this time of the history.
+    /// List only operations and faults that began at or before this time of the history.
     #[arg(long, value_name = "TIME", value_parser = nanoseconds)]
     pub to: Option<u64>,
 
-    /// Print one JSON object instead: everything below, by name.
+    /// Print the same data as one JSON object.
     #[arg(long)]
     pub json: bool,
 }
@@ -59,22 +59,22 @@ fn nanoseconds(text: &str) -> Result<u64, String> {
 }
 
 impl InspectArgs {
-    /// Whether operations are wanted one by one.
-    fn picks(&self) -> bool {
-        !self.key.is_empty() || !self.process.is_empty() || self.timed()
+    /// Whether operations are listed one by one.
+    fn lists_operations(&self) -> bool {
+        !self.key.is_empty() || !self.process.is_empty() || self.has_time_range()
     }
 
-    fn timed(&self) -> bool {
+    fn has_time_range(&self) -> bool {
         self.from.is_some() || self.to.is_some()
     }
 
-    fn wants(&self, operation: &Operation) -> bool {
+    fn selects(&self, operation: &Operation) -> bool {
         (self.key.is_empty() || self.key.contains(&operation.key))
             && (self.process.is_empty() || self.process.contains(&operation.process))
-            && self.within(operation.invoked, operation.returned.unwrap_or(u64::MAX))
+            && self.overlaps(operation.invoked, operation.returned.unwrap_or(u64::MAX))
     }
 
-    fn within(&self, from: u64, to: u64) -> bool {
+    fn overlaps(&self, from: u64, to: u64) -> bool {
         self.from.is_none_or(|after| to >= after) && self.to.is_none_or(|before| from <= before)
     }
 }
@@ -83,9 +83,9 @@ const BOLD: Style = Style::new().effects(Effects::BOLD);
 const FAINT: Style = Style::new().effects(Effects::DIMMED);
 const BAD: Style = AnsiColor::Red.on_default().effects(Effects::BOLD);
 const GOOD: Style = AnsiColor::Green.on_default().effects(Effects::BOLD);
-const ODD: Style = AnsiColor::Yellow.on_default().effects(Effects::BOLD);
+const WARN: Style = AnsiColor::Yellow.on_default().effects(Effects::BOLD);
 
-/// Text in a style; what prints it takes the style away where there is no terminal.
+/// Styled text. The writer strips the styles if it is not a terminal.
 struct Styled<T>(Style, T);
 
 impl<T: fmt::Display> fmt::Display for Styled<T> {
@@ -98,38 +98,41 @@ impl<T: fmt::Display> fmt::Display for Styled<T> {
 fn styled(verdict: Validity) -> Styled<Validity> {
     let style = match verdict {
         Validity::Valid => GOOD,
-        Validity::Unknown => ODD,
+        Validity::Unknown => WARN,
         Validity::Invalid => BAD,
     };
     Styled(style, verdict)
 }
 
-/// A run as it is shown.
-struct Seen {
+/// A recorded run, without its journals.
+struct LoadedRun {
     events: Vec<Event>,
     torn: bool,
     operations: Vec<Operation>,
-    windows: Vec<Window>,
+    faults: Vec<FaultInterval>,
     test: Json,
     results: Option<Results>,
-    broken: Vec<Broken>,
+    broken: Vec<NonLinearizableKey>,
 }
 
-impl Seen {
-    fn load(directory: &Path) -> Result<Seen, LoadError> {
+impl LoadedRun {
+    fn load(directory: &Path) -> Result<LoadedRun, LoadError> {
         let test = read_json(&directory.join("test.json"))?;
         let path = directory.join("history.jsonl");
-        let history::Whole { events, torn } = history::read(&path)?;
+        let history::RecordedHistory { events, torn } = history::read(&path)?;
         let operations = history::pair(&events).map_err(|error| LoadError::Pair { path, error })?;
-        let windows = windows(&events);
+        let faults = fault_intervals(&events);
         let path = directory.join("results.json");
         let results: Option<Results> = if path.exists() { Some(read_json(&path)?) } else { None };
         let invalid = results.as_ref().and_then(|results| results.check(linearizability::NAME));
         let invalid = invalid.is_some_and(|check| check.verdict == Validity::Invalid);
         let limits = Limits { time: std::time::Duration::from_secs(5), ..Limits::default() };
-        let broken =
-            if invalid { linearizability::broken(&operations, &limits) } else { Vec::new() };
-        Ok(Seen { events, torn, operations, windows, test, results, broken })
+        let broken = if invalid {
+            linearizability::non_linearizable_keys(&operations, &limits)
+        } else {
+            Vec::new()
+        };
+        Ok(LoadedRun { events, torn, operations, faults, test, results, broken })
     }
 
     fn verdict(&self) -> Validity {
@@ -137,58 +140,58 @@ impl Seen {
     }
 }
 
-/// Why a run cannot be shown.
+/// Why `harness inspect` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
-    /// It cannot be read.
+    /// The run cannot be read.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// It cannot be printed.
+    /// The output cannot be written.
     #[error("cannot write: {0}")]
     Write(#[from] io::Error),
 }
 
-/// Shows a run. What its checks found is read, not found again; a run that was not judged is
-/// unknown.
+/// Prints a run. The check results are read from `results.json`; the verdict of a run that was not
+/// checked is unknown.
 ///
 /// # Errors
 /// A file of the run cannot be read.
 pub fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<Validity, InspectError> {
-    let seen = Seen::load(&args.path)?;
+    let run = LoadedRun::load(&args.path)?;
     if args.json {
-        serde_json::to_writer(&mut *out, &as_json(&seen, args)).map_err(io::Error::from)?;
+        serde_json::to_writer(&mut *out, &as_json(&run, args)).map_err(io::Error::from)?;
         writeln!(out)?;
-        return Ok(seen.verdict());
+        return Ok(run.verdict());
     }
     let mut text = String::new();
-    tell(&mut text, &seen, args).expect("a string takes everything");
+    write_text(&mut text, &run, args).expect("writing to a string cannot fail");
     out.write_all(text.as_bytes())?;
-    Ok(seen.verdict())
+    Ok(run.verdict())
 }
 
-fn tell(out: &mut String, seen: &Seen, args: &InspectArgs) -> fmt::Result {
-    for (title, field) in [("Started", "started"), ("Again with", "command")] {
-        if let Some(text) = seen.test.get(field).and_then(Json::as_str) {
+fn write_text(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Result {
+    for (title, field) in [("Started", "started"), ("Repeat with", "command")] {
+        if let Some(text) = run.test.get(field).and_then(Json::as_str) {
             writeln!(out, "{FAINT}{title}:{FAINT:#} {text}")?;
         }
     }
-    if args.picks() {
-        picked(out, seen, args)?;
+    if args.lists_operations() {
+        operations(out, run, args)?;
     } else {
-        write!(out, "{}", Tally::of(&seen.events))?;
+        write!(out, "{}", Tally::of(&run.events))?;
     }
-    if seen.torn {
-        writeln!(out, "The history breaks off: the harness was killed.")?;
+    if run.torn {
+        writeln!(out, "The history is truncated: the harness was killed.")?;
     }
-    faults(out, seen, args)?;
-    indeterminate(out, seen, args)?;
-    for broken in &seen.broken {
-        counterexample(out, broken, &seen.operations)?;
+    faults(out, run, args)?;
+    indeterminate(out, run, args)?;
+    for broken in &run.broken {
+        counterexample(out, broken, &run.operations)?;
     }
-    let Some(results) = &seen.results else {
+    let Some(results) = &run.results else {
         return writeln!(
             out,
-            "{}: {}: not judged yet: harness check does it",
+            "{}: {}: not checked yet; run harness check",
             styled(Validity::Unknown),
             args.path.display()
         );
@@ -200,14 +203,14 @@ fn tell(out: &mut String, seen: &Seen, args: &InspectArgs) -> fmt::Result {
     writeln!(out, "{}: {}", styled(results.verdict), args.path.display())
 }
 
-/// Rows of a table in a terminal; the rest is counted.
+/// The most rows of a table that are printed; further rows are counted.
 const ROWS_MAX: usize = 40;
 
 fn seconds(time: u64) -> f64 {
     time as f64 / 1e9
 }
 
-/// Columns side by side, numbers to the right.
+/// Prints a table. Columns of numbers are right-aligned.
 fn table(out: &mut String, head: &[&str], rows: &[Vec<String>]) -> fmt::Result {
     let width = |at: usize| {
         let cells = rows.iter().take(ROWS_MAX).filter_map(|row| row.get(at));
@@ -232,76 +235,83 @@ fn table(out: &mut String, head: &[&str], rows: &[Vec<String>]) -> fmt::Result {
         writeln!(out, "{}", line.trim_end())?;
     }
     if rows.len() > ROWS_MAX {
-        writeln!(out, "  and {} more; --json has them all", rows.len() - ROWS_MAX)?;
+        writeln!(out, "  and {} more; --json lists all", rows.len() - ROWS_MAX)?;
     }
     Ok(())
 }
 
-fn faults(out: &mut String, seen: &Seen, args: &InspectArgs) -> fmt::Result {
+fn faults(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Result {
     let number = |n: Option<u64>| n.map_or_else(|| "–".to_owned(), |n| n.to_string());
-    let shown = seen.windows.iter().filter(|window| args.within(window.from, window.to));
+    let shown = run.faults.iter().filter(|fault| args.overlaps(fault.from, fault.to));
     let rows: Vec<Vec<String>> = shown
-        .map(|window| {
-            let mut doubt = number(window.in_doubt);
-            if !window.in_doubt_at.is_empty() {
-                let _ = write!(doubt, ": {}", window.in_doubt_at.join(" "));
+        .map(|fault| {
+            let mut in_doubt = number(fault.in_doubt);
+            if !fault.in_doubt_at.is_empty() {
+                let _ = write!(in_doubt, ": {}", fault.in_doubt_at.join(" "));
             }
             vec![
-                format!("{:.3}", seconds(window.from)),
-                window.title(),
-                window.at.clone().unwrap_or_else(|| "at any time".to_owned()),
-                window.txn.clone().unwrap_or_default(),
-                doubt,
-                format!("{:.0}", seconds(window.to - window.from) * 1e3),
-                number(window.resolved_ms),
+                format!("{:.3}", seconds(fault.from)),
+                fault.title(),
+                fault.at.clone().unwrap_or_else(|| "at any time".to_owned()),
+                fault.txn.clone().unwrap_or_default(),
+                in_doubt,
+                format!("{:.0}", seconds(fault.to - fault.from) * 1e3),
+                number(fault.resolved_ms),
             ]
         })
         .collect();
     if rows.is_empty() {
         return Ok(());
     }
-    writeln!(out, "{}", Styled(BOLD, "Faults, and the replicas in doubt then"))?;
-    let head = ["at, s", "what", "where", "about", "in doubt", "for, ms", "resolved, ms"];
+    writeln!(out, "{}", Styled(BOLD, "Faults, and the replicas in doubt when they were injected"))?;
+    let head =
+        ["at, s", "fault", "point", "transaction", "in doubt", "duration, ms", "resolved, ms"];
     table(out, &head, &rows)
 }
 
-fn indeterminate(out: &mut String, seen: &Seen, args: &InspectArgs) -> fmt::Result {
-    let open = seen.operations.iter().filter(|op| op.outcome == Outcome::Info && args.wants(op));
+fn indeterminate(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Result {
+    let open = run.operations.iter().filter(|op| op.outcome == Outcome::Info && args.selects(op));
     let rows: Vec<Vec<String>> = open
         .map(|op| {
-            let why = op.error.as_deref().unwrap_or("the run ended first");
+            let error = op.error.as_deref().unwrap_or("the run ended first");
             vec![
                 op.invoked_index.to_string(),
                 format!("{:.3}", seconds(op.invoked)),
                 format!("p{}", op.process),
-                super::figure::words(op),
-                why.chars().take(60).collect(),
+                super::counterexample::describe(op),
+                error.chars().take(60).collect(),
             ]
         })
         .collect();
     if rows.is_empty() {
         return Ok(());
     }
-    writeln!(out, "{}", Styled(BOLD, "Indeterminate: they may or may not have happened"))?;
-    table(out, &["index", "at, s", "who", "operation", "what the client knew"], &rows)
+    writeln!(
+        out,
+        "{}",
+        Styled(BOLD, "Indeterminate operations: each may or may not have taken effect")
+    )?;
+    table(out, &["index", "at, s", "process", "operation", "error"], &rows)
 }
 
-/// Operations that were asked for one by one.
-fn picked(out: &mut String, seen: &Seen, args: &InspectArgs) -> fmt::Result {
-    let shown: Vec<&Operation> = seen.operations.iter().filter(|op| args.wants(op)).collect();
+/// The selected operations, one per line.
+fn operations(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Result {
+    let shown: Vec<&Operation> = run.operations.iter().filter(|op| args.selects(op)).collect();
     writeln!(out, "{}", Styled(BOLD, format!("{} operations", shown.len())))?;
     for operation in shown {
         let took = operation.returned.map_or_else(
-            || "never returned".to_owned(),
+            || "no completion".to_owned(),
             |returned| format!("{:.3} ms", seconds(returned - operation.invoked) * 1e3),
         );
         let style = match operation.outcome {
             Outcome::Ok => Style::new(),
             Outcome::Fail => FAINT,
-            Outcome::Info => ODD,
+            Outcome::Info => WARN,
         };
         let (sign, rest) = match operation.outcome {
-            Outcome::Ok => ("ok  ", operation.version.map_or_else(String::new, |v| v.to_string())),
+            Outcome::Ok => {
+                ("ok  ", operation.version.as_ref().map_or_else(String::new, |v| v.to_string()))
+            }
             Outcome::Fail => ("fail", operation.error.clone().unwrap_or_default()),
             Outcome::Info => ("info", operation.error.clone().unwrap_or_default()),
         };
@@ -311,17 +321,21 @@ fn picked(out: &mut String, seen: &Seen, args: &InspectArgs) -> fmt::Result {
             operation.invoked_index,
             seconds(operation.invoked),
             operation.process,
-            super::figure::words(operation),
+            super::counterexample::describe(operation),
         )?;
     }
     Ok(())
 }
 
-fn counterexample(out: &mut String, broken: &Broken, operations: &[Operation]) -> fmt::Result {
-    let title = format!("What clients saw of {} has no order", broken.explanation.key);
+fn counterexample(
+    out: &mut String,
+    broken: &NonLinearizableKey,
+    operations: &[Operation],
+) -> fmt::Result {
+    let title = format!("The history of {} is not linearizable", broken.explanation.key);
     writeln!(out, "{}", Styled(BAD, title))?;
     writeln!(out, "  {}", broken.explanation.sentence)?;
-    let breaks = |shown: &Shown| shown.number == broken.breaks_at;
+    let breaks = |shown: &ShownOperation| shown.number == broken.breaks_at;
     for (line, shown) in
         timeline(&broken.explanation.operations).lines().zip(&broken.explanation.operations)
     {
@@ -330,37 +344,40 @@ fn counterexample(out: &mut String, broken: &Broken, operations: &[Operation]) -
     }
     if !broken.prefix.is_empty() {
         let last = &broken.prefix[broken.prefix.len().saturating_sub(6)..];
-        let order: Vec<String> =
-            last.iter().map(|at| super::figure::words(&operations[*at as usize])).collect();
+        let order: Vec<String> = last
+            .iter()
+            .map(|at| super::counterexample::describe(&operations[*at as usize]))
+            .collect();
         let more = if broken.prefix.len() > last.len() { "… " } else { "" };
-        writeln!(out, "  the longest prefix with an order ends: {more}{}", order.join(", "))?;
+        writeln!(out, "  the longest linearizable prefix ends with: {more}{}", order.join(", "))?;
     }
     Ok(())
 }
 
-/// Violations of a check that are given room.
-const SAID_MAX: usize = 6;
+/// The most violations of one check that are printed.
+const VIOLATIONS_MAX: usize = 6;
 
 fn check(out: &mut String, check_result: &CheckResult) -> fmt::Result {
     let CheckResult { check, verdict, violations, violations_total, unknown_because, .. } =
         check_result;
     writeln!(out, "  {check:<16} {}", styled(*verdict))?;
-    // What linearizability found has been drawn above.
-    let told = if check == linearizability::NAME { 0 } else { violations.len().min(SAID_MAX) };
-    for sentence in &violations[..told] {
+    // The counterexamples above show the violations of linearizability.
+    let shown =
+        if check == linearizability::NAME { 0 } else { violations.len().min(VIOLATIONS_MAX) };
+    for sentence in &violations[..shown] {
         writeln!(out, "    {}", sentence.trim_end().replace('\n', "\n      "))?;
     }
-    if told > 0 && *violations_total > told {
-        writeln!(out, "    and {} more; results.json has the first", violations_total - told)?;
+    if shown > 0 && *violations_total > shown {
+        writeln!(out, "    and {} more; see results.json", violations_total - shown)?;
     }
-    for doubt in unknown_because {
-        writeln!(out, "    {doubt}")?;
+    for reason in unknown_because {
+        writeln!(out, "    {reason}")?;
     }
     Ok(())
 }
 
-/// Everything by name.
-fn as_json(seen: &Seen, args: &InspectArgs) -> Json {
+/// The run as a JSON object.
+fn as_json(run: &LoadedRun, args: &InspectArgs) -> Json {
     let operation = |op: &Operation| {
         json!({
             "index": op.invoked_index, "time": op.invoked, "returned": op.returned,
@@ -369,29 +386,29 @@ fn as_json(seen: &Seen, args: &InspectArgs) -> Json {
             "version": op.version, "error": op.error,
         })
     };
-    let wanted = || seen.operations.iter().filter(|op| args.wants(op));
-    let number = |number: u32| seen.operations[number as usize].invoked_index;
-    let broken = seen.broken.iter().map(|broken| {
+    let selected = || run.operations.iter().filter(|op| args.selects(op));
+    let number = |number: u32| run.operations[number as usize].invoked_index;
+    let broken = run.broken.iter().map(|broken| {
         json!({
             "key": broken.explanation.key,
-            "why": broken.explanation.sentence,
+            "explanation": broken.explanation.sentence,
             "operations":
                 broken.explanation.operations.iter().map(|op| number(op.number)).collect::<Vec<_>>(),
             "breaks_at": number(broken.breaks_at),
-            "order_until_then": broken.prefix.iter().map(|at| number(*at)).collect::<Vec<_>>(),
+            "longest_prefix": broken.prefix.iter().map(|at| number(*at)).collect::<Vec<_>>(),
         })
     });
-    let windows = seen.windows.iter().filter(|window| args.within(window.from, window.to));
+    let faults = run.faults.iter().filter(|fault| args.overlaps(fault.from, fault.to));
     json!({
-        "verdict": seen.verdict(),
-        "test": seen.test,
-        "checks": seen.results.as_ref().map(|results| &results.checks),
-        "torn": seen.torn,
-        "faults": windows.collect::<Vec<_>>(),
-        "operations_total": seen.operations.len(),
+        "verdict": run.verdict(),
+        "test": run.test,
+        "checks": run.results.as_ref().map(|results| &results.checks),
+        "torn": run.torn,
+        "faults": faults.collect::<Vec<_>>(),
+        "operations_total": run.operations.len(),
         "indeterminate":
-            wanted().filter(|op| op.outcome == Outcome::Info).map(operation).collect::<Vec<_>>(),
+            selected().filter(|op| op.outcome == Outcome::Info).map(operation).collect::<Vec<_>>(),
         "counterexamples": broken.collect::<Vec<_>>(),
-        "operations": args.picks().then(|| wanted().map(operation).collect::<Vec<_>>()),
+        "operations": args.lists_operations().then(|| selected().map(operation).collect::<Vec<_>>()),
     })
 }

@@ -1,6 +1,6 @@
-//! What the journals say that no check needs: when a node forced its records, and, of some
-//! transactions, every message and every record, in order. Reads each journal once, and takes apart
-//! only the lines that matter. Knows nothing of what is right.
+//! Reads from the journals what the page shows and no check needs: when each node forced its log, and a
+//! trace of selected transactions: every message and every log record, in order. Reads each journal
+//! once and decodes only the lines it needs.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -15,129 +15,130 @@ use system::{
     protocol::{Body, Decision, Effect, Event, Message, Node, Record, TxnId},
 };
 
-/// What is wanted of the journals.
+/// What to read from the journals.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Wanted {
-    /// Transactions whose whole story is wanted.
+pub(super) struct Selection {
+    /// The transactions to trace.
     pub(super) transactions: BTreeSet<TxnId>,
-    /// Lines that are wanted as they are.
+    /// The journal lines to quote.
     pub(super) lines: BTreeSet<(Node, usize)>,
 }
 
-/// What was found.
+/// What was read from the journals.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Found {
-    /// By node: from when to when it waited for a force, in nanoseconds of the history.
+pub(super) struct JournalExtract {
+    /// The forces of each node, from request to completion, in nanoseconds of the history.
     pub(super) forces: BTreeMap<Node, Vec<(i64, i64)>>,
     /// When the master began each transaction.
     pub(super) begun: HashMap<TxnId, i64>,
-    /// By transaction.
-    pub(super) stories: BTreeMap<TxnId, Story>,
-    /// Lines as they are, and when they were.
-    pub(super) quotes: BTreeMap<(Node, usize), (i64, String)>,
+    /// The traces by transaction.
+    pub(super) traces: BTreeMap<TxnId, Trace>,
+    /// The quoted lines, with their times.
+    pub(super) lines: BTreeMap<(Node, usize), (i64, String)>,
 }
 
-/// What happened about one transaction.
+/// The events of one transaction at all nodes.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Story {
-    /// What happened at one node, in order of time.
-    pub(super) notes: Vec<Note>,
-    /// Messages, in order of time.
-    pub(super) arrows: Vec<Arrow>,
-    /// How much more there was, between what is told.
+pub(super) struct Trace {
+    /// Events local to a node, ordered by time.
+    pub(super) events: Vec<LocalEvent>,
+    /// Messages, ordered by time.
+    pub(super) messages: Vec<TracedMessage>,
+    /// The number of events and messages omitted from the middle.
     pub(super) left_out: usize,
 }
 
-/// Something that happened at one node.
+/// An event local to a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub(super) struct Note {
-    /// When, in nanoseconds of the history.
+pub(super) struct LocalEvent {
+    /// The time, in nanoseconds of the history.
     pub(super) t: i64,
-    /// The line of the journal; none for what no journal tells.
+    /// The line of the journal. `None` for events of the nemesis.
     pub(super) line: Option<usize>,
-    /// Where.
+    /// The node.
     pub(super) node: Node,
-    /// What kind of thing: `ask`, `answer`, `append`, `force`, `timer`, `halt`, `down`, `up`.
+    /// The kind: `request`, `reply`, `append`, `force`, `timer`, `halt`, `down`, `up`.
     pub(super) kind: &'static str,
-    /// In words.
+    /// The description.
     pub(super) text: String,
 }
 
-/// A message.
+/// A message between nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Arrow {
-    /// Who sent it.
+pub(super) struct TracedMessage {
+    /// The sender.
     pub(super) from: Node,
-    /// To whom.
+    /// The recipient.
     pub(super) to: Node,
-    /// When it was sent, and the line that says so; none if only its arrival is on record.
+    /// The time and journal line of its sending. `None` if only its arrival is recorded.
     pub(super) sent: Option<(i64, usize)>,
-    /// When it arrived; none if it never did.
-    pub(super) got: Option<(i64, usize)>,
+    /// The time and journal line of its arrival. `None` if it never arrived.
+    pub(super) received: Option<(i64, usize)>,
     /// The message's name.
     pub(super) kind: &'static str,
-    /// In words.
+    /// The description.
     pub(super) text: String,
 }
 
-impl Arrow {
+impl TracedMessage {
     pub(super) fn time(&self) -> i64 {
-        self.sent.or(self.got).map_or(0, |(t, _)| t)
+        self.sent.or(self.received).map_or(0, |(t, _)| t)
     }
 }
 
-/// So much of a story is told: of what is longer, the beginning and the end.
-const TOLD: (usize, usize) = (90, 30);
+/// How many entries a long trace keeps at its beginning and at its end.
+const KEPT: (usize, usize) = (90, 30);
 
-impl Story {
-    /// Adds what happened to the nodes meanwhile.
-    pub(super) fn add(&mut self, notes: impl IntoIterator<Item = Note>) {
+impl Trace {
+    /// Adds events that concern the nodes, not this transaction, if they fall into its time.
+    pub(super) fn add(&mut self, events: impl IntoIterator<Item = LocalEvent>) {
         let times = || {
-            let arrows = self.arrows.iter().flat_map(|arrow| [arrow.sent, arrow.got]).flatten();
-            let notes = self.notes.iter().filter(|note| !["timer", "up"].contains(&note.kind));
-            notes.map(|note| note.t).chain(arrows.map(|(t, _)| t))
+            let messages =
+                self.messages.iter().flat_map(|message| [message.sent, message.received]).flatten();
+            let events = self.events.iter().filter(|event| !["timer", "up"].contains(&event.kind));
+            events.map(|event| event.t).chain(messages.map(|(t, _)| t))
         };
         let (Some(first), Some(last)) = (times().min(), times().max()) else { return };
-        self.notes.extend(notes);
-        // What a timer or a start says of a transaction that is over is no part of its story.
-        self.notes.retain(|note| (first..=last).contains(&note.t));
-        self.notes.sort();
-        self.notes.dedup();
+        self.events.extend(events);
+        // A timer or a restart that mentions the transaction after its end is not part of it.
+        self.events.retain(|event| (first..=last).contains(&event.t));
+        self.events.sort();
+        self.events.dedup();
     }
 
-    /// Cuts what is too long to be looked at.
-    pub(super) fn cut(&mut self) {
-        let mut times: Vec<i64> = self.notes.iter().map(|note| note.t).collect();
-        times.extend(self.arrows.iter().map(Arrow::time));
-        let (head, tail) = TOLD;
+    /// Omits the middle of a trace that is too long to be read.
+    pub(super) fn truncate(&mut self) {
+        let mut times: Vec<i64> = self.events.iter().map(|event| event.t).collect();
+        times.extend(self.messages.iter().map(TracedMessage::time));
+        let (head, tail) = KEPT;
         if times.len() <= head + tail {
             return;
         }
         times.sort_unstable();
         let (until, from) = (times[head], times[times.len() - tail]);
-        let told = |t: i64| t < until || t >= from;
+        let kept = |t: i64| t < until || t >= from;
         let whole = times.len();
-        self.notes.retain(|note| told(note.t));
-        self.arrows.retain(|arrow| told(arrow.time()));
-        self.left_out = whole - self.notes.len() - self.arrows.len();
+        self.events.retain(|event| kept(event.t));
+        self.messages.retain(|message| kept(message.time()));
+        self.left_out = whole - self.events.len() - self.messages.len();
     }
 }
 
-/// Reads the journals side by side.
+/// Reads the journals in parallel.
 ///
 /// # Errors
-/// A journal cannot be read, or a line that matters is no entry; the message names the file.
+/// A journal cannot be read, or a line that is needed cannot be decoded; the message names the file.
 pub(super) fn read(
     journals: &BTreeMap<Node, PathBuf>,
-    wanted: &Wanted,
+    selection: &Selection,
     clock_origin: u64,
-) -> io::Result<Found> {
+) -> io::Result<JournalExtract> {
     let scans: Vec<io::Result<Scan<'_>>> = std::thread::scope(|scope| {
         let readers: Vec<_> = journals
             .iter()
             .map(|(&node, path)| {
                 scope.spawn(move || {
-                    scan(node, path, wanted, clock_origin).map_err(|error| {
+                    scan(node, path, selection, clock_origin).map_err(|error| {
                         io::Error::new(error.kind(), format!("{}: {error}", path.display()))
                     })
                 })
@@ -145,52 +146,52 @@ pub(super) fn read(
             .collect();
         readers.into_iter().map(|reader| reader.join().expect("no reader panics")).collect()
     });
-    let mut found = Found::default();
+    let mut found = JournalExtract::default();
     let mut sent: HashMap<Wire, VecDeque<(i64, usize)>> = HashMap::new();
-    let mut got: HashMap<Wire, VecDeque<(i64, usize)>> = HashMap::new();
+    let mut received: HashMap<Wire, VecDeque<(i64, usize)>> = HashMap::new();
     for scan in scans {
         let scan = scan?;
         found.begun.extend(scan.begun);
-        found.quotes.extend(scan.quotes);
+        found.lines.extend(scan.lines);
         found.forces.insert(scan.node, scan.forces);
-        for (txn, note) in scan.notes {
-            found.stories.entry(txn).or_default().notes.push(note);
+        for (txn, event) in scan.events {
+            found.traces.entry(txn).or_default().events.push(event);
         }
         for (wire, place) in scan.sent {
             sent.entry(wire).or_default().push_back(place);
         }
-        for (wire, place) in scan.got {
-            got.entry(wire).or_default().push_back(place);
+        for (wire, place) in scan.received {
+            received.entry(wire).or_default().push_back(place);
         }
     }
-    let wires: BTreeSet<Wire> = sent.keys().chain(got.keys()).cloned().collect();
+    let wires: BTreeSet<Wire> = sent.keys().chain(received.keys()).cloned().collect();
     for wire in wires {
         let sent = sent.remove(&wire).unwrap_or_default();
-        let mut got = got.remove(&wire).unwrap_or_default();
-        let story = found.stories.entry(wire.txn).or_default();
-        // The same words more than once: each arrival belongs to the last sending before it that
-        // has none yet; a copy that nobody sent again has no sending of its own.
-        let mut arrows: Vec<Arrow> =
-            sent.into_iter().map(|place| wire.arrow(Some(place), None)).collect();
-        for place in std::mem::take(&mut got) {
-            let before = |arrow: &&mut Arrow| {
-                arrow.got.is_none() && arrow.sent.is_some_and(|(t, _)| t <= place.0)
+        let mut received = received.remove(&wire).unwrap_or_default();
+        let trace = found.traces.entry(wire.txn).or_default();
+        // Equal messages may be sent more than once. An arrival is matched with the first earlier
+        // sending that has none yet; a duplicate made by the network has no sending of its own.
+        let mut messages: Vec<TracedMessage> =
+            sent.into_iter().map(|place| wire.message(Some(place), None)).collect();
+        for place in std::mem::take(&mut received) {
+            let before = |message: &&mut TracedMessage| {
+                message.received.is_none() && message.sent.is_some_and(|(t, _)| t <= place.0)
             };
-            match arrows.iter_mut().find(before) {
-                Some(arrow) => arrow.got = Some(place),
-                None => arrows.push(wire.arrow(None, Some(place))),
+            match messages.iter_mut().find(before) {
+                Some(message) => message.received = Some(place),
+                None => messages.push(wire.message(None, Some(place))),
             }
         }
-        story.arrows.extend(arrows);
+        trace.messages.extend(messages);
     }
-    for story in found.stories.values_mut() {
-        story.notes.sort();
-        story.arrows.sort_by_key(|arrow| (arrow.time(), arrow.to));
+    for trace in found.traces.values_mut() {
+        trace.events.sort();
+        trace.messages.sort_by_key(|message| (message.time(), message.to));
     }
     Ok(found)
 }
 
-/// A message as it travels: what is equal in all of this may be the same message.
+/// Identifies a message in transit: entries that are equal in all fields may be the same message.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Wire {
     txn: TxnId,
@@ -200,16 +201,23 @@ struct Wire {
 }
 
 impl Wire {
-    fn arrow(&self, sent: Option<(i64, usize)>, got: Option<(i64, usize)>) -> Arrow {
+    fn message(&self, sent: Option<(i64, usize)>, received: Option<(i64, usize)>) -> TracedMessage {
         let body = &self.message.body;
-        Arrow { from: self.from, to: self.to, sent, got, kind: body.kind(), text: body.to_string() }
+        TracedMessage {
+            from: self.from,
+            to: self.to,
+            sent,
+            received,
+            kind: body.kind(),
+            text: body.to_string(),
+        }
     }
 }
 
-/// One journal, as far as it was read.
+/// The state of reading one journal.
 struct Scan<'a> {
     node: Node,
-    wanted: &'a Wanted,
+    selection: &'a Selection,
     t: i64,
     line: usize,
     appended: u64,
@@ -217,26 +225,26 @@ struct Scan<'a> {
     last_force: i64,
     forces: Vec<(i64, i64)>,
     begun: Vec<(TxnId, i64)>,
-    notes: Vec<(TxnId, Note)>,
+    events: Vec<(TxnId, LocalEvent)>,
     sent: Vec<(Wire, (i64, usize))>,
-    got: Vec<(Wire, (i64, usize))>,
-    quotes: Vec<((Node, usize), (i64, String))>,
-    /// Records about wanted transactions that are not durable yet.
+    received: Vec<(Wire, (i64, usize))>,
+    lines: Vec<((Node, usize), (i64, String))>,
+    /// Records of selected transactions that are not durable yet.
     volatile: VecDeque<(u64, TxnId, &'static str)>,
-    /// The last call of a client, until it is known which transaction it became.
-    asked: Option<(Vec<u8>, usize)>,
+    /// The last client request, until the transaction that it begins is known.
+    request: Option<(Vec<u8>, usize)>,
     calls: HashMap<u64, TxnId>,
 }
 
 fn scan<'a>(
     node: Node,
     path: &Path,
-    wanted: &'a Wanted,
+    selection: &'a Selection,
     clock_origin: u64,
 ) -> io::Result<Scan<'a>> {
     let mut scan = Scan {
         node,
-        wanted,
+        selection,
         t: 0,
         line: 0,
         appended: 0,
@@ -244,12 +252,12 @@ fn scan<'a>(
         last_force: i64::MIN,
         forces: Vec::new(),
         begun: Vec::new(),
-        notes: Vec::new(),
+        events: Vec::new(),
         sent: Vec::new(),
-        got: Vec::new(),
-        quotes: Vec::new(),
+        received: Vec::new(),
+        lines: Vec::new(),
         volatile: VecDeque::new(),
-        asked: None,
+        request: None,
         calls: HashMap::new(),
     };
     let mut lines = BufReader::with_capacity(1 << 18, File::open(path)?);
@@ -268,7 +276,7 @@ fn scan<'a>(
     }
 }
 
-/// The number that a text goes on with.
+/// Parses the number at the beginning of a text.
 fn number(text: &[u8]) -> u64 {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit());
     digits.fold(0_u64, |n, digit| n.wrapping_mul(10).wrapping_add(u64::from(digit - b'0')))
@@ -293,20 +301,20 @@ impl Scan<'_> {
         if let Some(rest) = timed.or(started) {
             let t = i128::from(number(rest)) - i128::from(clock_origin);
             self.t = i64::try_from(t).unwrap_or(0);
-            self.asked = None;
+            self.request = None;
         }
-        if self.wanted.lines.contains(&(self.node, self.line)) {
+        if self.selection.lines.contains(&(self.node, self.line)) {
             let text = String::from_utf8_lossy(line).into_owned();
-            self.quotes.push(((self.node, self.line), (self.t, text)));
+            self.lines.push(((self.node, self.line), (self.t, text)));
         }
         if started.is_some() {
             self.appended = 0;
             self.forcing.clear();
             self.volatile.clear();
             self.calls.clear();
-            let told: Vec<_> = named(line).filter(|txn| self.is_wanted(*txn)).collect();
-            let text = "starts, and finds its records of this transaction";
-            told.into_iter().for_each(|txn| self.note(txn, "up", text.to_owned()));
+            let named_here: Vec<_> = named(line).filter(|txn| self.is_wanted(*txn)).collect();
+            let text = "restarts and recovers its records of this transaction";
+            named_here.into_iter().for_each(|txn| self.event(txn, "up", text.to_owned()));
             return Ok(());
         }
         if let Some(rest) = line.strip_prefix(b"{\"effect\":{\"force\":") {
@@ -317,7 +325,7 @@ impl Scan<'_> {
             if let Some(txn) = self.calls.remove(&number(rest))
                 && let Entry::Effect(Effect::Reply { reply, .. }) = serde_json::from_slice(line)?
             {
-                self.note(txn, "answer", reply.to_string());
+                self.event(txn, "reply", reply.to_string());
             }
             return Ok(());
         }
@@ -327,7 +335,7 @@ impl Scan<'_> {
                 return Ok(());
             }
             if memchr::memmem::find(line, b"\"event\":{\"client\":").is_some() {
-                self.asked = Some((line.to_vec(), self.line));
+                self.request = Some((line.to_vec(), self.line));
                 return Ok(());
             }
         }
@@ -341,24 +349,24 @@ impl Scan<'_> {
         {
             self.begun.push((txn, self.t));
         }
-        let told: BTreeSet<TxnId> = named(line).filter(|txn| self.is_wanted(*txn)).collect();
-        if told.is_empty() {
+        let named_here: BTreeSet<TxnId> = named(line).filter(|txn| self.is_wanted(*txn)).collect();
+        if named_here.is_empty() {
             return Ok(());
         }
         let entry: Entry = serde_json::from_slice(line)?;
-        for txn in told {
-            self.tell(txn, &entry)?;
+        for txn in named_here {
+            self.trace(txn, &entry)?;
         }
         Ok(())
     }
 
     fn is_wanted(&self, txn: TxnId) -> bool {
-        self.wanted.transactions.contains(&txn)
+        self.selection.transactions.contains(&txn)
     }
 
-    fn note(&mut self, txn: TxnId, kind: &'static str, text: String) {
-        let note = Note { t: self.t, line: Some(self.line), node: self.node, kind, text };
-        self.notes.push((txn, note));
+    fn event(&mut self, txn: TxnId, kind: &'static str, text: String) {
+        let event = LocalEvent { t: self.t, line: Some(self.line), node: self.node, kind, text };
+        self.events.push((txn, event));
     }
 
     fn persisted(&mut self, lsn: u64) {
@@ -368,7 +376,7 @@ impl Scan<'_> {
             since.get_or_insert(t);
         }
         if let Some(since) = since {
-            // A node forces one group at a time.
+            // A node has one force in progress at a time: the next one starts when this one ends.
             self.forces.push((since.max(self.last_force), self.t));
         }
         self.last_force = self.t;
@@ -376,11 +384,11 @@ impl Scan<'_> {
             self.volatile.front().copied().filter(|(at, ..)| *at <= lsn)
         {
             self.volatile.pop_front();
-            self.note(txn, "force", format!("{} is durable", kind.to_uppercase()));
+            self.event(txn, "force", format!("{} is durable", kind.to_uppercase()));
         }
     }
 
-    fn tell(&mut self, txn: TxnId, entry: &Entry) -> Result<(), serde_json::Error> {
+    fn trace(&mut self, txn: TxnId, entry: &Entry) -> Result<(), serde_json::Error> {
         let place = (self.t, self.line);
         match entry {
             Entry::Event { event: Event::Message { message, .. }, .. }
@@ -388,22 +396,23 @@ impl Scan<'_> {
                 if !applies_to(&message.body, txn) => {}
             Entry::Event { event: Event::Message { from, message }, .. } => {
                 let wire = Wire { txn, from: *from, to: self.node, message: message.clone() };
-                self.got.push((wire, place));
+                self.received.push((wire, place));
             }
             Entry::Effect(Effect::Send { to, message }) => {
                 if let (Body::Prepare { txn: begun, .. }, Some((line, at))) =
-                    (&message.body, &self.asked)
+                    (&message.body, &self.request)
                     && *begun == txn
                 {
                     if let Entry::Event { event: Event::Client { call, request }, .. } =
                         serde_json::from_slice(line)?
                     {
-                        let text = format!("a client asks: {request}");
+                        let text = format!("client request: {request}");
                         let (t, line, node) = (self.t, Some(*at), self.node);
-                        self.notes.push((txn, Note { t, line, node, kind: "ask", text }));
+                        self.events
+                            .push((txn, LocalEvent { t, line, node, kind: "request", text }));
                         self.calls.insert(call, txn);
                     }
-                    self.asked = None;
+                    self.request = None;
                 }
                 let wire = Wire { txn, from: self.node, to: *to, message: message.clone() };
                 self.sent.push((wire, place));
@@ -412,13 +421,13 @@ impl Scan<'_> {
                 if !matches!(record, Record::Watermark { .. }) =>
             {
                 self.volatile.push_back((self.appended, txn, record.kind()));
-                self.note(txn, "append", format!("appends {}", record.kind().to_uppercase()));
+                self.event(txn, "append", format!("append {}", record.kind().to_uppercase()));
             }
             Entry::Event { event: Event::Timer(timer), .. } => {
-                self.note(txn, "timer", format!("timer: {timer}"));
+                self.event(txn, "timer", format!("timer: {timer}"));
             }
             Entry::Effect(Effect::Halt { why, .. }) => {
-                self.note(txn, "halt", format!("halts: {why}"));
+                self.event(txn, "halt", format!("halt: {why}"));
             }
             _ => {}
         }
@@ -426,7 +435,7 @@ impl Scan<'_> {
     }
 }
 
-/// Whether a message is about a transaction, and does not just carry its number.
+/// Whether a message concerns a transaction, rather than only mentioning its number.
 fn applies_to(body: &Body, about: TxnId) -> bool {
     let resolved =
         |piggybacked: &[(TxnId, Decision)]| piggybacked.iter().any(|(txn, _)| *txn == about);

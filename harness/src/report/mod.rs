@@ -1,68 +1,74 @@
-//! What people look at after a run: counts in a terminal, a page, plots. Shows what was recorded and
-//! what the checks found; judges nothing.
+//! Shows recorded runs and their check results: a summary for a terminal, an HTML page, plots. Reads
+//! verdicts and never makes one.
 
-mod cite;
+mod citations;
 mod columns;
-mod figure;
+mod counterexample;
+pub mod fault_intervals;
 pub mod inspect;
 mod journals;
+mod lock_intervals;
 mod page;
+mod page_data;
 mod plots;
-mod scene;
 pub mod summary;
-mod tenures;
-pub mod windows;
 
 use std::{fs, io, path::Path};
 
-pub(crate) use self::page::{THEME, about, cited, mark};
+pub(crate) use self::page::{THEME, check_property, linked, verdict_mark};
 use system::protocol::Node;
 
-use self::{scene::Scene, windows::Window};
-use crate::checker::{LoadError, Results, Run};
+use self::{fault_intervals::FaultInterval, page_data::PageData};
+use crate::{
+    checker::Results,
+    twopc::{LoadError, Run},
+};
 
-/// A lock that a replica held.
+/// An interval during which a replica held a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lock {
-    /// Which replica.
+pub struct ReplicaLock {
+    /// The replica.
     pub node: Node,
-    /// Since when it was in doubt about the transaction that took the lock; none if it never was.
-    /// Nanoseconds of the history, as all times here.
-    pub doubt: Option<i64>,
-    /// When it was let go, or the replica went down.
+    /// When the transaction became in doubt, in nanoseconds of the history. `None` if it never was.
+    pub in_doubt_from: Option<i64>,
+    /// When the lock was released or the replica crashed, in nanoseconds of the history.
     pub to: i64,
 }
 
-/// When faults were in force in a run, and every lock of every replica.
+/// The fault intervals of a run, and every lock interval of every replica.
 #[must_use]
-pub fn locks(run: &Run) -> (Vec<Window>, Vec<Lock>) {
-    let windows = windows::windows(&run.events);
+pub fn locks(run: &Run) -> (Vec<FaultInterval>, Vec<ReplicaLock>) {
+    let faults = fault_intervals::fault_intervals(&run.events);
     let mut locks = Vec::new();
-    for (node, tenures) in tenures::tenures(&run.evidence, &windows) {
-        locks.extend(tenures.into_iter().map(|t| Lock { node, doubt: t.voted, to: t.to }));
+    for (node, intervals) in lock_intervals::lock_intervals(&run.evidence, &faults) {
+        locks.extend(intervals.into_iter().map(|lock| ReplicaLock {
+            node,
+            in_doubt_from: lock.in_doubt_from,
+            to: lock.to,
+        }));
     }
-    (windows, locks)
+    (faults, locks)
 }
 
-/// The page's name in a run directory.
+/// The name of the page in a run directory.
 pub const PAGE: &str = "report.html";
 
-/// Writes the page and the plots of a run into its directory, anew if they are there.
+/// Writes the page and the plots of a run into its directory. Existing ones are replaced.
 ///
 /// # Errors
-/// A file of the run cannot be read, or one of these cannot be written.
+/// A file of the run cannot be read, or the page or a plot cannot be written.
 pub fn write(directory: &Path, run: &Run, results: &Results) -> Result<(), LoadError> {
-    let scene = Scene::of(directory, run, results)?;
+    let data = PageData::of(directory, run, results)?;
     let file = |name: &str| {
         let path = directory.join(name);
         move |source| LoadError::File { path: path.clone(), source }
     };
-    let ends = scene.ends();
+    let completions = data.completions();
     let last = run.events.last().map_or(0, |event| event.time);
-    let plots = plots::plots(&run.operations, &ends, &scene.windows, &scene.tenures, last)
+    let plots = plots::plots(&run.operations, &completions, &data.faults, &data.locks, last)
         .map_err(|error| file("latency.svg")(io::Error::other(error.to_string())))?;
     for plot in &plots {
         fs::write(directory.join(plot.file), &plot.svg).map_err(file(plot.file))?;
     }
-    fs::write(directory.join(PAGE), page::page(&scene, &plots)).map_err(file(PAGE))
+    fs::write(directory.join(PAGE), page::page(&data, &plots)).map_err(file(PAGE))
 }

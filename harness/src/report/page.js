@@ -1,5 +1,5 @@
-// What can be moved on the page of a run: the timeline, the search, the messages of a transaction.
-// Reads the columns that columns.rs has packed. Finds nothing out: it draws what is there.
+// The interactive parts of a run's page: the timeline, the search, the message diagram. Decodes the
+// columns that columns.rs packed.
 "use strict";
 (() => {
   const $ = (selector) => document.querySelector(selector);
@@ -7,7 +7,7 @@
   const MS = 1e6, S = 1e9;
   let data, view, lanes, height, pinned = null, keyFilter = -1, marked = new Set(), colors = {};
 
-  // ---- reading ----
+  // ---- decoding ----
 
   async function read() {
     const text = atob($("#run").textContent.trim());
@@ -39,17 +39,17 @@
     return head;
   }
 
-  // ---- what things are ----
+  // ---- model ----
 
-  const F = ["get", "put", "del"], FATE = ["ok", "fail", "info"];
+  const F = ["get", "put", "del"], OUTCOMES = ["ok", "fail", "info"];
   const op = (i) => {
     const c = data.columns;
-    const what = c["o.what"][i];
+    const what = c["o.kind"][i];
     return {
       i, index: c["o.index"][i], time: c["o.time"][i], process: c["o.process"][i],
-      f: F[Math.floor(what / 3)], fate: FATE[what % 3], key: data.keys[c["o.key"][i]],
-      end: c["o.end"][i] ? c["o.index"][i] + c["o.end"][i] : null,
-      until: c["o.end"][i] ? c["o.time"][i] + c["o.for"][i] : null,
+      f: F[Math.floor(what / 3)], outcome: OUTCOMES[what % 3], key: data.keys[c["o.key"][i]],
+      end: c["o.completion"][i] ? c["o.index"][i] + c["o.completion"][i] : null,
+      until: c["o.completion"][i] ? c["o.time"][i] + c["o.duration"][i] : null,
       value: data.value[i] < 0 ? null : data.values[data.value[i]],
       version: c["o.epoch"][i] ? c["o.epoch"][i] + "." + c["o.seq"][i] : null,
       error: error(i),
@@ -62,28 +62,28 @@
     const txn = c["o.error.epoch"][i] + "." + c["o.error.seq"][i];
     return text.replace(/%t|%%/g, (match) => (match === "%t" ? txn : "%"));
   }
-  // The lines of the history, as they stand in it.
+  // The lines of the history file for an operation.
   function history(o) {
     const start = { index: o.index, time: o.time, process: o.process, type: "invoke", f: o.f, key: o.key };
     if (o.f === "put") start.value = o.value;
     const lines = [JSON.stringify(start)];
     if (o.end !== null) {
-      const end = { index: o.end, time: o.until, process: o.process, type: o.fate, f: o.f, key: o.key };
-      if (o.f === "put" || (o.f === "get" && (o.fate === "ok" || o.value !== null))) end.value = o.value;
+      const end = { index: o.end, time: o.until, process: o.process, type: o.outcome, f: o.f, key: o.key };
+      if (o.f === "put" || (o.f === "get" && (o.outcome === "ok" || o.value !== null))) end.value = o.value;
       if (o.version) end.version = o.version;
       if (o.error !== null) end.error = o.error;
       lines.push(JSON.stringify(end));
     }
     return lines;
   }
-  const words = (o) =>
+  const describe = (o) =>
     o.f === "put" ? "put " + o.value
-      : o.f === "get" ? (o.fate === "ok" ? "get = " + (o.value === null ? "nothing" : o.value) : "get") : "del";
-  const story = (txn) => data.stories.find((story) => story.txn === txn);
+      : o.f === "get" ? (o.outcome === "ok" ? "get = " + (o.value === null ? "nothing" : o.value) : "get") : "del";
+  const traceOf = (txn) => data.traces.find((trace) => trace.txn === txn);
 
   function prepare() {
     const c = data.columns;
-    // A value that is new is the next one; another is so many back.
+    // 0 is no value, 1 the next new value, and 1 + n the value n places before the next new one.
     let known = 0;
     data.value = Array.from(c["o.value"], (code) =>
       code === 0 ? -1 : code === 1 ? known++ : known + 1 - code);
@@ -94,8 +94,8 @@
       lanes.push(Object.assign(lane, { y: height, h }));
       height += h;
     };
-    for (const fault of new Set(data.windows.map((window) => window.fault)))
-      add({ kind: "fault", name: fault, items: data.windows.filter((w) => w.fault === fault) }, 20);
+    for (const fault of new Set(data.faults.map((fault) => fault.fault)))
+      add({ kind: "fault", name: fault, items: data.faults.filter((w) => w.fault === fault) }, 20);
     const h = Math.max(4, Math.min(17, Math.floor(600 / clients)));
     const ops = Array.from({ length: clients }, () => []);
     for (let i = 0; i < c["o.index"].length; i++) {
@@ -110,11 +110,11 @@
     for (const name of nodes) {
       if (!c[name + ".seq"]) continue;
       const lane = { kind: "node", name, col: (field) => c[name + "." + field] };
-      lane.end = name === "master" ? reignEnd(lane) : Float64Array.from(lane.col("from"), (t, i) => t + lane.col("for")[i]);
-      lane.slot = slots(lane);
+      lane.end = name === "master" ? masterEnd(lane) : Float64Array.from(lane.col("from"), (t, i) => t + lane.col("duration")[i]);
+      lane.slot = rowsOf(lane);
       lane.rows = Array.from({ length: SLOTS }, () => []);
       lane.slot.forEach((slot, i) => lane.rows[slot].push(i));
-      lane.down = data.windows.filter((w) => w.silent && w.nodes.includes(name));
+      lane.down = data.faults.filter((w) => w.inactive && w.nodes.includes(name));
       add(lane, NODE_HEIGHT);
     }
     height += 4;
@@ -129,13 +129,13 @@
     const keys = $("select[name=key]");
     data.keys.map((key, n) => [key, n]).sort((a, b) => a[0].localeCompare(b[0], undefined, { numeric: true }))
       .forEach(([key, n]) => keys.add(new Option(key, n)));
-    const stories = $("select[name=story]");
-    if (stories) for (const told of data.stories) stories.add(new Option(told.txn + "  " + told.write, told.txn));
+    const traces = $("select[name=transaction]");
+    if (traces) for (const trace of data.traces) traces.add(new Option(trace.txn + "  " + trace.write, trace.txn));
   }
-  const reignEnd = (lane) => Float64Array.from(lane.col("from"), (t, i) =>
-    t + Math.max(...["appended", "decided", "ended", "aborted"].map((field) => lane.col(field)[i]), 0));
-  // Each transaction in the first row that is free.
-  function slots(lane) {
+  const masterEnd = (lane) => Float64Array.from(lane.col("from"), (t, i) =>
+    t + Math.max(...["appended", "committed", "acknowledged", "aborted"].map((field) => lane.col(field)[i]), 0));
+  // Puts each interval into the first free row.
+  function rowsOf(lane) {
     const free = new Float64Array(SLOTS).fill(-Infinity);
     return Array.from(lane.col("from"), (from, i) => {
       let slot = free.findIndex((until) => until <= from);
@@ -150,7 +150,7 @@
   const canvas = $("#canvas"), overview = $("#overview");
   function theme() {
     const style = getComputedStyle(document.documentElement);
-    for (const name of ["paper", "raised", "ink", "soft", "faint", "ok", "fail", "info", "pend", "doubt",
+    for (const name of ["paper", "raised", "ink", "soft", "faint", "ok", "fail", "info", "pending", "in-doubt",
       "applied", "aborted", "force", "down", "fault", "accent", "invalid", "hit"])
       colors[name] = style.getPropertyValue("--" + name).trim();
     colors.hatch = hatch(colors.down);
@@ -167,7 +167,7 @@
     return tile;
   }
   function fit(element, h) {
-    const ratio = window.devicePixelRatio || 1, w = element.clientWidth;
+    const ratio = devicePixelRatio || 1, w = element.clientWidth;
     if (element.width !== Math.round(w * ratio) || element.height !== Math.round(h * ratio)) {
       element.width = Math.round(w * ratio);
       element.height = Math.round(h * ratio);
@@ -183,7 +183,7 @@
   const width = () => canvas.clientWidth - LEFT;
   const x = (t) => LEFT + ((t - view[0]) / (view[1] - view[0])) * width();
   const time = (px) => view[0] + ((px - LEFT) / width()) * (view[1] - view[0]);
-  const least = (array, test) => {
+  const firstIndex = (array, test) => {
     let low = 0, high = array.length;
     while (low < high) {
       const middle = (low + high) >> 1;
@@ -199,7 +199,7 @@
     requestAnimationFrame(() => { queued = false; paint(); });
   }
   function paint() {
-    // Nothing to draw on: the page is not shown, or not this part of it.
+    // The canvas has no size while the page or this section is hidden.
     if (width() <= 0) return;
     const [g, w] = fit(canvas, height);
     const right = w;
@@ -208,8 +208,8 @@
     g.beginPath();
     g.rect(LEFT, 0, right - LEFT, height);
     g.clip();
-    for (const window of data.windows) {
-      const a = x(window.from), b = Math.max(x(window.to), a + 1);
+    for (const fault of data.faults) {
+      const a = x(fault.from), b = Math.max(x(fault.to), a + 1);
       if (b < LEFT || a > right) continue;
       g.fillStyle = colors.fault;
       g.fillRect(a, TOP, b - a, height - TOP);
@@ -226,7 +226,7 @@
       else node(g, lane, right);
     }
     g.restore();
-    small();
+    paintOverview();
   }
   function axis(g, right) {
     const span = view[1] - view[0];
@@ -250,18 +250,18 @@
     g.textAlign = "left";
   }
   function faults(g, lane, right) {
-    for (const window of lane.items) {
-      const a = x(window.from), b = Math.max(x(window.to), a + 2);
+    for (const fault of lane.items) {
+      const a = x(fault.from), b = Math.max(x(fault.to), a + 2);
       if (b < LEFT || a > right) continue;
       g.fillStyle = colors.down;
-      g.globalAlpha = window === pinned ? 1 : 0.8;
+      g.globalAlpha = fault === pinned ? 1 : 0.8;
       g.fillRect(a, lane.y + 5, b - a, lane.h - 11);
       g.globalAlpha = 1;
-      if (window.back) {
+      if (fault.recovered) {
         g.fillStyle = colors.down;
-        g.fillRect(b, lane.y + lane.h / 2 - 1, Math.max(0, x(window.back) - b), 1);
+        g.fillRect(b, lane.y + lane.h / 2 - 1, Math.max(0, x(fault.recovered) - b), 1);
       }
-      const label = window.action + " " + window.nodes.join(" ");
+      const label = fault.action + " " + fault.nodes.join(" ");
       if (b - a > g.measureText(label).width + 8) {
         g.fillStyle = colors.paper;
         g.fillText(label, Math.max(a, LEFT) + 4, lane.y + lane.h / 2);
@@ -269,28 +269,28 @@
     }
   }
   function operations(g, lane, right) {
-    const c = data.columns, starts = c["o.time"], keys = c["o.key"], what = c["o.what"];
-    let n = Math.max(0, least(lane.items, (i) => starts[i] >= view[0]) - 1);
+    const c = data.columns, starts = c["o.time"], keys = c["o.key"], what = c["o.kind"];
+    let n = Math.max(0, firstIndex(lane.items, (i) => starts[i] >= view[0]) - 1);
     const last = [-1, -1, -1];
     const thick = lane.h - 3, top = lane.y + 1;
     for (; n < lane.items.length; n++) {
       const i = lane.items[n];
       const a = x(starts[i]);
       if (a > right) break;
-      const fate = what[i] % 3;
-      const until = c["o.end"][i] ? starts[i] + c["o.for"][i] : data.end;
+      const outcome = what[i] % 3;
+      const until = c["o.completion"][i] ? starts[i] + c["o.duration"][i] : data.end;
       const b = Math.max(x(until), a + 1.2);
       const other = keyFilter >= 0 && keys[i] !== keyFilter;
       const hit = marked.has(i) || (pinned && pinned.i === i);
-      if (b < LEFT || (b < last[fate] + 0.7 && !hit)) continue;
-      last[fate] = b;
+      if (b < LEFT || (b < last[outcome] + 0.7 && !hit)) continue;
+      last[outcome] = b;
       g.globalAlpha = other ? 0.13 : 1;
       const wide = b - a - (b - a > 4 ? 1 : 0);
-      if (fate === 0) {
+      if (outcome === 0) {
         g.fillStyle = colors.ok;
         g.globalAlpha *= Math.floor(what[i] / 3) === 0 ? 0.5 : 0.9;
         g.fillRect(a, top, wide, thick);
-      } else if (fate === 1) {
+      } else if (outcome === 1) {
         if (wide > 4) {
           g.strokeStyle = colors.fail;
           g.strokeRect(a + 0.5, top + 2.5, wide - 1, thick - 4);
@@ -316,10 +316,10 @@
         g.lineWidth = 1;
       }
       if (wide > 46 && lane.h > 11) {
-        const o = op(i), text = o.key + " " + words(o);
+        const o = op(i), text = o.key + " " + describe(o);
         if (g.measureText(text).width < wide - 6) {
           g.globalAlpha = other ? 0.3 : 1;
-          g.fillStyle = fate === 1 || o.f === "get" ? colors.ink : colors.paper;
+          g.fillStyle = outcome === 1 || o.f === "get" ? colors.ink : colors.paper;
           g.fillText(text, Math.max(a, LEFT) + 4, top + thick / 2 + 0.5);
         }
       }
@@ -328,16 +328,16 @@
   }
   function node(g, lane, right) {
     const slot = 7.4, top = lane.y + 3;
-    for (const window of lane.down) {
-      const a = x(window.from), b = x(window.to);
+    for (const fault of lane.down) {
+      const a = x(fault.from), b = x(fault.to);
       if (b < LEFT || a > right) continue;
       g.fillStyle = g.createPattern(colors.hatch, "repeat");
       g.fillRect(a, lane.y + 1, Math.max(b - a, 2), lane.h - 3);
     }
     const from = lane.col("from"), key = lane.col("key");
     lane.rows.forEach((row, n) => {
-      // Rows are in order of their beginnings; one that began long before may reach into the view.
-      let at = Math.max(0, least(row, (i) => from[i] * 1000 >= view[0]) - 1);
+      // A row is sorted by start. An interval that starts before the view may extend into it.
+      let at = Math.max(0, firstIndex(row, (i) => from[i] * 1000 >= view[0]) - 1);
       const y = top + n * slot;
       let last = -1;
       for (; at < row.length; at++) {
@@ -364,11 +364,11 @@
       }
     });
     g.globalAlpha = 1;
-    const forced = lane.col("force"), took = lane.col("force.for");
+    const forced = lane.col("force"), took = lane.col("force.duration");
     if (forced) {
       g.fillStyle = colors.force;
       let last = -1;
-      for (let i = Math.max(0, least(forced, (t) => t * 1000 >= view[0]) - 1); i < forced.length; i++) {
+      for (let i = Math.max(0, firstIndex(forced, (t) => t * 1000 >= view[0]) - 1); i < forced.length; i++) {
         const a = x(forced[i] * 1000);
         if (a > right) break;
         const b = Math.max(a + 1, x((forced[i] + took[i]) * 1000));
@@ -399,32 +399,32 @@
     const from = lane.col("from")[i];
     const at = (field) => (lane.col(field)[i] < 0 ? null : x((from + lane.col(field)[i]) * 1000));
     if (lane.name === "master") {
-      const appended = at("appended"), decided = at("decided"), aborted = at("aborted");
-      part(a, appended ?? aborted ?? b, colors.pend);
-      if (appended !== null) part(appended, decided ?? b, colors.doubt);
-      if (decided !== null) part(decided, at("ended") ?? decided + 2, colors.applied, 0.45);
+      const appended = at("appended"), decided = at("committed"), aborted = at("aborted");
+      part(a, appended ?? aborted ?? b, colors.pending);
+      if (appended !== null) part(appended, decided ?? b, colors["in-doubt"]);
+      if (decided !== null) part(decided, at("acknowledged") ?? decided + 2, colors.applied, 0.45);
       if (aborted !== null && decided === null) part(aborted - 1, aborted + 1, colors.aborted);
       return;
     }
-    const voted = at("voted"), how = lane.col("how")[i];
-    part(a, voted ?? b, colors.pend);
-    if (voted !== null) part(voted, b, colors.doubt);
+    const inDoubt = at("in_doubt"), how = lane.col("release")[i];
+    part(a, inDoubt ?? b, colors.pending);
+    if (inDoubt !== null) part(inDoubt, b, colors["in-doubt"]);
     if (b - a > 3 && how) part(b - 2, b, [null, colors.applied, colors.aborted, colors.down][how]);
   }
-  function small() {
+  function paintOverview() {
     const [g, w] = fit(overview, 46);
     const bins = overviewBins(w);
     const most = Math.max(1, ...bins.map((bin) => bin[0] + bin[1] + bin[2]));
     const at = (t) => (t / data.end) * w;
-    for (const window of data.windows) {
+    for (const fault of data.faults) {
       g.fillStyle = colors.fault;
-      g.fillRect(at(window.from), 0, Math.max(1.5, at(window.to) - at(window.from)), 46);
+      g.fillRect(at(fault.from), 0, Math.max(1.5, at(fault.to) - at(fault.from)), 46);
     }
     bins.forEach((bin, px) => {
       let y = 46;
-      ["ok", "fail", "info"].forEach((fate, n) => {
+      ["ok", "fail", "info"].forEach((outcome, n) => {
         const h = bin[n] ? Math.max((bin[n] / most) * 40, n === 2 ? 2 : 0.5) : 0;
-        g.fillStyle = colors[fate];
+        g.fillStyle = colors[outcome];
         g.globalAlpha = 0.75;
         g.fillRect(px * 2, y - h, 1.6, h);
         y -= h;
@@ -449,11 +449,11 @@
     binned = Array.from({ length: count }, () => [0, 0, 0]);
     const c = data.columns;
     for (let i = 0; i < c["o.time"].length; i++)
-      binned[Math.min(count - 1, Math.floor((c["o.time"][i] / (data.end || 1)) * count))][c["o.what"][i] % 3]++;
+      binned[Math.min(count - 1, Math.floor((c["o.time"][i] / (data.end || 1)) * count))][c["o.kind"][i] % 3]++;
     return binned;
   }
 
-  // ---- moving ----
+  // ---- navigation ----
 
   function look(from, to) {
     const span = Math.min(Math.max(to - from, 20000), data.end * 1.02 + 1);
@@ -475,51 +475,51 @@
     const room = Math.max((to - from) * 0.25, 2 * MS);
     look(from - room, to + room);
   };
-  const say = (text) => { $("output[name=said]").textContent = text; };
+  const setStatus = (text) => { $("output[name=status]").textContent = text; };
 
-  // ---- telling ----
+  // ---- details ----
 
   const seconds = (t) => (t / S).toFixed(6) + " s";
-  function tell(item) {
+  function showDetails(item) {
     const box = $("#detail");
     box.textContent = "";
     box.classList.toggle("pinned", item !== null && item === pinned);
-    if (!item) { box.textContent = "Point at something."; return; }
+    if (!item) { box.textContent = "Hover over an operation, a fault or a transaction to see its details."; return; }
     const lines = [];
     let txn = null;
     if (item.kind === "op") {
       const o = op(item.i);
       lines.push(...history(o));
       txn = o.version;
-      const took = o.until === null ? "never ended" : "took " + ((o.until - o.time) / MS).toFixed(3) + " ms";
+      const took = o.until === null ? "has no completion" : "took " + ((o.until - o.time) / MS).toFixed(3) + " ms";
       lines.push("client " + (o.process % data.clients) + ", operation " + took +
-        (o.fate === "info" ? "; may or may not have happened" : o.fate === "fail" ? "; certainly did not happen" : ""));
-    } else if (item.kind === "window") {
-      const line = data.nemesis.find((line) => line.startsWith('{"index":' + item.window.index + ","));
-      lines.push(line || item.window.fault);
-      lines.push(item.window.fault + ": " + item.window.action + " " + item.window.nodes.join(" ") + " from " +
-        seconds(item.window.from) + " for " + ((item.window.to - item.window.from) / MS).toFixed(1) + " ms");
-      txn = item.window.txn;
-    } else if (item.kind === "held") {
-      [txn] = held(item, lines);
+        (o.outcome === "info" ? "; may or may not have taken effect" : o.outcome === "fail" ? "; had no effect" : ""));
+    } else if (item.kind === "fault") {
+      const line = data.nemesis.find((line) => line.startsWith('{"index":' + item.fault.index + ","));
+      lines.push(line || item.fault.fault);
+      lines.push(item.fault.fault + ": " + item.fault.action + " " + item.fault.nodes.join(" ") + " from " +
+        seconds(item.fault.from) + " for " + ((item.fault.to - item.fault.from) / MS).toFixed(1) + " ms");
+      txn = item.fault.txn;
+    } else if (item.kind === "interval") {
+      [txn] = describeInterval(item, lines);
     } else if (item.kind === "text") {
       lines.push(...item.lines);
       txn = item.txn;
     }
     box.append(lines.join("\n"));
-    if (txn && story(txn)) {
+    if (txn && traceOf(txn)) {
       const link = document.createElement("a");
       link.href = "#txn=" + txn;
       link.textContent = "messages of " + txn;
       box.append("\n", link);
     } else if (txn) {
-      const note = document.createElement("span");
-      note.className = "note";
-      note.textContent = "\ntransaction " + txn + "; its messages are in the journals, not on this page";
-      box.append(note);
+      const remark = document.createElement("span");
+      remark.className = "remark";
+      remark.textContent = "\ntransaction " + txn + "; this page omits its messages, the journals have them";
+      box.append(remark);
     }
   }
-  function held(item, lines) {
+  function describeInterval(item, lines) {
     const { lane, i } = item, col = (field) => lane.col(field)[i];
     const txn = col("epoch") + "." + col("seq");
     const after = (field) => (col(field) / 1000).toFixed(3) + " ms later";
@@ -527,14 +527,14 @@
     if (lane.name === "master") {
       lines.push("begun " + seconds(col("from") * 1000));
       if (col("appended") >= 0) lines.push("COMMIT appended " + after("appended"));
-      if (col("decided") >= 0) lines.push("COMMIT durable, the commit point, " + after("decided"));
-      if (col("aborted") >= 0) lines.push("told to be aborted " + after("aborted"));
-      if (col("ended") >= 0) lines.push("acknowledged by all " + after("ended"));
+      if (col("committed") >= 0) lines.push("COMMIT durable, the commit point, " + after("committed"));
+      if (col("aborted") >= 0) lines.push("abort sent " + after("aborted"));
+      if (col("acknowledged") >= 0) lines.push("acknowledged by all replicas " + after("acknowledged"));
     } else {
       lines.push("key locked, PREPARE appended " + seconds(col("from") * 1000));
-      if (col("voted") >= 0) lines.push("PREPARE durable, in doubt from here, " + after("voted"));
-      lines.push(["still so at the end", "applied and unlocked", "aborted and unlocked", "the node went down with it"][col("how")] +
-        " " + after("for"));
+      if (col("in_doubt") >= 0) lines.push("PREPARE durable, in doubt from here, " + after("in_doubt"));
+      lines.push(["still locked at the end", "applied and unlocked", "aborted and unlocked", "locked when the node crashed"][col("release")] +
+        " " + after("duration"));
     }
     return [txn];
   }
@@ -543,61 +543,61 @@
     if (!lane || px < LEFT) return null;
     const t = time(px), slack = ((view[1] - view[0]) / width()) * 4;
     if (lane.kind === "fault") {
-      const window = lane.items.find((w) => t >= w.from - slack && t <= w.to + slack);
-      return window ? { kind: "window", window } : null;
+      const fault = lane.items.find((w) => t >= w.from - slack && t <= w.to + slack);
+      return fault ? { kind: "fault", fault } : null;
     }
     if (lane.kind === "client") {
       const c = data.columns, starts = c["o.time"];
-      const near = least(lane.items, (i) => starts[i] > t);
+      const near = firstIndex(lane.items, (i) => starts[i] > t);
       for (const n of [near - 1, near]) {
         const i = lane.items[n];
         if (i === undefined) continue;
-        const until = c["o.end"][i] ? starts[i] + c["o.for"][i] : data.end;
+        const until = c["o.completion"][i] ? starts[i] + c["o.duration"][i] : data.end;
         if (t >= starts[i] - slack && t <= until + slack) return { kind: "op", i };
       }
       return null;
     }
     const row = lane.rows[Math.min(SLOTS - 1, Math.max(0, Math.floor((py - lane.y - 3) / 7.4)))];
     const from = lane.col("from");
-    const near = least(row, (i) => from[i] * 1000 > t);
+    const near = firstIndex(row, (i) => from[i] * 1000 > t);
     for (const n of [near - 1, near]) {
       const i = row[n];
       if (i !== undefined && t >= from[i] * 1000 - slack && t <= lane.end[i] * 1000 + slack)
-        return { kind: "held", lane, i };
+        return { kind: "interval", lane, i };
     }
     const down = lane.down.find((w) => t >= w.from && t <= w.to);
-    return down ? { kind: "window", window: down } : null;
+    return down ? { kind: "fault", fault: down } : null;
   }
 
-  // ---- finding ----
+  // ---- search ----
 
   function firstError() {
-    const broken = data.broken[0];
-    if (broken && broken.ops.length) return showBroken(broken);
-    if (data.focus && data.first) { around(...data.focus); chooseStory(data.first); say("around " + data.first); return; }
-    const what = data.columns["o.what"];
+    const broken = data.counterexamples[0];
+    if (broken && broken.ops.length) return showCounterexample(broken);
+    if (data.focus && data.first_transaction) { around(...data.focus); chooseTransaction(data.first_transaction); setStatus("transaction " + data.first_transaction); return; }
+    const what = data.columns["o.kind"];
     let i = what.findIndex((w) => w % 3 === 2);
     if (i < 0) i = what.findIndex((w) => w % 3 === 1);
-    if (i < 0) { say("no operation failed"); return; }
-    showOp(i, "the first that is " + FATE[what[i] % 3]);
+    if (i < 0) { setStatus("every operation succeeded"); return; }
+    showOp(i, "the first operation with outcome " + OUTCOMES[what[i] % 3]);
   }
-  function showBroken(broken) {
+  function showCounterexample(broken) {
     marked = new Set(broken.ops.concat(broken.at === null ? [] : [broken.at]));
     const ops = [...marked].map(op);
     around(Math.min(...ops.map((o) => o.time)), Math.max(...ops.map((o) => o.until ?? o.time)));
     filter(data.keys.indexOf(broken.key));
     if (broken.at !== null) pin({ kind: "op", i: broken.at });
-    say("the counterexample, key " + broken.key);
+    setStatus("the counterexample, key " + broken.key);
   }
   function showOp(i, text) {
     const o = op(i);
     around(o.time, o.until ?? o.time);
     pin({ kind: "op", i });
-    say(text || "operation " + o.index);
+    setStatus(text || "operation " + o.index);
   }
   function pin(item) {
     pinned = item;
-    tell(item);
+    showDetails(item);
     draw();
   }
   function filter(key) {
@@ -614,15 +614,15 @@
       if (i >= 0) {
         found = true;
         around(lane.col("from")[i] * 1000, lane.end[i] * 1000);
-        pin({ kind: "held", lane, i });
+        pin({ kind: "interval", lane, i });
       }
     }
-    chooseStory(txn);
-    say(found ? "transaction " + txn : "no node on this page tells of transaction " + txn);
+    chooseTransaction(txn);
+    setStatus(found ? "transaction " + txn : "this page has no transaction " + txn);
   }
   function showLine(name) {
-    const quote = data.quotes.find((quote) => quote[0] === name);
-    if (!quote) { say("line " + name + " is in the journal, not on this page"); return; }
+    const quote = data.lines.find((quote) => quote[0] === name);
+    if (!quote) { setStatus("this page does not quote journal line " + name); return; }
     const [, t, text] = quote;
     around(t - 3 * MS, t + 3 * MS);
     pin({ kind: "text", lines: [name.replace(":", " journal line ") + ", " + seconds(t), text], txn: null });
@@ -636,19 +636,19 @@
       filter(key);
       const i = data.columns["o.key"].indexOf(key);
       if (i >= 0 && (op(i).time > view[1] || op(i).time < view[0])) showOp(i);
-      say("only " + text);
+      setStatus("filtered by key " + text);
     } else if (/^\d+\.\d+$/.test(text)) showTxn(text);
     else if (/^p\d+$/.test(text)) {
       const i = data.columns["o.process"].indexOf(Number(text.slice(1)));
-      if (i < 0) say("no process " + text.slice(1)); else showOp(i, "the first of process " + text.slice(1));
+      if (i < 0) setStatus("no process " + text.slice(1)); else showOp(i, "the first operation of process " + text.slice(1));
     } else if (/^\d+$/.test(text)) {
-      const i = least(data.columns["o.index"], (index) => index > Number(text)) - 1;
-      const also = Array.from(data.columns["o.index"]).findIndex((index, n) => index + data.columns["o.end"][n] === Number(text));
+      const i = firstIndex(data.columns["o.index"], (index) => index > Number(text)) - 1;
+      const also = Array.from(data.columns["o.index"]).findIndex((index, n) => index + data.columns["o.completion"][n] === Number(text));
       showOp(also >= 0 ? also : Math.max(0, i));
     } else {
       const value = data.values.indexOf(text);
       const i = value < 0 ? -1 : data.value.indexOf(value);
-      if (i < 0) say("nothing is called " + text); else showOp(i, "the operation that wrote " + text);
+      if (i < 0) setStatus("no key, transaction, process, index or value matches " + text); else showOp(i, "the operation that wrote " + text);
     }
   }
   function hash() {
@@ -656,12 +656,12 @@
     if (!what) return;
     if (what === "txn") {
       showTxn(value);
-      (story(value) ? $("#messages") : $("#timeline")).scrollIntoView();
+      (traceOf(value) ? $("#messages") : $("#timeline")).scrollIntoView();
     } else if (what === "line") showLine(value);
     else if (what === "time") {
-      const window = data.windows.find((w) => w.from === Number(value));
-      around(Number(value), window ? window.to : Number(value));
-      if (window) pin({ kind: "window", window });
+      const fault = data.faults.find((w) => w.from === Number(value));
+      around(Number(value), fault ? fault.to : Number(value));
+      if (fault) pin({ kind: "fault", fault });
       $("#timeline").scrollIntoView();
     } else if (what === "index") {
       find(value);
@@ -671,11 +671,11 @@
 
   // ---- messages ----
 
-  function chooseStory(txn) {
-    const told = story(txn);
-    if (!told || !$("#diagram")) return;
-    $("select[name=story]").value = txn;
-    diagram(told);
+  function chooseTransaction(txn) {
+    const trace = traceOf(txn);
+    if (!trace || !$("#diagram")) return;
+    $("select[name=transaction]").value = txn;
+    diagram(trace);
   }
   const SVG = "http://www.w3.org/2000/svg";
   function make(parent, name, attributes, text) {
@@ -685,19 +685,19 @@
     parent.append(element);
     return element;
   }
-  // Time runs down; only the order is to scale, and long silences are told.
-  function diagram(told) {
+  // Time runs downwards. Rows show the order of events; long gaps are labelled.
+  function diagram(trace) {
     const box = $("#diagram");
     box.textContent = "";
     const nodes = ["master"];
     for (let n = 1; n <= data.replicas; n++) nodes.push("r" + n);
     const points = [];
-    told.notes.forEach((note) => points.push({ t: note.t, note }));
-    told.arrows.forEach((arrow) => {
-      if (arrow.sent) points.push({ t: arrow.sent[0], arrow, end: "sent" });
-      if (arrow.got) points.push({ t: arrow.got[0], arrow, end: "got" });
+    trace.events.forEach((event) => points.push({ t: event.t, event }));
+    trace.messages.forEach((message) => {
+      if (message.sent) points.push({ t: message.sent[0], message, end: "sent" });
+      if (message.received) points.push({ t: message.received[0], message, end: "received" });
     });
-    points.sort((a, b) => a.t - b.t || (a.end === "got" ? 0 : 1) - (b.end === "got" ? 0 : 1));
+    points.sort((a, b) => a.t - b.t || (a.end === "received" ? 0 : 1) - (b.end === "received" ? 0 : 1));
     const gaps = [];
     let y = 44, last = null;
     for (const point of points) {
@@ -705,7 +705,7 @@
         gaps.push([y + 22, (point.t - last) / MS]);
         y += 26;
       }
-      y += last !== null && point.t === last && !point.note && point.end === "got" ? 13 : 21;
+      y += last !== null && point.t === last && !point.event && point.end === "received" ? 13 : 21;
       point.y = y;
       last = point.t;
     }
@@ -715,7 +715,7 @@
     const svg = document.createElementNS(SVG, "svg");
     svg.setAttribute("viewBox", `0 0 ${wide} ${total}`);
     svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", "Messages of transaction " + told.txn);
+    svg.setAttribute("aria-label", "Messages of transaction " + trace.txn);
     box.append(svg);
     const place = (t) => {
       const after = points.find((point) => point.t >= t);
@@ -724,16 +724,16 @@
     for (const node of nodes) {
       make(svg, "text", { x: at(node), y: 18, "text-anchor": "middle", class: "head" }, node);
       make(svg, "line", { x1: at(node), x2: at(node), y1: 28, y2: total - 8, class: "life" });
-      for (const window of data.windows) {
-        if (!window.silent || !window.nodes.includes(node)) continue;
-        if (!points.length || window.to < points[0].t || window.from > last) continue;
-        const from = window.from <= points[0].t ? 28 : place(window.from), to = window.to >= last ? total - 8 : place(window.to);
-        make(svg, "line", { x1: at(node), x2: at(node), y1: from, y2: to, class: "gone" });
+      for (const fault of data.faults) {
+        if (!fault.inactive || !fault.nodes.includes(node)) continue;
+        if (!points.length || fault.to < points[0].t || fault.from > last) continue;
+        const from = fault.from <= points[0].t ? 28 : place(fault.from), to = fault.to >= last ? total - 8 : place(fault.to);
+        make(svg, "line", { x1: at(node), x2: at(node), y1: from, y2: to, class: "inactive" });
       }
     }
     for (const [y, ms] of gaps)
       make(svg, "text", { x: left - 14, y, class: "t gap" }, ms >= 1000 ? (ms / 1000).toFixed(2) + " s later" : ms.toFixed(0) + " ms later");
-    const short = (text) => text.replaceAll(" " + told.txn, "").replace("the transaction", "it");
+    const short = (text) => text.replaceAll(" " + trace.txn, "").replace("the transaction", "it");
     const clip = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
     let shown = null;
     const stamp = (point) => {
@@ -741,62 +741,62 @@
       shown = point.t;
       make(svg, "text", { x: left - 14, y: point.y + 4, class: "t" }, "+" + ((point.t - points[0].t) / MS).toFixed(3));
     };
-    const cited = new Set(data.quotes.map((quote) => quote[0]));
-    const lead = (g, name) => {
+    const cited = new Set(data.lines.map((quote) => quote[0]));
+    const linkLine = (g, name) => {
       g.dataset.line = name;
-      if (cited.has(name)) g.classList.add("hit");
+      if (cited.has(name)) g.classList.add("cited");
       g.addEventListener("click", () => {
         if (cited.has(name)) { showLine(name); return; }
-        pin({ kind: "text", lines: [g.querySelector("title").textContent, name.replace(":", " journal line ")], txn: told.txn });
+        pin({ kind: "text", lines: [g.querySelector("title").textContent, name.replace(":", " journal line ")], txn: trace.txn });
       });
     };
     for (const point of points) {
       stamp(point);
-      if (point.arrow) { point.arrow[point.end + "Y"] = point.y; continue; }
-      const note = point.note;
-      const g = make(svg, "g", { class: "note " + note.kind });
-      const text = clip(short(note.text), 44);
+      if (point.message) { point.message[point.end + "Y"] = point.y; continue; }
+      const event = point.event;
+      const g = make(svg, "g", { class: "event " + event.kind });
+      const text = clip(short(event.text), 44);
       const frame = make(g, "rect", { y: point.y - 9, height: 18, rx: 3 });
       const label = make(g, "text", { y: point.y + 4 }, text);
       const w = label.getComputedTextLength() + 12;
-      const right = at(note.node) + 8;
-      const sx = right + w > wide - 4 ? at(note.node) - 8 - w : right;
+      const right = at(event.node) + 8;
+      const sx = right + w > wide - 4 ? at(event.node) - 8 - w : right;
       frame.setAttribute("x", sx);
       frame.setAttribute("width", w);
       label.setAttribute("x", sx + 6);
-      make(g, "title", {}, note.node + ", " + seconds(note.t) + ": " + note.text);
-      if (note.line !== null) lead(g, note.node + ":" + note.line);
+      make(g, "title", {}, event.node + ", " + seconds(event.t) + ": " + event.text);
+      if (event.line !== null) linkLine(g, event.node + ":" + event.line);
     }
-    for (const arrow of told.arrows) {
-      const kind = /decide-abort|vote-no|abort/.test(arrow.kind + " " + arrow.text) ? "abort" : /decide|commit/.test(arrow.kind + " " + arrow.text) ? "commit" : "";
-      const g = make(svg, "g", { class: kind + (arrow.got ? "" : " lost") });
-      const dir = at(arrow.to) > at(arrow.from) ? 1 : -1;
-      const y2 = arrow.gotY ?? arrow.sentY + 14, y1 = arrow.sentY ?? arrow.gotY - 10;
-      const x1 = arrow.sent ? at(arrow.from) : at(arrow.to) - dir * 60;
-      const x2 = arrow.got ? at(arrow.to) - dir * 3 : at(arrow.from) + (at(arrow.to) - at(arrow.from)) * 0.55;
+    for (const message of trace.messages) {
+      const kind = /decide-abort|vote-no|abort/.test(message.kind + " " + message.text) ? "abort" : /decide|commit/.test(message.kind + " " + message.text) ? "commit" : "";
+      const g = make(svg, "g", { class: kind + (message.received ? "" : " lost") });
+      const dir = at(message.to) > at(message.from) ? 1 : -1;
+      const y2 = message.receivedY ?? message.sentY + 14, y1 = message.sentY ?? message.receivedY - 10;
+      const x1 = message.sent ? at(message.from) : at(message.to) - dir * 60;
+      const x2 = message.received ? at(message.to) - dir * 3 : at(message.from) + (at(message.to) - at(message.from)) * 0.55;
       make(g, "line", { x1, y1, x2, y2, class: "arrow" });
       const angle = (Math.atan2(y2 - y1, x2 - x1) * 180) / Math.PI;
-      if (arrow.got) make(g, "path", { d: "M0 0 l-8 -4 v8 z", class: "tip", transform: `translate(${x2} ${y2}) rotate(${angle})` });
+      if (message.received) make(g, "path", { d: "M0 0 l-8 -4 v8 z", class: "tip", transform: `translate(${x2} ${y2}) rotate(${angle})` });
       else make(g, "text", { x: x2 + dir * 8, y: y2 + 4, "text-anchor": "middle" }, "✕");
-      const text = clip(short(arrow.text), 30);
+      const text = clip(short(message.text), 30);
       const lx = x1 + dir * 10, ly = y1 + ((y2 - y1) / Math.max(1, Math.abs(x2 - x1))) * 10 - 4;
       const label = make(g, "text", { x: lx, y: ly, "text-anchor": dir > 0 ? "start" : "end" }, text);
       label.setAttribute("style", "paint-order:stroke;stroke:var(--paper);stroke-width:3px");
-      const took = arrow.sent && arrow.got ? ((arrow.got[0] - arrow.sent[0]) / MS).toFixed(3) + " ms" : arrow.got ? "a copy, or held back" : "never arrived";
-      make(g, "title", {}, `${arrow.from} to ${arrow.to}: ${arrow.text} (${took})`);
-      lead(g, arrow.sent ? arrow.from + ":" + arrow.sent[1] : arrow.to + ":" + arrow.got[1]);
+      const took = message.sent && message.received ? ((message.received[0] - message.sent[0]) / MS).toFixed(3) + " ms" : message.received ? "a duplicate" : "never received";
+      make(g, "title", {}, `${message.from} to ${message.to}: ${message.text} (${took})`);
+      linkLine(g, message.sent ? message.from + ":" + message.sent[1] : message.to + ":" + message.received[1]);
     }
-    if (told.left_out) {
-      const note = document.createElement("p");
-      note.className = "hint";
-      note.textContent = told.left_out + " more between the beginning and the end are left out.";
-      box.append(note);
+    if (trace.left_out) {
+      const remark = document.createElement("p");
+      remark.className = "hint";
+      remark.textContent = trace.left_out + " more events in the middle are omitted.";
+      box.append(remark);
     }
   }
 
-  // ---- hands ----
+  // ---- input ----
 
-  function hands() {
+  function bindInput() {
     const place = (event) => {
       const box = canvas.getBoundingClientRect();
       return [event.clientX - box.left, event.clientY - box.top];
@@ -811,13 +811,13 @@
         const by = ((event.clientX - drag.at) / width()) * (drag.view[1] - drag.view[0]);
         if (Math.abs(event.clientX - drag.at) > 3) drag.moved = true;
         if (drag.moved) {
-          canvas.classList.add("moving");
+          canvas.classList.add("panning");
           look(drag.view[0] - by, drag.view[1] - by);
         }
-      } else if (!pinned) tell(hit(...place(event)));
+      } else if (!pinned) showDetails(hit(...place(event)));
     });
     canvas.addEventListener("pointerup", (event) => {
-      canvas.classList.remove("moving");
+      canvas.classList.remove("panning");
       if (drag && !drag.moved) {
         marked = new Set();
         pin(hit(...place(event)));
@@ -852,25 +852,25 @@
     });
     const jump = (direction) => {
       const middle = (view[0] + view[1]) / 2;
-      const next = direction > 0 ? data.windows.find((w) => (w.from + w.to) / 2 > middle + 1)
-        : data.windows.findLast((w) => (w.from + w.to) / 2 < middle - 1);
-      if (!next) { say("no more faults this way"); return; }
+      const next = direction > 0 ? data.faults.find((w) => (w.from + w.to) / 2 > middle + 1)
+        : data.faults.findLast((w) => (w.from + w.to) / 2 < middle - 1);
+      if (!next) { setStatus("no more faults in this direction"); return; }
       const span = Math.max(next.to - next.from, 20 * MS) * 0.75;
       look((next.from + next.to) / 2 - span, (next.from + next.to) / 2 + span);
-      pin({ kind: "window", window: next });
+      pin({ kind: "fault", fault: next });
     };
     const actions = {
-      error: firstError, before: () => jump(-1), after: () => jump(1), in: () => zoom(0.5), out: () => zoom(2),
-      all: () => { marked = new Set(); filter(-1); pin(null); look(0, data.end); say(""); },
-      there: () => { showTxn($("select[name=story]").value); $("#timeline").scrollIntoView(); },
+      "first-error": firstError, "previous-fault": () => jump(-1), "next-fault": () => jump(1), "zoom-in": () => zoom(0.5), "zoom-out": () => zoom(2),
+      "whole-run": () => { marked = new Set(); filter(-1); pin(null); look(0, data.end); setStatus(""); },
+      "show-transaction": () => { showTxn($("select[name=transaction]").value); $("#timeline").scrollIntoView(); },
     };
     document.addEventListener("click", (event) => {
       const button = event.target.closest("button");
       if (!button) return;
-      if (button.dataset.do) actions[button.dataset.do]();
-      if (button.dataset.broken) {
-        const broken = data.broken[button.dataset.broken];
-        if (broken.ops.length) showBroken(broken);
+      if (button.dataset.action) actions[button.dataset.action]();
+      if (button.dataset.counterexample) {
+        const broken = data.counterexamples[button.dataset.counterexample];
+        if (broken.ops.length) showCounterexample(broken);
         $("#timeline").scrollIntoView();
       }
     });
@@ -879,52 +879,52 @@
       if (form.elements.find) find(form.elements.find.value);
     }));
     $("select[name=key]").addEventListener("change", (event) => filter(event.target.value === "" ? -1 : Number(event.target.value)));
-    const stories = $("select[name=story]");
-    if (stories) stories.addEventListener("change", () => chooseStory(stories.value));
+    const traces = $("select[name=transaction]");
+    if (traces) traces.addEventListener("change", () => chooseTransaction(traces.value));
     document.addEventListener("keydown", (event) => {
       if (/INPUT|SELECT|TEXTAREA/.test(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) {
         if (event.key === "Escape") event.target.blur();
         return;
       }
       const act = {
-        ArrowLeft: () => pan(-0.15), ArrowRight: () => pan(0.15), "+": actions.in, "=": actions.in, "-": actions.out,
-        0: actions.all, e: actions.error, n: actions.after, p: actions.before,
+        ArrowLeft: () => pan(-0.15), ArrowRight: () => pan(0.15), "+": actions["zoom-in"], "=": actions["zoom-in"], "-": actions["zoom-out"],
+        0: actions["whole-run"], e: actions["first-error"], n: actions["next-fault"], p: actions["previous-fault"],
         "/": () => $("input[name=find]").focus(), Escape: () => { marked = new Set(); pin(null); },
       }[event.key];
       if (act) { event.preventDefault(); act(); }
     });
-    window.addEventListener("hashchange", hash);
-    // The same link again is wanted again.
+    addEventListener("hashchange", hash);
+    // Following the current link again does not fire hashchange.
     document.addEventListener("click", (event) => {
       const link = event.target.closest("a");
       if (link && link.hash && link.hash === location.hash) hash();
     });
-    window.addEventListener("resize", draw);
+    addEventListener("resize", draw);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { theme(); draw(); });
   }
 
-  async function begin() {
+  async function start() {
     const began = performance.now();
     document.documentElement.classList.add("scripted");
     if (typeof DecompressionStream === "undefined") {
-      $("#detail").textContent = "This browser cannot unpack the timeline (it has no DecompressionStream); the rest of the page is whole.";
+      $("#detail").textContent = "The timeline needs a browser with DecompressionStream; the rest of the page is complete.";
       return;
     }
     data = await read();
     prepare();
     theme();
-    hands();
+    bindInput();
     view = [0, data.end];
-    if (data.first) chooseStory(data.first);
-    const broken = data.broken[0];
-    if (broken && broken.ops.length) showBroken(broken);
+    if (data.first_transaction) chooseTransaction(data.first_transaction);
+    const broken = data.counterexamples[0];
+    if (broken && broken.ops.length) showCounterexample(broken);
     else if (data.focus) around(...data.focus);
     else look(0, data.end);
     hash();
     paint();
-    // For tests, and for whoever wants to know.
-    window.run = { ready: performance.now() - began, data, op, history, paint, view: () => view, said: () => $("#detail").textContent };
+    // For the tests, and for exploration in the console.
+    globalThis.run = { ready_ms: performance.now() - began, data, op, history, paint, view: () => view, details: () => $("#detail").textContent };
     document.documentElement.dataset.ready = "yes";
   }
-  begin();
+  start();
 })();

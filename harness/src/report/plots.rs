@@ -1,5 +1,5 @@
-//! Latency, its quantiles, the rate and what was in doubt, over the time of a run, drawn as SVG with
-//! the faults shaded. Knows numbers, nothing of verdicts.
+//! The plots of a run as SVG, with fault intervals shaded: latency, latency quantiles, throughput, and
+//! the number of transactions in doubt.
 
 use std::{collections::BTreeMap, error::Error, ops::Range};
 
@@ -16,34 +16,34 @@ use plotters::{
 };
 use system::protocol::Node;
 
-use super::{tenures::Tenure, windows::Window};
+use super::{fault_intervals::FaultInterval, lock_intervals::LockInterval};
 use crate::history::{Function, Operation, Outcome};
 
-/// A picture: the name of its file, what it shows, and the picture itself.
+/// A plot and its description.
 #[derive(Clone, Debug)]
 pub(super) struct Plot {
-    /// The name of its file.
+    /// The name of its file in the run directory.
     pub(super) file: &'static str,
-    /// What it shows.
+    /// The title.
     pub(super) title: &'static str,
-    /// What to know about it.
+    /// The caption.
     pub(super) note: String,
-    /// The picture, a whole SVG document that is light or dark as its reader is.
+    /// The SVG document. It follows the light or dark colour scheme of the reader.
     pub(super) svg: String,
 }
 
-type Drawn = Result<(), Box<dyn Error>>;
+type DrawResult = Result<(), Box<dyn Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const SIZE: (u32, u32) = (920, 280);
 const FONT: &str = "system-ui, sans-serif";
 
-/// Colours as they are drawn. [`STYLE`] gives each its dark counterpart.
+/// Colours of the light scheme. [`STYLE`] maps each to its dark counterpart.
 const PAPER: RGBColor = RGBColor(254, 254, 253);
 const INK: RGBColor = RGBColor(31, 35, 40);
 const FAINT: RGBColor = RGBColor(221, 221, 215);
 const FAULT: RGBColor = RGBColor(178, 34, 52);
-const HUES: [RGBColor; 5] = [
+const SERIES_COLORS: [RGBColor; 5] = [
     RGBColor(31, 95, 139),
     RGBColor(176, 96, 16),
     RGBColor(104, 66, 140),
@@ -64,39 +64,39 @@ const STYLE: &str = "<style>\
 .plot [fill='#6E747C']{fill:#9aa1aa}.plot [stroke='#6E747C']{stroke:#9aa1aa}\
 }</style>";
 
-/// All plots of a run.
+/// Draws all plots of a run. `completions` has the time of the completion of each operation.
 ///
 /// # Errors
-/// One cannot be drawn.
+/// A plot cannot be drawn.
 pub(super) fn plots(
     operations: &[Operation],
-    ends: &[Option<u64>],
-    windows: &[Window],
-    tenures: &BTreeMap<Node, Vec<Tenure>>,
+    completions: &[Option<u64>],
+    faults: &[FaultInterval],
+    locks: &BTreeMap<Node, Vec<LockInterval>>,
     end: u64,
 ) -> Result<Vec<Plot>, Box<dyn Error>> {
     let seconds = (end as f64 / 1e9).max(1e-3);
     Ok(vec![
-        latency(operations, ends, windows, seconds)?,
-        quantiles(operations, windows, seconds)?,
-        rate(operations, ends, windows, seconds)?,
-        doubt(tenures, windows, seconds)?,
+        latency(operations, completions, faults, seconds)?,
+        quantiles(operations, faults, seconds)?,
+        throughput(operations, completions, faults, seconds)?,
+        in_doubt(locks, faults, seconds)?,
     ])
 }
 
-/// The axis of time goes on beyond the end by so much, for the legend to lie where no mark is.
+/// How far the time axis extends beyond the end of the run, to leave room for the legend.
 const LEGEND_ROOM: f64 = 1.13;
 
-/// Draws axes, the faults, and then what `draw` adds.
+/// Draws the axes and the fault intervals, then what `draw` adds.
 fn chart<Y, S>(
-    windows: &[Window],
+    faults: &[FaultInterval],
     seconds: f64,
     y: S,
     unit: &str,
     label: &dyn Fn(&f64) -> String,
     draw: impl for<'a> FnOnce(
         &mut ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>,
-    ) -> Drawn,
+    ) -> DrawResult,
 ) -> Result<String, Box<dyn Error>>
 where
     Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
@@ -132,7 +132,7 @@ where
             .x_desc("seconds")
             .y_desc(unit)
             .draw()?;
-        shade(&chart, &area, windows, seconds)?;
+        shade(&chart, &area, faults, seconds)?;
         draw(&mut chart)?;
         chart
             .configure_series_labels()
@@ -143,8 +143,8 @@ where
             .draw()?;
         area.present()?;
     }
-    let head = svg.find("<svg ").ok_or("the picture has no beginning")?;
-    let body = head + svg[head..].find('>').ok_or("the picture has no beginning")? + 1;
+    let head = svg.find("<svg ").ok_or("the SVG has no opening tag")?;
+    let body = head + svg[head..].find('>').ok_or("the SVG has no opening tag")? + 1;
     let (width, height) = SIZE;
     Ok(format!(
         "<svg class=\"plot\" viewBox=\"0 0 {width} {height}\" \
@@ -153,13 +153,13 @@ where
     ))
 }
 
-/// Shades the times of faults, and names those that have room above them.
+/// Shades the fault intervals, and labels those that have room for a label.
 fn shade<Y: Ranged<ValueType = f64>>(
     chart: &ChartContext<'_, SVGBackend<'_>, Cartesian2d<RangedCoordf64, Y>>,
     area: &Area<'_>,
-    windows: &[Window],
+    faults: &[FaultInterval],
     seconds: f64,
-) -> Drawn {
+) -> DrawResult {
     let (xs, ys) = chart.plotting_area().get_pixel_range();
     let pixel = |t: u64| {
         let share = (t as f64 / 1e9 / seconds).clamp(0.0, 1.0) / LEGEND_ROOM;
@@ -168,10 +168,10 @@ fn shade<Y: Ranged<ValueType = f64>>(
     let style = (FONT, 10).into_font().color(&FAULT);
     let style = style.pos(Pos::new(HPos::Left, VPos::Bottom));
     let mut free = xs.start;
-    for window in windows {
-        let (from, to) = (pixel(window.from), pixel(window.to).max(pixel(window.from) + 1));
+    for fault in faults {
+        let (from, to) = (pixel(fault.from), pixel(fault.to).max(pixel(fault.from) + 1));
         area.draw(&Rectangle::new([(from, ys.start), (to, ys.end)], FAULT.mix(0.13).filled()))?;
-        let title = window.title();
+        let title = fault.title();
         let width = i32::try_from(title.len()).unwrap_or(99) * 5;
         if from >= free && from + width < xs.end {
             area.draw(&Text::new(title, (from, ys.start - 3), style.clone()))?;
@@ -181,8 +181,8 @@ fn shade<Y: Ranged<ValueType = f64>>(
     Ok(())
 }
 
-/// A time in milliseconds, in words.
-fn time(ms: &f64) -> String {
+/// Formats a time in milliseconds with a suitable unit.
+fn milliseconds_label(ms: &f64) -> String {
     match *ms {
         ms if ms >= 1000.0 => format!("{} s", ms / 1000.0),
         ms if ms >= 1.0 => format!("{ms} ms"),
@@ -190,40 +190,41 @@ fn time(ms: &f64) -> String {
     }
 }
 
-/// Powers of ten around all of these.
+/// The smallest range between powers of ten that contains all positive values.
 fn decades(values: impl Iterator<Item = f64>) -> Range<f64> {
-    let (mut least, mut most) = (f64::MAX, f64::MIN);
+    let (mut min, mut max) = (f64::MAX, f64::MIN);
     for value in values.filter(|value| *value > 0.0) {
-        least = least.min(value);
-        most = most.max(value);
+        min = min.min(value);
+        max = max.max(value);
     }
-    if least > most {
+    if min > max {
         return 0.1..1000.0;
     }
-    let floor = 10_f64.powf(least.log10().floor()).max(1e-3);
-    floor..(10_f64.powf(most.log10().ceil())).max(floor * 10.0)
+    let low = 10_f64.powf(min.log10().floor()).max(1e-3);
+    low..(10_f64.powf(max.log10().ceil())).max(low * 10.0)
 }
 
-fn milliseconds(operation: &Operation, end: Option<u64>) -> Option<f64> {
-    Some((end?.saturating_sub(operation.invoked) as f64 / 1e6).max(1e-3))
+/// The time from the invocation to the completion.
+fn latency_ms(operation: &Operation, completion: Option<u64>) -> Option<f64> {
+    Some((completion?.saturating_sub(operation.invoked) as f64 / 1e6).max(1e-3))
 }
 
-/// So many marks make a picture that is quickly there.
+/// The most marks of the latency plot: a browser renders this many without delay.
 const MARKS_MAX: usize = 4000;
 
 fn latency(
     operations: &[Operation],
-    ends: &[Option<u64>],
-    windows: &[Window],
+    completions: &[Option<u64>],
+    faults: &[FaultInterval],
     seconds: f64,
 ) -> Result<Plot, Box<dyn Error>> {
     let timed = || {
-        let both = operations.iter().zip(ends);
-        both.filter_map(|(op, end)| Some((op, milliseconds(op, *end)?)))
+        let both = operations.iter().zip(completions);
+        both.filter_map(|(op, completion)| Some((op, latency_ms(op, *completion)?)))
     };
     let range = decades(timed().map(|(_, ms)| ms));
     let height = (range.end / range.start).log10();
-    // One mark for all that would lie on each other; coarser until there are few enough.
+    // Overlapping marks are merged; the grid gets coarser until few enough marks are left.
     type Series = BTreeMap<(Function, Outcome), BTreeMap<(u32, u32), (f64, f64)>>;
     let mut marks = Series::new();
     for grain in [3.0, 4.0, 6.0, 8.0, 12.0] {
@@ -241,9 +242,9 @@ fn latency(
     }
     let drawn: usize = marks.values().map(BTreeMap::len).sum();
     let total = timed().count();
-    let svg = chart(windows, seconds, range.log_scale(), "latency", &time, |chart| {
+    let svg = chart(faults, seconds, range.log_scale(), "latency", &milliseconds_label, |chart| {
         for ((f, outcome), points) in &marks {
-            let color = HUES[*f as usize];
+            let color = SERIES_COLORS[*f as usize];
             let points = points.values().copied();
             let series = match outcome {
                 Outcome::Ok => chart
@@ -256,23 +257,25 @@ fn latency(
                 )?,
             };
             let outcome = *outcome;
-            series.label(format!("{f} {}", name(outcome))).legend(move |(x, y)| match outcome {
-                Outcome::Ok => Circle::new((x + 8, y), 3, color.filled()).into_dyn(),
-                Outcome::Fail => Cross::new((x + 8, y), 3, color.stroke_width(1)).into_dyn(),
-                Outcome::Info => TriangleMarker::new((x + 8, y), 5, color.filled()).into_dyn(),
+            series.label(format!("{f} {}", outcome_name(outcome))).legend(move |(x, y)| {
+                match outcome {
+                    Outcome::Ok => Circle::new((x + 8, y), 3, color.filled()).into_dyn(),
+                    Outcome::Fail => Cross::new((x + 8, y), 3, color.stroke_width(1)).into_dyn(),
+                    Outcome::Info => TriangleMarker::new((x + 8, y), 5, color.filled()).into_dyn(),
+                }
             });
         }
         Ok(())
     })?;
     let note = if drawn < total {
-        format!("{total} operations as {drawn} marks: one for all that lie on each other.")
+        format!("{total} operations as {drawn} marks; overlapping marks are merged.")
     } else {
-        format!("{total} operations, a mark each.")
+        format!("{total} operations, one mark each.")
     };
     Ok(Plot { file: "latency.svg", title: "Latency by operation and outcome", note, svg })
 }
 
-fn name(outcome: Outcome) -> &'static str {
+fn outcome_name(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Ok => "ok",
         Outcome::Fail => "fail",
@@ -280,17 +283,17 @@ fn name(outcome: Outcome) -> &'static str {
     }
 }
 
-/// In so many parts a run is looked at.
-const PARTS: usize = 120;
+/// The number of time buckets of a run.
+const BUCKETS: usize = 120;
 
-/// Which part a time falls into.
-fn part(t: f64, seconds: f64) -> usize {
-    ((t / seconds * PARTS as f64) as usize).min(PARTS - 1)
+/// The bucket of a time, in seconds.
+fn bucket(t: f64, seconds: f64) -> usize {
+    ((t / seconds * BUCKETS as f64) as usize).min(BUCKETS - 1)
 }
 
-/// The middle of a part, in seconds.
-fn middle(part: usize, seconds: f64) -> f64 {
-    (part as f64 + 0.5) * seconds / PARTS as f64
+/// The middle of a bucket, in seconds.
+fn middle(bucket: usize, seconds: f64) -> f64 {
+    (bucket as f64 + 0.5) * seconds / BUCKETS as f64
 }
 
 fn line<'a, Y: Ranged<ValueType = f64>>(
@@ -298,7 +301,7 @@ fn line<'a, Y: Ranged<ValueType = f64>>(
     points: impl IntoIterator<Item = (f64, f64)>,
     color: RGBColor,
     label: impl Into<String>,
-) -> Drawn {
+) -> DrawResult {
     chart
         .draw_series(LineSeries::new(points, color.stroke_width(2)))?
         .label(label)
@@ -308,112 +311,115 @@ fn line<'a, Y: Ranged<ValueType = f64>>(
 
 fn quantiles(
     operations: &[Operation],
-    windows: &[Window],
+    faults: &[FaultInterval],
     seconds: f64,
 ) -> Result<Plot, Box<dyn Error>> {
-    let mut parts: Vec<Histogram<u64>> = Vec::with_capacity(PARTS);
-    for _ in 0..PARTS {
-        parts.push(Histogram::new_with_bounds(1, 3_600_000_000, 3)?);
+    let mut buckets: Vec<Histogram<u64>> = Vec::with_capacity(BUCKETS);
+    for _ in 0..BUCKETS {
+        buckets.push(Histogram::new_with_bounds(1, 3_600_000_000, 3)?);
     }
     for operation in operations.iter().filter(|operation| operation.outcome == Outcome::Ok) {
         let Some(returned) = operation.returned else { continue };
-        let at = part(operation.invoked as f64 / 1e9, seconds);
-        parts[at].saturating_record(returned.saturating_sub(operation.invoked) / 1000);
+        let at = bucket(operation.invoked as f64 / 1e9, seconds);
+        buckets[at].saturating_record(returned.saturating_sub(operation.invoked) / 1000);
     }
     let series: Vec<(&str, Vec<(f64, f64)>)> = [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)]
         .into_iter()
         .map(|(name, quantile)| {
-            let filled = parts.iter().enumerate().filter(|(_, part)| !part.is_empty());
-            let point = |(at, part): (usize, &Histogram<u64>)| {
-                (middle(at, seconds), part.value_at_quantile(quantile) as f64 / 1000.0)
+            let filled = buckets.iter().enumerate().filter(|(_, latencies)| !latencies.is_empty());
+            let point = |(at, latencies): (usize, &Histogram<u64>)| {
+                (middle(at, seconds), latencies.value_at_quantile(quantile) as f64 / 1000.0)
             };
             (name, filled.map(point).collect())
         })
         .collect();
     let range = decades(series.iter().flat_map(|(_, points)| points).map(|(_, ms)| *ms));
-    let svg = chart(windows, seconds, range.log_scale(), "latency", &time, |chart| {
-        for ((name, points), color) in series.into_iter().zip([HUES[3], HUES[0], HUES[2]]) {
+    let svg = chart(faults, seconds, range.log_scale(), "latency", &milliseconds_label, |chart| {
+        for ((name, points), color) in
+            series.into_iter().zip([SERIES_COLORS[3], SERIES_COLORS[0], SERIES_COLORS[2]])
+        {
             line(chart, points, color, name)?;
         }
         Ok(())
     })?;
-    let note = "Of operations that were ok, by when they were invoked.".to_owned();
+    let note = "Of operations with outcome ok, by the time of their invocation.".to_owned();
     Ok(Plot { file: "quantiles.svg", title: "Latency quantiles over time", note, svg })
 }
 
-fn rate(
+fn throughput(
     operations: &[Operation],
-    ends: &[Option<u64>],
-    windows: &[Window],
+    completions: &[Option<u64>],
+    faults: &[FaultInterval],
     seconds: f64,
 ) -> Result<Plot, Box<dyn Error>> {
-    let mut counts: BTreeMap<Outcome, [u32; PARTS]> = BTreeMap::new();
-    for (operation, end) in operations.iter().zip(ends) {
-        let Some(end) = end else { continue };
-        let counts = counts.entry(operation.outcome).or_insert([0; PARTS]);
-        counts[part(*end as f64 / 1e9, seconds)] += 1;
+    let mut counts: BTreeMap<Outcome, [u32; BUCKETS]> = BTreeMap::new();
+    for (operation, completion) in operations.iter().zip(completions) {
+        let Some(completion) = completion else { continue };
+        let counts = counts.entry(operation.outcome).or_insert([0; BUCKETS]);
+        counts[bucket(*completion as f64 / 1e9, seconds)] += 1;
     }
-    let width = seconds / PARTS as f64;
-    let most = counts.values().flatten().max().copied().unwrap_or(0);
-    let top = (f64::from(most) / width * 1.1).max(1.0);
+    let width = seconds / BUCKETS as f64;
+    let max = counts.values().flatten().max().copied().unwrap_or(0);
+    let top = (f64::from(max) / width * 1.1).max(1.0);
     let label = |rate: &f64| format!("{rate:.0}");
-    let svg = chart(windows, seconds, 0.0..top, "operations a second", &label, |chart| {
+    let svg = chart(faults, seconds, 0.0..top, "operations per second", &label, |chart| {
         for (outcome, counts) in &counts {
             let color = match outcome {
-                Outcome::Ok => HUES[0],
-                Outcome::Fail => HUES[4],
-                Outcome::Info => HUES[1],
+                Outcome::Ok => SERIES_COLORS[0],
+                Outcome::Fail => SERIES_COLORS[4],
+                Outcome::Info => SERIES_COLORS[1],
             };
             let points = counts.iter().enumerate();
             let points = points.map(|(at, n)| (middle(at, seconds), f64::from(*n) / width));
-            line(chart, points, color, name(*outcome))?;
+            line(chart, points, color, outcome_name(*outcome))?;
         }
         Ok(())
     })?;
-    let note = "By when they ended.".to_owned();
-    Ok(Plot { file: "rate.svg", title: "Operations a second by outcome", note, svg })
+    let note = "By the time of their completion.".to_owned();
+    Ok(Plot { file: "rate.svg", title: "Operations per second by outcome", note, svg })
 }
 
-fn doubt(
-    tenures: &BTreeMap<Node, Vec<Tenure>>,
-    windows: &[Window],
+fn in_doubt(
+    locks: &BTreeMap<Node, Vec<LockInterval>>,
+    faults: &[FaultInterval],
     seconds: f64,
 ) -> Result<Plot, Box<dyn Error>> {
-    let mut series: Vec<(Node, [i32; PARTS])> = Vec::new();
-    for (node, tenures) in tenures {
+    let mut series: Vec<(Node, [i32; BUCKETS])> = Vec::new();
+    for (node, locks) in locks {
         let mut changes: Vec<(i64, i32)> = Vec::new();
-        for tenure in tenures {
-            if let Some(voted) = tenure.voted.filter(|voted| *voted < tenure.to) {
-                changes.push((voted, 1));
-                changes.push((tenure.to, -1));
+        for lock in locks {
+            if let Some(from) = lock.in_doubt_from.filter(|from| *from < lock.to) {
+                changes.push((from, 1));
+                changes.push((lock.to, -1));
             }
         }
         changes.sort_unstable();
-        let mut most = [0; PARTS];
+        let mut max = [0; BUCKETS];
         let (mut now, mut at) = (0, 0);
         for (t, change) in changes {
-            let next = part((t as f64 / 1e9).max(0.0), seconds);
-            most[at..=next].iter_mut().for_each(|part| *part = now.max(*part));
+            let next = bucket((t as f64 / 1e9).max(0.0), seconds);
+            max[at..=next].iter_mut().for_each(|count| *count = now.max(*count));
             now += change;
             at = next;
-            most[at] = most[at].max(now);
+            max[at] = max[at].max(now);
         }
-        most[at..].iter_mut().for_each(|part| *part = now.max(*part));
-        series.push((*node, most));
+        max[at..].iter_mut().for_each(|count| *count = now.max(*count));
+        series.push((*node, max));
     }
-    let top = series.iter().flat_map(|(_, most)| most).max().copied().unwrap_or(0);
+    let top = series.iter().flat_map(|(_, max)| max).max().copied().unwrap_or(0);
     let top = f64::from(top.max(3)) * 1.15;
     let label = |count: &f64| format!("{count:.0}");
-    let svg = chart(windows, seconds, 0.0..top, "transactions", &label, |chart| {
-        for ((node, most), color) in series.iter().zip(HUES.iter().cycle()) {
-            let points = most.iter().enumerate();
+    let svg = chart(faults, seconds, 0.0..top, "transactions", &label, |chart| {
+        for ((node, max), color) in series.iter().zip(SERIES_COLORS.iter().cycle()) {
+            let points = max.iter().enumerate();
             let points = points.map(|(at, n)| (middle(at, seconds), f64::from(*n)));
             line(chart, points, *color, node.to_string())?;
         }
         Ok(())
     })?;
-    let note = "The most at a time that a replica had voted yes on and not heard the end of: each \
-                holds the lock of its key."
-        .to_owned();
-    Ok(Plot { file: "in-doubt.svg", title: "In doubt, by replica", note, svg })
+    let note =
+        "The maximum number of transactions that a replica had prepared without knowing their \
+                outcome. Each holds the lock on its key."
+            .to_owned();
+    Ok(Plot { file: "in-doubt.svg", title: "Transactions in doubt by replica", note, svg })
 }

@@ -1,43 +1,43 @@
-//! A run in a terminal: what was asked, what was struck, and how long it took to come back. Counts
-//! what was recorded; judges nothing.
+//! The summary of a run for a terminal: operations by outcome, injections by fault and crash point, and
+//! recovery times. Counts recorded events; does not check them.
 
 use std::{collections::BTreeMap, fmt};
 
 use serde_json::Value as Json;
 
-use crate::checker::faults::lost;
 use crate::history::{Action, Event, Function, Kind, NemesisEvent};
 use crate::nemesis::matrix::Coverage;
+use crate::twopc::faults::lost;
 
-/// What happened in a run, counted.
+/// The counts of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
-    /// How operations ended, by what they did.
-    operations: BTreeMap<Function, Ends>,
-    /// What was done by each fault.
+    /// Operations by function.
+    operations: BTreeMap<Function, OutcomeCounts>,
+    /// Injections by fault.
     faults: BTreeMap<String, FaultTally>,
-    /// How much of the crash matrix was done.
+    /// The coverage of the crash matrix.
     coverage: Coverage,
-    /// Nodes that ended though nobody had asked them to, and what was seen of it.
-    deaths: Vec<String>,
-    /// What was seen to be wrong while the run went on.
-    broken: Option<Broken>,
-    /// Nanoseconds of the last event.
-    length: u64,
+    /// Nodes that exited unexpectedly, with their exit status.
+    unexpected_exits: Vec<String>,
+    /// The violation that the online checker found during the run.
+    online_violation: Option<OnlineViolation>,
+    /// The time of the last event, in nanoseconds.
+    end: u64,
 }
 
-/// A key whose history was seen to be beyond repair.
+/// A key whose history was found not linearizable during the run.
 #[derive(Clone, Debug)]
-struct Broken {
+struct OnlineViolation {
     key: String,
-    /// When, in nanoseconds of the history.
+    /// When it was found, in nanoseconds of the history.
     at: u64,
-    /// The run ended then.
+    /// Whether the run was ended because of it.
     ended: bool,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Ends {
+struct OutcomeCounts {
     invoked: u64,
     ok: u64,
     fail: u64,
@@ -46,34 +46,34 @@ struct Ends {
 
 #[derive(Clone, Debug, Default)]
 struct FaultTally {
-    /// The strikes at each point, or at any time.
+    /// Injections by crash point, or `at any time`.
     points: BTreeMap<String, PointTally>,
-    /// Points that were armed and not reached, messages that were waited for and not sent.
+    /// Crash points that were armed but not hit, and intercept rules that matched no message.
     missed: u64,
-    /// How much was lost with the power: pages, and changes of directories.
+    /// Unsynced pages and directory entries dropped by power losses.
     lost: u64,
-    /// How often messages were struck.
-    disturbed: u64,
-    /// How many messages of each kind were.
+    /// Injections that affected at least one message.
+    with_messages: u64,
+    /// Affected messages by kind.
     messages: BTreeMap<String, u64>,
-    /// How often a node that must be refused was, was let in, and was seen to do neither.
+    /// Starts of a node that must be refused: refused, admitted, and neither observed.
     refused: u64,
     admitted: u64,
-    neither: u64,
-    /// How long it took until all that was in doubt was decided, in milliseconds.
+    undetermined: u64,
+    /// Milliseconds from each repair until no transaction was in doubt.
     resolved: Vec<u64>,
-    /// How long it took until every node was ready again, in milliseconds.
+    /// Milliseconds from each repair until every node was ready.
     ready: Vec<u64>,
-    /// How often the cluster did not come back before the next strike.
-    stuck: u64,
+    /// Repairs after which the cluster did not recover before the next injection.
+    unrecovered: u64,
 }
 
 #[derive(Clone, Debug, Default)]
 struct PointTally {
     kills: u64,
     pauses: u64,
-    cuts: u64,
-    /// How many strikes found so many replicas in doubt.
+    power_losses: u64,
+    /// Injections by the number of replicas in doubt.
     in_doubt: BTreeMap<u64, u64>,
 }
 
@@ -83,15 +83,15 @@ impl Tally {
     pub fn of(events: &[Event]) -> Self {
         let mut tally = Tally::default();
         for event in events {
-            tally.length = event.time;
+            tally.end = event.time;
             match &event.action {
                 Action::Client(event) => {
-                    let ends = tally.operations.entry(event.f).or_default();
+                    let counts = tally.operations.entry(event.f).or_default();
                     match event.kind {
-                        Kind::Invoke => ends.invoked += 1,
-                        Kind::Ok => ends.ok += 1,
-                        Kind::Fail => ends.fail += 1,
-                        Kind::Info => ends.info += 1,
+                        Kind::Invoke => counts.invoked += 1,
+                        Kind::Ok => counts.ok += 1,
+                        Kind::Fail => counts.fail += 1,
+                        Kind::Info => counts.info += 1,
                     }
                 }
                 Action::Nemesis(event) => tally.nemesis(event),
@@ -105,12 +105,12 @@ impl Tally {
         match event.f.as_str() {
             "died" => {
                 let [node, status] = ["node", "status"].map(|name| event.text(name).unwrap_or("?"));
-                self.deaths.push(format!("{node}: {status}"));
+                self.unexpected_exits.push(format!("{node}: {status}"));
             }
             "broken" => {
                 let ended = event.value.get("ended").and_then(Json::as_bool).unwrap_or(true);
                 let key = event.text("key").unwrap_or("?").to_owned();
-                self.broken = Some(Broken { key, at: self.length, ended });
+                self.online_violation = Some(OnlineViolation { key, at: self.end, ended });
             }
             _ => {}
         }
@@ -124,7 +124,7 @@ impl Tally {
                 *match f {
                     "kill" => &mut point.kills,
                     "pause" => &mut point.pauses,
-                    _ => &mut point.cuts,
+                    _ => &mut point.power_losses,
                 } += 1;
                 tally.lost += lost(event);
                 if let Some(replicas) = number("in_doubt") {
@@ -139,14 +139,14 @@ impl Tally {
                 for (kind, count) in kinds {
                     *tally.messages.entry(kind.clone()).or_default() += count.as_u64().unwrap_or(0);
                 }
-                tally.disturbed += u64::from(tally.messages.values().sum::<u64>() > before);
+                tally.with_messages += u64::from(tally.messages.values().sum::<u64>() > before);
             }
             f if f == fault => {
                 let is = |name| event.value.get(name).and_then(Json::as_bool);
                 match (is("refused"), is("admitted")) {
                     (Some(true), _) => tally.refused += 1,
                     (_, Some(true)) => tally.admitted += 1,
-                    (Some(false), _) => tally.neither += 1,
+                    (Some(false), _) => tally.undetermined += 1,
                     (None, _) => {}
                 }
             }
@@ -155,141 +155,146 @@ impl Tally {
                     tally.resolved.push(resolved);
                     tally.ready.push(ready);
                 }
-                _ => tally.stuck += 1,
+                _ => tally.unrecovered += 1,
             },
             _ => {}
         }
     }
 
-    /// How much of the crash matrix was done.
+    /// The coverage of the crash matrix.
     #[must_use]
     pub fn coverage(&self) -> &Coverage {
         &self.coverage
     }
 
-    /// How many operations were asked.
+    /// The number of operations invoked.
     #[must_use]
     pub fn invoked(&self) -> u64 {
-        self.operations.values().map(|ends| ends.invoked).sum()
+        self.operations.values().map(|counts| counts.invoked).sum()
     }
 
-    /// In a few words, how long it took after a strike until nothing was in doubt.
+    /// A phrase that says how long the cluster took to resolve transactions in doubt after a repair.
     #[must_use]
     pub fn recovery(&self) -> String {
         let resolved: Vec<_> =
             self.faults.values().flat_map(|fault| fault.resolved.iter().copied()).collect();
-        let stuck: u64 = self.faults.values().map(|fault| fault.stuck).sum();
-        match (Times::of(&resolved), stuck) {
+        let unrecovered: u64 = self.faults.values().map(|fault| fault.unrecovered).sum();
+        match (Latencies::of(&resolved), unrecovered) {
             (None, 0) => "nothing to resolve".to_owned(),
-            (Some(times), 0) => format!("resolved {times}"),
-            (_, stuck) => format!("not back in time {stuck} times"),
+            (Some(latencies), 0) => format!("resolved {latencies}"),
+            (_, unrecovered) => format!("not recovered in time {unrecovered} times"),
         }
     }
 
-    /// How often a fault happened.
+    /// The number of injections.
     #[must_use]
-    pub fn strikes(&self) -> u64 {
-        self.faults.values().map(FaultTally::strikes).sum()
+    pub fn injections(&self) -> u64 {
+        self.faults.values().map(FaultTally::injections).sum()
     }
 }
 
 impl FaultTally {
-    fn strikes(&self) -> u64 {
-        let points: u64 = self.points.values().map(|it| it.kills + it.pauses + it.cuts).sum();
-        // A message that was held while a node was killed or paused is part of that strike.
-        points.max(self.disturbed) + self.refused + self.admitted + self.neither
+    fn injections(&self) -> u64 {
+        let points: u64 =
+            self.points.values().map(|point| point.kills + point.pauses + point.power_losses).sum();
+        // Holding a message while a node is killed or paused is part of the same injection.
+        points.max(self.with_messages) + self.refused + self.admitted + self.undetermined
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.length as f64 / 1e9;
+        let seconds = self.end as f64 / 1e9;
         writeln!(f, "Operations: {} in {seconds:.1} s", self.invoked())?;
-        for (function, ends) in &self.operations {
-            let Ends { invoked, ok, fail, info } = ends;
+        for (function, counts) in &self.operations {
+            let OutcomeCounts { invoked, ok, fail, info } = counts;
             writeln!(f, "  {function}  {invoked:>7}: {ok} ok, {fail} fail, {info} info")?;
         }
         for (name, fault) in &self.faults {
-            write!(f, "Fault {name}: {} times", fault.strikes())?;
+            write!(f, "Fault {name}: {} injected", fault.injections())?;
             if fault.missed > 0 {
-                write!(f, ", {} more not reached", fault.missed)?;
+                write!(f, ", {} not reached", fault.missed)?;
             }
             writeln!(f)?;
-            // What the matrix reached is told below, by cell.
-            let told = name == "crash-matrix" && !self.coverage.is_empty();
-            let points = fault.points.iter().filter(|_| !told);
+            // The coverage below lists the crash matrix by cell.
+            let listed_below = name == "crash-matrix" && !self.coverage.is_empty();
+            let points = fault.points.iter().filter(|_| !listed_below);
             let width = fault.points.keys().map(String::len).max().unwrap_or(0);
             for (name, point) in points {
-                let PointTally { kills, pauses, cuts, in_doubt } = point;
+                let PointTally { kills, pauses, power_losses, in_doubt } = point;
                 let in_doubt: Vec<_> = in_doubt
                     .iter()
                     .map(|(replicas, times)| format!("{replicas} ({times}×)"))
                     .collect();
                 write!(f, "  {name:width$}  {kills:>3} killed, {pauses:>3} paused")?;
-                if *cuts > 0 {
-                    write!(f, ", {cuts:>3} without power")?;
+                if *power_losses > 0 {
+                    write!(f, ", {power_losses:>3} power losses")?;
                 }
                 writeln!(f, "; replicas in doubt: {}", in_doubt.join(", "))?;
             }
             if fault.lost > 0 {
-                writeln!(f, "  lost with the power: {} pages and names", fault.lost)?;
+                writeln!(
+                    f,
+                    "  dropped by power losses: {} pages and directory entries",
+                    fault.lost
+                )?;
             }
             if !fault.messages.is_empty() {
                 let kinds: Vec<_> =
                     fault.messages.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-                writeln!(f, "  messages struck: {}", kinds.join(", "))?;
+                writeln!(f, "  messages affected: {}", kinds.join(", "))?;
             }
-            if fault.refused + fault.admitted + fault.neither > 0 {
-                write!(f, "  refused: {}, let in: {}", fault.refused, fault.admitted)?;
-                if fault.neither > 0 {
-                    write!(f, ", neither: {}", fault.neither)?;
+            if fault.refused + fault.admitted + fault.undetermined > 0 {
+                write!(f, "  refused: {}, admitted: {}", fault.refused, fault.admitted)?;
+                if fault.undetermined > 0 {
+                    write!(f, ", undetermined: {}", fault.undetermined)?;
                 }
                 writeln!(f)?;
             }
             if let (Some(resolved), Some(ready)) =
-                (Times::of(&fault.resolved), Times::of(&fault.ready))
+                (Latencies::of(&fault.resolved), Latencies::of(&fault.ready))
             {
-                writeln!(f, "  back after it: nothing in doubt {resolved}, all ready {ready}")?;
+                writeln!(f, "  recovery: nothing in doubt {resolved}, all nodes ready {ready}")?;
             }
-            if fault.stuck > 0 {
-                writeln!(f, "  not back in time: {} times", fault.stuck)?;
+            if fault.unrecovered > 0 {
+                writeln!(f, "  not recovered in time: {} times", fault.unrecovered)?;
             }
         }
         if !self.coverage.is_empty() {
             write!(f, "{}", self.coverage)?;
         }
-        for death in &self.deaths {
-            writeln!(f, "Died unasked: {death}")?;
+        for exit in &self.unexpected_exits {
+            writeln!(f, "Unexpected exit: {exit}")?;
         }
-        if let Some(Broken { key, at, ended }) = &self.broken {
+        if let Some(OnlineViolation { key, at, ended }) = &self.online_violation {
             if *ended {
                 write!(f, "Ended early")?;
             } else {
-                write!(f, "Seen after {:.1} s", *at as f64 / 1e9)?;
+                write!(f, "Found after {:.1} s", *at as f64 / 1e9)?;
             }
-            writeln!(f, ": what clients saw of {key} cannot become right any more")?;
+            writeln!(f, ": the history of {key} is not linearizable")?;
         }
         Ok(())
     }
 }
 
-/// Some times in short.
-struct Times {
+/// The median and maximum of some latencies, in milliseconds.
+struct Latencies {
     median: u64,
     max: u64,
 }
 
-impl Times {
-    fn of(times: &[u64]) -> Option<Times> {
+impl Latencies {
+    fn of(times: &[u64]) -> Option<Latencies> {
         let mut times = times.to_vec();
         times.sort_unstable();
-        Some(Times { median: *times.get(times.len() / 2)?, max: *times.last()? })
+        Some(Latencies { median: *times.get(times.len() / 2)?, max: *times.last()? })
     }
 }
 
-impl fmt::Display for Times {
+impl fmt::Display for Latencies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "in {} ms (median; at most {} ms)", self.median, self.max)
+        write!(f, "after {} ms (median; at most {} ms)", self.median, self.max)
     }
 }
 
@@ -301,7 +306,7 @@ mod tests {
     use crate::history::ClientEvent;
 
     #[test]
-    fn strikes_are_counted_by_point_with_what_followed() {
+    fn injections_are_counted_by_crash_point_with_their_recovery() {
         let nemesis = |f: &str, value| Action::Nemesis(NemesisEvent { f: f.to_owned(), value });
         let point = "master:after-persist:commit";
         let hit =
@@ -345,19 +350,19 @@ mod tests {
             .map(|(action, index)| Event { index, time: index * 1_000_000_000, action })
             .collect();
         let tally = Tally::of(&events);
-        assert_eq!((tally.invoked(), tally.strikes()), (1, 4));
+        assert_eq!((tally.invoked(), tally.injections()), (1, 4));
         let text = tally.to_string();
         for part in [
             "Operations: 1 in 13.0 s",
             "del        1: 0 ok, 0 fail, 1 info",
-            "master-uncertainty: 2 times, 1 more not reached",
+            "master-uncertainty: 2 injected, 1 not reached",
             "1 killed,   1 paused; replicas in doubt: 3 (2×)",
-            "nothing in doubt in 20 ms (median; at most 20 ms), all ready in 30 ms",
-            "not back in time: 1 times",
-            "Died unasked: r1: exit status: 3",
-            "what clients saw of k13",
-            "partition: 1 times\n  messages struck: ack 2, prepare 3",
-            "second-master: 1 times\n  refused: 1, let in: 0",
+            "nothing in doubt after 20 ms (median; at most 20 ms), all nodes ready after 30 ms",
+            "not recovered in time: 1 times",
+            "Unexpected exit: r1: exit status: 3",
+            "the history of k13 is not linearizable",
+            "partition: 1 injected\n  messages affected: ack 2, prepare 3",
+            "second-master: 1 injected\n  refused: 1, admitted: 0",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }

@@ -10,7 +10,8 @@ use tokio::{runtime::Runtime, sync::watch};
 
 use super::RulesArgs;
 use crate::{
-    checker::{Validity, command::judge, linearizability::Limits},
+    checker::{Validity, linearizability::Limits},
+    commands::check_run,
     disk,
     generator::{Mix, run_seeds},
     nemesis::{Faults, matrix::Part},
@@ -220,7 +221,7 @@ impl Bench<'_> {
                 let options = RunOptions { seed, ..options.clone() };
                 let made =
                     self.runtime.block_on(runner::run(&options, self.interrupt.clone(), true))?;
-                let (_, results) = judge(&made.directory, &Limits::default())?;
+                let (_, results) = check_run(&made.directory, &Limits::default())?;
                 match results.verdict {
                     Validity::Valid => remove(made.directory)?,
                     Validity::Unknown => score.unknown += 1,

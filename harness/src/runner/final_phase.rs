@@ -17,8 +17,8 @@ use super::{
     write_json,
 };
 use crate::{
-    checker::Final,
     history::{Recorder, monotonic_ns},
+    twopc::FinalState,
 };
 
 /// All last reads together are given this long; after it, each key that is left is tried once.
@@ -56,7 +56,7 @@ pub(super) async fn settle(
         progress.tick();
     }
 
-    let mut last = Final { time: 0, ..Final::default() };
+    let mut last = FinalState { time: 0, ..FinalState::default() };
     for node in cluster.replicas().collect::<Vec<_>>() {
         match cluster.system().dump(node).await {
             Ok(held) => {

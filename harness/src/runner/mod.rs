@@ -40,7 +40,7 @@ use self::{
     worker::Worker,
 };
 use crate::{
-    checker::{linearizability::Limits, online::Watch},
+    checker::{linearizability::Limits, online::OnlineCheck},
     generator::{Generator, nemesis_rng, network_rng},
     history::{Action, NemesisEvent, Recorder},
     nemesis::{
@@ -143,7 +143,7 @@ async fn make(
 struct Stage {
     directory: RunDir,
     scene: Scene,
-    online: Watch,
+    online: OnlineCheck,
     _scratch: Scratch,
     _address: Address,
 }
@@ -197,14 +197,14 @@ impl Stage {
         let recorder = Recorder::create(&history)
             .map_err(io_error(format!("cannot create {}", history.display())))?;
         write_json(&directory.test(), &options.to_json(&rundir::utc(started), recorder.origin()))?;
-        let online = Watch::default();
+        let online = OnlineCheck::default();
         recorder.observe({
             let (progress, online) = (progress.clone(), online.clone());
             move |event| {
                 progress.count(event);
                 // Should it not understand the history, it sees nothing; the check afterwards
                 // tells.
-                let _ = online.feed(event);
+                let _ = online.observe(event);
             }
         });
 
@@ -273,7 +273,7 @@ struct Scene {
 async fn load(
     options: &RunOptions,
     scene: &Scene,
-    online: Watch,
+    online: OnlineCheck,
     interrupt: &mut watch::Receiver<bool>,
     progress: &Progress,
 ) -> Result<Worker, RunError> {
@@ -385,13 +385,13 @@ async fn load(
 }
 
 /// Waits until the history of some key is not linearizable, whatever may come; which key.
-async fn beyond_repair(online: Watch) -> String {
+async fn beyond_repair(online: OnlineCheck) -> String {
     let mut pause = WATCH_PERIOD;
     loop {
         sleep(pause).await;
         let began = Instant::now();
         let online = online.clone();
-        let broken = spawn_blocking(move || online.broken(&Limits::default())).await;
+        let broken = spawn_blocking(move || online.violation(&Limits::default())).await;
         if let Ok(Some(key)) = broken {
             return key;
         }

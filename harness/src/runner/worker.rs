@@ -132,7 +132,7 @@ impl Worker {
         match &answer {
             Answer::Ok { version, value } => {
                 event.kind = Kind::Ok;
-                event.version = *version;
+                event.version = version.map(history::Version::new);
                 if f == Function::Get {
                     event.value.clone_from(value);
                 }

@@ -182,7 +182,7 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     let total = args.seeds.to - args.seeds.from;
     let counts = Arc::new([const { AtomicU64::new(0) }; 2]);
     let shown = counts.clone();
-    let progress = Progress::telling(move |elapsed| {
+    let progress = Progress::show(move |elapsed| {
         let [seeds, bad] = [&shown[0], &shown[1]].map(|count| count.load(Ordering::Relaxed));
         format!("{:.0} s: {seeds} of {total} seeds, {bad} bad", elapsed.as_secs_f64())
     });

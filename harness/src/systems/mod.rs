@@ -20,7 +20,7 @@ pub mod twopc;
 
 pub use timings::Timings;
 
-use crate::{checker::FinalReplica, generator::ClientRequest};
+use crate::{generator::ClientRequest, twopc::FinalReplicaState};
 
 /// A system under test, as one run has set it up.
 pub trait System: Send + Sync {
@@ -53,7 +53,7 @@ pub trait System: Send + Sync {
     fn adopt(&self, node: Node, directory: PathBuf);
 
     /// All that a replica holds.
-    fn dump(&self, node: Node) -> BoxFuture<'_, Result<FinalReplica, String>>;
+    fn dump(&self, node: Node) -> BoxFuture<'_, Result<FinalReplicaState, String>>;
 }
 
 /// What can be broken in the system on purpose, to see who notices.

@@ -21,7 +21,7 @@ use system::{
 use tokio::time::timeout;
 
 use super::{Answer, Break, Client, Observation, Start, System, Timings};
-use crate::{checker::FinalReplica, generator::ClientRequest, history::ErrorCode};
+use crate::{generator::ClientRequest, history::ErrorCode, twopc::FinalReplicaState};
 
 /// A node that does not say how it stands within this time is not there.
 const OBSERVE_DEADLINE: Duration = Duration::from_millis(400);
@@ -177,12 +177,12 @@ impl Twopc {
         Ok(Observation { ready: status.machine.ready, unsettled: status.machine.unsettled })
     }
 
-    async fn entries(&self, node: Node) -> Result<FinalReplica, String> {
+    async fn entries(&self, node: Node) -> Result<FinalReplicaState, String> {
         let mut inspector = self.inspector(node).await?;
         let status = inspector.status().await.map_err(|status| status.to_string())?;
         let entries = inspector.dump().await.map_err(|status| status.to_string())?;
         let entries = entries.try_collect().await.map_err(|status| status.to_string())?;
-        Ok(FinalReplica { entries, in_doubt: status.machine.unsettled })
+        Ok(FinalReplicaState { entries, in_doubt: status.machine.unsettled })
     }
 }
 
@@ -287,7 +287,7 @@ impl System for Twopc {
         directories.insert(node, directory);
     }
 
-    fn dump(&self, node: Node) -> BoxFuture<'_, Result<FinalReplica, String>> {
+    fn dump(&self, node: Node) -> BoxFuture<'_, Result<FinalReplicaState, String>> {
         Box::pin(async move {
             timeout(DUMP_DEADLINE, self.entries(node))
                 .await

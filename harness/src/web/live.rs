@@ -1,5 +1,4 @@
-//! A run while it goes on: follows its history as it grows, and tells what was counted so far.
-//! Knows what an event is, not what is right.
+//! Follows the history of a running test and streams counts as server-sent events.
 
 use std::{
     collections::BTreeMap,
@@ -17,31 +16,32 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
     history::{Action, Event, Kind},
-    report::windows::windows,
+    report::fault_intervals::fault_intervals,
 };
 
-/// How often it is looked at.
-const PERIOD: Duration = Duration::from_millis(500);
+/// The interval between two reads of the history.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// So many of the last faults are told.
-const FAULTS: usize = 12;
+/// The number of recent faults in a snapshot.
+const RECENT_FAULTS: usize = 12;
 
-/// A history that is being written.
-struct Follow {
+/// A history file that is being appended to.
+struct HistoryTail {
     directory: PathBuf,
     file: Option<BufReader<File>>,
-    /// Where the next line begins.
+    /// The offset of the next line.
     offset: u64,
+    /// Events by function: invoke, ok, fail, info.
     counts: BTreeMap<String, [u64; 4]>,
-    /// Ends of operations by second: ok, fail, info.
+    /// Completions by second: ok, fail, info.
     seconds: Vec<[u64; 3]>,
     nemesis: Vec<Event>,
     time: u64,
 }
 
-impl Follow {
+impl HistoryTail {
     fn new(directory: &Path) -> Self {
-        Follow {
+        HistoryTail {
             directory: directory.to_owned(),
             file: None,
             offset: 0,
@@ -52,11 +52,13 @@ impl Follow {
         }
     }
 
-    /// Takes in what has been written since the last time, up to its last whole line.
+    /// Reads what was appended since the last call, up to the last complete line.
     fn read(&mut self) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
-            none => none.insert(BufReader::new(File::open(self.directory.join("history.jsonl"))?)),
+            closed => {
+                closed.insert(BufReader::new(File::open(self.directory.join("history.jsonl"))?))
+            }
         };
         file.seek(SeekFrom::Start(self.offset))?;
         let mut lines = Vec::new();
@@ -69,11 +71,11 @@ impl Follow {
             self.offset += line.len() as u64;
             lines.extend(serde_json::from_slice::<Event>(&line).ok());
         }
-        lines.into_iter().for_each(|event| self.take(event));
+        lines.into_iter().for_each(|event| self.add(event));
         Ok(())
     }
 
-    fn take(&mut self, event: Event) {
+    fn add(&mut self, event: Event) {
         self.time = event.time;
         match &event.action {
             Action::Nemesis(_) => self.nemesis.push(event),
@@ -95,9 +97,9 @@ impl Follow {
         }
     }
 
-    /// What is known so far.
-    fn told(&self) -> Json {
-        // Whatever has not been undone is in force until now.
+    /// The counts so far.
+    fn snapshot(&self) -> Json {
+        // A final event at the current time extends faults that are still in force up to now.
         let mut events = self.nemesis.clone();
         events.extend(self.nemesis.last().map(|last| {
             let action = Action::Nemesis(crate::history::NemesisEvent {
@@ -106,43 +108,43 @@ impl Follow {
             });
             Event { index: last.index + 1, time: self.time.max(last.time), action }
         }));
-        let windows = windows(&events);
-        let last = &windows[windows.len().saturating_sub(FAULTS)..];
+        let faults = fault_intervals(&events);
+        let recent = &faults[faults.len().saturating_sub(RECENT_FAULTS)..];
         json!({
             "time": self.time,
             "counts": self.counts,
             "seconds": self.seconds,
-            "faults_total": windows.len(),
-            "faults": last.iter().rev().map(|window| json!({
-                "title": window.title(), "fault": window.fault, "at": window.at,
-                "from": window.from, "to": window.to, "in_doubt": window.in_doubt,
+            "faults_total": faults.len(),
+            "faults": recent.iter().rev().map(|fault| json!({
+                "title": fault.title(), "fault": fault.fault, "at": fault.at,
+                "from": fault.from, "to": fault.to, "in_doubt": fault.in_doubt,
             })).collect::<Vec<_>>(),
             "done": self.directory.join("results.json").exists(),
         })
     }
 }
 
-/// What is known of a run, told again and again until it is judged.
-pub(super) fn follow(
+/// Streams snapshots of a run until its check results exist.
+pub(super) fn snapshots(
     directory: &Path,
 ) -> impl Stream<Item = Result<sse::Event, Infallible>> + use<> {
-    let first = Some((Follow::new(directory), true));
-    stream::unfold(first, |state| async move {
-        let (mut follow, at_once) = state?;
-        if !at_once {
-            sleep(PERIOD).await;
+    let initial = Some((HistoryTail::new(directory), true));
+    stream::unfold(initial, |state| async move {
+        let (mut tail, first) = state?;
+        if !first {
+            sleep(POLL_INTERVAL).await;
         }
-        let (follow, told) = spawn_blocking(move || {
-            // Not there yet, or gone: there is nothing new to tell.
-            let _ = follow.read();
-            let told = follow.told();
-            (follow, told)
+        let (tail, snapshot) = spawn_blocking(move || {
+            // If the file does not exist yet, or no longer, the snapshot stays as it is.
+            let _ = tail.read();
+            let snapshot = tail.snapshot();
+            (tail, snapshot)
         })
         .await
         .ok()?;
-        let done = told["done"] == Json::Bool(true);
-        let event = sse::Event::default().data(told.to_string());
-        Some((Ok(event), (!done).then_some((follow, false))))
+        let done = snapshot["done"] == Json::Bool(true);
+        let event = sse::Event::default().data(snapshot.to_string());
+        Some((Ok(event), (!done).then_some((tail, false))))
     })
 }
 
@@ -153,11 +155,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_growing_history_is_followed_to_its_last_whole_line() -> io::Result<()> {
-        let place = tempfile::tempdir()?;
-        let path = place.path().join("history.jsonl");
+    fn a_growing_history_is_read_up_to_its_last_complete_line() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("history.jsonl");
         let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
-        let mut follow = Follow::new(place.path());
+        let mut tail = HistoryTail::new(directory.path());
         let line = |index: u64, kind: &str| {
             format!(
                 "{{\"index\":{index},\"time\":{},\"process\":1,\"type\":\"{kind}\",\"f\":\"get\",\
@@ -166,25 +168,29 @@ mod tests {
             )
         };
         file.write_all(line(0, "invoke").as_bytes())?;
-        let half = line(1, "fail");
-        file.write_all(&half.as_bytes()[..20])?;
-        follow.read()?;
-        assert_eq!(follow.counts["get"], [1, 0, 0, 0]);
-        file.write_all(&half.as_bytes()[20..])?;
+        let second = line(1, "fail");
+        file.write_all(&second.as_bytes()[..20])?;
+        tail.read()?;
+        assert_eq!(tail.counts["get"], [1, 0, 0, 0]);
+        file.write_all(&second.as_bytes()[20..])?;
         file.write_all(line(2, "invoke").as_bytes())?;
         file.write_all(
             b"{\"index\":3,\"time\":1800000000,\"process\":\"nemesis\",\"type\":\"info\",\"f\":\
               \"kill\",\"value\":{\"fault\":\"kill-master\",\"node\":\"master\"}}\n",
         )?;
         file.write_all(line(4, "ok").as_bytes())?;
-        follow.read()?;
-        let told = follow.told();
-        assert_eq!(told["counts"]["get"], json!([2, 1, 1, 0]));
-        assert_eq!(told["seconds"], json!([[0, 1, 0], [0, 0, 0], [1, 0, 0]]));
-        assert_eq!(told["faults"][0]["to"], json!(2_400_000_000_u64), "in force until now");
-        assert_eq!(told["done"], json!(false));
-        std::fs::write(place.path().join("results.json"), "{}")?;
-        assert_eq!(follow.told()["done"], json!(true));
+        tail.read()?;
+        let snapshot = tail.snapshot();
+        assert_eq!(snapshot["counts"]["get"], json!([2, 1, 1, 0]));
+        assert_eq!(snapshot["seconds"], json!([[0, 1, 0], [0, 0, 0], [1, 0, 0]]));
+        assert_eq!(
+            snapshot["faults"][0]["to"],
+            json!(2_400_000_000_u64),
+            "a fault that was not undone is in force until now"
+        );
+        assert_eq!(snapshot["done"], json!(false));
+        std::fs::write(directory.path().join("results.json"), "{}")?;
+        assert_eq!(tail.snapshot()["done"], json!(true));
         Ok(())
     }
 }

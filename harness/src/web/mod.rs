@@ -1,5 +1,5 @@
-//! The runs of a store as web pages: a list, each run, two runs side by side, a run while it goes
-//! on, and a run to take away. Reads; changes nothing.
+//! `harness serve`: a read-only web server for recorded runs. It lists runs, serves their pages and files,
+//! compares two runs, follows a running test, and offers runs as archives.
 
 mod archive;
 mod live;
@@ -26,47 +26,47 @@ use tokio::{net::TcpListener, task::spawn_blocking};
 
 use self::store::{RunId, Store};
 
-/// What to serve, and where.
+/// The arguments of `harness serve`.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
-    /// Where to listen, as ADDRESS:PORT. Whoever can reach it can read every run; port 0 takes any
-    /// free one.
+    /// The address to listen on, as ADDRESS:PORT. Every client that can connect can read all runs.
+    /// Port 0 selects a free port.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub addr: SocketAddr,
 
-    /// Where runs are kept.
+    /// The directory of recorded runs.
     #[arg(long, value_name = "DIR", default_value = "histories")]
     pub store: PathBuf,
 }
 
-/// Why the runs cannot be served.
+/// Why `harness serve` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// There is no store.
+    /// The store cannot be opened.
     #[error("--store {}: {source}", path.display())]
     Store {
-        /// Where it should be.
+        /// The directory.
         path: PathBuf,
-        /// Why it is none.
+        /// The cause.
         source: io::Error,
     },
-    /// The address cannot be had.
+    /// The address cannot be bound.
     #[error("--addr {addr}: {source}")]
     Listen {
         /// The address.
         addr: SocketAddr,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The server broke down.
-    #[error("the server ended: {0}")]
+    /// The server failed.
+    #[error("the server failed: {0}")]
     Ended(#[from] io::Error),
 }
 
-/// Serves until somebody wants an end (Ctrl-C).
+/// Serves until Ctrl-C.
 ///
 /// # Errors
-/// There is no store, or the address cannot be had.
+/// The store cannot be opened, or the address cannot be bound.
 pub async fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     let path = args.store.clone();
     let store = Store::open(&path).map_err(|source| ServeError::Store { path, source })?;
@@ -76,12 +76,12 @@ pub async fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     let addr = listener.local_addr()?;
     println!("Serving {} on http://{addr}/ until Ctrl-C.", args.store.display());
     if !addr.ip().is_loopback() {
-        println!("Everybody who can reach {addr} can read every run.");
+        println!("Warning: every client that can connect to {addr} can read all runs.");
     }
-    let served = axum::serve(listener, router(store));
+    let server = axum::serve(listener, router(store));
     tokio::select! {
-        ended = served => Ok(ended?),
-        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        result = server => Ok(result?),
+        signal = tokio::signal::ctrl_c() => Ok(signal?),
     }
 }
 
@@ -91,26 +91,26 @@ fn router(store: Store) -> Router {
     Router::new()
         .route("/", get(list))
         .route("/compare", get(compare))
-        .route("/run/{group}/{name}/", get(whole))
-        .route("/run/{group}/{name}/{*path}", get(part))
-        .route("/live/{group}/{name}", get(watch))
-        .route("/live/{group}/{name}/events", get(events))
+        .route("/run/{group}/{name}/", get(run_page))
+        .route("/run/{group}/{name}/{*path}", get(run_file))
+        .route("/live/{group}/{name}", get(live_page))
+        .route("/live/{group}/{name}/events", get(live_events))
         .route("/archive/{group}/{file}", get(download))
-        .fallback(|| async { nothing("There is no such page.") })
+        .fallback(|| async { not_found("There is no such page.") })
         .with_state(Arc::new(store))
 }
 
-fn nothing(why: &str) -> Response {
-    (StatusCode::NOT_FOUND, Html(pages::nothing(why))).into_response()
+fn not_found(reason: &str) -> Response {
+    (StatusCode::NOT_FOUND, Html(pages::not_found(reason))).into_response()
 }
 
-/// Does what may take long, beside the server.
+/// Runs file system work on the blocking thread pool.
 async fn blocking<T: Send + 'static>(
     store: Arc<Store>,
     work: impl FnOnce(&Store) -> T + Send + 'static,
 ) -> T {
-    let done = spawn_blocking(move || work(&store)).await;
-    done.unwrap_or_else(|why| std::panic::resume_unwind(why.into_panic()))
+    let result = spawn_blocking(move || work(&store)).await;
+    result.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 async fn list(State(store): Shared) -> Html<String> {
@@ -118,29 +118,28 @@ async fn list(State(store): Shared) -> Html<String> {
 }
 
 #[derive(Deserialize)]
-struct Two {
+struct ComparedRuns {
     a: String,
     b: String,
 }
 
-async fn compare(State(store): Shared, Query(two): Query<Two>) -> Response {
+async fn compare(State(store): Shared, Query(paths): Query<ComparedRuns>) -> Response {
     let page = blocking(store, move |store| {
         let run = |path: &str| {
             let (group, name) = path.split_once('/')?;
             store.run(&RunId { group: group.to_owned(), name: name.to_owned() })
         };
-        Some(pages::compare(&run(&two.a)?, &run(&two.b)?))
+        Some(pages::compare(&run(&paths.a)?, &run(&paths.b)?))
     });
     match page.await {
         Some(page) => Html(page).into_response(),
-        None => {
-            nothing("Want two runs of this store to compare: /compare?a=GROUP/TIME&b=GROUP/TIME")
-        }
+        None => not_found("Name two runs of this store: /compare?a=GROUP/TIME&b=GROUP/TIME"),
     }
 }
 
-/// A run's page; a run that goes on is watched, and one that was not judged says so.
-async fn whole(
+/// Redirects to the page of a run, or to its live page while it is running. A run that was not checked
+/// has no page.
+async fn run_page(
     State(store): Shared,
     Address((group, name)): Address<(String, String)>,
 ) -> Response {
@@ -152,40 +151,41 @@ async fn whole(
         Some((run, page))
     });
     match found.await {
-        None => nothing("There is no such run."),
+        None => not_found("There is no such run."),
         Some((_, true)) => {
             Redirect::temporary(&format!("/run/{path}/{}", crate::report::PAGE)).into_response()
         }
         Some((run, false)) if run.running => {
             Redirect::temporary(&format!("/live/{path}")).into_response()
         }
-        Some((run, false)) => Html(pages::unjudged(&run)).into_response(),
+        Some((run, false)) => Html(pages::unchecked(&run)).into_response(),
     }
 }
 
-async fn part(
+/// A file or a directory listing of a run.
+async fn run_file(
     State(store): Shared,
     Address((group, name, path)): Address<(String, String, String)>,
 ) -> Response {
     let id = RunId { group, name };
-    let wanted = path.clone();
-    let read = blocking(store, move |store| {
-        let file = store.file(&id, &wanted)?;
+    let requested = path.clone();
+    let content = blocking(store, move |store| {
+        let file = store.file(&id, &requested)?;
         if file.is_dir() {
-            return Some(Read::Directory(pages::directory(&wanted, &listed(&file))));
+            return Some(Content::Directory(pages::directory(&requested, &entries(&file))));
         }
-        std::fs::read(&file).ok().map(Read::File)
+        std::fs::read(&file).ok().map(Content::File)
     });
-    match read.await {
-        None => nothing("There is no such file in this run."),
-        Some(Read::Directory(_)) if !path.ends_with('/') => {
+    match content.await {
+        None => not_found("There is no such file in this run."),
+        Some(Content::Directory(_)) if !path.ends_with('/') => {
             let name = path.rsplit('/').next().unwrap_or_default();
             Redirect::temporary(&format!("{name}/")).into_response()
         }
-        Some(Read::Directory(page)) => Html(page).into_response(),
-        Some(Read::File(bytes)) => (
+        Some(Content::Directory(page)) => Html(page).into_response(),
+        Some(Content::File(bytes)) => (
             [
-                (header::CONTENT_TYPE, kind(&path)),
+                (header::CONTENT_TYPE, content_type(&path)),
                 (HeaderName::from_static("x-content-type-options"), "nosniff"),
             ],
             bytes,
@@ -194,15 +194,15 @@ async fn part(
     }
 }
 
-/// What lies at a path.
-enum Read {
+/// The content of a path in a run.
+enum Content {
     Directory(String),
     File(Vec<u8>),
 }
 
-fn listed(directory: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let mut names: Vec<String> = entries
+fn entries(directory: &Path) -> Vec<String> {
+    let Ok(listing) = std::fs::read_dir(directory) else { return Vec::new() };
+    let mut names: Vec<String> = listing
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
@@ -214,8 +214,8 @@ fn listed(directory: &Path) -> Vec<String> {
     names
 }
 
-/// What a file is, by its name.
-fn kind(path: &str) -> &'static str {
+/// The content type of a file, by its extension.
+fn content_type(path: &str) -> &'static str {
     match path.rsplit('.').next() {
         Some("html") => "text/html; charset=utf-8",
         Some("svg") => "image/svg+xml",
@@ -224,27 +224,27 @@ fn kind(path: &str) -> &'static str {
     }
 }
 
-async fn watch(
+async fn live_page(
     State(store): Shared,
     Address((group, name)): Address<(String, String)>,
 ) -> Response {
     let id = RunId { group, name };
     match blocking(store, move |store| store.run(&id)).await {
         Some(run) => Html(pages::live(&run)).into_response(),
-        None => nothing("There is no such run."),
+        None => not_found("There is no such run."),
     }
 }
 
-async fn events(
+async fn live_events(
     State(store): Shared,
     Address((group, name)): Address<(String, String)>,
 ) -> Response {
     let id = RunId { group, name };
     match blocking(store, move |store| store.directory(&id)).await {
         Some(directory) => {
-            Sse::new(live::follow(&directory)).keep_alive(KeepAlive::default()).into_response()
+            Sse::new(live::snapshots(&directory)).keep_alive(KeepAlive::default()).into_response()
         }
-        None => nothing("There is no such run."),
+        None => not_found("There is no such run."),
     }
 }
 
@@ -253,17 +253,18 @@ async fn download(
     Address((group, file)): Address<(String, String)>,
 ) -> Response {
     let Some(name) = file.strip_suffix(".tar.gz") else {
-        return nothing("Runs are to be had as .tar.gz.");
+        return not_found("Archives are named RUN.tar.gz.");
     };
     let id = RunId { group, name: name.to_owned() };
-    let called = format!("{}-{}", id.group, id.name);
+    let archive_name = format!("{}-{}", id.group, id.name);
     match blocking(store, move |store| store.directory(&id)).await {
         Some(directory) => {
-            let attached = format!("attachment; filename=\"{called}.tar.gz\"");
-            let kind = "application/gzip".to_owned();
-            let head = [(header::CONTENT_TYPE, kind), (header::CONTENT_DISPOSITION, attached)];
-            (head, archive::archive(directory, called)).into_response()
+            let disposition = format!("attachment; filename=\"{archive_name}.tar.gz\"");
+            let content_type = "application/gzip".to_owned();
+            let headers =
+                [(header::CONTENT_TYPE, content_type), (header::CONTENT_DISPOSITION, disposition)];
+            (headers, archive::archive(directory, archive_name)).into_response()
         }
-        None => nothing("There is no such run."),
+        None => not_found("There is no such run."),
     }
 }

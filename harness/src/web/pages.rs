@@ -1,11 +1,11 @@
-//! The pages of the server as HTML. Knows what is shown of a run, not where it lies.
+//! Renders the pages of the server.
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::store::Listed;
+use super::store::RunSummary;
 use crate::{
     checker::{CheckResult, Validity},
-    report::{THEME, about, cited, mark},
+    report::{THEME, check_property, linked, verdict_mark},
 };
 
 const STYLE: &str = include_str!("web.css");
@@ -32,16 +32,16 @@ fn page(title: &str, content: &Markup) -> String {
     .into_string()
 }
 
-pub(super) fn nothing(why: &str) -> String {
-    page("not found", &html! { h1 { "Not found" } p { (why) } })
+pub(super) fn not_found(reason: &str) -> String {
+    page("Not found", &html! { h1 { "Not found" } p { (reason) } })
 }
 
-/// The verdict of a run, or why there is none.
-fn verdict(run: &Listed) -> Markup {
+/// The verdict of a run, or its state if it has none.
+fn verdict(run: &RunSummary) -> Markup {
     match run.verdict() {
-        Some(verdict) => html! { (mark(verdict)) (verdict) },
+        Some(verdict) => html! { (verdict_mark(verdict)) (verdict) },
         None if run.running => html! { span.mark.running aria-hidden="true" { "▸" } "running" },
-        None => html! { span.mark.none aria-hidden="true" { "–" } "not judged" },
+        None => html! { span.mark.none aria-hidden="true" { "–" } "not checked" },
     }
 }
 
@@ -53,18 +53,18 @@ fn milliseconds(us: Option<f64>) -> String {
     us.map_or_else(|| "–".to_owned(), |us| format!("{:.1}", us / 1000.0))
 }
 
-pub(super) fn list(runs: &[Listed]) -> String {
+pub(super) fn list(runs: &[RunSummary]) -> String {
     let count = |verdict| runs.iter().filter(|run| run.verdict() == verdict).count();
-    // Without a verdict.
-    let others = [("running", true), ("not judged", false)].map(|(what, running)| {
-        let of = |run: &&Listed| run.verdict().is_none() && run.running == running;
+    // Runs without a verdict.
+    let others = [("running", true), ("not checked", false)].map(|(what, running)| {
+        let of = |run: &&RunSummary| run.verdict().is_none() && run.running == running;
         (runs.iter().filter(of).count(), what)
     });
     let content = html! {
         h1 { "Runs" }
         @if runs.is_empty() {
-            p { "There are none in this store yet. " code { "harness --faults master-uncertainty" }
-                " makes one." }
+            p { "This store has no runs yet. " code { "harness --faults master-uncertainty" }
+                " records one." }
         } @else {
             p { (runs.len()) " runs: " (count(Some(Validity::Valid))) " valid, "
                 (count(Some(Validity::Invalid))) " invalid, " (count(Some(Validity::Unknown)))
@@ -76,14 +76,14 @@ pub(super) fn list(runs: &[Listed]) -> String {
             form.tools action="/compare" {
                 input type="search" name="filter" size="34" autocomplete="off" aria-label="Filter"
                     placeholder="filter: a fault, a verdict, a seed";
-                button { "Compare the two that are marked" }
-                output name="said" {}
+                button { "Compare the two selected" }
+                output name="status" {}
             }
             div.wide { table #runs {
                 thead { tr {
                     th {} @for (name, class) in [("verdict", ""), ("started", ""), ("faults", ""),
-                        ("rule off", ""), ("seed", "n"), ("operations", "n"), ("seconds", "n"),
-                        ("ok a second", "n"), ("put p99, ms", "n")]
+                        ("disabled rule", ""), ("seed", "n"), ("operations", "n"), ("seconds", "n"),
+                        ("ok per second", "n"), ("put p99, ms", "n")]
                     { th.(class) { button type="button" { (name) } } }
                     th {}
                 } }
@@ -94,7 +94,7 @@ pub(super) fn list(runs: &[Listed]) -> String {
     page("Runs", &content)
 }
 
-fn row(run: &Listed) -> Markup {
+fn row(run: &RunSummary) -> Markup {
     let path = run.id.path();
     let faults = run.text("faults");
     html! { tr {
@@ -113,10 +113,10 @@ fn row(run: &Listed) -> Markup {
 }
 
 /// Two runs side by side.
-pub(super) fn compare(a: &Listed, b: &Listed) -> String {
+pub(super) fn compare(a: &RunSummary, b: &RunSummary) -> String {
     const OPTIONS: &[(&str, &str)] = &[
         ("faults", "faults"),
-        ("rule switched off", "broken"),
+        ("disabled rule", "broken"),
         ("seed", "seed"),
         ("clients", "concurrency"),
         ("keys", "keys"),
@@ -129,17 +129,17 @@ pub(super) fn compare(a: &Listed, b: &Listed) -> String {
     let differs = |a: &str, b: &str| if a == b { "" } else { "differs" };
     let measured: Vec<(String, [String; 2])> = [
         ("operations".to_owned(), both.map(|run| figure(run.operations()))),
-        ("ok a second".to_owned(), both.map(|run| figure(run.measured(&["ok_per_second"])))),
+        ("ok per second".to_owned(), both.map(|run| figure(run.measured(&["ok_per_second"])))),
     ]
     .into_iter()
     .chain(["get", "put", "del"].into_iter().flat_map(|f| {
         ["p50", "p95", "p99", "max"].map(|quantile| {
-            let of = |run: &Listed| milliseconds(run.measured(&["latency_us", f, quantile]));
+            let of = |run: &RunSummary| milliseconds(run.measured(&["latency_us", f, quantile]));
             (format!("{f} {quantile}, ms"), both.map(of))
         })
     }))
     .chain(["during_faults", "between_faults"].map(|when| {
-        let share = |run: &Listed| {
+        let share = |run: &RunSummary| {
             let share = run.measured(&["availability", when]);
             share.map_or_else(|| "–".to_owned(), |share| format!("{:.1} %", share * 100.0))
         };
@@ -152,7 +152,7 @@ pub(super) fn compare(a: &Listed, b: &Listed) -> String {
             checks.push(&check_result.check);
         }
     }
-    let said = |run: &Listed, check: &str| -> Option<CheckResult> {
+    let result = |run: &RunSummary, check: &str| -> Option<CheckResult> {
         run.results.as_ref()?.check(check).cloned()
     };
     let content = html! {
@@ -174,12 +174,12 @@ pub(super) fn compare(a: &Listed, b: &Listed) -> String {
                     tr { th scope="row" { (title) } @for text in texts { td { (text) } } }
                 }
                 @for check in checks { tr {
-                    th scope="row" title=(about(check)) { (check) }
+                    th scope="row" title=(check_property(check)) { (check) }
                     @for run in both { td {
-                        @if let Some(check_result) = said(run, check) {
-                            (mark(check_result.verdict)) (check_result.verdict)
+                        @if let Some(check_result) = result(run, check) {
+                            (verdict_mark(check_result.verdict)) (check_result.verdict)
                             @if let Some(first) = check_result.violations.first().or(check_result.unknown_because.first()) {
-                                p.first { (cited(first.lines().next().unwrap_or_default())) }
+                                p.first { (linked(first.lines().next().unwrap_or_default())) }
                             }
                         } @else { "–" }
                     } }
@@ -196,8 +196,8 @@ pub(super) fn compare(a: &Listed, b: &Listed) -> String {
     page("Two runs", &content)
 }
 
-/// A run that goes on.
-pub(super) fn live(run: &Listed) -> String {
+/// The page of a running test.
+pub(super) fn live(run: &RunSummary) -> String {
     let path = run.id.path();
     let content = html! {
         h1 { span.mark.running aria-hidden="true" { "▸" } " " span #state { "Running" } }
@@ -205,27 +205,27 @@ pub(super) fn live(run: &Listed) -> String {
         p.again { code { (run.text("command")) } }
         section #live data-run=(path) {
             p.big { span #clock { "0.0" } " s, " span #total { "0" } " operations, "
-                span #strikes { "0" } " faults" }
-            canvas #rate height="120" aria-label="Operations a second" {}
-            table { thead { tr { th { "operation" } th.n { "asked" } th.n { "ok" } th.n { "fail" }
+                span #faults-total { "0" } " faults" }
+            canvas #rate height="120" aria-label="Operations per second" {}
+            table { thead { tr { th { "operation" } th.n { "invoked" } th.n { "ok" } th.n { "fail" }
                 th.n { "info" } } } tbody #counts {} }
-            h2 { "The last faults" }
-            table { thead { tr { th.n { "at, s" } th { "what" } th { "fault" } th { "where" }
-                th.n { "in doubt" } th.n { "for, ms" } } } tbody #faults {} }
+            h2 { "Recent faults" }
+            table { thead { tr { th.n { "at, s" } th { "action" } th { "fault" } th { "crash point or messages" }
+                th.n { "in doubt" } th.n { "duration, ms" } } } tbody #faults {} }
         }
     };
-    page("A run that goes on", &content)
+    page("Running test", &content)
 }
 
-pub(super) fn unjudged(run: &Listed) -> String {
+pub(super) fn unchecked(run: &RunSummary) -> String {
     let path = run.id.path();
     let content = html! {
         h1 { "No page yet" }
-        p { (path) @if run.results.is_some() { " was judged, but its page was not written." }
-            @else { " was not judged: the harness ended before." } }
-        p { code { "harness check STORE/" (path) } " judges it and writes its page." }
-        p { a href=(format!("/run/{path}/nodes")) { "What its nodes left" } ", "
-            a href=(format!("/run/{path}/history.jsonl")) { "its history" } "." }
+        p { (path) @if run.results.is_some() { " was checked, but its page was not written." }
+            @else { " was not checked: the harness exited before." } }
+        p { code { "harness check STORE/" (path) } " checks it and writes its page." }
+        p { a href=(format!("/run/{path}/nodes")) { "Files of its nodes" } ", "
+            a href=(format!("/run/{path}/history.jsonl")) { "history" } "." }
     };
     page("No page yet", &content)
 }

@@ -1,5 +1,5 @@
-//! The runs that lie in a store, and the files in them: nothing outside of it, by whatever name it
-//! is asked for. Knows nothing of how it is asked.
+//! A store of runs: lists runs, and resolves requested names to files inside the store. A name never
+//! resolves to a file outside, whether by `..`, by an absolute path, or by a symbolic link.
 
 use std::{
     fs, io,
@@ -11,10 +11,10 @@ use serde_json::Value as Json;
 
 use crate::checker::{Results, Validity};
 
-/// A directory of runs.
+/// A directory of runs: `GROUP/TIME/`.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
-    /// As the operating system knows it: no link in it.
+    /// The canonical path.
     root: PathBuf,
 }
 
@@ -26,30 +26,30 @@ pub(super) struct RunId {
 }
 
 impl RunId {
-    /// The run's path in the store and in addresses.
+    /// The path of the run, in the store and in URLs.
     pub(super) fn path(&self) -> String {
         format!("{}/{}", self.group, self.name)
     }
 }
 
-/// What is known of a run at a glance.
+/// What the list of runs shows of a run.
 #[derive(Clone, Debug)]
-pub(super) struct Listed {
+pub(super) struct RunSummary {
     pub(super) id: RunId,
-    /// `test.json`; null if it cannot be read.
+    /// `test.json`, or null if it cannot be read.
     pub(super) test: Json,
-    /// None if it was not judged, or not yet.
+    /// `results.json`. `None` if the run was not checked.
     pub(super) results: Option<Results>,
-    /// It was not judged, and its history still grows.
+    /// Whether the run was not checked yet and its history is growing.
     pub(super) running: bool,
 }
 
-impl Listed {
+impl RunSummary {
     pub(super) fn verdict(&self) -> Option<Validity> {
         self.results.as_ref().map(|results| results.verdict)
     }
 
-    /// A text of `test.json`.
+    /// A field of `test.json` as text.
     pub(super) fn text(&self, field: &str) -> String {
         match self.test.get(field) {
             Some(Json::String(text)) => text.clone(),
@@ -61,7 +61,7 @@ impl Listed {
         }
     }
 
-    /// Something that the statistics say.
+    /// A measurement of the statistics.
     pub(super) fn measured(&self, path: &[&str]) -> Option<f64> {
         let statistics = self.results.as_ref()?.check("statistics")?;
         let (first, rest) = path.split_first()?;
@@ -69,21 +69,22 @@ impl Listed {
         rest.iter().try_fold(start, |value, name| value.get(name))?.as_f64()
     }
 
-    /// How many operations were asked.
+    /// The number of completed operations.
     pub(super) fn operations(&self) -> Option<f64> {
-        let ends = ["ok", "fail", "info"].map(|end| self.measured(&["counts", "all", end]));
-        ends.iter().any(Option::is_some).then(|| ends.into_iter().flatten().sum())
+        let counts =
+            ["ok", "fail", "info"].map(|outcome| self.measured(&["counts", "all", outcome]));
+        counts.iter().any(Option::is_some).then(|| counts.into_iter().flatten().sum())
     }
 }
 
-/// A history that has not grown for this long grows no more.
-const STILL: Duration = Duration::from_secs(10);
+/// A run whose history has not grown for this long is not running.
+const RUNNING_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Store {
-    /// The store in this directory.
+    /// Opens the store in a directory.
     ///
     /// # Errors
-    /// There is no such directory.
+    /// The directory does not exist.
     pub(super) fn open(directory: &Path) -> io::Result<Store> {
         let root = fs::canonicalize(directory)?;
         if !root.is_dir() {
@@ -92,8 +93,8 @@ impl Store {
         Ok(Store { root })
     }
 
-    /// The runs, the latest first. What is no run is passed over.
-    pub(super) fn runs(&self) -> Vec<Listed> {
+    /// The runs, latest first. Other directories are ignored.
+    pub(super) fn runs(&self) -> Vec<RunSummary> {
         let mut runs = Vec::new();
         for group in names(&self.root) {
             for name in names(&self.root.join(&group)) {
@@ -105,16 +106,17 @@ impl Store {
         runs
     }
 
-    /// A run at a glance; none if there is none of this name.
-    pub(super) fn run(&self, id: &RunId) -> Option<Listed> {
+    /// The summary of a run. `None` if there is no such run.
+    pub(super) fn run(&self, id: &RunId) -> Option<RunSummary> {
         let directory = self.directory(id)?;
         let read = |name: &str| fs::read(directory.join(name)).ok();
         let test = read("test.json").and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let history = fs::metadata(directory.join("history.jsonl")).ok()?;
         let results = read("results.json").and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let grew = history.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-        let running = results.is_none() && grew.is_none_or(|ago| ago < STILL);
-        Some(Listed { id: id.clone(), test: test.unwrap_or(Json::Null), results, running })
+        let unchanged =
+            history.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+        let running = results.is_none() && unchanged.is_none_or(|time| time < RUNNING_TIMEOUT);
+        Some(RunSummary { id: id.clone(), test: test.unwrap_or(Json::Null), results, running })
     }
 
     /// The directory of a run.
@@ -123,7 +125,7 @@ impl Store {
             return None;
         }
         let path = fs::canonicalize(self.root.join(&id.group).join(&id.name)).ok()?;
-        // A link may lead to another run of the store, and no further.
+        // A symbolic link may lead to another run of the store, but not elsewhere.
         let inside = path.strip_prefix(&self.root).ok()?;
         (path.is_dir() && inside.components().count() == 2).then_some(path)
     }
@@ -131,19 +133,19 @@ impl Store {
     /// A file or directory of a run, by its path in the run.
     pub(super) fn file(&self, id: &RunId, path: &str) -> Option<PathBuf> {
         let directory = self.directory(id)?;
-        let mut wanted = directory.clone();
+        let mut requested = directory.clone();
         for name in path.split('/').filter(|name| !name.is_empty()) {
             if !is_name(name) {
                 return None;
             }
-            wanted.push(name);
+            requested.push(name);
         }
-        let found = fs::canonicalize(wanted).ok()?;
+        let found = fs::canonicalize(requested).ok()?;
         found.starts_with(&directory).then_some(found)
     }
 }
 
-/// The directories in a directory that may be seen, without links.
+/// The names of the visible subdirectories, without symbolic links.
 fn names(directory: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     entries
@@ -154,7 +156,7 @@ fn names(directory: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Whether a text is one name in a directory, and no way out of it.
+/// Whether a text is a single, visible path component.
 fn is_name(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with('.')
@@ -168,19 +170,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_outside_the_store_is_found() -> io::Result<()> {
-        let place = tempfile::tempdir()?;
-        let root = place.path().join("store");
+    fn no_name_resolves_to_a_file_outside_the_store() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let root = directory.path().join("store");
         let run = root.join("twopc-none/20260101T000000Z");
         fs::create_dir_all(run.join("nodes/r1"))?;
         fs::write(run.join("history.jsonl"), "")?;
         fs::write(run.join("test.json"), "{}")?;
         fs::write(run.join("nodes/r1/log"), "l")?;
-        fs::create_dir_all(place.path().join("outside/run"))?;
-        fs::write(place.path().join("outside/run/history.jsonl"), "secret")?;
-        symlink(place.path().join("outside/run"), root.join("twopc-none/leak"))?;
-        symlink(place.path().join("outside"), root.join("group"))?;
-        symlink(place.path().join("outside/run/history.jsonl"), run.join("leak.jsonl"))?;
+        fs::create_dir_all(directory.path().join("outside/run"))?;
+        fs::write(directory.path().join("outside/run/history.jsonl"), "secret")?;
+        symlink(directory.path().join("outside/run"), root.join("twopc-none/leak"))?;
+        symlink(directory.path().join("outside"), root.join("group"))?;
+        symlink(directory.path().join("outside/run/history.jsonl"), run.join("leak.jsonl"))?;
         symlink("20260101T000000Z", root.join("twopc-none/latest"))?;
         symlink("test.json", run.join("also.json"))?;
 
@@ -191,7 +193,10 @@ mod tests {
             store.runs().into_iter().map(|run| run.id).collect::<Vec<_>>(),
             std::slice::from_ref(&run)
         );
-        assert!(store.run(&id("twopc-none", "latest")).is_some(), "a link within the store");
+        assert!(
+            store.run(&id("twopc-none", "latest")).is_some(),
+            "a symbolic link within the store"
+        );
         for bad in [
             id("twopc-none", "leak"),
             id("group", "run"),

@@ -1,11 +1,11 @@
-// The list of runs: filter, sort, two to compare. A run that goes on: what is counted, as it comes.
+// The list of runs: filtering, sorting, comparing. The page of a running test: live counts.
 "use strict";
 (() => {
   const $ = (selector) => document.querySelector(selector);
 
   function runs(table) {
     const body = table.tBodies[0];
-    const filter = $("input[name=filter]"), said = $("output[name=said]"), form = $("form.tools");
+    const filter = $("input[name=filter]"), status = $("output[name=status]"), form = $("form.tools");
     filter.addEventListener("input", () => {
       const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
       let shown = 0;
@@ -14,7 +14,7 @@
         row.hidden = !words.every((word) => text.includes(word));
         shown += !row.hidden;
       }
-      said.textContent = words.length ? shown + " of " + body.rows.length : "";
+      status.textContent = words.length ? shown + " of " + body.rows.length : "";
     });
     table.tHead.addEventListener("click", (event) => {
       const head = event.target.closest("th");
@@ -32,12 +32,12 @@
     });
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      const marked = [...body.querySelectorAll("input:checked")].map((box) => box.value);
-      if (marked.length !== 2) {
-        said.textContent = "mark two runs; " + marked.length + (marked.length === 1 ? " is marked" : " are marked");
+      const selected = [...body.querySelectorAll("input:checked")].map((box) => box.value);
+      if (selected.length !== 2) {
+        status.textContent = "select two runs; " + selected.length + (selected.length === 1 ? " is selected" : " are selected");
         return;
       }
-      location.href = "/compare?a=" + encodeURIComponent(marked[0]) + "&b=" + encodeURIComponent(marked[1]);
+      location.href = "/compare?a=" + encodeURIComponent(selected[0]) + "&b=" + encodeURIComponent(selected[1]);
     });
   }
 
@@ -45,23 +45,23 @@
     const run = section.dataset.run;
     const source = new EventSource("/live/" + run + "/events");
     source.onmessage = (event) => {
-      const told = JSON.parse(event.data);
-      $("#clock").textContent = (told.time / 1e9).toFixed(1);
-      const counts = Object.entries(told.counts);
+      const snapshot = JSON.parse(event.data);
+      $("#clock").textContent = (snapshot.time / 1e9).toFixed(1);
+      const counts = Object.entries(snapshot.counts);
       $("#total").textContent = counts.reduce((sum, [, n]) => sum + n[0], 0);
-      $("#strikes").textContent = told.faults_total;
-      rows($("#counts"), counts.map(([f, [asked, ok, fail, info]]) => [f, asked, ok, fail, info]), 1);
-      rows($("#faults"), told.faults.map((fault) => [
+      $("#faults-total").textContent = snapshot.faults_total;
+      rows($("#counts"), counts.map(([f, [invoked, ok, fail, info]]) => [f, invoked, ok, fail, info]), 1);
+      rows($("#faults"), snapshot.faults.map((fault) => [
         (fault.from / 1e9).toFixed(1), fault.title, fault.fault, fault.at || "at any time",
         fault.in_doubt ?? "–", ((fault.to - fault.from) / 1e6).toFixed(0)]), 9);
-      rate(told.seconds);
-      if (told.done) {
+      rate(snapshot.seconds);
+      if (snapshot.done) {
         source.close();
-        $("#state").textContent = "Judged";
+        $("#state").textContent = "Checked";
         location.href = "/run/" + run + "/";
       }
     };
-    source.onerror = () => { $("#state").textContent = source.readyState === 2 ? "Gone" : "Running"; };
+    source.onerror = () => { $("#state").textContent = source.readyState === 2 ? "Disconnected" : "Running"; };
   }
   function rows(body, lines) {
     body.replaceChildren(...lines.map((cells) => {
@@ -85,16 +85,16 @@
     const style = getComputedStyle(document.documentElement), wide = Math.min(24, w / Math.max(shown.length, 30));
     shown.forEach((second, at) => {
       let y = h;
-      ["ok", "fail", "info"].forEach((fate, n) => {
+      ["ok", "fail", "info"].forEach((outcome, n) => {
         const tall = (second[n] / most) * (h - 18);
-        g.fillStyle = style.getPropertyValue("--" + fate).trim();
+        g.fillStyle = style.getPropertyValue("--" + outcome).trim();
         g.fillRect(at * wide, y - tall, wide - 1.5, tall);
         y -= tall;
       });
     });
     g.fillStyle = style.getPropertyValue("--soft").trim();
     g.font = "12px system-ui, sans-serif";
-    g.fillText(most + " a second at most", 8, 14);
+    g.fillText(most + " per second at most", 8, 14);
   }
 
   if ($("#runs")) runs($("#runs"));

@@ -402,7 +402,7 @@ impl Model for ClusterModel {
             CommitRetention,
             MonotonicVersions,
             MachineInvariants,
-            NoSpuriousConflicts,
+            Conflicts,
             Linearizability,
             Termination
         );

@@ -289,3 +289,38 @@ impl Schedule {
         Ok((lines, cluster))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_field_names_are_accepted() {
+        let setup = ScheduleSetup {
+            replicas: 2,
+            commit: CommitMode::Logged,
+            rules: Rules::ALL,
+            timing: Timing::default(),
+            peers: true,
+            handshaken: true,
+            canonical: true,
+        };
+        let steps = vec![Step::SecondInstance { node: Node::Master }];
+        let violated = vec![Property::CommitRetention, Property::MachineInvariants];
+        let schedule = Schedule { setup, steps, violated, origin: String::new() };
+        let mut text = serde_json::to_string(&schedule).expect("a schedule has a JSON form");
+        for (new, old) in [
+            ("handshaken", "settled"),
+            ("canonical", "bare"),
+            ("violated", "broken"),
+            ("second_instance", "twin"),
+            ("commit-retention", "forgetting"),
+            ("machine-invariants", "no-halt"),
+        ] {
+            let replaced = text.replace(&format!("\"{new}\""), &format!("\"{old}\""));
+            assert_ne!(replaced, text, "{new} is part of the schedule");
+            text = replaced;
+        }
+        assert_eq!(serde_json::from_str::<Schedule>(&text).expect("old names"), schedule);
+    }
+}
