@@ -11,7 +11,6 @@ pub mod rules;
 pub mod runner;
 pub mod schedule;
 pub mod sim;
-pub mod simulator;
 pub mod systems;
 pub mod twopc;
 pub mod web;
