@@ -127,7 +127,7 @@ async fn a_dsync_write_is_durable_and_locks_hold() {
 fn options(create: bool, syncs: SyncMode) -> StoreOptions {
     StoreOptions {
         create,
-        syncs,
+        sync_mode: syncs,
         map_bytes: 16 << 20,
         wal_bytes: 16 << 10,
         ..StoreOptions::default()

@@ -48,7 +48,7 @@ async fn a_child_says_where_it_listens_and_how_it_ends() {
 #[tokio::test]
 async fn a_child_that_stops_itself_at_a_point_is_seen_there_and_continued() {
     let supervisor = Supervisor::start().expect("a thread");
-    let script = "read arm point; echo reached $point txn=1.17 n=2; kill -STOP $$; echo on; read x";
+    let script = "read arm point; echo hit $point txn=1.17 n=2; kill -STOP $$; echo on; read x";
     let child = shell(&supervisor, script).await;
     child.arm("a:before:b").expect("it reads a line");
     let state = child.wait_until(DEADLINE, harness::supervisor::State::lies_at_point).await;
@@ -66,7 +66,7 @@ async fn a_child_that_stops_itself_at_a_point_is_seen_there_and_continued() {
 #[tokio::test]
 async fn a_point_is_taken_back_unless_the_child_is_there_already() {
     let supervisor = Supervisor::start().expect("a thread");
-    let script = "read x; echo disarmed; read x; echo reached p; echo disarmed; kill -STOP $$";
+    let script = "read x; echo disarmed; read x; echo hit p; echo disarmed; kill -STOP $$";
     let child = shell(&supervisor, script).await;
     let state = child.disarm(DEADLINE).await.expect("it reads a line").expect("it answers");
     assert!(!state.lies_at_point() && state.reached.is_none());
@@ -77,7 +77,7 @@ async fn a_point_is_taken_back_unless_the_child_is_there_already() {
 #[tokio::test]
 async fn a_point_that_does_not_exist_is_told() {
     let supervisor = Supervisor::start().expect("a thread");
-    let child = shell(&supervisor, "read arm point; echo bad $point no such; read x").await;
+    let child = shell(&supervisor, "read arm point; echo error $point no such; read x").await;
     child.arm("a:b").expect("it reads a line");
     let state = child.wait_until(DEADLINE, |state| state.refused.is_some()).await.expect("told");
     assert_eq!(state.refused.as_deref(), Some("a:b no such"));

@@ -12,7 +12,7 @@ use rand::{RngExt, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value as Json;
 use system::{
-    node::{Place, Point, Role},
+    node::{Point, Role, Site},
     protocol::{CommitMode, Node},
 };
 
@@ -76,26 +76,26 @@ const LOG_NEVER_FULL: &str =
     "where the votes decide the master logs one record a start: too few to fill its log";
 
 /// Of a point that concerns the cluster's mode.
-pub(super) fn reach(Point { role, place, kind, .. }: Point, commit: CommitMode) -> Reach {
+pub(super) fn reach(Point { role, site: place, kind, .. }: Point, commit: CommitMode) -> Reach {
     use Precondition::{Load, Orphans, RestartMaster, RestartVictim, Straggler};
     match (role, place, kind) {
-        (_, Place::Persist, "member" | "votes") => Err(BEGINS),
+        (_, Site::Persist, "member" | "votes") => Err(BEGINS),
         (_, _, "stale") => Err(NOBODY_REPLACED),
         (_, _, "not-serving") => Err(NO_READS_BEFORE),
-        (Role::Master, Place::Persist, "epoch")
+        (Role::Master, Site::Persist, "epoch")
         // Whatever was under way at the replicas when the master was killed is asked about.
         | (Role::Master, _, "fence" | "fence-ok" | "peer-inquire")
-        | (Role::Replica, Place::Persist, "incarnation") => Ok(RestartVictim),
-        (Role::Replica, Place::Persist, "promise") | (Role::Replica, _, "fence" | "fence-ok") => {
+        | (Role::Replica, Site::Persist, "incarnation") => Ok(RestartVictim),
+        (Role::Replica, Site::Persist, "promise") | (Role::Replica, _, "fence" | "fence-ok") => {
             Ok(RestartMaster)
         }
         // Where the votes decide who is asked to veto does, and has nothing left to abort.
-        (Role::Replica, Place::Persist, "abort") if commit == CommitMode::Votes => Ok(Orphans),
+        (Role::Replica, Site::Persist, "abort") if commit == CommitMode::Votes => Ok(Orphans),
         (_, _, "veto") | (Role::Master, _, "peer-answer") => Ok(Straggler),
-        (Role::Replica, Place::Persist, "refused" | "frozen")
+        (Role::Replica, Site::Persist, "refused" | "frozen")
         | (_, _, "vote-no" | "peer-inquire" | "peer-answer") => Ok(Orphans),
-        (Role::Replica, Place::Persist, "abort")
-        | (Role::Master, Place::Reply, "unavailable")
+        (Role::Replica, Site::Persist, "abort")
+        | (Role::Master, Site::Reply, "unavailable")
         | (_, _, "decide-abort" | "pending" | "inquire" | "busy") => Ok(Straggler),
         _ => Ok(Load),
     }
@@ -112,10 +112,10 @@ pub(super) fn reach_disk(DiskPoint { role, part, .. }: DiskPoint, commit: Commit
 
 /// How many occurrences of a kind are told apart: what happens once for each replica has a first, a
 /// second and so on.
-fn occurrences(Point { role, place, kind, .. }: Point, replicas: u8) -> u32 {
+fn occurrences(Point { role, site: place, kind, .. }: Point, replicas: u8) -> u32 {
     let each = match (role, place) {
-        (Role::Master, Place::Send) => ["prepare", "decide", "veto"].contains(&kind),
-        (Role::Master, Place::Receive) => ["vote-yes", "ack", "peer-answer"].contains(&kind),
+        (Role::Master, Site::Send) => ["prepare", "decide", "veto"].contains(&kind),
+        (Role::Master, Site::Receive) => ["vote-yes", "ack", "peer-answer"].contains(&kind),
         _ => false,
     };
     if each { replicas.into() } else { 1 }

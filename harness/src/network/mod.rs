@@ -270,7 +270,7 @@ impl Switch {
         if self.laid.load(Ordering::Acquire) == 0 {
             return;
         }
-        wire::spread(&mut batch.envelopes);
+        wire::expand(&mut batch.envelopes);
         let mut state = self.lock();
         let State { rng, snares, .. } = &mut *state;
         batch.envelopes.retain(|envelope| {

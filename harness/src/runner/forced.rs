@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use system::{
     journal::Entry,
-    node::{Place, Role},
+    node::{Role, Site},
     protocol::{Body, Effect, Event, Lsn, Message, Node, Request, Rule, TimerId, Timing, Write},
 };
 use tokio::{
@@ -146,7 +146,7 @@ pub async fn run(
     let kept = stage.directory.path().join("schedule.json");
     schedule.write(&kept).map_err(io_error(format!("cannot write {}", kept.display())))?;
     let network = stage.scene.network.clone().expect("the options ask for relays");
-    let kinds = [Role::Master, Role::Replica].map(|role| role.kinds(Place::Send).iter().copied());
+    let kinds = [Role::Master, Role::Replica].map(|role| role.kinds(Site::Send).iter().copied());
     // Those by which nodes know of each other, and nothing else.
     let kinds = kinds.into_iter().flatten().filter(|kind| !["heartbeat", "alive"].contains(kind));
     let everything = Pattern { kinds: kinds.collect(), ..Pattern::default() };

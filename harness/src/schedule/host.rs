@@ -613,7 +613,7 @@ fn forget_idle_timers(process: &mut Process) {
 
 fn decisions<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<Fact> {
     let decided = records.filter_map(|record| match record {
-        Record::Decided { txn, .. } => Some(Fact::Decided(*txn)),
+        Record::CommitDecision { txn, .. } => Some(Fact::Decided(*txn)),
         _ => None,
     });
     decided.collect()

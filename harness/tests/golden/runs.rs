@@ -212,7 +212,7 @@ fn commits(effect: &Effect) -> bool {
 }
 
 fn decides(effect: &Effect) -> bool {
-    matches!(effect, Effect::Append(Record::Decided { txn, .. }) if *txn == IN_DOUBT)
+    matches!(effect, Effect::Append(Record::CommitDecision { txn, .. }) if *txn == IN_DOUBT)
 }
 
 /// The put is answered Ok, and yet the get after the restart finds the value before.
@@ -360,7 +360,7 @@ fn ok_for_nothing(files: &mut Files) {
                     *effect = Effect::Append(Record::Abort { txn: IN_DOUBT });
                 }
                 Entry::Start { records, .. } => records.retain(
-                    |record| !matches!(record, Record::Decided { txn, .. } if *txn == IN_DOUBT),
+                    |record| !matches!(record, Record::CommitDecision { txn, .. } if *txn == IN_DOUBT),
                 ),
                 _ => {}
             }

@@ -131,7 +131,7 @@ impl Follow for Scan {
         self.calls.clear();
         self.arriving = None;
         for record in records {
-            if let Record::Decided { txn, key } = record {
+            if let Record::CommitDecision { txn, key } = record {
                 self.pending.recovered((txn, key));
             }
         }
@@ -179,7 +179,7 @@ impl Follow for Scan {
 
     fn effect(&mut self, effect: Effect, out: &mut Sink<'_>) {
         match effect {
-            Effect::Append(Record::Decided { txn, key }) => {
+            Effect::Append(Record::CommitDecision { txn, key }) => {
                 let yes = self.voting.remove(&txn).unwrap_or_default();
                 let missing = self.missing(&yes);
                 out.fact(What::DecisionAppended { txn, missing });
@@ -266,7 +266,7 @@ mod tests {
             scan.effect(Effect::Send { to: Node::Replica(1), message: prepare.clone() }, &mut out);
             let from = Node::Replica(1);
             scan.event(Event::Message { from, message: handshake(in_doubt) }, &mut out);
-            let decided = Record::Decided { txn, key: key.clone() };
+            let decided = Record::CommitDecision { txn, key: key.clone() };
             scan.effect(Effect::Append(decided), &mut out);
             assert_eq!(facts, [Fact { place, what: What::DecisionAppended { txn, missing } }]);
         }
