@@ -24,7 +24,7 @@ pub struct RunDescription {
     /// journals, it makes them times of the history.
     pub clock_origin: u64,
     /// After the last heal, everything must be decided within this many milliseconds.
-    #[serde(alias = "convergence_deadline_ms")]
+    #[serde(alias = "resolution_deadline_ms")]
     pub convergence_deadline_ms: u64,
 }
 
@@ -49,7 +49,7 @@ pub struct Final {
     /// The invariants that a monitor of every state saw broken as the run went on, as the simulator's does:
     /// the record alone need not show it. None if there was no monitor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[serde(alias = "invariant-monitor")]
+    #[serde(alias = "watched")]
     pub invariant_violations: Option<Vec<String>>,
 }
 
