@@ -1,6 +1,6 @@
-//! A node's journal: everything that its machine was told and everything that it wanted, one JSON
-//! object a line, so that a run can be judged and replayed afterwards. Knows nothing of what the
-//! machine does with it.
+//! A node's journal: every event that its machine processed and every effect that followed, one
+//! JSON object per line, so that a run can be checked and replayed afterwards. Does not know what
+//! the machine does with them.
 
 use std::{
     fs::{File, OpenOptions},
@@ -13,32 +13,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::protocol::{Config, Effect, Event, Record};
 
-/// A line of a journal. An event is followed by the effects that it caused, in order.
+/// An entry of a journal. An event is followed by its effects, in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Entry {
-    /// The machine is recovered from these records; the effects of doing so follow.
+    /// The machine was recovered from these records; the resulting effects follow.
     Start {
-        /// Nanoseconds of the system's monotonic clock, the same for all processes.
+        /// Nanoseconds of the system's monotonic clock, which all processes of a machine share.
         t: u64,
-        /// What the machine was told about itself.
+        /// The configuration of the machine.
         config: Config,
-        /// What it found in its store.
+        /// The records in its store.
         records: Vec<Record>,
     },
-    /// Something happened to the machine.
+    /// The machine processed an event.
     Event {
         /// Nanoseconds of the system's monotonic clock, taken before the effects are performed.
         t: u64,
-        /// What happened.
+        /// The event.
         event: Event,
     },
-    /// The machine wanted this done.
+    /// An effect of the entry before.
     Effect(Effect),
 }
 
-/// Appends to a journal, a batch of entries with one write(2) each, so that a killed process
-/// loses no line that came before an effect.
+/// Appends to a journal, with one write(2) for each batch of entries, so that a killed process
+/// loses no line that precedes a performed effect.
 #[derive(Debug)]
 pub struct Writer {
     file: File,
@@ -46,26 +46,25 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens a journal to append to, behind its last whole line.
+    /// Opens a journal for appending after its last complete line.
     ///
     /// # Errors
     /// The file cannot be opened, created or read.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
-        cut_torn_line(&file)?;
+        truncate_torn_line(&file)?;
         Ok(Writer { file, batch: Vec::new() })
     }
 
     /// Adds an entry to the batch.
     pub fn add(&mut self, entry: &Entry) {
-        serde_json::to_writer(&mut self.batch, entry).expect("an entry has a JSON form");
+        serde_json::to_writer(&mut self.batch, entry).expect("entries serialise to JSON");
         self.batch.push(b'\n');
     }
 
     /// Writes the batch.
     ///
-    /// # Errors
-    /// The file cannot be written: the effects of the batch must not be performed.
+    /// The file cannot be written. The effects of the batch must then not be performed.
     pub fn write(&mut self) -> io::Result<()> {
         self.file.write_all(&self.batch)?;
         self.batch.clear();
@@ -73,9 +72,9 @@ impl Writer {
     }
 }
 
-/// A kill in the middle of a write leaves a piece of a line, which nothing may be glued to. What it
-/// was about was never done.
-fn cut_torn_line(file: &File) -> io::Result<()> {
+/// Removes the partial line that a kill in the middle of a write leaves, so that nothing is
+/// appended to it. Its effects were not performed.
+fn truncate_torn_line(file: &File) -> io::Result<()> {
     let length = file.metadata()?.len();
     let mut end = length;
     let mut block = [0; 4096];
@@ -92,11 +91,10 @@ fn cut_torn_line(file: &File) -> io::Result<()> {
     if end < length { file.set_len(end) } else { Ok(()) }
 }
 
-/// Reads a journal, line by line, each with its number from 1. A last line without its newline is
-/// what a kill left of a batch: its effects were never performed, and it is left out.
+/// Reads a journal entry by entry, each with its line number from 1. A last line without a newline
+/// is the remains of an interrupted write: its effects were not performed, and it is skipped.
 ///
-/// # Errors
-/// The file cannot be opened; or, as an item, a line cannot be read or is no entry.
+/// The file cannot be opened. As an item: a line cannot be read or decoded.
 pub fn read(path: &Path) -> io::Result<impl Iterator<Item = io::Result<(usize, Entry)>> + use<>> {
     let mut lines = BufReader::with_capacity(1 << 18, File::open(path)?);
     let mut number = 0;
@@ -123,25 +121,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_torn_line_is_cut_off_and_nothing_else() {
+    fn only_a_torn_line_is_truncated() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("journal");
         let entry = Entry::Event { t: 7, event: Event::Persisted(1) };
         for torn in [0, 1, 4095, 4096, 10_000] {
-            let mut writer = Writer::open(&path).expect("it opens");
+            let mut writer = Writer::open(&path).expect("opened");
             writer.add(&entry);
-            writer.write().expect("it is written");
+            writer.write().expect("written");
             drop(writer);
-            let mut file = OpenOptions::new().append(true).open(&path).expect("it opens");
-            file.write_all(&vec![b'{'; torn]).expect("it is written");
+            let mut file = OpenOptions::new().append(true).open(&path).expect("opened");
+            file.write_all(&vec![b'{'; torn]).expect("written");
         }
-        drop(Writer::open(&path).expect("it opens"));
+        drop(Writer::open(&path).expect("opened"));
         let entries: Vec<_> =
-            read(&path).expect("it opens").map(|line| line.expect("an entry").1).collect();
+            read(&path).expect("opened").map(|line| line.expect("an entry").1).collect();
         assert_eq!(entries, vec![entry; 5]);
 
-        std::fs::write(&path, "no line at all").expect("it is written");
-        drop(Writer::open(&path).expect("it opens"));
-        assert_eq!(std::fs::read(&path).expect("it is there"), b"");
+        std::fs::write(&path, "no line at all").expect("written");
+        drop(Writer::open(&path).expect("opened"));
+        assert_eq!(std::fs::read(&path).expect("readable"), b"");
     }
 }

@@ -1,26 +1,26 @@
-//! Runs the protocol's scenarios: text files that say step by step what happens, with everything
-//! that the machines do about it. The scripts choose every delivery, force and crash themselves;
-//! nothing here is random or timed.
+//! Runs the protocol's test scripts: text files with commands, and the recorded events and effects of
+//! every machine. A script determines every delivery, force and crash; nothing is random or timed.
 //!
-//! Commands (one a line; the recorded output follows `---`):
+//! Commands, one per line; the recorded output follows `---`:
 //!
 //! ```text
-//! cluster replicas=2 [commit=votes] [break=RULE]   start a master and replicas, and let them handshake
-//! put KEY VALUE | del KEY | get KEY [at=N]   a client asks; a get starts at the N-th live replica
-//! deliver [KIND…] [from=NODE] [to=NODE] [again]   deliver what is under way; 'again' keeps a copy
-//! drop [KIND…] [from=NODE] [to=NODE]    lose what is under way
-//! force NODE…                           make what these nodes appended durable
-//! write NODE…                           let the operating system have it, unsynced
-//! timer NODE NAME…                      a timer runs out
-//! kill NODE | cut NODE [keep=N]         SIGKILL | loss of power, of which N unsynced records survive
-//! start NODE [bootstrap] [commit=MODE]  start a killed node on its store
-//! wipe NODE                             take a killed node's store away
-//! settle                                force and deliver until nothing is under way
+//! cluster replicas=2 [commit=votes] [break=RULE]   start a master and replicas, and complete the handshakes
+//! put KEY VALUE | del KEY | get KEY [at=N]   a client request; a get starts at the N-th live replica
+//! deliver [KIND…] [from=NODE] [to=NODE] [again]   deliver messages in flight; 'again' keeps a copy
+//! drop [KIND…] [from=NODE] [to=NODE]    lose messages in flight
+//! force NODE…                           make the records of these nodes durable
+//! write NODE…                           hand the records to the operating system, unsynced
+//! timer NODE NAME…                      a timer expires
+//! kill NODE                             SIGKILL
+//! power-loss NODE [keep=N]              lose the unsynced records, except for the first N
+//! start NODE [bootstrap] [commit=MODE]  start a stopped node on its store
+//! wipe NODE                             replace the store of a stopped node by an empty one
+//! settle                                force and deliver until nothing is in flight
 //! status NODE | store NODE | network | timers NODE
 //! ```
 //!
-//! After a change that is meant: `UPDATE_GOLDENFILES=1 cargo test -p system --test testscripts`,
-//! and read the difference.
+//! After an intended change, run `UPDATE_GOLDENFILES=1 cargo test -p system --test testscripts` and
+//! review the difference.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,11 +43,11 @@ fn run(path: &std::path::Path) {
     goldenscript::run(&mut Cluster::default(), path).unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// A cluster that does nothing by itself.
+/// A cluster in which nothing happens but by command.
 #[derive(Default)]
 struct Cluster {
     nodes: BTreeMap<Node, Host>,
-    /// Messages under way, in the order sent.
+    /// Messages in flight, in the order sent.
     network: Vec<(Node, Node, Message)>,
     commit: CommitMode,
     rules: Rules,
@@ -56,7 +56,7 @@ struct Cluster {
     stores: u64,
 }
 
-/// A node's place: its store outlives its process.
+/// A node: its store survives its process.
 #[derive(Default)]
 struct Host {
     machine: Option<Machine>,
@@ -81,7 +81,7 @@ impl goldenscript::Runner for Cluster {
             words.push(word.to_owned());
         }
         let nodes = || words.iter().map(|word| word.parse()).collect::<Result<Vec<Node>, _>>();
-        let node = || words.first().ok_or("which node?")?.parse::<Node>();
+        let node = || words.first().ok_or("a node is missing")?.parse::<Node>();
         match command.name.as_str() {
             "cluster" => self.cluster(&pairs),
             "put" => {
@@ -106,14 +106,14 @@ impl goldenscript::Runner for Cluster {
                 let due = self.take(&words, &pairs, again)?;
                 Ok(due
                     .into_iter()
-                    .map(|(from, to, message)| self.hear(from, to, message))
+                    .map(|(from, to, message)| self.receive(from, to, message))
                     .collect())
             }
             "drop" => {
                 let lost = self.take(&words, &pairs, false)?;
                 Ok(lost
                     .iter()
-                    .map(|(from, to, it)| format!("{from} to {to}: {}\n", it.body))
+                    .map(|(from, to, message)| format!("{from} to {to}: {}\n", message.body))
                     .collect())
             }
             "force" => nodes()?.into_iter().map(|node| self.force(node)).collect(),
@@ -129,11 +129,11 @@ impl goldenscript::Runner for Cluster {
                 let node = node()?;
                 let host = self.host(node)?;
                 let id = host.timers.iter().copied().find(|id| id.to_string() == name);
-                let id = id.ok_or_else(|| format!("{node} has set no timer '{name}'"))?;
+                let id = id.ok_or_else(|| format!("{node} has no timer '{name}'"))?;
                 host.timers.remove(&id);
                 Ok(self.step(node, Event::Timer(id)))
             }
-            "kill" | "cut" => {
+            "kill" | "power-loss" => {
                 let host = self.host(node()?)?;
                 host.machine = None;
                 host.timers.clear();
@@ -158,7 +158,7 @@ impl goldenscript::Runner for Cluster {
             }
             "settle" => self.settle(),
             "status" => {
-                let machine = self.host(node()?)?.machine.as_ref().ok_or("it is down")?;
+                let machine = self.host(node()?)?.machine.as_ref().ok_or("the node is down")?;
                 let status = machine.status();
                 let mut out = format!(
                     "epoch {}, incarnation {}, watermark {}, {}\n",
@@ -184,8 +184,8 @@ impl goldenscript::Runner for Cluster {
                 Ok(out)
             }
             "network" => {
-                let line = |(from, to, it): &(Node, Node, Message)| {
-                    format!("{from} to {to}: {}\n", it.body)
+                let line = |(from, to, message): &(Node, Node, Message)| {
+                    format!("{from} to {to}: {}\n", message.body)
                 };
                 Ok(self.network.iter().map(line).collect())
             }
@@ -224,7 +224,7 @@ impl Cluster {
     }
 
     fn start(&mut self, node: Node, bootstrap: bool, commit: CommitMode) -> String {
-        let host = self.nodes.get_mut(&node).expect("it was just named");
+        let host = self.nodes.get_mut(&node).expect("the caller has checked the node");
         let timing = Timing { peer_inquiry_after: 1, watermark_batch: 2, ..Timing::default() };
         let (rules, replicas, store) = (self.rules, self.replicas, host.id);
         let config = Config { node, replicas, store, bootstrap, commit, rules, timing };
@@ -248,22 +248,22 @@ impl Cluster {
         Ok(self.step(node, Event::Persisted(last)))
     }
 
-    fn hear(&mut self, from: Node, to: Node, message: Message) -> String {
+    fn receive(&mut self, from: Node, to: Node, message: Message) -> String {
         self.step(to, Event::Message { from, message })
     }
 
-    /// Takes matching messages off the network.
+    /// Removes matching messages from the network.
     fn take(
         &mut self,
         kinds: &[String],
         pairs: &BTreeMap<String, String>,
         keep: bool,
     ) -> Result<Vec<(Node, Node, Message)>, String> {
-        let end = |name| pairs.get(name).map(|node: &String| node.parse::<Node>()).transpose();
-        let (sender, receiver) = (end("from")?, end("to")?);
+        let endpoint = |name| pairs.get(name).map(|node: &String| node.parse::<Node>()).transpose();
+        let (sender, receiver) = (endpoint("from")?, endpoint("to")?);
         let matches = |(from, to, message): &(Node, Node, Message)| {
-            sender.is_none_or(|it| it == *from)
-                && receiver.is_none_or(|it| it == *to)
+            sender.is_none_or(|node| node == *from)
+                && receiver.is_none_or(|node| node == *to)
                 && (kinds.is_empty() || kinds.iter().any(|kind| kind == message.body.kind()))
         };
         let (taken, rest): (Vec<_>, Vec<_>) = self.network.drain(..).partition(matches);
@@ -272,7 +272,7 @@ impl Cluster {
             self.network.extend(taken.iter().cloned());
         }
         if taken.is_empty() {
-            return Err("no such message is under way".to_owned());
+            return Err("no such message is in flight".to_owned());
         }
         Ok(taken)
     }
@@ -281,25 +281,25 @@ impl Cluster {
         let mut out = String::new();
         for _ in 0..100 {
             let nodes: Vec<_> = self.nodes.keys().copied().collect();
-            let mut quiet = self.network.is_empty();
+            let mut idle = self.network.is_empty();
             for node in nodes {
                 let host = &self.nodes[&node];
                 if host.machine.is_some() && host.store.synced() < host.store.last() {
-                    quiet = false;
+                    idle = false;
                     out += &self.force(node)?;
                 }
             }
-            if quiet {
+            if idle {
                 return Ok(out);
             }
             for (from, to, message) in std::mem::take(&mut self.network) {
-                out += &self.hear(from, to, message);
+                out += &self.receive(from, to, message);
             }
         }
-        Err("this never settles")?
+        Err("the cluster does not settle")?
     }
 
-    /// What happens to a node that is down is lost.
+    /// Lets a node process an event. A node that is down loses it.
     fn step(&mut self, node: Node, event: Event) -> String {
         let mut out = format!("{node}: {event}\n");
         let host = self.nodes.get_mut(&node).expect("every sender and receiver is a node");
@@ -317,7 +317,7 @@ impl Cluster {
         let host = self.nodes.get_mut(&node).expect("every sender and receiver is a node");
         for effect in effects {
             if !matches!(effect, Effect::SetTimer { .. } | Effect::Force(_)) {
-                writeln!(out, "    {effect}").expect("a string takes all");
+                writeln!(out, "    {effect}").expect("writing to a string");
             }
             match effect {
                 Effect::Append(record) => {
@@ -325,10 +325,10 @@ impl Cluster {
                 }
                 Effect::Send { to, message } => self.network.push((node, to, message)),
                 Effect::Serve { read, key } => {
-                    let machine = host.machine.as_ref().expect("it runs");
+                    let machine = host.machine.as_ref().expect("the node runs");
                     let message =
                         machine.message(Body::Value { read, found: host.store.get(&key).cloned() });
-                    writeln!(out, "    send master {}", message.body).expect("a string takes all");
+                    writeln!(out, "    send master {}", message.body).expect("writing to a string");
                     self.network.push((node, Node::Master, message));
                 }
                 Effect::SetTimer { id, .. } => {

@@ -1,5 +1,5 @@
-//! A node's standard input, when a harness holds the other end: one command a line, answered on
-//! standard output. Knows the commands; what they arm is known elsewhere.
+//! Control of a node by a test, over standard input: one command per line, answered on standard
+//! output. Knows the commands, but not what crash points do.
 
 use std::{
     io::{self, BufRead as _},
@@ -9,29 +9,29 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::points::{Points, Role, say};
+use super::crash_points::{CrashPoints, Role, print_control_line};
 
-/// Follows standard input in a thread of its own, so that a point is armed whatever else the node
-/// is doing. Says through `ended` when the input has ended.
+/// Reads standard input in a separate thread, so that a point is armed whatever the node is doing.
+/// Reports through `ended` when the input is closed.
 pub(super) fn listen(
-    points: Arc<Points>,
+    points: Arc<CrashPoints>,
     role: Role,
     ended: oneshot::Sender<()>,
 ) -> io::Result<()> {
     thread::Builder::new().name("control".to_owned()).spawn(move || {
         for line in io::stdin().lock().lines() {
             let Ok(line) = line else { break };
-            if let Some(answer) = obey(&points, role, line.trim()) {
-                say(&answer);
+            if let Some(answer) = execute(&points, role, line.trim()) {
+                print_control_line(&answer);
             }
         }
-        // If the node has ended already there is nothing to say.
+        // The node may have stopped already.
         let _ = ended.send(());
     })?;
     Ok(())
 }
 
-fn obey(points: &Points, role: Role, line: &str) -> Option<String> {
+fn execute(points: &CrashPoints, role: Role, line: &str) -> Option<String> {
     match line.split_once(' ').unwrap_or((line, "")) {
         ("", "") => None,
         ("disarm", "") => {
@@ -40,9 +40,9 @@ fn obey(points: &Points, role: Role, line: &str) -> Option<String> {
         }
         ("arm", point) => Some(match points.arm(point, role) {
             Ok(()) => format!("armed {point}"),
-            Err(why) => format!("bad {point} {why}"),
+            Err(why) => format!("error {point} {why}"),
         }),
-        _ => Some(format!("bad {line} no command: want arm POINT, or disarm")),
+        _ => Some(format!("error {line} unknown command: expected arm POINT, or disarm")),
     }
 }
 
@@ -52,15 +52,18 @@ mod tests {
 
     #[test]
     fn commands_are_answered() {
-        let points = Points::default();
-        let obey = |line: &str| obey(&points, Role::Master, line);
+        let points = CrashPoints::default();
+        let execute = |line: &str| execute(&points, Role::Master, line);
         let point = "master:after-persist:commit";
-        assert_eq!(obey(&format!("arm {point}")), Some(format!("armed {point}")));
-        assert_eq!(obey("disarm"), Some("disarmed".into()));
-        assert_eq!(obey(""), None);
-        let bad = obey("arm master:after-persist:comit").expect("answers");
-        assert!(bad.starts_with("bad master:after-persist:comit 'comit' is no"), "{bad}");
-        assert!(obey("arm").expect("answers").starts_with("bad "));
-        assert!(obey("dance").expect("answers").starts_with("bad dance no command"));
+        assert_eq!(execute(&format!("arm {point}")), Some(format!("armed {point}")));
+        assert_eq!(execute("disarm"), Some("disarmed".into()));
+        assert_eq!(execute(""), None);
+        let error = execute("arm master:after-persist:comit").expect("an answer");
+        assert!(
+            error.starts_with("error master:after-persist:comit unknown kind 'comit'"),
+            "{error}"
+        );
+        assert!(execute("arm").expect("an answer").starts_with("error "));
+        assert!(execute("dance").expect("an answer").starts_with("error dance unknown command"));
     }
 }

@@ -1,5 +1,5 @@
-//! The event loop: takes events to the machine, turn by turn, and performs what it wants, in
-//! order. The only user of the machine, the store and the journal.
+//! The event loop: passes events to the machine, one iteration after the other, and performs the
+//! resulting effects in order. The only user of the machine, the store and the journal.
 
 use std::{
     collections::HashMap,
@@ -22,10 +22,10 @@ use tokio::{
 
 use super::{
     NodeError,
-    kv::{Call, ResponseHandle},
-    peers::{Arrival, Peers},
-    points::{self, Place, Points, Reached, Side},
-    serve::{Health, Question},
+    crash_points::{self, CrashPoints, Hit, Side, Site},
+    kv_service::{Call, ResponseHandle},
+    peers::{InboundBatch, Peers},
+    server::{Health, InspectRequest},
     timers::Timers,
 };
 use crate::{
@@ -38,32 +38,33 @@ use crate::{
     wire,
 };
 
-/// Events that a turn takes at most, so that no effect waits for ever more of them.
-const TURN_EVENTS: usize = 1024;
-/// How long a node that stops at a point, or for good, waits for the kernel to take what it sends.
-const DRAIN: Duration = Duration::from_millis(100);
-/// How often at most the health service is told how the node stands.
-const HEALTH: Duration = Duration::from_millis(100);
+/// The maximum number of events in an iteration, so that effects are not delayed indefinitely.
+const ITERATION_EVENTS_MAX: usize = 1024;
+/// How long a node waits for the kernel to accept its messages before it stops, at a crash point or
+/// for good.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
+/// The minimum interval between updates of the health service.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Where events come from, besides timers.
+/// The sources of events, besides timers.
 pub(super) struct Inputs {
     pub(super) persisted: mpsc::UnboundedReceiver<Result<Lsn, Arc<StoreError>>>,
-    pub(super) arrivals: mpsc::Receiver<Arrival>,
-    pub(super) called: mpsc::Receiver<Call>,
-    pub(super) asked: mpsc::Receiver<Question>,
+    pub(super) inbound: mpsc::Receiver<InboundBatch>,
+    pub(super) calls: mpsc::Receiver<Call>,
+    pub(super) inspections: mpsc::Receiver<InspectRequest>,
 }
 
-/// How the loop ended, and the store, which is still to be closed.
-pub(super) struct End {
+/// How the loop ended, and the store, which is still open.
+pub(super) struct LoopExit {
     pub(super) store: Store,
-    pub(super) how: Result<(), NodeError>,
+    pub(super) result: Result<(), NodeError>,
 }
 
 /// A call that the machine has not answered yet.
-struct Caller {
-    reply: ResponseHandle,
+struct PendingCall {
+    handle: ResponseHandle,
     meter: Arc<Meter>,
-    _slot: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 pub(super) struct EventLoop<'a> {
@@ -71,38 +72,37 @@ pub(super) struct EventLoop<'a> {
     store: Store,
     journal: Option<(journal::Writer, PathBuf)>,
     peers: &'a Peers,
-    points: Arc<Points>,
+    crash_points: Arc<CrashPoints>,
     health: Health,
     health_due: Instant,
     timers: Timers,
-    callers: HashMap<CallId, Caller, RandomState>,
+    pending_calls: HashMap<CallId, PendingCall, RandomState>,
     last_call: CallId,
-    /// Events that wait for their turn.
+    /// Events for the next iteration.
     events: Vec<Event>,
-    /// What the machine wants done, and has not been done yet.
+    /// Effects that are not performed yet.
     effects: Vec<Effect>,
-    /// What is done of it at the end of a turn: the greatest force, and the messages for each
-    /// peer, by wire number.
+    /// Gathered during an iteration and handed over at its end: the greatest force, and the
+    /// messages for each peer, by wire number.
     force: Lsn,
-    sending: Vec<Vec<pb::Envelope>>,
-    /// Answers that were given in this turn, as the count at which their connection's meter shows
-    /// them gone. Kept only while a point is armed.
+    outgoing: Vec<Vec<pb::Envelope>>,
+    /// Replies of this iteration, each with the value of its connection's meter once the kernel has
+    /// accepted it. Only tracked while a crash point is armed.
     replied: Vec<(Arc<Meter>, u64)>,
 }
 
 impl<'a> EventLoop<'a> {
-    /// Starts the machine from what its store has kept. The effects of that come with the first
-    /// turn.
+    /// Recovers the machine from its records. The first iteration performs the resulting effects.
     pub(super) fn recover(
         config: Config,
         records: Vec<Record>,
         store: Store,
         mut journal: Option<(journal::Writer, PathBuf)>,
         peers: &'a Peers,
-        points: Arc<Points>,
+        crash_points: Arc<CrashPoints>,
         health: Health,
     ) -> Self {
-        let sending = vec![Vec::new(); usize::from(config.replicas) + 1];
+        let outgoing = vec![Vec::new(); usize::from(config.replicas) + 1];
         let (machine, effects) = Machine::recover(config.clone(), &records);
         if let Some((journal, _)) = &mut journal {
             journal.add(&journal::Entry::Start { t: monotonic_ns(), config, records });
@@ -115,96 +115,98 @@ impl<'a> EventLoop<'a> {
             store,
             journal,
             peers,
-            points,
+            crash_points,
             health,
             health_due: Instant::now(),
             timers: Timers::new(Instant::now()),
-            callers: HashMap::default(),
+            pending_calls: HashMap::default(),
             last_call: 0,
             events: Vec::new(),
             effects,
             force: 0,
-            sending,
+            outgoing,
             replied: Vec::new(),
         }
     }
 
-    /// Turns until told to stop, and then until no call is in flight, for at most `patience`.
+    /// Runs until `stop` completes, and then until no call is in flight, for at most `grace`.
     pub(super) async fn run(
         mut self,
         mut inputs: Inputs,
         stop: impl Future<Output = ()>,
         stopping: &AtomicBool,
-        patience: Duration,
-    ) -> End {
-        let how = self.turns(&mut inputs, stop, stopping, patience).await;
+        grace: Duration,
+    ) -> LoopExit {
+        let result = self.iterate(&mut inputs, stop, stopping, grace).await;
         self.drain().await;
-        End { store: self.store, how }
+        LoopExit { store: self.store, result }
     }
 
-    async fn turns(
+    async fn iterate(
         &mut self,
         inputs: &mut Inputs,
         stop: impl Future<Output = ()>,
         stopping: &AtomicBool,
-        patience: Duration,
+        grace: Duration,
     ) -> Result<(), NodeError> {
         let mut stop = std::pin::pin!(stop);
         let mut until: Option<Instant> = None;
-        // Kept, for most turns end before it and leave it as it is.
-        let mut alarm = std::pin::pin!(sleep_until(Instant::now()));
-        self.settle().await?;
+        // Kept across iterations, because most of them end before it fires.
+        let mut wakeup = std::pin::pin!(sleep_until(Instant::now()));
+        self.perform_effects().await?;
         loop {
             if let Some(until) = until
-                && (Instant::now() >= until || self.callers.is_empty() && inputs.called.is_empty())
+                && (Instant::now() >= until
+                    || self.pending_calls.is_empty() && inputs.calls.is_empty())
             {
                 return Ok(());
             }
-            self.tell_health().await;
+            self.report_health().await;
             let timer = self.timers.next();
             let wake = [timer, until].into_iter().flatten().min();
-            if let Some(wake) = wake.filter(|wake| *wake != alarm.deadline()) {
-                alarm.as_mut().reset(wake);
+            if let Some(wake) = wake.filter(|wake| *wake != wakeup.deadline()) {
+                wakeup.as_mut().reset(wake);
             }
             tokio::select! {
                 biased;
                 () = &mut stop, if until.is_none() => {
                     stopping.store(true, Ordering::Relaxed);
-                    until = Some(Instant::now() + patience);
+                    until = Some(Instant::now() + grace);
                 }
-                Some(report) = inputs.persisted.recv() => self.persisted(report, inputs)?,
-                Some(arrival) = inputs.arrivals.recv() => self.arrived(arrival),
-                Some(call) = inputs.called.recv() => self.called(call),
-                Some(question) = inputs.asked.recv() => self.asked(question),
-                () = &mut alarm, if wake.is_some() => {}
+                Some(report) = inputs.persisted.recv() => self.on_persisted(report, inputs)?,
+                Some(arrival) = inputs.inbound.recv() => self.on_inbound(arrival),
+                Some(call) = inputs.calls.recv() => self.on_call(call),
+                Some(inspections) = inputs.inspections.recv() => self.on_inspection(inspections),
+                () = &mut wakeup, if wake.is_some() => {}
             }
             self.gather(inputs)?;
-            self.turn().await?;
+            self.process_events().await?;
         }
     }
 
-    /// Takes in what else is there already, up to a full turn. What others wait for comes first.
+    /// Gathers the events that are already available, up to the maximum. Those that others wait for
+    /// come first.
     fn gather(&mut self, inputs: &mut Inputs) -> Result<(), NodeError> {
         if let Ok(report) = inputs.persisted.try_recv() {
-            self.persisted(report, inputs)?;
+            self.on_persisted(report, inputs)?;
         }
         let now = Instant::now();
         while let Some(timer) = self.timers.take(now) {
             self.events.push(Event::Timer(timer));
         }
-        while self.events.len() < TURN_EVENTS {
-            let Ok(arrival) = inputs.arrivals.try_recv() else { break };
-            self.arrived(arrival);
+        while self.events.len() < ITERATION_EVENTS_MAX {
+            let Ok(arrival) = inputs.inbound.try_recv() else { break };
+            self.on_inbound(arrival);
         }
-        while self.events.len() < TURN_EVENTS {
-            let Ok(call) = inputs.called.try_recv() else { break };
-            self.called(call);
+        while self.events.len() < ITERATION_EVENTS_MAX {
+            let Ok(call) = inputs.calls.try_recv() else { break };
+            self.on_call(call);
         }
         Ok(())
     }
 
-    /// Of several reports the last says everything.
-    fn persisted(
+    /// Handles a report of the store. Of several, the last one covers the others.
+    fn on_persisted(
         &mut self,
         mut report: Result<Lsn, Arc<StoreError>>,
         inputs: &mut Inputs,
@@ -219,50 +221,51 @@ impl<'a> EventLoop<'a> {
         Ok(())
     }
 
-    fn arrived(&mut self, (from, messages): Arrival) {
+    fn on_inbound(&mut self, (from, messages): InboundBatch) {
         self.events.extend(messages.into_iter().map(|message| Event::Message { from, message }));
     }
 
-    fn called(&mut self, call: Call) {
-        let Call { request, reply, meter, _slot } = call;
+    fn on_call(&mut self, call: Call) {
+        let Call { request, handle, meter, _permit } = call;
         self.last_call += 1;
-        self.callers.insert(self.last_call, Caller { reply, meter, _slot });
+        self.pending_calls.insert(self.last_call, PendingCall { handle, meter, _permit });
         self.events.push(Event::Client { call: self.last_call, request });
     }
 
-    fn asked(&mut self, question: Question) {
-        // Whoever has asked may be gone.
-        match question {
-            Question::Status(reply) => {
+    fn on_inspection(&mut self, inspections: InspectRequest) {
+        // The caller may have disconnected.
+        match inspections {
+            InspectRequest::Status(reply) => {
                 let _ = reply.send(self.machine.status());
             }
-            Question::Dump(reply) => {
+            InspectRequest::Dump(reply) => {
                 let _ = reply.send(self.store.entries());
             }
         }
     }
 
-    async fn tell_health(&mut self) {
+    async fn report_health(&mut self) {
         let now = Instant::now();
         if now >= self.health_due {
-            self.health_due = now + HEALTH;
+            self.health_due = now + HEALTH_INTERVAL;
             let ready = self.machine.status().ready;
-            self.health.tell(ready).await;
+            self.health.report(ready).await;
         }
     }
 
-    /// Lets the machine step through the events, then does what it wants.
-    async fn turn(&mut self) -> Result<(), NodeError> {
+    /// Passes the gathered events to the machine, then performs its effects.
+    async fn process_events(&mut self) -> Result<(), NodeError> {
         self.replied.clear();
         let mut events = mem::take(&mut self.events);
         let t = if self.journal.is_some() { monotonic_ns() } else { 0 };
         for event in events.drain(..) {
-            let passing = self.points.watches(Place::Receive).then(|| received(&event)).flatten();
-            if let Some((kind, txn)) = passing
-                && let Some(reached) = self.points.pass(Side::Before, Place::Receive, kind, txn)
+            let crossing =
+                self.crash_points.is_armed_at(Site::Receive).then(|| crossing_of(&event)).flatten();
+            if let Some((kind, txn)) = crossing
+                && let Some(hit) = self.crash_points.hit(Side::Before, Site::Receive, kind, txn)
             {
-                self.settle().await?;
-                self.stop_at(reached).await;
+                self.perform_effects().await?;
+                self.stop_at(hit).await;
             }
             let from = self.effects.len();
             if let Some((journal, _)) = &mut self.journal {
@@ -277,21 +280,21 @@ impl<'a> EventLoop<'a> {
             if matches!(self.effects.last(), Some(Effect::Halt { .. })) {
                 break;
             }
-            if let Some((kind, txn)) = passing
-                && let Some(reached) = self.points.pass(Side::After, Place::Receive, kind, txn)
+            if let Some((kind, txn)) = crossing
+                && let Some(hit) = self.crash_points.hit(Side::After, Site::Receive, kind, txn)
             {
-                self.settle().await?;
-                self.stop_at(reached).await;
+                self.perform_effects().await?;
+                self.stop_at(hit).await;
             }
         }
-        self.settle().await?;
+        self.perform_effects().await?;
         events.clear();
         self.events = events;
         Ok(())
     }
 
-    /// Performs every effect that is wanted, in order, behind the journal.
-    async fn settle(&mut self) -> Result<(), NodeError> {
+    /// Performs every pending effect in order, after writing the journal.
+    async fn perform_effects(&mut self) -> Result<(), NodeError> {
         if let Some((journal, path)) = &mut self.journal {
             journal.write().map_err(|cause| NodeError::Journal { path: path.clone(), cause })?;
         }
@@ -324,78 +327,79 @@ impl<'a> EventLoop<'a> {
     }
 
     async fn send(&mut self, to: Node, message: Message) {
-        let passing = self
-            .points
-            .watches(Place::Send)
+        let crossing = self
+            .crash_points
+            .is_armed_at(Site::Send)
             .then(|| (message.body.kind(), message.body.txns().first().copied()));
-        self.pass(Side::Before, Place::Send, passing).await;
-        match self.sending.get_mut(wire::node_to_wire(to) as usize) {
-            Some(sending) => sending.push(wire::to_wire(message)),
-            None => tracing::error!("a message for {to}, which is no peer: {message:?}"),
+        self.stop_if_hit(Side::Before, Site::Send, crossing).await;
+        match self.outgoing.get_mut(wire::node_to_wire(to) as usize) {
+            Some(outgoing) => outgoing.push(wire::to_wire(message)),
+            None => tracing::error!("dropped a message for {to}, which is not a peer: {message:?}"),
         }
-        self.pass(Side::After, Place::Send, passing).await;
+        self.stop_if_hit(Side::After, Site::Send, crossing).await;
     }
 
-    async fn reply(&mut self, call: CallId, outcome: Reply) {
-        let passing = self
-            .points
-            .watches(Place::Reply)
-            .then(|| (outcome.kind(), points::outcome_txn(&outcome)));
-        self.pass(Side::Before, Place::Reply, passing).await;
-        if let Some(Caller { reply, meter, _slot }) = self.callers.remove(&call) {
-            // A client that has gone will never know; its transaction went on without it.
-            if reply.send(outcome) && self.points.any() {
-                let before = self.replied.iter().rfind(|(it, _)| Arc::ptr_eq(it, &meter));
+    async fn reply(&mut self, call: CallId, reply: Reply) {
+        let crossing = self
+            .crash_points
+            .is_armed_at(Site::Reply)
+            .then(|| (reply.kind(), crash_points::txn_of_reply(&reply)));
+        self.stop_if_hit(Side::Before, Site::Reply, crossing).await;
+        if let Some(PendingCall { handle, meter, _permit }) = self.pending_calls.remove(&call) {
+            // A client that has disconnected does not get its answer; its transaction proceeded
+            // without it.
+            if handle.send(reply) && self.crash_points.is_armed() {
+                let before = self.replied.iter().rfind(|(other, _)| Arc::ptr_eq(other, &meter));
                 let gone = before.map_or(0, |(_, gone)| *gone).max(meter.ended()) + 1;
                 self.replied.push((meter, gone));
             }
         }
-        self.pass(Side::After, Place::Reply, passing).await;
+        self.stop_if_hit(Side::After, Site::Reply, crossing).await;
     }
 
-    /// Hands over what the turn has gathered: one force, one batch a peer.
+    /// Hands over what was gathered: one force, and one batch for each peer.
     fn flush(&mut self) {
         if self.force > 0 {
             self.store.force(mem::take(&mut self.force));
         }
-        for (n, outbox) in self.peers.outboxes() {
-            outbox.send(&mut self.sending[n]);
+        for (n, buffer) in self.peers.send_buffers() {
+            buffer.send(&mut self.outgoing[n]);
         }
     }
 
-    /// Stops if what passes here meets the point that is armed.
-    async fn pass(&mut self, side: Side, place: Place, passing: Option<Passing>) {
-        if let Some((kind, txn)) = passing
-            && let Some(reached) = self.points.pass(side, place, kind, txn)
+    /// Stops the process if the armed crash point is hit.
+    async fn stop_if_hit(&mut self, side: Side, site: Site, crossing: Option<Crossing>) {
+        if let Some((kind, txn)) = crossing
+            && let Some(hit) = self.crash_points.hit(side, site, kind, txn)
         {
-            self.stop_at(reached).await;
+            self.stop_at(hit).await;
         }
     }
 
-    async fn stop_at(&mut self, reached: Reached) {
+    async fn stop_at(&mut self, hit: Hit) {
         self.drain().await;
-        reached.stop();
+        hit.stop();
     }
 
-    /// Lets all that was done so far come as far as the kernel, if it can be soon.
+    /// Waits, for a short time, until the kernel has accepted everything sent so far.
     async fn drain(&mut self) {
         self.flush();
-        let until = Instant::now() + DRAIN;
-        let gone = |this: &Self| {
-            this.peers.outboxes().all(|(_, outbox)| outbox.drained())
+        let until = Instant::now() + DRAIN_TIMEOUT;
+        let all_taken = |this: &Self| {
+            this.peers.send_buffers().all(|(_, buffer)| buffer.is_drained())
                 && this.replied.iter().all(|(meter, gone)| meter.ended() >= *gone)
         };
-        while !gone(self) && Instant::now() < until {
+        while !all_taken(self) && Instant::now() < until {
             sleep(Duration::from_millis(1)).await;
         }
     }
 }
 
-/// What passes a point: its kind, and the transaction that it is about.
-type Passing = (&'static str, Option<TxnId>);
+/// What crosses a site: its kind, and the transaction that it is about.
+type Crossing = (&'static str, Option<TxnId>);
 
-/// What a point would call this event, if it is one that is received.
-fn received(event: &Event) -> Option<Passing> {
+/// The kind and transaction of an event, if it is a received message or request.
+fn crossing_of(event: &Event) -> Option<Crossing> {
     match event {
         Event::Message { message, .. } => {
             Some((message.body.kind(), message.body.txns().first().copied()))
@@ -405,8 +409,8 @@ fn received(event: &Event) -> Option<Passing> {
     }
 }
 
-/// The clock that all processes of a machine share.
+/// The monotonic clock, which all processes of a machine share.
 fn monotonic_ns() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux has this clock");
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("CLOCK_MONOTONIC exists");
     u64::try_from(Duration::from(now).as_nanos()).unwrap_or(u64::MAX)
 }

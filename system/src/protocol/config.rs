@@ -1,5 +1,5 @@
-//! What a machine is told about itself and its cluster when it starts, and every period of time
-//! that the protocol knows. Knows nothing of files and flags.
+//! The configuration of a machine, and every timeout of the protocol. Does not know about files and
+//! command-line flags.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -10,45 +10,45 @@ use super::{
     types::{Node, StoreId},
 };
 
-/// Who a machine is, among whom, and by which rules and periods it acts.
+/// The configuration of a machine: its identity, its cluster, its rules and its timeouts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Config {
     /// Which node this is.
     pub node: Node,
-    /// How many replicas the cluster has, slots 1 to this.
+    /// The number of replicas; their slots are 1 to this.
     pub replicas: u8,
     /// The identity of this node's store directory.
     pub store: StoreId,
-    /// Whether an empty store may begin a new membership.
+    /// Whether a node with an empty store may join a new cluster.
     pub bootstrap: bool,
     /// What makes a commit.
     #[serde(default, skip_serializing_if = "CommitMode::is_logged")]
     pub commit: CommitMode,
-    /// The rules that are kept.
+    /// The rules that are in force.
     pub rules: Rules,
-    /// The periods.
+    /// The timeouts.
     pub timing: Timing,
 }
 
 impl Config {
-    /// Every replica of the cluster, in the order of the slots.
+    /// The replicas of the cluster, in the order of the slots.
     pub fn replica_nodes(&self) -> impl Iterator<Item = Node> + use<> {
         (1..=self.replicas).map(Node::Replica)
     }
 }
 
-/// What makes a commit, of a whole cluster and for ever: the seam at which a decision lives.
+/// What makes a commit. All nodes of a cluster use the same mode, and it never changes.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum CommitMode {
-    /// The master's log: COMMIT is durable there. Two forces, one after the other, for each write;
-    /// what the log does not name is aborted.
+    /// COMMIT is durable in the master's log. Each write needs two forces, one after the other. A
+    /// transaction that the log does not name is aborted.
     #[default]
     Logged,
-    /// The replicas' logs: PREPARE is durable at all N, and none has vetoed. One force for each
-    /// write; nothing may be presumed, so an abort rests on a durable veto.
+    /// PREPARE is durable at all N replicas, and none has vetoed. Each write needs one force.
+    /// Nothing may be presumed, so an abort rests on a durable veto.
     Votes,
 }
 
@@ -56,7 +56,7 @@ impl CommitMode {
     /// Every mode, the default first.
     pub const ALL: [CommitMode; 2] = [CommitMode::Logged, CommitMode::Votes];
 
-    /// Whether the master's log decides: the default, which nothing need mention.
+    /// Whether this is the default mode, which is left out of serialised forms.
     #[must_use]
     pub fn is_logged(&self) -> bool {
         *self == CommitMode::Logged
@@ -76,44 +76,44 @@ impl FromStr for CommitMode {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = CommitMode::ALL.into_iter().find(|mode| mode.to_string() == text);
-        found.ok_or_else(|| format!("'{text}': want logged or votes"))
+        let mode = CommitMode::ALL.into_iter().find(|mode| mode.to_string() == text);
+        mode.ok_or_else(|| format!("unknown commit mode '{text}': expected logged or votes"))
     }
 }
 
-/// The periods of the protocol and the bounds that go with them.
+/// The timeouts of the protocol and the limits that belong to them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timing {
-    /// The master aborts a transaction whose votes are missing after this. Default 1 s.
+    /// The master aborts a transaction if votes are still missing after this time. Default 1 s.
     #[serde(rename = "vote_timeout_ms", alias = "vote", with = "millis")]
     pub vote_timeout: Duration,
-    /// The master repeats an unanswered message after this, then after twice as long, and so on
-    /// up to 8 times as long. Default 250 ms.
+    /// The master retransmits an unanswered message after this time, then after twice as long, and
+    /// so on up to 8 times as long. Default 250 ms.
     #[serde(rename = "retransmit_ms", alias = "resend", with = "millis")]
     pub retransmit: Duration,
-    /// A participant asks for a decision when it has been in doubt this long, and again each time
-    /// it passes without one. Default 500 ms.
+    /// A participant inquires about a transaction after it has been in doubt for this time, and
+    /// again each time the period expires. Default 500 ms.
     #[serde(rename = "inquiry_timeout_ms", alias = "inquire", with = "millis")]
     pub inquiry_timeout: Duration,
-    /// After this many inquiries of the master without an answer a participant asks its peers as
-    /// well. Default 3.
+    /// After this many unanswered inquiries at the master, a participant asks its peers as well.
+    /// Default 3.
     #[serde(alias = "peers_after")]
     pub peer_inquiry_after: u8,
-    /// A read waits this long at a replica for a locked key. Default 200 ms.
+    /// A read waits at a replica for a locked key for at most this time. Default 200 ms.
     #[serde(rename = "read_wait_ms", alias = "read_wait", with = "millis")]
     pub read_wait: Duration,
-    /// The master turns to another replica when a read was not answered this long after it should
-    /// have been. Default 100 ms.
+    /// The master retries a read at another replica if the answer is this much later than the read
+    /// wait allows. Default 100 ms.
     #[serde(rename = "read_slack_ms", alias = "read_slack", with = "millis")]
     pub read_slack: Duration,
-    /// The master sends a heartbeat to each replica this often. Default 250 ms.
+    /// The period at which the master sends heartbeats to each replica. Default 250 ms.
     #[serde(rename = "heartbeat_ms", alias = "heartbeat", with = "millis")]
     pub heartbeat_interval: Duration,
-    /// A replica that was silent for this many heartbeats is not live. Default 4.
+    /// A replica that has missed this many heartbeats is not live. Default 4.
     #[serde(alias = "silent_heartbeats")]
     pub missed_heartbeats_max: u8,
-    /// A replica drops outcomes below the watermark when it has this many of them. Default 256.
+    /// A replica drops its outcomes below the watermark once it has this many of them. Default 256.
     #[serde(alias = "floor_batch")]
     pub watermark_batch: u32,
 }

@@ -1,19 +1,21 @@
-//! The coordinator: numbers the writes, collects votes, decides, and remembers each commit until
-//! every replica has it. One at the master. Knows nothing of values that are stored, of files,
+//! The coordinator, one at the master: numbers the writes, collects votes, decides, and remembers
+//! each commit until every replica has acknowledged it. Does not know about stored values, files,
 //! sockets or clocks.
 //!
-//! A transaction is *voting*, then either *aborted* (which nothing records: whatever the log does
-//! not name is presumed aborted) or *deciding* (COMMIT appended: irrevocable, but nobody may be
-//! told yet), then *committed* until all have acknowledged. Invariants, wherever the machine rests:
+//! A transaction is first *voting*. It then becomes *aborted*, which no record says (a transaction
+//! that the log does not name is presumed aborted), or *deciding*: COMMIT is appended and the
+//! decision is irrevocable, but it must not be published yet. When COMMIT is durable the
+//! transaction is *committed* until every replica has acknowledged it. Invariants, between steps:
 //!
-//! - nobody has been told Ok or Commit before COMMIT was durable;
-//! - a key has at most one transaction that is voting or deciding, its *holder*;
-//! - every transaction that is committed or aborted and not yet acknowledged by all is *draining*
-//!   under its key, and rides on the next Prepare of that key;
-//! - the watermark is the least transaction that is voting, deciding or committed.
+//! - No node and no client has been sent Commit or Ok before COMMIT was durable.
+//! - A key has at most one transaction that is voting or deciding, its *holder*.
+//! - Every committed or aborted transaction that some replica has not acknowledged is
+//!   *unacknowledged* under its key, and the next Prepare of that key piggybacks the decision.
+//! - The watermark is the least transaction that is voting, deciding or committed.
 //!
-//! Where a decision lives is decided in few places: in `decide_commit` and `outcome_unknown`, which
-//! know the master's log, and in the file `votes`, for a cluster in which the votes decide.
+//! Two commit modes share this code. The places that differ are `decide_commit` and
+//! `answer_unknown`, which rely on the master's log, and the module `votes`, for clusters in which
+//! the replicas' votes make the commit.
 
 mod votes;
 
@@ -25,51 +27,52 @@ use super::{
     StoreId, TimerId, Timing, TxnId, Value, Version, Write, record,
 };
 
-/// Doublings of the wait between repeats of a decision.
-const RESEND_ROUNDS_MAX: u8 = 3;
+/// How often the retransmission interval doubles before it stays constant.
+const RETRANSMIT_ROUNDS_MAX: u8 = 3;
 
 /// The coordinator of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Coordinator {
     config: Config,
-    /// The last record that this incarnation appended.
+    /// The last record appended by this incarnation.
     lsn: Lsn,
     epoch: u64,
-    /// EPOCH is durable: the machine acts.
-    up: bool,
-    /// The machine has stopped.
+    /// EPOCH is durable, so the machine may act.
+    active: bool,
+    /// The machine has halted and ignores events.
     halted: bool,
-    /// The last transaction begun in this epoch.
+    /// The sequence number of the last transaction begun in this epoch.
     last_seq: u64,
-    /// The last get begun in this epoch.
+    /// The number of the last get begun in this epoch.
     last_read: u64,
-    /// What is known of the replicas, by slot from 1.
+    /// The replicas; slot N is at index N - 1.
     members: Vec<Member>,
     /// Transactions that are voting, deciding or committed.
     txns: BTreeMap<TxnId, Txn>,
-    /// Aborted transactions, and the replicas that have not acknowledged.
+    /// Aborted transactions that some replica has not acknowledged.
     aborted: BTreeMap<TxnId, Aborted>,
-    /// Keys with a holder or something draining.
+    /// Keys that have a holder or unacknowledged transactions.
     keys: BTreeMap<Key, KeyState>,
-    /// Gets under way, by number.
+    /// Gets in progress, by number.
     gets: BTreeMap<u64, Get>,
-    /// What is to be done when a record is durable, in the order of the records.
-    parked: VecDeque<(Lsn, Parked)>,
-    /// Where the votes decide: what this master has learnt of its predecessors.
-    heritage: Option<votes::Heritage>,
+    /// Work that waits for a record to become durable, in the order of the records.
+    deferred: VecDeque<(Lsn, Deferred)>,
+    /// Votes mode only: what this master has learned about the transactions of earlier masters.
+    takeover: Option<votes::Takeover>,
 }
 
+/// What the coordinator knows about one replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Member {
-    /// The store recorded for the slot.
+    /// The store recorded for the slot, if the replica has been admitted.
     store: Option<StoreId>,
-    /// The latest start heard of.
+    /// The latest incarnation that the replica has reported.
     incarnation: u64,
-    /// Has handshaken with this epoch, and was heard since.
+    /// Has completed the handshake of this epoch, and answers heartbeats.
     live: bool,
-    /// Heartbeats since it was heard.
-    silent: u8,
-    /// A stranger in this slot was reported to the operator.
+    /// Heartbeats sent since the last message from the replica.
+    missed_heartbeats: u8,
+    /// The operator has been warned about a different store in this slot.
     warned: bool,
 }
 
@@ -81,69 +84,73 @@ struct Txn {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
-    /// Prepare is sent; these have voted yes.
+    /// Prepare is sent; `yes` are the replicas that have voted yes.
     Voting { call: CallId, value: Option<Value>, yes: Replicas },
-    /// All have voted yes, and COMMIT is not durable yet.
+    /// Every replica has voted yes; COMMIT is appended and not durable yet.
     Deciding { call: CallId },
-    /// Where the votes decide: they were not all heard, and the replicas are asked how they stand.
-    Asking {
-        /// The client of one that this master has begun, which wants it vetoed; none of one that
-        /// it has inherited.
+    /// Votes mode only: not every vote arrived in time, so the replicas are asked for their state.
+    Terminating {
+        /// The client's call, if this master began the transaction; replicas are then asked for a
+        /// veto. None for a transaction adopted from an earlier master.
         call: Option<CallId>,
-        /// Whose votes were missing when the time was up.
-        unheard: Replicas,
-        /// Whose yes is final.
-        last: Replicas,
+        /// Replicas whose votes were missing when the vote timeout expired.
+        no_vote: Replicas,
+        /// Replicas whose yes vote is final.
+        final_votes: Replicas,
     },
-    /// The decision stands; these have not acknowledged it.
-    Committed { missing: Replicas },
+    /// The decision is made; `unacked` are the replicas that have not acknowledged it.
+    Committed { unacked: Replicas },
 }
 
 impl Phase {
-    /// The client that waits for the outcome.
+    /// The client call that waits for the outcome.
     fn call(&self) -> Option<CallId> {
         match self {
             Phase::Voting { call, .. } | Phase::Deciding { call } => Some(*call),
-            Phase::Asking { call, .. } => *call,
+            Phase::Terminating { call, .. } => *call,
             Phase::Committed { .. } => None,
         }
     }
 }
 
+/// An aborted transaction that some replica has not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Aborted {
     key: Key,
-    missing: Replicas,
+    unacked: Replicas,
 }
 
+/// The transactions that may lock a key at some replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct KeyState {
     holder: Option<TxnId>,
-    draining: BTreeMap<TxnId, Decision>,
+    unacknowledged: BTreeMap<TxnId, Decision>,
 }
 
+/// A get in progress.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Get {
     call: CallId,
     key: Key,
+    /// The client's random number, which selects the first replica to ask.
     choice: u64,
     attempt: u32,
-    /// Attempts that the client's deadline has room for.
+    /// The number of attempts that fit into the client's deadline.
     attempts_max: u32,
 }
 
-/// What waits for a record to be durable.
+/// Work that waits for a record to become durable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Parked {
-    /// EPOCH: begin to act.
+enum Deferred {
+    /// EPOCH: activate the machine.
     Epoch,
     /// COMMIT: publish the decision.
     Commit(TxnId),
 }
 
 impl Coordinator {
-    /// Starts the coordinator from what its store kept. It acts when EPOCH is durable, which
-    /// forces the surviving records with it.
+    /// Recovers the coordinator from the records in its store. It acts once EPOCH is durable. Forcing
+    /// EPOCH also makes the recovered records durable.
     ///
     /// # Panics
     /// If `config.node` is not the master, or has more replicas than [`Replicas::MAX`].
@@ -154,7 +161,7 @@ impl Coordinator {
         let mut this = Coordinator {
             lsn: 0,
             epoch: 0,
-            up: false,
+            active: false,
             halted: false,
             last_seq: 0,
             last_read: 0,
@@ -163,8 +170,8 @@ impl Coordinator {
             aborted: BTreeMap::new(),
             keys: BTreeMap::new(),
             gets: BTreeMap::new(),
-            parked: VecDeque::new(),
-            heritage: (config.commit == CommitMode::Votes).then(votes::Heritage::default),
+            deferred: VecDeque::new(),
+            takeover: (config.commit == CommitMode::Votes).then(votes::Takeover::default),
             config,
         };
         if let Err(why) = this.check_identity(records) {
@@ -184,14 +191,14 @@ impl Coordinator {
         let lsn = this.append(epoch, &mut effects);
         effects.push(Effect::Force(lsn));
         if this.config.rules.keep(Rule::EpochForced) {
-            this.parked.push_back((lsn, Parked::Epoch));
+            this.deferred.push_back((lsn, Deferred::Epoch));
         } else {
-            this.begin(&mut effects);
+            this.activate(&mut effects);
         }
         (this, effects)
     }
 
-    /// Takes in an event, and adds what is to be done about it to `effects`.
+    /// Processes an event and appends the resulting effects to `effects`.
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         if self.halted {
             return;
@@ -204,39 +211,41 @@ impl Coordinator {
                 let Timing { read_wait, read_slack, .. } = self.config.timing;
                 let attempt = (read_wait + read_slack).as_millis().max(1);
                 let attempts_max = (deadline.as_millis() / attempt).clamp(1, u32::MAX.into());
-                let attempts_max = u32::try_from(attempts_max).expect("it was clamped");
+                let attempts_max = u32::try_from(attempts_max).expect("it is clamped to u32");
                 let get = Get { call, key, choice, attempt: 0, attempts_max };
                 self.last_read += 1;
-                self.try_replica(self.last_read, get, effects);
+                self.send_read(self.last_read, get, effects);
             }
-            Event::Persisted(lsn) => self.persisted(lsn, effects),
-            // Before EPOCH is durable the surviving records may still be lost: nothing may be said
-            // that rests on them. Whoever asks will ask again.
-            _ if !self.up => {}
+            Event::Persisted(lsn) => self.on_persisted(lsn, effects),
+            // Before EPOCH is durable the recovered records may still be lost, so no answer may
+            // rely on them. Senders retransmit.
+            _ if !self.active => {}
             Event::Message { from: Node::Replica(slot), message } => {
-                self.heard(slot, message, effects);
+                self.on_message(slot, message, effects);
             }
-            Event::Timer(TimerId::VoteTimeout(txn)) => self.votes_missing(txn, effects),
-            Event::Timer(TimerId::Retransmit { txn, round }) => self.resend(txn, round, effects),
-            Event::Timer(TimerId::Attempt(read)) => self.try_another(read, effects),
-            Event::Timer(TimerId::Heartbeat) => self.heartbeat(effects),
+            Event::Timer(TimerId::VoteTimeout(txn)) => self.on_vote_timeout(txn, effects),
+            Event::Timer(TimerId::Retransmit { txn, round }) => {
+                self.on_retransmit_timer(txn, round, effects);
+            }
+            Event::Timer(TimerId::Attempt(read)) => self.retry_get(read, effects),
+            Event::Timer(TimerId::Heartbeat) => self.on_heartbeat_timer(effects),
             Event::Message { from: Node::Master, .. }
             | Event::Timer(_)
             | Event::ReadResult { .. } => {
                 unreachable!(
-                    "a master has no master, sets no such timer and serves no read: {event:?}"
+                    "the master has no master, never sets this timer and serves no read: {event:?}"
                 )
             }
         }
     }
 
-    /// A message of this node, with the facts that go with each.
+    /// Wraps a body into a message from this node, with the fields that every message carries.
     #[must_use]
     pub fn message(&self, body: Body) -> Message {
         Message { store: self.config.store, epoch: self.epoch, watermark: self.watermark(), body }
     }
 
-    /// What an onlooker may know.
+    /// The state that monitoring may see.
     #[must_use]
     pub fn status(&self) -> Status {
         let txns = self.txns.iter().map(|(txn, Txn { key, .. })| (*txn, key.clone()));
@@ -255,7 +264,7 @@ impl Coordinator {
     /// See [`Machine::rebase`](super::Machine::rebase).
     pub(super) fn rebase(&mut self, durable: Lsn) {
         self.lsn -= durable;
-        self.parked.iter_mut().for_each(|(lsn, _)| *lsn -= durable);
+        self.deferred.iter_mut().for_each(|(lsn, _)| *lsn -= durable);
     }
 
     /// See [`Machine::renamed`](super::Machine::renamed).
@@ -271,28 +280,28 @@ impl Coordinator {
         }
         for Txn { phase, .. } in this.txns.values_mut() {
             match phase {
-                Phase::Voting { yes: set, .. } | Phase::Committed { missing: set } => {
+                Phase::Voting { yes: set, .. } | Phase::Committed { unacked: set } => {
                     *set = set.renamed(slot);
                 }
-                Phase::Asking { unheard, last, .. } => {
-                    *unheard = unheard.renamed(slot);
-                    *last = last.renamed(slot);
+                Phase::Terminating { no_vote, final_votes, .. } => {
+                    *no_vote = no_vote.renamed(slot);
+                    *final_votes = final_votes.renamed(slot);
                 }
                 Phase::Deciding { .. } => {}
             }
         }
-        for Aborted { missing, .. } in this.aborted.values_mut() {
-            *missing = missing.renamed(slot);
+        for Aborted { unacked, .. } in this.aborted.values_mut() {
+            *unacked = unacked.renamed(slot);
         }
-        if let Some(heritage) = &mut this.heritage {
-            heritage.rename(slot);
+        if let Some(takeover) = &mut this.takeover {
+            takeover.rename(slot);
         }
         this
     }
 
     // ---- Recovery ----
 
-    /// Whether this store may be the master's, in words if not.
+    /// Checks that this store may be the master's; the error is for the operator.
     fn check_identity(&self, records: &[Record]) -> Result<(), String> {
         if !self.config.rules.keep(Rule::EmptyStoreRefused) {
             return Ok(());
@@ -310,7 +319,7 @@ impl Coordinator {
             match record {
                 Record::Epoch { replicas: recorded, .. } if *recorded != replicas => {
                     return Err(format!(
-                        "the cluster was made with {recorded} replicas and the configuration \
+                        "the cluster was created with {recorded} replicas, but the configuration \
                          names {replicas}: the membership is static"
                     ));
                 }
@@ -319,15 +328,17 @@ impl Coordinator {
             }
         }
         if empty && !bootstrap {
-            return Err("the master's store is empty; if the cluster is new, start it with \
-                        --bootstrap; if it is not, the master's log is lost and an empty one \
-                        would take every commit for aborted"
-                .to_owned());
+            return Err(
+                "the master's store is empty; start a new cluster with --bootstrap; in an \
+                        existing cluster the master's log is lost, and an empty log would abort \
+                        every committed transaction"
+                    .to_owned(),
+            );
         }
         Ok(())
     }
 
-    /// Brings back what the records say: every commit that somebody may not have.
+    /// Restores the state in the records: every commit that some replica may not have acknowledged.
     fn replay(&mut self, records: &[Record]) {
         for record in records {
             match record {
@@ -336,10 +347,10 @@ impl Coordinator {
                     self.members[usize::from(*slot) - 1].store = Some(*store);
                 }
                 Record::Member { node: Node::Master, .. } | Record::Votes => {}
-                Record::Decided { txn, key } => {
-                    let phase = Phase::Committed { missing: self.all() };
+                Record::CommitDecision { txn, key } => {
+                    let phase = Phase::Committed { unacked: self.all() };
                     self.txns.insert(*txn, Txn { key: key.clone(), phase });
-                    self.drain(key.clone(), *txn, Decision::Commit);
+                    self.mark_unacknowledged(key.clone(), *txn, Decision::Commit);
                 }
                 Record::End { .. }
                 | Record::Promise { .. }
@@ -350,15 +361,15 @@ impl Coordinator {
                 | Record::Refused { .. }
                 | Record::Frozen { .. }
                 | Record::Watermark { .. } => {
-                    unreachable!("erased, or of a replica, yet in a master's store: {record:?}")
+                    unreachable!("a master's store cannot hold {record:?}")
                 }
             }
         }
     }
 
-    /// EPOCH is durable: fence the replicas off from every earlier master.
-    fn begin(&mut self, effects: &mut Vec<Effect>) {
-        self.up = true;
+    /// EPOCH is durable: fences the replicas off from every earlier master.
+    fn activate(&mut self, effects: &mut Vec<Effect>) {
+        self.active = true;
         for slot in self.all().slots() {
             self.send_fence(slot, effects);
         }
@@ -388,21 +399,22 @@ impl Coordinator {
         self.send_prepare(txn, self.all(), effects);
         let after = self.config.timing.vote_timeout;
         effects.push(Effect::SetTimer { id: TimerId::VoteTimeout(txn), after });
-        self.set_resend(txn, 0, effects);
+        self.set_retransmit_timer(txn, 0, effects);
     }
 
-    /// Whether every replica is live and nothing is left to settle that this master has found.
+    /// Whether every replica is live and every transaction of earlier masters is resolved.
     fn takes_writes(&self) -> bool {
-        self.up && self.live().len() == self.config.replicas && self.settled()
+        self.active && self.live().len() == self.config.replicas && self.takeover_complete()
     }
 
-    /// Asks for the votes on a transaction, with all that its key still waits for.
+    /// Requests votes on a transaction. The message piggybacks every unacknowledged decision on the
+    /// same key.
     fn send_prepare(&self, txn: TxnId, to: Replicas, effects: &mut Vec<Effect>) {
         let Some(Txn { key, phase: Phase::Voting { value, .. } }) = self.txns.get(&txn) else {
-            panic!("votes are asked for on {txn}, which is not voting")
+            panic!("cannot request votes on {txn}: it is not voting")
         };
         let piggybacked = if self.config.rules.keep(Rule::PiggybackOnPrepare) {
-            self.draining(key)
+            self.unacknowledged(key)
         } else {
             Vec::new()
         };
@@ -410,16 +422,16 @@ impl Coordinator {
         self.send_to(to, Body::Prepare { txn, write, piggybacked }, effects);
     }
 
-    /// The decisions about a key that some replica may not have heard of.
-    fn draining(&self, key: &Key) -> Vec<(TxnId, Decision)> {
-        let draining = self.keys.get(key).map(|state| &state.draining);
-        draining.into_iter().flatten().map(|(txn, decision)| (*txn, *decision)).collect()
+    /// The decisions about a key that some replica may not have received.
+    fn unacknowledged(&self, key: &Key) -> Vec<(TxnId, Decision)> {
+        let unacknowledged = self.keys.get(key).map(|state| &state.unacknowledged);
+        unacknowledged.into_iter().flatten().map(|(txn, decision)| (*txn, *decision)).collect()
     }
 
-    /// A yes vote, or an inquiry, which is a yes vote that asks for an answer.
-    fn voted_yes(&mut self, slot: u8, txn: TxnId, inquires: bool, effects: &mut Vec<Effect>) {
+    /// Handles a yes vote, or an inquiry, which is a yes vote that asks for the decision.
+    fn on_vote_yes(&mut self, slot: u8, txn: TxnId, inquires: bool, effects: &mut Vec<Effect>) {
         let Some(Txn { phase, .. }) = self.txns.get_mut(&txn) else {
-            return self.outcome_unknown(slot, txn, effects);
+            return self.answer_unknown(slot, txn, effects);
         };
         match phase {
             Phase::Voting { yes, .. } => {
@@ -432,13 +444,13 @@ impl Coordinator {
                     self.send(slot, Body::Pending { txn }, effects);
                 }
             }
-            Phase::Asking { .. } if !self.config.rules.keep(Rule::LateYesIsVoid) => {
-                self.testified(slot, txn, PeerKnowledge::Final, effects);
+            Phase::Terminating { .. } if !self.config.rules.keep(Rule::LateYesIsVoid) => {
+                self.on_peer_answer(slot, txn, PeerKnowledge::Final, effects);
             }
-            Phase::Deciding { .. } | Phase::Asking { .. } if inquires => {
+            Phase::Deciding { .. } | Phase::Terminating { .. } if inquires => {
                 self.send(slot, Body::Pending { txn }, effects);
             }
-            Phase::Deciding { .. } | Phase::Asking { .. } => {}
+            Phase::Deciding { .. } | Phase::Terminating { .. } => {}
             Phase::Committed { .. } => {
                 let decision = Decision::Commit;
                 self.send(slot, Body::Decide { txn, decision }, effects);
@@ -446,55 +458,55 @@ impl Coordinator {
         }
     }
 
-    fn voted_no(&mut self, slot: u8, txn: TxnId, reason: NoReason, effects: &mut Vec<Effect>) {
+    fn on_vote_no(&mut self, slot: u8, txn: TxnId, reason: NoReason, effects: &mut Vec<Effect>) {
         let Some(Txn { key, phase: Phase::Voting { .. } }) = self.txns.get(&txn) else { return };
         let key = key.clone();
         let by = Node::Replica(slot);
         self.abort(txn, AbortReason::Refused { by, reason }, effects);
-        // A lock that this master knows nothing of: a Prepare that arrived long after its
-        // transaction was aborted. Have it released, or each write of the key would meet it.
+        // This master does not know the holder: its Prepare arrived long after the transaction had
+        // been aborted. Release the lock, or every later write of the key would conflict with it.
         if let NoReason::Locked { holder } = reason
             && !self.txns.contains_key(&holder)
         {
-            self.abort_remnant(slot, holder, key, effects);
+            self.abort_orphan(slot, holder, key, effects);
         }
     }
 
-    fn votes_missing(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
+    fn on_vote_timeout(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
         if let Some(Txn { phase: Phase::Voting { yes, .. }, .. }) = self.txns.get(&txn) {
             if self.votes_decide() && self.config.rules.keep(Rule::VetoBeforeAbort) {
-                return self.ask_for_vetoes(txn, effects);
+                return self.request_vetoes(txn, effects);
             }
             let missing = self.all().without(*yes).nodes();
             self.abort(txn, AbortReason::Timeout { missing }, effects);
         }
     }
 
-    /// The commit point begins here: the decision is appended, and stands when it is durable. Where
-    /// the votes decide it stands already.
+    /// The commit point starts here. In logged mode the decision is appended now and published when
+    /// it is durable. In votes mode the votes have already made it.
     fn decide_commit(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
         if self.votes_decide() {
             return self.publish_commit(txn, effects);
         }
         let Some(Txn { key, phase }) = self.txns.get_mut(&txn) else {
-            panic!("{txn} is decided without having been begun")
+            panic!("{txn} is decided but was never begun")
         };
         let Phase::Voting { call, .. } = phase else { panic!("{txn} is decided twice") };
         *phase = Phase::Deciding { call: *call };
-        let record = Record::Decided { txn, key: key.clone() };
+        let record = Record::CommitDecision { txn, key: key.clone() };
         let lsn = self.append(record, effects);
         if self.config.rules.keep(Rule::DecisionForced) {
-            self.parked.push_back((lsn, Parked::Commit(txn)));
+            self.deferred.push_back((lsn, Deferred::Commit(txn)));
         } else {
             self.publish_commit(txn, effects);
         }
         effects.push(Effect::Force(lsn));
     }
 
-    /// Somebody asks about a transaction that is neither under way nor in the log. The log is
-    /// replayed in full before anybody is heard, so it was aborted, or it was committed and this
-    /// replica has acknowledged that and will ignore the answer.
-    fn outcome_unknown(&mut self, slot: u8, txn: TxnId, effects: &mut Vec<Effect>) {
+    /// Answers for a transaction that is neither in progress nor in the log. The log is replayed in
+    /// full before the first message is processed. So the transaction either aborted, or it
+    /// committed and this replica has acknowledged it and will ignore the answer.
+    fn answer_unknown(&mut self, slot: u8, txn: TxnId, effects: &mut Vec<Effect>) {
         if !self.presumes_abort(txn) {
             return self.send(slot, Body::Pending { txn }, effects);
         }
@@ -502,103 +514,106 @@ impl Coordinator {
         self.send(slot, Body::Decide { txn, decision }, effects);
     }
 
-    /// The decision stands: tell everybody.
+    /// Publishes a commit to the client and to every replica.
     fn publish_commit(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
-        let missing = self.all();
+        let unacked = self.all();
         let Some(Txn { key, phase }) = self.txns.get_mut(&txn) else {
-            panic!("{txn} is published without having been decided")
+            panic!("{txn} is published but was never decided")
         };
         assert!(!matches!(phase, Phase::Committed { .. }), "{txn} is published twice");
         let call = phase.call();
-        *phase = Phase::Committed { missing };
+        *phase = Phase::Committed { unacked };
         let key = key.clone();
-        self.drain(key, txn, Decision::Commit);
+        self.mark_unacknowledged(key, txn, Decision::Commit);
         if let Some(call) = call {
             reply(call, Reply::Committed { version: txn }, effects);
         }
-        self.send_to(missing, Body::Decide { txn, decision: Decision::Commit }, effects);
-        self.set_resend(txn, 0, effects);
+        self.send_to(unacked, Body::Decide { txn, decision: Decision::Commit }, effects);
+        self.set_retransmit_timer(txn, 0, effects);
     }
 
-    /// Ends a transaction that is voting. Nothing is recorded: abort is what the log's silence
-    /// means, or a replica's veto.
+    /// Aborts a transaction that is voting. No record is appended: in logged mode the absence of
+    /// COMMIT means abort, in votes mode a replica's veto does.
     fn abort(&mut self, txn: TxnId, reason: AbortReason, effects: &mut Vec<Effect>) {
-        let Some(Txn { key, phase: phase @ (Phase::Voting { .. } | Phase::Asking { .. }) }) =
+        let Some(Txn { key, phase: phase @ (Phase::Voting { .. } | Phase::Terminating { .. }) }) =
             self.txns.remove(&txn)
         else {
-            panic!("{txn} is aborted though it is not voting")
+            panic!("{txn} is aborted but is not voting")
         };
-        let missing = self.all();
-        self.drain(key.clone(), txn, Decision::Abort);
-        self.aborted.insert(txn, Aborted { key, missing });
+        let unacked = self.all();
+        self.mark_unacknowledged(key.clone(), txn, Decision::Abort);
+        self.aborted.insert(txn, Aborted { key, unacked });
         if let Some(call) = phase.call() {
             reply(call, Reply::Aborted(reason), effects);
         }
-        self.send_to(missing, Body::Decide { txn, decision: Decision::Abort }, effects);
-        self.set_resend(txn, 0, effects);
+        self.send_to(unacked, Body::Decide { txn, decision: Decision::Abort }, effects);
+        self.set_retransmit_timer(txn, 0, effects);
     }
 
-    /// A replica holds a lock for a transaction that was aborted and forgotten, here or by an
-    /// earlier master: have it released, and let the next Prepare of the key say so as well.
-    fn abort_remnant(&mut self, slot: u8, txn: TxnId, key: Key, effects: &mut Vec<Effect>) {
-        self.drain(key.clone(), txn, Decision::Abort);
-        let none = Aborted { key, missing: Replicas::default() };
-        self.aborted.entry(txn).or_insert(none).missing.insert(slot);
+    /// A replica holds a lock for a transaction that was aborted and forgotten, by this master or an
+    /// earlier one. Sends it the abort, which the next Prepare of the key also piggybacks.
+    fn abort_orphan(&mut self, slot: u8, txn: TxnId, key: Key, effects: &mut Vec<Effect>) {
+        self.mark_unacknowledged(key.clone(), txn, Decision::Abort);
+        let aborted = Aborted { key, unacked: Replicas::default() };
+        self.aborted.entry(txn).or_insert(aborted).unacked.insert(slot);
         self.send(slot, Body::Decide { txn, decision: Decision::Abort }, effects);
-        self.set_resend(txn, 0, effects);
+        self.set_retransmit_timer(txn, 0, effects);
     }
 
-    /// The transaction no longer holds its key, but may still lock it at some replica.
-    fn drain(&mut self, key: Key, txn: TxnId, decision: Decision) {
+    /// Records that a decided transaction no longer holds its key, but may still lock it at some
+    /// replica.
+    fn mark_unacknowledged(&mut self, key: Key, txn: TxnId, decision: Decision) {
         let state = self.keys.entry(key).or_default();
         if state.holder == Some(txn) {
             state.holder = None;
         }
-        state.draining.insert(txn, decision);
+        state.unacknowledged.insert(txn, decision);
     }
 
-    fn acknowledged(&mut self, slot: u8, txn: TxnId, effects: &mut Vec<Effect>) {
-        if let Some(Txn { phase: Phase::Committed { missing }, .. }) = self.txns.get_mut(&txn) {
-            missing.remove(slot);
-            if missing.is_empty() || !self.config.rules.keep(Rule::ForgetAfterAllAcks) {
-                let Txn { key, .. } = self.txns.remove(&txn).expect("it was just found");
-                self.drained(&key, txn);
+    fn on_ack(&mut self, slot: u8, txn: TxnId, effects: &mut Vec<Effect>) {
+        if let Some(Txn { phase: Phase::Committed { unacked }, .. }) = self.txns.get_mut(&txn) {
+            unacked.remove(slot);
+            if unacked.is_empty() || !self.config.rules.keep(Rule::ForgetAfterAllAcks) {
+                let Txn { key, .. } = self.txns.remove(&txn).expect("present: just looked up");
+                self.clear_unacknowledged(&key, txn);
                 if !self.votes_decide() {
                     self.append(Record::End { txn }, effects);
                 }
             }
-        } else if let Some(Aborted { missing, .. }) = self.aborted.get_mut(&txn) {
-            missing.remove(slot);
-            if missing.is_empty() {
-                let Aborted { key, .. } = self.aborted.remove(&txn).expect("it was just found");
-                self.drained(&key, txn);
+        } else if let Some(Aborted { unacked, .. }) = self.aborted.get_mut(&txn) {
+            unacked.remove(slot);
+            if unacked.is_empty() {
+                let Aborted { key, .. } =
+                    self.aborted.remove(&txn).expect("present: just looked up");
+                self.clear_unacknowledged(&key, txn);
             }
         }
     }
 
-    fn drained(&mut self, key: &Key, txn: TxnId) {
-        let state = self.keys.get_mut(key).expect("what drains is in its key's state");
-        state.draining.remove(&txn);
-        if state.draining.is_empty() && state.holder.is_none() {
+    /// Every replica has acknowledged the decision about this key.
+    fn clear_unacknowledged(&mut self, key: &Key, txn: TxnId) {
+        let state = self.keys.get_mut(key).expect("an unacknowledged transaction has a key state");
+        state.unacknowledged.remove(&txn);
+        if state.unacknowledged.is_empty() && state.holder.is_none() {
             self.keys.remove(key);
         }
     }
 
-    fn persisted(&mut self, lsn: Lsn, effects: &mut Vec<Effect>) {
-        assert!(lsn <= self.lsn, "a record that was never appended is durable");
-        while let Some((due, _)) = self.parked.front()
+    fn on_persisted(&mut self, lsn: Lsn, effects: &mut Vec<Effect>) {
+        assert!(lsn <= self.lsn, "record {lsn} is durable but was never appended");
+        while let Some((due, _)) = self.deferred.front()
             && *due <= lsn
         {
-            match self.parked.pop_front().expect("it was just seen").1 {
-                Parked::Epoch => self.begin(effects),
-                Parked::Commit(txn) => self.publish_commit(txn, effects),
+            match self.deferred.pop_front().expect("front() returned it").1 {
+                Deferred::Epoch => self.activate(effects),
+                Deferred::Commit(txn) => self.publish_commit(txn, effects),
             }
         }
     }
 
     // ---- Messages from replicas ----
 
-    fn heard(&mut self, slot: u8, message: Message, effects: &mut Vec<Effect>) {
+    fn on_message(&mut self, slot: u8, message: Message, effects: &mut Vec<Effect>) {
         let Message { store, epoch, watermark, body } = message;
         if !self.admit(slot, store, epoch, &body, effects) {
             return;
@@ -606,10 +621,10 @@ impl Coordinator {
         if epoch > self.epoch {
             return self.superseded(epoch, effects);
         }
-        self.members[usize::from(slot) - 1].silent = 0;
+        self.members[usize::from(slot) - 1].missed_heartbeats = 0;
         match body {
             Body::FenceOk { incarnation, in_doubt } if epoch == self.epoch => {
-                self.fenced(slot, incarnation, in_doubt, watermark, effects);
+                self.on_fence_ok(slot, incarnation, in_doubt, watermark, effects);
             }
             Body::Alive { incarnation } => {
                 let member = &mut self.members[usize::from(slot) - 1];
@@ -621,31 +636,31 @@ impl Coordinator {
                     self.send_fence(slot, effects);
                 }
             }
-            Body::VoteYes { txn } => self.voted_yes(slot, txn, false, effects),
-            Body::Inquire { txn } => self.voted_yes(slot, txn, true, effects),
-            Body::VoteNo { txn, reason } => self.voted_no(slot, txn, reason, effects),
-            Body::PeerAnswer { txn, answer } => self.testified(slot, txn, answer, effects),
+            Body::VoteYes { txn } => self.on_vote_yes(slot, txn, false, effects),
+            Body::Inquire { txn } => self.on_vote_yes(slot, txn, true, effects),
+            Body::VoteNo { txn, reason } => self.on_vote_no(slot, txn, reason, effects),
+            Body::PeerAnswer { txn, answer } => self.on_peer_answer(slot, txn, answer, effects),
             Body::Ack { txns } => {
                 for txn in txns {
-                    self.acknowledged(slot, txn, effects);
+                    self.on_ack(slot, txn, effects);
                 }
             }
             Body::Value { read, found } if read.epoch == self.epoch => {
-                self.answered(read, found, effects);
+                self.on_value(read, found, effects);
             }
             Body::Busy { read, .. } | Body::NotServing { read } if read.epoch == self.epoch => {
-                self.try_another(read, effects);
+                self.retry_get(read, effects);
             }
             Body::Stale { promised } if promised > self.epoch => {
                 self.superseded(promised, effects);
             }
-            // An answer to an earlier master, or not a replica's to say.
+            // The answer is for an earlier master, or the message is not one that replicas send.
             _ => {}
         }
     }
 
-    /// Whether the sender is the replica that it says it is. A replica met for the first time is
-    /// admitted with its handshake, by a master that may begin a membership.
+    /// Checks that the sender is the replica that it claims to be. A new replica is admitted with
+    /// its handshake, if this master may begin a membership.
     fn admit(
         &mut self,
         slot: u8,
@@ -658,17 +673,17 @@ impl Coordinator {
         else {
             return false;
         };
-        let stranger = match member.store {
+        let refusal = match member.store {
             Some(known) if known != id => {
-                format!("known by store {known}; a replica that lost its data must not rejoin")
+                format!("store {known} is recorded; a replica that lost its data must not rejoin")
             }
             None if !self.config.bootstrap => {
-                "not a member yet; if the cluster is new, start the master with --bootstrap"
+                "it is not a member; if the cluster is new, start the master with --bootstrap"
                     .to_owned()
             }
-            // No replica of this cluster that has not been met yet has promised more than this epoch.
+            // A replica of this cluster that was never admitted cannot have promised a later epoch.
             None if epoch > self.epoch => {
-                format!("it obeys a master of epoch {epoch}: it is of another, older cluster")
+                format!("it has promised epoch {epoch}: it belongs to another, older cluster")
             }
             Some(_) => return true,
             None => {
@@ -686,14 +701,14 @@ impl Coordinator {
         }
         if !member.warned {
             member.warned = true;
-            effects.push(Effect::Warn(format!("refused r{slot} with store {id}: {stranger}")));
+            effects.push(Effect::Warn(format!("refused r{slot} with store {id}: {refusal}")));
         }
         false
     }
 
-    /// A replica has promised this epoch: settle what it is in doubt about, and tell it every
-    /// decision that it has not acknowledged.
-    fn fenced(
+    /// A replica has promised this epoch. Resolves the transactions that it is in doubt about, and
+    /// sends it every decision that it has not acknowledged.
+    fn on_fence_ok(
         &mut self,
         slot: u8,
         incarnation: u64,
@@ -702,7 +717,8 @@ impl Coordinator {
         effects: &mut Vec<Effect>,
     ) {
         let member = &mut self.members[usize::from(slot) - 1];
-        // Of an earlier start, or said again: what came into doubt since the replica asks about itself.
+        // The answer is from an earlier incarnation, or a duplicate. The replica itself inquires
+        // about transactions that came into doubt since.
         if incarnation < member.incarnation || (member.live && incarnation == member.incarnation) {
             return;
         }
@@ -710,24 +726,24 @@ impl Coordinator {
         member.live = true;
         for (txn, key) in in_doubt {
             match self.txns.get(&txn) {
-                // Told below, with every commit that this replica has not acknowledged.
+                // Sent below, with every commit that this replica has not acknowledged.
                 Some(Txn { phase: Phase::Committed { .. }, .. }) => {}
-                Some(_) => self.voted_yes(slot, txn, true, effects),
-                None if !self.presumes_abort(txn) => self.inherit(slot, txn, key, effects),
-                None => self.abort_remnant(slot, txn, key, effects),
+                Some(_) => self.on_vote_yes(slot, txn, true, effects),
+                None if !self.presumes_abort(txn) => self.adopt(slot, txn, key, effects),
+                None => self.abort_orphan(slot, txn, key, effects),
             }
         }
-        // A Prepare that was lost with the connection, or with the replica's last start.
-        let unasked = self.txns.iter().filter(
+        // These Prepares were lost with the connection or with the previous incarnation.
+        let not_voted = self.txns.iter().filter(
             |(_, Txn { phase, .. })| matches!(phase, Phase::Voting { yes, .. } if !yes.contains(slot)),
         );
         let mut to = Replicas::default();
         to.insert(slot);
-        for txn in unasked.map(|(txn, _)| *txn).collect::<Vec<_>>() {
+        for txn in not_voted.map(|(txn, _)| *txn).collect::<Vec<_>>() {
             self.send_prepare(txn, to, effects);
         }
         let committed = self.txns.iter().filter_map(|(txn, Txn { phase, .. })| match phase {
-            Phase::Committed { missing } if missing.contains(slot) => {
+            Phase::Committed { unacked } if unacked.contains(slot) => {
                 Some((*txn, Decision::Commit))
             }
             _ => None,
@@ -735,35 +751,36 @@ impl Coordinator {
         let aborted = self
             .aborted
             .iter()
-            .filter(|(_, Aborted { missing, .. })| missing.contains(slot))
+            .filter(|(_, Aborted { unacked, .. })| unacked.contains(slot))
             .map(|(txn, _)| (*txn, Decision::Abort));
         let decisions: Vec<_> = committed.chain(aborted).collect();
         for (txn, decision) in decisions {
             self.send(slot, Body::Decide { txn, decision }, effects);
-            self.set_resend(txn, 0, effects);
+            self.set_retransmit_timer(txn, 0, effects);
         }
-        self.inherits(slot, watermark, effects);
+        self.record_handshake(slot, watermark, effects);
     }
 
     fn superseded(&mut self, epoch: u64, effects: &mut Vec<Effect>) {
+        // Replay compares this text with the journal, so kept journals fix its words.
         let why = format!("a master of epoch {epoch} has taken over from this one, {}", self.epoch);
         self.halt(HaltKind::Superseded, why, effects);
     }
 
     // ---- Gets ----
 
-    /// Asks one of the live replicas: which one is the caller's random choice, and another with
-    /// each attempt.
-    fn try_replica(&mut self, n: u64, get: Get, effects: &mut Vec<Effect>) {
+    /// Sends a read to one of the live replicas: the first is the client's random choice, and each
+    /// further attempt goes to the next one.
+    fn send_read(&mut self, n: u64, get: Get, effects: &mut Vec<Effect>) {
         let live = self.live().nodes();
-        if !self.up || live.is_empty() || get.attempt >= get.attempts_max {
+        if !self.active || live.is_empty() || get.attempt >= get.attempts_max {
             self.gets.remove(&n);
             return reply(get.call, Reply::Unavailable, effects);
         }
-        let turn = get.choice.wrapping_add(get.attempt.into()) % live.len() as u64;
-        let to = live[usize::try_from(turn).expect("less than the number of replicas")];
+        let index = get.choice.wrapping_add(get.attempt.into()) % live.len() as u64;
+        let to = live[usize::try_from(index).expect("less than the number of replicas")];
         let read = ReadId { epoch: self.epoch, n, attempt: get.attempt };
-        let piggybacked = self.draining(&get.key);
+        let piggybacked = self.unacknowledged(&get.key);
         let Timing { read_wait: wait, read_slack, .. } = self.config.timing;
         let body = Body::Read { read, key: get.key.clone(), piggybacked, wait };
         effects.push(Effect::Send { to, message: self.message(body) });
@@ -771,16 +788,16 @@ impl Coordinator {
         self.gets.insert(n, get);
     }
 
-    fn try_another(&mut self, read: ReadId, effects: &mut Vec<Effect>) {
+    fn retry_get(&mut self, read: ReadId, effects: &mut Vec<Effect>) {
         let Some(get) = self.gets.get(&read.n) else { return };
         if get.attempt == read.attempt {
             let get = Get { attempt: get.attempt + 1, ..get.clone() };
-            self.try_replica(read.n, get, effects);
+            self.send_read(read.n, get, effects);
         }
     }
 
-    /// Any attempt's answer will do: it was served after the client asked.
-    fn answered(
+    /// Accepts the answer of any attempt: each was served after the client had asked.
+    fn on_value(
         &mut self,
         read: ReadId,
         found: Option<(Version, Value)>,
@@ -793,12 +810,13 @@ impl Coordinator {
 
     // ---- Time ----
 
-    fn heartbeat(&mut self, effects: &mut Vec<Effect>) {
+    fn on_heartbeat_timer(&mut self, effects: &mut Vec<Effect>) {
         let Timing { heartbeat_interval, missed_heartbeats_max, .. } = self.config.timing;
         for slot in self.all().slots() {
             let member = &mut self.members[usize::from(slot) - 1];
-            member.silent = member.silent.saturating_add(1).min(missed_heartbeats_max);
-            member.live &= member.silent < missed_heartbeats_max;
+            member.missed_heartbeats =
+                member.missed_heartbeats.saturating_add(1).min(missed_heartbeats_max);
+            member.live &= member.missed_heartbeats < missed_heartbeats_max;
             if member.live {
                 self.send(slot, Body::Heartbeat, effects);
             } else {
@@ -808,54 +826,54 @@ impl Coordinator {
         effects.push(Effect::SetTimer { id: TimerId::Heartbeat, after: heartbeat_interval });
     }
 
-    /// Repeats what was not answered to those that could hear it. Those that could not are told
-    /// with their next handshake.
-    fn resend(&mut self, txn: TxnId, round: u8, effects: &mut Vec<Effect>) {
-        let dead = self.all().without(self.live());
-        let (missing, decision) = match (self.txns.get(&txn), self.aborted.get(&txn)) {
+    /// Repeats unanswered messages to the live replicas. The others receive them with their next
+    /// handshake.
+    fn on_retransmit_timer(&mut self, txn: TxnId, round: u8, effects: &mut Vec<Effect>) {
+        let down = self.all().without(self.live());
+        let (waiting, decision) = match (self.txns.get(&txn), self.aborted.get(&txn)) {
             (Some(Txn { phase: Phase::Voting { yes, .. }, .. }), _) => {
                 (self.all().without(*yes), None)
             }
-            (Some(Txn { phase: Phase::Asking { last, .. }, .. }), _) => {
-                (self.all().without(*last), None)
+            (Some(Txn { phase: Phase::Terminating { final_votes, .. }, .. }), _) => {
+                (self.all().without(*final_votes), None)
             }
-            (Some(Txn { phase: Phase::Committed { missing }, .. }), _) => {
-                (*missing, Some(Decision::Commit))
+            (Some(Txn { phase: Phase::Committed { unacked }, .. }), _) => {
+                (*unacked, Some(Decision::Commit))
             }
-            (_, Some(Aborted { missing, .. })) => (*missing, Some(Decision::Abort)),
+            (_, Some(Aborted { unacked, .. })) => (*unacked, Some(Decision::Abort)),
             _ => return,
         };
-        let to = missing.without(dead);
+        let to = waiting.without(down);
         if to.is_empty() {
             return;
         }
         match decision {
-            None if !self.ask(txn, to, effects) => self.send_prepare(txn, to, effects),
+            None if !self.send_inquiry(txn, to, effects) => self.send_prepare(txn, to, effects),
             None => {}
             Some(decision) => self.send_to(to, Body::Decide { txn, decision }, effects),
         }
-        self.set_resend(txn, (round + 1).min(RESEND_ROUNDS_MAX), effects);
+        self.set_retransmit_timer(txn, (round + 1).min(RETRANSMIT_ROUNDS_MAX), effects);
     }
 
-    fn set_resend(&self, txn: TxnId, round: u8, effects: &mut Vec<Effect>) {
+    fn set_retransmit_timer(&self, txn: TxnId, round: u8, effects: &mut Vec<Effect>) {
         let after = self.config.timing.retransmit * (1 << round);
         effects.push(Effect::SetTimer { id: TimerId::Retransmit { txn, round }, after });
     }
 
-    // ---- Small things ----
+    // ---- Helpers ----
 
-    /// Everything below is aborted, or committed and acknowledged by all.
+    /// Every transaction below it is aborted, or committed and acknowledged by every replica.
     fn watermark(&self) -> TxnId {
-        if let Some(watermark) = self.inherited_watermark() {
+        if let Some(watermark) = self.takeover_watermark() {
             return watermark;
         }
         let waits = self.config.rules.keep(Rule::WatermarkWaitsForAcks);
-        let mut holding = self
+        let mut unfinished = self
             .txns
             .iter()
             .filter(|(_, txn)| waits || !matches!(txn.phase, Phase::Committed { .. }));
         let next = TxnId::new(self.epoch, self.last_seq + 1);
-        holding.next().map_or(next, |(txn, _)| *txn)
+        unfinished.next().map_or(next, |(txn, _)| *txn)
     }
 
     fn all(&self) -> Replicas {

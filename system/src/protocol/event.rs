@@ -1,5 +1,5 @@
-//! What happens to a machine, and what a machine wants done: the whole of its contact with the
-//! world.
+//! Events, the input of a machine, and effects, its output. A machine has no other contact with the
+//! outside.
 
 use std::time::Duration;
 
@@ -11,27 +11,27 @@ use super::{
     types::{CallId, Key, Lsn, Node, ReadId, TxnId, Value, Version},
 };
 
-/// Something that happened.
+/// An input of a machine.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {
     /// A message arrived.
     Message {
-        /// Who sent it.
+        /// The sender.
         from: Node,
-        /// What it says.
+        /// The message.
         message: Message,
     },
-    /// A client asks (master only).
+    /// A client's request arrived (master only).
     Client {
-        /// Names the call in the reply.
+        /// Identifies the call in the reply.
         call: CallId,
-        /// What is asked.
+        /// The request.
         request: Request,
     },
-    /// Every record appended up to this one is durable.
+    /// Every record up to this one is durable.
     Persisted(Lsn),
-    /// A timer that was set has run out.
+    /// A timer expired.
     Timer(TimerId),
     /// The result of a read that was requested with [`Effect::Serve`]. It does not change the machine.
     ReadResult {
@@ -42,53 +42,54 @@ pub enum Event {
     },
 }
 
-/// Something to do, in the order in which the machine says it.
+/// An output of a machine: something that the driver must do, in the given order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
-    /// Append a record; reads see it at once. It takes the next [`Lsn`] of this incarnation,
-    /// counted from 1, and becomes durable with the next force, or after a while without one.
+    /// Append a record; reads see it immediately. It takes the next [`Lsn`] of this incarnation,
+    /// counted from 1. It becomes durable with the next force, or without one after a short while.
     Append(Record),
-    /// Make every record up to this one durable as soon as possible, then say `Persisted`.
+    /// Make every record up to this one durable as soon as possible, then report `Persisted`.
     Force(Lsn),
     /// Send a message.
     Send {
-        /// To whom.
+        /// The receiver.
         to: Node,
-        /// What.
+        /// The message.
         message: Message,
     },
     /// Answer a client (master only).
     Reply {
-        /// The call that is answered.
+        /// The call to answer.
         call: CallId,
         /// The answer.
         #[serde(alias = "outcome")]
         reply: Reply,
     },
-    /// Read the key in the store as it stands now, and say [`Event::ReadResult`] before the next
-    /// effect (replica only). This is the read's linearization point.
+    /// Read the key in the store in its current state, and step the machine with
+    /// [`Event::ReadResult`] before the next effect (replica only). This is the linearization point
+    /// of the read.
     Serve {
         /// The read to answer.
         read: ReadId,
-        /// What to read.
+        /// The key to read.
         key: Key,
     },
-    /// Say `Timer(id)` after this time. Setting a timer again starts it anew. Timers are never
-    /// cancelled: a machine ignores those that no longer concern it.
+    /// Report `Timer(id)` after this time. Setting a timer again restarts it. Timers are never
+    /// cancelled: a machine ignores those that no longer matter.
     SetTimer {
         /// The timer.
         id: TimerId,
         /// The time from now.
         after: Duration,
     },
-    /// Tell the operator something that needs a person.
+    /// Warn the operator about something that needs attention.
     Warn(String),
-    /// Stop the process, having performed all effects before this one.
+    /// Stop the process, after all effects before this one have been performed.
     Halt {
-        /// What kind of end this is.
+        /// The kind of stop.
         kind: HaltKind,
-        /// In words.
+        /// The reason, for the operator.
         why: String,
     },
 }
@@ -97,11 +98,11 @@ pub enum Effect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HaltKind {
-    /// The configuration or the directory is not one to start with.
+    /// The configuration or the store must not be used to start this node.
     Refused,
     /// A newer master has taken over.
     Superseded,
-    /// Something happened that the protocol rules out: a broken rule, a lost record.
+    /// A violation of the protocol: a broken rule, or a lost record.
     Violation,
 }
 
@@ -112,22 +113,22 @@ pub enum TimerId {
     /// Master: votes are missing; abort.
     #[serde(alias = "vote")]
     VoteTimeout(TxnId),
-    /// Master: repeat what was not answered: a Prepare without a vote, a decision without an
+    /// Master: retransmit what was not answered, a Prepare without a vote or a decision without an
     /// acknowledgement.
     #[serde(alias = "resend")]
     Retransmit {
         /// The transaction.
         txn: TxnId,
-        /// How often it was repeated before: the waits grow with it.
+        /// The number of earlier retransmissions, from which the interval follows.
         round: u8,
     },
-    /// Master: this attempt of a read was not answered; try another replica.
+    /// Master: this attempt of a read was not answered; retry at another replica.
     Attempt(ReadId),
-    /// Master: send heartbeats, count the silent.
+    /// Master: send heartbeats, and count the missed ones.
     Heartbeat,
-    /// Replica: in doubt for too long; ask.
+    /// Replica: in doubt for too long; inquire.
     #[serde(alias = "inquire")]
     InquiryTimeout(TxnId),
-    /// Replica: this read has waited long enough for a lock.
+    /// Replica: this read has waited for a lock for too long.
     ReadWait(ReadId),
 }

@@ -1,6 +1,5 @@
-//! What nodes say to each other, and what clients ask and are told.
-//! Receivers assume loss, duplication, reordering and unbounded delay; nothing here may assume
-//! more of a transport.
+//! The messages between nodes, and the requests and replies of clients. Receivers tolerate loss,
+//! duplication, reordering and unbounded delay, so no transport has to guarantee more.
 
 use std::time::Duration;
 
@@ -11,26 +10,27 @@ use super::{
     types::{Decision, Key, Node, ReadId, StoreId, TxnId, Value, Version, Write},
 };
 
-/// A message between two nodes, with the facts that every message carries.
+/// A message between two nodes, with the fields that every message carries.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Message {
-    /// The sender's store: a node that lost its directory is not the node that it was.
+    /// The sender's store. A node that lost its directory comes back with a different one.
     pub store: StoreId,
-    /// From the master its own epoch, from a replica the epoch that it promised.
+    /// From the master, its own epoch; from a replica, the promised epoch.
     pub epoch: u64,
-    /// From the master its watermark: every transaction below it is aborted, or committed and
-    /// acknowledged by all. From a replica the greatest watermark that it has heard of.
+    /// From the master, its watermark: every transaction below it is aborted, or committed and
+    /// acknowledged by all. From a replica, the greatest watermark that it has received.
     #[serde(alias = "floor")]
     pub watermark: TxnId,
-    /// What is said.
+    /// The content.
     pub body: Body,
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Body {
-    /// Master to replica: promise this epoch; and the store that I take you for, if I know you.
+    /// Master to replica: promise this epoch. Also names the store that the master expects at the
+    /// receiver, if it has recorded one.
     Fence {
         /// The store id recorded for the receiver's slot.
         member: Option<StoreId>,
@@ -38,12 +38,12 @@ pub enum Body {
         #[serde(default, skip_serializing_if = "CommitMode::is_logged")]
         commit: CommitMode,
     },
-    /// Replica to master: the epoch is promised, durably.
+    /// Replica to master: the epoch is durably promised.
     FenceOk {
-        /// Which start of the replica answers.
+        /// The incarnation of the replica.
         #[serde(alias = "boot")]
         incarnation: u64,
-        /// Transactions that are prepared here without a decision, and the keys that they lock.
+        /// Transactions that are prepared without a decision, and the keys that they lock.
         in_doubt: Vec<(TxnId, Key)>,
     },
     /// Master to replica: vote on this write.
@@ -52,11 +52,12 @@ pub enum Body {
         txn: TxnId,
         /// What it writes.
         write: Write,
-        /// Decisions about this key that the replica may not have heard of; applied first.
+        /// Piggybacked decisions about this key, which the replica may not have received; applied
+        /// first.
         #[serde(alias = "resolves")]
         piggybacked: Vec<(TxnId, Decision)>,
     },
-    /// Replica to master: prepared, durably; also an inquiry about the decision.
+    /// Replica to master: durably prepared. Also an inquiry about the decision.
     VoteYes {
         /// The transaction.
         txn: TxnId,
@@ -75,12 +76,12 @@ pub enum Body {
         /// Its outcome.
         decision: Decision,
     },
-    /// Replica to master: these decisions are recorded here and need not be sent again.
+    /// Replica to master: these decisions are durable here and need not be sent again.
     Ack {
-        /// Their outcomes are durable here.
+        /// The transactions whose outcomes are durable.
         txns: Vec<TxnId>,
     },
-    /// Replica to master: in doubt, what was decided?
+    /// Replica to master: in doubt, asks for the decision.
     Inquire {
         /// The transaction.
         txn: TxnId,
@@ -96,7 +97,8 @@ pub enum Body {
         read: ReadId,
         /// What to read.
         key: Key,
-        /// Decisions about this key that the replica may not have heard of; applied first.
+        /// Piggybacked decisions about this key, which the replica may not have received; applied
+        /// first.
         #[serde(alias = "resolves")]
         piggybacked: Vec<(TxnId, Decision)>,
         /// How long to wait for a locked key.
@@ -106,56 +108,57 @@ pub enum Body {
     Value {
         /// The read that is answered.
         read: ReadId,
-        /// The last committed write of the key, none if it is absent.
+        /// The last committed write of the key, or none if it is absent.
         found: Option<(Version, Value)>,
     },
     /// Replica to master: the key stayed locked.
     Busy {
         /// The read that is answered.
         read: ReadId,
-        /// Who holds the lock.
+        /// The transaction that holds the lock.
         txn: TxnId,
     },
-    /// Replica to master: no handshake since this replica started.
+    /// Replica to master: not serving, because there was no handshake since this replica started.
     NotServing {
         /// The read that is answered.
         read: ReadId,
     },
-    /// Master to replica: I live.
+    /// Master to replica: the master is alive.
     Heartbeat,
-    /// Replica to master: I live. Sent in answer to a heartbeat, and unasked after a start.
+    /// Replica to master: the replica is alive. Sent in answer to a heartbeat, and once after a
+    /// start.
     Alive {
-        /// Which start of the replica this is.
+        /// The incarnation of the replica.
         #[serde(alias = "boot")]
         incarnation: u64,
     },
-    /// Replica to master: a newer master has fenced you off.
+    /// Replica to master: a newer master has fenced the receiver off.
     Stale {
-        /// The epoch promised to it.
+        /// The promised epoch.
         promised: u64,
     },
-    /// Master to replica, where the votes decide: votes are missing; veto this transaction, unless
-    /// your yes is final.
+    /// Master to replica, votes mode: votes are missing; veto this transaction unless the yes vote
+    /// is final.
     Veto {
         /// The transaction.
         txn: TxnId,
     },
-    /// Replica to replica: in doubt and the master is silent; do you know the outcome? Where the
-    /// votes decide also master to replica, about what an earlier master has begun.
+    /// Replica to replica: in doubt, and the master does not answer; asks for the outcome. In votes
+    /// mode also master to replica, about a transaction of an earlier master.
     PeerInquire {
         /// The transaction.
         txn: TxnId,
     },
-    /// The answer to `PeerInquire`, or to `Veto`. Once true it stays true.
+    /// The answer to `PeerInquire` or `Veto`. Once true, it stays true.
     PeerAnswer {
         /// The transaction.
         txn: TxnId,
-        /// What the peer knows.
+        /// What the replica knows.
         answer: PeerKnowledge,
     },
 }
 
-/// Why a replica votes no.
+/// The reason for a no vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NoReason {
@@ -164,11 +167,11 @@ pub enum NoReason {
         /// The transaction that holds the lock.
         holder: TxnId,
     },
-    /// The transaction is aborted here already.
+    /// The transaction is already aborted here.
     Aborted,
 }
 
-/// What a replica knows of a transaction that a peer asks about.
+/// What a replica knows about a transaction when another node inquires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PeerKnowledge {
@@ -178,11 +181,11 @@ pub enum PeerKnowledge {
     Abort,
     /// In doubt as well.
     Uncertain,
-    /// In doubt as well, where the votes decide: the yes vote is final, no veto follows it.
+    /// In doubt as well, votes mode: the yes vote is final, and no veto can follow it.
     Final,
 }
 
-/// What a client asks of the master.
+/// A client's request to the master.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -192,25 +195,26 @@ pub enum Request {
     Get {
         /// What to read.
         key: Key,
-        /// A random number: picks the replica. Data, so that the machine stays a function.
+        /// A random number that selects the replica. It is part of the request, so that the machine
+        /// is deterministic.
         choice: u64,
-        /// How long the client waits.
+        /// How long the client waits for the answer.
         deadline: Duration,
     },
 }
 
-/// What a client is told. No answer at all means that the outcome is indeterminate.
+/// The answer to a client. Without an answer the outcome is indeterminate.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// The write is committed, durable at every replica.
+    /// The write is committed, and durable at every replica.
     Committed {
-        /// The transaction, which is the key's version from now on.
+        /// The transaction, which is now the key's version.
         version: Version,
     },
-    /// The write took no effect and never will.
+    /// The write had no effect and never will.
     Aborted(AbortReason),
-    /// The answer to a get: the last committed write, none if the key is absent.
+    /// The answer to a get: the last committed write, or none if the key is absent.
     Value(Option<(Version, Value)>),
     /// No replica could answer the get in time.
     Unavailable,
@@ -220,25 +224,25 @@ pub enum Reply {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AbortReason {
-    /// Another write of the key is under way.
+    /// Another write of the key is in progress.
     Conflict {
-        /// The transaction that was first.
+        /// The transaction that holds the key.
         holder: TxnId,
     },
     /// A replica voted no.
     Refused {
         /// The replica.
         by: Node,
-        /// Its reason.
+        /// The reason of the no vote.
         reason: NoReason,
     },
-    /// A replica is not live, or the master has just started and not settled yet what it found;
-    /// nothing was sent.
+    /// A replica is not live, or a starting master has not resolved the earlier transactions yet.
+    /// Nothing was sent.
     Unavailable {
         /// The replicas that are not live.
         missing: Vec<Node>,
     },
-    /// Votes were missing when the time was up.
+    /// Votes were missing when the vote timeout expired.
     Timeout {
         /// The replicas that had not voted.
         missing: Vec<Node>,
@@ -246,8 +250,8 @@ pub enum AbortReason {
 }
 
 impl Body {
-    /// The transactions that the message is about: one, or those of an acknowledgement. What only
-    /// rides on it (`piggybacked`), or what a handshake tells of, is not among them.
+    /// The transactions that the message is about: one, or those of an acknowledgement. Does not
+    /// include piggybacked decisions, or the transactions that a handshake lists.
     #[must_use]
     pub fn txns(&self) -> &[TxnId] {
         match self {
@@ -273,8 +277,8 @@ impl Body {
         }
     }
 
-    /// The message's name, as crash points and reports use it. The abort decision has a name of
-    /// its own: only a commit can be in the window of uncertainty.
+    /// The name of the message kind, as in crash points and reports. An abort decision has a name
+    /// of its own, because only a commit can be in the window of uncertainty.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -303,7 +307,7 @@ impl Body {
 }
 
 impl Request {
-    /// The request's name: `put`, `del` or `get`.
+    /// The name of the request kind: `put`, `del` or `get`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -315,7 +319,7 @@ impl Request {
 }
 
 impl Reply {
-    /// The answer's name: `ok`, `aborted`, `value` or `unavailable`.
+    /// The name of the reply kind: `ok`, `aborted`, `value` or `unavailable`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {

@@ -1,62 +1,63 @@
-//! Two-phase commit as two machines that touch nothing: no clock, no randomness, no input or
-//! output, no order that depends on a hash. The node drives them in production, the model checker
-//! explores them, the simulator shakes them: the same code.
+//! Two-phase commit as two state machines without input or output: no clock, no randomness, no
+//! socket, no file, and no order that depends on a hash. A driver feeds events in and performs the
+//! effects that come out. The node drives the machines in production, the model checker explores
+//! them, and the simulator tests them at random: the same code each time.
 //!
 //! # How a write is made
 //!
-//! A client asks the master to put a value. The [`Coordinator`] gives the write a number, its
+//! A client asks the master to put a value. The [`Coordinator`] assigns the write a number, its
 //! [`TxnId`], and sends `Prepare` to all N replicas. Each [`Participant`] locks the key, appends
-//! PREPARE, and votes yes when that record is *forced*, that is, durable. With all N yes votes the
+//! PREPARE, and votes yes once that record is *forced*, that is, durable. With all N yes votes the
 //! coordinator appends COMMIT to the master's log. The moment when that record is durable is the
 //! *commit point*: before it the write has not happened, after it the write cannot be undone. The
-//! client is told Ok, and `Decide` goes out behind the answer. A replica that learns the decision
-//! appends COMMIT, applies the write and unlocks the key in one step; its acknowledgement waits
-//! until that is durable, and with the last acknowledgement the master forgets the transaction.
+//! client is answered Ok, and `Decide` follows the answer. A replica that learns the decision
+//! appends COMMIT, applies the write and unlocks the key in one step. It acknowledges once COMMIT
+//! is durable. With the last acknowledgement the master forgets the transaction.
 //!
-//! Two forces, then, stand on a write's path, one after the other: PREPARE at all replicas at once,
-//! COMMIT at the master.
+//! A write therefore waits for two forces, one after the other: PREPARE at all replicas in
+//! parallel, then COMMIT at the master.
 //!
-//! # What is presumed
+//! # Presumed abort
 //!
-//! Nothing is written about a transaction that aborts. The master's log names every commit until
-//! all replicas have it, so whatever the log does not name is aborted: *presumed abort*
-//! (Mohan, Lindsay and Obermarck 1986). That is why a starting master replays its whole log, and
-//! makes it durable, before it says a word.
+//! No record is written about a transaction that aborts. The master's log names every commit until
+//! all replicas have acknowledged it, so a transaction that the log does not name is aborted:
+//! *presumed abort* (Mohan, Lindsay and Obermarck 1986). That is why a starting master replays its
+//! whole log, and makes it durable, before it sends anything.
 //!
 //! # The window of uncertainty
 //!
-//! Between its yes vote and the decision a participant is *in doubt*. It may not abort, for the
-//! master may have committed; it may not commit, for the master may have given up on the votes
-//! and told the client Aborted. It keeps the lock, across restarts too, and asks: the master
-//! first, then its peers. One that knows the outcome ends the doubt, and so does one that has not
-//! voted, by durably refusing to (*cooperative termination*; Bernstein, Hadzilacos and Goodman
-//! 1987, chapter 7). If the master is gone and every replica is in doubt, all wait. No protocol
-//! of this kind can do better.
+//! Between its yes vote and the decision a participant is *in doubt*. It must not abort, because
+//! the master may have committed. It must not commit, because the master may have timed out on the
+//! votes and told the client Aborted. It keeps the lock, also across restarts, and inquires: first
+//! at the master, then at its peers. A peer that knows the outcome resolves the doubt. So does a
+//! peer that has not voted, by durably refusing to (*cooperative termination*; Bernstein,
+//! Hadzilacos and Goodman 1987, chapter 7). If the master is down and every replica is in doubt,
+//! all of them wait. No protocol of this kind can avoid that.
 //!
 //! # What a read may see
 //!
-//! A get goes to one replica, and is served only if its key is unlocked there. The rule behind it:
-//! *a key that is unlocked at a serving replica has there its last decided-committed write.* For
-//! that write had the yes vote of this replica, so the key was locked here, durably, before the
-//! decision; and only the decision unlocks it. So a get takes effect when it is served, and a
-//! write when it is decided.
+//! A get goes to one replica, which serves it only if the key is unlocked there. The rule behind
+//! it: *at a serving replica, an unlocked key holds its last decided and committed write.* That
+//! write needed this replica's yes vote, so the key was locked here, durably, before the decision,
+//! and only the decision unlocks it. A get therefore takes effect when it is served, and a write
+//! when it is decided.
 //!
-//! # Numbers that only grow
+//! # Epochs and the watermark
 //!
-//! The *epoch* counts the starts of the master. A replica that has promised one obeys no lesser,
-//! which fences off whatever an earlier master has left in the network. The *watermark* says below
-//! which transaction everything is settled everywhere; every message of the master carries it.
-//! Replicas drop what they remember below it, and conclude from it: one that is in doubt about a
-//! transaction below the watermark knows that it was aborted, for a commit that it has not
-//! acknowledged would have held the watermark back.
+//! The *epoch* counts the starts of the master. A replica that has promised an epoch obeys no lower
+//! one, which fences off every message that an earlier master left in the network. The *watermark*
+//! is a transaction id: every transaction below it is finished at every node. Every message of the
+//! master carries it. Replicas drop their records below it, and draw a conclusion from it: a
+//! transaction below the watermark that is still in doubt was aborted, because a commit that this
+//! replica had not acknowledged would have held the watermark back.
 //!
 //! # Caveats
 //!
-//! - Writes need every replica. With one down, writes are refused at once and reads go on.
-//! - Gets go through the master: with it down, there are none.
-//! - The membership is static, and a replica that lost its disk cannot come back empty.
-//! - Receivers assume that messages are lost, doubled, reordered and delayed at will, also past a
-//!   restart, but not that they are forged.
+//! - A write needs every replica. With one down, writes are refused immediately and reads continue.
+//! - Gets go through the master: while it is down, there are none.
+//! - The membership is static, and a replica that lost its disk cannot rejoin with an empty one.
+//! - Receivers tolerate messages that are lost, duplicated, reordered and delayed without bound,
+//!   also across restarts, but not forged ones.
 
 mod config;
 mod coordinator;
@@ -80,7 +81,7 @@ pub use types::{
     Blob, CallId, Decision, Key, Lsn, Node, ReadId, Replicas, StoreId, TxnId, Value, Version, Write,
 };
 
-/// The machine of a node: the coordinator at the master, the participant at a replica.
+/// The state machine of a node: the coordinator at the master, the participant at a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Machine {
     /// The master's.
@@ -90,7 +91,8 @@ pub enum Machine {
 }
 
 impl Machine {
-    /// Starts the machine of `config.node` from what its store kept; nothing else starts one.
+    /// Recovers the machine of `config.node` from the records in its store. This is the only way to
+    /// start one.
     #[must_use]
     pub fn recover(config: Config, records: &[Record]) -> (Self, Vec<Effect>) {
         match config.node {
@@ -105,7 +107,8 @@ impl Machine {
         }
     }
 
-    /// Takes in an event, and adds what is to be done about it to `effects`.
+    /// Processes an event and appends the resulting effects to `effects`. A `Halt` is the last of
+    /// them.
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         let from = effects.len();
         match self {
@@ -113,12 +116,12 @@ impl Machine {
             Machine::Participant(machine) => machine.step(event, effects),
         }
         let mut new = effects[from..].iter();
-        if let Some(end) = new.position(|it| matches!(it, Effect::Halt { .. })) {
-            effects.truncate(from + end + 1);
+        if let Some(halt) = new.position(|effect| matches!(effect, Effect::Halt { .. })) {
+            effects.truncate(from + halt + 1);
         }
     }
 
-    /// Whether a read of the key would be served here as things stand; never by the master.
+    /// Whether a read of the key would be served in the current state. Always false at the master.
     #[must_use]
     pub fn serves(&self, key: &Key) -> bool {
         match self {
@@ -127,8 +130,8 @@ impl Machine {
         }
     }
 
-    /// A message of this node, with the facts that go with each: for what the driver sends in the
-    /// machine's name, the answer to [`Effect::Serve`].
+    /// Wraps a body into a message from this node, with the fields that every message carries. For
+    /// messages that the driver sends on behalf of the machine: the answer to [`Effect::Serve`].
     #[must_use]
     pub fn message(&self, body: Body) -> Message {
         match self {
@@ -137,9 +140,10 @@ impl Machine {
         }
     }
 
-    /// Counts records from `durable` on, which is durable: a machine then does not differ from
-    /// another for having appended more in its life. For drivers that compare machines as states;
-    /// such a driver says `Persisted` in the new count.
+    /// Renumbers records so that the count starts after `durable`, which must be durable. Two
+    /// machines that differ only in how many records they have appended then compare equal. For
+    /// drivers that compare machines as states; afterwards such a driver reports `Persisted` in the
+    /// new numbering.
     pub fn rebase(&mut self, durable: Lsn) {
         match self {
             Machine::Coordinator(machine) => machine.rebase(durable),
@@ -147,10 +151,10 @@ impl Machine {
         }
     }
 
-    /// The machine as it would be if each replica, with its store, had the slot (and the store id)
-    /// that the renaming gives it: the protocol treats all replicas alike, so exploration may take
-    /// states for the same that differ in names alone. Gets under way keep their choice, which is
-    /// a number of a slot: leave them out, or do not rename.
+    /// The machine after a permutation of the replicas: each replica and its store get the slot and
+    /// the store id that the functions map them to. The protocol treats all replicas alike, so
+    /// exploration may identify states that differ only by a permutation (symmetry reduction). Gets
+    /// in progress keep their `choice`, which selects a slot; do not permute states that have any.
     #[must_use]
     pub fn renamed(&self, slot: &impl Fn(u8) -> u8, store: &impl Fn(StoreId) -> StoreId) -> Self {
         match self {
@@ -159,7 +163,7 @@ impl Machine {
         }
     }
 
-    /// What an onlooker may know of the machine.
+    /// The state that monitoring may see.
     #[must_use]
     pub fn status(&self) -> Status {
         match self {
@@ -169,23 +173,23 @@ impl Machine {
     }
 }
 
-/// What a node tells onlookers about itself.
+/// The state of a node that monitoring may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Which node.
+    /// The node.
     pub node: Node,
-    /// Master: its epoch. Replica: the epoch that it promised.
+    /// Master: its epoch. Replica: the promised epoch.
     pub epoch: u64,
-    /// Replica: which start this is. Master: the same as the epoch.
+    /// Replica: the number of starts. Master: the same as the epoch.
     pub incarnation: u64,
-    /// Everything below is settled everywhere.
+    /// Every transaction below it is finished at every node.
     pub watermark: TxnId,
-    /// Master: every replica is live, so that writes are taken. Replica: a master has fenced this
-    /// start of it, so that reads are served.
+    /// Master: every replica is live, and writes are accepted. Replica: a master has fenced this
+    /// incarnation, and reads are served.
     pub ready: bool,
     /// Master: the replicas that are live.
     pub live: Vec<Node>,
-    /// Transactions without an end. Master: from the first Prepare to the last acknowledgement.
-    /// Replica: appended or prepared without a decision, that is, in doubt; their keys are locked.
+    /// Unfinished transactions. Master: from the first Prepare to the last acknowledgement.
+    /// Replica: pending or in doubt, with their keys locked.
     pub unsettled: Vec<(TxnId, Key)>,
 }

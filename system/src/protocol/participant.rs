@@ -1,15 +1,15 @@
-//! The participant: votes on writes, holds the locks, and obeys decisions. One at each replica.
-//! Knows nothing of clients, values, files, sockets or clocks.
+//! The participant, one at each replica: votes on writes, holds the locks, and applies decisions.
+//! Does not know about clients, values, files, sockets or clocks.
 //!
-//! A transaction has no state here (no record, at or above the watermark), or is
-//! *pending* (PREPARE appended, not durable), *prepared* (voted yes: in doubt until somebody says
-//! how it ended), *committed* or *aborted*; below the watermark it is *gone*. Invariants, wherever the
-//! machine rests:
+//! A transaction has no state here (it has no record, and is at or above the watermark), or it is
+//! *pending* (PREPARE is appended, not durable), *prepared* (voted yes, in doubt until the decision
+//! arrives), *committed* or *aborted*. Below the watermark it is *forgotten*. Invariants, between
+//! steps:
 //!
-//! - a key is locked exactly while a transaction that writes it is pending or prepared;
-//! - a yes vote, an Abort told to a peer, and an acknowledgement have left only after the record
-//!   that they rest on was durable;
-//! - no prepared transaction is settled but by a decision, somebody's who knows it.
+//! - A key is locked exactly while a transaction that writes it is pending or prepared.
+//! - A yes vote, an Abort sent to a peer, and an acknowledgement are sent only after the record
+//!   that they rest on is durable.
+//! - A prepared transaction is resolved only by the decision, from a node that knows it.
 
 mod votes;
 
@@ -27,95 +27,96 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Participant {
     config: Config,
-    /// The last record that this incarnation appended.
+    /// The last record appended by this incarnation.
     lsn: Lsn,
-    /// Which start this is.
+    /// Counts the starts of this replica, from 1.
     incarnation: u64,
-    /// INCARNATION is durable: the machine acts.
-    up: bool,
-    /// The machine has stopped.
+    /// INCARNATION is durable, so the machine may act.
+    active: bool,
+    /// The machine has halted and ignores events.
     halted: bool,
-    /// Messages of lesser epochs are refused.
+    /// The promised epoch; messages of a lower one are refused.
     promised: u64,
-    /// A handshake of the promised epoch is complete in this incarnation.
+    /// The handshake of the promised epoch is complete in this incarnation.
     fenced: bool,
-    /// The master's store, once met.
-    master: Option<StoreId>,
-    /// A master with another store was reported to the operator.
+    /// The master's store, once a master has fenced this replica.
+    master_store: Option<StoreId>,
+    /// The operator has been warned about a master with a different store.
     warned: bool,
-    /// The greatest watermark heard of.
+    /// The greatest watermark received.
     watermark: TxnId,
-    txns: BTreeMap<TxnId, State>,
-    /// Who holds each locked key.
+    txns: BTreeMap<TxnId, TxnState>,
+    /// The transaction that locks each locked key.
     locks: BTreeMap<Key, TxnId>,
-    /// Reads that wait for a lock.
-    waiting: BTreeMap<Key, BTreeSet<ReadId>>,
-    /// What is to be done when a record is durable, in the order of the records.
-    parked: VecDeque<(Lsn, Parked)>,
-    /// Where the votes decide: which of them are final.
+    /// Reads that wait for a locked key.
+    waiting_reads: BTreeMap<Key, BTreeSet<ReadId>>,
+    /// Work that waits for a record to become durable, in the order of the records.
+    deferred: VecDeque<(Lsn, Deferred)>,
+    /// Votes mode only: which yes votes are final.
     frozen: votes::Frozen,
 }
 
-/// What a participant knows of a transaction.
+/// The state of a transaction at a participant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum State {
-    /// PREPARE is appended, and not known to be durable.
+enum TxnState {
+    /// PREPARE is appended and not yet known to be durable.
     Pending { key: Key },
     /// Voted yes.
     Prepared {
         key: Key,
-        /// Inquiries of the master in a row that were not answered.
+        /// Consecutive inquiries that the master has not answered.
         inquiries: u8,
-        /// Peers that are prepared too: where the votes decide those whose yes is final, otherwise
-        /// those that are uncertain, who are counted only where guessing is allowed.
-        alike: Replicas,
+        /// Peers that are prepared as well. In votes mode, those whose yes is final. In logged
+        /// mode, those that are uncertain; they are counted only if the rule `no-guess-in-doubt` is
+        /// broken.
+        prepared_peers: Replicas,
     },
-    /// Applied; whether COMMIT is durable.
+    /// Applied. `durable`: COMMIT is durable.
     Committed { durable: bool },
-    /// Without effect here, for ever.
-    Aborted(Aborted),
+    /// Never takes effect here.
+    Aborted(AbortBasis),
 }
 
-/// On what an abort rests.
+/// The reason why an aborted transaction stays aborted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Aborted {
-    /// On a no vote, which nothing recorded: a vote, not a decision.
+enum AbortBasis {
+    /// A no vote, which no record keeps: a vote, not a decision.
     Voted,
-    /// On the decision, whose record is not durable yet: a crash would bring the lock back.
+    /// The decision; ABORT is not durable yet, and a crash would restore the lock.
     Deciding,
-    /// On the decision.
+    /// The decision; ABORT is durable.
     Decided,
-    /// On REFUSED, which is not durable yet.
+    /// A refusal; REFUSED is not durable yet.
     Refusing,
-    /// On REFUSED.
+    /// A refusal; REFUSED is durable.
     Refused,
 }
 
-/// What waits for a record to be durable.
+/// Work that waits for a record to become durable.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Parked {
-    /// INCARNATION: begin to act.
+enum Deferred {
+    /// INCARNATION: activate the machine.
     Incarnation,
-    /// PROMISE: answer the fence of this epoch.
+    /// PROMISE: answer the Fence of this epoch.
     Promise(u64),
     /// PREPARE: vote yes.
     Prepare(TxnId),
     /// COMMIT: acknowledge.
     Commit(TxnId),
-    /// ABORT: acknowledge, if the master said so.
+    /// ABORT: acknowledge, if the master sent the decision.
     Abort { txn: TxnId, acknowledge: bool },
-    /// REFUSED: tell this node so.
+    /// REFUSED: send this answer to this node.
     Refused { txn: TxnId, to: Node, body: Body },
-    /// FROZEN: answer this peer about the transaction, or, if it is oneself, ask the peers.
+    /// FROZEN: answer this peer about the transaction; if the node is this replica itself, ask the
+    /// peers.
     Frozen(TxnId, Node),
 }
 
 impl Participant {
-    /// Starts the participant from what its store kept. It acts when INCARNATION is durable, which forces
-    /// the surviving records with it.
+    /// Recovers the participant from the records in its store. It acts once INCARNATION is durable.
+    /// Forcing INCARNATION also makes the recovered records durable.
     ///
-    /// # Panics
-    /// If `config.node` is no replica.
+    /// If `config.node` is not a replica.
     #[must_use]
     pub fn recover(config: Config, records: &[Record]) -> (Self, Vec<Effect>) {
         assert!(config.node != Node::Master, "a participant runs at a replica");
@@ -123,17 +124,17 @@ impl Participant {
         let mut this = Participant {
             lsn: 0,
             incarnation: 0,
-            up: false,
+            active: false,
             halted: false,
             promised: 0,
             fenced: false,
-            master: None,
+            master_store: None,
             warned: false,
             watermark: TxnId::default(),
             txns: BTreeMap::new(),
             locks: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            parked: VecDeque::new(),
+            waiting_reads: BTreeMap::new(),
+            deferred: VecDeque::new(),
             frozen: votes::Frozen::default(),
             config,
         };
@@ -153,14 +154,14 @@ impl Participant {
         let lsn = this.append(Record::Incarnation { incarnation: this.incarnation }, &mut effects);
         effects.push(Effect::Force(lsn));
         if this.config.rules.keep(Rule::IncarnationForced) {
-            this.parked.push_back((lsn, Parked::Incarnation));
+            this.deferred.push_back((lsn, Deferred::Incarnation));
         } else {
-            this.begin(&mut effects);
+            this.activate(&mut effects);
         }
         (this, effects)
     }
 
-    /// Takes in an event, and adds what is to be done about it to `effects`.
+    /// Processes an event and appends the resulting effects to `effects`.
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         if let Event::ReadResult { read, found } = event {
             // Even if the step that served the read has halted the machine: the read came first.
@@ -170,29 +171,31 @@ impl Participant {
             return;
         }
         match event {
-            Event::Persisted(lsn) => self.persisted(lsn, effects),
-            // Before INCARNATION is durable the surviving records may still be lost: nothing may be said
-            // that rests on them. Whoever asks will ask again.
-            _ if !self.up => {}
-            Event::Message { from: Node::Master, message } => self.heard_master(message, effects),
-            Event::Message { from: Node::Replica(slot), message } => {
-                self.heard_peer(slot, message, effects);
+            Event::Persisted(lsn) => self.on_persisted(lsn, effects),
+            // Before INCARNATION is durable the recovered records may still be lost, so no message
+            // may rely on them. Senders retransmit.
+            _ if !self.active => {}
+            Event::Message { from: Node::Master, message } => {
+                self.on_master_message(message, effects)
             }
-            Event::Timer(TimerId::InquiryTimeout(txn)) => self.long_in_doubt(txn, effects),
-            Event::Timer(TimerId::ReadWait(read)) => self.waited_for_lock(read, effects),
+            Event::Message { from: Node::Replica(slot), message } => {
+                self.on_peer_message(slot, message, effects);
+            }
+            Event::Timer(TimerId::InquiryTimeout(txn)) => self.on_inquiry_timeout(txn, effects),
+            Event::Timer(TimerId::ReadWait(read)) => self.on_read_wait_timeout(read, effects),
             Event::Timer(_) | Event::Client { .. } | Event::ReadResult { .. } => {
-                unreachable!("a replica sets no such timer and has no clients: {event:?}")
+                unreachable!("a replica has no clients and never sets this timer: {event:?}")
             }
         }
     }
 
-    /// A message of this node, with the facts that go with each.
+    /// Wraps a body into a message from this node, with the fields that every message carries.
     #[must_use]
     pub fn message(&self, body: Body) -> Message {
         Message { store: self.config.store, epoch: self.promised, watermark: self.watermark, body }
     }
 
-    /// What an onlooker may know.
+    /// The state that monitoring may see.
     #[must_use]
     pub fn status(&self) -> Status {
         Status {
@@ -200,7 +203,7 @@ impl Participant {
             epoch: self.promised,
             incarnation: self.incarnation,
             watermark: self.watermark,
-            ready: self.up && self.fenced && !self.halted,
+            ready: self.active && self.fenced && !self.halted,
             live: Vec::new(),
             unsettled: self
                 .txns
@@ -213,7 +216,7 @@ impl Participant {
     /// See [`Machine::rebase`](super::Machine::rebase).
     pub(super) fn rebase(&mut self, durable: Lsn) {
         self.lsn -= durable;
-        self.parked.iter_mut().for_each(|(lsn, _)| *lsn -= durable);
+        self.deferred.iter_mut().for_each(|(lsn, _)| *lsn -= durable);
     }
 
     /// See [`Machine::renamed`](super::Machine::renamed).
@@ -228,13 +231,13 @@ impl Participant {
         }
         this.config.store = store(self.config.store);
         for state in this.txns.values_mut() {
-            if let State::Prepared { alike, .. } = state {
-                *alike = alike.renamed(slot);
+            if let TxnState::Prepared { prepared_peers, .. } = state {
+                *prepared_peers = prepared_peers.renamed(slot);
             }
         }
-        for (_, parked) in &mut this.parked {
-            if let Parked::Refused { to: Node::Replica(peer), .. }
-            | Parked::Frozen(_, Node::Replica(peer)) = parked
+        for (_, deferred) in &mut this.deferred {
+            if let Deferred::Refused { to: Node::Replica(peer), .. }
+            | Deferred::Frozen(_, Node::Replica(peer)) = deferred
             {
                 *peer = slot(*peer);
             }
@@ -244,7 +247,7 @@ impl Participant {
 
     // ---- Recovery ----
 
-    /// Brings back what the records say, and locks again what was locked.
+    /// Restores the state in the records, and locks the keys of undecided transactions again.
     fn replay(&mut self, records: &[Record]) {
         for record in records {
             match record {
@@ -253,21 +256,21 @@ impl Participant {
                     self.incarnation = self.incarnation.max(*incarnation)
                 }
                 Record::Watermark { watermark } => self.watermark = self.watermark.max(*watermark),
-                Record::Member { node: Node::Master, store } => self.master = Some(*store),
+                Record::Member { node: Node::Master, store } => self.master_store = Some(*store),
                 Record::Member { .. } | Record::Votes => {}
                 Record::Frozen { upto } => self.frozen.recovered(*upto),
                 Record::Prepare { txn, write } => {
-                    self.txns.entry(*txn).or_insert_with(|| State::prepared(write.key.clone()));
+                    self.txns.entry(*txn).or_insert_with(|| TxnState::prepared(write.key.clone()));
                 }
                 Record::Commit { txn } => {
-                    self.txns.insert(*txn, State::Committed { durable: true });
+                    self.txns.insert(*txn, TxnState::Committed { durable: true });
                 }
-                // An outcome outweighs PREPARE, and a commit outweighs all, in whatever order the
-                // records come.
-                Record::Abort { txn } => self.replay_abort(*txn, Aborted::Decided),
-                Record::Refused { txn } => self.replay_abort(*txn, Aborted::Refused),
-                Record::Epoch { .. } | Record::Decided { .. } | Record::End { .. } => {
-                    unreachable!("a master's record in a replica's store: {record:?}")
+                // An outcome overrides PREPARE, and COMMIT overrides every other outcome, in
+                // whatever order the records come.
+                Record::Abort { txn } => self.replay_abort(*txn, AbortBasis::Decided),
+                Record::Refused { txn } => self.replay_abort(*txn, AbortBasis::Refused),
+                Record::Epoch { .. } | Record::CommitDecision { .. } | Record::End { .. } => {
+                    unreachable!("a replica's store cannot hold {record:?}")
                 }
             }
         }
@@ -280,13 +283,13 @@ impl Participant {
         }
     }
 
-    fn replay_abort(&mut self, txn: TxnId, why: Aborted) {
-        if !matches!(self.txns.get(&txn), Some(State::Committed { .. })) {
-            self.txns.insert(txn, State::Aborted(why));
+    fn replay_abort(&mut self, txn: TxnId, basis: AbortBasis) {
+        if !matches!(self.txns.get(&txn), Some(TxnState::Committed { .. })) {
+            self.txns.insert(txn, TxnState::Aborted(basis));
         }
     }
 
-    /// Whether this store may be this replica's, in words if not.
+    /// Checks that this store may be this replica's; the error is for the operator.
     fn check_identity(&self, records: &[Record]) -> Result<(), String> {
         if !self.config.rules.keep(Rule::EmptyStoreRefused) {
             return Ok(());
@@ -309,9 +312,10 @@ impl Participant {
         Ok(())
     }
 
-    /// INCARNATION is durable: make oneself known, and ask about all that is in doubt.
-    fn begin(&mut self, effects: &mut Vec<Effect>) {
-        self.up = true;
+    /// INCARNATION is durable: reports to the master, and inquires about every transaction in
+    /// doubt.
+    fn activate(&mut self, effects: &mut Vec<Effect>) {
+        self.active = true;
         self.send(Node::Master, Body::Alive { incarnation: self.incarnation }, effects);
         let in_doubt: Vec<_> = self.in_doubt().map(|(txn, _)| txn).collect();
         for txn in in_doubt {
@@ -327,41 +331,43 @@ impl Participant {
 
     // ---- Durability ----
 
-    fn persisted(&mut self, lsn: Lsn, effects: &mut Vec<Effect>) {
-        assert!(lsn <= self.lsn, "a record that was never appended is durable");
+    fn on_persisted(&mut self, lsn: Lsn, effects: &mut Vec<Effect>) {
+        assert!(lsn <= self.lsn, "record {lsn} is durable but was never appended");
         let mut acks = Vec::new();
-        while let Some((due, _)) = self.parked.front()
+        while let Some((due, _)) = self.deferred.front()
             && *due <= lsn
         {
-            let (_, parked) = self.parked.pop_front().expect("it was just seen");
-            match parked {
-                Parked::Incarnation => self.begin(effects),
-                Parked::Promise(epoch) if epoch == self.promised => self.welcome(effects),
-                Parked::Promise(_) => {}
-                Parked::Prepare(txn) => self.prepared(txn, effects),
-                Parked::Commit(txn) => {
-                    if let Some(State::Committed { durable }) = self.txns.get_mut(&txn) {
+            let (_, deferred) = self.deferred.pop_front().expect("front() returned it");
+            match deferred {
+                Deferred::Incarnation => self.activate(effects),
+                Deferred::Promise(epoch) if epoch == self.promised => {
+                    self.complete_handshake(effects)
+                }
+                Deferred::Promise(_) => {}
+                Deferred::Prepare(txn) => self.on_prepare_durable(txn, effects),
+                Deferred::Commit(txn) => {
+                    if let Some(TxnState::Committed { durable }) = self.txns.get_mut(&txn) {
                         *durable = true;
                         acks.push(txn);
                     }
                 }
-                Parked::Abort { txn, acknowledge } => {
+                Deferred::Abort { txn, acknowledge } => {
                     let state = self.txns.get_mut(&txn);
-                    if let Some(State::Aborted(why @ Aborted::Deciding)) = state {
-                        *why = Aborted::Decided;
+                    if let Some(TxnState::Aborted(basis @ AbortBasis::Deciding)) = state {
+                        *basis = AbortBasis::Decided;
                     }
                     if acknowledge {
                         acks.push(txn);
                     }
                 }
-                Parked::Refused { txn, to, body } => {
+                Deferred::Refused { txn, to, body } => {
                     let state = self.txns.get_mut(&txn);
-                    if let Some(State::Aborted(why @ Aborted::Refusing)) = state {
-                        *why = Aborted::Refused;
+                    if let Some(TxnState::Aborted(basis @ AbortBasis::Refusing)) = state {
+                        *basis = AbortBasis::Refused;
                     }
                     self.send(to, body, effects);
                 }
-                Parked::Frozen(txn, whom) => self.is_frozen(txn, whom, effects),
+                Deferred::Frozen(txn, asker) => self.on_frozen_durable(txn, asker, effects),
             }
         }
         if !acks.is_empty() && self.config.rules.keep(Rule::AckAfterDurable) {
@@ -369,24 +375,26 @@ impl Participant {
         }
     }
 
-    /// PREPARE is durable: the transaction is in doubt from here on.
-    fn prepared(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
+    /// PREPARE is durable: votes yes. The transaction is in doubt from now on.
+    fn on_prepare_durable(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
         let Some(state) = self.txns.get_mut(&txn) else { return };
-        if let State::Pending { key } = state {
-            *state = State::prepared(key.clone());
+        if let TxnState::Pending { key } = state {
+            *state = TxnState::prepared(key.clone());
             self.send(Node::Master, Body::VoteYes { txn }, effects);
         }
     }
 
     // ---- Messages from the master ----
 
-    fn heard_master(&mut self, message: Message, effects: &mut Vec<Effect>) {
+    fn on_master_message(&mut self, message: Message, effects: &mut Vec<Effect>) {
         let Message { store, epoch, watermark, body } = message;
         let rules = self.config.rules;
-        if self.master.is_some_and(|known| known != store) && rules.keep(Rule::EmptyStoreRefused) {
+        if self.master_store.is_some_and(|known| known != store)
+            && rules.keep(Rule::EmptyStoreRefused)
+        {
             if !self.warned {
                 self.warned = true;
-                let known = self.master.expect("it was just compared");
+                let known = self.master_store.expect("it is Some in this branch");
                 effects.push(Effect::Warn(format!(
                     "refused a master with store {store}: this replica belongs to the master \
                      with store {known}"
@@ -400,30 +408,30 @@ impl Participant {
             return;
         }
         if let Body::Fence { member, commit } = body {
-            self.fence(store, epoch, member, commit, effects);
+            self.on_fence(store, epoch, member, commit, effects);
         } else if epoch > self.promised {
-            // Of a master that has not fenced this replica: only a stray can come so early.
+            // This master has not fenced the replica yet, so the message was reordered.
             return;
         }
         self.raise_watermark(watermark, effects);
         match body {
             Body::Prepare { txn, write, piggybacked } => {
-                self.prepare(txn, write, piggybacked, effects)
+                self.on_prepare(txn, write, piggybacked, effects)
             }
-            Body::Decide { txn, decision } => self.decide(txn, decision, effects),
+            Body::Decide { txn, decision } => self.on_decision(txn, decision, effects),
             Body::Pending { txn } => {
-                if let Some(State::Prepared { inquiries, .. }) = self.txns.get_mut(&txn) {
+                if let Some(TxnState::Prepared { inquiries, .. }) = self.txns.get_mut(&txn) {
                     *inquiries = 0;
                 }
             }
             Body::Read { read, key, piggybacked, wait } => {
                 for (txn, decision) in piggybacked {
-                    self.decide(txn, decision, effects);
+                    self.on_decision(txn, decision, effects);
                 }
                 if self.serves(&key) {
                     effects.push(Effect::Serve { read, key });
                 } else if self.fenced || !rules.keep(Rule::HandshakeBeforeServing) {
-                    self.waiting.entry(key).or_default().insert(read);
+                    self.waiting_reads.entry(key).or_default().insert(read);
                     effects.push(Effect::SetTimer { id: TimerId::ReadWait(read), after: wait });
                 } else {
                     self.send(Node::Master, Body::NotServing { read }, effects);
@@ -432,15 +440,16 @@ impl Participant {
             Body::Heartbeat => {
                 self.send(Node::Master, Body::Alive { incarnation: self.incarnation }, effects)
             }
-            Body::Veto { txn } => self.asked(txn, Node::Master, true, effects),
-            Body::PeerInquire { txn } => self.asked(txn, Node::Master, false, effects),
-            // Taken care of above, or not a master's to say.
+            Body::Veto { txn } => self.answer_inquiry(txn, Node::Master, true, effects),
+            Body::PeerInquire { txn } => self.answer_inquiry(txn, Node::Master, false, effects),
+            // Handled above, or not a message that masters send.
             _ => {}
         }
     }
 
-    /// A master takes over: promise its epoch, durably, and tell it what is in doubt.
-    fn fence(
+    /// Handles a master's Fence: promises its epoch durably, then reports the transactions in
+    /// doubt.
+    fn on_fence(
         &mut self,
         store: StoreId,
         epoch: u64,
@@ -451,8 +460,8 @@ impl Participant {
         let own = self.config.store;
         if commit != self.config.commit {
             let why = format!(
-                "the master goes by commit = {commit} and {} by commit = {}: all nodes of a \
-                 cluster must go by one",
+                "the master runs with commit = {commit} and {} with commit = {}: all nodes of a \
+                 cluster must use the same mode",
                 self.config.node, self.config.commit
             );
             return self.halt(HaltKind::Refused, why, effects);
@@ -468,8 +477,8 @@ impl Participant {
             );
             return self.halt(HaltKind::Refused, why, effects);
         }
-        if self.master.is_none() {
-            self.master = Some(store);
+        if self.master_store.is_none() {
+            self.master_store = Some(store);
             self.append(Record::Member { node: Node::Master, store }, effects);
         }
         if epoch > self.promised {
@@ -477,16 +486,20 @@ impl Participant {
             self.fenced = false;
             let lsn = self.append(Record::Promise { epoch }, effects);
             effects.push(Effect::Force(lsn));
-            self.parked.push_back((lsn, Parked::Promise(epoch)));
-        } else if !self.parked.iter().any(|(_, parked)| matches!(parked, Parked::Promise(_))) {
-            self.welcome(effects);
+            self.deferred.push_back((lsn, Deferred::Promise(epoch)));
+        } else if !self
+            .deferred
+            .iter()
+            .any(|(_, deferred)| matches!(deferred, Deferred::Promise(_)))
+        {
+            self.complete_handshake(effects);
         }
     }
 
-    /// The handshake is complete. What was pending before PROMISE is prepared by now, so a master
-    /// of a new epoch learns of every lock that an old one left here.
-    fn welcome(&mut self, effects: &mut Vec<Effect>) {
-        if self.votes_decide() && self.waits_for_commits(effects) {
+    /// Completes the handshake. What was pending before PROMISE is prepared by now, so the master
+    /// of the new epoch learns about every lock that an earlier epoch left here.
+    fn complete_handshake(&mut self, effects: &mut Vec<Effect>) {
+        if self.votes_decide() && self.must_wait_for_commits(effects) {
             return;
         }
         self.fenced = true;
@@ -494,17 +507,17 @@ impl Participant {
         self.send(Node::Master, Body::FenceOk { incarnation: self.incarnation, in_doubt }, effects);
     }
 
-    fn prepare(
+    fn on_prepare(
         &mut self,
         txn: TxnId,
         write: Write,
         piggybacked: Vec<(TxnId, Decision)>,
         effects: &mut Vec<Effect>,
     ) {
-        // First, so that parked reads of the key are answered before the new lock: else a client
-        // that writes one key without pause would starve its readers.
+        // The decisions come first, so that reads waiting for the key are answered before the new
+        // lock. Otherwise a client that writes one key continuously would starve its readers.
         for (txn, decision) in piggybacked {
-            self.decide(txn, decision, effects);
+            self.on_decision(txn, decision, effects);
         }
         match self.txns.get(&txn) {
             None if txn < self.watermark => {}
@@ -518,83 +531,91 @@ impl Participant {
                     if self.votes_decide() && rules.keep(Rule::VetoForced) {
                         return self.refuse(txn, Node::Master, no, effects);
                     }
-                    self.txns.insert(txn, State::Aborted(Aborted::Voted));
+                    self.txns.insert(txn, TxnState::Aborted(AbortBasis::Voted));
                     return self.send(Node::Master, no, effects);
                 }
                 let key = write.key.clone();
                 self.locks.insert(key.clone(), txn);
                 let lsn = self.append(Record::Prepare { txn, write }, effects);
                 if rules.keep(Rule::VoteForced) {
-                    self.txns.insert(txn, State::Pending { key });
-                    self.parked.push_back((lsn, Parked::Prepare(txn)));
+                    self.txns.insert(txn, TxnState::Pending { key });
+                    self.deferred.push_back((lsn, Deferred::Prepare(txn)));
                 } else {
-                    self.txns.insert(txn, State::prepared(key));
+                    self.txns.insert(txn, TxnState::prepared(key));
                     self.send(Node::Master, Body::VoteYes { txn }, effects);
                 }
                 effects.push(Effect::Force(lsn));
                 let after = self.config.timing.inquiry_timeout;
                 effects.push(Effect::SetTimer { id: TimerId::InquiryTimeout(txn), after });
             }
-            Some(State::Prepared { .. }) => {
+            Some(TxnState::Prepared { .. }) => {
                 self.send(Node::Master, Body::VoteYes { txn }, effects);
             }
-            // A veto that is no veto yet; the master asks again.
-            Some(State::Aborted(Aborted::Refusing)) if self.votes_decide() => {}
-            Some(State::Aborted(_)) => {
+            // The veto is not durable yet; the master asks again.
+            Some(TxnState::Aborted(AbortBasis::Refusing)) if self.votes_decide() => {}
+            Some(TxnState::Aborted(_)) => {
                 let reason = NoReason::Aborted;
                 self.send(Node::Master, Body::VoteNo { txn, reason }, effects);
             }
-            Some(State::Pending { .. } | State::Committed { .. }) => {}
+            Some(TxnState::Pending { .. } | TxnState::Committed { .. }) => {}
         }
     }
 
-    /// The master's decision, sent for itself or with a later message about the same key.
-    fn decide(&mut self, txn: TxnId, decision: Decision, effects: &mut Vec<Effect>) {
+    /// Handles the master's decision, sent by itself or piggybacked on a later message about the
+    /// key.
+    fn on_decision(&mut self, txn: TxnId, decision: Decision, effects: &mut Vec<Effect>) {
         let rules = self.config.rules;
         match (decision, self.txns.get(&txn)) {
             (_, None) if txn < self.watermark => self.acknowledge(vec![txn], effects),
-            (Decision::Commit, Some(State::Prepared { .. })) => self.commit(txn, effects),
-            (Decision::Commit, Some(State::Committed { durable })) => {
+            (Decision::Commit, Some(TxnState::Prepared { .. })) => self.commit(txn, effects),
+            (Decision::Commit, Some(TxnState::Committed { durable })) => {
                 if *durable {
                     self.acknowledge(vec![txn], effects);
                 }
             }
-            // One that drops its outcomes too early takes the unknown for the acknowledged.
+            // With the rule broken, an unknown transaction is taken for an acknowledged one.
             (Decision::Commit, None) if !rules.keep(Rule::KeepOutcomeUntilWatermark) => {
                 self.acknowledge(vec![txn], effects);
             }
             (Decision::Commit, state) => {
                 let state = match state {
                     None => "without a record",
-                    Some(State::Pending { .. }) => "not durably prepared",
+                    Some(TxnState::Pending { .. }) => "not durably prepared",
                     _ => "aborted",
                 };
+                // Replay compares this text with the journal, so kept journals fix its words.
                 let why = format!("told to commit {txn}, which is {state} here");
                 self.halt(HaltKind::Violation, why, effects);
             }
-            (Decision::Abort, Some(State::Committed { .. })) => {
-                // A presumed abort: the answer to an inquiry that the master met only after it
-                // had forgotten the commit.
+            (Decision::Abort, Some(TxnState::Committed { .. })) => {
+                // This is a presumed abort: the answer to an inquiry that reached the master after
+                // it had forgotten the commit.
                 if !rules.keep(Rule::CommitIsFinal) {
                     self.append(Record::Abort { txn }, effects);
-                    self.txns.insert(txn, State::Aborted(Aborted::Decided));
+                    self.txns.insert(txn, TxnState::Aborted(AbortBasis::Decided));
                 }
                 self.acknowledge(vec![txn], effects);
             }
-            (Decision::Abort, Some(State::Aborted(Aborted::Decided | Aborted::Refused))) => {
+            (
+                Decision::Abort,
+                Some(TxnState::Aborted(AbortBasis::Decided | AbortBasis::Refused)),
+            ) => {
                 self.acknowledge(vec![txn], effects);
             }
-            // The master says it again; by then REFUSED is durable.
-            (Decision::Abort, Some(State::Aborted(Aborted::Refusing))) => {}
-            (Decision::Abort, Some(State::Aborted(Aborted::Deciding))) => {
+            // The master retransmits; REFUSED is durable by then.
+            (Decision::Abort, Some(TxnState::Aborted(AbortBasis::Refusing))) => {}
+            (Decision::Abort, Some(TxnState::Aborted(AbortBasis::Deciding))) => {
                 self.acknowledge_abort(txn, effects);
             }
-            // Without a record, the abort leaves a tombstone: a late Prepare must not lock the key.
+            // With no record here the abort leaves a tombstone, or a late Prepare would lock the
+            // key.
             (
                 Decision::Abort,
                 None
                 | Some(
-                    State::Pending { .. } | State::Prepared { .. } | State::Aborted(Aborted::Voted),
+                    TxnState::Pending { .. }
+                    | TxnState::Prepared { .. }
+                    | TxnState::Aborted(AbortBasis::Voted),
                 ),
             ) => {
                 self.abort(txn, effects);
@@ -603,17 +624,17 @@ impl Participant {
         }
     }
 
-    /// Acknowledges an abort when its record is durable. Before, a crash could bring the lock back,
-    /// and the master would have forgotten what it was for.
+    /// Acknowledges an abort once its record is durable. If it acknowledged earlier, a crash could
+    /// restore the lock after the master had forgotten the transaction.
     fn acknowledge_abort(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
         if !self.config.rules.keep(Rule::AckAfterDurable) {
             return self.acknowledge(vec![txn], effects);
         }
-        let due = self.parked.iter_mut().find_map(|(_, parked)| match parked {
-            Parked::Abort { txn: aborted, acknowledge } if *aborted == txn => Some(acknowledge),
+        let due = self.deferred.iter_mut().find_map(|(_, deferred)| match deferred {
+            Deferred::Abort { txn: aborted, acknowledge } if *aborted == txn => Some(acknowledge),
             _ => None,
         });
-        *due.expect("ABORT is under way to the disk") = true;
+        *due.expect("ABORT is appended and not durable yet") = true;
     }
 
     // ---- Outcomes ----
@@ -621,22 +642,22 @@ impl Participant {
     /// Applies a prepared write and unlocks its key, in one step with respect to reads.
     fn commit(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
         let lsn = self.append(Record::Commit { txn }, effects);
-        let state = self.txns.insert(txn, State::Committed { durable: false });
-        self.parked.push_back((lsn, Parked::Commit(txn)));
+        let state = self.txns.insert(txn, TxnState::Committed { durable: false });
+        self.deferred.push_back((lsn, Deferred::Commit(txn)));
         if !self.config.rules.keep(Rule::AckAfterDurable) {
             self.acknowledge(vec![txn], effects);
         }
-        let Some(State::Prepared { key, .. }) = state else {
-            panic!("{txn} is committed without being prepared")
+        let Some(TxnState::Prepared { key, .. }) = state else {
+            panic!("{txn} is committed but was not prepared")
         };
         self.unlock(&key, txn, effects);
     }
 
     fn abort(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
         let lsn = self.append(Record::Abort { txn }, effects);
-        self.parked.push_back((lsn, Parked::Abort { txn, acknowledge: false }));
-        let state = self.txns.insert(txn, State::Aborted(Aborted::Deciding));
-        if let Some(key) = state.as_ref().and_then(State::undecided_key) {
+        self.deferred.push_back((lsn, Deferred::Abort { txn, acknowledge: false }));
+        let state = self.txns.insert(txn, TxnState::Aborted(AbortBasis::Deciding));
+        if let Some(key) = state.as_ref().and_then(TxnState::undecided_key) {
             self.unlock(key, txn, effects);
         }
     }
@@ -645,11 +666,11 @@ impl Participant {
         if self.locks.get(key) != Some(&txn) {
             let rules = self.config.rules;
             let lost = !rules.keep(Rule::RelockOnRecovery) || !rules.keep(Rule::ReplicaLock);
-            assert!(lost, "{txn} does not hold the lock that it gives up");
+            assert!(lost, "{txn} unlocks a key that it does not lock");
             return;
         }
         self.locks.remove(key);
-        for read in self.waiting.remove(key).unwrap_or_default() {
+        for read in self.waiting_reads.remove(key).unwrap_or_default() {
             effects.push(Effect::Serve { read, key: key.clone() });
         }
     }
@@ -663,14 +684,14 @@ impl Participant {
         self.send(Node::Master, Body::Ack { txns }, effects);
     }
 
-    /// Takes note that everything below `watermark` is settled everywhere.
+    /// Handles a watermark: every transaction below it is finished at every node.
     fn raise_watermark(&mut self, watermark: TxnId, effects: &mut Vec<Effect>) {
         if watermark <= self.watermark || self.halted {
             return;
         }
         let passed = self.txns.range(self.watermark..watermark);
-        // A transaction that this replica has not acknowledged holds the watermark back if it is
-        // committed: so it was aborted.
+        // A commit that this replica has not acknowledged would hold the watermark back, so what is
+        // undecided below it was aborted.
         let undecided: Vec<_> = passed
             .filter(|(_, state)| state.undecided_key().is_some())
             .map(|(txn, _)| *txn)
@@ -680,7 +701,8 @@ impl Participant {
         }
         let before = mem::replace(&mut self.watermark, watermark);
         let batch = self.config.timing.watermark_batch;
-        // Counting them takes as long as there are many: not at every step of the watermark.
+        // Counting takes time linear in the number of outcomes, so do not count at every advance of
+        // the watermark.
         let step = u64::from(batch / 4).max(1);
         let far = (before.epoch, before.seq / step) != (watermark.epoch, watermark.seq / step);
         let batch = batch as usize;
@@ -690,25 +712,25 @@ impl Participant {
         }
     }
 
-    // ---- Doubt, and what the peers know ----
+    // ---- Termination: inquiries and peers ----
 
-    fn long_in_doubt(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
+    fn on_inquiry_timeout(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
         let Config { rules, timing, .. } = &self.config;
         let after = timing.inquiry_timeout;
         let mut ask_peers = false;
         match self.txns.get_mut(&txn) {
-            Some(State::Pending { .. }) => {}
-            Some(State::Prepared { .. }) if !rules.keep(Rule::PreparedWaits) => {
+            Some(TxnState::Pending { .. }) => {}
+            Some(TxnState::Prepared { .. }) if !rules.keep(Rule::PreparedWaits) => {
                 return self.abort(txn, effects);
             }
-            Some(State::Prepared { inquiries, .. }) => {
+            Some(TxnState::Prepared { inquiries, .. }) => {
                 ask_peers = *inquiries >= timing.peer_inquiry_after;
                 *inquiries = inquiries.saturating_add(1).min(timing.peer_inquiry_after);
                 self.send(Node::Master, Body::Inquire { txn }, effects);
             }
             _ => return,
         }
-        if ask_peers && (!self.votes_decide() || self.may_ask(txn, effects)) {
+        if ask_peers && (!self.votes_decide() || self.may_ask_peers(txn, effects)) {
             self.ask_peers(txn, effects);
         }
         effects.push(Effect::SetTimer { id: TimerId::InquiryTimeout(txn), after });
@@ -720,26 +742,27 @@ impl Participant {
         }
     }
 
-    fn heard_peer(&mut self, slot: u8, message: Message, effects: &mut Vec<Effect>) {
+    fn on_peer_message(&mut self, slot: u8, message: Message, effects: &mut Vec<Effect>) {
         match message.body {
-            // Who asks was prepared in an epoch that every replica had promised by then. One that
-            // has not is not the replica that it was, and knows nothing.
+            // The asker prepared the transaction in an epoch that every replica had promised by
+            // then. A replica that has not promised it has lost its state and knows nothing.
             Body::PeerInquire { txn } if txn.epoch <= self.promised => {
-                self.asked(txn, Node::Replica(slot), false, effects);
+                self.answer_inquiry(txn, Node::Replica(slot), false, effects);
             }
             Body::PeerAnswer { txn, answer } => {
-                let Some(State::Prepared { alike, .. }) = self.txns.get_mut(&txn) else {
+                let Some(TxnState::Prepared { prepared_peers, .. }) = self.txns.get_mut(&txn)
+                else {
                     return;
                 };
                 match answer {
                     PeerKnowledge::Commit => self.commit(txn, effects),
                     PeerKnowledge::Abort => self.abort(txn, effects),
                     PeerKnowledge::Uncertain if self.config.rules.keep(Rule::NoGuessInDoubt) => {}
-                    // Where the votes decide: none can veto any more, this replica neither, which
-                    // gave that up before it asked.
+                    // In votes mode no replica can veto any more, including this one, which froze
+                    // its vote before it asked.
                     PeerKnowledge::Final | PeerKnowledge::Uncertain => {
-                        alike.insert(slot);
-                        if alike.len() == self.config.replicas - 1 {
+                        prepared_peers.insert(slot);
+                        if prepared_peers.len() == self.config.replicas - 1 {
                             self.commit(txn, effects);
                         }
                     }
@@ -749,24 +772,24 @@ impl Participant {
         }
     }
 
-    /// Somebody asks how a transaction stands here: one who is in doubt about it, or a master whose
-    /// votes are missing, which wants it vetoed.
-    fn asked(&mut self, txn: TxnId, by: Node, veto: bool, effects: &mut Vec<Effect>) {
+    /// Answers an inquiry about a transaction, from a node that is in doubt about it, or from a
+    /// master whose votes are missing and which wants a veto (`veto`).
+    fn answer_inquiry(&mut self, txn: TxnId, by: Node, veto: bool, effects: &mut Vec<Effect>) {
         let answer = match self.txns.get(&txn) {
-            Some(State::Committed { .. }) => PeerKnowledge::Commit,
-            Some(State::Pending { .. } | State::Prepared { .. }) if self.votes_decide() => {
-                return self.asked_in_doubt(txn, by, veto, effects);
+            Some(TxnState::Committed { .. }) => PeerKnowledge::Commit,
+            Some(TxnState::Pending { .. } | TxnState::Prepared { .. }) if self.votes_decide() => {
+                return self.answer_in_doubt(txn, by, veto, effects);
             }
-            Some(State::Pending { .. } | State::Prepared { .. }) => PeerKnowledge::Uncertain,
-            Some(State::Aborted(Aborted::Deciding | Aborted::Decided | Aborted::Refused)) => {
-                PeerKnowledge::Abort
-            }
-            // The asker repeats its question; by then REFUSED is durable.
-            Some(State::Aborted(Aborted::Refusing)) => return,
-            // Gone: only an asker in doubt may conclude so, for a commit that it had not
-            // acknowledged would have held the watermark back.
+            Some(TxnState::Pending { .. } | TxnState::Prepared { .. }) => PeerKnowledge::Uncertain,
+            Some(TxnState::Aborted(
+                AbortBasis::Deciding | AbortBasis::Decided | AbortBasis::Refused,
+            )) => PeerKnowledge::Abort,
+            // The asker retransmits; REFUSED is durable by then.
+            Some(TxnState::Aborted(AbortBasis::Refusing)) => return,
+            // Forgotten. Only because the asker is in doubt can this replica conclude abort: a
+            // commit that the asker had not acknowledged would have held the watermark back.
             None if txn < self.watermark => PeerKnowledge::Abort,
-            None | Some(State::Aborted(Aborted::Voted)) => {
+            None | Some(TxnState::Aborted(AbortBasis::Voted)) => {
                 let answer = PeerKnowledge::Abort;
                 if self.config.rules.keep(Rule::RefuseBeforePeerAbort) {
                     return self.refuse(txn, by, Body::PeerAnswer { txn, answer }, effects);
@@ -777,46 +800,46 @@ impl Participant {
         self.send(by, Body::PeerAnswer { txn, answer }, effects);
     }
 
-    /// Promises never to prepare a transaction, or, where the votes decide, vetoes it; and tells
-    /// somebody so when that is durable.
+    /// Promises never to prepare a transaction (in votes mode: vetoes it), and sends `body` once
+    /// the promise is durable.
     fn refuse(&mut self, txn: TxnId, to: Node, body: Body, effects: &mut Vec<Effect>) {
         let lsn = self.append(Record::Refused { txn }, effects);
         effects.push(Effect::Force(lsn));
-        let state = self.txns.insert(txn, State::Aborted(Aborted::Refusing));
-        self.parked.push_back((lsn, Parked::Refused { txn, to, body }));
-        if let Some(key) = state.as_ref().and_then(State::undecided_key) {
+        let state = self.txns.insert(txn, TxnState::Aborted(AbortBasis::Refusing));
+        self.deferred.push_back((lsn, Deferred::Refused { txn, to, body }));
+        if let Some(key) = state.as_ref().and_then(TxnState::undecided_key) {
             self.unlock(key, txn, effects);
         }
     }
 
     // ---- Reads ----
 
-    /// Whether a read of the key would be served as things stand.
+    /// Whether a read of the key would be served in the current state.
     #[must_use]
     pub fn serves(&self, key: &Key) -> bool {
         let rules = self.config.rules;
-        self.up
+        self.active
             && (self.fenced || !rules.keep(Rule::HandshakeBeforeServing))
             && (!self.locks.contains_key(key) || !rules.keep(Rule::ReadsRespectLocks))
     }
 
-    fn waited_for_lock(&mut self, read: ReadId, effects: &mut Vec<Effect>) {
-        let waits = self.waiting.iter().find(|(_, reads)| reads.contains(&read));
+    fn on_read_wait_timeout(&mut self, read: ReadId, effects: &mut Vec<Effect>) {
+        let waits = self.waiting_reads.iter().find(|(_, reads)| reads.contains(&read));
         let Some(key) = waits.map(|(key, _)| key.clone()) else { return };
-        let reads = self.waiting.get_mut(&key).expect("it was just found");
+        let reads = self.waiting_reads.get_mut(&key).expect("just found");
         reads.remove(&read);
         if reads.is_empty() {
-            self.waiting.remove(&key);
+            self.waiting_reads.remove(&key);
         }
-        let txn = *self.locks.get(&key).expect("reads wait only for locked keys");
+        let txn = *self.locks.get(&key).expect("reads wait for locked keys only");
         self.send(Node::Master, Body::Busy { read, txn }, effects);
     }
 
-    // ---- Small things ----
+    // ---- Helpers ----
 
     fn in_doubt(&self) -> impl Iterator<Item = (TxnId, &Key)> {
         self.txns.iter().filter_map(|(txn, state)| match state {
-            State::Prepared { key, .. } => Some((*txn, key)),
+            TxnState::Prepared { key, .. } => Some((*txn, key)),
             _ => None,
         })
     }
@@ -837,16 +860,16 @@ impl Participant {
     }
 }
 
-impl State {
+impl TxnState {
     fn prepared(key: Key) -> Self {
-        State::Prepared { key, inquiries: 0, alike: Replicas::default() }
+        TxnState::Prepared { key, inquiries: 0, prepared_peers: Replicas::default() }
     }
 
     /// The key that the transaction locks, if it is pending or prepared.
     fn undecided_key(&self) -> Option<&Key> {
         match self {
-            State::Pending { key } | State::Prepared { key, .. } => Some(key),
-            State::Committed { .. } | State::Aborted(_) => None,
+            TxnState::Pending { key } | TxnState::Prepared { key, .. } => Some(key),
+            TxnState::Committed { .. } | TxnState::Aborted(_) => None,
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What nodes make durable. A node's recovery sees the records of a surviving prefix, less those
-//! that later records made superfluous; the order in which it sees them does not matter.
+//! The records that nodes make durable. Recovery sees the records of a surviving prefix, without
+//! those that later records made obsolete. The order in which it sees them does not matter.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,40 +8,43 @@ use super::{
     types::{Key, Node, StoreId, TxnId, Write},
 };
 
-/// A durable fact of one node.
+/// A durable record of one node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Record {
-    /// Master: this epoch is taken. Forced before any message of the epoch. The greatest counts.
+    /// Master: this epoch is taken. Forced before any message of the epoch is sent. The greatest
+    /// counts.
     Epoch {
         /// The epoch.
         epoch: u64,
-        /// How many replicas the cluster has: the membership is static.
+        /// The number of replicas in the cluster; the membership is static.
         replicas: u8,
     },
-    /// Both: the node of this role and slot has this store. Before the first commit.
+    /// Both: the node of this role and slot has this store. Appended before the first commit.
     Member {
-        /// Whose store.
+        /// The owner of the store.
         node: Node,
         /// The store's identity.
         store: StoreId,
     },
-    /// Both: the votes decide what is committed in this cluster. With the first record of the
-    /// store; without it the master's log decides.
+    /// Both: the cluster runs in votes mode. Appended with the first records of the store. Without
+    /// it the cluster runs in logged mode.
     Votes,
-    /// Master, where its log decides: the commit point of a transaction. Forced before Ok and before any decision is sent.
-    Decided {
+    /// Master, logged mode: the commit point of a transaction. Forced before Ok and any decision is
+    /// sent.
+    #[serde(alias = "decided")]
+    CommitDecision {
         /// The transaction.
         txn: TxnId,
-        /// The key that it wrote.
+        /// The key that it writes.
         key: Key,
     },
-    /// Master: every replica has acknowledged the commit. Lazy; erases `Decided`.
+    /// Master: every replica has acknowledged the commit. Lazy; erases `CommitDecision`.
     End {
         /// The transaction.
         txn: TxnId,
     },
-    /// Replica: no message of a lesser epoch is obeyed. Forced before `FenceOk`. The greatest
+    /// Replica: no message of a lower epoch is obeyed. Forced before `FenceOk`. The greatest
     /// counts.
     Promise {
         /// The epoch.
@@ -50,7 +53,7 @@ pub enum Record {
     /// Replica: counts the starts. Forced before anything else is done. The greatest counts.
     #[serde(alias = "boot")]
     Incarnation {
-        /// Which start this is, from 1.
+        /// The number of this start, from 1.
         #[serde(alias = "boot")]
         incarnation: u64,
     },
@@ -58,7 +61,7 @@ pub enum Record {
     Prepare {
         /// The transaction.
         txn: TxnId,
-        /// What it writes.
+        /// The write.
         write: Write,
     },
     /// Replica: the prepared write took effect. Lazy, but durable before it is acknowledged.
@@ -71,21 +74,20 @@ pub enum Record {
         /// The transaction.
         txn: TxnId,
     },
-    /// Replica: a promise never to prepare the transaction. Forced before a peer is told Abort.
-    /// Where the votes decide it is the veto, which outweighs PREPARE, and is forced before
-    /// anybody is told of it.
+    /// Replica: a promise never to prepare the transaction. Forced before a peer is sent Abort. In
+    /// votes mode this is the veto, which overrides PREPARE and is forced before any node is told.
     Refused {
         /// The transaction.
         txn: TxnId,
     },
-    /// Replica, where the votes decide: a yes vote on a transaction up to this is final, no veto
-    /// follows it. Forced before anybody is told so. The greatest counts.
+    /// Replica, votes mode: yes votes on transactions up to this one are final, and no veto
+    /// follows. Forced before another node is told. The greatest counts.
     Frozen {
-        /// The greatest transaction of which it is true.
+        /// The last transaction whose yes vote is final.
         upto: TxnId,
     },
-    /// Replica: everything below is settled everywhere; erases `Commit`, `Abort`, `Refused` (and
-    /// what is left of `Prepare`) of transactions below. Lazy. The greatest counts.
+    /// Replica: every transaction below is finished at every node. Erases `Commit`, `Abort`,
+    /// `Refused` (and any remaining `Prepare`) of transactions below. Lazy. The greatest counts.
     #[serde(alias = "floor")]
     Watermark {
         /// The least transaction that is kept.
@@ -94,45 +96,45 @@ pub enum Record {
     },
 }
 
-/// Whose store this is, by its records; none if it is empty.
+/// The owner of the store according to its records; none if it is empty.
 ///
-/// # Errors
-/// It holds records, and none of them says whose they are: no node of a cluster has written it.
+/// The store holds records and none names an owner: no node of a cluster has written it.
 pub(super) fn owner(records: &[Record], store: StoreId) -> Result<Option<Node>, String> {
     let own = records.iter().find_map(|record| match record {
         Record::Member { node, store: id } if *id == store => Some(*node),
         _ => None,
     });
     if own.is_none() && !records.is_empty() {
-        return Err("this store has been used by something else than a node of a cluster".into());
+        return Err("this store was not written by a node of a cluster".into());
     }
     Ok(own)
 }
 
-/// Whether the cluster of these records commits in this mode, in words if not. One that has not
-/// begun may still begin with either, if it does not say.
+/// Checks that the cluster of these records uses this commit mode; the error is for the operator. A
+/// store that does not name a mode, and has never been started, may still begin with either.
 pub(super) fn check_mode(records: &[Record], commit: CommitMode) -> Result<(), String> {
     let votes = records.contains(&Record::Votes);
-    let begun = |it: &Record| matches!(it, Record::Epoch { .. } | Record::Incarnation { .. });
-    let made = if votes { CommitMode::Votes } else { CommitMode::Logged };
-    if made == commit || !(votes || records.iter().any(begun)) {
+    let start =
+        |record: &Record| matches!(record, Record::Epoch { .. } | Record::Incarnation { .. });
+    let recorded = if votes { CommitMode::Votes } else { CommitMode::Logged };
+    if recorded == commit || !(votes || records.iter().any(start)) {
         return Ok(());
     }
     Err(format!(
-        "the cluster was made with commit = {made} and is started with commit = {commit}: what \
-         makes a commit cannot change"
+        "the cluster was created with commit = {recorded} and is started with commit = {commit}: \
+         the commit mode cannot change"
     ))
 }
 
 impl Record {
-    /// The record's name, as crash points and reports use it.
+    /// The name of the record kind, as in crash points and reports.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Record::Epoch { .. } => "epoch",
             Record::Member { .. } => "member",
             Record::Votes => "votes",
-            Record::Decided { .. } | Record::Commit { .. } => "commit",
+            Record::CommitDecision { .. } | Record::Commit { .. } => "commit",
             Record::End { .. } => "end",
             Record::Promise { .. } => "promise",
             Record::Incarnation { .. } => "incarnation",

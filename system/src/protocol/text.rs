@@ -1,5 +1,5 @@
-//! The protocol's words as people read them: in scripts, schedules, logs and reports. Only
-//! formatting; nothing is decided here.
+//! How the types of the protocol are displayed in test scripts, schedules, logs and reports. Only
+//! formatting.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -52,7 +52,7 @@ impl Display for Write {
     }
 }
 
-/// A list behind a word, or nothing for an empty list.
+/// A list after a prefix, or nothing for an empty list.
 struct Listed<'a, T>(&'static str, &'a [T]);
 
 impl<T: Display> Display for Listed<'_, T> {
@@ -64,7 +64,7 @@ impl<T: Display> Display for Listed<'_, T> {
     }
 }
 
-/// A transaction and what became of it, or of which key it is.
+/// A transaction and its outcome or its key.
 struct Pair<'a, T>(&'a (TxnId, T));
 
 impl<T: Display> Display for Pair<'_, T> {
@@ -80,7 +80,7 @@ fn pairs<T: Display>(list: &[(TxnId, T)]) -> Vec<Pair<'_, T>> {
 impl Display for Body {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Body::Fence { member: None, .. } => f.write_str("Fence a stranger"),
+            Body::Fence { member: None, .. } => f.write_str("Fence unknown store"),
             Body::Fence { member: Some(store), .. } => write!(f, "Fence store {store}"),
             Body::FenceOk { incarnation, in_doubt } => {
                 write!(
@@ -123,7 +123,7 @@ impl Display for Record {
             Record::Epoch { epoch, replicas } => write!(f, "EPOCH {epoch} of {replicas} replicas"),
             Record::Member { node, store } => write!(f, "MEMBER {node} is store {store}"),
             Record::Votes => f.write_str("VOTES decide"),
-            Record::Decided { txn, key } => write!(f, "COMMIT {txn} {key}"),
+            Record::CommitDecision { txn, key } => write!(f, "COMMIT {txn} {key}"),
             Record::End { txn } => write!(f, "END {txn}"),
             Record::Promise { epoch } => write!(f, "PROMISE {epoch}"),
             Record::Incarnation { incarnation } => write!(f, "INCARNATION {incarnation}"),
@@ -168,7 +168,7 @@ impl Display for AbortReason {
                 f.write_str("the master has just started")
             }
             AbortReason::Unavailable { missing } => write!(f, "not live: {}", nodes(missing)),
-            AbortReason::Timeout { missing } => write!(f, "no vote of {}", nodes(missing)),
+            AbortReason::Timeout { missing } => write!(f, "no vote from {}", nodes(missing)),
         }
     }
 }
@@ -176,11 +176,11 @@ impl Display for AbortReason {
 impl Display for TimerId {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            TimerId::VoteTimeout(txn) => write!(f, "vote {txn}"),
-            TimerId::Retransmit { txn, .. } => write!(f, "resend {txn}"),
+            TimerId::VoteTimeout(txn) => write!(f, "vote-timeout {txn}"),
+            TimerId::Retransmit { txn, .. } => write!(f, "retransmit {txn}"),
             TimerId::Attempt(read) => write!(f, "attempt {read}"),
             TimerId::Heartbeat => f.write_str("heartbeat"),
-            TimerId::InquiryTimeout(txn) => write!(f, "inquire {txn}"),
+            TimerId::InquiryTimeout(txn) => write!(f, "inquiry-timeout {txn}"),
             TimerId::ReadWait(read) => write!(f, "read-wait {read}"),
         }
     }

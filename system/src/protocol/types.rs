@@ -1,11 +1,11 @@
-//! The names of things: nodes, transactions, keys, values, writes, decisions.
-//! Plain data with an order and a hash; knows nothing of messages, storage or time.
+//! The basic types: nodes, transactions, keys, values, writes and decisions. Plain data with an
+//! order and a hash. Does not know about messages, storage or time.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// A process of the cluster, by its role and slot.
+/// A process of the cluster, identified by its role and slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Node {
     /// The process that hosts the coordinator.
@@ -34,22 +34,23 @@ impl FromStr for Node {
             .and_then(|slot| slot.parse().ok())
             .filter(|slot| *slot > 0)
             .map(Node::Replica)
-            .ok_or_else(|| format!("'{text}' is no node: want 'master' or 'r1', 'r2', …"))
+            .ok_or_else(|| format!("invalid node '{text}': expected 'master' or 'r1', 'r2', …"))
     }
 }
 
-/// A set of replicas. Votes and acknowledgements are counted in it, so that repeats do not count.
+/// A set of replicas, as a bit set. Votes and acknowledgements are collected in it, so duplicates
+/// do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Replicas(u64);
 
 impl Replicas {
-    /// The most replicas that a cluster may have.
+    /// The maximum number of replicas in a cluster.
     pub const MAX: u8 = 64;
 
     /// The replicas of slots 1 to `count`, which is at most [`Replicas::MAX`].
     #[must_use]
     pub const fn first(count: u8) -> Self {
-        assert!(count <= Self::MAX, "more replicas than a set can hold");
+        assert!(count <= Self::MAX, "a set holds at most 64 replicas");
         if count == 0 { Replicas(0) } else { Replicas(u64::MAX >> (Self::MAX - count)) }
     }
 
@@ -58,7 +59,7 @@ impl Replicas {
         self.0 |= Self::bit(slot);
     }
 
-    /// Takes the replica of a slot out.
+    /// Removes the replica of a slot.
     pub fn remove(&mut self, slot: u8) {
         self.0 &= !Self::bit(slot);
     }
@@ -75,7 +76,7 @@ impl Replicas {
         self.0 == 0
     }
 
-    /// How many replicas are in the set.
+    /// The number of replicas in the set.
     #[must_use]
     pub fn len(self) -> u8 {
         self.0.count_ones() as u8
@@ -92,7 +93,7 @@ impl Replicas {
         (1..=Self::MAX).filter(move |slot| self.contains(*slot))
     }
 
-    /// The set when each replica has moved to the slot that `to` names for its own.
+    /// The set after a permutation of the slots.
     #[must_use]
     pub fn renamed(self, to: &impl Fn(u8) -> u8) -> Self {
         let mut renamed = Replicas::default();
@@ -107,24 +108,24 @@ impl Replicas {
     }
 
     const fn bit(slot: u8) -> u64 {
-        assert!(slot >= 1 && slot <= Self::MAX, "slots count from 1");
+        assert!(slot >= 1 && slot <= Self::MAX, "slots are 1 to 64");
         1 << (slot - 1)
     }
 }
 
-/// A transaction: the epoch of the master that began it, and its number in that epoch.
+/// A transaction: the epoch of the master that began it, and its sequence number in that epoch.
 ///
-/// Ordered lexicographically. The id of the last committed write of a live key is the key's
-/// [`Version`].
+/// Ordered by epoch, then sequence number. The id of the last committed write of a live key is the
+/// key's [`Version`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TxnId {
-    /// Grows by one, durably, at each master start.
+    /// The master's epoch. Each start of the master durably increments it.
     pub epoch: u64,
-    /// Counts the transactions of an epoch from 1.
+    /// The sequence number in the epoch, from 1.
     pub seq: u64,
 }
 
-/// The transaction that wrote a key last.
+/// The transaction that last wrote a key.
 pub type Version = TxnId;
 
 impl TxnId {
@@ -147,13 +148,15 @@ impl FromStr for TxnId {
     fn from_str(text: &str) -> Result<Self, String> {
         text.split_once('.')
             .and_then(|(epoch, seq)| Some(TxnId::new(epoch.parse().ok()?, seq.parse().ok()?)))
-            .ok_or_else(|| format!("'{text}' is no transaction id: want EPOCH.SEQ, as in 1.44"))
+            .ok_or_else(|| {
+                format!("invalid transaction id '{text}': expected EPOCH.SEQ, for example 1.44")
+            })
     }
 }
 
-/// The identity of one store directory, drawn at random when the directory is created.
+/// The identity of a store directory, drawn at random when the directory is created.
 ///
-/// It tells a replica that came back from one that lost everything.
+/// It distinguishes a replica that restarted from one that lost its directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StoreId(pub u64);
 
@@ -169,30 +172,30 @@ impl FromStr for StoreId {
     fn from_str(text: &str) -> Result<Self, String> {
         u64::from_str_radix(text, 16)
             .map(StoreId)
-            .map_err(|_| format!("'{text}' is no store id: want 16 hexadecimal digits"))
+            .map_err(|_| format!("invalid store id '{text}': expected 16 hexadecimal digits"))
     }
 }
 
-/// A position in the sequence of records that one incarnation of a node appended, from 1.
+/// The position of a record in the sequence that one incarnation of a node appended, from 1.
 ///
-/// Not stored: each incarnation counts anew.
+/// Not stored: each incarnation starts again from 1.
 pub type Lsn = u64;
 
-/// One client call at the master, as the driver numbered it.
+/// A client call at the master, numbered by the driver.
 pub type CallId = u64;
 
-/// One attempt of the master to read a key at a replica; echoed in the answer.
+/// One attempt of the master to read a key at a replica. The answer echoes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ReadId {
-    /// The master's epoch: answers of another epoch are dropped.
+    /// The master's epoch. Answers to another epoch are dropped.
     pub epoch: u64,
-    /// Counts the gets of an epoch from 1.
+    /// The number of the get in the epoch, from 1.
     pub n: u64,
-    /// Counts the replicas tried for this get from 0.
+    /// The number of the attempt, from 0.
     pub attempt: u32,
 }
 
-/// An outcome of a transaction.
+/// The outcome of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decision {
@@ -202,21 +205,21 @@ pub enum Decision {
     Abort,
 }
 
-/// A run of bytes that prints as text: the form of keys and values.
+/// A byte string with a textual form: the type of keys and values.
 ///
-/// Cheap to clone. In text (journals, histories, the command line) printable ASCII but the
-/// backslash stands for itself, all else is escaped as `\xNN`.
+/// Cheap to clone. In the textual form (journals, histories, command line) printable ASCII except
+/// the backslash stands for itself, and every other byte is written `\xNN`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Blob(Arc<[u8]>);
 
-/// The name under which a value is stored.
+/// A key of the store.
 pub type Key = Blob;
 
-/// What is stored under a key.
+/// A value of the store.
 pub type Value = Blob;
 
 impl Blob {
-    /// The bytes themselves.
+    /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -270,7 +273,7 @@ impl fmt::Debug for Blob {
 impl FromStr for Blob {
     type Err = String;
 
-    /// The inverse of `Display`; bytes that are not ASCII stand for themselves.
+    /// Parses the textual form. Bytes that are not ASCII stand for themselves.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut bytes = Vec::with_capacity(text.len());
         let mut rest = text.as_bytes();
@@ -286,7 +289,7 @@ impl FromStr for Blob {
                 .and_then(|hex| std::str::from_utf8(hex).ok())
                 .and_then(|hex| u8::from_str_radix(hex, 16).ok());
             let Some(value) = digits else {
-                return Err(format!("'{text}': a backslash must begin \\xNN"));
+                return Err(format!("invalid escape in '{text}': a backslash must begin \\xNN"));
             };
             bytes.push(value);
             rest = &tail[3..];
@@ -295,16 +298,16 @@ impl FromStr for Blob {
     }
 }
 
-/// What a transaction does to its one key.
+/// The write of a transaction, which always concerns one key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Write {
-    /// The key that is locked, and changed on commit.
+    /// The key, which is locked until the decision and changed by a commit.
     pub key: Key,
     /// The new value, or none to delete the key.
     pub value: Option<Value>,
 }
 
-/// Serialises types that have a textual form (`Display`, `FromStr`) as that text.
+/// Serialises types by their textual form (`Display` and `FromStr`).
 macro_rules! serde_as_text {
     ($($type:ty),*) => {$(
         impl Serialize for $type {

@@ -1,6 +1,6 @@
-//! The store as a key/value library: `put`, `del` and `get` by any number of threads, durable when
-//! they return. A write is the same records that a replica appends, of epoch 0. Knows nothing of
-//! clusters.
+//! The store as a key/value library: `put`, `del` and `get` from any number of threads, durable
+//! when they return. A write appends the same records as a replica does, in epoch 0. Does not know
+//! about clusters.
 
 use std::{
     path::Path,
@@ -12,8 +12,8 @@ use crate::protocol::{Key, Lsn, Record, TxnId, Value, Version, Write};
 
 /// A durable key/value store in a directory of its own.
 ///
-/// Concurrent writes share a commit. A read sees what was last written, durable already or about
-/// to be. See the [module's](super) example.
+/// Concurrent writes share one sync. A read sees the last write, whether it is durable yet or not.
+/// See the example of the [module](super).
 #[derive(Debug)]
 pub struct Database {
     inner: Mutex<Inner>,
@@ -27,7 +27,7 @@ struct Inner {
     next: TxnId,
 }
 
-/// How far writing has come.
+/// The progress of the writer thread.
 #[derive(Debug, Default)]
 struct Progress {
     state: Mutex<(Lsn, Option<Arc<StoreError>>)>,
@@ -37,14 +37,13 @@ struct Progress {
 impl Database {
     /// Opens the database of a directory.
     ///
-    /// # Errors
-    /// The directory holds no database that can be used; or it holds the store of a cluster's node.
+    /// The directory holds no usable database, or it holds the store of a cluster's node.
     pub fn open(dir: &Path, options: StoreOptions) -> Result<Database, StoreError> {
         let progress = Arc::new(Progress::default());
-        let told = progress.clone();
+        let reporter = progress.clone();
         let Opened { store, records, .. } =
-            Store::open(dir, options, Box::new(move |durable| told.set(durable)))?;
-        // The watermark is what a write leaves: all writes below are done.
+            Store::open(dir, options, Box::new(move |durable| reporter.set(durable)))?;
+        // Each write appends a watermark, so the records are one watermark, or none.
         let next = match records[..] {
             [] => TxnId::new(0, 1),
             [Record::Watermark { watermark }] => watermark,
@@ -52,24 +51,24 @@ impl Database {
                 return Err(StoreError::Purpose {
                     dir: dir.to_owned(),
                     owner: "a node of a cluster",
-                    wanted: "a database by itself",
+                    wanted: "a plain database",
                 });
             }
         };
         Ok(Database { inner: Mutex::new(Inner { store, next }), progress })
     }
 
-    /// Stores a value under a key. It is durable when this returns, and has the version returned,
-    /// which is above that of every earlier write.
+    /// Stores a value under a key. The write is durable when this returns. Returns its version,
+    /// which is greater than that of every earlier write.
     ///
-    /// # Errors
-    /// The key or the value is out of bounds: nothing was done. Or the write failed, and nothing
-    /// more is done until the database is opened anew: whether this write took effect shows then.
+    /// The key or the value is out of bounds, and nothing was written. Or the write failed; the
+    /// database then refuses all further work until it is opened again, which shows whether this
+    /// write took effect.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<Version, StoreError> {
         self.write(Write { key: key.into(), value: Some(value.into()) })
     }
 
-    /// Deletes a key, whether it is there or not. Durable when this returns.
+    /// Deletes a key, whether it exists or not. The write is durable when this returns.
     ///
     /// # Errors
     /// As for [`Database::put`].
@@ -77,26 +76,23 @@ impl Database {
         self.write(Write { key: key.into(), value: None })
     }
 
-    /// A key's version and value, if it is there.
+    /// A key's version and value, if the key exists.
     ///
-    /// # Errors
-    /// The entry is damaged or cannot be read, or a write has failed before.
+    /// The entry is damaged or cannot be read, or an earlier write failed.
     pub fn get(&self, key: &[u8]) -> Result<Option<(Version, Value)>, StoreError> {
         self.inner().store.get(&Key::from(key))
     }
 
-    /// Every key with its version and value, in the order of the keys, as they are now.
+    /// Every key with its version and value in key order, as of now.
     ///
-    /// # Errors
-    /// The database cannot be read, or a write has failed before.
+    /// The database cannot be read, or an earlier write failed.
     pub fn entries(&self) -> Result<Entries, StoreError> {
         self.inner().store.entries()
     }
 
-    /// Ends. Dropping the database does the same, and does not tell of errors.
+    /// Closes the database. Dropping it does the same, but hides errors.
     ///
-    /// # Errors
-    /// A write had failed.
+    /// A write failed.
     pub fn close(self) -> Result<(), StoreError> {
         self.inner.into_inner().unwrap_or_else(PoisonError::into_inner).store.close()
     }
@@ -118,7 +114,8 @@ impl Database {
         Ok(txn)
     }
 
-    /// A thread that panicked while it held this has broken nothing: each append is whole.
+    /// Ignores poisoning: each append is atomic, so a thread that panicked has left no partial
+    /// state.
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,5 +1,4 @@
-//! What can go wrong with a store, in words for the person who has to do something about it: what
-//! is wrong, where, and what to do.
+//! The errors of a store. Each message tells the operator what is wrong, where, and what to do.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -8,13 +7,13 @@ use thiserror::Error;
 use super::LimitError;
 use crate::protocol::{StoreId, TxnId};
 
-/// A store that cannot be opened, read or written. None of these loses anything that was durable.
+/// A store cannot be opened, read or written. No error loses data that was durable.
 #[derive(Debug, Error)]
 pub enum StoreError {
-    /// There is no store yet, and none was to be created.
+    /// There is no store, and none was to be created.
     #[error(
-        "{}: there is no store here; if this node is new, let it create one (--bootstrap), and if \
-         it is not, check the path or restore its directory", dir.display()
+        "{}: there is no store here; start a new node with --bootstrap; for an existing node, \
+         check the path or restore the directory", dir.display()
     )]
     Absent {
         /// The directory, which is missing or empty.
@@ -22,72 +21,72 @@ pub enum StoreError {
     },
     /// Another process has the store open.
     #[error(
-        "{}: another process has this store open; stop it first, or give each node a directory of \
-         its own", dir.display()
+        "{}: another process has this store open; stop that process, or use a different directory \
+         for each node", dir.display()
     )]
     Locked {
         /// The directory.
         dir: PathBuf,
     },
-    /// The path is that of a file.
-    #[error("{}: this is not a directory; give the path of a store's directory", path.display())]
+    /// The path names a file.
+    #[error("{}: not a directory; specify the directory of a store", path.display())]
     NotADirectory {
         /// The path.
         path: PathBuf,
     },
     /// The directory is used for something else.
     #[error(
-        "{}: this directory is not a store's ({found}); give an empty directory or a store's own, \
-         nothing here was changed", dir.display()
+        "{}: this directory does not belong to a store ({found}); specify an empty directory or \
+         one that belongs to a store; nothing was changed", dir.display()
     )]
     Foreign {
         /// The directory.
         dir: PathBuf,
-        /// What tells.
+        /// The evidence.
         found: String,
     },
-    /// The directory is a store's, and its data are not there.
+    /// The directory belongs to a store whose data file is gone.
     #[error(
-        "{}: the data file of store {store} is {state}; restore it from a copy, or, if it is lost, \
-         remove the directory and let the node begin anew", file.display()
+        "{}: the data file of store {store} is {state}; restore it from a backup, or remove the \
+         directory and create a new store", file.display()
     )]
     DataLost {
         /// The data file.
         file: PathBuf,
         /// The store that it belongs to.
         store: StoreId,
-        /// Missing, or empty.
+        /// `missing` or `empty`.
         state: &'static str,
     },
-    /// The data file is of another store than the directory.
+    /// The data file belongs to a different store than the directory.
     #[error(
-        "{}: this is the data file of store {found}, but the directory is that of store {expected}; \
-         put the right file back", file.display()
+        "{}: this file belongs to store {found}, but the directory belongs to store {expected}; \
+         restore the right file", file.display()
     )]
     Swapped {
         /// The data file.
         file: PathBuf,
-        /// The store that the file says it belongs to.
+        /// The store that the file names.
         found: StoreId,
         /// The store of the directory.
         expected: StoreId,
     },
-    /// The data file is none of LMDB's.
+    /// The data file is not an LMDB file.
     #[error(
-        "{}: this is not an LMDB file ({why}); put the store's own file back, nothing here was \
-         changed", file.display()
+        "{}: not an LMDB file ({why}); restore the store's own file; nothing was changed",
+        file.display()
     )]
     NotLmdb {
         /// The data file.
         file: PathBuf,
-        /// What tells.
+        /// The evidence.
         why: String,
     },
     /// The data file lacks pages that are in use.
     #[error(
-        "{}: the file ends after {len} bytes, but page {page} is in use, which ends at {want}; the \
-         file was cut short: restore it from a copy, or remove the directory and let the node \
-         begin anew", file.display()
+        "{}: the file is truncated: it has {len} bytes, but page {page} is in use and ends at byte \
+         {want}; restore it from a backup, or remove the directory and create a new store",
+        file.display()
     )]
     Truncated {
         /// The data file.
@@ -101,8 +100,8 @@ pub enum StoreError {
     },
     /// The data file is damaged: a page, a row or a checksum is wrong.
     #[error(
-        "{}: the store is damaged: {what}; nothing was changed: restore the directory from a copy, \
-         or remove it and let the node begin anew", file.display()
+        "{}: the store is damaged: {what}; restore the directory from a backup, or remove it and \
+         create a new store; nothing was changed", file.display()
     )]
     Damaged {
         /// The data file.
@@ -112,8 +111,8 @@ pub enum StoreError {
     },
     /// The store was written by another version of this program.
     #[error(
-        "{}: the store has format {found}, this program reads format {expected}; use the program \
-         that wrote it", file.display()
+        "{}: the store has format {found}, and this program supports format {expected}; use the \
+         version of the program that wrote it", file.display()
     )]
     Format {
         /// The data file.
@@ -123,21 +122,21 @@ pub enum StoreError {
         /// The format that this program reads.
         expected: u32,
     },
-    /// The store holds what a cluster's node wrote, and was opened as a plain database, or the
-    /// other way round.
+    /// The store was written by a cluster's node and opened as a plain database, or the other way
+    /// round.
     #[error("{}: this store belongs to {owner}; it cannot be used as {wanted}", dir.display())]
     Purpose {
         /// The directory.
         dir: PathBuf,
-        /// Whose it is.
+        /// The owner.
         owner: &'static str,
         /// What it was opened as.
         wanted: &'static str,
     },
     /// The memory map is full.
     #[error(
-        "{}: the store is full: it may take {map_bytes} bytes; what was durable is safe: start \
-         again with a larger map size", dir.display()
+        "{}: the store has reached its maximum size of {map_bytes} bytes; durable data is safe; \
+         increase map_bytes and restart", dir.display()
     )]
     MapFull {
         /// The directory.
@@ -147,47 +146,46 @@ pub enum StoreError {
     },
     /// The disk is full, or a quota or a limit of file sizes is reached.
     #[error(
-        "{}: the disk is full, {doing}: {source}; what was durable is safe: make room and start \
-         again", dir.display()
+        "{}: the disk is full ({doing}: {source}); durable data is safe; free some space and \
+         restart", dir.display()
     )]
     DiskFull {
         /// The directory.
         dir: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
-        /// The operating system's word.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The operating system refused something.
+    /// An operation of the operating system failed.
     #[error("{}: {doing}: {source}{}", path.display(), advice(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
-        /// The operating system's word.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// LMDB refused something that it should not refuse.
-    #[error("{}: {doing}: LMDB says: {why}; what was durable is safe: start again", dir.display())]
+    /// An operation of LMDB failed unexpectedly.
+    #[error("{}: {doing}: LMDB error: {why}; durable data is safe; restart", dir.display())]
     Lmdb {
         /// The directory.
         dir: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         doing: &'static str,
-        /// LMDB's word.
+        /// The error of LMDB.
         why: String,
     },
-    /// A write would take a live key back to an earlier version.
+    /// A write has a lower version than the live entry of its key.
     #[error(
-        "{}: a write of transaction {txn} came to a key that already has version {version}; \
-         refused: the protocol was violated, or another process writes to the store",
-        dir.display()
+        "{}: refused a write of version {txn}: the key already has version {version}; the \
+         protocol was violated, or another process writes to the store", dir.display()
     )]
     VersionOrder {
         /// The directory.
         dir: PathBuf,
-        /// The write that came too late.
+        /// The version of the write.
         txn: TxnId,
         /// The key's version.
         version: TxnId,
@@ -195,25 +193,25 @@ pub enum StoreError {
     /// The key or the value is out of bounds.
     #[error(transparent)]
     Limit(#[from] LimitError),
-    /// A write failed before, and nothing is done since.
-    #[error("the store takes nothing any more, since a write has failed: {0}")]
+    /// An earlier write failed; the store refuses all further work.
+    #[error("the store has stopped because a write failed: {0}")]
     Failed(Arc<StoreError>),
-    /// The writer thread ended by a fault of the program.
-    #[error("{}: the store's writer ended by a fault of this program; start again", dir.display())]
+    /// The writer thread panicked.
+    #[error("{}: the writer thread of the store panicked, which is a bug; restart", dir.display())]
     WriterPanicked {
         /// The directory.
         dir: PathBuf,
     },
 }
 
-/// What to do about an error of the operating system, where that is not plain.
+/// Advice for an error of the operating system, where it is not obvious.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "; let the user of this process read and write the directory and all files in it"
+            "; grant the user of this process read and write access to the directory and its files"
         }
         _ if error.raw_os_error() == Some(nix::errno::Errno::EIO as i32) => {
-            "; the disk fails, or a file may not grow any more: what was durable is safe"
+            "; the disk is failing or a file size limit is reached; durable data is safe"
         }
         _ => "",
     }

@@ -1,14 +1,14 @@
-//! How large keys and values may be. Whoever takes a write from outside asks here first, so that
-//! the store never meets a key or a value that it cannot hold.
+//! The size limits of keys and values. Every caller that accepts a write from outside checks it
+//! here first, so that the store never meets a key or value that it cannot hold.
 
 use thiserror::Error;
 
 use crate::protocol::{Key, Value};
 
-/// The longest key, in bytes: what LMDB can hold. The shortest is one byte.
+/// The longest key, in bytes, which LMDB dictates. The shortest is one byte.
 pub const KEY_BYTES_MAX: usize = 511;
 
-/// The bounds of keys and values.
+/// The size limits of keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The longest value, in bytes. Default 1 MiB; at most [`Limits::VALUE_BYTES_CEILING`].
@@ -16,13 +16,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// No limit can be raised above this: 1 GiB, well below what a row of LMDB can hold.
+    /// The highest limit that can be configured: 1 GiB, well below what LMDB can store in a row.
     pub const VALUE_BYTES_CEILING: usize = 1 << 30;
 
-    /// Checks a key, and the value that is to be stored under it, if any.
+    /// Checks a key, and the value to be stored under it, if any.
     ///
-    /// # Errors
-    /// Says which bound is broken, and by how much.
+    /// The limit that is exceeded, and the actual size.
     pub fn check(&self, key: &Key, value: Option<&Value>) -> Result<(), LimitError> {
         match key.as_bytes().len() {
             0 => return Err(LimitError::EmptyKey),
@@ -43,7 +42,7 @@ impl Default for Limits {
     }
 }
 
-/// A key or a value that the store does not take.
+/// A key or a value that the store does not accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LimitError {
     /// The key has no bytes.
@@ -56,7 +55,7 @@ pub enum LimitError {
         len: usize,
     },
     /// The value is too long.
-    #[error("the value has {len} bytes: a value has at most {max} bytes here")]
+    #[error("the value has {len} bytes: the limit is {max} bytes")]
     LongValue {
         /// Its length in bytes.
         len: usize,
@@ -70,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_and_values_at_the_bounds_pass_and_one_beyond_is_refused() {
+    fn sizes_at_the_limits_pass_and_one_beyond_is_refused() {
         let limits = Limits::default();
         let key = |len: usize| Key::from(vec![b'k'; len]);
         let value = |len: usize| Value::from(vec![0; len]);
@@ -88,7 +87,7 @@ mod tests {
         let small = Limits { value_bytes_max: 3 };
         assert_eq!(
             small.check(&key(1), Some(&value(4))).unwrap_err().to_string(),
-            "the value has 4 bytes: a value has at most 3 bytes here"
+            "the value has 4 bytes: the limit is 3 bytes"
         );
     }
 }

@@ -1,5 +1,6 @@
-//! A store without a disk, for the model and the simulator: the same records with the same meaning,
-//! and three stages of safety told apart, so that a crash can take exactly what a crash may take.
+//! A store without a disk, for the model and the simulator. Records have the same meaning as on
+//! disk. The store distinguishes three levels of safety, so that a crash loses exactly what a crash
+//! may lose.
 
 use std::{
     hash::{Hash, Hasher},
@@ -11,23 +12,24 @@ use crate::protocol::{Key, Lsn, Record, Value, Version};
 
 /// A node's store in memory.
 ///
-/// A record is *volatile* when it is appended (in the process: a SIGKILL takes it), then *written*
-/// (in the operating system: a loss of power takes it), then *synced* (durable). Each stage holds a
-/// prefix of the one before. What is synced is folded into a [`State`]; the rest is kept as records,
-/// few as they are. States are shared between clones until one of them changes.
+/// A record is *volatile* when it is appended: it is in the process, and SIGKILL loses it. Then it
+/// is *written*: it is in the operating system, and a loss of power loses it. Then it is *synced*,
+/// that is, durable. Each level holds a prefix of the one before. Synced records are folded into a
+/// [`State`]; the others are kept as records, because they are few. Clones share their states until
+/// one of them changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// What is on the disk.
+    /// The state on the disk.
     synced: Arc<State>,
-    /// What reads see: the synced state and then the tail.
+    /// The state that reads see: the synced state plus the tail.
     current: Arc<State>,
-    /// The records after that, in the order appended.
+    /// The records that are not synced, in the order appended.
     tail: Vec<Record>,
-    /// How many of the tail are written.
+    /// The number of records of the tail that are written.
     written: usize,
-    /// How many of the tail are left from before the last crash.
+    /// The number of records of the tail from before the last crash.
     inherited: usize,
-    /// How many records of this incarnation are synced.
+    /// The number of records of this incarnation that are synced.
     synced_lsn: Lsn,
 }
 
@@ -38,7 +40,7 @@ impl Memory {
         Memory::default()
     }
 
-    /// Appends a record; reads see it at once. Positions count from 1 after each crash.
+    /// Appends a record, which reads see immediately. Positions start from 1 after each crash.
     ///
     /// # Panics
     /// As [`State::apply`].
@@ -66,112 +68,108 @@ impl Memory {
         self.synced_lsn + self.written.saturating_sub(self.inherited) as Lsn
     }
 
-    /// How many records are written but not synced: a loss of power may take any number of the last
-    /// of them. Those from before the last crash count.
+    /// The number of records that are written but not synced. A loss of power may lose any suffix
+    /// of them. Records from before the last crash count.
     #[must_use]
     pub fn unsynced(&self) -> usize {
         self.written
     }
 
-    /// The operating system takes every record up to this one.
+    /// Hands every record up to this one to the operating system.
     ///
-    /// # Panics
-    /// When the record was not appended.
+    /// If the record was not appended.
     pub fn write_up_to(&mut self, lsn: Lsn) {
         self.written = self.written.max(self.position(lsn));
     }
 
-    /// Every record up to this one is durable, and with it what an earlier crash has left.
+    /// Makes every record up to this one durable, and with them the records from before the last
+    /// crash.
     ///
-    /// # Panics
-    /// When the record was not appended.
+    /// If the record was not appended.
     pub fn sync_up_to(&mut self, lsn: Lsn) {
         let count = self.position(lsn);
         if count > 0 {
-            self.settle(count);
+            self.fold(count);
             self.written = self.written.saturating_sub(count);
             self.inherited = 0;
             self.synced_lsn = lsn;
         }
     }
 
-    /// The process is killed: what it had not written is lost.
+    /// Kills the process: volatile records are lost.
     pub fn kill(&mut self) {
-        self.lose(self.written);
+        self.truncate(self.written);
         self.inherited = self.written;
     }
 
-    /// The power is cut: of the records that are written but not synced the first `keep` survive,
-    /// and are durable from now on, since the next start reads them from the disk itself. All
-    /// others are lost.
+    /// Loses power. Of the records that are written but not synced, the first `keep` survive. They
+    /// are durable from now on, because the next start reads them from the disk itself. All others
+    /// are lost.
     ///
-    /// # Panics
-    /// When `keep` is more than [`unsynced`](Memory::unsynced).
+    /// If `keep` is more than [`unsynced`](Memory::unsynced).
     pub fn power_loss(&mut self, keep: usize) {
         assert!(
             keep <= self.written,
-            "{keep} records cannot survive: {} are written",
+            "{keep} records cannot survive: only {} are written",
             self.written
         );
-        self.lose(keep);
-        self.settle(keep);
+        self.truncate(keep);
+        self.fold(keep);
         self.written = 0;
         self.inherited = 0;
     }
 
-    /// Counts positions from the last one that is synced on, so that two stores of the same contents
-    /// are equal however they came about.
+    /// Restarts the numbering of positions after the last synced record, so that two stores of
+    /// equal content compare equal.
     pub fn rebase(&mut self) {
         self.synced_lsn = 0;
     }
 
-    /// What is on the disk.
+    /// The state on the disk.
     #[must_use]
     pub fn durable(&self) -> &State {
         &self.synced
     }
 
-    /// The records that are not synced, in the order appended: those that the last crash left, and
-    /// those of this incarnation.
+    /// The records that are not synced, in the order appended: those from before the last crash,
+    /// and those of this incarnation.
     #[must_use]
     pub fn tail(&self) -> (&[Record], &[Record]) {
         self.tail.split_at(self.inherited)
     }
 
-    /// What all records appended so far leave, or those that survived the last crash.
+    /// The state after every record appended so far. After a crash: after those that survived.
     #[must_use]
     pub fn current(&self) -> &State {
         &self.current
     }
 
-    /// What a recovery sees: the facts of the records that survived the last crash, in canonical
-    /// order.
+    /// What recovery sees: the facts of the surviving records, in canonical order.
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
         self.current.records().cloned().collect()
     }
 
-    /// A live key's version and value, as all records appended so far have it.
+    /// A live key's version and value after every record appended so far.
     #[must_use]
     pub fn get(&self, key: &Key) -> Option<&(Version, Value)> {
         self.current.get(key)
     }
 
-    /// Every live key with its version and value, in the order of the keys, as all records appended
-    /// so far have it.
+    /// Every live key with its version and value in key order, after every record appended so far.
     pub fn entries(&self) -> impl Iterator<Item = (&Key, &(Version, Value))> {
         self.current.entries()
     }
 
-    /// Folds the first of the tail into what is synced.
-    fn settle(&mut self, count: usize) {
-        // Not shared with `current`, or the next record would have to copy it all.
+    /// Folds the first records of the tail into the synced state.
+    fn fold(&mut self, count: usize) {
+        // Do not share this with `current`, or the next record would have to copy all of it.
         let synced = Arc::make_mut(&mut self.synced);
         self.tail.drain(..count).for_each(|record| synced.apply(&record));
     }
 
-    /// Loses all of the tail but the first of it.
-    fn lose(&mut self, keep: usize) {
+    /// Drops all but the first `keep` records of the tail.
+    fn truncate(&mut self, keep: usize) {
         if keep < self.tail.len() {
             self.tail.truncate(keep);
             self.current = self.synced.clone();
@@ -183,7 +181,7 @@ impl Memory {
         self.synced_lsn = 0;
     }
 
-    /// How many of the tail a position stands for.
+    /// The number of records of the tail up to a position.
     fn position(&self, lsn: Lsn) -> usize {
         assert!(lsn <= self.last(), "record {lsn} was not appended: the last is {}", self.last());
         match lsn.saturating_sub(self.synced_lsn) {
@@ -193,7 +191,7 @@ impl Memory {
     }
 }
 
-/// Without what follows from the rest.
+/// Skips `current`, which follows from the other fields.
 impl Hash for Memory {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
         let Memory { synced, current: _, tail, written, inherited, synced_lsn } = self;
@@ -218,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kill_takes_what_is_volatile_and_a_power_cut_what_is_not_synced() {
+    fn a_kill_loses_volatile_records_and_power_loss_loses_unsynced_ones() {
         let mut memory = Memory::new();
         for n in 1..=4 {
             assert_eq!(memory.append(incarnation(n)), n);
@@ -232,14 +230,14 @@ mod tests {
         killed.kill();
         assert_eq!(killed.records(), [incarnation(3)]);
         assert_eq!((killed.last(), killed.unsynced()), (0, 2));
-        // What the kill left can still be lost, until the next sync.
+        // Records from before the kill can still be lost, until the next sync.
         for (keep, left) in [(0, 1), (1, 2), (2, 3)] {
-            let mut cut = killed.clone();
-            cut.power_loss(keep);
-            assert_eq!(cut.records(), [incarnation(left)]);
-            let mut cut = memory.clone();
-            cut.power_loss(keep);
-            assert_eq!(cut.records(), [incarnation(left)]);
+            let mut after = killed.clone();
+            after.power_loss(keep);
+            assert_eq!(after.records(), [incarnation(left)]);
+            let mut after = memory.clone();
+            after.power_loss(keep);
+            assert_eq!(after.records(), [incarnation(left)]);
         }
         assert_eq!(killed.append(incarnation(5)), 1);
         killed.sync_up_to(1);
@@ -248,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_takes_with_it_what_a_kill_has_left() {
+    fn a_sync_includes_the_records_from_before_a_kill() {
         let mut memory = Memory::new();
         write(&mut memory, 1, "k", Some("a"));
         memory.write_up_to(2);
@@ -261,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_contents_are_equal_stores() {
+    fn stores_of_equal_content_are_equal() {
         let (mut one, mut other) = (Memory::new(), Memory::new());
         one.append(incarnation(1));
         one.append(incarnation(2));
@@ -274,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_see_what_is_appended_before_it_is_safe() {
+    fn reads_see_records_before_they_are_durable() {
         let mut memory = Memory::new();
         let key = Key::from("k");
         assert_eq!(memory.get(&key), None);

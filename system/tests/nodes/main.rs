@@ -1,9 +1,9 @@
-//! The programs as they are: real processes on loopback addresses, driven from outside by clients,
-//! by the wire and by crash points.
+//! Tests of the programs: real processes on loopback addresses, driven by clients, by the wire
+//! protocol and by crash points.
 
 mod client;
 mod cluster;
-mod points;
+mod crash_points;
 mod refusals;
 mod replica;
 mod support;

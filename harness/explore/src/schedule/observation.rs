@@ -57,7 +57,7 @@ impl fmt::Display for Observation {
 /// The commits among records that become durable.
 pub(super) fn decided<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<Observation> {
     let decided = records.filter_map(|record| match record {
-        Record::Decided { txn, .. } => Some(Observation::Decided(*txn)),
+        Record::CommitDecision { txn, .. } => Some(Observation::Decided(*txn)),
         _ => None,
     });
     decided.collect()

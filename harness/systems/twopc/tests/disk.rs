@@ -65,7 +65,7 @@ impl Mounted {
 fn options(create: bool, syncs: SyncMode) -> StoreOptions {
     StoreOptions {
         create,
-        syncs,
+        sync_mode: syncs,
         map_bytes: 16 << 20,
         wal_bytes: 16 << 10,
         ..StoreOptions::default()

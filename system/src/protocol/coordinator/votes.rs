@@ -1,36 +1,36 @@
-//! The coordinator where the votes decide: a transaction is committed when PREPARE is durable at
-//! every replica and none has vetoed, and the master's log says nothing of it. Knows when an abort
-//! may be announced, and what a master has to find out that takes over.
+//! The coordinator in votes mode: a transaction is committed when PREPARE is durable at every
+//! replica and none has vetoed it. The master's log records nothing about it. This module decides
+//! when an abort may be announced, and what a master that takes over has to find out.
 //!
-//! Commit may be concluded in three ways, which cannot contradict each other: every yes has come
-//! while nobody had been asked to veto; every replica has said that its yes is final; somebody has
-//! concluded it before. Abort may be concluded in one: some replica has vetoed, durably. Invariants,
-//! wherever the machine rests:
+//! There are three ways to conclude commit, which cannot contradict each other: every yes vote
+//! arrived before any replica was asked for a veto; every replica has reported that its yes is
+//! final; or another node has concluded it before. There is one way to conclude abort: some replica
+//! has vetoed durably. Invariants, between steps:
 //!
-//! - nobody has been told Aborted, or Abort, before a veto was durable at some replica;
-//! - until a starting master has handshaken with every replica, and settled everything that they
-//!   were in doubt about, it takes nothing for aborted and no writes, and its watermark is one that it
-//!   has from them.
+//! - No client has been sent Aborted, and no node Abort, before a veto was durable at some replica.
+//! - A starting master first completes its takeover: a handshake with every replica, and an outcome
+//!   for every transaction that they were in doubt about. Until then it presumes no abort, takes no
+//!   writes, and its watermark is one that the replicas reported.
 
 use super::{
     AbortReason, Body, CommitMode, Coordinator, Effect, Key, PeerKnowledge, Phase, Replicas, Rule,
     Txn, TxnId,
 };
 
-/// What a master has learnt of its predecessors, who left no log.
+/// The takeover from earlier masters, which left no log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Heritage {
-    /// Replicas that have handshaken with this master.
-    met: Replicas,
-    /// The greatest watermark that a replica knew of.
+pub(super) struct Takeover {
+    /// Replicas that have completed the handshake with this master.
+    handshaken: Replicas,
+    /// The greatest watermark that a replica reported.
     watermark: TxnId,
-    /// All have handshaken, and all that they were in doubt about is settled.
-    settled: bool,
+    /// Every replica has completed the handshake, and every reported transaction has an outcome.
+    complete: bool,
 }
 
-impl Heritage {
+impl Takeover {
     pub(super) fn rename(&mut self, slot: &impl Fn(u8) -> u8) {
-        self.met = self.met.renamed(slot);
+        self.handshaken = self.handshaken.renamed(slot);
     }
 }
 
@@ -39,67 +39,67 @@ impl Coordinator {
         self.config.commit == CommitMode::Votes
     }
 
-    /// Whether nothing of the predecessors can be in doubt any more, of which this master does not
-    /// know. A log tells at once.
-    pub(super) fn settled(&self) -> bool {
-        self.heritage.as_ref().is_none_or(|heritage| heritage.settled)
+    /// Whether no replica can be in doubt about a transaction of an earlier master that this one
+    /// does not know. In logged mode the log names them all.
+    pub(super) fn takeover_complete(&self) -> bool {
+        self.takeover.as_ref().is_none_or(|takeover| takeover.complete)
     }
 
-    /// The watermark of the predecessors, as long as this master cannot know a greater one.
-    pub(super) fn inherited_watermark(&self) -> Option<TxnId> {
-        let heritage = self.heritage.as_ref().filter(|heritage| !heritage.settled)?;
-        self.config.rules.keep(Rule::WatermarkWaitsForHandshakes).then_some(heritage.watermark)
+    /// The watermark of the earlier masters, while this master cannot know a greater one.
+    pub(super) fn takeover_watermark(&self) -> Option<TxnId> {
+        let takeover = self.takeover.as_ref().filter(|takeover| !takeover.complete)?;
+        self.config.rules.keep(Rule::WatermarkWaitsForHandshakes).then_some(takeover.watermark)
     }
 
-    /// Whether a transaction that is not under way here was aborted, if somebody is in doubt about
-    /// it. One that this master has begun has ended here, with a veto; of an earlier one it knows
-    /// when it has met everybody.
+    /// Whether a transaction that is not in progress here, and that a replica is in doubt about,
+    /// was aborted. One that this master began has ended with a veto. For an earlier master's
+    /// transactions the takeover must be complete.
     pub(super) fn presumes_abort(&self, txn: TxnId) -> bool {
-        self.settled()
+        self.takeover_complete()
             || txn.epoch == self.epoch
-            || self.heritage.as_ref().is_some_and(|heritage| txn < heritage.watermark)
+            || self.takeover.as_ref().is_some_and(|takeover| txn < takeover.watermark)
             || !self.config.rules.keep(Rule::NoPresumption)
     }
 
-    /// Votes are missing. They may be durable all the same, so it takes a veto to abort: any
-    /// replica's that is not bound to its yes. From here on a yes vote does not count, for it may
-    /// have been vetoed since.
-    pub(super) fn ask_for_vetoes(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
+    /// Votes are missing. They may be durable all the same, so an abort needs a veto, which any
+    /// replica can give whose yes is not final. From now on a plain yes vote does not count: the
+    /// replica may have vetoed since.
+    pub(super) fn request_vetoes(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
         let all = self.all();
         let rules = self.config.rules;
         let Some(Txn { phase, .. }) = self.txns.get_mut(&txn) else { return };
         let Phase::Voting { call, yes, .. } = phase else { return };
-        let last = if rules.keep(Rule::LateYesIsVoid) { Replicas::default() } else { *yes };
-        *phase = Phase::Asking { call: Some(*call), unheard: all.without(*yes), last };
-        self.ask(txn, self.live(), effects);
-        self.set_resend(txn, 0, effects);
+        let final_votes = if rules.keep(Rule::LateYesIsVoid) { Replicas::default() } else { *yes };
+        *phase = Phase::Terminating { call: Some(*call), no_vote: all.without(*yes), final_votes };
+        self.send_inquiry(txn, self.live(), effects);
+        self.set_retransmit_timer(txn, 0, effects);
     }
 
-    /// A replica that handshakes is in doubt about a transaction that an earlier master has begun:
-    /// everybody is to be asked, and it with the rest of what is asked of it.
-    pub(super) fn inherit(&mut self, slot: u8, txn: TxnId, key: Key, effects: &mut Vec<Effect>) {
+    /// Adopts a transaction of an earlier master that a replica reported in its handshake. Asks the
+    /// other replicas now; `record_handshake` asks the reporting one.
+    pub(super) fn adopt(&mut self, slot: u8, txn: TxnId, key: Key, effects: &mut Vec<Effect>) {
         let none = Replicas::default();
-        let phase = Phase::Asking { call: None, unheard: none, last: none };
+        let phase = Phase::Terminating { call: None, no_vote: none, final_votes: none };
         self.txns.insert(txn, Txn { key, phase });
         let mut others = self.live();
         others.remove(slot);
-        self.ask(txn, others, effects);
+        self.send_inquiry(txn, others, effects);
     }
 
-    /// Asks replicas how they stand to a transaction, if it is one to ask about. What an earlier
-    /// master has begun is not to be vetoed: it may have been committed.
-    pub(super) fn ask(&self, txn: TxnId, to: Replicas, effects: &mut Vec<Effect>) -> bool {
+    /// Asks replicas for their state of a transaction, if it is terminating. A transaction of an
+    /// earlier master must not be vetoed, because it may have been committed.
+    pub(super) fn send_inquiry(&self, txn: TxnId, to: Replicas, effects: &mut Vec<Effect>) -> bool {
         let body = match self.txns.get(&txn).map(|txn| &txn.phase) {
-            Some(Phase::Asking { call: Some(_), .. }) => Body::Veto { txn },
-            Some(Phase::Asking { call: None, .. }) => Body::PeerInquire { txn },
+            Some(Phase::Terminating { call: Some(_), .. }) => Body::Veto { txn },
+            Some(Phase::Terminating { call: None, .. }) => Body::PeerInquire { txn },
             _ => return false,
         };
         self.send_to(to, body, effects);
         true
     }
 
-    /// A replica has said how it stands to a transaction.
-    pub(super) fn testified(
+    /// A replica reports its state of a transaction.
+    pub(super) fn on_peer_answer(
         &mut self,
         slot: u8,
         txn: TxnId,
@@ -107,56 +107,63 @@ impl Coordinator {
         effects: &mut Vec<Effect>,
     ) {
         let all = self.config.replicas;
-        let Some(Txn { phase: Phase::Asking { unheard, last, .. }, .. }) = self.txns.get_mut(&txn)
+        let Some(Txn { phase: Phase::Terminating { no_vote, final_votes, .. }, .. }) =
+            self.txns.get_mut(&txn)
         else {
             return;
         };
         match answer {
             PeerKnowledge::Commit => self.publish_commit(txn, effects),
             PeerKnowledge::Abort => {
-                let missing = unheard.nodes();
+                let missing = no_vote.nodes();
                 self.abort(txn, AbortReason::Timeout { missing }, effects);
             }
             PeerKnowledge::Final => {
-                last.insert(slot);
-                if last.len() == all {
+                final_votes.insert(slot);
+                if final_votes.len() == all {
                     self.publish_commit(txn, effects);
                 }
             }
             PeerKnowledge::Uncertain => {}
         }
-        self.settle();
+        self.update_takeover();
     }
 
-    /// A replica has handshaken, and knew of this watermark: ask it as well about all that others are
-    /// asked about.
-    pub(super) fn inherits(&mut self, slot: u8, watermark: TxnId, effects: &mut Vec<Effect>) {
-        let Some(heritage) = &mut self.heritage else { return };
-        heritage.met.insert(slot);
-        heritage.watermark = heritage.watermark.max(watermark);
+    /// Records a replica's handshake and the watermark that it reported, and asks it about every
+    /// transaction that is terminating.
+    pub(super) fn record_handshake(
+        &mut self,
+        slot: u8,
+        watermark: TxnId,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(takeover) = &mut self.takeover else { return };
+        takeover.handshaken.insert(slot);
+        takeover.watermark = takeover.watermark.max(watermark);
         let asking: Vec<_> = self
             .txns
             .iter()
             .filter(
-                |(_, txn)| matches!(txn.phase, Phase::Asking { last, .. } if !last.contains(slot)),
+                |(_, txn)| matches!(txn.phase, Phase::Terminating { final_votes, .. } if !final_votes.contains(slot)),
             )
             .map(|(txn, _)| *txn)
             .collect();
         let mut to = Replicas::default();
         to.insert(slot);
         for txn in asking {
-            self.ask(txn, to, effects);
-            self.set_resend(txn, 0, effects);
+            self.send_inquiry(txn, to, effects);
+            self.set_retransmit_timer(txn, 0, effects);
         }
-        self.settle();
+        self.update_takeover();
     }
 
-    /// Takes note when nothing of the predecessors is open any more.
-    fn settle(&mut self) {
+    /// Checks whether the takeover is complete.
+    fn update_takeover(&mut self) {
         let all = self.config.replicas;
-        let inherited = |txn: &Txn| matches!(txn.phase, Phase::Asking { call: None, .. });
-        if let Some(heritage) = self.heritage.as_mut().filter(|heritage| !heritage.settled) {
-            heritage.settled = heritage.met.len() == all && !self.txns.values().any(inherited);
+        let inherited = |txn: &Txn| matches!(txn.phase, Phase::Terminating { call: None, .. });
+        if let Some(takeover) = self.takeover.as_mut().filter(|takeover| !takeover.complete) {
+            takeover.complete =
+                takeover.handshaken.len() == all && !self.txns.values().any(inherited);
         }
     }
 }

@@ -1,23 +1,23 @@
-//! The participant where the votes decide: a yes vote can be taken back by a durable veto, which
-//! the master may ask for while it has not heard all, until the replica has *frozen* it, durably.
-//! Knows when a veto is possible, and what has to be durable before somebody relies on it.
+//! The participant in votes mode: a yes vote can be taken back by a durable veto, which the master
+//! requests when votes are missing, until the replica has durably *frozen* the vote. This module
+//! decides when a veto is possible, and what must be durable before another node may rely on it.
 //!
-//! A frozen yes is final. So of a transaction whose votes are all final everybody knows that it is
-//! committed, and nobody need ask the master: a participant freezes its own vote before it asks its
-//! peers, and when it is asked by one.
+//! A frozen yes is final. So if the votes on a transaction are all final, every replica knows that
+//! it is committed without asking the master. A participant freezes its vote before it asks its
+//! peers, and before it answers one.
 
 use super::{
-    Aborted, Body, CommitMode, Effect, Node, Parked, Participant, PeerKnowledge, Record, Rule,
-    State, TxnId,
+    AbortBasis, Body, CommitMode, Deferred, Effect, Node, Participant, PeerKnowledge, Record, Rule,
+    TxnId, TxnState,
 };
 
-/// Which yes votes are final: those on transactions up to one. That more are frozen than somebody
-/// asked about costs little, and spares a record of each.
+/// Which yes votes are final: those on transactions up to `upto`. Freezing more transactions than
+/// was asked for costs little and saves a record for each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Frozen {
-    /// FROZEN is appended: no veto follows.
+    /// The last FROZEN appended: no veto follows.
     upto: TxnId,
-    /// FROZEN is durable: others may be told.
+    /// The last FROZEN known to be durable: other nodes may be told.
     durable: TxnId,
 }
 
@@ -32,9 +32,9 @@ impl Participant {
         self.config.commit == CommitMode::Votes
     }
 
-    /// Somebody asks about a transaction that is pending or prepared here. A master that wants a
-    /// veto gets it if the vote is not frozen; anybody else gets it frozen.
-    pub(super) fn asked_in_doubt(
+    /// Answers an inquiry about a transaction that is pending or prepared here. A master that
+    /// requests a veto gets one if the vote is not frozen. Every other asker gets a final vote.
+    pub(super) fn answer_in_doubt(
         &mut self,
         txn: TxnId,
         by: Node,
@@ -48,29 +48,30 @@ impl Participant {
             if rules.keep(Rule::VetoForced) {
                 return self.refuse(txn, by, body, effects);
             }
-            let state = self.txns.insert(txn, State::Aborted(Aborted::Voted));
-            if let Some(key) = state.as_ref().and_then(State::undecided_key) {
+            let state = self.txns.insert(txn, TxnState::Aborted(AbortBasis::Voted));
+            if let Some(key) = state.as_ref().and_then(TxnState::undecided_key) {
                 self.unlock(key, txn, effects);
             }
             return self.send(by, body, effects);
         }
-        // No vote yet: who asks will ask again.
-        let voted = matches!(self.txns.get(&txn), Some(State::Prepared { .. }));
+        // Not voted yet; the asker retransmits.
+        let voted = matches!(self.txns.get(&txn), Some(TxnState::Prepared { .. }));
         if voted && self.freeze(txn, by, effects) {
             let answer = PeerKnowledge::Final;
             self.send(by, Body::PeerAnswer { txn, answer }, effects);
         }
     }
 
-    /// Whether this participant may ask its peers about a transaction now: it may conclude from
-    /// their answers what its own veto would contradict. If not, it asks when it may.
-    pub(super) fn may_ask(&mut self, txn: TxnId, effects: &mut Vec<Effect>) -> bool {
+    /// Whether this participant may ask its peers about a transaction now. It may conclude commit
+    /// from their answers, which its own veto would contradict, so its vote must be final first. If
+    /// it is not, the question is sent once FROZEN is durable.
+    pub(super) fn may_ask_peers(&mut self, txn: TxnId, effects: &mut Vec<Effect>) -> bool {
         self.freeze(txn, self.config.node, effects)
     }
 
-    /// Whether the vote on a transaction is final, durably. If not it is made so, for whom it is
-    /// then said to.
-    fn freeze(&mut self, txn: TxnId, whom: Node, effects: &mut Vec<Effect>) -> bool {
+    /// Whether the vote on a transaction is durably final. If not, appends and forces FROZEN, and
+    /// then answers `asker`.
+    fn freeze(&mut self, txn: TxnId, asker: Node, effects: &mut Vec<Effect>) -> bool {
         if !self.config.rules.keep(Rule::FreezeBeforeAnswer) {
             return true;
         }
@@ -78,30 +79,32 @@ impl Participant {
             self.frozen.upto = txn;
             let lsn = self.append(Record::Frozen { upto: txn }, effects);
             effects.push(Effect::Force(lsn));
-            self.parked.push_back((lsn, Parked::Frozen(txn, whom)));
+            self.deferred.push_back((lsn, Deferred::Frozen(txn, asker)));
         }
         txn <= self.frozen.durable
     }
 
-    /// FROZEN is durable: do what waited for it, as things stand now.
-    pub(super) fn is_frozen(&mut self, txn: TxnId, whom: Node, effects: &mut Vec<Effect>) {
+    /// FROZEN is durable: continues what waited for it, in the current state.
+    pub(super) fn on_frozen_durable(&mut self, txn: TxnId, asker: Node, effects: &mut Vec<Effect>) {
         self.frozen.durable = txn;
-        if whom != self.config.node {
-            self.asked(txn, whom, false, effects);
-        } else if matches!(self.txns.get(&txn), Some(State::Prepared { .. })) {
+        if asker != self.config.node {
+            self.answer_inquiry(txn, asker, false, effects);
+        } else if matches!(self.txns.get(&txn), Some(TxnState::Prepared { .. })) {
             self.ask_peers(txn, effects);
         }
     }
 
-    /// Whether the handshake has to wait: a commit that is not durable could come into doubt again
-    /// after it, when the master believes that it knows of all that is in doubt.
-    pub(super) fn waits_for_commits(&mut self, effects: &mut Vec<Effect>) -> bool {
-        let unsafe_commit = |state: &State| matches!(state, State::Committed { durable: false });
+    /// Whether the handshake must wait until this replica's commits are durable. A crash after the
+    /// handshake would put a lazy commit in doubt again, while the master believes that it knows
+    /// every transaction in doubt.
+    pub(super) fn must_wait_for_commits(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let lazy_commit =
+            |state: &TxnState| matches!(state, TxnState::Committed { durable: false });
         let waits = self.config.rules.keep(Rule::HandshakeAfterCommits)
-            && self.txns.values().any(unsafe_commit);
+            && self.txns.values().any(lazy_commit);
         if waits {
             effects.push(Effect::Force(self.lsn));
-            self.parked.push_back((self.lsn, Parked::Promise(self.promised)));
+            self.deferred.push_back((self.lsn, Deferred::Promise(self.promised)));
         }
         waits
     }

@@ -1,6 +1,6 @@
-//! One LMDB environment and its log in one directory: created whole or not at all, locked, looked
-//! through before it is mapped, and opened. Turns everything that can be wrong with it into a
-//! [`StoreError`]. Knows the tables and nothing of records, queues or threads.
+//! An LMDB environment and its write-ahead log in a directory: creation, which is atomic; locking;
+//! verification before the file is mapped; and opening. Maps every failure to a [`StoreError`].
+//! Knows the tables, but not records, queues or threads.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -17,42 +17,42 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use super::{super::StoreError, StoreOptions, SyncMode, log::Log, pages, rows};
+use super::{super::StoreError, StoreOptions, SyncMode, codec, verify, wal::Wal};
 use crate::protocol::{Record, StoreId};
 
-/// Names the program's own format of rows, apart from LMDB's version.
+/// The version of the row format, independent of LMDB's version.
 const FORMAT: u32 = 4;
-/// The key of the row that says whose the file is: format, store id. It has no checksum: a store of
-/// another format need not have one there, and what is wrong with it shows.
+/// The key of the row that identifies the store: format and store id. It has no checksum, because a
+/// store of another format need not have one there, and damage to it shows in the values.
 const IDENTITY: &[u8] = b"\0store";
-/// The key of the row that says which generation of the log the tables have come to.
-const APPLIED: &[u8] = b"\0log";
-/// The table of the key/value data.
+/// The key of the row with the last WAL generation that the tables contain.
+const CHECKPOINT: &[u8] = b"\0log";
+/// The table of the key/value entries.
 const ENTRIES: &str = "kv";
 
 const LOCK_FILE: &str = "LOCK";
 const DATA_FILE: &str = "data.mdb";
 const LMDB_LOCK_FILE: &str = "lock.mdb";
 const LOG_FILE: &str = "log";
-/// A directory in which a new environment is made, before its files are moved into place.
+/// The directory in which a new environment is created before its files are moved into place.
 const CREATING: &str = "creating";
-/// What the lock file says before the store's id.
+/// The text of the lock file before the store id.
 const LOCK_WORDS: &str = "two-phase commit store ";
 
 type Env = heed::Env<WithoutTls>;
 
-/// A table of bytes by bytes.
+/// A table that maps bytes to bytes.
 pub(super) type Table = heed::Database<'static, RawBytes, RawBytes>;
 
-/// A key and what is stored under it.
+/// A key and its value.
 type Row<'t> = (&'t [u8], &'t [u8]);
 
-/// An environment, open and locked for as long as this lives.
+/// An environment, open and locked while this lives.
 #[derive(Debug)]
 pub(super) struct Environment {
     env: Env,
-    /// The facts that records leave, and the identity. LMDB's unnamed table, so that a commit that
-    /// changes no entry writes no page for a table's root.
+    /// The facts and the identity. They are in LMDB's unnamed table, so that a commit that changes
+    /// no entry does not write a page for the root of a named table.
     pub(super) facts: Table,
     /// The key/value data.
     pub(super) entries: Table,
@@ -60,30 +60,30 @@ pub(super) struct Environment {
     pub(super) id: StoreId,
     dir: PathBuf,
     map_bytes: u64,
-    /// Released last.
+    /// Fields drop in order: the lock is released last.
     _lock: Option<Flock<File>>,
 }
 
 impl Environment {
-    /// Opens the environment of a directory, or creates it there if that is asked for; and its log,
-    /// with the records that the tables do not have.
+    /// Opens the environment of a directory and its WAL, or creates them if the options say so.
+    /// Returns the records in the WAL that the tables do not contain.
     pub(super) fn open(
         dir: &Path,
         options: &StoreOptions,
-    ) -> Result<(Environment, Log, Vec<Record>), StoreError> {
-        let found = Found::look(dir)?;
-        if !found.data && !found.lock && !options.create {
+    ) -> Result<(Environment, Wal, Vec<Record>), StoreError> {
+        let contents = DirContents::scan(dir)?;
+        if !contents.data && !contents.lock && !options.create {
             return Err(StoreError::Absent { dir: dir.to_owned() });
         }
-        if !found.directory {
+        if !contents.directory {
             fs::create_dir_all(dir).map_err(io(dir, "cannot create the directory"))?;
         }
         let mut lock = LockFile::open(dir, options.exclusive)?;
         let opened = Environment::open_locked(dir, options, &mut lock);
-        if opened.is_err() && !found.lock {
+        if opened.is_err() && !contents.lock {
             lock.remove();
         }
-        let ((env, facts, entries, id), log, records) = opened?;
+        let ((env, facts, entries, id), wal, records) = opened?;
         let environment = Environment {
             env,
             facts,
@@ -93,19 +93,19 @@ impl Environment {
             map_bytes: options.map_bytes,
             _lock: lock.held,
         };
-        Ok((environment, log, records))
+        Ok((environment, wal, records))
     }
 
     fn open_locked(
         dir: &Path,
         options: &StoreOptions,
         lock: &mut LockFile,
-    ) -> Result<(Mapped, Log, Vec<Record>), StoreError> {
+    ) -> Result<(Mapped, Wal, Vec<Record>), StoreError> {
         let file = dir.join(DATA_FILE);
         let len = match fs::metadata(&file) {
             Ok(data) => Some(data.len()),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => return Err(io(&file, "cannot look at the data file")(error)),
+            Err(error) => return Err(io(&file, "cannot inspect the data file")(error)),
         };
         match (len, lock.store) {
             (None | Some(0), Some(store)) => {
@@ -113,10 +113,11 @@ impl Environment {
                 return Err(StoreError::DataLost { file, store, state });
             }
             (None, None) if options.create => create(dir, options)?,
-            // What a creation that was cut short has left.
+            // An interrupted creation left the lock file.
             (None, None) => return Err(StoreError::Absent { dir: dir.to_owned() }),
-            // Without the lock its owner may be writing to it.
-            _ if options.exclusive => pages::inspect(&file)?,
+            // Without the lock another process may be writing to the file, so it cannot be
+            // verified.
+            _ if options.exclusive => verify::verify(&file)?,
             _ => {}
         }
         let mapped = map(dir, options, None)?;
@@ -125,63 +126,64 @@ impl Environment {
         if let Some(expected) = lock.store.filter(|expected| *expected != id) {
             return Err(StoreError::Swapped { file, found: id, expected });
         }
-        let applied = {
-            let failed = |error| explain(dir, options.map_bytes, "cannot read the records", error);
+        let checkpointed = {
+            let failed =
+                |error| store_error(dir, options.map_bytes, "cannot read the records", error);
             let txn = env.read_txn().map_err(failed)?;
-            let row = facts.get(&txn, APPLIED).map_err(failed)?.ok_or("it is missing");
-            row.and_then(|row| rows::decode_applied(APPLIED, row)).map_err(|why| {
-                let what = format!("the row that says how far the log is applied is bad: {why}");
+            let row = facts.get(&txn, CHECKPOINT).map_err(failed)?.ok_or("missing");
+            row.and_then(|row| codec::decode_generation(CHECKPOINT, row)).map_err(|why| {
+                let what = format!("the row with the WAL generation is invalid: {why}");
                 StoreError::Damaged { file, what }
             })?
         };
-        let log = dir.join(LOG_FILE);
-        let (log, records) = Log::open(&log, id, applied, options.exclusive, options.syncs)?;
+        let path = dir.join(LOG_FILE);
+        let (wal, records) =
+            Wal::open(&path, id, checkpointed, options.exclusive, options.sync_mode)?;
         if lock.store.is_none() {
-            lock.sign(dir, id)?;
+            lock.write_store_id(dir, id)?;
         }
-        Ok((mapped, log, records))
+        Ok((mapped, wal, records))
     }
 
-    /// Makes durable what is in the data file, whoever has written it.
+    /// Makes the data file durable, including what an earlier process wrote.
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.env.force_sync().map_err(self.error("cannot sync"))
     }
 
-    /// Notes that a generation of the log is applied, with all before it.
-    pub(super) fn set_applied(
+    /// Records that the tables contain everything up to a WAL generation.
+    pub(super) fn set_checkpoint_generation(
         &self,
         txn: &mut RwTxn<'_>,
         generation: u64,
     ) -> Result<(), StoreError> {
         let mut row = Vec::new();
-        rows::encode_applied(APPLIED, generation, &mut row);
-        self.facts.put(txn, APPLIED, &row).map_err(self.error("cannot write"))
+        codec::encode_generation(CHECKPOINT, generation, &mut row);
+        self.facts.put(txn, CHECKPOINT, &row).map_err(self.error("cannot write"))
     }
 
     /// Begins to read, from the last commit.
     pub(super) fn read(&self) -> Result<RoTxn<'_, WithoutTls>, StoreError> {
-        self.env.read_txn().map_err(self.error("cannot begin to read"))
+        self.env.read_txn().map_err(self.error("cannot start a read transaction"))
     }
 
-    /// Begins to read, from the last commit, for as long as the reader likes.
-    pub(super) fn read_on(&self) -> Result<RoTxn<'static, WithoutTls>, StoreError> {
-        self.env.clone().static_read_txn().map_err(self.error("cannot begin to read"))
+    /// Starts a read transaction on the last commit with no borrow of the environment.
+    pub(super) fn read_static(&self) -> Result<RoTxn<'static, WithoutTls>, StoreError> {
+        self.env.clone().static_read_txn().map_err(self.error("cannot start a read transaction"))
     }
 
-    /// Begins to write. There is one writer at a time.
+    /// Starts a write transaction. LMDB allows one at a time.
     pub(super) fn write(&self) -> Result<RwTxn<'_>, StoreError> {
-        self.env.write_txn().map_err(self.error("cannot begin to write"))
+        self.env.write_txn().map_err(self.error("cannot start a write transaction"))
     }
 
-    /// The rows of all facts: all of the unnamed table but what is said of the whole, and the named
-    /// tables.
+    /// The rows of all facts: the unnamed table without the metadata rows and the named tables.
     pub(super) fn facts<'t>(
         &self,
         txn: &'t RoTxn<'_>,
     ) -> Result<impl Iterator<Item = heed::Result<Row<'t>>> + use<'t>, StoreError> {
         let rows = self.facts.iter(txn).map_err(self.error("cannot read the records"))?;
         Ok(rows.filter(
-            |row| !matches!(row, Ok((key, _)) if [IDENTITY, APPLIED, ENTRIES.as_bytes()].contains(key)),
+            |row| !matches!(row, Ok((key, _)) if [IDENTITY, CHECKPOINT, ENTRIES.as_bytes()].contains(key)),
         ))
     }
 
@@ -190,64 +192,64 @@ impl Environment {
         &self.dir
     }
 
-    /// What is wrong with a row.
+    /// The error for a damaged row.
     pub(super) fn damaged(&self, what: String) -> StoreError {
         StoreError::Damaged { file: self.dir.join(DATA_FILE), what }
     }
 
     /// Puts an error of LMDB into words.
     pub(super) fn error(&self, doing: &'static str) -> impl Fn(heed::Error) -> StoreError {
-        move |error| explain(&self.dir, self.map_bytes, doing, error)
+        move |error| store_error(&self.dir, self.map_bytes, doing, error)
     }
 }
 
-/// What lies in a directory.
-struct Found {
+/// The files found in a directory.
+struct DirContents {
     directory: bool,
     lock: bool,
     data: bool,
 }
 
-impl Found {
-    fn look(dir: &Path) -> Result<Found, StoreError> {
-        let mut found = Found { directory: true, lock: false, data: false };
+impl DirContents {
+    fn scan(dir: &Path) -> Result<DirContents, StoreError> {
+        let mut contents = DirContents { directory: true, lock: false, data: false };
         let names = match fs::read_dir(dir) {
             Ok(names) => names,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Ok(Found { directory: false, ..found });
+                return Ok(DirContents { directory: false, ..contents });
             }
             Err(error) if error.kind() == ErrorKind::NotADirectory => {
                 return Err(StoreError::NotADirectory { path: dir.to_owned() });
             }
             Err(error) => return Err(io(dir, "cannot read the directory")(error)),
         };
-        let mut stranger = None;
+        let mut foreign = None;
         for name in names {
             let name = name.map_err(io(dir, "cannot read the directory"))?.file_name();
             match name.to_str() {
-                Some(LOCK_FILE) => found.lock = true,
-                Some(DATA_FILE) => found.data = true,
+                Some(LOCK_FILE) => contents.lock = true,
+                Some(DATA_FILE) => contents.data = true,
                 Some(LMDB_LOCK_FILE | LOG_FILE | CREATING) => {}
-                _ => stranger = Some(name),
+                _ => foreign = Some(name),
             }
         }
-        match stranger {
-            // A file beside a store's own, such as an operator's note, does no harm.
-            Some(name) if !found.data => Err(StoreError::Foreign {
+        match foreign {
+            // Unknown files beside a store's data file, such as an operator's note, are tolerated.
+            Some(name) if !contents.data => Err(StoreError::Foreign {
                 dir: dir.to_owned(),
-                found: format!("it has no {DATA_FILE}, but {}", name.display()),
+                found: format!("it contains {} but no {DATA_FILE}", name.display()),
             }),
-            _ => Ok(found),
+            _ => Ok(contents),
         }
     }
 }
 
-/// The file that is locked while the store is open, and that tells, once the store is created,
-/// which one it is.
+/// The lock file. It is locked while the store is open. Once the store is created, it holds the
+/// store id.
 struct LockFile {
     path: PathBuf,
     store: Option<StoreId>,
-    /// Nothing when the lock is not to be held.
+    /// None if the store was opened without the lock.
     held: Option<Flock<File>>,
 }
 
@@ -285,9 +287,9 @@ impl LockFile {
         Ok(LockFile { path, store, held })
     }
 
-    /// Writes down which store this is: from now on a missing data file is a loss.
-    fn sign(&mut self, dir: &Path, store: StoreId) -> Result<(), StoreError> {
-        // Whoever does not hold the lock writes nothing.
+    /// Writes the store id to the lock file. From now on a missing data file means data loss.
+    fn write_store_id(&mut self, dir: &Path, store: StoreId) -> Result<(), StoreError> {
+        // Without the lock nothing is written.
         let Some(file) = &mut self.held else { return Ok(()) };
         file.rewind()
             .and_then(|()| file.set_len(0))
@@ -299,66 +301,67 @@ impl LockFile {
         Ok(())
     }
 
-    /// Takes the file away again that a failed opening has made.
+    /// Removes the lock file that a failed open has created.
     fn remove(&self) {
-        // The error that is being reported matters more than one here.
+        // The error that is being reported is more important than one here.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Makes a new environment beside its place, and moves it there when it is whole and durable, the
-/// data file last. So a data file that is in its place is never a half-made one, and has its log.
+/// Creates a new environment in a subdirectory, and moves it into place once it is complete and
+/// durable, the data file last. So a data file that is in place is complete and has its WAL.
 fn create(dir: &Path, options: &StoreOptions) -> Result<(), StoreError> {
-    let making = dir.join(CREATING);
-    match fs::remove_dir_all(&making) {
+    let temporary = dir.join(CREATING);
+    match fs::remove_dir_all(&temporary) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            return Err(io(&making, "cannot remove what an earlier start has left")(error));
+            return Err(io(&temporary, "cannot remove the remains of an interrupted creation")(
+                error,
+            ));
         }
         _ => {}
     }
-    fs::create_dir(&making).map_err(io(&making, "cannot create the directory"))?;
+    fs::create_dir(&temporary).map_err(io(&temporary, "cannot create the directory"))?;
     let id = StoreId(rand::random_range(1..=u64::MAX));
-    drop(map(&making, options, Some(id))?);
-    Log::create(&making.join(LOG_FILE), id, options.wal_bytes)?;
+    drop(map(&temporary, options, Some(id))?);
+    Wal::create(&temporary.join(LOG_FILE), id, options.wal_bytes)?;
     for name in [LOG_FILE, DATA_FILE] {
-        let (from, to) = (making.join(name), dir.join(name));
-        fs::rename(&from, &to).map_err(io(&to, "cannot move the new file here"))?;
+        let (from, to) = (temporary.join(name), dir.join(name));
+        fs::rename(&from, &to).map_err(io(&to, "cannot move the new file into place"))?;
     }
-    fs::remove_dir_all(&making).map_err(io(&making, "cannot remove"))?;
+    fs::remove_dir_all(&temporary).map_err(io(&temporary, "cannot remove"))?;
     sync_directory(dir)
         .and_then(|()| match dir.canonicalize()?.parent() {
             Some(parent) => sync_directory(parent),
             None => Ok(()),
         })
-        .map_err(io(dir, "cannot make the new directory durable"))
+        .map_err(io(dir, "cannot sync the new directory"))
 }
 
-/// An environment that is mapped, its tables, and its identity.
+/// A mapped environment: the environment, its two tables, and its store id.
 type Mapped = (Env, Table, Table, StoreId);
 
-/// Maps the environment in `dir`; makes it anew when given its identity.
+/// Maps the environment in `dir`. Creates it if `new` gives its id.
 fn map(dir: &Path, options: &StoreOptions, new: Option<StoreId>) -> Result<Mapped, StoreError> {
     let doing = "cannot open the environment";
-    let explained = |error| explain(dir, options.map_bytes, doing, error);
+    let explained = |error| store_error(dir, options.map_bytes, doing, error);
     let mut open = EnvOpenOptions::new().read_txn_without_tls();
     open.map_size(whole_pages(options.map_bytes)).max_dbs(1).max_readers(READERS_MAX);
-    if let Some(flag) = match options.syncs {
+    if let Some(flag) = match options.sync_mode {
         SyncMode::All => None,
         SyncMode::NoMeta => Some(EnvFlags::NO_META_SYNC),
         SyncMode::None => Some(EnvFlags::NO_SYNC),
     } {
-        // SAFETY: these flags are unsafe for what a loss of power may leave in the file. That is
-        // what they are asked for here, and what is left is looked through before it is mapped.
+        // SAFETY: these flags are unsafe because of what a loss of power may leave in the file.
+        // That is what a test asks for here, and the file is verified before it is mapped again.
         #[allow(unsafe_code)]
         unsafe {
             open.flags(flag)
         };
     }
-    // SAFETY: a memory map may not be changed behind its reader's back. The file is the store's
-    // own: the lock in its directory, held for as long as the map, keeps every other process of
-    // this program out (or LMDB's own lock file synchronises with it, when the rule
-    // `exclusive-store` is broken on purpose). No other flag of LMDB is set: no NOLOCK, no
-    // WRITEMAP.
+    // SAFETY: a mapped file must not be modified by others. The file belongs to the store. The lock
+    // in its directory, held as long as the map, keeps every other process of this program out (or
+    // LMDB's own lock file synchronises with it, if the rule `exclusive-store` is broken on
+    // purpose). No other flag of LMDB is set: no NOLOCK, no WRITEMAP.
     #[allow(unsafe_code)]
     let env = unsafe { open.open(dir) }.map_err(explained)?;
 
@@ -370,9 +373,9 @@ fn map(dir: &Path, options: &StoreOptions, new: Option<StoreId>) -> Result<Mappe
                 let mut identity = FORMAT.to_be_bytes().to_vec();
                 identity.extend_from_slice(&id.0.to_be_bytes());
                 facts.put(txn, IDENTITY, &identity)?;
-                let mut applied = Vec::new();
-                rows::encode_applied(APPLIED, 0, &mut applied);
-                facts.put(txn, APPLIED, &applied)?;
+                let mut generation = Vec::new();
+                codec::encode_generation(CHECKPOINT, 0, &mut generation);
+                facts.put(txn, CHECKPOINT, &generation)?;
                 Ok(CommitOrAbort::<_, ()>::Commit((facts, entries)))
             })
             .map_err(explained)?
@@ -400,7 +403,7 @@ fn map(dir: &Path, options: &StoreOptions, new: Option<StoreId>) -> Result<Mappe
     let (tables, Identity(identity)) = tables;
     let foreign = || StoreError::Foreign {
         dir: dir.to_owned(),
-        found: format!("its {DATA_FILE} is an LMDB environment of another program"),
+        found: format!("its {DATA_FILE} belongs to another program"),
     };
     let identity = identity.ok_or_else(foreign)?;
     let (format, id) = identity.split_first_chunk().ok_or_else(foreign)?;
@@ -416,10 +419,10 @@ fn map(dir: &Path, options: &StoreOptions, new: Option<StoreId>) -> Result<Mappe
     Ok((env, facts, entries, id))
 }
 
-/// The most threads that read at the same time. LMDB's own default is few for a library.
+/// The maximum number of concurrent readers. LMDB's default is low for a library.
 const READERS_MAX: u32 = 1024;
 
-/// The bytes of the identity, carried out of the transaction that reads them.
+/// The bytes of the identity row, carried out of the transaction that reads them.
 struct Identity(Option<Vec<u8>>);
 
 impl heed::OnCommit for Identity {
@@ -430,7 +433,7 @@ impl heed::OnCommit for Identity {
     }
 }
 
-/// The next multiple of any page size that machines have.
+/// Rounds up to a multiple of every page size in use.
 fn whole_pages(bytes: u64) -> usize {
     const LARGEST_PAGE: usize = 1 << 16;
     usize::try_from(bytes).unwrap_or(usize::MAX - LARGEST_PAGE).next_multiple_of(LARGEST_PAGE)
@@ -440,7 +443,7 @@ fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Puts an error of the operating system into words.
+/// Maps an error of the operating system.
 pub(super) fn io(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> StoreError {
     move |source| match source.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
@@ -451,11 +454,11 @@ pub(super) fn io(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> Stor
 }
 
 /// Puts an error of LMDB into words.
-fn explain(dir: &Path, map_bytes: u64, doing: &'static str, error: heed::Error) -> StoreError {
+fn store_error(dir: &Path, map_bytes: u64, doing: &'static str, error: heed::Error) -> StoreError {
     let dir = dir.to_owned();
     match error {
         heed::Error::Io(source) => {
-            // LMDB reports a write that was cut short, as on a full disk, as EIO.
+            // LMDB reports a short write, as on a full disk, as EIO.
             let cut_short = source.raw_os_error() == Some(Errno::EIO as i32) && is_full(&dir);
             if cut_short {
                 StoreError::DiskFull { dir, doing, source: Errno::ENOSPC.into() }
@@ -475,7 +478,7 @@ fn explain(dir: &Path, map_bytes: u64, doing: &'static str, error: heed::Error) 
     }
 }
 
-/// Whether the disk has next to no room.
+/// Whether the disk is almost full.
 fn is_full(dir: &Path) -> bool {
     const LITTLE: u64 = 1 << 20;
     nix::sys::statvfs::statvfs(dir)

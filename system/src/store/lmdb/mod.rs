@@ -1,12 +1,12 @@
-//! The store on disk, as a node uses it: records appended and read at once, made durable in groups
-//! by a thread of their own, in a log first and in LMDB's tables when that is full. One owner appends
-//! and reads. Knows nothing of what the machine that appends is about.
+//! The store on disk, as a node uses it. Records are appended and visible to reads immediately. A
+//! writer thread makes them durable in groups: in the WAL first, and in the LMDB tables when the
+//! WAL is full. One owner appends and reads. Does not know the purpose of the records.
 
+mod checkpoint;
+mod codec;
 mod environment;
-mod log;
-mod pages;
-mod rows;
-mod tables;
+mod verify;
+mod wal;
 mod writer;
 
 use std::{
@@ -21,48 +21,48 @@ use std::{
 
 use heed::{RoTxn, WithoutTls};
 
-pub use self::writer::{Observer, Persisted};
+pub use self::writer::{Observer, OnPersisted};
 use self::{
+    checkpoint::{Change, Checkpointer},
     environment::Environment,
-    tables::{Change, Tables},
     writer::{Shared, Writer},
 };
 use super::{Limits, StoreError};
 use crate::protocol::{Key, Lsn, Record, StoreId, Value, Version};
 
-/// How a store is opened.
+/// How to open a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreOptions {
-    /// Create the store if its directory is missing or empty. Default no: then that is an error.
+    /// Create the store if its directory is missing or empty. Default false: that is an error.
     pub create: bool,
-    /// Hold the directory's lock, so that no other process opens the store. Default yes; no breaks
-    /// the rule `exclusive-store`.
+    /// Lock the directory, so that no other process opens the store. Default true; false breaks the
+    /// rule `exclusive-store`.
     pub exclusive: bool,
-    /// The most that the store may take, in bytes. Address space is set aside for all of it, disk
-    /// space is not. Default 16 GiB.
+    /// The maximum size of the database, in bytes. It reserves address space, not disk space.
+    /// Default 16 GiB.
     pub map_bytes: u64,
-    /// Records that nobody forces are made durable after this time. Default 10 ms.
-    pub idle: Duration,
-    /// The size of the log, in bytes: what is durable there before the tables of LMDB take it up,
-    /// all together, when the log is full. A commit that does not fit goes to the tables at once; 0:
-    /// every one. Not used without the directory's lock. Default 16 MiB.
+    /// Records that are not forced become durable after this time. Default 10 ms.
+    pub flush_interval: Duration,
+    /// The size of the write-ahead log, in bytes. When it is full, the newest state is checkpointed
+    /// to the tables. With 0, and for a group that does not fit, every group is written to the
+    /// tables directly. Not used without the directory's lock. Default 16 MiB.
     pub wal_bytes: u64,
-    /// The bounds of keys and values. The store relies on whoever appends to keep them.
+    /// The size limits of keys and values. Callers of `append` must check them.
     pub limits: Limits,
-    /// What a commit waits for. Default all of it.
-    pub syncs: SyncMode,
+    /// What a commit waits for. Default all syncs.
+    pub sync_mode: SyncMode,
 }
 
-/// What of a commit is on the disk before it counts as done. Everything but [`SyncMode::All`] loses
-/// acknowledged records with the power, and is there so that a harness can be seen to notice; no
-/// program of the store offers it.
+/// Which syncs a commit waits for. Every mode but [`SyncMode::All`] loses acknowledged records when
+/// power is lost. They exist to show that a test detects the loss; no program of the store offers
+/// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum SyncMode {
-    /// The frame of the log; and where the tables take the log up, their pages, and then the meta
-    /// page that makes them count.
+    /// The frame of the WAL. For a checkpoint: the pages, and then the meta page that makes them
+    /// current.
     #[default]
     All,
-    /// All but the meta page, which goes with the next commit to the tables (LMDB's `NOMETASYNC`).
+    /// All except the meta page, which is synced by the next checkpoint (LMDB's `NOMETASYNC`).
     NoMeta,
     /// Nothing (LMDB's `NOSYNC`).
     None,
@@ -74,26 +74,26 @@ impl Default for StoreOptions {
             create: false,
             exclusive: true,
             map_bytes: 16 << 30,
-            idle: Duration::from_millis(10),
+            flush_interval: Duration::from_millis(10),
             wal_bytes: 16 << 20,
             limits: Limits::default(),
-            syncs: SyncMode::All,
+            sync_mode: SyncMode::All,
         }
     }
 }
 
-/// A store that was opened, and what it kept.
+/// An opened store and its recovered records.
 #[derive(Debug)]
 pub struct Opened {
     /// The store.
     pub store: Store,
     /// The identity of its directory.
     pub id: StoreId,
-    /// The surviving records, in canonical order, for the machine's recovery.
+    /// The facts, in canonical order, for the machine's recovery.
     pub records: Vec<Record>,
 }
 
-/// A node's records and key/value data on disk.
+/// The records and key/value data of a node on disk.
 ///
 /// Dropping it closes it.
 pub struct Store {
@@ -105,43 +105,42 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store of a directory. `persisted` is told what has become durable.
+    /// Opens the store of a directory. `persisted` is called when records become durable.
     ///
-    /// # Errors
-    /// The directory holds no store that can be used: see [`StoreError`] for all that is checked.
+    /// The directory holds no usable store: see [`StoreError`].
     pub fn open(
         dir: &Path,
         options: StoreOptions,
-        persisted: Persisted,
+        persisted: OnPersisted,
     ) -> Result<Opened, StoreError> {
         Store::open_observed(dir, options, persisted, None)
     }
 
-    /// Opens the store of a directory, with an observer of its commits.
+    /// Opens the store of a directory, with an observer of its writer.
     ///
     /// # Errors
     /// As for [`Store::open`].
     pub fn open_observed(
         dir: &Path,
         options: StoreOptions,
-        persisted: Persisted,
+        persisted: OnPersisted,
         observer: Option<Box<dyn Observer>>,
     ) -> Result<Opened, StoreError> {
-        let (environment, mut log, logged) = Environment::open(dir, &options)?;
+        let (environment, mut wal, logged) = Environment::open(dir, &options)?;
         let environment = Arc::new(environment);
-        let tables = Tables::new(environment.clone());
-        let shared = Arc::new(Shared::new(tables.facts()?, &logged));
-        shared.in_order(&environment)?;
-        tables.check(&shared.all_changed())?;
-        log.resize(options.wal_bytes)?;
+        let checkpointer = Checkpointer::new(environment.clone());
+        let shared = Arc::new(Shared::new(checkpointer.load_facts()?, &logged));
+        shared.check_versions(&environment)?;
+        checkpointer.check_versions(&shared.all_changed())?;
+        wal.resize(options.wal_bytes)?;
         let records = shared.facts();
         let writer = Writer {
             environment: environment.clone(),
-            log,
-            tables,
-            syncs: options.syncs,
+            wal,
+            checkpointer,
+            sync_mode: options.sync_mode,
             shared: shared.clone(),
-            idle: options.idle,
+            flush_interval: options.flush_interval,
             observer,
             persisted,
         };
@@ -149,7 +148,7 @@ impl Store {
             .name("store".to_owned())
             .spawn(|| writer.run())
             .map_err(|source| {
-                let doing = "cannot start the writer's thread";
+                let doing = "cannot start the writer thread";
                 StoreError::Io { path: dir.to_owned(), doing, source }
             })?;
         let id = environment.id;
@@ -158,43 +157,40 @@ impl Store {
         Ok(Opened { store, id, records })
     }
 
-    /// The bounds of keys and values.
+    /// The size limits of keys and values.
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.limits
     }
 
-    /// Appends a record, and says its position, counted from 1 since the store was opened. Reads
-    /// see it at once; it becomes durable with the next force, or after a while without one.
+    /// Appends a record and returns its position, counted from 1 since the store was opened. Reads
+    /// see it immediately. It becomes durable with the next force, or after the flush interval.
     ///
-    /// Takes no part in failures: when writing has failed, what is appended is never reported as
-    /// persisted.
+    /// Never fails: once writing has failed, appended records are never reported as persisted.
     ///
-    /// # Panics
-    /// On a commit of what is not prepared: no machine asks for that.
+    /// On a commit of a transaction that is not prepared, which no machine asks for.
     pub fn append(&mut self, record: Record) -> Lsn {
         self.last = self.shared.append(record);
         self.last
     }
 
-    /// Asks that every record up to this one be durable as soon as possible. Returns at once;
-    /// `persisted` is told when it is done, or that it has failed; it is not told a second time of
-    /// what is durable already.
+    /// Requests that every record up to this one become durable as soon as possible. Returns
+    /// immediately. `persisted` is called when it is done or has failed, but not again for records
+    /// that are already durable.
     pub fn force(&mut self, up_to: Lsn) {
         self.shared.force(up_to);
     }
 
-    /// The position of the last record appended, or 0.
+    /// The position of the last appended record, or 0.
     #[must_use]
     pub fn last(&self) -> Lsn {
         self.last
     }
 
-    /// A live key's version and value, as all records appended so far have it. Does not wait for a
-    /// commit that is under way.
+    /// A live key's version and value after every record appended so far. Does not wait for a
+    /// commit in progress.
     ///
-    /// # Errors
-    /// The entry is damaged or cannot be read, or a write has failed before.
+    /// The entry is damaged or cannot be read, or an earlier write failed.
     pub fn get(&self, key: &Key) -> Result<Option<(Version, Value)>, StoreError> {
         self.shared.check()?;
         if let Some((version, value)) = self.shared.changed(key) {
@@ -208,27 +204,26 @@ impl Store {
         }
     }
 
-    /// Every live key with its version and value, in the order of the keys, as all records appended
-    /// so far have it, whatever is appended while the iterator lives. While it does, the database
-    /// cannot use the room of what was overwritten.
+    /// Every live key with its version and value in key order, after every record appended so far;
+    /// later records are not seen. While the iterator lives, the database cannot reuse the space of
+    /// overwritten entries.
     ///
-    /// # Errors
-    /// The store cannot be read, or a write has failed before.
+    /// The store cannot be read, or an earlier write failed.
     pub fn entries(&self) -> Result<Entries, StoreError> {
         self.shared.check()?;
         let mut changed: Vec<_> = self.shared.all_changed().into_iter().collect();
         changed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let changed = changed.into_iter().peekable();
-        // After the changes: what the tables have taken up in between is found twice, not never.
-        let txn = self.environment.read_on()?;
+        // Start the read transaction after copying the changes: an entry that is checkpointed in
+        // between is then found twice, rather than not at all.
+        let txn = self.environment.read_static()?;
         let environment = self.environment.clone();
         Ok(Entries { txn, environment, changed, last: None, stored: None, done: false })
     }
 
-    /// Makes everything durable that was appended, and ends.
+    /// Makes every record durable and closes the store.
     ///
-    /// # Errors
-    /// Not everything has become durable.
+    /// Not every record has become durable.
     pub fn close(mut self) -> Result<(), StoreError> {
         self.end();
         self.shared.check()
@@ -237,7 +232,7 @@ impl Store {
     fn end(&mut self) {
         if let Some(writer) = self.writer.take() {
             self.shared.close();
-            // The writer catches its panics itself.
+            // The writer catches its own panics.
             let _ = writer.join();
         }
     }
@@ -260,18 +255,18 @@ impl fmt::Debug for Store {
     }
 }
 
-/// All live keys of a [`Store`] at one moment, each with its version and value.
+/// Every live key of a [`Store`] at one moment, with its version and value.
 pub struct Entries {
-    /// Before the environment, which it reads.
+    /// Declared before the environment, so that it is dropped first.
     txn: RoTxn<'static, WithoutTls>,
     environment: Arc<Environment>,
-    /// What the database may not have as it is now.
+    /// The changes that the database may not contain.
     changed: Peekable<vec::IntoIter<(Key, Change)>>,
     /// The last key read from the database.
     last: Option<Key>,
-    /// Read from the database, and not handed out yet.
+    /// The next entry of the database, not returned yet.
     stored: Option<(Key, Version, Value)>,
-    /// Everything was read from the database, or it failed.
+    /// The database is exhausted or has failed.
     done: bool,
 }
 
@@ -312,7 +307,7 @@ impl Iterator for Entries {
                 self.changed = Vec::new().into_iter().peekable();
                 return Some(Err(error));
             }
-            // Where both have a key, the database has it as it was, or the same.
+            // If both have a key, the database has an earlier write of it, or the same.
             let changed = match (&self.stored, self.changed.peek()) {
                 (None, None) => return None,
                 (Some(_), None) => false,
@@ -332,14 +327,14 @@ impl Iterator for Entries {
     }
 }
 
-/// Reads a row of the key/value data.
+/// Decodes the row of an entry.
 fn entry(
     environment: &Environment,
     key: &[u8],
     row: &[u8],
 ) -> Result<(Version, Value), StoreError> {
-    rows::decode_entry(key, row).map_err(|why| {
+    codec::decode_entry(key, row).map_err(|why| {
         let name = key.escape_ascii();
-        environment.damaged(format!("the value of key '{name}' is bad: {why}"))
+        environment.damaged(format!("the entry of key '{name}' is invalid: {why}"))
     })
 }

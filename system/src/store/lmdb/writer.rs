@@ -1,7 +1,7 @@
-//! What is queued for the disk, with the state that it leaves, and the one thread that writes: it
-//! takes everything that is queued, makes it durable in one frame of the log, tells so, and begins
-//! again. When the log is full the tables take up the state instead. What is queued while a commit
-//! is under way goes into the next one. Knows nothing of who appends or why.
+//! The queue of records with the newest state, and the writer thread. The thread takes all queued
+//! records, makes them durable in one frame of the WAL, and reports that. When the WAL is full, it
+//! checkpoints the newest state to the tables instead. Records that arrive during a sync go into
+//! the next group. Does not know who appends or why.
 
 use std::{
     collections::hash_map::Entry,
@@ -15,65 +15,66 @@ use std::{
 };
 
 use super::{
-    super::{StoreError, fold::Facts},
+    super::{StoreError, memtable::Facts},
     SyncMode,
+    checkpoint::{Change, Changed, Checkpointer},
     environment::Environment,
-    log::Log,
-    tables::{Change, Changed, Tables},
+    wal::Wal,
 };
 use crate::protocol::{Key, Lsn, Record, Version, Write};
 
-/// Told of each group of records around its commit, in the writer's thread. A process that is
-/// stopped in `before` has committed none of them, in `after` all of them, and in neither has anyone
-/// been told.
+/// Called with each group of records before and after it becomes durable, in the writer thread. If
+/// the process stops in `before`, none of the records is durable. If it stops in `after`, all of
+/// them are. In neither case has anything been reported as persisted.
 pub trait Observer: Send {
-    /// The records are about to be committed.
+    /// The records are about to become durable.
     fn before(&mut self, batch: &[Record]);
-    /// The records are durable, and nobody knows it yet.
+    /// The records are durable, and not yet reported.
     fn after(&mut self, batch: &[Record]);
 }
 
-/// Told, in the writer's thread, that every record up to a position is durable, or, once and for
-/// all, that writing has failed.
-pub type Persisted = Box<dyn FnMut(Result<Lsn, Arc<StoreError>>) + Send>;
+/// Called in the writer thread when every record up to a position is durable; or once, when writing
+/// has failed.
+pub type OnPersisted = Box<dyn FnMut(Result<Lsn, Arc<StoreError>>) + Send>;
 
-/// What the writer and the store that feeds it have in common.
+/// The state shared by the store and its writer thread.
 pub(super) struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
     /// Everything up to here is durable.
     durable: AtomicU64,
-    /// Why nothing more becomes durable.
+    /// The error that stopped the writer.
     failed: OnceLock<Arc<StoreError>>,
 }
 
 #[derive(Default)]
 struct Queue {
-    /// Appended, and not taken by the writer yet.
+    /// Records that the writer has not taken yet.
     records: Vec<Record>,
-    /// The last position appended.
+    /// The last appended position.
     appended: Lsn,
-    /// Everything up to here is to be durable as soon as possible.
+    /// The position up to which durability is requested.
     forced: Lsn,
-    /// When the first of the records was appended.
+    /// The time when the first of `records` was appended.
     since: Option<Instant>,
-    /// The store wants no more.
+    /// The store is being closed.
     closing: bool,
-    /// The writer sleeps until it is woken, or for a while.
-    asleep: bool,
-    /// It does so for a while only, and needs not be woken for what nobody forces.
-    dozing: bool,
-    /// What all appended records say.
+    /// The writer waits on `wake`.
+    waiting: bool,
+    /// The writer waits with a timeout, and need not be woken for records that are not forced.
+    timed_wait: bool,
+    /// The facts after every appended record.
     facts: Facts,
-    /// The entries that appended commits changed since the tables were written last.
+    /// The entries changed by appended commits since the last checkpoint began.
     changed: Changed,
-    /// Those that are being written to the tables.
-    writing: Arc<Changed>,
-    /// What was appended cannot be: a transaction, and the version that its key has already.
-    late: Option<(Version, Version)>,
+    /// The entries that a running checkpoint writes to the tables.
+    checkpointing: Arc<Changed>,
+    /// An appended write with a version that does not increase: its version, and the version of the
+    /// key.
+    version_conflict: Option<(Version, Version)>,
 }
 
-/// What the tables are to have, with all that was appended up to a position.
+/// The state to checkpoint, after every record up to a position.
 pub(super) struct Snapshot {
     upto: Lsn,
     facts: Facts,
@@ -81,7 +82,8 @@ pub(super) struct Snapshot {
 }
 
 impl Shared {
-    /// Begins with the facts that the tables hold, and the records of the log that they do not have.
+    /// Starts from the facts in the tables and the records in the WAL that the tables do not
+    /// contain.
     pub(super) fn new(facts: Facts, logged: &[Record]) -> Self {
         let mut queue = Queue { facts, ..Queue::default() };
         logged.iter().for_each(|record| queue.apply(record));
@@ -93,15 +95,14 @@ impl Shared {
         }
     }
 
-    /// What all records say, in canonical order.
+    /// Every fact, in canonical order.
     pub(super) fn facts(&self) -> Vec<Record> {
         self.queue().facts.records().cloned().collect()
     }
 
-    /// Queues a record, and says its position.
+    /// Queues a record and returns its position.
     ///
-    /// # Panics
-    /// On a commit of what is not prepared.
+    /// On a commit of a transaction that is not prepared.
     pub(super) fn append(&self, record: Record) -> Lsn {
         let mut queue = self.queue();
         queue.apply(&record);
@@ -110,29 +111,29 @@ impl Shared {
         let lsn = queue.appended;
         if queue.since.is_none() {
             queue.since = Some(Instant::now());
-            // Most appends are followed by a force, which wakes it.
-            if !queue.dozing {
+            // Most appends are followed by a force, which wakes the writer.
+            if !queue.timed_wait {
                 self.wake(queue);
             }
         }
         lsn
     }
 
-    /// What became of a key that the tables may not have as it is now.
+    /// The last write of a key, if the tables may not contain it.
     pub(super) fn changed(&self, key: &Key) -> Option<Change> {
         let queue = self.queue();
-        queue.changed.get(key).or_else(|| queue.writing.get(key)).cloned()
+        queue.changed.get(key).or_else(|| queue.checkpointing.get(key)).cloned()
     }
 
-    /// All keys of which the tables may not have what they are now.
+    /// The last writes that the tables may not contain.
     pub(super) fn all_changed(&self) -> Changed {
         let queue = self.queue();
-        let mut all = (*queue.writing).clone();
+        let mut all = (*queue.checkpointing).clone();
         all.extend(queue.changed.iter().map(|(key, change)| (key.clone(), change.clone())));
         all
     }
 
-    /// Wants everything up to a position to be durable as soon as possible.
+    /// Requests that every record up to a position become durable.
     pub(super) fn force(&self, lsn: Lsn) {
         let mut queue = self.queue();
         if lsn > queue.forced {
@@ -141,7 +142,7 @@ impl Shared {
         }
     }
 
-    /// Wants everything to be durable and the writer to end.
+    /// Requests that every record become durable and the writer end.
     pub(super) fn close(&self) {
         let mut queue = self.queue();
         queue.closing = true;
@@ -153,7 +154,7 @@ impl Shared {
         self.durable.load(Ordering::Acquire)
     }
 
-    /// Refuses when writing has failed.
+    /// Fails if the writer has failed.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         match self.failed.get() {
             Some(cause) => Err(StoreError::Failed(cause.clone())),
@@ -161,32 +162,32 @@ impl Shared {
         }
     }
 
-    /// A panic while the queue is held leaves it whole: nothing in there panics half-way.
+    /// Ignores poisoning: no code panics while the queue is in an intermediate state.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wake(&self, mut queue: MutexGuard<'_, Queue>) {
-        if mem::take(&mut queue.asleep) {
+        if mem::take(&mut queue.waiting) {
             drop(queue);
             self.wake.notify_one();
         }
     }
 
-    /// Waits for something to commit: something that is forced, or that has been lying for as long
-    /// as `idle`. Swaps it with the empty batch that is given, and says its last position; or
-    /// nothing, when the store is closed and nothing is left.
-    fn take(&self, batch: &mut Vec<Record>, idle: Duration) -> Option<Lsn> {
+    /// Waits for the next group: records that are forced, or that have been queued for
+    /// `flush_interval`. Swaps them with the empty `batch` and returns the last position. Returns
+    /// none when the store is closed and no record is left.
+    fn next_batch(&self, batch: &mut Vec<Record>, flush_interval: Duration) -> Option<Lsn> {
         let mut queue = self.queue();
-        // Where there was something just now there will be more soon.
+        // After a group another one is likely soon, so the first wait has a timeout.
         let mut active = true;
         loop {
             let wait = match queue.since {
                 None if queue.closing => return None,
-                None => active.then_some(idle),
+                None => active.then_some(flush_interval),
                 Some(since) => {
-                    let wait = idle.saturating_sub(since.elapsed());
-                    // What is forced has either been taken before or is in this batch.
+                    let wait = flush_interval.saturating_sub(since.elapsed());
+                    // A forced record was either taken before or is in this batch.
                     let first = queue.appended + 1 - queue.records.len() as Lsn;
                     if queue.closing || queue.forced >= first || wait.is_zero() {
                         mem::swap(&mut queue.records, batch);
@@ -196,8 +197,8 @@ impl Shared {
                     Some(wait)
                 }
             };
-            queue.asleep = true;
-            queue.dozing = wait.is_some();
+            queue.waiting = true;
+            queue.timed_wait = wait.is_some();
             queue = match wait {
                 None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
                 Some(wait) => {
@@ -207,34 +208,34 @@ impl Shared {
                     queue
                 }
             };
-            queue.asleep = false;
-            queue.dozing = false;
+            queue.waiting = false;
+            queue.timed_wait = false;
         }
     }
 
-    /// Adds what was queued since to a batch, and says what all of it leaves. Until it is
-    /// [`written`](Shared::written), reads find there what is being written.
+    /// Adds the records queued since to `batch` and returns the state after all of them. Until
+    /// [`checkpoint_done`](Shared::checkpoint_done), reads find the changes that are being written.
     fn snapshot(&self, batch: &mut Vec<Record>) -> Snapshot {
         let mut queue = self.queue();
         batch.append(&mut queue.records);
         queue.since = None;
-        queue.writing = Arc::new(mem::take(&mut queue.changed));
+        queue.checkpointing = Arc::new(mem::take(&mut queue.changed));
         Snapshot {
             upto: queue.appended,
             facts: queue.facts.clone(),
-            changed: queue.writing.clone(),
+            changed: queue.checkpointing.clone(),
         }
     }
 
-    /// The tables have the entries of the last snapshot, which still holds them: there may be too
-    /// many to be dropped under the lock.
-    fn written(&self) {
-        self.queue().writing = Arc::default();
+    /// The tables contain the entries of the last snapshot. The snapshot still holds them, because
+    /// dropping that many under the lock could take long.
+    fn checkpoint_done(&self) {
+        self.queue().checkpointing = Arc::default();
     }
 
-    /// Refuses when what was appended cannot be.
-    pub(super) fn in_order(&self, environment: &Environment) -> Result<(), StoreError> {
-        match self.queue().late {
+    /// Fails if an appended write has a version that does not increase.
+    pub(super) fn check_versions(&self, environment: &Environment) -> Result<(), StoreError> {
+        match self.queue().version_conflict {
             Some((txn, version)) => {
                 let dir = environment.dir().to_owned();
                 Err(StoreError::VersionOrder { dir, txn, version })
@@ -245,51 +246,51 @@ impl Shared {
 }
 
 impl Queue {
-    /// Takes a record into the state. Whether a version grows is seen here as far as the tables do
-    /// not have the last one; as for these, when they are written.
+    /// Applies a record to the state. Checks versions against the changes in memory; the checkpoint
+    /// checks them against the tables.
     fn apply(&mut self, record: &Record) {
         let Some((version, Write { key, value })) = self.facts.apply(record) else { return };
         let change = (version, value);
         let before = match self.changed.entry(key) {
             Entry::Occupied(mut changed) => live(&changed.insert(change)),
             Entry::Vacant(vacant) => {
-                let before = self.writing.get(vacant.key()).and_then(live);
+                let before = self.checkpointing.get(vacant.key()).and_then(live);
                 vacant.insert(change);
                 before
             }
         };
         if let Some(before) = before.filter(|before| *before >= version) {
-            self.late.get_or_insert((version, before));
+            self.version_conflict.get_or_insert((version, before));
         }
     }
 }
 
-/// The version of a key that a change has left live.
+/// The version of the key after a change, if it is live.
 fn live((version, value): &Change) -> Option<Version> {
     value.as_ref().map(|_| *version)
 }
 
-/// The body of the writer's thread.
+/// The writer thread.
 pub(super) struct Writer {
     pub(super) environment: Arc<Environment>,
-    pub(super) log: Log,
-    pub(super) tables: Tables,
-    pub(super) syncs: SyncMode,
+    pub(super) wal: Wal,
+    pub(super) checkpointer: Checkpointer,
+    pub(super) sync_mode: SyncMode,
     pub(super) shared: Arc<Shared>,
-    pub(super) idle: Duration,
+    pub(super) flush_interval: Duration,
     pub(super) observer: Option<Box<dyn Observer>>,
-    pub(super) persisted: Persisted,
+    pub(super) persisted: OnPersisted,
 }
 
 impl Writer {
-    /// Writes until the store is closed, or until writing fails.
+    /// Runs until the store is closed or writing fails.
     pub(super) fn run(mut self) {
         let end = catch_unwind(AssertUnwindSafe(|| self.commits())).unwrap_or_else(|_| {
             Err(StoreError::WriterPanicked { dir: self.environment.dir().to_owned() })
         });
         if let Err(error) = end {
             let error = Arc::new(error);
-            // Only this thread sets it, and once.
+            // Only this thread sets it, once.
             let _ = self.shared.failed.set(error.clone());
             (self.persisted)(Err(error));
         }
@@ -297,42 +298,47 @@ impl Writer {
 
     fn commits(&mut self) -> Result<(), StoreError> {
         let mut batch = Vec::new();
-        let mut settled = false;
-        while let Some(lsn) = self.shared.take(&mut batch, self.idle) {
-            if !mem::replace(&mut settled, true) {
-                self.settle()?;
+        let mut inherited_synced = false;
+        while let Some(lsn) = self.shared.next_batch(&mut batch, self.flush_interval) {
+            if !mem::replace(&mut inherited_synced, true) {
+                self.sync_inherited()?;
             }
             let lsn = self.commit(&mut batch, lsn)?;
             batch.clear();
             self.shared.durable.store(lsn, Ordering::Release);
             (self.persisted)(Ok(lsn));
         }
-        // The next start has nothing to do then.
-        if self.log.is_empty() { Ok(()) } else { self.apply(&self.shared.snapshot(&mut batch)) }
+        // A checkpoint at the end leaves the next start nothing to replay.
+        if self.wal.is_empty() {
+            Ok(())
+        } else {
+            self.checkpoint(&self.shared.snapshot(&mut batch))
+        }
     }
 
-    /// A process that was killed may have left more than it had made durable, in the log and in the
-    /// tables. It is durable before anything is written over or behind it.
-    fn settle(&self) -> Result<(), StoreError> {
-        self.log.sync()?;
-        if self.syncs == SyncMode::All { self.environment.sync() } else { Ok(()) }
+    /// A killed process may have left data in the WAL and in the tables that it had not made
+    /// durable. Makes it durable before anything is overwritten or appended.
+    fn sync_inherited(&self) -> Result<(), StoreError> {
+        self.wal.sync()?;
+        if self.sync_mode == SyncMode::All { self.environment.sync() } else { Ok(()) }
     }
 
-    /// Makes a batch durable, as a whole: so a crash keeps a prefix. Where the tables take it up
-    /// they take up with it what was queued meanwhile. Says the last position that is durable.
+    /// Makes a group durable atomically, so that a crash keeps a prefix of the records. A
+    /// checkpoint includes the records queued meanwhile. Returns the last durable position.
     fn commit(&mut self, batch: &mut Vec<Record>, lsn: Lsn) -> Result<Lsn, StoreError> {
-        let snapshot = if self.log.frame(batch) { None } else { Some(self.shared.snapshot(batch)) };
-        self.shared.in_order(&self.environment)?;
+        let snapshot =
+            if self.wal.prepare_frame(batch) { None } else { Some(self.shared.snapshot(batch)) };
+        self.shared.check_versions(&self.environment)?;
         if let Some(observer) = &mut self.observer {
             observer.before(batch);
         }
         let durable = match &snapshot {
             None => {
-                self.log.append()?;
+                self.wal.append_frame()?;
                 lsn
             }
             Some(snapshot) => {
-                self.apply(snapshot)?;
+                self.checkpoint(snapshot)?;
                 snapshot.upto
             }
         };
@@ -342,11 +348,11 @@ impl Writer {
         Ok(durable)
     }
 
-    /// Brings the tables up to date, durably, and begins the log anew.
-    fn apply(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
-        self.tables.write(&snapshot.facts, &snapshot.changed, self.log.generation())?;
-        self.log.restart();
-        self.shared.written();
+    /// Checkpoints to the tables and starts the next WAL generation.
+    fn checkpoint(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        self.checkpointer.write(&snapshot.facts, &snapshot.changed, self.wal.generation())?;
+        self.wal.start_next_generation();
+        self.shared.checkpoint_done();
         Ok(())
     }
 }
