@@ -7,6 +7,7 @@ mod real;
 use std::{io::Write, path::PathBuf, thread, time::Duration};
 
 use clap::Args;
+use lab::duration::parse_duration;
 use system::protocol::{CommitMode, Request, Rule, Rules};
 
 use crate::{
@@ -16,7 +17,6 @@ use crate::{
         command::script,
         explore::{Exploration, ExplorationLimits, explore},
     },
-    runner::parse_duration,
     schedule::Property,
     sim::command::{SeedRange, SeedResults, run_seeds},
 };
