@@ -12,7 +12,6 @@ pub mod rules;
 mod run_progress;
 pub mod schedule;
 pub mod sim;
-pub mod simulator;
 pub mod web;
 
 pub use checker;
@@ -23,7 +22,7 @@ pub use history;
 pub use ::twopc::checks as twopc;
 
 pub(crate) mod generator {
-    pub(crate) use lab::{workload::*};
+    pub(crate) use lab::workload::*;
 }
 
 pub(crate) mod nemesis {

@@ -12,11 +12,7 @@ use system::protocol::{CommitMode, Request, Rule, Rules};
 
 use crate::{
     checker::Validity,
-    model::{
-        ModelOptions,
-        command::script,
-        explore::{Exploration, ExplorationLimits, explore},
-    },
+    model::{Exploration, ExplorationLimits, ModelOptions, explore, script},
     schedule::Property,
     sim::command::{SeedRange, SeedResults, run_seeds},
 };

@@ -14,15 +14,11 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
+use explore::simulator::{Counters, SimulationPlan};
 use system::protocol::{CommitMode, Rule, Rules};
 
 use super::{SeedVerdict, check_seed, keep, schedule};
-use crate::{
-    checker::Validity,
-    progress::Progress,
-    schedule::shrink,
-    simulator::{Counters, SimulationPlan},
-};
+use crate::{checker::Validity, progress::Progress, schedule::shrink};
 
 /// Run the machines of a cluster in virtual time, with a chaos profile that each seed selects.
 #[derive(Args, Clone, Debug)]

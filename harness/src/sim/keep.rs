@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use explore::simulator::{SimulatedRun, SimulationPlan};
 use serde_json::json;
 use system::{
     journal,
@@ -20,7 +21,6 @@ use crate::{
     report,
     runner::rundir::{RunDir, utc},
     schedule::Schedule,
-    simulator::{SimulatedRun, SimulationPlan},
     twopc::{self, FinalState, Run},
 };
 

@@ -9,6 +9,9 @@ mod tests;
 
 use std::time::Duration;
 
+use explore::simulator::{
+    self, ClientOperation, ClientWorkload, Counters, SimulatedRun, SimulationPlan,
+};
 use system::protocol::{CommitMode, Rules};
 
 use crate::{
@@ -20,7 +23,6 @@ use crate::{
     generator::{ClientRequest, Generator, Mix},
     history,
     schedule::{Property, Schedule},
-    simulator::{self, ClientOperation, ClientWorkload, Counters, SimulatedRun, SimulationPlan},
     twopc,
 };
 

@@ -2,6 +2,10 @@
 
 use std::{collections::BTreeMap, io};
 
+use explore::simulator::{
+    CompletionKind, FaultEvent, MachineInput, MachineStep, RunEvent, RunEventKind, SimulatedRun,
+    SimulationPlan,
+};
 use system::{
     journal::Entry,
     protocol::{Node, Reply, Request, Write},
@@ -10,10 +14,6 @@ use system::{
 use crate::{
     history::{self, Action, ClientEvent, Event, Function, Kind, NemesisEvent, Version},
     schedule::ScheduleHost,
-    simulator::{
-        CompletionKind, FaultEvent, MachineInput, MachineStep, RunEvent, RunEventKind,
-        SimulatedRun, SimulationPlan,
-    },
     twopc::{
         FinalReplicaState, FinalState, Run, RunDescription, error_of,
         evidence::{self, Evidence},

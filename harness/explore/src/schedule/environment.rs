@@ -84,8 +84,9 @@ impl Storage for HostEnvironment<'_> {
     fn append(&mut self, record: Record) {
         let StepEffects { observations, timed, .. } = &mut *self.step_effects;
         observe_append(&record, self.store, self.setup.commit, observations);
-        self.store.append(record);
+        // First, for the store may panic on a record that violates its invariants.
         timed.push(TimedEffect::Append);
+        self.store.append(record);
     }
 
     /// A schedule says when, and how far: `Step::Force`.

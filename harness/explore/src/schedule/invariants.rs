@@ -260,7 +260,7 @@ impl InvariantChecker {
 
     fn replied(&mut self, call: CallId, reply: &Reply) {
         if let Some(holder) = conflicting_txn(reply) {
-            self.require(Property::NoSpuriousConflicts, self.completion(holder).is_none());
+            self.require(Property::Conflicts, self.completion(holder).is_none());
         }
         let Some(record) = self.calls.get_mut(&call) else { return };
         record.completion = Some(match reply {

@@ -8,8 +8,8 @@ use system::protocol::{CommitMode, Rule, Rules};
 
 use super::{
     ClusterModel, ModelOptions, State,
-    command::script,
-    explore::{Exploration, ExplorationLimits, explore},
+    exploration::{Exploration, ExplorationLimits, explore},
+    script,
 };
 use crate::schedule::{Property, Schedule, ScheduleSetup};
 

@@ -1,6 +1,5 @@
-//! One HTTP/2 connection, and unary gRPC calls on it: the least that a client can be made of, the
-//! same for every system, so that a load costs little besides what bears it. Knows nothing of what
-//! is called.
+//! A minimal gRPC client: one HTTP/2 connection with unary calls. Every system is measured with the
+//! same one, so that the clients cost little and the same for all.
 
 use std::{future, io, net::SocketAddr};
 
@@ -15,32 +14,32 @@ use prost::Message;
 use tokio::net::TcpStream;
 use tonic::{Code, Status};
 
-/// What gRPC puts before a message: whether it is compressed, and its length.
+/// The length of the prefix of a gRPC message: a compression flag and the message length.
 const PREFIX_BYTES: usize = 5;
 
 /// A connection. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Line {
+pub struct Connection {
     sender: SendRequest<Bytes>,
     to: Authority,
 }
 
-impl Line {
+impl Connection {
     /// Connects.
     ///
     /// # Errors
-    /// Nobody listens, or not to HTTP/2.
+    /// Nobody listens at the address, or the peer does not speak HTTP/2.
     pub async fn open(to: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = h2::client::handshake(stream).await.map_err(io::Error::other)?;
-        // How it fails is told to the calls that it carries.
+        // Errors are reported by the calls on the connection.
         tokio::spawn(async { drop(connection.await) });
         let to = to.to_string().parse().map_err(io::Error::other)?;
-        Ok(Line { sender, to })
+        Ok(Connection { sender, to })
     }
 
-    /// Calls a method and waits for the answer.
+    /// Calls a method and waits for the response.
     ///
     /// # Errors
     /// The status that the call ended with.
@@ -52,24 +51,29 @@ impl Line {
         let length = request.encoded_len();
         let mut message = BytesMut::with_capacity(PREFIX_BYTES + length);
         message.put_u8(0);
-        message.put_u32(u32::try_from(length).map_err(|_| Status::internal("too long to send"))?);
-        request.encode(&mut message).expect("there is room for it");
+        message.put_u32(
+            u32::try_from(length).map_err(|_| Status::internal("the request is too long"))?,
+        );
+        request.encode(&mut message).expect("the buffer has room for it");
 
-        future::poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(broken)?;
-        let (answer, mut body) =
-            self.sender.send_request(self.head(method), false).map_err(broken)?;
-        body.send_data(message.freeze(), true).map_err(broken)?;
-        let (head, mut body) = answer.await.map_err(broken)?.into_parts();
+        future::poll_fn(|cx| self.sender.poll_ready(cx)).await.map_err(connection_error)?;
+        let (response, mut body) =
+            self.sender.send_request(self.head(method), false).map_err(connection_error)?;
+        body.send_data(message.freeze(), true).map_err(connection_error)?;
+        let (head, mut body) = response.await.map_err(connection_error)?.into_parts();
         if head.status != StatusCode::OK {
-            return Err(Status::unknown(format!("the answer's HTTP status is {}", head.status)));
+            return Err(Status::unknown(format!(
+                "the HTTP status of the response is {}",
+                head.status
+            )));
         }
-        let data = whole(&mut body).await.map_err(broken)?;
-        match body.trailers().await.map_err(broken)? {
+        let data = read_body(&mut body).await.map_err(connection_error)?;
+        match body.trailers().await.map_err(connection_error)? {
             Some(trailers) => check(&trailers)?,
-            // A call that ends with nothing but a status says so at once.
+            // A response without messages may carry the status in its headers.
             None => check(&head.headers)?,
         }
-        message_of(data)
+        decode(data)
     }
 
     fn head(&self, method: &'static str) -> Request<()> {
@@ -80,7 +84,7 @@ impl Line {
         let mut head = Request::new(());
         *head.method_mut() = Method::POST;
         *head.version_mut() = Version::HTTP_2;
-        *head.uri_mut() = Uri::from_parts(uri).expect("all parts are there");
+        *head.uri_mut() = Uri::from_parts(uri).expect("every part of the URI is set");
         let headers = head.headers_mut();
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -88,38 +92,39 @@ impl Line {
     }
 }
 
-/// All that a body holds.
-async fn whole(body: &mut RecvStream) -> Result<Bytes, h2::Error> {
-    let mut whole = Bytes::new();
+/// Reads a body to its end.
+async fn read_body(body: &mut RecvStream) -> Result<Bytes, h2::Error> {
+    let mut data = Bytes::new();
     while let Some(part) = body.data().await {
         let part = part?;
         body.flow_control().release_capacity(part.len())?;
-        whole = if whole.is_empty() { part } else { [whole, part].concat().into() };
+        data = if data.is_empty() { part } else { [data, part].concat().into() };
     }
-    Ok(whole)
+    Ok(data)
 }
 
-/// How a call has ended.
+/// Checks the status of a call.
 fn check(trailers: &HeaderMap) -> Result<(), Status> {
     match Status::from_header_map(trailers) {
         Some(status) if status.code() == Code::Ok => Ok(()),
         Some(status) => Err(status),
-        None => Err(Status::unknown("the answer ends without a status")),
+        None => Err(Status::unknown("the response ends without a status")),
     }
 }
 
-/// The one message of an answer.
-fn message_of<A: Message + Default>(mut data: Bytes) -> Result<A, Status> {
-    let wrong = || Status::internal("the answer is not one message, uncompressed");
-    let compressed = data.try_get_u8().map_err(|_| wrong())?;
-    let length = data.try_get_u32().map_err(|_| wrong())?;
+/// Decodes the single message of a response.
+fn decode<A: Message + Default>(mut data: Bytes) -> Result<A, Status> {
+    let malformed = || Status::internal("the response is not a single uncompressed message");
+    let compressed = data.try_get_u8().map_err(|_| malformed())?;
+    let length = data.try_get_u32().map_err(|_| malformed())?;
     if compressed != 0 || usize::try_from(length) != Ok(data.len()) {
-        return Err(wrong());
+        return Err(malformed());
     }
-    A::decode(data).map_err(|error| Status::internal(format!("the answer: {error}")))
+    A::decode(data)
+        .map_err(|error| Status::internal(format!("cannot decode the response: {error}")))
 }
 
-fn broken(error: h2::Error) -> Status {
+fn connection_error(error: h2::Error) -> Status {
     Status::unavailable(error.to_string())
 }
 
@@ -128,9 +133,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_one_message_and_a_status() {
+    fn a_response_is_one_message_and_a_status() {
         let data = |bytes: &'static [u8]| Bytes::from_static(bytes);
-        assert_eq!(message_of::<String>(data(b"\0\0\0\0\x04\x0a\x02ok")).expect("good"), "ok");
+        assert_eq!(decode::<String>(data(b"\0\0\0\0\x04\x0a\x02ok")).expect("good"), "ok");
         for wrong in [
             &b""[..],
             b"\0\0\0\0",
@@ -139,7 +144,7 @@ mod tests {
             b"\0\0\0\0\x03\x0a\x02ok",
             b"\0\0\0\0\x04\x0a\x03ok",
         ] {
-            assert!(message_of::<String>(data(wrong)).is_err(), "{wrong:?}");
+            assert!(decode::<String>(data(wrong)).is_err(), "{wrong:?}");
         }
 
         let mut trailers = HeaderMap::new();

@@ -1,4 +1,4 @@
-//! Clusters of ours: a master and its replicas, out of this executable or out of other programs.
+//! A cluster of this store: a master and its replicas, from this executable or from another build.
 
 use std::{
     fs, io,
@@ -11,44 +11,44 @@ use bytes::Bytes;
 use proto::v1 as pb;
 
 use crate::{
-    cluster::{Calling, Cluster},
-    line::Line,
+    cluster::{CallFuture, Cluster},
+    connection::Connection,
     process::{Process, free_addresses},
 };
 
 /// A cluster must be ready within this time.
 const READY: Duration = Duration::from_secs(20);
 
-/// A method that needs nothing but the node itself.
+/// A method that involves no other node.
 const STATUS: &str = "/twopc.v1.Inspect/Status";
 
-/// How a cluster is made.
+/// The options of a cluster.
 #[derive(Clone, Debug)]
-pub struct OursOptions {
-    /// What it is called in tables.
+pub struct ClusterOptions {
+    /// Its name in tables.
     pub name: String,
-    /// How many replicas there are.
+    /// The number of replicas.
     pub replicas: u8,
-    /// Lines that the configuration has besides.
+    /// Additional lines of the configuration file.
     pub configuration: String,
-    /// Where the programs `master` and `replica` are; none for this executable.
+    /// The directory of the programs `master` and `replica`; `None` for this executable.
     pub programs: Option<PathBuf>,
 }
 
-/// A cluster of ours.
+/// A cluster of this store.
 #[derive(Debug)]
-pub struct Ours {
+pub struct TwopcCluster {
     name: String,
     nodes: Vec<SocketAddr>,
     processes: Vec<Process>,
 }
 
-impl Ours {
+impl TwopcCluster {
     /// Starts a cluster in a directory and waits until it is ready.
     ///
     /// # Errors
-    /// It does not become ready.
-    pub async fn start(dir: &Path, options: &OursOptions) -> io::Result<Self> {
+    /// The cluster does not become ready in time.
+    pub async fn start(dir: &Path, options: &ClusterOptions) -> io::Result<Self> {
         let dir = dir.join(&options.name);
         fs::create_dir_all(&dir)?;
         let addresses = free_addresses(usize::from(options.replicas) + 1)?;
@@ -82,18 +82,19 @@ impl Ours {
                 }
             });
         }
-        let mut this = Ours { name: options.name.clone(), nodes: addresses, processes };
-        this.wait().await?;
-        Ok(this)
+        let mut cluster = TwopcCluster { name: options.name.clone(), nodes: addresses, processes };
+        cluster.wait_until_ready().await?;
+        Ok(cluster)
     }
 
-    /// Until a write is taken.
-    async fn wait(&mut self) -> io::Result<()> {
+    /// Waits until the master accepts writes.
+    async fn wait_until_ready(&mut self) -> io::Result<()> {
         let until = Instant::now() + READY;
         loop {
-            if let Ok(mut line) = Line::open(self.nodes[0]).await {
-                let answer = line.call::<_, pb::StatusResponse>(STATUS, pb::StatusRequest {}).await;
-                if answer.is_ok_and(|answer| answer.ready) {
+            if let Ok(mut connection) = Connection::open(self.nodes[0]).await {
+                let response =
+                    connection.call::<_, pb::StatusResponse>(STATUS, pb::StatusRequest {}).await;
+                if response.is_ok_and(|status| status.ready) {
                     return Ok(());
                 }
             }
@@ -106,7 +107,7 @@ impl Ours {
     }
 }
 
-impl Cluster for Ours {
+impl Cluster for TwopcCluster {
     fn name(&self) -> &str {
         &self.name
     }
@@ -119,24 +120,30 @@ impl Cluster for Ours {
         &self.processes
     }
 
-    fn put<'a>(&self, line: &'a mut Line, key: Bytes, value: Bytes) -> Calling<'a, ()> {
+    fn put<'a>(
+        &self,
+        connection: &'a mut Connection,
+        key: Bytes,
+        value: Bytes,
+    ) -> CallFuture<'a, ()> {
         Box::pin(async move {
             let request = pb::PutRequest { key, value };
-            line.call::<_, pb::PutResponse>("/twopc.v1.Kv/Put", request).await.map(drop)
+            connection.call::<_, pb::PutResponse>("/twopc.v1.Kv/Put", request).await.map(drop)
         })
     }
 
-    fn get<'a>(&self, line: &'a mut Line, key: Bytes) -> Calling<'a, Option<Bytes>> {
+    fn get<'a>(&self, connection: &'a mut Connection, key: Bytes) -> CallFuture<'a, Option<Bytes>> {
         Box::pin(async move {
             let request = pb::GetRequest { key };
-            let answer = line.call::<_, pb::GetResponse>("/twopc.v1.Kv/Get", request).await?;
-            Ok(answer.found.map(|found| found.value))
+            let response =
+                connection.call::<_, pb::GetResponse>("/twopc.v1.Kv/Get", request).await?;
+            Ok(response.found.map(|found| found.value))
         })
     }
 
-    fn nothing<'a>(&self, line: &'a mut Line) -> Calling<'a, ()> {
+    fn status<'a>(&self, connection: &'a mut Connection) -> CallFuture<'a, ()> {
         Box::pin(async move {
-            line.call::<_, pb::StatusResponse>(STATUS, pb::StatusRequest {}).await.map(drop)
+            connection.call::<_, pb::StatusResponse>(STATUS, pb::StatusRequest {}).await.map(drop)
         })
     }
 }

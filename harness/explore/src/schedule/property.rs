@@ -61,7 +61,7 @@ properties! {
     MachineInvariants = "machine-invariants" or "no-halt":
         "no machine or store stops because an invariant of its own is violated",
     /// Conflicts have a cause.
-    NoSpuriousConflicts = "no-spurious-conflicts" or "conflicts":
+    Conflicts = "conflicts":
         "a write conflicts only with a write that is in progress",
     /// The clients' history.
     Linearizability = "linearizability": "the clients' history is linearizable",

@@ -76,6 +76,12 @@ pub fn explore(
     }
 }
 
+/// Serves stateright's Explorer, which shows the model in a browser, at an address such as
+/// `localhost:3000`. Does not return.
+pub fn serve_explorer(options: ModelOptions, address: &str) {
+    ClusterModel::new(options).checker().serve(address);
+}
+
 fn wait_for(
     mut checker: impl Checker<ClusterModel>,
     stop: &AtomicBool,
