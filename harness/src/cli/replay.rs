@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ::twopc::run::CompletedRun;
 use anyhow::Context as _;
 use checker::{Limits, Validity};
 use lab::signals::follow_signals;
@@ -13,11 +14,8 @@ use lab::signals::follow_signals;
 use super::{Exit, Failure, checked};
 use crate::{
     commands::{self, ReplayArgs},
+    replay::{self, StepResult},
     report,
-    runner::{
-        CompletedRun,
-        replay::{self, StepResult},
-    },
     schedule::{self, Schedule},
 };
 

@@ -171,7 +171,10 @@ pub fn find_journals(directory: &Path) -> Result<BTreeMap<Node, PathBuf>, LoadEr
 }
 
 /// Reads a file with one JSON value.
-pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, LoadError> {
+///
+/// # Errors
+/// The file cannot be read or is malformed.
+pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, LoadError> {
     let file = |source| LoadError::File { path: path.to_owned(), source };
     let text = fs::read_to_string(path).map_err(file)?;
     serde_json::from_str(&text)

@@ -7,14 +7,15 @@ mod driver;
 mod journal;
 mod lost_records;
 
-use std::{fmt, path::Path, path::PathBuf, time::Duration};
+use std::{fmt, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 use ::twopc::{
     Mutation, Timings,
     matrix::Shard,
     network::{InterceptRule, MessageAction, Network, Pattern},
+    run::{CompletedRun, RunError, RunOptions, Testbed},
 };
-use lab::{disk, workload::Mix};
+use lab::{disk, progress::NoProgress, worker::Worker, workload::Mix};
 use serde_json::json;
 use system::{
     node::{Role, Site},
@@ -23,10 +24,6 @@ use system::{
 use tokio::sync::watch;
 
 use self::driver::Driver;
-use super::{
-    CompletedRun, RunError, RunOptions, io_error, progress::Progress, record, testbed::Testbed,
-    worker::Worker,
-};
 use crate::schedule::{self, Schedule, Step};
 
 /// Timers that the schedule fires, and their periods in milliseconds.
@@ -40,6 +37,9 @@ const LATE_TIMERS: [(&str, u64); 3] =
 
 /// The worker number of the final reads: higher than that of any client of a schedule.
 const FINAL_WORKER: u32 = 1_000_000;
+
+/// More than any schedule has clients, so that their processes have different numbers.
+const CONCURRENCY: u32 = 1_000;
 
 /// The result of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,12 +125,12 @@ pub async fn run(
     interrupt: watch::Receiver<bool>,
     mut report: impl FnMut(usize, &Step, &StepResult),
 ) -> Result<CompletedRun, RunError> {
-    let progress = Progress::new(Duration::ZERO, true);
-    let testbed = Testbed::set_up(options, &progress).await?;
-    let copy = testbed.directory.path().join("schedule.json");
-    schedule.write(&copy).map_err(io_error(format!("cannot write {}", copy.display())))?;
-    let network = testbed.network.clone().expect("the options ask for relays");
-    let held = hold_messages(schedule, &testbed, &network).await?;
+    let testbed = Testbed::set_up(options, Arc::new(NoProgress)).await?;
+    let copy = testbed.directory().join("schedule.json");
+    let written = schedule.write(&copy);
+    written.map_err(RunError::io(format!("cannot write {}", copy.display())))?;
+    let network = testbed.network().expect("the options ask for relays");
+    let held = hold_messages(schedule, &testbed, network).await?;
     let mut driver = Driver::new(&testbed, held, schedule);
     for (number, step) in schedule.steps.iter().enumerate() {
         if *interrupt.borrow() {
@@ -138,12 +138,12 @@ pub async fn run(
         }
         let result = driver.step(number, step).await;
         let fields = json!({ "step": step.to_string(), "result": result.to_string() });
-        record(&testbed.recorder, "step", fields)?;
+        testbed.record("step", fields)?;
         report(number, step, &result);
     }
     let keys = driver.finish().await?;
     let worker = worker(&testbed, FINAL_WORKER);
-    let directory = testbed.close(worker, keys, &progress).await?;
+    let directory = testbed.close(worker, keys).await?;
     Ok(CompletedRun { directory, interrupted: *interrupt.borrow() })
 }
 
@@ -165,7 +165,7 @@ async fn hold_messages(
 }
 
 fn worker(testbed: &Testbed, number: u32) -> Worker {
-    Worker::new(number, 1_000, testbed.client(), testbed.recorder.clone())
+    testbed.worker(number, CONCURRENCY)
 }
 
 /// An error that says why a step cannot be forced.

@@ -4,58 +4,71 @@
 
 use std::{io, time::Duration};
 
+use history::{Action, ClientEvent, Function, Kind, Recorder};
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
-
-use lab::workload::{ClientRequest, Generator};
 
 use crate::{
-    history::{Action, ClientEvent, Function, Kind, Recorder},
-    systems::{Answer, Client},
+    client::{Answer, Client},
+    workload::{ClientRequest, Generator},
 };
 
-/// How long a client waits for the answer to a write: longer than the vote timeout, so that the client
-/// learns of an abort because of missing votes.
-pub(super) const WRITE_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How long to wait before a failed read is retried.
+const RETRY_PERIOD: Duration = Duration::from_millis(50);
 
-/// How long a client waits for the answer to a get.
-pub(super) const GET_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// How long a worker waits for the answer to a request.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientTimeouts {
+    /// For puts and dels.
+    pub write: Duration,
+    /// For gets.
+    pub get: Duration,
+}
 
 /// One worker.
-pub(super) struct Worker {
+pub struct Worker {
     process: u64,
     concurrency: u64,
     client: Box<dyn Client>,
     recorder: Recorder,
+    timeouts: ClientTimeouts,
     misreports: bool,
 }
 
 impl Worker {
-    pub(super) fn new(
+    /// A worker whose processes are numbered `number`, `number + concurrency` and so on.
+    #[must_use]
+    pub fn new(
         number: u32,
         concurrency: u32,
         client: Box<dyn Client>,
         recorder: Recorder,
+        timeouts: ClientTimeouts,
     ) -> Self {
         Worker {
             process: number.into(),
             concurrency: concurrency.into(),
             client,
             recorder,
+            timeouts,
             misreports: false,
         }
     }
 
     /// Makes the worker record unknown outcomes as failures: a defect of the harness, which the checks
     /// must find.
-    pub(super) fn misreporting(self) -> Self {
+    #[must_use]
+    pub fn misreporting(self) -> Self {
         Worker { misreports: true, ..self }
     }
 
     /// Sends the generator's requests until the load ends, and returns the worker.
-    pub(super) async fn work(
+    ///
+    /// # Errors
+    /// The history cannot be written.
+    pub async fn work(
         mut self,
         mut generator: Generator,
         mut load_ended: watch::Receiver<bool>,
@@ -79,7 +92,7 @@ impl Worker {
     ///
     /// # Errors
     /// The history cannot be written.
-    pub(super) async fn send(&mut self, request: &ClientRequest) -> io::Result<()> {
+    pub async fn send(&mut self, request: &ClientRequest) -> io::Result<()> {
         self.perform(request).await.map(|_| ())
     }
 
@@ -87,32 +100,29 @@ impl Worker {
     ///
     /// # Errors
     /// The history cannot be written. The inner error is that of the last read.
-    pub(super) async fn read(
-        &mut self,
-        key: &str,
-        deadline: Duration,
-    ) -> io::Result<Result<(), String>> {
-        let end = tokio::time::Instant::now() + deadline;
+    pub async fn read(&mut self, key: &str, deadline: Duration) -> io::Result<Result<(), String>> {
+        let end = Instant::now() + deadline;
         let request = ClientRequest::Get { key: key.to_owned() };
         loop {
             match self.perform(&request).await? {
                 Answer::Ok { .. } => return Ok(Ok(())),
                 Answer::Fail { error, .. } | Answer::Info { error } => {
-                    if tokio::time::Instant::now() >= end {
+                    if Instant::now() >= end {
                         return Ok(Err(error));
                     }
                 }
             }
-            sleep(Duration::from_millis(50)).await;
+            sleep(RETRY_PERIOD).await;
         }
     }
 
     /// Performs one request and records its invocation and completion.
     async fn perform(&mut self, request: &ClientRequest) -> io::Result<Answer> {
+        let ClientTimeouts { write, get } = self.timeouts;
         let (f, key, written, deadline) = match request {
-            ClientRequest::Get { key } => (Function::Get, key, None, GET_TIMEOUT),
-            ClientRequest::Put { key, value } => (Function::Put, key, Some(value), WRITE_TIMEOUT),
-            ClientRequest::Del { key } => (Function::Del, key, None, WRITE_TIMEOUT),
+            ClientRequest::Get { key } => (Function::Get, key, None, get),
+            ClientRequest::Put { key, value } => (Function::Put, key, Some(value), write),
+            ClientRequest::Del { key } => (Function::Del, key, None, write),
         };
         let mut event = ClientEvent {
             process: self.process,
@@ -134,7 +144,7 @@ impl Worker {
         match &answer {
             Answer::Ok { version, value } => {
                 event.kind = Kind::Ok;
-                event.version = version.map(history::Version::new);
+                event.version.clone_from(version);
                 if f == Function::Get {
                     event.value.clone_from(value);
                 }
@@ -158,10 +168,13 @@ impl Worker {
 mod tests {
     use futures::future::BoxFuture;
 
-    use lab::workload::Mix;
+    use history::{Event, read};
 
     use super::*;
-    use crate::history::{Event, read};
+    use crate::workload::Mix;
+
+    const TIMEOUTS: ClientTimeouts =
+        ClientTimeouts { write: Duration::from_secs(1), get: Duration::from_secs(1) };
 
     /// A client whose answers are ok, fail and info in turn.
     struct Alternating(u32);
@@ -182,7 +195,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let path = dir.path().join("history.jsonl");
         let recorder = Recorder::create(&path).expect("a new file");
-        let mut worker = Worker::new(2, 5, Box::new(Alternating(0)), recorder.clone());
+        let mut worker = Worker::new(2, 5, Box::new(Alternating(0)), recorder.clone(), TIMEOUTS);
         let mut generator = Generator::new(1, 2, 5, mix, 3, 0.0);
         for _ in 0..count {
             let request = generator.next(worker.process);

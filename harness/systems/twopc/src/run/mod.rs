@@ -1,25 +1,23 @@
-//! One run, from the start of the first process to the exit of the last: the nodes come up, clients
+//! Makes a run, from the start of the first process to the exit of the last: the nodes come up, clients
 //! send requests and faults are injected; then everything is healed, read once more, and stopped. The
-//! result is a run directory. Judging it is the checkers' work.
+//! result is a run directory. Judging it is the work of the [checks](crate::checks).
 
 mod final_phase;
 mod load;
 mod options;
-mod progress;
-pub mod replay;
-pub(crate) mod rundir;
 mod testbed;
-mod worker;
 
-use std::{fs, io, path::Path, path::PathBuf, time::Duration};
+use std::{fs, io, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
-use ::twopc::nemesis::NemesisError;
 use history::{Action, NemesisEvent, Recorder};
-use lab::{EventLog, cluster::ClusterError};
+use lab::{EventLog, cluster::ClusterError, progress::RunProgress};
 use tokio::{sync::watch, task::JoinError};
 
-pub use self::options::{CONVERGENCE_DEADLINE, RunOptions, duration_text, parse_duration};
-use self::{progress::Progress, testbed::Testbed};
+pub use self::{
+    options::{CONVERGENCE_DEADLINE, RunOptions},
+    testbed::Testbed,
+};
+use crate::nemesis::NemesisError;
 
 /// How long a new cluster has to become ready.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
@@ -52,9 +50,12 @@ pub enum RunError {
     Panicked(#[from] JoinError),
 }
 
-fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {
-    let what = what.into();
-    move |source| RunError::Io { what, source }
+impl RunError {
+    /// Turns an error of the operating system into one that says what was attempted.
+    pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> RunError {
+        let what = what.into();
+        move |source| RunError::Io { what, source }
+    }
 }
 
 /// A run that was made.
@@ -67,42 +68,21 @@ pub struct CompletedRun {
 }
 
 /// Makes a run. `interrupt` turns true when the run should end early; it then ends in order. Nothing
-/// but the run directory outlives this call. `quiet` suppresses progress output.
+/// but the run directory outlives this call.
 ///
 /// # Errors
 /// The harness cannot do its part. What was recorded so far is kept.
 pub async fn run(
     options: &RunOptions,
     mut interrupt: watch::Receiver<bool>,
-    quiet: bool,
-) -> Result<CompletedRun, RunError> {
-    let progress = Progress::new(options.time_limit, quiet);
-    let completed = run_phases(options, &mut interrupt, &progress).await;
-    progress.finish();
-    completed
-}
-
-async fn run_phases(
-    options: &RunOptions,
-    interrupt: &mut watch::Receiver<bool>,
-    progress: &Progress,
+    progress: Arc<dyn RunProgress>,
 ) -> Result<CompletedRun, RunError> {
     let testbed = Testbed::set_up(options, progress).await?;
     testbed.until_ready().await?;
-    progress.phase("load");
-    let worker = load::run(options, &testbed, interrupt, progress).await?;
+    let worker = load::run(options, &testbed, &mut interrupt).await?;
     let keys = (0..options.keys).map(|n| format!("k{n}")).collect();
-    let directory = testbed.close(worker, keys, progress).await?;
+    let directory = testbed.close(worker, keys).await?;
     Ok(CompletedRun { directory, interrupted: *interrupt.borrow() })
-}
-
-/// Records an event that is not an operation of a client.
-fn record(recorder: &Recorder, event: &str, fields: serde_json::Value) -> Result<(), RunError> {
-    let event = NemesisEvent { f: event.to_owned(), value: fields };
-    recorder
-        .record(Action::Nemesis(event))
-        .map(|_| ())
-        .map_err(io_error("cannot write the history"))
 }
 
 /// The history as the lab and the nemesis see it.
@@ -116,7 +96,7 @@ fn event_log(recorder: &Recorder) -> EventLog {
 
 /// Writes a file that contains one JSON value, indented for people.
 fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), RunError> {
-    let cannot = || io_error(format!("cannot write {}", path.display()));
+    let cannot = || RunError::io(format!("cannot write {}", path.display()));
     let mut text = serde_json::to_vec_pretty(value).map_err(io::Error::from).map_err(cannot())?;
     text.push(b'\n');
     fs::write(path, text).map_err(cannot())

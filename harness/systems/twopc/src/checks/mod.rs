@@ -20,9 +20,9 @@ mod run;
 use checker::{CheckResult, Limits, Results, linearizability, statistics};
 
 pub use errors::error_of;
-pub(crate) use run::read_json;
 pub use run::{
-    FinalReplicaState, FinalState, LoadError, Run, RunDescription, find_journals, version_of,
+    FinalReplicaState, FinalState, LoadError, Run, RunDescription, find_journals, read_json,
+    version_of,
 };
 
 /// Checks a run.

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use history::ErrorCode;
-use lab::workload::ClientRequest;
+use history::{ErrorCode, Version};
+use lab::{
+    client::{Answer, Client},
+    workload::ClientRequest,
+};
 use system::{
     client::{self, Reason, ReasonKind, WriteOutcome},
     config::Address,
 };
-
-use super::{Answer, Client};
 
 /// A client of a cluster.
 pub struct TwopcClient {
@@ -39,9 +40,10 @@ impl Client for TwopcClient {
                 }
                 ClientRequest::Del { key } => write_answer(client.del(key.as_str()).await),
                 ClientRequest::Get { key } => match client.get(key.as_str()).await {
-                    Ok(Some((version, value))) => {
-                        Answer::Ok { version: Some(version), value: Some(value.to_string()) }
-                    }
+                    Ok(Some((version, value))) => Answer::Ok {
+                        version: Some(Version::new(version)),
+                        value: Some(value.to_string()),
+                    },
                     Ok(None) => Answer::Ok { version: None, value: None },
                     Err(client::ReadError::Refused(reason)) => failure(&reason),
                     Err(client::ReadError::Failed(why)) => {
@@ -55,7 +57,9 @@ impl Client for TwopcClient {
 
 fn write_answer(outcome: WriteOutcome) -> Answer {
     match outcome {
-        WriteOutcome::Committed { version } => Answer::Ok { version: Some(version), value: None },
+        WriteOutcome::Committed { version } => {
+            Answer::Ok { version: Some(Version::new(version)), value: None }
+        }
         WriteOutcome::Aborted(reason) => failure(&reason),
         WriteOutcome::Unknown(why) => Answer::Info { error: format!("lost: {why}") },
     }

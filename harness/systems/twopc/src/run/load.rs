@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use ::twopc::{
-    faults::{Capabilities, FaultName, Schedule, schedule},
-    matrix,
-    nemesis::{Nemesis, NemesisError},
-};
 use checker::{Limits, online::OnlineCheck};
 use lab::{
     cluster::ClusterError,
     injection::Lane,
     seeds::{nemesis_rng, network_rng},
+    worker::Worker,
     workload::Generator,
 };
 use serde_json::json;
@@ -21,8 +17,11 @@ use tokio::{
     time::{Instant, interval, sleep, sleep_until},
 };
 
-use super::{
-    RunError, RunOptions, io_error, progress::Progress, record, testbed::Testbed, worker::Worker,
+use super::{RunError, RunOptions, Testbed};
+use crate::{
+    faults::{Capabilities, FaultName, Schedule, schedule},
+    matrix,
+    nemesis::{Nemesis, NemesisError},
 };
 
 /// How long the cluster has to recover from an injection before the next one: longer than any
@@ -44,14 +43,14 @@ pub(super) async fn run(
     options: &RunOptions,
     testbed: &Testbed,
     interrupt: &mut watch::Receiver<bool>,
-    progress: &Progress,
 ) -> Result<Worker, RunError> {
+    testbed.progress.phase("load");
     let (end, load_ended) = watch::channel(false);
     let mut workers = start_workers(options, testbed, &load_ended);
     let lanes = start_nemesis(options, testbed, &load_ended)?;
-    let first = until_end(options, testbed, interrupt, progress, &mut workers).await?;
+    let first = until_end(options, testbed, interrupt, &mut workers).await?;
     end.send_replace(true);
-    progress.phase("ending the load");
+    testbed.progress.phase("ending the load");
     let worker = join_workers(workers, first).await?;
     for lane in lanes {
         match lane.await? {
@@ -71,8 +70,7 @@ fn start_workers(
     let RunOptions { seed, concurrency, mix, keys, rate, .. } = *options;
     let mut workers = JoinSet::new();
     for number in 0..concurrency {
-        let recorder = testbed.recorder.clone();
-        let worker = Worker::new(number, concurrency, testbed.client(), recorder);
+        let worker = testbed.worker(number, concurrency);
         let worker = if options.misreport_unknown { worker.misreporting() } else { worker };
         let generator = Generator::new(seed, number, concurrency, mix, keys, rate);
         workers.spawn(worker.work(generator, load_ended.clone()));
@@ -90,7 +88,7 @@ fn start_nemesis(
     let capabilities = Capabilities { disks, shard, commit };
     if options.faults.names().contains(&FaultName::CrashMatrix) {
         let description = matrix::description(options.replicas, capabilities);
-        record(&testbed.recorder, matrix::EVENT, description)?;
+        testbed.record(matrix::EVENT, description)?;
     }
     let schedules = schedules(options, capabilities);
     let only_lane = schedules.len() == 1;
@@ -132,7 +130,6 @@ async fn until_end(
     options: &RunOptions,
     testbed: &Testbed,
     interrupt: &mut watch::Receiver<bool>,
-    progress: &Progress,
     workers: &mut JoinSet<std::io::Result<Worker>>,
 ) -> Result<Option<Finished>, RunError> {
     let mut exits = testbed.cluster.unexpected_exits();
@@ -150,14 +147,14 @@ async fn until_end(
             key = &mut violation, if !is_violated => {
                 is_violated = true;
                 let fields = json!({ "key": key, "ended": options.fail_fast });
-                record(&testbed.recorder, "broken", fields)?;
+                testbed.record("broken", fields)?;
                 if options.fail_fast {
                     return Ok(None);
                 }
             }
             // A worker finishes before the end only if it cannot write the history.
             Some(finished) = workers.join_next() => return Ok(Some(finished)),
-            _ = ticks.tick() => progress.tick(),
+            _ = ticks.tick() => testbed.progress.tick(),
         }
     }
 }
@@ -173,7 +170,7 @@ async fn join_workers(
         None => workers.join_next().await,
     };
     while let Some(finished) = next {
-        let worker = finished?.map_err(io_error("cannot write the history"))?;
+        let worker = finished?.map_err(RunError::io("cannot write the history"))?;
         chosen.get_or_insert(worker);
         next = workers.join_next().await;
     }

@@ -8,7 +8,7 @@ use history::{Action, NemesisEvent};
 use serde_json::{Value as Json, json};
 
 use super::Run;
-use crate::nemesis::{FaultName, matrix::Coverage};
+use crate::{faults::FaultName, matrix::Coverage};
 
 /// The name of the check.
 pub const NAME: &str = "faults";

@@ -4,16 +4,13 @@
 use std::time::Duration;
 
 use history::monotonic_ns;
-use lab::cluster::ClusterError;
+use lab::{cluster::ClusterError, worker::Worker};
 use serde_json::json;
 use system::protocol::Node;
 use tokio::time::Instant;
 
-use super::{
-    CONVERGENCE_DEADLINE, RunError, io_error, progress::Progress, record, testbed::Testbed,
-    worker::Worker, write_json,
-};
-use crate::twopc::{FinalReplicaState, FinalState};
+use super::{CONVERGENCE_DEADLINE, RunError, Testbed, write_json};
+use crate::checks::{FinalReplicaState, FinalState};
 
 /// How long all final reads together may take. After that, each remaining key is tried once.
 const READS_DEADLINE: Duration = Duration::from_secs(10);
@@ -22,24 +19,23 @@ pub(super) async fn run(
     testbed: &Testbed,
     mut worker: Worker,
     keys: Vec<String>,
-    progress: &Progress,
 ) -> Result<(), RunError> {
-    let Testbed { cluster, recorder, .. } = testbed;
+    let Testbed { cluster, progress, .. } = testbed;
     match cluster.processes().heal().await {
         Ok(healed) => {
             let healed: Vec<_> =
                 healed.iter().map(|(node, action)| (node.as_str(), *action)).collect();
-            record(recorder, "heal", json!({ "nodes": healed }))?;
+            testbed.record("heal", json!({ "nodes": healed }))?;
         }
         Err(error @ ClusterError::Start { .. }) => {
             // The system cannot be repaired. The checks judge what is there.
-            record(recorder, "heal", json!({ "failed": error.to_string() }))?;
+            testbed.record("heal", json!({ "failed": error.to_string() }))?;
         }
         Err(error) => return Err(error.into()),
     }
     let settled = cluster.until_settled(CONVERGENCE_DEADLINE).await;
     let settled_ms = settled.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    record(recorder, "settled", json!({ "ms": settled_ms }))?;
+    testbed.record("settled", json!({ "ms": settled_ms }))?;
 
     progress.phase("reading every key");
     let deadline = Instant::now() + READS_DEADLINE;
@@ -47,13 +43,13 @@ pub(super) async fn run(
     for key in keys {
         let left = deadline.saturating_duration_since(Instant::now());
         let read = worker.read(&key, left).await;
-        if read.map_err(io_error("cannot write the history"))?.is_err() {
+        if read.map_err(RunError::io("cannot write the history"))?.is_err() {
             unread.push(key);
         }
         progress.tick();
     }
     write_json(&testbed.directory.final_state(), &final_state(testbed).await?)?;
-    record(recorder, "final", json!({ "unread": unread }))
+    testbed.record("final", json!({ "unread": unread }))
 }
 
 /// Reads the contents of each replica and the master's unfinished transactions.
@@ -68,7 +64,7 @@ async fn final_state(testbed: &Testbed) -> Result<FinalState, RunError> {
                 state.replicas.insert(node, replica);
             }
             Err(error) => {
-                record(recorder, "dump-failed", json!({ "node": node, "error": error }))?;
+                testbed.record("dump-failed", json!({ "node": node, "error": error }))?;
             }
         }
     }

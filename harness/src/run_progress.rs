@@ -8,9 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::twopc::run::{self, CompletedRun, RunError, RunOptions};
+use history::{Action, Event, Kind};
 use indicatif::{ProgressBar, ProgressStyle};
-
-use crate::history::{Action, Event, Kind};
+use lab::progress::RunProgress;
+use tokio::sync::watch;
 
 /// How often a line is written if standard error is not a terminal.
 const LINE_PERIOD: Duration = Duration::from_secs(5);
@@ -18,13 +20,26 @@ const LINE_PERIOD: Duration = Duration::from_secs(5);
 /// How often the live line is redrawn.
 const REDRAW_PERIOD: Duration = Duration::from_millis(100);
 
-/// The progress of one run.
-#[derive(Clone)]
-pub(super) struct Progress {
-    shared: Arc<Mutex<Shared>>,
+/// Makes a run and shows its progress. See [`run::run`].
+///
+/// # Errors
+/// The harness cannot do its part.
+pub(crate) async fn run_with_progress(
+    options: &RunOptions,
+    interrupt: watch::Receiver<bool>,
+) -> Result<CompletedRun, RunError> {
+    let progress = Arc::new(Progress::new(options.time_limit));
+    let completed = run::run(options, interrupt, progress.clone()).await;
+    progress.finish();
+    completed
 }
 
-struct Shared {
+/// The progress of one run.
+struct Progress {
+    state: Mutex<State>,
+}
+
+struct State {
     started: Instant,
     limit: Duration,
     /// `None` if standard error is not a terminal.
@@ -38,23 +53,19 @@ struct Shared {
 }
 
 impl Progress {
-    /// The progress of a run whose load lasts for `limit`. `quiet` suppresses all output.
-    pub(super) fn new(limit: Duration, quiet: bool) -> Self {
-        let bar = if quiet {
-            Some(ProgressBar::hidden())
-        } else {
-            std::io::stderr().is_terminal().then(|| {
-                let bar = ProgressBar::new(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-                // `wide_msg` truncates: a line that wraps could not be redrawn.
-                let style = ProgressStyle::with_template("{spinner} [{bar:12}] {wide_msg}");
-                bar.set_style(style.expect("the template is well formed").progress_chars("=> "));
-                bar.enable_steady_tick(REDRAW_PERIOD);
-                bar
-            })
-        };
+    /// The progress of a run whose load lasts for `limit`.
+    fn new(limit: Duration) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+            // `wide_msg` truncates: a line that wraps could not be redrawn.
+            let style = ProgressStyle::with_template("{spinner} [{bar:12}] {wide_msg}");
+            bar.set_style(style.expect("the template is well formed").progress_chars("=> "));
+            bar.enable_steady_tick(REDRAW_PERIOD);
+            bar
+        });
         let now = Instant::now();
         Progress {
-            shared: Arc::new(Mutex::new(Shared {
+            state: Mutex::new(State {
                 started: now,
                 limit,
                 bar,
@@ -64,35 +75,42 @@ impl Progress {
                 completed: BTreeMap::new(),
                 injections: 0,
                 last_injection: String::new(),
-            })),
+            }),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a new phase of the run.
-    pub(super) fn phase(&self, phase: &str) {
-        let mut shared = self.lock();
-        phase.clone_into(&mut shared.phase);
-        shared.show();
+    /// Removes the live line.
+    fn finish(&self) {
+        if let Some(bar) = &self.lock().bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl RunProgress for Progress {
+    fn phase(&self, phase: &str) {
+        let mut state = self.lock();
+        phase.clone_into(&mut state.phase);
+        state.show();
     }
 
-    /// Counts an event.
-    pub(super) fn count(&self, event: &Event) {
-        let mut shared = self.lock();
+    fn event(&self, event: &Event) {
+        let mut state = self.lock();
         match &event.action {
-            Action::Client(event) if event.kind == Kind::Invoke => shared.invoked += 1,
-            Action::Client(event) => *shared.completed.entry(event.kind).or_default() += 1,
+            Action::Client(event) if event.kind == Kind::Invoke => state.invoked += 1,
+            Action::Client(event) => *state.completed.entry(event.kind).or_default() += 1,
             Action::Nemesis(event) => {
                 if let "kill" | "pause" | "power-loss" | "network-fault" | "second-master"
                 | "wipe-replica" = event.f.as_str()
                 {
-                    shared.injections += 1;
+                    state.injections += 1;
                 }
                 if let Some(node) = event.text("node") {
-                    shared.last_injection = match event.text("at") {
+                    state.last_injection = match event.text("at") {
                         Some(at) => format!("{} {at}", event.f),
                         None => format!("{} {node}", event.f),
                     };
@@ -101,23 +119,15 @@ impl Progress {
         }
     }
 
-    /// Shows the progress if a line is due.
-    pub(super) fn tick(&self) {
-        let mut shared = self.lock();
-        if shared.bar.is_some() || shared.last_line.elapsed() >= LINE_PERIOD {
-            shared.show();
-        }
-    }
-
-    /// Removes the live line.
-    pub(super) fn finish(&self) {
-        if let Some(bar) = &self.lock().bar {
-            bar.finish_and_clear();
+    fn tick(&self) {
+        let mut state = self.lock();
+        if state.bar.is_some() || state.last_line.elapsed() >= LINE_PERIOD {
+            state.show();
         }
     }
 }
 
-impl Shared {
+impl State {
     fn show(&mut self) {
         let count = |kind| self.completed.get(&kind).copied().unwrap_or(0);
         let elapsed = self.started.elapsed();

@@ -151,7 +151,7 @@ mod tests {
     use system::protocol::{CommitMode, Key, Request, Rule, Rules, Timing, Value, Write};
 
     use super::*;
-    use crate::{runner::replay::options, schedule::ScheduleSetup};
+    use crate::{replay::options, schedule::ScheduleSetup};
 
     fn setup() -> ScheduleSetup {
         ScheduleSetup {

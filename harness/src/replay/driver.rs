@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, io, time::Duration};
 
-use ::twopc::network::InterceptRule;
+use ::twopc::{
+    network::InterceptRule,
+    run::{RunError, Testbed},
+};
 use lab::{
     ForbiddenStart,
     cluster::ForbiddenStartResult,
@@ -26,10 +29,7 @@ use super::{
     lost_records::{LostRecord, Stop, is_of_second_instance, lost_records},
     not_forced, worker,
 };
-use crate::{
-    runner::{RunError, io_error, testbed::Testbed},
-    schedule::{Schedule, Step},
-};
+use crate::schedule::{Schedule, Step};
 
 /// How long the effect of a step may take to show in a journal.
 const STEP_DEADLINE: Duration = Duration::from_millis(1_500);
@@ -95,7 +95,7 @@ impl<'a> Driver<'a> {
         }
         self.held.discard();
         for finished in self.clients.join_all().await {
-            finished.map_err(io_error("cannot write the history"))?;
+            finished.map_err(RunError::io("cannot write the history"))?;
         }
         Ok(self.keys)
     }
@@ -105,7 +105,7 @@ impl<'a> Driver<'a> {
     async fn arm(&mut self, number: usize) {
         let Some(record) = self.lost_records.get(&number).cloned() else { return };
         let LostRecord { node, kind, before, stop } = record;
-        let cluster = &self.testbed.cluster;
+        let cluster = self.testbed.cluster();
         if let Some(point) = stop.point(node) {
             if stop == Stop::AfterWrite {
                 // Earlier records must not be mistaken for this one.
@@ -127,7 +127,7 @@ impl<'a> Driver<'a> {
     async fn until_stopped(&mut self, number: usize) -> Result<(), String> {
         let Some(record) = self.lost_records.get(&number).cloned() else { return Ok(()) };
         let LostRecord { node, kind, stop, .. } = record;
-        let cluster = &self.testbed.cluster;
+        let cluster = self.testbed.cluster();
         if stop != Stop::Process {
             // Without such a disk, the power loss itself is reported as not forced.
             let Some(device) = cluster.device(node) else { return Ok(()) };
@@ -172,14 +172,14 @@ impl<'a> Driver<'a> {
             Step::Kill { node, .. } => Ok(self.kill(*node).await),
             Step::PowerLoss { node, .. } => self.lose_power(*node, number).await,
             Step::Restart { node } => {
-                let started = self.testbed.cluster.start(*node).await;
+                let started = self.testbed.cluster().start(*node).await;
                 started.map_err(|error| error.to_string())?;
                 Ok(StepResult::Forced)
             }
             Step::SecondInstance { node } => self.start_second_instance(*node).await,
             Step::Wipe { node } => {
                 self.kill(*node).await;
-                let deployment = self.testbed.cluster.deployment();
+                let deployment = self.testbed.cluster().deployment();
                 let empty = deployment.create_empty_directory(*node);
                 deployment.set_directory(*node, empty.map_err(|error| error.to_string())?);
                 Ok(StepResult::Forced)
@@ -191,14 +191,14 @@ impl<'a> Driver<'a> {
         if let Some(second_instance) = self.second_instance.take_if(|_| node == Node::Master) {
             second_instance.process.kill().await;
         }
-        self.testbed.cluster.kill(node).await;
+        self.testbed.cluster().kill(node).await;
         self.stopped.remove(&node);
         StepResult::Forced
     }
 
     async fn lose_power(&mut self, node: Node, number: usize) -> Result<StepResult, String> {
         let killed = self.kill(node).await;
-        let cluster = &self.testbed.cluster;
+        let cluster = self.testbed.cluster();
         if cluster.device(node).is_some() {
             cluster.lose_power(&[node], None).await.map_err(|error| error.to_string())?;
             return Ok(killed);
@@ -226,7 +226,7 @@ impl<'a> Driver<'a> {
             }
             _ => return Ok(()),
         }
-        let cluster = &self.testbed.cluster;
+        let cluster = self.testbed.cluster();
         let Some(second_instance) = self.second_instance.as_mut() else { return Ok(()) };
         second_instance.acts = second_instance_acts;
         let process = &second_instance.process;
@@ -251,7 +251,7 @@ impl<'a> Driver<'a> {
 
     /// Makes the acting master dial the replicas again.
     fn disconnect_master(&self) {
-        if let Some(network) = &self.testbed.network {
+        if let Some(network) = self.testbed.network() {
             network.disconnect_master();
         }
     }
@@ -348,7 +348,7 @@ impl<'a> Driver<'a> {
 
     async fn start_second_instance(&mut self, node: Node) -> Result<StepResult, String> {
         self.between_commits(false).await;
-        let cluster = &self.testbed.cluster;
+        let cluster = self.testbed.cluster();
         cluster.pause(node).await;
         self.disconnect_master();
         let start = cluster.try_forbidden_start(node, ForbiddenStart::SecondInstance).await;
@@ -399,10 +399,10 @@ impl<'a> Driver<'a> {
 }
 
 fn journals(testbed: &Testbed) -> BTreeMap<(Node, bool), JournalTail> {
-    let nodes = testbed.cluster.nodes().flat_map(|node| [(node, false), (node, true)]);
+    let nodes = testbed.cluster().nodes().flat_map(|node| [(node, false), (node, true)]);
     let tail = |(node, second_instance): (Node, bool)| {
         let name = if second_instance { "foreign.jsonl" } else { "journal.jsonl" };
-        let path = testbed.directory.path().join("nodes").join(node.to_string()).join(name);
+        let path = testbed.directory().join("nodes").join(node.to_string()).join(name);
         ((node, second_instance), JournalTail::new(path))
     };
     nodes.map(tail).collect()

@@ -7,7 +7,7 @@ use history::{Action, NemesisEvent};
 use serde_json::Value as Json;
 
 use super::Run;
-use crate::nemesis::FaultName;
+use crate::faults::FaultName;
 
 /// The name of the check.
 pub const NAME: &str = "unexpected-exits";

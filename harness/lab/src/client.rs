@@ -1,12 +1,11 @@
-//! Clients of the systems under test. The runner knows systems by these traits alone.
+//! Clients of the system under test.
 
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use lab::workload::ClientRequest;
-use system::protocol::TxnId;
+use history::Version;
 
-pub mod twopc;
+use crate::workload::ClientRequest;
 
 /// A client of the system under test, with a connection of its own.
 pub trait Client: Send {
@@ -25,7 +24,7 @@ pub enum Answer {
     /// The request took effect.
     Ok {
         /// The version that was written or read.
-        version: Option<TxnId>,
+        version: Option<Version>,
         /// The value that a get returned.
         value: Option<String>,
     },

@@ -10,16 +10,16 @@ use std::{
 
 /// The directory `STORE/<system>-<faults>/<UTC time>/`.
 #[derive(Clone, Debug)]
-pub(crate) struct RunDir {
+pub struct RunDirectory {
     path: PathBuf,
 }
 
-impl RunDir {
+impl RunDirectory {
     /// Creates the directory of a run and points the `latest` links at it.
     ///
     /// # Errors
     /// A directory or link cannot be created; the error names it.
-    pub(crate) fn create(store: &Path, name: &str, started: SystemTime) -> io::Result<Self> {
+    pub fn create(store: &Path, name: &str, started: SystemTime) -> io::Result<Self> {
         let group = store.join(name);
         with_path(&group, fs::create_dir_all(&group))?;
         let time = utc(started);
@@ -41,30 +41,30 @@ impl RunDir {
         let leaf = path.file_name().map(PathBuf::from).unwrap_or_default();
         link(&group.join("latest"), &leaf)?;
         link(&store.join("latest"), &Path::new(name).join(&leaf))?;
-        Ok(RunDir { path })
+        Ok(RunDirectory { path })
     }
 
     /// The path.
     #[must_use]
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// The history, one event per line.
     #[must_use]
-    pub(crate) fn history(&self) -> PathBuf {
+    pub fn history(&self) -> PathBuf {
         self.path.join("history.jsonl")
     }
 
     /// The description of the run.
     #[must_use]
-    pub(crate) fn test(&self) -> PathBuf {
+    pub fn test(&self) -> PathBuf {
         self.path.join("test.json")
     }
 
     /// What every replica stored at the end.
     #[must_use]
-    pub(crate) fn final_state(&self) -> PathBuf {
+    pub fn final_state(&self) -> PathBuf {
         self.path.join("final.json")
     }
 
@@ -72,7 +72,7 @@ impl RunDir {
     ///
     /// # Errors
     /// The directory cannot be created.
-    pub(crate) fn node(&self, name: &str) -> io::Result<PathBuf> {
+    pub fn node(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.path.join("nodes").join(name);
         with_path(&path, fs::create_dir_all(&path))?;
         Ok(path)
@@ -94,7 +94,7 @@ fn with_path<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
 
 /// A time as `20260131T235959Z`: sortable and valid in file names.
 #[must_use]
-pub(crate) fn utc(time: SystemTime) -> String {
+pub fn utc(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
@@ -145,10 +145,10 @@ mod tests {
     fn runs_of_one_second_get_separate_directories_and_latest_is_the_last() -> io::Result<()> {
         let store = tempfile::tempdir()?;
         let now = SystemTime::now();
-        let first = RunDir::create(store.path(), "twopc-none", now)?;
-        let second = RunDir::create(store.path(), "twopc-none", now)?;
+        let first = RunDirectory::create(store.path(), "twopc-none", now)?;
+        let second = RunDirectory::create(store.path(), "twopc-none", now)?;
         assert_ne!(first.path(), second.path());
-        let other = RunDir::create(store.path(), "twopc-kill-master", now)?;
+        let other = RunDirectory::create(store.path(), "twopc-kill-master", now)?;
         for (link, run) in [("latest", &other), ("twopc-none/latest", &second)] {
             assert_eq!(
                 fs::canonicalize(store.path().join(link))?,

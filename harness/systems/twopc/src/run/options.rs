@@ -3,17 +3,20 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use lab::{duration::duration_text, worker::ClientTimeouts, workload::Mix};
 use serde_json::{Value as Json, json};
 use system::protocol::CommitMode;
 
-use ::twopc::{
+use crate::{
     Mutation, Timings,
     faults::{Faults, Injection},
     matrix::Shard,
 };
-use lab::workload::Mix;
 
-use super::worker::{GET_TIMEOUT, WRITE_TIMEOUT};
+/// How long clients wait for answers. Longer for a write than the vote timeout, so that the client
+/// learns of an abort because of missing votes.
+pub(super) const CLIENT_TIMEOUTS: ClientTimeouts =
+    ClientTimeouts { write: Duration::from_millis(1_500), get: Duration::from_millis(1_000) };
 
 /// How long the system has to decide every transaction after the last fault was healed.
 pub const CONVERGENCE_DEADLINE: Duration = Duration::from_secs(10);
@@ -152,8 +155,8 @@ impl RunOptions {
             "timing": self.timings.to_string(),
             "relay": self.relay,
             "misreport_unknown": self.misreport_unknown,
-            "write_timeout_ms": ms(WRITE_TIMEOUT),
-            "get_timeout_ms": ms(GET_TIMEOUT),
+            "write_timeout_ms": ms(CLIENT_TIMEOUTS.write),
+            "get_timeout_ms": ms(CLIENT_TIMEOUTS.get),
             "convergence_deadline_ms": ms(CONVERGENCE_DEADLINE),
             "clock_origin": clock_origin,
             "disks": self.disks,
@@ -165,57 +168,5 @@ impl RunOptions {
                 "arch": std::env::consts::ARCH,
             },
         })
-    }
-}
-
-/// Parses a duration such as `20s`, `500ms`, `2m`, `1h`. A number without a unit is in seconds.
-///
-/// # Errors
-/// The text says what was expected.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let malformed = || {
-        format!("'{text}' is not a duration: expected a number and ms, s, m or h, for example 20s")
-    };
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| malformed())?;
-    let seconds = match unit.trim() {
-        "ms" => number / 1e3,
-        "" | "s" => number,
-        "m" => number * 60.0,
-        "h" => number * 3600.0,
-        _ => return Err(malformed()),
-    };
-    Duration::try_from_secs_f64(seconds)
-        .ok()
-        .filter(|time| *time <= Duration::from_secs(1_000_000))
-        .ok_or_else(malformed)
-}
-
-/// Formats a duration as [`parse_duration`] parses it.
-#[must_use]
-pub fn duration_text(time: Duration) -> String {
-    match time.subsec_millis() {
-        0 => format!("{}s", time.as_secs()),
-        _ => format!("{}ms", time.as_millis()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_parsed_from_their_text() {
-        for (text, ms) in
-            [("20s", 20_000), ("500ms", 500), ("2m", 120_000), ("3", 3_000), ("1.5s", 1_500)]
-        {
-            let time = parse_duration(text).expect(text);
-            assert_eq!(time, Duration::from_millis(ms));
-            assert_eq!(parse_duration(&duration_text(time)), Ok(time));
-        }
-        for text in ["", "s", "20 parsecs", "-3s", "1e99h", "99999999h", "1..5s"] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
     }
 }
