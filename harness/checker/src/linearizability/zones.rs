@@ -323,9 +323,9 @@ impl Zones {
                 });
             }
             if is_delete {
-                deletes.push((from, to, position))
+                deletes.push((from, to, position));
             } else {
-                gets.push((from, to, position))
+                gets.push((from, to, position));
             }
         }
         let empty_gets = self.empty_gets(&gets);
