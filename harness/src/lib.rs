@@ -1,4 +1,4 @@
-//! The harness: runs a system, breaks it on purpose, records what its clients saw, and judges it.
+//! The harness: runs a system, injects faults, records what its clients observe, and checks the record.
 
 pub mod blocking;
 pub mod cli;

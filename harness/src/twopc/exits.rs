@@ -54,7 +54,7 @@ fn attempt(event: &NemesisEvent, check_result: &mut CheckResult) {
             message.unwrap_or_default()
         )),
         None => {
-            check_result.unknown(format!("whether {process} is refused was not observed in time"))
+            check_result.unknown(format!("whether {process} is refused was not observed in time"));
         }
     }
 }
