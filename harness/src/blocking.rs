@@ -20,7 +20,7 @@ use crate::{
         linearizability::Limits,
     },
     nemesis::{FaultAction, Faults, Injection, matrix::Part, window},
-    report,
+    report_twopc,
     runner::{self, RunError, RunOptions, duration_text, parse_duration},
 };
 
@@ -107,7 +107,7 @@ pub async fn blocking(
         let options = args.options(peers);
         let made = runner::run(&options, interrupt.clone(), false).await?;
         let (run, results) = command::judge(&made.directory, &Limits::default())?;
-        report::write(&made.directory, &run, &results).map_err(CommandError::Load)?;
+        report_twopc::write(&made.directory, &run, &results).map_err(CommandError::Load)?;
         worst = worst.max(results.verdict);
         judged.push(format!("{}: {}", results.verdict, made.directory.display()));
         rows.extend(measured(&run, args, peers));
@@ -196,7 +196,7 @@ impl BlockingArgs {
 
 /// How long locks were held that were in doubt when the master went.
 fn measured(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
-    let (absences, locks) = report::locks(run);
+    let (absences, locks) = report_twopc::locks(run);
     args.points()
         .into_iter()
         .map(|point| {

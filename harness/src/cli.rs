@@ -29,10 +29,8 @@ use crate::{
         linearizability::Limits,
     },
     model::{self, command::ModelArgs},
-    report::{
-        self,
-        inspect::{InspectArgs, InspectError, inspect},
-    },
+    report::inspect::{InspectArgs, InspectError, inspect},
+    report_twopc,
     rules::{self, RulesArgs},
     runner::{
         follow_signals,
@@ -336,7 +334,7 @@ fn force(args: &ReplayArgs, store: &Path) -> Result<Exit, Problem> {
         writeln!(out, "{} steps, {not} of them not forced", schedule.steps.len())?;
         let results = command::judge(&made.directory, &Limits::default());
         let (run, results) = results.map_err(Problem::failed)?;
-        report::write(&made.directory, &run, &results).map_err(Problem::failed)?;
+        report_twopc::write(&made.directory, &run, &results).map_err(Problem::failed)?;
         command::say(&results, &made.directory, &mut out)?;
         verdict = verdict.max(results.verdict);
     }
@@ -374,7 +372,7 @@ impl From<Validity> for Exit {
 
 /// Shows a recorded run, in colours if there is a terminal.
 fn shown(args: &InspectArgs) -> Result<Exit, Problem> {
-    match inspect(args, &mut anstream::stdout().lock()) {
+    match inspect(args, report_twopc::summary, &mut anstream::stdout().lock()) {
         Ok(verdict) => Ok(verdict.into()),
         Err(InspectError::Write(error)) => Err(error.into()),
         Err(error) => Err(Problem::arguments(error)),
@@ -387,7 +385,7 @@ fn served(args: &ServeArgs) -> Result<Exit, Problem> {
         .enable_all()
         .build()
         .map_err(Problem::failed)?;
-    match runtime.block_on(serve(args)) {
+    match runtime.block_on(serve(args, report_twopc::check_property)) {
         Ok(()) => Ok(Exit::Valid),
         Err(error @ ServeError::Ended(_)) => Err(Problem::failed(error)),
         Err(error) => Err(Problem::arguments(error)),

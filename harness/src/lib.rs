@@ -11,6 +11,7 @@ pub mod nemesis;
 pub mod network;
 pub mod progress;
 pub mod report;
+pub mod report_twopc;
 pub mod rules;
 pub mod runner;
 pub mod schedule;

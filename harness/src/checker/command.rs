@@ -32,7 +32,7 @@ use crate::{
         formats::Format,
         synthetic::{self, Plant, SyntheticOptions},
     },
-    report,
+    report_twopc,
 };
 
 /// What to check, and how much to spend on it.
@@ -283,7 +283,7 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, Command
     for path in runs {
         let judging = judging(path);
         let (run, results) = judge(path, &args.limits())?;
-        report::write(path, &run, &results)?;
+        report_twopc::write(path, &run, &results)?;
         drop(judging);
         worst = worst.max(results.verdict);
         if args.json {

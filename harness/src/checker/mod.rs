@@ -32,6 +32,7 @@ pub mod evidence;
 pub mod exits;
 pub mod faults;
 pub mod file;
+mod finding;
 pub mod linearizability;
 pub mod online;
 pub mod progress;
@@ -43,10 +44,10 @@ mod spill;
 pub mod statistics;
 mod verdict;
 
+pub use finding::{Citation, Finding, JournalPosition, Reference, ReferenceRecorder};
 pub use linearizability::{
     Ask, Counterexample, End, Keys, Limits, MalformedHistory, Spec, Verdict, check_keys,
 };
-pub(crate) use run::read_json;
 pub use run::{Final, FinalReplica, LoadError, Run, RunDescription, find_journals};
 pub use verdict::{CheckResult, Results, Validity};
 

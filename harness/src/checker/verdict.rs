@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
+use super::Finding;
+
 /// The answer to "was it right?". Ordered by which outranks which: of several answers the greatest
 /// counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,13 +42,13 @@ pub struct CheckResult {
     pub verdict: Validity,
     /// What is wrong, a sentence each, the first forty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub violations: Vec<String>,
+    pub violations: Vec<Finding>,
     /// How many violations there are in all.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub violations_total: usize,
     /// Why it cannot be said, a sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unknown_because: Vec<String>,
+    pub unknown_because: Vec<Finding>,
     /// What was measured on the way, by name.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub measured: Map<String, Json>,
@@ -72,7 +74,7 @@ impl CheckResult {
     }
 
     /// Something is wrong.
-    pub fn violation(&mut self, sentence: impl Into<String>) {
+    pub fn violation(&mut self, sentence: impl Into<Finding>) {
         self.verdict = Validity::Invalid;
         self.violations_total += 1;
         if self.violations.len() < TOLD_MAX {
@@ -81,7 +83,7 @@ impl CheckResult {
     }
 
     /// Something cannot be said.
-    pub fn unknown(&mut self, sentence: impl Into<String>) {
+    pub fn unknown(&mut self, sentence: impl Into<Finding>) {
         self.verdict = self.verdict.max(Validity::Unknown);
         self.unknown_because.push(sentence.into());
     }

@@ -22,7 +22,8 @@ use crate::{
         FaultName, Faults,
         matrix::{Coverage, Part},
     },
-    report::{self, summary::Tally},
+    report::summary::Tally,
+    report_twopc,
     runner::{self, Made, RunOptions, follow_signals, parse_duration},
     systems::{Break, Timings, twopc::find_programs},
 };
@@ -217,7 +218,7 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
             return Ok(run.results.verdict.into());
         }
         let interrupted = run.made.interrupted;
-        coverage.merge(tally.coverage().clone());
+        coverage.merge(run.coverage.clone());
         last = Some(run);
         if interrupted {
             break;
@@ -276,6 +277,7 @@ fn with_disks(faults: &Faults) -> Result<(Faults, bool), Problem> {
 struct Judged {
     made: Made,
     tally: Tally,
+    coverage: Coverage,
     results: Results,
 }
 
@@ -285,7 +287,9 @@ fn judge(made: Made) -> Result<Judged, Problem> {
     // What this harness has just written it can read; if not, it has failed.
     let (run, results) =
         command::judge(&made.directory, &Limits::default()).map_err(Problem::failed)?;
-    report::write(&made.directory, &run, &results).map_err(Problem::failed)?;
+    report_twopc::write(&made.directory, &run, &results).map_err(Problem::failed)?;
     drop(judging);
-    Ok(Judged { made, tally: Tally::of(&run.events), results })
+    let (tally, coverage) =
+        (report_twopc::summary(&run.events), report_twopc::coverage(&run.events));
+    Ok(Judged { made, tally, coverage, results })
 }

@@ -18,7 +18,7 @@ use system::{
 use super::{Plan, Ran, Verdict, remained, run_setup};
 use crate::{
     checker::{self, Final, Run},
-    report,
+    report_twopc,
     runner::rundir::{RunDir, utc},
     schedule::Schedule,
 };
@@ -90,7 +90,7 @@ pub(super) fn keep(
     let run = Run::load(directory.path())?;
     let results = checker::check(&run, &super::LIMITS);
     write_json(&directory.path().join("results.json"), &results)?;
-    report::write(directory.path(), &run, &results)?;
+    report_twopc::write(directory.path(), &run, &results)?;
     Ok(directory.path().to_owned())
 }
 

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use system::protocol::{Key, Node, TxnId};
 
-use super::fault_intervals::FaultInterval;
-use crate::checker::evidence::{Evidence, NodeFacts, What};
+use crate::{
+    checker::evidence::{Evidence, NodeFacts, What},
+    report::FaultInterval,
+};
 
 /// How a lock interval ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
