@@ -16,6 +16,7 @@ pub mod rules;
 pub mod runner;
 pub mod schedule;
 pub mod sim;
+pub mod simulator;
 pub mod supervisor;
 pub mod systems;
 pub mod web;

@@ -13,11 +13,11 @@ use crate::{
     model::{
         ModelOptions,
         command::script,
-        explore::{Bounds, Explored, explore},
+        explore::{Exploration, ExplorationLimits, explore},
     },
     runner::parse_duration,
     schedule::Property,
-    sim::command::{Seeds, Tried, try_seeds},
+    sim::command::{SeedRange, SeedResults, run_seeds},
 };
 
 /// Break every rule in turn, and see who notices.
@@ -152,10 +152,10 @@ pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     if args.real {
         return real::run(args, out);
     }
-    let bounds = Bounds {
+    let bounds = ExplorationLimits {
         time: Some(Duration::from_secs(args.time_limit)),
         threads: args.threads,
-        ..Bounds::default()
+        ..ExplorationLimits::default()
     };
     let mut verdict = Validity::Valid;
     for commit in args.modes() {
@@ -168,7 +168,7 @@ pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
 fn kill_matrix(
     args: &RulesArgs,
     commit: CommitMode,
-    bounds: Bounds,
+    bounds: ExplorationLimits,
     out: &mut impl Write,
 ) -> anyhow::Result<Validity> {
     let rules = if args.rules.is_empty() { Rule::ALL } else { &args.rules };
@@ -223,12 +223,12 @@ fn kill_matrix(
 }
 
 /// Lets the simulator look for what is broken, each time until the first bad seed.
-fn simulated(commit: CommitMode, rules: Rules, seeds: u64, tries: u64) -> Vec<Tried> {
+fn simulated(commit: CommitMode, rules: Rules, seeds: u64, tries: u64) -> Vec<SeedResults> {
     let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let look = |n: u64| {
         let from = n * 1_000_000;
-        let seeds = Seeds { from, to: from + seeds };
-        try_seeds(seeds, commit, rules, threads, false, false, |_, _| {})
+        let seeds = SeedRange { from, to: from + seeds };
+        run_seeds(seeds, commit, rules, threads, false, false, |_, _| {})
     };
     (0..tries).map(look).collect()
 }
@@ -236,10 +236,10 @@ fn simulated(commit: CommitMode, rules: Rules, seeds: u64, tries: u64) -> Vec<Tr
 /// Whether what the simulator found is right, and that in words: by which properties, and the median
 /// of the seeds and of the time that it took. That it finds nothing proves nothing, so a rule that is
 /// not redundant stays unknown then.
-fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[Tried]) -> (Validity, String) {
+fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[SeedResults]) -> (Validity, String) {
     let mut found: Vec<_> =
-        tried.iter().filter_map(|tried| Some((tried.first()?, tried))).collect();
-    found.sort_by_key(|(first, _)| first.after);
+        tried.iter().filter_map(|tried| Some((tried.first_failure()?, tried))).collect();
+    found.sort_by_key(|(first, _)| first.seeds);
     let Some((first, middle)) = found.get(found.len() / 2) else {
         let seeds: u64 = tried.iter().map(|tried| tried.seeds).sum();
         let words = format!("nothing in {seeds} seeds");
@@ -257,11 +257,11 @@ fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[Tried]) -> (Validity, St
     } else {
         String::new()
     };
-    let seeds = if first.after == 1 { "seed" } else { "seeds" };
+    let seeds = if first.seeds == 1 { "seed" } else { "seeds" };
     let words = format!(
         "{} after {} {seeds}, {:.1} s{found_in}",
-        first.names.join(", "),
-        first.after,
+        first.violated.join(", "),
+        first.seeds,
         middle.elapsed.as_secs_f64(),
     );
     let validity = match (rule.is_equivalent(commit), found.len() == tried.len()) {
@@ -273,16 +273,16 @@ fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[Tried]) -> (Validity, St
     (validity, words)
 }
 
-fn judge(rule: Rule, commit: CommitMode, found: &Explored) -> Validity {
-    match (rule.is_equivalent(commit), found.broken.is_empty(), found.complete) {
+fn judge(rule: Rule, commit: CommitMode, found: &Exploration) -> Validity {
+    match (rule.is_equivalent(commit), found.violations.is_empty(), found.complete) {
         (false, false, _) | (true, true, true) => Validity::Valid,
         (true, true, false) => Validity::Unknown,
         (false, true, _) | (true, false, _) => Validity::Invalid,
     }
 }
 
-fn judge_clean(clean: &Explored) -> Validity {
-    match (clean.broken.is_empty(), clean.complete) {
+fn judge_clean(clean: &Exploration) -> Validity {
+    match (clean.violations.is_empty(), clean.complete) {
         (true, true) => Validity::Valid,
         (true, false) => Validity::Unknown,
         (false, _) => Validity::Invalid,
@@ -290,8 +290,8 @@ fn judge_clean(clean: &Explored) -> Validity {
 }
 
 /// Who noticed, and after how many steps.
-fn caught(rule: Rule, commit: CommitMode, found: &Explored) -> String {
-    if found.broken.is_empty() {
+fn caught(rule: Rule, commit: CommitMode, found: &Exploration) -> String {
+    if found.violations.is_empty() {
         return match (rule.is_equivalent(commit), found.complete) {
             (true, true) => "nothing in any state: redundant".to_owned(),
             (false, true) => "nothing: NOT CAUGHT".to_owned(),
@@ -299,7 +299,7 @@ fn caught(rule: Rule, commit: CommitMode, found: &Explored) -> String {
         };
     }
     let mut parts: Vec<(usize, Vec<&str>)> = Vec::new();
-    for (property, schedule) in &found.broken {
+    for (property, schedule) in &found.violations {
         let steps = schedule.steps.len();
         match parts.iter_mut().find(|part| part.0 == steps) {
             Some((_, names)) => names.push(property.name()),
@@ -314,8 +314,8 @@ fn caught(rule: Rule, commit: CommitMode, found: &Explored) -> String {
         .join("; ")
 }
 
-fn holds(clean: &Explored) -> String {
-    match clean.broken.first() {
+fn holds(clean: &Exploration) -> String {
+    match clean.violations.first() {
         Some((property, _)) => format!("✗ {property}"),
         None if clean.complete => "holds".to_owned(),
         None => "holds, then the time was up".to_owned(),
@@ -358,7 +358,7 @@ mod tests {
             let mut options = clusters(rule, commit).swap_remove(0);
             options.setup.rules = Rules::ALL.without(rule);
             options.until = telling(rule);
-            let found = explore(&options, Bounds::default(), |_, _| {});
+            let found = explore(&options, ExplorationLimits::default(), |_, _| {});
             let words = caught(rule, commit, &found);
             assert_eq!(judge(rule, commit, &found), Validity::Valid, "{commit}, {rule}: {words}");
         }

@@ -26,7 +26,10 @@ fn a_schedule_of_the_model_runs_again() {
     let directory = tempfile::tempdir().expect("a directory for the test");
     let within = directory.path();
     let found = ends_with(1, &["model", "--break", "reads-respect-locks"], within);
-    assert!(found.contains("R1: what can be read is the last committed write"), "{found}");
+    assert!(
+        found.contains("R1: a read that is served returns the last committed write"),
+        "{found}"
+    );
     let told = ends_with(1, &["replay", "schedule.json"], within);
     let step = "client call 0: put k1=v1";
     assert!(found.contains(step) && told.contains(step), "{told}");
@@ -38,13 +41,13 @@ fn a_schedule_of_the_model_runs_again() {
     let mended = text.replace("\"reads-respect-locks\"", "");
     std::fs::write(&path, mended).expect("the disk has room");
     let told = ends_with(0, &["replay", "schedule.json"], within);
-    assert!(told.contains("R1, which this schedule is said to break, holds"), "{told}");
+    assert!(told.contains("R1 is recorded as violated by this schedule, but holds"), "{told}");
     let wrong = text.replacen("\"steps\": [", "\"steps\": [{\"restart\": {\"node\": \"r1\"}},", 1);
     std::fs::write(&path, wrong).expect("the disk has room");
     let output = harness(&["replay", "schedule.json"], within);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(254), "{errors}");
-    assert!(errors.contains("not possible here: r1 starts again"), "{errors}");
+    assert!(errors.contains("not possible here: r1 restarts"), "{errors}");
 }
 
 #[test]

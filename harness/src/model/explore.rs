@@ -1,4 +1,4 @@
-//! Explores a model within bounds, and says what was found and what was covered.
+//! Explores a model within limits, and reports what was found and what was covered.
 
 use std::{
     collections::BTreeSet,
@@ -9,90 +9,90 @@ use std::{
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model, Path};
 
-use super::{Action, ModelOptions, State, TwoPhase};
+use super::{Action, ClusterModel, ModelOptions, State};
 use crate::schedule::{Property, Schedule, shrink};
 
 /// How far to explore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// Stop when this many states were reached, repeats included; none for no bound.
+pub struct ExplorationLimits {
+    /// Stop after this many states, duplicates included; `None` for no limit.
     pub states: Option<usize>,
-    /// Stop after this time; none for no bound.
+    /// Stop after this time; `None` for no limit.
     pub time: Option<Duration>,
-    /// Threads to explore with. With more than one the shortest schedule may be missed.
+    /// The number of threads. With more than one the shortest counterexample may be missed.
     pub threads: usize,
-    /// Go deep first: far less memory, and schedules that are not the shortest.
+    /// Search depth first: needs far less memory, but counterexamples are not the shortest.
     pub depth_first: bool,
 }
 
-impl Default for Bounds {
+impl Default for ExplorationLimits {
     fn default() -> Self {
-        Bounds { states: None, time: None, threads: 1, depth_first: false }
+        ExplorationLimits { states: None, time: None, threads: 1, depth_first: false }
     }
 }
 
-/// What an exploration found.
+/// The result of an exploration.
 #[derive(Clone, Debug)]
-pub struct Explored {
-    /// States that differ.
+pub struct Exploration {
+    /// Distinct states.
     pub unique: usize,
-    /// States reached, repeats included.
+    /// States generated, duplicates included.
     pub states: usize,
-    /// Steps of the longest of the paths that were followed.
+    /// The number of steps of the longest path that was followed.
     pub depth: usize,
-    /// Different hosts, messages and judges among them.
-    pub met: [usize; 3],
+    /// Distinct hosts, messages and invariant checkers.
+    pub distinct: [usize; 3],
     /// How long it took.
     pub elapsed: Duration,
-    /// Nothing was left out.
+    /// Every reachable state was explored.
     pub complete: bool,
-    /// Properties that do not hold, each with a schedule that shows it: the shortest first.
-    pub broken: Vec<(Property, Schedule)>,
-    /// Situations that were to be reached, each with the steps it took; none if it was not.
+    /// Properties that are violated, each with a counterexample: the shortest first.
+    pub violations: Vec<(Property, Schedule)>,
+    /// Situations to be reached, each with the number of steps it took; `None` if it was not reached.
     pub situations: Vec<(&'static str, Option<usize>)>,
 }
 
-/// Explores until something is found broken, everything is seen, or a bound is met. Now and then
-/// `progress` is told the states that differ, and the depth.
+/// Explores until a violation is found, all states are explored, or a limit is reached. `progress` is
+/// called about once a second with the number of distinct states and the depth.
 #[must_use]
 pub fn explore(
     options: &ModelOptions,
-    bounds: Bounds,
+    limits: ExplorationLimits,
     mut progress: impl FnMut(usize, usize),
-) -> Explored {
-    let model = TwoPhase::new(options.clone());
+) -> Exploration {
+    let model = ClusterModel::new(options.clone());
     let stop = model.stop.clone();
     let enough = options.until.map_or(HasDiscoveries::AnyFailures, |property| {
         HasDiscoveries::AllOf(BTreeSet::from([property.name()]))
     });
-    let mut builder = model.checker().threads(bounds.threads).finish_when(enough);
-    if let Some(states) = bounds.states {
+    let mut builder = model.checker().threads(limits.threads).finish_when(enough);
+    if let Some(states) = limits.states {
         builder = builder.target_state_count(states);
     }
-    if bounds.depth_first {
-        follow(builder.spawn_dfs(), &stop, bounds, &mut progress)
+    if limits.depth_first {
+        wait_for(builder.spawn_dfs(), &stop, limits, &mut progress)
     } else {
-        follow(builder.spawn_bfs(), &stop, bounds, &mut progress)
+        wait_for(builder.spawn_bfs(), &stop, limits, &mut progress)
     }
 }
 
-fn follow(
-    mut checker: impl Checker<TwoPhase>,
+fn wait_for(
+    mut checker: impl Checker<ClusterModel>,
     stop: &AtomicBool,
-    bounds: Bounds,
+    limits: ExplorationLimits,
     progress: &mut impl FnMut(usize, usize),
-) -> Explored {
+) -> Exploration {
     let start = Instant::now();
     let workers = checker.handles();
-    let mut told = Instant::now();
+    let mut last_progress = Instant::now();
     while workers.iter().any(|worker| !worker.is_finished()) {
         thread::sleep(Duration::from_millis(5));
-        // Stateright minds its own time limit only when a thread runs out of work.
-        if bounds.time.is_some_and(|bound| start.elapsed() >= bound) {
+        // Stateright checks its own time limit only when a thread runs out of work.
+        if limits.time.is_some_and(|limit| start.elapsed() >= limit) {
             stop.store(true, Ordering::Relaxed);
         }
-        if told.elapsed() > Duration::from_secs(1) {
-            told = Instant::now();
+        if last_progress.elapsed() > Duration::from_secs(1) {
+            last_progress = Instant::now();
             progress(checker.unique_state_count(), checker.max_depth());
         }
     }
@@ -104,7 +104,7 @@ fn follow(
     let elapsed = start.elapsed();
     let stopped = stop.swap(false, Ordering::Relaxed);
     let model = checker.model();
-    let mut broken = Vec::new();
+    let mut violations = Vec::new();
     let mut situations = Vec::new();
     let discoveries = checker.discoveries();
     for claim in model.properties() {
@@ -114,38 +114,40 @@ fn follow(
                 situations.push((claim.name, path.map(|path| path.clone().into_actions().len())));
             }
             Expectation::Always | Expectation::Eventually => {
-                let property = Property::ALL.iter().find(|it| it.name() == claim.name);
+                let property = Property::ALL.iter().find(|known| known.name() == claim.name);
                 if let (Some(path), Some(property)) = (path, property) {
-                    broken.push((*property, schedule(model, path.clone(), *property)));
+                    let counterexample = counterexample(model, path.clone(), *property);
+                    violations.push((*property, counterexample));
                 }
             }
         }
     }
-    broken.sort_by_key(|(property, schedule)| (schedule.steps.len(), *property));
+    violations.sort_by_key(|(property, schedule)| (schedule.steps.len(), *property));
     let states = checker.state_count();
-    Explored {
+    let within_limit = limits.states.is_none_or(|limit| states < limit);
+    Exploration {
         unique: checker.unique_state_count(),
         states,
         depth: checker.max_depth() - 1,
-        met: model.met(),
+        distinct: model.distinct(),
         elapsed,
-        complete: broken.is_empty() && bounds.states.is_none_or(|bound| states < bound) && !stopped,
-        broken,
+        complete: violations.is_empty() && within_limit && !stopped,
+        violations,
         situations,
     }
 }
 
-fn schedule(model: &TwoPhase, path: Path<State, Action>, property: Property) -> Schedule {
-    let steps = path
-        .into_vec()
-        .into_iter()
-        .flat_map(|(state, action)| action.map_or_else(Vec::new, |it| model.steps_of(&state, it)));
+/// The path as a schedule, minimized.
+fn counterexample(model: &ClusterModel, path: Path<State, Action>, property: Property) -> Schedule {
+    let steps = path.into_vec().into_iter().flat_map(|(state, action)| {
+        action.map_or_else(Vec::new, |action| model.steps_of(&state, action))
+    });
     let schedule = Schedule {
         setup: model.options().setup.clone(),
         steps: steps.collect(),
-        broken: vec![property],
+        violated: vec![property],
         origin: String::new(),
     };
-    // Most of what followed by itself was of no consequence.
+    // Most of the implied steps did not contribute.
     shrink(schedule, property)
 }

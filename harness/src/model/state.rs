@@ -1,5 +1,5 @@
-//! The state of a whole cluster as the model explores it, and what can happen to it. A few numbers
-//! of what the [`World`] keeps; its hash does not tell apart what symmetry makes the same.
+//! A state of the cluster as the model explores it, and the actions. A few numbers that the
+//! [`Interner`] knows; its hash is the same for states that are symmetric.
 
 use std::{
     fmt::{self, Debug, Formatter},
@@ -7,26 +7,27 @@ use std::{
     sync::Arc,
 };
 
-use super::world::{Id, World};
+use super::interner::{Id, Interner};
 
-/// A cluster at rest between two steps.
+/// A state between two steps.
 #[derive(Clone)]
 pub struct State {
-    pub(super) world: Arc<World>,
+    pub(super) interner: Arc<Interner>,
     /// The master, then the replicas.
     pub(super) hosts: Box<[Id]>,
-    /// Every message that was ever sent, ascending: each may arrive at any time, again, or never.
+    /// Every message that was ever sent, ascending. Each may be delivered at any time, repeatedly, or
+    /// never.
     pub(super) sent: Box<[Id]>,
-    pub(super) judge: Id,
-    pub(super) left: Left,
-    /// The least of the hashes under all renamings of the replicas: equal for states that differ in
-    /// names alone, and only for those.
+    pub(super) checker: Id,
+    pub(super) budget: Budget,
+    /// The least of the hashes under all renamings of the replicas: the same for states that are
+    /// symmetric.
     pub(super) hash: u64,
 }
 
-/// How much more may happen.
+/// The calls and faults that may still happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Left {
+pub(super) struct Budget {
     /// The next call of the script.
     pub(super) next_call: u8,
     pub(super) master_crashes: u8,
@@ -35,51 +36,48 @@ pub(super) struct Left {
     pub(super) second_instances: u8,
 }
 
-/// One step of a cluster.
+/// An action of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// A message arrives.
+    /// A message is delivered.
     Deliver {
-        /// Which message.
+        /// The message.
         message: u32,
-        /// At the second instance of its receiver.
+        /// To the second instance of its receiver.
         second_instance: bool,
     },
-    /// Something happens to a node by itself.
+    /// A host takes a step that needs no input from others.
     Local {
         /// 0 is the master.
         node: u8,
-        /// The node as it stands.
+        /// The host before the step.
         host: u32,
-        /// Its place among everything that can happen to the node.
+        /// The index of the step among the host's local steps.
         item: u8,
     },
     /// A client makes the next call of the script.
     Call {
-        /// The number that picks a replica for a get.
+        /// The number that selects a replica for a get.
         choice: u8,
     },
 }
 
 impl State {
     pub(super) fn new(
-        world: Arc<World>,
+        interner: Arc<Interner>,
         hosts: Box<[Id]>,
         sent: Box<[Id]>,
-        judge: Id,
-        left: Left,
+        checker: Id,
+        budget: Budget,
     ) -> Self {
-        let mut state = State { world, hosts, sent, judge, left, hash: 0 };
-        let world = &state.world;
         let under = |renaming: usize| {
-            let hosts = state.hosts.iter().map(|id| world.host(*id).hashes[renaming]);
-            let sent = state.sent.iter().map(|id| world.message_hash(*id, renaming));
+            let hosts = hosts.iter().map(|id| interner.host(*id).hashes[renaming]);
+            let sent = sent.iter().map(|id| interner.message_hash(*id, renaming));
             hosts.chain(sent).fold(0u64, u64::wrapping_add)
         };
-        let least = (0..world.renamings()).map(under).min().unwrap_or_default();
-        let Left { next_call, master_crashes, replica_crashes, wipes, second_instances } =
-            state.left;
-        let left = u64::from_le_bytes([
+        let least = (0..interner.renamings()).map(under).min().unwrap_or_default();
+        let Budget { next_call, master_crashes, replica_crashes, wipes, second_instances } = budget;
+        let packed_budget = u64::from_le_bytes([
             next_call,
             master_crashes,
             replica_crashes,
@@ -89,11 +87,11 @@ impl State {
             0,
             1,
         ]);
-        // The parts are hashes but for `left`, which is spread over all bits here.
-        state.hash = least
-            .wrapping_add(world.judge_hash(state.judge))
-            .wrapping_add(left.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
-        state
+        // The other parts are hashes already; the budget has to be spread over all bits.
+        let hash = least
+            .wrapping_add(interner.checker_hash(checker))
+            .wrapping_add(packed_budget.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
+        State { interner, hosts, sent, checker, budget, hash }
     }
 }
 
@@ -107,22 +105,22 @@ impl PartialEq for State {
     fn eq(&self, other: &Self) -> bool {
         self.hosts == other.hosts
             && self.sent == other.sent
-            && self.judge == other.judge
-            && self.left == other.left
+            && self.checker == other.checker
+            && self.budget == other.budget
     }
 }
 
 impl Debug for State {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let world = &self.world;
+        let interner = &self.interner;
         for id in &self.hosts {
-            writeln!(f, "{}", world.host(*id).host)?;
+            writeln!(f, "{}", interner.host(*id).host)?;
         }
         if !self.sent.is_empty() {
-            writeln!(f, "sent, and may arrive at any time:")?;
+            writeln!(f, "messages in flight:")?;
         }
         for id in &self.sent {
-            let envelope = world.envelope(*id);
+            let envelope = interner.envelope(*id);
             let (from, to, message) = (envelope.from, envelope.to, &envelope.message);
             writeln!(
                 f,
@@ -130,18 +128,18 @@ impl Debug for State {
                 message.body, message.epoch, message.watermark
             )?;
         }
-        let judge = world.judge(self.judge);
-        let Left { next_call, master_crashes, replica_crashes, wipes, second_instances } =
-            self.left;
-        write!(f, "{judge}may still happen: calls from {next_call} on")?;
-        for (count, what) in [
-            (master_crashes, "of the master's crashes"),
-            (replica_crashes, "of the replicas' crashes"),
-            (wipes, "wiped replicas"),
-            (second_instances, "second_instances"),
+        let checker = interner.checker(self.checker);
+        let Budget { next_call, master_crashes, replica_crashes, wipes, second_instances } =
+            self.budget;
+        write!(f, "{checker}still possible: calls from number {next_call}")?;
+        for (count, name) in [
+            (master_crashes, "crashes of the master"),
+            (replica_crashes, "crashes of replicas"),
+            (wipes, "wipes of replicas"),
+            (second_instances, "second instances"),
         ] {
             if count > 0 {
-                write!(f, ", {count} {what}")?;
+                write!(f, ", {count} {name}")?;
             }
         }
         Ok(())

@@ -151,7 +151,7 @@ pub async fn run(
     let kinds = kinds.into_iter().flatten().filter(|kind| !["heartbeat", "alive"].contains(kind));
     let everything = Pattern { kinds: kinds.collect(), ..Pattern::default() };
     // From empty stores the handshake is a part of the schedule.
-    let early = (!schedule.setup.settled).then(|| network.lay(everything.clone(), Deed::Hold));
+    let early = (!schedule.setup.handshaken).then(|| network.lay(everything.clone(), Deed::Hold));
     let held = match early {
         Some(held) => held,
         None => {
@@ -717,8 +717,8 @@ mod tests {
             commit: CommitMode::Logged,
             timing: Timing::default(),
             peers: true,
-            settled: true,
-            bare: false,
+            handshaken: true,
+            canonical: false,
         }
     }
 
@@ -728,7 +728,7 @@ mod tests {
         let client = Step::Client { call: 1, request: Request::Write(write) };
         let mut cluster = schedule::Cluster::new(setup());
         cluster.apply(&client).expect("a client may ask");
-        let (from, to, message) = cluster.under_way().next().expect("a Prepare").clone();
+        let (from, to, message) = cluster.in_flight().next().expect("a Prepare").clone();
         let steps = vec![
             client,
             Step::Deliver { from, to, message, second_instance: false },
@@ -736,7 +736,7 @@ mod tests {
             Step::Restart { node: Node::Replica(1) },
         ];
         let schedule =
-            Schedule { setup: setup(), steps, broken: Vec::new(), origin: String::new() };
+            Schedule { setup: setup(), steps, violated: Vec::new(), origin: String::new() };
         let node = Node::Replica(1);
         let loss = Loss { node, kind: "prepare", before: 0, hold: Hold::Process };
         assert_eq!(losses(&schedule), [(1, loss)].into());
@@ -755,7 +755,7 @@ mod tests {
         let client = Step::Client { call: 1, request: Request::Write(write) };
         let mut cluster = schedule::Cluster::new(setup());
         cluster.apply(&client).expect("a client may ask");
-        let (from, to, message) = cluster.under_way().next().expect("a Prepare").clone();
+        let (from, to, message) = cluster.in_flight().next().expect("a Prepare").clone();
         let deliver = Step::Deliver { from, to, message, second_instance: false };
         let steps = |keep| {
             let restart = Step::Restart { node };
@@ -763,8 +763,8 @@ mod tests {
             vec![client.clone(), deliver.clone(), kill, restart, Step::PowerLoss { node, keep }]
         };
         let losses_of = |keep| {
-            let (broken, origin) = (Vec::new(), String::new());
-            losses(&Schedule { setup: setup(), steps: steps(keep), broken, origin })
+            let (violated, origin) = (Vec::new(), String::new());
+            losses(&Schedule { setup: setup(), steps: steps(keep), violated, origin })
         };
         let prepare = Loss { node, kind: "prepare", before: 0, hold: Hold::Written };
         let incarnation = Loss { node, kind: "incarnation", before: 0, hold: Hold::FirstSync };

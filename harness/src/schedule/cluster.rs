@@ -1,14 +1,13 @@
-//! A cluster that runs a schedule: hosts, every message that was ever sent, and a judge. It
-//! refuses a step that is not possible where it stands.
+//! A cluster that executes schedules: the hosts, every message that was ever sent, and an invariant
+//! checker. Rejects a step that is not possible in the current state.
 
 use std::collections::BTreeSet;
 
-use system::protocol::{Body, Effect, Key, Message, Node, Request};
+use system::protocol::{Body, Effect, Key, Message, Node, Request, Write};
 
 use super::{
-    ScheduleSetup, Step,
-    host::{Host, Outcome},
-    judge::{Judge, Property, View},
+    ScheduleSetup, Step, environment::StepEffects, host::ScheduleHost,
+    invariants::InvariantChecker, property::Property, view::HostView,
 };
 
 /// A cluster.
@@ -16,130 +15,133 @@ use super::{
 pub struct Cluster {
     setup: ScheduleSetup,
     /// The master, then the replicas.
-    hosts: Vec<Host>,
-    views: Vec<View>,
-    /// Every message sent: from, to, what.
+    hosts: Vec<ScheduleHost>,
+    views: Vec<HostView>,
+    /// Every message sent: sender, receiver, message.
     sent: BTreeSet<(Node, Node, Message)>,
-    judge: Judge,
-    /// The keys that clients have asked about.
+    checker: InvariantChecker,
+    /// The keys in clients' requests so far.
     keys: Vec<Key>,
 }
 
-/// A step that cannot happen where it stands in its schedule.
+/// A step that is not possible in the state in which it stands.
 #[derive(Debug, thiserror::Error)]
-#[error("not possible here: {step}: {why}")]
-pub struct NotPossible {
+#[error("not possible here: {step}: {reason}")]
+pub struct ImpossibleStep {
     step: String,
-    why: &'static str,
+    reason: &'static str,
 }
 
 impl Cluster {
-    /// A cluster as its setup says: of empty stores, or one that has handshaken.
+    /// A cluster as its setup describes it: with empty stores, or one that has handshaken.
     #[must_use]
     pub fn new(setup: ScheduleSetup) -> Self {
-        let mut this = Cluster {
+        let mut cluster = Cluster {
             hosts: Vec::new(),
             views: Vec::new(),
             sent: BTreeSet::new(),
-            judge: Judge::new(true),
+            checker: InvariantChecker::new(true),
             keys: Vec::new(),
             setup,
         };
-        let nodes: Vec<_> = this.setup.nodes().collect();
+        let nodes: Vec<_> = cluster.setup.nodes().collect();
         for node in nodes {
-            let (host, outcome) = Host::fresh(&this.setup, node);
-            this.views.push(View::of(&host, &this.keys));
-            this.hosts.push(host);
-            this.take(node, outcome);
+            let (host, step_effects) = ScheduleHost::fresh(&cluster.setup, node);
+            cluster.views.push(HostView::of(&host, &cluster.keys));
+            cluster.hosts.push(host);
+            cluster.record(node, step_effects);
         }
-        if this.setup.settled {
-            this.settle_in();
+        if cluster.setup.handshaken {
+            cluster.run_to_quiescence();
         }
-        this
+        cluster
     }
 
     /// The hosts: the master, then the replicas.
     #[must_use]
-    pub fn hosts(&self) -> &[Host] {
+    pub fn hosts(&self) -> &[ScheduleHost] {
         &self.hosts
     }
 
-    /// Every message sent: from, to, what.
-    pub fn under_way(&self) -> impl Iterator<Item = &(Node, Node, Message)> {
+    /// Every message sent: sender, receiver, message.
+    pub fn in_flight(&self) -> impl Iterator<Item = &(Node, Node, Message)> {
         self.sent.iter()
     }
 
-    /// The judge.
+    /// The invariant checker.
     #[must_use]
-    pub fn judge(&self) -> &Judge {
-        &self.judge
+    pub fn checker(&self) -> &InvariantChecker {
+        &self.checker
     }
 
-    /// Does a step, and says what the machine wanted done about it.
+    /// Executes a step. Returns the effects that the machine requested, those of reads at the end.
     ///
     /// # Errors
-    /// The step cannot happen here; nothing has changed.
-    pub fn apply(&mut self, step: &Step) -> Result<Vec<Effect>, NotPossible> {
-        let not = |why| NotPossible { step: step.to_string(), why };
+    /// The step is not possible; the cluster is unchanged.
+    pub fn apply(&mut self, step: &Step) -> Result<Vec<Effect>, ImpossibleStep> {
+        let impossible = |reason| ImpossibleStep { step: step.to_string(), reason };
         let node = step.node();
-        let at = place(node);
+        let index = host_index(node);
         let setup = &self.setup;
-        let host = self.hosts.get_mut(at).ok_or_else(|| not("there is no such node"))?;
-        let known = self.keys.len();
-        let outcome = match step {
+        let host = self.hosts.get_mut(index).ok_or_else(|| impossible("there is no such node"))?;
+        let known_keys = self.keys.len();
+        let step_effects = match step {
             Step::Client { call, request } => {
-                let (Request::Write(system::protocol::Write { key, .. })
-                | Request::Get { key, .. }) = request;
+                let (Request::Write(Write { key, .. }) | Request::Get { key, .. }) = request;
                 if !self.keys.contains(key) {
                     self.keys.push(key.clone());
                 }
-                host.ask(setup, *call, request)
+                host.call(setup, *call, request)
             }
             Step::Deliver { from, to, message, second_instance } => {
                 let message = self.find(*from, *to, message);
-                let message = message.ok_or_else(|| not("no such message was sent"))?;
-                self.hosts[at].receive(&self.setup, *from, &message, *second_instance)
+                let message = message.ok_or_else(|| impossible("no such message was sent"))?;
+                self.hosts[index].deliver(&self.setup, *from, &message, *second_instance)
             }
             Step::Force { upto, second_instance, .. } => host.force(setup, *upto, *second_instance),
-            Step::Timer { id, second_instance, .. } => host.timer(setup, *id, *second_instance),
+            Step::Timer { id, second_instance, .. } => {
+                host.expire_timer(setup, *id, *second_instance)
+            }
             Step::Kill { keep, .. } => host.kill(*keep),
             Step::PowerLoss { keep, .. } => host.power_loss(*keep),
             Step::Restart { .. } => host.restart(setup),
             Step::SecondInstance { .. } => host.start_second_instance(setup),
             Step::Wipe { .. } => host.wipe(),
         };
-        let outcome = outcome.ok_or_else(|| not("the node is not in a state for it"))?;
-        if self.keys.len() > known {
-            self.views = self.hosts.iter().map(|host| View::of(host, &self.keys)).collect();
+        let step_effects =
+            step_effects.ok_or_else(|| impossible("the node is not in a state for it"))?;
+        if self.keys.len() > known_keys {
+            self.views = self.hosts.iter().map(|host| HostView::of(host, &self.keys)).collect();
         }
-        Ok(self.take(node, outcome))
+        Ok(self.record(node, step_effects))
     }
 
-    /// A message as it was sent; or else the last one that says the same, though with another watermark
-    /// or epoch, or in a handshake of another start: a schedule from which steps were left out may
-    /// change no more than that.
+    /// The message as it was sent. If there is none, the last one with the same content but another
+    /// watermark or epoch, or from a handshake of another incarnation: removing steps from a schedule
+    /// may change that much of a message and no more.
     fn find(&self, from: Node, to: Node, message: &Message) -> Option<Message> {
         if self.sent.contains(&(from, to, message.clone())) {
             return Some(message.clone());
         }
-        let same = |sent: &Body| match (sent, &message.body) {
+        let same_body = |sent: &Body| match (sent, &message.body) {
             (Body::FenceOk { in_doubt: one, .. }, Body::FenceOk { in_doubt: other, .. }) => {
                 one == other
             }
             (Body::Alive { .. }, Body::Alive { .. }) => true,
             (one, other) => one == other,
         };
-        let alike =
-            |sent: &&(Node, Node, Message)| sent.0 == from && sent.1 == to && same(&sent.2.body);
-        self.sent.iter().filter(alike).map(|sent| sent.2.clone()).next_back()
+        let matches = |sent: &&(Node, Node, Message)| {
+            sent.0 == from && sent.1 == to && same_body(&sent.2.body)
+        };
+        self.sent.iter().filter(matches).map(|sent| sent.2.clone()).next_back()
     }
 
-    /// Lets every message arrive once and every record be forced, until nothing is under way.
-    fn settle_in(&mut self) {
+    /// Delivers every message once and forces every record, until nothing is in flight.
+    fn run_to_quiescence(&mut self) {
         let mut delivered = BTreeSet::new();
         loop {
-            let force = self.hosts.iter().find(|host| host.forceable(false) > 0);
-            let step = if let Some(host) = force {
+            let unforced = self.hosts.iter().find(|host| host.forceable(false) > 0);
+            let step = if let Some(host) = unforced {
                 Step::Force {
                     node: host.node(),
                     upto: host.forceable(false),
@@ -153,16 +155,17 @@ impl Cluster {
             } else {
                 break;
             };
-            // A node that is down hears nothing.
+            // Messages to a node that is down are lost.
             let _ = self.apply(&step);
         }
         self.sent.clear();
     }
 
-    /// Repairs everything and lets fair time pass, no message of the past arriving any more:
-    /// whether nothing is locked then, and the master is done with everything.
+    /// Whether the protocol terminates once all failures are repaired: with every node up, and fair
+    /// timers and delivery, no key stays locked and the master completes every transaction. Messages
+    /// that were sent before the repair are lost.
     #[must_use]
-    pub fn settles(&self) -> bool {
+    pub fn terminates(&self) -> bool {
         let mut after = self.clone();
         after.sent.clear();
         for _ in 0..FAIR_ROUNDS {
@@ -181,51 +184,57 @@ impl Cluster {
             for step in &steps {
                 let _ = after.apply(step);
             }
-            after.settle_in();
-            if after.hosts.iter().all(at_rest) {
+            after.run_to_quiescence();
+            if after.hosts.iter().all(is_quiescent) {
                 return true;
             }
         }
         false
     }
 
-    fn take(&mut self, node: Node, outcome: Outcome) -> Vec<Effect> {
-        let Outcome { sent, facts, effects } = outcome;
+    /// Puts what was sent in flight and checks the invariants. Returns the effects.
+    fn record(&mut self, node: Node, step_effects: StepEffects) -> Vec<Effect> {
+        let StepEffects { sent, observations, mut effects, reads, .. } = step_effects;
+        effects.extend(reads.into_iter().flat_map(|(_, effects)| effects));
         self.sent.extend(sent.into_iter().map(|(to, message)| (node, to, message)));
-        let at = place(node);
-        if let (Some(view), Some(host)) = (self.views.get_mut(at), self.hosts.get(at)) {
-            *view = View::of(host, &self.keys);
+        let index = host_index(node);
+        if let (Some(view), Some(host)) = (self.views.get_mut(index), self.hosts.get(index)) {
+            *view = HostView::of(host, &self.keys);
         }
         if self.hosts.len() > usize::from(self.setup.replicas) {
             let views = &self.views;
             let replica = |slot: u8| &views[usize::from(slot)];
-            self.judge.observe(node, &facts, &replica, self.setup.replicas);
-            self.judge.inspect(replica, self.setup.replicas);
+            self.checker.observe(node, &observations, &replica, self.setup.replicas);
+            self.checker.check_state(replica, self.setup.replicas);
         }
         effects
     }
 
-    /// Whether a property does not hold, the fair future included.
+    /// Whether a property is violated; for [`Property::Termination`] the fair future is tried.
     #[must_use]
-    pub fn breaks(&self, property: Property) -> bool {
-        if property == Property::Settles { !self.settles() } else { self.judge.found(property) }
+    pub fn violates(&self, property: Property) -> bool {
+        if property == Property::Termination {
+            !self.terminates()
+        } else {
+            self.checker.is_violated(property)
+        }
     }
 }
 
-/// The place of a node among the hosts.
-fn place(node: Node) -> usize {
+/// The index of a node's host.
+fn host_index(node: Node) -> usize {
     match node {
         Node::Master => 0,
         Node::Replica(slot) => slot.into(),
     }
 }
 
-/// Rounds of fair time after which everything must have settled: as many as the longest chain of
-/// timers and handshakes takes, twice.
+/// Rounds of fair scheduling after which every transaction must have terminated: twice the length of
+/// the longest chain of timers and handshakes.
 pub(crate) const FAIR_ROUNDS: usize = 16;
 
-/// Whether a host is up, has handshaken, and has nothing unsettled.
-pub(crate) fn at_rest(host: &Host) -> bool {
+/// Whether a host is up, has handshaken, and has no unsettled transaction.
+pub(crate) fn is_quiescent(host: &ScheduleHost) -> bool {
     host.machine().is_some_and(|machine| {
         let status = machine.status();
         status.ready && status.unsettled.is_empty()

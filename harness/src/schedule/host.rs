@@ -1,114 +1,66 @@
-//! One node of a cluster without time: its store, its process if it is up, and what each event
-//! makes of them. The only place outside production that performs a machine's effects.
+//! A schedule host: one node's store and, while it is up, its process, without time. Every step of a
+//! schedule is a method that returns what the world can see of it.
 
-use std::{
-    cell::Cell,
-    collections::BTreeSet,
-    fmt,
-    hash::{Hash, Hasher},
-    panic::{self, AssertUnwindSafe},
-    sync::Once,
-};
+use std::collections::BTreeSet;
 
 use system::{
     protocol::{
-        AbortReason, Body, CallId, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn,
-        Machine, Message, NoReason, Node, PeerKnowledge, Record, Reply, Request, Rule, StoreId,
-        TimerId, TxnId, Value, Version,
+        Body, CallId, Config, Event, Key, Lsn, Machine, Message, Node, Record, Request, Rule,
+        StoreId, TimerId, Version,
+        driver::{self, Halt},
     },
     store::Memory,
 };
 
-use super::ScheduleSetup;
+use super::{
+    ScheduleSetup,
+    canonical::{WIPED, initial_store, remove_idle_timers},
+    environment::{HostEnvironment, StepEffects, TimedEffect},
+    observation::{Observation, decided},
+    panics::catch_panic,
+};
 
-/// A node.
+/// A node of a cluster without time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Host {
+pub struct ScheduleHost {
     node: Node,
-    /// The identity of the store; a wiped node has another.
-    store_id: StoreId,
+    /// The id of the store; a wiped node has another.
+    pub(super) store_id: StoreId,
     store: Memory,
     process: Option<Process>,
-    /// The process ended of itself, which no restart mends.
+    /// The machine stopped its process, and would do so again after a restart.
     stopped: bool,
-    /// A second process, which believes that the store is its own.
+    /// A second process on the same store, which each takes for its own.
     second_instance: Option<(Process, Memory)>,
 }
 
 /// A process that is up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Process {
-    machine: Machine,
-    /// The timers that are set; a schedule says when each runs out.
-    timers: BTreeSet<TimerId>,
+pub(super) struct Process {
+    pub(super) machine: Machine,
+    /// The timers that are set. A schedule says when each expires.
+    pub(super) timers: BTreeSet<TimerId>,
 }
 
-/// What a step brought about that the world can see, in order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outcome {
-    /// Messages that were sent, from this node.
-    pub sent: Vec<(Node, Message)>,
-    /// What matters to a judge.
-    pub facts: Vec<Fact>,
-    /// Everything that the machine wanted, as it wanted it.
-    pub effects: Vec<Effect>,
-}
-
-/// Something that a judge has to know.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Fact {
-    /// A client asked.
-    Asked(CallId, Request),
-    /// The master began to work on a client's write.
-    Begun(CallId, TxnId),
-    /// A client was answered.
-    Answered(CallId, Reply),
-    /// The master told somebody of a commit; where the votes decide also: a replica commits.
-    Published(TxnId),
-    /// The master's COMMIT is durable.
-    Decided(TxnId),
-    /// A replica settled a transaction, and whether against what it had settled before.
-    Settled {
-        /// Which transaction.
-        txn: TxnId,
-        /// How.
-        decision: Decision,
-        /// It had settled it the other way.
-        reversed: bool,
-    },
-    /// A replica applied a write over one that is not older.
-    Backwards(TxnId),
-    /// The master let go of a commit.
-    Forgot(TxnId),
-    /// A replica read a key for a client.
-    Served(Key, Option<(Version, Value)>),
-    /// A machine stopped its process.
-    Halted(HaltKind, String),
-    /// A machine or a store met an impossible state.
-    Panicked(String),
-}
-
-/// Whether a process of the node can do this at all.
-pub(super) type Possible<T> = Option<T>;
-
-impl Host {
-    /// A node with an empty store that is allowed to begin, its process started.
+impl ScheduleHost {
+    /// A node with an empty store that is allowed to bootstrap, its process started.
     #[must_use]
-    pub fn fresh(setup: &ScheduleSetup, node: Node) -> (Self, Outcome) {
-        let store_id = first_store(node);
-        let mut host = Host {
+    pub fn fresh(setup: &ScheduleSetup, node: Node) -> (Self, StepEffects) {
+        let mut host = ScheduleHost {
             node,
-            store_id,
+            store_id: initial_store(node),
             store: Memory::new(),
             process: None,
             stopped: false,
             second_instance: None,
         };
-        let outcome = host.restart(setup).expect("it is not running yet");
-        (host, outcome)
+        let step_effects = host.restart(setup).expect("the process is not up yet");
+        (host, step_effects)
     }
 
-    /// Which node.
+    // ---- State ----
+
+    /// The node.
     #[must_use]
     pub fn node(&self) -> Node {
         self.node
@@ -120,7 +72,7 @@ impl Host {
         self.process.is_some()
     }
 
-    /// Whether the process ended of itself.
+    /// Whether the machine stopped its process.
     #[must_use]
     pub fn stopped(&self) -> bool {
         self.stopped
@@ -132,10 +84,10 @@ impl Host {
         self.second_instance.is_some()
     }
 
-    /// Whether the node still has the store that it began with.
+    /// Whether the node has the store that it started with.
     #[must_use]
     pub fn intact(&self) -> bool {
-        self.store_id == first_store(self.node)
+        self.store_id == initial_store(self.node)
     }
 
     /// The machine, while the process is up.
@@ -150,13 +102,31 @@ impl Host {
         &self.store
     }
 
-    /// The timers that are set at the process or its second instance.
-    pub fn timers(&self, second_instance: bool) -> impl Iterator<Item = TimerId> {
-        let process = if second_instance {
-            self.second_instance.as_ref().map(|it| &it.0)
+    /// The process, if it is up, and its store; then the second instance, if there is one.
+    pub(super) fn instances(&self) -> impl Iterator<Item = (Option<&Process>, &Memory)> {
+        let second = self.second_instance.iter().map(|(process, store)| (Some(process), store));
+        std::iter::once((self.process.as_ref(), &self.store)).chain(second)
+    }
+
+    fn process(&self, second_instance: bool) -> Option<&Process> {
+        if second_instance {
+            self.second_instance.as_ref().map(|(process, _)| process)
         } else {
             self.process.as_ref()
-        };
+        }
+    }
+
+    fn process_mut(&mut self, second_instance: bool) -> Option<&mut Process> {
+        if second_instance {
+            self.second_instance.as_mut().map(|(process, _)| process)
+        } else {
+            self.process.as_mut()
+        }
+    }
+
+    /// The timers that are set at the process or its second instance.
+    pub fn timers(&self, second_instance: bool) -> impl Iterator<Item = TimerId> {
+        let process = self.process(second_instance);
         process.into_iter().flat_map(|process| process.timers.iter().copied())
     }
 
@@ -167,220 +137,182 @@ impl Host {
         inherited.len() + own.len()
     }
 
-    /// Whether the process acts: it is up, and what it says first at a start is durable.
+    /// Whether the process acts: it is up, and the record that its start depends on is durable.
     #[must_use]
     pub fn acts(&self) -> bool {
-        let first =
+        let starts =
             |record: &Record| matches!(record, Record::Epoch { .. } | Record::Incarnation { .. });
-        self.up() && !self.store.tail().1.iter().any(first)
+        self.up() && !self.store.tail().1.iter().any(starts)
     }
 
-    /// Up to how many records the process, or its second instance, has appended since the last force.
+    /// How many records the process, or its second instance, has appended since its last force.
     #[must_use]
     pub fn forceable(&self, second_instance: bool) -> Lsn {
         let store = if second_instance {
-            self.second_instance.as_ref().map(|it| &it.1)
+            self.second_instance.as_ref().map(|(_, store)| store)
         } else {
             Some(&self.store)
         };
         store.map_or(0, |store| store.last() - store.synced())
     }
 
-    /// Hashes the host as it would be if each replica had the slot that the renaming gives it.
-    pub fn hash_renamed(&self, renaming: &[u8], hasher: &mut impl Hasher) {
-        let slot = |slot: u8| renaming[usize::from(slot) - 1];
-        let store = |id| rename_store(renaming, id);
-        let node = |node| match node {
-            Node::Master => node,
-            Node::Replica(old) => Node::Replica(slot(old)),
-        };
-        let record = |record: &Record| match record {
-            Record::Member { node: whose, store: id } => {
-                Record::Member { node: node(*whose), store: store(*id) }
-            }
-            record => record.clone(),
-        };
-        (node(self.node), store(self.store_id), self.stopped).hash(hasher);
-        let mut hash_process = |process: Option<&Process>, kept: &Memory| {
-            if let Some(Process { machine, timers }) = process {
-                machine.renamed(&slot, &store).hash(hasher);
-                timers.hash(hasher);
-            }
-            let mut durable: Vec<_> = kept.durable().records().map(record).collect();
-            durable.sort_unstable();
-            durable.hash(hasher);
-            kept.durable().entries().for_each(|entry| entry.hash(hasher));
-            let (inherited, own) = kept.tail();
-            inherited.iter().map(record).collect::<Vec<_>>().hash(hasher);
-            own.iter().map(record).collect::<Vec<_>>().hash(hasher);
-        };
-        hash_process(self.process.as_ref(), &self.store);
-        if let Some((process, kept)) = &self.second_instance {
-            hash_process(Some(process), kept);
-        }
-    }
-
-    /// The last position of the process, or its second instance, that is durable.
+    /// The last durable position of the process, or of its second instance.
     #[must_use]
-    pub fn position(&self, second_instance: bool) -> Lsn {
+    pub fn durable_position(&self, second_instance: bool) -> Lsn {
         match &self.second_instance {
             Some((_, store)) if second_instance => store.synced(),
             _ => self.store.synced(),
         }
     }
 
-    /// What the process is told about itself when it starts.
+    /// The version that a read of a key would return at this replica now, if it would be served.
+    pub(crate) fn readable_version(&self, key: &Key) -> Option<Option<Version>> {
+        let served = self.machine()?.serves(key);
+        served.then(|| self.store.get(key).map(|(version, _)| *version))
+    }
+
+    /// The configuration that the process starts with.
     #[must_use]
     pub fn config(&self, setup: &ScheduleSetup) -> Config {
         setup.config(self.node, self.store_id)
     }
 
-    // ---- Steps ----
+    // ---- Steps. Each returns `None`, and changes nothing, if it is not possible. ----
 
-    /// A message arrives.
-    pub fn receive(
+    /// Delivers a message.
+    pub fn deliver(
         &mut self,
         setup: &ScheduleSetup,
         from: Node,
         message: &Message,
         second_instance: bool,
-    ) -> Possible<Outcome> {
+    ) -> Option<StepEffects> {
         self.step(setup, Event::Message { from, message: message.clone() }, second_instance)
     }
 
-    /// A client asks.
-    pub fn ask(
+    /// Takes a client's request.
+    pub fn call(
         &mut self,
         setup: &ScheduleSetup,
         call: CallId,
         request: &Request,
-    ) -> Possible<Outcome> {
+    ) -> Option<StepEffects> {
         let event = Event::Client { call, request: request.clone() };
-        let mut outcome = self.step(setup, event, false)?;
-        let begun = outcome.sent.iter().find_map(|(_, message)| match (&message.body, request) {
-            (Body::Prepare { txn, .. }, Request::Write(_)) => Some(*txn),
-            _ => None,
-        });
-        if let Some(txn) = begun {
-            outcome.facts.insert(0, Fact::Begun(call, txn));
+        let mut step_effects = self.step(setup, event, false)?;
+        let started =
+            step_effects.sent.iter().find_map(|(_, message)| match (&message.body, request) {
+                (Body::Prepare { txn, .. }, Request::Write(_)) => Some(*txn),
+                _ => None,
+            });
+        if let Some(txn) = started {
+            step_effects.observations.insert(0, Observation::Started(call, txn));
         }
-        outcome.facts.insert(0, Fact::Asked(call, request.clone()));
-        Some(outcome)
+        step_effects.observations.insert(0, Observation::Invoked(call, request.clone()));
+        Some(step_effects)
     }
 
-    /// The first `upto` records since the last force become durable, and what was inherited with
-    /// them.
+    /// Makes the first `upto` records since the last force durable, and with them the inherited ones.
     pub fn force(
         &mut self,
         setup: &ScheduleSetup,
         upto: Lsn,
         second_instance: bool,
-    ) -> Possible<Outcome> {
+    ) -> Option<StepEffects> {
         if upto == 0 || upto > self.forceable(second_instance) {
             return None;
         }
         let store =
             if second_instance { &mut self.second_instance.as_mut()?.1 } else { &mut self.store };
         let (inherited, own) = store.tail();
-        let settled = inherited.len() + usize::try_from(upto).ok()?;
-        let decided = decisions(inherited.iter().chain(own).take(settled));
+        let count = inherited.len() + usize::try_from(upto).ok()?;
+        let decided = decided(inherited.iter().chain(own).take(count));
         let lsn = store.synced() + upto;
-        let mut facts = Vec::new();
-        if let Err(why) = quietly(|| store.sync_up_to(lsn)) {
-            facts.push(Fact::Panicked(why));
-            return Some(Outcome { facts, ..Outcome::default() });
+        let synced = catch_panic(|| store.sync_up_to(lsn));
+        if synced.is_err() {
+            return Some(StepEffects::default().with_panic(synced));
         }
-        facts.extend(decided);
-        if setup.bare {
+        if setup.canonical {
             store.rebase();
         }
-        let mut outcome = self.step(setup, Event::Persisted(lsn), second_instance)?;
-        if setup.bare {
-            let process = if second_instance {
-                self.second_instance.as_mut().map(|it| &mut it.0)
-            } else {
-                self.process.as_mut()
-            };
-            if let Some(process) = process {
-                process.machine.rebase(lsn);
-            }
+        let mut step_effects = self.step(setup, Event::Persisted(lsn), second_instance)?;
+        if setup.canonical
+            && let Some(process) = self.process_mut(second_instance)
+        {
+            process.machine.rebase(lsn);
         }
-        outcome.facts.splice(0..0, facts);
-        Some(outcome)
+        step_effects.observations.splice(0..0, decided);
+        Some(step_effects)
     }
 
-    /// A timer runs out.
-    pub fn timer(
+    /// Expires a timer.
+    pub fn expire_timer(
         &mut self,
         setup: &ScheduleSetup,
         id: TimerId,
         second_instance: bool,
-    ) -> Possible<Outcome> {
-        let process = if second_instance {
-            &mut self.second_instance.as_mut()?.0
-        } else {
-            self.process.as_mut()?
-        };
-        if !process.timers.remove(&id) {
+    ) -> Option<StepEffects> {
+        if !self.process_mut(second_instance)?.timers.remove(&id) {
             return None;
         }
         self.step(setup, Event::Timer(id), second_instance)
     }
 
-    /// The process ends by SIGKILL; of the records that are not durable the first `keep` stay with
+    /// Kills the process by SIGKILL. Of the records that are not durable the first `keep` stay with
     /// the operating system.
-    pub fn kill(&mut self, keep: usize) -> Possible<Outcome> {
+    pub fn kill(&mut self, keep: usize) -> Option<StepEffects> {
         if self.process.is_none() || keep > self.unforced() {
             return None;
         }
         let inherited = self.store.tail().0.len();
         if keep < inherited {
-            // What the last crash left is with the operating system already.
+            // The operating system already has what the last crash left.
             return None;
         }
         self.store.write_up_to(self.store.synced() + (keep - inherited) as Lsn);
         self.store.kill();
         self.process = None;
         self.second_instance = None;
-        Some(Outcome::default())
+        Some(StepEffects::default())
     }
 
-    /// The power fails: of the records that are not durable the first `keep` survive.
-    pub fn power_loss(&mut self, keep: usize) -> Possible<Outcome> {
+    /// Cuts the power. Of the records that are not durable the first `keep` survive.
+    pub fn power_loss(&mut self, keep: usize) -> Option<StepEffects> {
         if self.process.is_none() || keep > self.unforced() {
             return None;
         }
         self.store.write_up_to(self.store.last());
         let (inherited, own) = self.store.tail();
-        let facts = decisions(inherited.iter().chain(own).take(keep));
-        let kept = quietly(|| self.store.power_loss(keep));
+        let observations = decided(inherited.iter().chain(own).take(keep));
+        let lost = catch_panic(|| self.store.power_loss(keep));
         self.process = None;
         self.second_instance = None;
-        Some(Outcome { facts, ..Outcome::default() }.and(kept))
+        Some(StepEffects { observations, ..StepEffects::default() }.with_panic(lost))
     }
 
-    /// The process starts on what the store kept.
-    pub fn restart(&mut self, setup: &ScheduleSetup) -> Possible<Outcome> {
+    /// Starts the process on what the store retained.
+    pub fn restart(&mut self, setup: &ScheduleSetup) -> Option<StepEffects> {
         if self.process.is_some() {
             return None;
         }
-        let started = quietly(|| {
+        let started = catch_panic(|| {
             let records = self.store.records();
-            Machine::recover(setup.config(self.node, self.store_id), &records)
+            Machine::recover(self.config(setup), &records)
         });
         let (machine, effects) = match started {
             Ok(started) => started,
-            Err(why) => return Some(Outcome::default().and::<()>(Err(why))),
+            Err(message) => {
+                return Some(StepEffects::default().with_panic::<()>(Err(message)));
+            }
         };
         self.process = Some(Process { machine, timers: BTreeSet::new() });
         self.stopped = false;
-        let mut outcome = Outcome { effects, ..Outcome::default() };
-        self.perform(setup, &mut outcome, false);
-        Some(outcome)
+        let mut step_effects = StepEffects { effects, ..StepEffects::default() };
+        self.perform(setup, &mut step_effects, false);
+        Some(step_effects)
     }
 
-    /// A second process starts on the store of the first, as far as that is written.
-    pub fn start_second_instance(&mut self, setup: &ScheduleSetup) -> Possible<Outcome> {
+    /// Starts a second process on the store of the first, as far as that has been written.
+    pub fn start_second_instance(&mut self, setup: &ScheduleSetup) -> Option<StepEffects> {
         if self.second_instance.is_some()
             || self.process.is_none()
             || setup.rules.keep(Rule::ExclusiveStore)
@@ -391,94 +323,73 @@ impl Host {
         store.write_up_to(store.last());
         store.kill();
         let records = store.records();
-        let (machine, effects) = Machine::recover(setup.config(self.node, self.store_id), &records);
+        let (machine, effects) = Machine::recover(self.config(setup), &records);
         self.second_instance = Some((Process { machine, timers: BTreeSet::new() }, store));
-        let mut outcome = Outcome { effects, ..Outcome::default() };
-        self.perform(setup, &mut outcome, true);
-        Some(outcome)
+        let mut step_effects = StepEffects { effects, ..StepEffects::default() };
+        self.perform(setup, &mut step_effects, true);
+        Some(step_effects)
     }
 
-    /// The process ends, and its store is replaced by an empty one that has another identity.
-    pub fn wipe(&mut self) -> Possible<Outcome> {
+    /// Ends the process and replaces its store by an empty one with another id.
+    pub fn wipe(&mut self) -> Option<StepEffects> {
         self.store_id = StoreId(self.store_id.0 + WIPED);
         self.store = Memory::new();
         self.process = None;
         self.stopped = false;
         self.second_instance = None;
-        Some(Outcome::default())
+        Some(StepEffects::default())
     }
 
-    // ---- What a machine wants done ----
+    // ---- Effects ----
 
     fn step(
         &mut self,
         setup: &ScheduleSetup,
         event: Event,
         second_instance: bool,
-    ) -> Possible<Outcome> {
-        let process = if second_instance {
-            &mut self.second_instance.as_mut()?.0
-        } else {
-            self.process.as_mut()?
-        };
-        let mut outcome = Outcome::default();
-        let done = quietly(|| process.machine.step(event, &mut outcome.effects));
-        if done.is_ok() {
-            self.perform(setup, &mut outcome, second_instance);
+    ) -> Option<StepEffects> {
+        let process = self.process_mut(second_instance)?;
+        let mut step_effects = StepEffects::default();
+        let stepped = catch_panic(|| process.machine.step(event, &mut step_effects.effects));
+        if stepped.is_ok() {
+            self.perform(setup, &mut step_effects, second_instance);
         }
-        Some(outcome.and(done))
+        Some(step_effects.with_panic(stepped))
     }
 
-    fn perform(&mut self, setup: &ScheduleSetup, outcome: &mut Outcome, second_instance: bool) {
-        let done = quietly(|| self.perform_all(setup, outcome, second_instance));
-        if let Err(why) = done {
-            outcome.facts.push(Fact::Panicked(why));
+    fn perform(
+        &mut self,
+        setup: &ScheduleSetup,
+        step_effects: &mut StepEffects,
+        second_instance: bool,
+    ) {
+        let performed = catch_panic(|| self.perform_all(setup, step_effects, second_instance));
+        if let Err(message) = performed {
+            step_effects.observations.push(Observation::Panicked(message));
         }
     }
 
-    fn perform_all(&mut self, setup: &ScheduleSetup, outcome: &mut Outcome, second_instance: bool) {
-        let Outcome { sent, facts, effects } = outcome;
+    fn perform_all(
+        &mut self,
+        setup: &ScheduleSetup,
+        step_effects: &mut StepEffects,
+        second_instance: bool,
+    ) {
+        let node = self.node;
         let (process, store) = match &mut self.second_instance {
             Some((process, store)) if second_instance => (process, store),
             _ => (self.process.as_mut().expect("it has just stepped"), &mut self.store),
         };
-        let mut halted = false;
-        for effect in effects.iter() {
-            match effect {
-                Effect::Append(record) => {
-                    note_record(record, store, setup.commit, facts);
-                    store.append(record.clone());
-                }
-                Effect::Force(_) | Effect::Warn(_) => {}
-                Effect::Send { to, message } => {
-                    note_sent(&message.body, facts);
-                    setup.send(self.node, *to, message.clone(), sent);
-                }
-                Effect::Reply { call, reply } => {
-                    if let Reply::Committed { version } = reply {
-                        facts.push(Fact::Published(*version));
-                    }
-                    facts.push(Fact::Answered(*call, reply.clone()));
-                }
-                Effect::Serve { read, key } => {
-                    let found = store.get(key).cloned();
-                    facts.push(Fact::Served(key.clone(), found.clone()));
-                    let message = process.machine.message(Body::Value { read: *read, found });
-                    setup.send(self.node, Node::Master, message, sent);
-                }
-                Effect::SetTimer { id, .. } => {
-                    process.timers.insert(if setup.bare { first_round(*id) } else { *id });
-                }
-                Effect::Halt { kind, why } => {
-                    halted = true;
-                    facts.push(Fact::Halted(*kind, why.clone()));
-                }
-            }
+        let Process { machine, timers } = process;
+        let effects = step_effects.effects.clone();
+        let mut environment = HostEnvironment { setup, node, store, timers, step_effects };
+        let Ok(halt) = driver::perform_all(machine, effects, &mut environment);
+        if setup.canonical {
+            remove_idle_timers(process);
         }
-        if setup.bare {
-            forget_idle_timers(process);
-        }
-        if halted {
+        if let Some(Halt { kind, why }) = halt {
+            step_effects.observations.push(Observation::Halted(kind, why));
+            step_effects.timed.push(TimedEffect::Halt);
             if second_instance {
                 self.second_instance = None;
             } else {
@@ -491,39 +402,8 @@ impl Host {
     }
 }
 
-impl Outcome {
-    /// With what went wrong, if something did.
-    fn and<T>(mut self, done: Result<T, String>) -> Self {
-        if let Err(why) = done {
-            self.facts.push(Fact::Panicked(why));
-        }
-        self
-    }
-}
-
-/// What becomes a node's store id when its store is replaced: this much is added.
-const WIPED: u64 = 1 << 8;
-
-/// A store id, when each replica has the slot that the renaming gives it.
-pub(crate) fn rename_store(renaming: &[u8], StoreId(id): StoreId) -> StoreId {
-    let (slot, wiped) = (id % WIPED, id - id % WIPED);
-    let slot = usize::try_from(slot).ok().and_then(|slot| slot.checked_sub(1));
-    match slot.and_then(|slot| renaming.get(slot)) {
-        Some(new) => StoreId(wiped + u64::from(*new)),
-        None => StoreId(id),
-    }
-}
-
-/// The identity of the store that a node begins with.
-fn first_store(node: Node) -> StoreId {
-    StoreId(match node {
-        Node::Master => 0,
-        Node::Replica(slot) => slot.into(),
-    })
-}
-
 impl ScheduleSetup {
-    /// What a machine is told about itself.
+    /// The configuration of a node's machine.
     fn config(&self, node: Node, store: StoreId) -> Config {
         Config {
             node,
@@ -536,235 +416,8 @@ impl ScheduleSetup {
         }
     }
 
-    /// Every node.
+    /// Every node: the master, then the replicas.
     pub fn nodes(&self) -> impl Iterator<Item = Node> + use<> {
         std::iter::once(Node::Master).chain((1..=self.replicas).map(Node::Replica))
-    }
-
-    /// Sends a message. A *bare* setup, which compares states, leaves out what no receiver acts
-    /// on, so that messages differ only where it matters: a replica's watermark, and its epoch but in
-    /// a handshake (an epoch above the master's own can only come of a second instance); answers that change
-    /// nothing; and it sends each acknowledgement for itself.
-    fn send(&self, from: Node, to: Node, mut message: Message, sent: &mut Vec<(Node, Message)>) {
-        let asks = matches!(message.body, Body::PeerInquire { .. });
-        if !self.peers && asks && from != Node::Master {
-            return;
-        }
-        if !self.bare {
-            sent.push((to, message));
-            return;
-        }
-        let second_instances = !self.rules.keep(Rule::ExclusiveStore);
-        match &message.body {
-            // An inquiry is a yes vote that wants an answer, and the answer "pending" changes
-            // nothing where nobody counts.
-            Body::Inquire { txn } if self.timing.peer_inquiry_after == 0 => {
-                message.body = Body::VoteYes { txn: *txn };
-            }
-            Body::Pending { .. } if self.timing.peer_inquiry_after == 0 => return,
-            Body::PeerAnswer { answer: PeerKnowledge::Uncertain, .. }
-                if self.rules.keep(Rule::NoGuessInDoubt) =>
-            {
-                return;
-            }
-            Body::Stale { .. } if !second_instances => return,
-            _ => {}
-        }
-        if from != Node::Master {
-            let handshake = matches!(message.body, Body::FenceOk { .. });
-            if !handshake || self.commit.is_logged() {
-                message.watermark = TxnId::default();
-            }
-            if !handshake && (to != Node::Master || !second_instances) {
-                message.epoch = 0;
-            }
-        }
-        if let Body::Ack { txns } = &message.body
-            && txns.len() > 1
-        {
-            for txn in txns {
-                let body = Body::Ack { txns: vec![*txn] };
-                sent.push((to, Message { body, ..message.clone() }));
-            }
-            return;
-        }
-        sent.push((to, message));
-    }
-}
-
-/// A timer whose number of repeats does not count: it only sets the wait.
-fn first_round(id: TimerId) -> TimerId {
-    match id {
-        TimerId::Retransmit { txn, .. } => TimerId::Retransmit { txn, round: 0 },
-        id => id,
-    }
-}
-
-/// Takes out the timers that would do nothing if they ran out now: they are as good as run out.
-fn forget_idle_timers(process: &mut Process) {
-    let Process { machine, timers } = process;
-    timers.retain(|id| {
-        let mut after = machine.clone();
-        let mut effects = Vec::new();
-        let done = quietly(|| after.step(Event::Timer(*id), &mut effects));
-        done.is_err() || !effects.is_empty() || after != *machine
-    });
-}
-
-fn decisions<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<Fact> {
-    let decided = records.filter_map(|record| match record {
-        Record::Decided { txn, .. } => Some(Fact::Decided(*txn)),
-        _ => None,
-    });
-    decided.collect()
-}
-
-fn note_record(record: &Record, store: &Memory, commit: CommitMode, facts: &mut Vec<Fact>) {
-    let (txn, decision) = match record {
-        Record::Commit { txn } => {
-            // Nobody need have told it.
-            if commit == CommitMode::Votes {
-                facts.push(Fact::Published(*txn));
-            }
-            (*txn, Decision::Commit)
-        }
-        Record::Abort { txn } => (*txn, Decision::Abort),
-        Record::End { txn } => return facts.push(Fact::Forgot(*txn)),
-        _ => return,
-    };
-    let held = store.current().of_txn(txn);
-    let reversed = match held {
-        Some(Record::Commit { .. }) => decision == Decision::Abort,
-        Some(Record::Abort { .. } | Record::Refused { .. }) => decision == Decision::Commit,
-        _ => false,
-    };
-    facts.push(Fact::Settled { txn, decision, reversed });
-    if let Some(Record::Prepare { write, .. }) = held
-        && decision == Decision::Commit
-        && store.get(&write.key).is_some_and(|(version, _)| *version >= txn)
-    {
-        facts.push(Fact::Backwards(txn));
-    }
-}
-
-fn note_sent(body: &Body, facts: &mut Vec<Fact>) {
-    let mut publish = |txn: TxnId| {
-        let fact = Fact::Published(txn);
-        if !facts.contains(&fact) {
-            facts.push(fact);
-        }
-    };
-    match body {
-        Body::Decide { txn, decision: Decision::Commit } => publish(*txn),
-        Body::Prepare { piggybacked, .. } | Body::Read { piggybacked, .. } => {
-            piggybacked
-                .iter()
-                .filter(|(_, decision)| *decision == Decision::Commit)
-                .for_each(|(txn, _)| publish(*txn));
-        }
-        _ => {}
-    }
-}
-
-thread_local! {
-    /// Whether a panic on this thread is expected, and is caught.
-    static EXPECTED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Runs a machine or a store, which stop at impossible states by a panic; with a rule broken that
-/// is a finding like another, and nothing to print.
-fn quietly<T>(run: impl FnOnce() -> T) -> Result<T, String> {
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let usual = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if !EXPECTED.get() {
-                usual(info);
-            }
-        }));
-    });
-    let outer = EXPECTED.replace(true);
-    let done = panic::catch_unwind(AssertUnwindSafe(run));
-    EXPECTED.set(outer);
-    done.map_err(|panic| match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => (*text).to_owned(),
-        (_, Some(text)) => text.clone(),
-        (None, None) => "a panic without words".to_owned(),
-    })
-}
-
-/// Whether a conflict was said of a transaction, and which.
-pub(super) fn conflict(reply: &Reply) -> Option<TxnId> {
-    match reply {
-        Reply::Aborted(
-            AbortReason::Conflict { holder }
-            | AbortReason::Refused { reason: NoReason::Locked { holder }, .. },
-        ) => Some(*holder),
-        _ => None,
-    }
-}
-
-/// Whether a reply says that nothing was done, and nothing was kept.
-#[must_use]
-pub fn refused(reply: &Reply) -> bool {
-    matches!(
-        reply,
-        Reply::Aborted(AbortReason::Conflict { .. } | AbortReason::Unavailable { .. })
-            | Reply::Unavailable
-    )
-}
-
-impl fmt::Display for Fact {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Fact::Panicked(why) => write!(f, "panic: {why}"),
-            fact => write!(f, "{fact:?}"),
-        }
-    }
-}
-
-impl Host {
-    /// What a read of a key would find at this replica now, if it would be served at all.
-    pub(crate) fn would_read(&self, key: &Key) -> Option<Option<Version>> {
-        let served = self.machine()?.serves(key);
-        served.then(|| self.store.get(key).map(|(version, _)| *version))
-    }
-}
-
-impl fmt::Display for Host {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.node)?;
-        let process = |f: &mut fmt::Formatter<'_>, process: &Process| {
-            let status = process.machine.status();
-            write!(f, " epoch {}, incarnation {}", status.epoch, status.incarnation)?;
-            write!(f, ", watermark {}", status.watermark)?;
-            write!(f, "{}", if status.ready { ", ready" } else { ", not ready" })?;
-            for (txn, key) in &status.unsettled {
-                write!(f, ", {txn} of {key} unsettled")?;
-            }
-            let timers: Vec<_> = process.timers.iter().map(ToString::to_string).collect();
-            if timers.is_empty() { Ok(()) } else { write!(f, "; timers: {}", timers.join(", ")) }
-        };
-        match &self.process {
-            Some(it) => process(f, it)?,
-            None if self.stopped => write!(f, " stopped of itself")?,
-            None => write!(f, " down")?,
-        }
-        let list = |records: &mut dyn Iterator<Item = &Record>| {
-            records.map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
-        let (inherited, own) = self.store.tail();
-        write!(f, "\n  durable: {}", list(&mut self.store.durable().records()))?;
-        if self.unforced() > 0 {
-            write!(f, "\n  not durable: {}", list(&mut inherited.iter().chain(own)))?;
-        }
-        for (key, (version, value)) in self.store.entries() {
-            write!(f, "\n  {key} = {value} (version {version})")?;
-        }
-        if let Some((second_instance, _)) = &self.second_instance {
-            write!(f, "\n  second instance:")?;
-            process(f, second_instance)?;
-        }
-        Ok(())
     }
 }

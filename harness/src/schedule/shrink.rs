@@ -1,112 +1,112 @@
-//! Makes a schedule smaller that shows something broken, until no step can be left out. Delta
-//! debugging: large pieces first, then single steps.
+//! Minimizes a schedule that violates a property, until no step can be removed. Delta debugging:
+//! large chunks first, then single steps.
 
 use std::collections::BTreeMap;
 
 use system::protocol::{Body, CallId, Effect, TxnId};
 
-use super::{Cluster, Property, Schedule, Step, rename::renamed};
+use super::{Cluster, Property, Schedule, Step, renumber::renumbered};
 
-/// The smallest schedule that leaving out steps of this one leads to and that still breaks the
-/// property; the schedule itself if it does not break it.
+/// The smallest schedule that can be reached by removing steps and that still violates the property.
+/// The schedule itself if it does not violate it.
 #[must_use]
 pub fn shrink(schedule: Schedule, property: Property) -> Schedule {
-    let none = BTreeMap::new();
-    let Some(mut shown) = shows(&schedule, &schedule.steps, &none, property) else {
+    let original = BTreeMap::new();
+    let Some(mut smallest) = reproduce(&schedule, &schedule.steps, &original, property) else {
         return schedule;
     };
-    // A call takes all that was done about its transaction with it, so calls come first: what is
-    // left is then short, and every step of it can be tried.
-    let fault = |step: &Step| {
+    // Removing a call removes everything about its transaction, so calls come first: the schedule
+    // that remains is short, and every single step of it can be tried.
+    let is_call = |step: &Step| matches!(step, Step::Client { .. });
+    let is_fault = |step: &Step| {
         !matches!(step, Step::Client { .. } | Step::Deliver { .. } | Step::Force { .. })
     };
-    let call = |step: &Step| matches!(step, Step::Client { .. });
-    let kinds: [fn(&Step) -> bool; 3] = [call, fault, |_| true];
+    let kinds: [fn(&Step) -> bool; 3] = [is_call, is_fault, |_| true];
     for kind in kinds {
-        shown = reduce(&schedule, shown, property, kind);
+        smallest = minimize(&schedule, smallest, property, kind);
     }
-    Schedule { steps: shown.steps, broken: vec![property], ..schedule }
+    Schedule { steps: smallest.steps, violated: vec![property], ..schedule }
 }
 
-/// Leaves out what can be left out of the steps of a kind.
-fn reduce(
+/// Removes those steps of a kind that are not needed.
+fn minimize(
     schedule: &Schedule,
-    mut shown: Shown,
+    mut smallest: Reproduction,
     property: Property,
     kind: fn(&Step) -> bool,
-) -> Shown {
-    let places = |steps: &[Step]| -> Vec<usize> {
-        let all = steps.iter().enumerate().filter(|(_, step)| kind(step));
-        all.map(|(place, _)| place).collect()
+) -> Reproduction {
+    let positions = |steps: &[Step]| -> Vec<usize> {
+        let of_kind = steps.iter().enumerate().filter(|(_, step)| kind(step));
+        of_kind.map(|(position, _)| position).collect()
     };
-    let mut left = places(&shown.steps);
-    let mut piece = left.len().div_ceil(2);
-    while piece > 0 {
+    let mut candidates = positions(&smallest.steps);
+    let mut chunk = candidates.len().div_ceil(2);
+    while chunk > 0 {
         let mut before = usize::MAX;
-        // Leaving out one step may make another superfluous that was needed when it was tried.
-        while left.len() < before {
-            before = left.len();
-            let mut end = left.len();
+        // Removing one step may make another unnecessary that was needed when it was tried.
+        while candidates.len() < before {
+            before = candidates.len();
+            let mut end = candidates.len();
             while end > 0 {
-                let start = end.saturating_sub(piece);
-                let out = &left[start..end];
-                let kept = shown.steps.iter().enumerate();
-                let kept = kept.filter(|(place, _)| out.binary_search(place).is_err());
+                let start = end.saturating_sub(chunk);
+                let removed = &candidates[start..end];
+                let kept = smallest.steps.iter().enumerate();
+                let kept = kept.filter(|(position, _)| removed.binary_search(position).is_err());
                 let fewer: Vec<_> = kept.map(|(_, step)| step.clone()).collect();
-                if let Some(shorter) = shows(schedule, &fewer, &shown.begun, property) {
-                    shown = shorter;
-                    left = places(&shown.steps);
+                if let Some(smaller) = reproduce(schedule, &fewer, &smallest.started, property) {
+                    smallest = smaller;
+                    candidates = positions(&smallest.steps);
                 }
-                end = start.min(left.len());
+                end = start.min(candidates.len());
             }
         }
-        piece /= 2;
+        chunk /= 2;
     }
-    shown
+    smallest
 }
 
-/// Steps that break a property, all of them possible.
-struct Shown {
+/// Steps that violate a property, each possible where it stands.
+struct Reproduction {
     steps: Vec<Step>,
-    /// The transaction of each call that began one.
-    begun: BTreeMap<CallId, TxnId>,
+    /// The transaction of each call that started one.
+    started: BTreeMap<CallId, TxnId>,
 }
 
-/// Runs these steps, leaving out those that are not possible. If the property is broken, the steps
-/// that were taken until it was. `named` says by which transactions the steps mean those of calls:
-/// with calls left out the others get other numbers.
-fn shows(
+/// Runs the steps, leaving out those that are not possible. If the property is violated, returns the
+/// steps up to the violation. `original` maps calls to the transaction ids that the steps use for
+/// them: with some calls removed, the others get other ids.
+fn reproduce(
     schedule: &Schedule,
     steps: &[Step],
-    named: &BTreeMap<CallId, TxnId>,
+    original: &BTreeMap<CallId, TxnId>,
     property: Property,
-) -> Option<Shown> {
+) -> Option<Reproduction> {
     let mut cluster = Cluster::new(schedule.setup.clone());
-    let mut shown = Shown { steps: Vec::new(), begun: BTreeMap::new() };
-    let mut numbers: BTreeMap<TxnId, Option<TxnId>> =
-        named.values().map(|txn| (*txn, None)).collect();
+    let mut reproduction = Reproduction { steps: Vec::new(), started: BTreeMap::new() };
+    let mut new_ids: BTreeMap<TxnId, Option<TxnId>> =
+        original.values().map(|txn| (*txn, None)).collect();
     for step in steps {
-        let new = |txn| numbers.get(&txn).copied().unwrap_or(Some(txn));
-        let Some(step) = renamed(step, &new) else { continue };
+        let new_id = |txn| new_ids.get(&txn).copied().unwrap_or(Some(txn));
+        let Some(step) = renumbered(step, &new_id) else { continue };
         let Ok(effects) = cluster.apply(&step) else { continue };
         if let Step::Client { call, .. } = step
-            && let Some(txn) = begun(&effects)
+            && let Some(txn) = started_txn(&effects)
         {
-            shown.begun.insert(call, txn);
-            if let Some(old) = named.get(&call) {
-                numbers.insert(*old, Some(txn));
+            reproduction.started.insert(call, txn);
+            if let Some(old) = original.get(&call) {
+                new_ids.insert(*old, Some(txn));
             }
         }
-        shown.steps.push(step);
-        if cluster.judge().found(property) {
-            return Some(shown);
+        reproduction.steps.push(step);
+        if cluster.checker().is_violated(property) {
+            return Some(reproduction);
         }
     }
-    cluster.breaks(property).then_some(shown)
+    cluster.violates(property).then_some(reproduction)
 }
 
-/// The transaction that a client's call began.
-fn begun(effects: &[Effect]) -> Option<TxnId> {
+/// The transaction that a client's call started.
+fn started_txn(effects: &[Effect]) -> Option<TxnId> {
     effects.iter().find_map(|effect| match effect {
         Effect::Send { message, .. } => match message.body {
             Body::Prepare { txn, .. } => Some(txn),

@@ -401,7 +401,7 @@ fn received(event: &Event) -> Option<Passing> {
             Some((message.body.kind(), message.body.txns().first().copied()))
         }
         Event::Client { request, .. } => Some((request.kind(), None)),
-        Event::Persisted(_) | Event::Timer(_) => None,
+        Event::Persisted(_) | Event::Timer(_) | Event::ReadResult { .. } => None,
     }
 }
 

@@ -220,8 +220,12 @@ impl Coordinator {
             Event::Timer(TimerId::Retransmit { txn, round }) => self.resend(txn, round, effects),
             Event::Timer(TimerId::Attempt(read)) => self.try_another(read, effects),
             Event::Timer(TimerId::Heartbeat) => self.heartbeat(effects),
-            Event::Message { from: Node::Master, .. } | Event::Timer(_) => {
-                unreachable!("a master has no master and sets no such timer: {event:?}")
+            Event::Message { from: Node::Master, .. }
+            | Event::Timer(_)
+            | Event::ReadResult { .. } => {
+                unreachable!(
+                    "a master has no master, sets no such timer and serves no read: {event:?}"
+                )
             }
         }
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     message::{Message, Reply, Request},
     record::Record,
-    types::{CallId, Key, Lsn, Node, ReadId, TxnId},
+    types::{CallId, Key, Lsn, Node, ReadId, TxnId, Value, Version},
 };
 
 /// Something that happened.
@@ -33,6 +33,13 @@ pub enum Event {
     Persisted(Lsn),
     /// A timer that was set has run out.
     Timer(TimerId),
+    /// The result of a read that was requested with [`Effect::Serve`]. It does not change the machine.
+    ReadResult {
+        /// The read.
+        read: ReadId,
+        /// The version and value of the key; `None` if it is absent.
+        found: Option<(Version, Value)>,
+    },
 }
 
 /// Something to do, in the order in which the machine says it.
@@ -59,9 +66,8 @@ pub enum Effect {
         #[serde(alias = "outcome")]
         reply: Reply,
     },
-    /// Read the key in the store as it stands now, and send the master a
-    /// [`Value`](super::message::Body::Value) (replica only). This is the read's linearization
-    /// point.
+    /// Read the key in the store as it stands now, and say [`Event::ReadResult`] before the next
+    /// effect (replica only). This is the read's linearization point.
     Serve {
         /// The read to answer.
         read: ReadId,

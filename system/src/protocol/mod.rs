@@ -60,6 +60,7 @@
 
 mod config;
 mod coordinator;
+pub mod driver;
 mod event;
 mod message;
 mod participant;

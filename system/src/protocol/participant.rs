@@ -162,6 +162,10 @@ impl Participant {
 
     /// Takes in an event, and adds what is to be done about it to `effects`.
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        if let Event::ReadResult { read, found } = event {
+            // Even if the step that served the read has halted the machine: the read came first.
+            return self.send(Node::Master, Body::Value { read, found }, effects);
+        }
         if self.halted {
             return;
         }
@@ -176,7 +180,7 @@ impl Participant {
             }
             Event::Timer(TimerId::InquiryTimeout(txn)) => self.long_in_doubt(txn, effects),
             Event::Timer(TimerId::ReadWait(read)) => self.waited_for_lock(read, effects),
-            Event::Timer(_) | Event::Client { .. } => {
+            Event::Timer(_) | Event::Client { .. } | Event::ReadResult { .. } => {
                 unreachable!("a replica sets no such timer and has no clients: {event:?}")
             }
         }

@@ -173,7 +173,7 @@ impl Follow for Scan {
                     out.fact(What::Decided(txn, key));
                 }
             }
-            Event::Client { .. } | Event::Timer(_) => {}
+            Event::Client { .. } | Event::Timer(_) | Event::ReadResult { .. } => {}
         }
     }
 

@@ -1,13 +1,13 @@
-//! A step about other transactions than it was written about: when a client's call is left out of a
-//! schedule, those after it get other numbers.
+//! Renumbers the transactions in a step: when a client's call is removed from a schedule, later calls
+//! get other transaction ids.
 
 use system::protocol::{Body, Message, NoReason, TimerId, TxnId};
 
 use super::Step;
 
-/// The step with every transaction under its new number; none if it is about one that has none. In
-/// a list such ones are left out.
-pub(super) fn renamed(step: &Step, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Step> {
+/// The step with every transaction id replaced by its new one; `None` if the step is about a
+/// transaction that has none. In a list such transactions are left out.
+pub(super) fn renumbered(step: &Step, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Step> {
     Some(match step {
         Step::Deliver { from, to, message, second_instance } => {
             let body = body(&message.body, new)?;
@@ -28,17 +28,17 @@ pub(super) fn renamed(step: &Step, new: &impl Fn(TxnId) -> Option<TxnId>) -> Opt
 }
 
 fn body(body: &Body, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Body> {
-    fn listed<T: Clone>(
+    fn pairs<T: Clone>(
         list: &[(TxnId, T)],
         new: &impl Fn(TxnId) -> Option<TxnId>,
     ) -> Vec<(TxnId, T)> {
-        list.iter().filter_map(|(txn, it)| Some((new(*txn)?, it.clone()))).collect()
+        list.iter().filter_map(|(txn, about)| Some((new(*txn)?, about.clone()))).collect()
     }
     let mut body = body.clone();
     match &mut body {
         Body::Prepare { txn, piggybacked, .. } => {
             *txn = new(*txn)?;
-            *piggybacked = listed(piggybacked, new);
+            *piggybacked = pairs(piggybacked, new);
         }
         Body::VoteNo { txn, reason } => {
             *txn = new(*txn)?;
@@ -60,8 +60,8 @@ fn body(body: &Body, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Body> {
                 return None;
             }
         }
-        Body::FenceOk { in_doubt, .. } => *in_doubt = listed(in_doubt, new),
-        Body::Read { piggybacked, .. } => *piggybacked = listed(piggybacked, new),
+        Body::FenceOk { in_doubt, .. } => *in_doubt = pairs(in_doubt, new),
+        Body::Read { piggybacked, .. } => *piggybacked = pairs(piggybacked, new),
         Body::Value { found: Some((version, _)), .. } => *version = new(*version)?,
         Body::Value { found: None, .. }
         | Body::Fence { .. }
