@@ -19,4 +19,5 @@ pub mod sim;
 pub mod simulator;
 pub mod supervisor;
 pub mod systems;
-pub mod web;
+
+pub use report::serve as web;

@@ -362,7 +362,11 @@ mod tests {
             ],
         );
         let ranges: Vec<_> = found.citations().iter().map(|c| c.range.clone()).collect();
-        assert_eq!(ranges, [1..4, 9..10], "within the text, on character boundaries, not overlapping");
+        assert_eq!(
+            ranges,
+            [1..4, 9..10],
+            "within the text, on character boundaries, not overlapping"
+        );
         let (first, rest) = found.split_first_line();
         assert_eq!((first.text(), first.citations().len(), rest), ("größer", 1, "k"));
     }

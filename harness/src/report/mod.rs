@@ -15,6 +15,7 @@ mod page_data;
 mod plots;
 mod sample;
 pub mod sections;
+pub mod serve;
 pub mod summary;
 
 use std::{
