@@ -6,7 +6,6 @@ pub mod cli;
 pub mod commands;
 pub mod model;
 pub mod progress;
-pub mod replay;
 pub mod report;
 pub mod report_twopc;
 pub mod rules;
