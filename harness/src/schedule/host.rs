@@ -632,7 +632,7 @@ fn note_record(record: &Record, store: &Memory, commit: CommitMode, facts: &mut 
         Record::End { txn } => return facts.push(Fact::Forgot(*txn)),
         _ => return,
     };
-    let held = store.current().of_txn(txn);
+    let held = store.current().facts().of_txn(txn);
     let reversed = match held {
         Some(Record::Commit { .. }) => decision == Decision::Abort,
         Some(Record::Abort { .. } | Record::Refused { .. }) => decision == Decision::Commit,

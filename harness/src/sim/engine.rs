@@ -234,10 +234,10 @@ impl Hosts<'_> {
             return true;
         }
         let durable = place.host.store().durable();
-        match durable.of_txn(txn) {
+        match durable.facts().of_txn(txn) {
             Some(Record::Prepare { .. }) => also_prepared,
             Some(Record::Commit { .. }) => true,
-            _ => txn < durable.watermark(),
+            _ => txn < durable.facts().watermark(),
         }
     }
 }
