@@ -152,6 +152,7 @@ impl Client {
 
     /// Reads the last committed write of a key, or none if the key is absent.
     ///
+    /// # Errors
     /// No replica answered in time, or the master could not be reached.
     pub async fn get(&self, key: impl Into<Key>) -> Result<Option<(Version, Value)>, ReadError> {
         let request = pb::GetRequest { key: wire::blob_to_wire(key.into()) };
@@ -302,6 +303,7 @@ impl Inspector {
 
     /// Requests the status of the node.
     ///
+    /// # Errors
     /// The node cannot be reached, or its answer is invalid.
     pub async fn status(&mut self) -> Result<NodeStatus, Status> {
         let status = self.inspect.status(pb::StatusRequest {}).await?.into_inner();
@@ -328,6 +330,7 @@ impl Inspector {
 
     /// Every entry of the node's store at one moment, in key order.
     ///
+    /// # Errors
     /// The node cannot be reached. As an item: the stream failed.
     pub async fn dump(
         &mut self,

@@ -230,6 +230,7 @@ pub enum ConfigError {
 impl ClusterConfig {
     /// Reads a file.
     ///
+    /// # Errors
     /// The file cannot be read or is not usable; the error names file, line, column and reason.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
@@ -244,6 +245,7 @@ impl ClusterConfig {
 
     /// Parses a text. The path is for error messages.
     ///
+    /// # Errors
     /// The text is not usable; the error names file, line, column and reason.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let cluster: ClusterConfig = toml::from_str(text).map_err(|error| {
@@ -319,6 +321,7 @@ impl ClusterConfig {
 
     /// The number of replicas.
     ///
+    /// # Panics
     /// Never for a parsed configuration, which has at most 64 replicas.
     #[must_use]
     pub fn replica_count(&self) -> u8 {

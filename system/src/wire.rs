@@ -26,6 +26,7 @@ pub fn node_to_wire(node: Node) -> u32 {
 
 /// The node with a wire number.
 ///
+/// # Errors
 /// The number is above every slot.
 pub fn node_from_wire(node: u32) -> Result<Node, Malformed> {
     match u8::try_from(node) {
@@ -48,6 +49,7 @@ pub fn to_wire(message: Message) -> pb::Envelope {
 
 /// Decodes a message. Keys and values are copied once.
 ///
+/// # Errors
 /// A field is missing, or has an unknown value.
 pub fn from_wire(envelope: pb::Envelope) -> Result<Message, Malformed> {
     Ok(Message {

@@ -1,20 +1,16 @@
 //! The command lines of `master` and `replica`.
 
-use std::{io, path::PathBuf, process::ExitCode};
+use std::{fmt::Display, io, path::PathBuf, process::ExitCode};
 
 use clap::Args;
-use nix::{
-    libc,
-    sys::{prctl, signal::Signal},
-    unistd::getppid,
-};
+use nix::libc;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     config::{Address, ClusterConfig},
+    hooks::HookArgs,
     node::{self, NodeError, NodeOptions},
-    protocol::{CommitMode, Node, Rule, Rules},
-    store::SyncMode,
+    protocol::{CommitMode, Node},
 };
 
 /// The flags of every node.
@@ -42,33 +38,9 @@ pub struct NodeArgs {
     #[arg(long, env = "TWOPC_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<Address>,
 
-    /// Break a rule of the protocol, so that a test can show that it is detected. May be repeated
-    #[arg(long = "break", value_name = "RULE", hide = true, value_parser = rule)]
-    pub break_rules: Vec<Rule>,
-
-    /// Append every event and effect of the node's machine to this file
-    #[arg(long, value_name = "FILE", hide = true)]
-    pub journal: Option<PathBuf>,
-
-    /// Arm this crash point before anything else happens
-    #[arg(long, value_name = "POINT", hide = true, requires = "control")]
-    pub arm: Option<String>,
-
-    /// Take commands (arm POINT, disarm) from standard input, and stop when it is closed
-    #[arg(long, hide = true)]
-    pub control: bool,
-
-    /// The process id of the controlling process; end when it is not, or no longer, the parent
-    #[arg(long, value_name = "PID", hide = true, requires = "control")]
-    pub parent: Option<i32>,
-}
-
-/// Parses a rule, and warns if the name is an earlier one.
-fn rule(text: &str) -> Result<Rule, String> {
-    if let Some(name) = Rule::renamed(text) {
-        eprintln!("warning: rule '{text}' is now called '{name}'");
-    }
-    text.parse()
+    /// Flags for tests.
+    #[command(flatten)]
+    pub hooks: HookArgs,
 }
 
 /// The command line of a master.
@@ -93,74 +65,44 @@ pub struct ReplicaArgs {
 }
 
 impl MasterArgs {
-    /// Runs the master until it is stopped. Takes over the process: its log, its signals, and under
-    /// control its standard input and output.
+    /// Runs the master until it is stopped. Takes over the process: its log and its signals.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        self.run_with(SyncMode::All)
-    }
-
-    /// Runs the master with a sync mode for its store, for a test.
-    #[must_use]
-    pub fn run_with(self, sync_mode: SyncMode) -> ExitCode {
-        self.node.run(Node::Master, sync_mode)
+        self.node.run(Node::Master)
     }
 }
 
 impl ReplicaArgs {
-    /// Runs the replica until it is stopped. Takes over the process: its log, its signals, and
-    /// under control its standard input and output.
+    /// Runs the replica until it is stopped. Takes over the process: its log and its signals.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        self.run_with(SyncMode::All)
-    }
-
-    /// Runs the replica with a sync mode for its store, for a test.
-    #[must_use]
-    pub fn run_with(self, sync_mode: SyncMode) -> ExitCode {
-        self.node.run(Node::Replica(self.slot), sync_mode)
+        self.node.run(Node::Replica(self.slot))
     }
 }
 
 impl NodeArgs {
-    fn run(self, node: Node, sync_mode: SyncMode) -> ExitCode {
+    fn run(self, node: Node) -> ExitCode {
         super::log();
-        if self.control
-            && let Err(why) = die_with_parent(self.parent)
-        {
-            eprintln!("{node}: {why}");
-            return ExitCode::FAILURE;
+        let fail = |error: &dyn Display, status: u8| {
+            eprintln!("{node}: {error}");
+            ExitCode::from(status)
+        };
+        if let Err(why) = self.hooks.tie_to_parent() {
+            return fail(&why, 1);
         }
         let mut cluster = match ClusterConfig::load(&self.config) {
             Ok(cluster) => cluster,
-            Err(error) => {
-                eprintln!("{node}: {error}");
-                return ExitCode::from(2);
-            }
+            Err(error) => return fail(&error, 2),
         };
         cluster.commit = self.commit.unwrap_or(cluster.commit);
-        if let Err(why) = Rule::check(&self.break_rules, &[cluster.commit]) {
-            eprintln!("{node}: {why}");
-            return ExitCode::from(2);
-        }
-        let options = NodeOptions {
-            cluster,
-            node,
-            dir: self.dir,
-            bootstrap: self.bootstrap,
-            listen: self.listen,
-            rules: self.break_rules.into_iter().fold(Rules::ALL, Rules::without),
-            journal: self.journal,
-            control: self.control,
-            arm: self.arm,
-            sync_mode,
+        let hooks = match self.hooks.options(cluster.commit) {
+            Ok(hooks) => hooks,
+            Err(why) => return fail(&why, 2),
         };
-        match run(options) {
+        let NodeArgs { dir, bootstrap, listen, .. } = self;
+        match run(NodeOptions { cluster, node, dir, bootstrap, listen, hooks }) {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{node}: {error}");
-                ExitCode::from(error.exit_status())
-            }
+            Err(error) => fail(&error, error.exit_status()),
         }
     }
 }
@@ -197,17 +139,4 @@ fn use_sched_batch() -> io::Result<()> {
     #[allow(unsafe_code)]
     let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const none) };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Asks the kernel to kill this process when its parent ends.
-fn die_with_parent(parent: Option<i32>) -> Result<(), String> {
-    prctl::set_pdeathsig(Signal::SIGKILL)
-        .map_err(|error| format!("cannot set the parent-death signal: {error}"))?;
-    // The parent may have ended before the call.
-    match parent {
-        Some(parent) if parent != getppid().as_raw() => {
-            Err(format!("the parent process is not {parent}, the controlling process"))
-        }
-        _ => Ok(()),
-    }
 }

@@ -23,7 +23,7 @@ use crate::{
     answer::{self, ReasonKind},
     config::NodeLimits,
     meter::Meter,
-    protocol::{self, Reply, Write},
+    protocol::{self, Blob, Reply, Write},
     store::Limits,
     wire,
 };
@@ -153,7 +153,7 @@ impl KvService {
             Method::Get => (decode::<pb::GetRequest>(message)?.key, None),
         };
         let key = wire::blob_from_wire(&key);
-        self.sizes.check(&key, value.as_ref()).map_err(|error| {
+        self.sizes.check(key.as_bytes(), value.as_ref().map(Blob::as_bytes)).map_err(|error| {
             answer::refusal(Code::InvalidArgument, ReasonKind::Invalid, error.to_string(), [])
         })?;
         Ok(match method {

@@ -8,10 +8,10 @@
 //! during an iteration or a force are processed together in the next one, so the cost per event
 //! decreases under load. The loop never waits for a disk, a peer or a client.
 
-mod control;
-mod crash_points;
+mod effects;
 mod event_loop;
 mod http2;
+mod inputs;
 mod kv_service;
 mod peers;
 mod send_buffer;
@@ -20,7 +20,7 @@ mod timers;
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -28,20 +28,23 @@ use std::{
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
+    task::{JoinError, JoinHandle, JoinSet},
 };
 
-pub use self::crash_points::{Point, Role, Side, Site};
 use self::{
-    crash_points::{CrashPoints, PersistHooks, print_control_line},
-    event_loop::{EventLoop, Inputs, LoopExit},
+    event_loop::{EventLoop, LoopExit},
+    inputs::Inputs,
     peers::Peers,
     server::{Health, Services},
 };
+#[cfg(feature = "test-hooks")]
+pub use crate::hooks::{Point, Role, Side, Site};
 use crate::{
     config::{Address, ClusterConfig},
-    journal,
-    protocol::{self, HaltKind, Lsn, Node, Rule, Rules},
-    store::{self, Limits, Store, StoreError, SyncMode},
+    hooks::{HookOptions, Hooks},
+    protocol::{self, HaltKind, Lsn, Node, Rule},
+    records,
+    store::{Limits, Opened, Store, StoreError, StoreOptions},
 };
 
 /// The number of inspections that may wait for the event loop.
@@ -65,16 +68,8 @@ pub struct NodeOptions {
     pub bootstrap: bool,
     /// The address to listen on, instead of the configured one.
     pub listen: Option<Address>,
-    /// The rules in force: all of them, except in tests.
-    pub rules: Rules,
-    /// The journal to append to.
-    pub journal: Option<PathBuf>,
-    /// Whether to take commands from standard input, and stop when it is closed.
-    pub control: bool,
-    /// A crash point that is armed before anything else happens.
-    pub arm: Option<String>,
-    /// What a commit of the store waits for: all syncs, except in tests.
-    pub sync_mode: SyncMode,
+    /// Options for tests.
+    pub hooks: HookOptions,
 }
 
 /// A node could not start, or failed.
@@ -89,7 +84,7 @@ pub enum NodeError {
         replicas: u8,
     },
     /// The store cannot be opened, or has failed.
-    #[error("store: {0}")]
+    #[error("store: {error}{}", store_advice(.0), error = .0)]
     Store(Arc<StoreError>),
     /// The node cannot listen on its address.
     #[error("cannot listen on {address}: {cause}")]
@@ -156,150 +151,67 @@ impl NodeError {
 /// Creates the runtime of a node, with one thread. The work of a node is in its event loop; on a
 /// machine shared with other nodes, more threads would only move it between cores.
 ///
+/// # Errors
 /// The system is out of threads or descriptors.
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().event_interval(EVENT_INTERVAL).build()
 }
 
-/// Runs a node until `stop` completes or, under control, standard input is closed. Then it accepts
-/// no more calls, finishes those in flight, and closes its store.
+/// What the operator of a node can do about an error of its store, besides what the error says.
+fn store_advice(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Absent { .. } => "; if this node is new, start it with --bootstrap",
+        _ => "",
+    }
+}
+
+/// Runs a node until `stop` completes or, under control of a test, standard input is closed. Then it
+/// accepts no more calls, finishes those in flight, and closes its store.
 ///
+/// # Errors
 /// The node could not start, or failed.
 pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let NodeOptions {
-        cluster,
-        node,
-        dir,
-        bootstrap,
-        listen,
-        rules,
-        journal,
-        control,
-        arm,
-        sync_mode,
-    } = options;
+    let NodeOptions { cluster, node, dir, bootstrap, listen, hooks } = options;
     let replicas = cluster.replica_count();
     let address = cluster.address(node).ok_or(NodeError::NoSuchNode { node, replicas })?;
     let address = listen.unwrap_or_else(|| address.clone());
-    for rule in rules.broken() {
-        tracing::warn!("RULE BROKEN: this node {}; its data is not safe", rule.without());
-    }
+    let rules = hooks.rules();
+    let store_options = store_options(&cluster, bootstrap, &hooks);
+    let (mut hooks, control_closed) = Hooks::new(hooks, node)?;
+    let (Opened { store, id, records }, persisted) = open_store(&dir, store_options, &hooks)?;
 
-    if sync_mode != SyncMode::All {
-        tracing::warn!("SYNCS SKIPPED: the data of this node is not safe");
-    }
-
-    let crash_points = Arc::new(CrashPoints::default());
-    if let Some(point) = arm
-        && let Err(why) = crash_points.arm(&point, node.into())
-    {
-        print_control_line(&format!("error {point} {why}"));
-    }
-    let (control_ended, control_end) = oneshot::channel();
-    if control {
-        control::listen(crash_points.clone(), node.into(), control_ended)
-            .map_err(|cause| NodeError::Process { doing: "start the control thread", cause })?;
-    }
-
-    let sizes = Limits { value_bytes_max: cluster.store.max_value_bytes };
-    let store_options = store::StoreOptions {
-        create: bootstrap || !rules.keep(Rule::EmptyStoreRefused),
-        exclusive: rules.keep(Rule::ExclusiveStore),
-        map_bytes: cluster.store.map_bytes,
-        wal_bytes: cluster.store.wal_bytes,
-        limits: sizes,
-        sync_mode,
-        ..store::StoreOptions::default()
-    };
-    // Unbounded, because the writer thread must not wait for the loop. It never holds more than one
-    // report for each commit since the last iteration.
-    let (reports, persisted) = mpsc::unbounded_channel::<Result<Lsn, Arc<StoreError>>>();
-    let report = Box::new(move |report| {
-        // The loop may have ended.
-        let _ = reports.send(report);
-    });
-    let observer: Option<Box<dyn store::Observer>> =
-        if control { Some(Box::new(PersistHooks(crash_points.clone()))) } else { None };
-    let store::Opened { store, id, records } =
-        Store::open_observed(&dir, store_options, report, observer)?;
-
-    let listener = TcpListener::bind(address.as_str())
-        .await
-        .map_err(|cause| NodeError::Listen { address: address.clone(), cause })?;
+    let failed = |cause| NodeError::Listen { address: address.clone(), cause };
+    let listener = TcpListener::bind(address.as_str()).await.map_err(failed)?;
     // Port 0 was replaced by a free port.
     let address = listener.local_addr().map_or(address.to_string(), |address| address.to_string());
     tracing::info!("{node} of cluster '{}' with store {id} listens on {address}", cluster.name);
-    if control {
-        print_control_line(&format!("listening {address}"));
-    }
+    hooks.listening(&address);
 
-    let (peers, inbound) = Peers::new(node, &cluster);
-    let (calls, incoming_calls) = mpsc::channel(cluster.node.max_inflight);
-    let (inspections, requests) = mpsc::channel(INSPECTIONS_MAX);
-    let stopping = Arc::new(AtomicBool::new(false));
-    let (health, health_service) = Health::new(node == Node::Master);
-    let services = Services {
-        calls,
-        inspections,
-        stopping: stopping.clone(),
-        peers: peers.clone(),
-        limits: cluster.node.clone(),
-        sizes,
-        cluster: cluster.name.clone(),
-    };
-    let (close, closed) = oneshot::channel::<()>();
-    let mut server = tokio::spawn(server::serve(listener, services, health_service, async {
-        // Sending and dropping have the same meaning.
-        let _ = closed.await;
-    }));
-    let mut dialers = tokio::task::JoinSet::new();
-    for to in peers.dialed() {
-        if let Some(address) = cluster.address(to) {
-            dialers.spawn(peers.clone().maintain_stream(to, address.clone()));
-        }
-    }
-
+    let (mut network, inputs, health) = Network::start(node, &cluster, listener, persisted);
     let config = protocol::Config {
         node,
         replicas,
-        store: id,
+        store: records::store_id(id),
         bootstrap,
         commit: cluster.commit,
         rules,
         timing: cluster.timing.clone(),
     };
-    let journal = journal
-        .map(|path| match journal::Writer::open(&path) {
-            Ok(writer) => Ok((writer, path)),
-            Err(cause) => Err(NodeError::Journal { path, cause }),
-        })
-        .transpose()?;
-    let inputs = Inputs { persisted, inbound, calls: incoming_calls, inspections: requests };
-    let event_loop =
-        EventLoop::recover(config, records, store, journal, &peers, crash_points, health);
+    hooks.open_journal()?;
+    let event_loop = EventLoop::recover(config, records, store, &network.peers, hooks, health);
     let stop = async {
         tokio::select! {
             () = stop => tracing::info!("received a stop signal"),
-            Ok(()) = control_end => tracing::info!("standard input was closed"),
+            () = control_closed => tracing::info!("standard input was closed"),
         }
     };
+    let grace = Duration::from_millis(cluster.node.shutdown_grace_ms);
     let LoopExit { store, result } = tokio::select! {
-        end = event_loop.run(inputs, stop, &stopping, Duration::from_millis(cluster.node.shutdown_grace_ms))
-            => end,
-        served = &mut server => {
-            let cause = served.map_or_else(Into::into, |()| io::ErrorKind::BrokenPipe.into());
-            return Err(NodeError::Process { doing: "serve", cause });
-        }
+        exit = event_loop.run(inputs, stop, &network.stopping, grace) => exit,
+        cause = failure_of(&mut network.server) => return Err(NodeError::Process { doing: "serve", cause }),
     };
-
-    dialers.shutdown().await;
-    drop(close);
-    peers.close();
-    if tokio::time::timeout(CLOSE_TIMEOUT, &mut server).await.is_err() {
-        // A client that keeps its connection open must not keep the node running.
-        server.abort();
-    }
+    network.close().await;
     if let Err(error) = &result {
         tracing::error!("{node} failed: {error}");
     }
@@ -308,4 +220,101 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
     closed?;
     tracing::info!("{node} shut down");
     Ok(())
+}
+
+fn store_options(cluster: &ClusterConfig, bootstrap: bool, hooks: &HookOptions) -> StoreOptions {
+    let rules = hooks.rules();
+    StoreOptions {
+        create: bootstrap || !rules.keep(Rule::EmptyStoreRefused),
+        exclusive: rules.keep(Rule::ExclusiveStore),
+        map_bytes: cluster.store.map_bytes,
+        wal_bytes: cluster.store.wal_bytes,
+        limits: Limits { value_bytes_max: cluster.store.max_value_bytes },
+        sync_mode: hooks.sync_mode(),
+        ..StoreOptions::default()
+    }
+}
+
+/// Reports of the store's writer.
+type Persisted = mpsc::UnboundedReceiver<Result<Lsn, Arc<StoreError>>>;
+
+fn open_store(
+    dir: &Path,
+    options: StoreOptions,
+    hooks: &Hooks,
+) -> Result<(Opened, Persisted), StoreError> {
+    // Unbounded, because the writer thread must not wait for the loop. It never holds more than one
+    // report for each commit since the last iteration.
+    let (reports, persisted) = mpsc::unbounded_channel();
+    let report = Box::new(move |report| {
+        // The loop may have ended.
+        let _ = reports.send(report);
+    });
+    Ok((Store::open_observed(dir, options, report, hooks.observer())?, persisted))
+}
+
+/// The tasks that serve and dial connections.
+struct Network {
+    peers: Arc<Peers>,
+    /// Set when no more calls are accepted.
+    stopping: Arc<AtomicBool>,
+    server: JoinHandle<()>,
+    dialers: JoinSet<()>,
+    /// Ends the server when dropped.
+    close: oneshot::Sender<()>,
+}
+
+impl Network {
+    fn start(
+        node: Node,
+        cluster: &ClusterConfig,
+        listener: TcpListener,
+        persisted: Persisted,
+    ) -> (Self, Inputs, Health) {
+        let (peers, inbound) = Peers::new(node, cluster);
+        let (calls, incoming_calls) = mpsc::channel(cluster.node.max_inflight);
+        let (inspections, incoming_inspections) = mpsc::channel(INSPECTIONS_MAX);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (health, health_service) = Health::new(node == Node::Master);
+        let services = Services {
+            calls,
+            inspections,
+            stopping: stopping.clone(),
+            peers: peers.clone(),
+            limits: cluster.node.clone(),
+            sizes: Limits { value_bytes_max: cluster.store.max_value_bytes },
+            cluster: cluster.name.clone(),
+        };
+        let (close, closed) = oneshot::channel::<()>();
+        let server = tokio::spawn(server::serve(listener, services, health_service, async {
+            // Sending and dropping have the same meaning.
+            let _ = closed.await;
+        }));
+        let mut dialers = JoinSet::new();
+        for to in peers.dialed() {
+            if let Some(address) = cluster.address(to) {
+                dialers.spawn(peers.clone().maintain_stream(to, address.clone()));
+            }
+        }
+        let inputs =
+            Inputs { persisted, inbound, calls: incoming_calls, inspections: incoming_inspections };
+        (Network { peers, stopping, server, dialers, close }, inputs, health)
+    }
+
+    /// Closes every connection.
+    async fn close(mut self) {
+        self.dialers.shutdown().await;
+        drop(self.close);
+        self.peers.close();
+        if tokio::time::timeout(CLOSE_TIMEOUT, &mut self.server).await.is_err() {
+            // A client that keeps its connection open must not keep the node running.
+            self.server.abort();
+        }
+    }
+}
+
+/// Waits until the server ends by itself, which it should not.
+async fn failure_of(server: &mut JoinHandle<()>) -> io::Error {
+    let ended: Result<(), JoinError> = server.await;
+    ended.map_or_else(Into::into, |()| io::ErrorKind::BrokenPipe.into())
 }

@@ -90,7 +90,7 @@ fn found(at: &Path) -> Result<u32, String> {
         .map_err(|error| error.to_string())?;
     let mut n = 0;
     while let Some((_, read)) = database.get(&u32::to_be_bytes(n)).map_err(|e| e.to_string())? {
-        assert_eq!(read.as_bytes(), value(n), "key {n}");
+        assert_eq!(read[..], value(n)[..], "key {n}");
         n += 1;
     }
     Ok(n)
