@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 use proto::v1::{Batch, Envelope};
-use system::wire::{from_wire, expand, to_wire};
+use system::wire::{expand, from_wire, to_wire};
 
 /// Bytes are a batch or are refused, and each message of the batch is refused or survives being sent on.
 pub(crate) fn target(bytes: &[u8]) {
