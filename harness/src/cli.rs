@@ -28,6 +28,7 @@ use crate::{
     commands::{self, CheckArgs, CommandError, ExportArgs, GenerateArgs, ReplayArgs, VerifyArgs},
     model::{self, command::ModelArgs},
     report::inspect::{InspectArgs, InspectError, inspect},
+    report_twopc,
     rules::{self, RulesArgs},
     sim::{self, command::SimArgs},
     web::{ServeArgs, ServeError, serve},
@@ -274,7 +275,7 @@ impl From<Validity> for Exit {
 
 /// Shows a recorded run, in colour on a terminal.
 fn inspected(args: &InspectArgs) -> Result<Exit, Failure> {
-    match inspect(args, &mut anstream::stdout().lock()) {
+    match inspect(args, report_twopc::summary, &mut anstream::stdout().lock()) {
         Ok(verdict) => Ok(verdict.into()),
         Err(InspectError::Write(error)) => Err(error.into()),
         Err(error) => Err(Failure::arguments(error)),
@@ -287,7 +288,7 @@ fn serve_runs(args: &ServeArgs) -> Result<Exit, Failure> {
         .enable_all()
         .build()
         .map_err(Failure::harness)?;
-    match runtime.block_on(serve(args)) {
+    match runtime.block_on(serve(args, report_twopc::check_property)) {
         Ok(()) => Ok(Exit::Valid),
         Err(error @ ServeError::Ended(_)) => Err(Failure::harness(error)),
         Err(error) => Err(Failure::arguments(error)),

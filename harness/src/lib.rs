@@ -6,16 +6,16 @@ pub mod cli;
 pub mod commands;
 pub mod model;
 pub mod progress;
-pub mod replay;
 pub mod report;
+pub mod report_twopc;
 pub mod rules;
 mod run_progress;
 pub mod schedule;
 pub mod sim;
-pub mod web;
 
 pub use checker;
 pub use history;
+pub use report::serve as web;
 
 // Moved to the crates `lab` and `twopc`. The old paths stay for modules that are still to be
 // extracted from this crate.

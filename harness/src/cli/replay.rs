@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ::twopc::run::CompletedRun;
+use ::twopc::{
+    run::CompletedRun,
+    schedule_replay::{self, StepResult},
+};
 use anyhow::Context as _;
 use checker::{Limits, Validity};
 use lab::signals::follow_signals;
@@ -14,8 +17,7 @@ use lab::signals::follow_signals;
 use super::{Exit, Failure, checked};
 use crate::{
     commands::{self, ReplayArgs},
-    replay::{self, StepResult},
-    report,
+    report_twopc,
     schedule::{self, Schedule},
 };
 
@@ -44,7 +46,7 @@ pub(super) fn replay_on_processes(args: &ReplayArgs, store: &Path) -> Result<Exi
         let run = force(path, store)?;
         let results = commands::check_run(&run.directory, &Limits::default());
         let (record, results) = results.map_err(Failure::harness)?;
-        report::write(&run.directory, &record, &results).map_err(Failure::harness)?;
+        report_twopc::write(&run.directory, &record, &results).map_err(Failure::harness)?;
         commands::print_results(&results, &run.directory, &mut io::stdout().lock())?;
         verdict = verdict.max(results.verdict);
     }
@@ -55,7 +57,7 @@ pub(super) fn replay_on_processes(args: &ReplayArgs, store: &Path) -> Result<Exi
 fn force(path: &Path, store: &Path) -> Result<CompletedRun, Failure> {
     let name = || path.display().to_string();
     let schedule = Schedule::read(path).with_context(name).map_err(Failure::arguments)?;
-    let options = replay::options(&schedule, path, store.to_owned());
+    let options = schedule_replay::options(&schedule, path, store.to_owned());
     let options = options.map_err(anyhow::Error::msg).with_context(name);
     let options = options.map_err(Failure::arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -68,7 +70,7 @@ fn force(path: &Path, store: &Path) -> Result<CompletedRun, Failure> {
             let line = writeln!(out, "{:>3}. {step}\n       {result}", number + 1);
             written = std::mem::replace(&mut written, Ok(())).and(line);
         };
-        replay::run(&schedule, &options, interrupt, print).await.map_err(Failure::harness)
+        schedule_replay::run(&schedule, &options, interrupt, print).await.map_err(Failure::harness)
     })?;
     written?;
     writeln!(out, "{} steps, {not_forced} of them not forced", schedule.steps.len())?;

@@ -42,7 +42,7 @@ pub struct FaultInterval {
     pub index: u64,
     /// Whether an event ended it.
     #[serde(skip)]
-    closed: bool,
+    pub(super) closed: bool,
 }
 
 /// Actions that leave a node dead or stopped until it is started or resumed.

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, io, time::Duration};
 
-use ::twopc::{
-    network::InterceptRule,
-    run::{RunError, Testbed},
-};
+use explore::schedule::{Schedule, Step};
 use lab::{
     ForbiddenStart,
     cluster::ForbiddenStartResult,
@@ -29,7 +26,10 @@ use super::{
     lost_records::{LostRecord, Stop, is_of_second_instance, lost_records},
     not_forced, worker,
 };
-use crate::schedule::{Schedule, Step};
+use crate::{
+    network::InterceptRule,
+    run::{RunError, Testbed},
+};
 
 /// How long the effect of a step may take to show in a journal.
 const STEP_DEADLINE: Duration = Duration::from_millis(1_500);

@@ -1,11 +1,13 @@
 //! Renders the pages of the server.
 
+use std::collections::BTreeSet;
+
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::store::RunSummary;
+use super::{CheckProperty, store::RunSummary};
 use crate::{
-    checker::{CheckResult, Validity},
-    report::{THEME, check_property, linked, verdict_mark},
+    checker::Validity,
+    report::{self, THEME, linked, verdict_mark},
 };
 
 const STYLE: &str = include_str!("web.css");
@@ -112,49 +114,37 @@ fn row(run: &RunSummary) -> Markup {
     } }
 }
 
+/// Options of `test.json` that the comparison shows, with their titles.
+const COMPARED_OPTIONS: &[(&str, &str)] = &[
+    ("faults", "faults"),
+    ("disabled rule", "broken"),
+    ("seed", "seed"),
+    ("clients", "concurrency"),
+    ("keys", "keys"),
+    ("replicas", "replicas"),
+    ("mix", "mix"),
+    ("rate", "rate"),
+    ("time, ms", "time_limit_ms"),
+];
+
+/// A run that is compared, and the plots that it has.
+pub(super) struct ComparedRun {
+    pub(super) run: RunSummary,
+    pub(super) plots: Vec<String>,
+}
+
 /// Two runs side by side.
-pub(super) fn compare(a: &RunSummary, b: &RunSummary) -> String {
-    const OPTIONS: &[(&str, &str)] = &[
-        ("faults", "faults"),
-        ("disabled rule", "broken"),
-        ("seed", "seed"),
-        ("clients", "concurrency"),
-        ("keys", "keys"),
-        ("replicas", "replicas"),
-        ("mix", "mix"),
-        ("rate", "rate"),
-        ("time, ms", "time_limit_ms"),
-    ];
-    let both = [a, b];
+pub(super) fn compare(runs: &[ComparedRun; 2], check_property: CheckProperty) -> String {
+    let both = [&runs[0].run, &runs[1].run];
     let differs = |a: &str, b: &str| if a == b { "" } else { "differs" };
-    let measured: Vec<(String, [String; 2])> = [
-        ("operations".to_owned(), both.map(|run| figure(run.operations()))),
-        ("ok per second".to_owned(), both.map(|run| figure(run.measured(&["ok_per_second"])))),
-    ]
-    .into_iter()
-    .chain(["get", "put", "del"].into_iter().flat_map(|f| {
-        ["p50", "p95", "p99", "max"].map(|quantile| {
-            let of = |run: &RunSummary| milliseconds(run.measured(&["latency_us", f, quantile]));
-            (format!("{f} {quantile}, ms"), both.map(of))
-        })
-    }))
-    .chain(["during_faults", "between_faults"].map(|when| {
-        let share = |run: &RunSummary| {
-            let share = run.measured(&["availability", when]);
-            share.map_or_else(|| "–".to_owned(), |share| format!("{:.1} %", share * 100.0))
-        };
-        (format!("ok {}", when.replace('_', " ")), both.map(share))
-    }))
-    .collect();
+    let results = both.iter().filter_map(|run| run.results.as_ref());
     let mut checks: Vec<&str> = Vec::new();
-    for check_result in both.iter().filter_map(|run| run.results.as_ref()).flat_map(|r| &r.checks) {
+    for check_result in results.flat_map(|results| &results.checks) {
         if !checks.contains(&check_result.check.as_str()) {
             checks.push(&check_result.check);
         }
     }
-    let result = |run: &RunSummary, check: &str| -> Option<CheckResult> {
-        run.results.as_ref()?.check(check).cloned()
-    };
+    let plots: BTreeSet<&String> = runs.iter().flat_map(|run| &run.plots).collect();
     let content = html! {
         h1 { "Two runs" }
         table.compare {
@@ -164,36 +154,67 @@ pub(super) fn compare(a: &RunSummary, b: &RunSummary) -> String {
             } } } }
             tbody {
                 tr { th scope="row" { "verdict" } @for run in both { td.verdict { (verdict(run)) } } }
-                @for (title, field) in OPTIONS {
+                @for (title, field) in COMPARED_OPTIONS {
                     @let texts = both.map(|run| run.text(field));
                     tr class=(differs(&texts[0], &texts[1])) {
                         th scope="row" { (title) } @for text in &texts { td { (text) } }
                     }
                 }
-                @for (title, texts) in &measured {
+                @for (title, texts) in measurements(both) {
                     tr { th scope="row" { (title) } @for text in texts { td { (text) } } }
                 }
                 @for check in checks { tr {
-                    th scope="row" title=(check_property(check)) { (check) }
-                    @for run in both { td {
-                        @if let Some(check_result) = result(run, check) {
-                            (verdict_mark(check_result.verdict)) (check_result.verdict)
-                            @if let Some(first) = check_result.violations.first().or(check_result.unknown_because.first()) {
-                                p.first { (linked(first.lines().next().unwrap_or_default())) }
-                            }
-                        } @else { "–" }
-                    } }
+                    @let property = report::check_property(check).or_else(|| check_property(check));
+                    th scope="row" title=[property] { (check) }
+                    @for run in both { td { (compared_check(run, check)) } }
                 } }
             }
         }
-        div.pair { @for run in both { div { @for plot in
-            ["latency.svg", "quantiles.svg", "rate.svg", "in-doubt.svg"]
-        {
-            @let path = format!("/run/{}/{plot}", run.id.path());
-            img src=(path) loading="lazy" alt=(format!("{plot} of {}", run.id.name));
+        div.pair { @for plot in plots { @for ComparedRun { run, plots } in runs { div {
+            @if plots.contains(plot) {
+                @let path = format!("/run/{}/{plot}", run.id.path());
+                img src=(path) loading="lazy" alt=(format!("{plot} of {}", run.id.name));
+            }
         } } } }
     };
     page("Two runs", &content)
+}
+
+/// Measurements of two runs, with their titles.
+fn measurements(both: [&RunSummary; 2]) -> Vec<(String, [String; 2])> {
+    let mut rows = vec![
+        ("operations".to_owned(), both.map(|run| figure(run.operations()))),
+        ("ok per second".to_owned(), both.map(|run| figure(run.measured(&["ok_per_second"])))),
+    ];
+    for f in ["get", "put", "del"] {
+        for quantile in ["p50", "p95", "p99", "max"] {
+            let latency =
+                |run: &RunSummary| milliseconds(run.measured(&["latency_us", f, quantile]));
+            rows.push((format!("{f} {quantile}, ms"), both.map(latency)));
+        }
+    }
+    for when in ["during_faults", "between_faults"] {
+        let share = |run: &RunSummary| {
+            let share = run.measured(&["availability", when]);
+            share.map_or_else(|| "–".to_owned(), |share| format!("{:.1} %", share * 100.0))
+        };
+        rows.push((format!("ok {}", when.replace('_', " ")), both.map(share)));
+    }
+    rows
+}
+
+/// The result of a check with its first finding.
+fn compared_check(run: &RunSummary, check: &str) -> Markup {
+    let Some(result) = run.results.as_ref().and_then(|results| results.check(check)) else {
+        return html! { "–" };
+    };
+    let run_page = format!("/run/{}/{}", run.id.path(), report::PAGE);
+    html! {
+        (verdict_mark(result.verdict)) (result.verdict)
+        @if let Some(first) = result.violations.first().or(result.unknown_because.first()) {
+            p.first { (linked(&first.split_first_line().0, &run_page)) }
+        }
+    }
 }
 
 /// The page of a running test.

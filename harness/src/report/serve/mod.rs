@@ -24,7 +24,14 @@ use clap::Args;
 use serde::Deserialize;
 use tokio::{net::TcpListener, task::spawn_blocking};
 
-use self::store::{RunId, Store};
+use self::{
+    pages::ComparedRun,
+    store::{RunId, Store},
+};
+use crate::report;
+
+/// Describes the property that a check of the system under test verifies.
+pub type CheckProperty = fn(&str) -> Option<&'static str>;
 
 /// The arguments of `harness serve`.
 #[derive(Clone, Debug, Args)]
@@ -67,7 +74,7 @@ pub enum ServeError {
 ///
 /// # Errors
 /// The store cannot be opened, or the address cannot be bound.
-pub async fn serve(args: &ServeArgs) -> Result<(), ServeError> {
+pub async fn serve(args: &ServeArgs, check_property: CheckProperty) -> Result<(), ServeError> {
     let path = args.store.clone();
     let store = Store::open(&path).map_err(|source| ServeError::Store { path, source })?;
     let addr = args.addr;
@@ -78,7 +85,7 @@ pub async fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     if !addr.ip().is_loopback() {
         println!("Warning: every client that can connect to {addr} can read all runs.");
     }
-    let server = axum::serve(listener, router(store));
+    let server = axum::serve(listener, router(store, check_property));
     tokio::select! {
         result = server => Ok(result?),
         signal = tokio::signal::ctrl_c() => Ok(signal?),
@@ -87,10 +94,10 @@ pub async fn serve(args: &ServeArgs) -> Result<(), ServeError> {
 
 type Shared = State<Arc<Store>>;
 
-fn router(store: Store) -> Router {
+fn router(store: Store, check_property: CheckProperty) -> Router {
     Router::new()
         .route("/", get(list))
-        .route("/compare", get(compare))
+        .route("/compare", get(move |store, runs| compare(store, runs, check_property)))
         .route("/run/{group}/{name}/", get(run_page))
         .route("/run/{group}/{name}/{*path}", get(run_file))
         .route("/live/{group}/{name}", get(live_page))
@@ -118,18 +125,23 @@ async fn list(State(store): Shared) -> Html<String> {
 }
 
 #[derive(Deserialize)]
-struct ComparedRuns {
+struct ComparedPaths {
     a: String,
     b: String,
 }
 
-async fn compare(State(store): Shared, Query(paths): Query<ComparedRuns>) -> Response {
+async fn compare(
+    State(store): Shared,
+    Query(paths): Query<ComparedPaths>,
+    check_property: CheckProperty,
+) -> Response {
     let page = blocking(store, move |store| {
         let run = |path: &str| {
             let (group, name) = path.split_once('/')?;
-            store.run(&RunId { group: group.to_owned(), name: name.to_owned() })
+            let id = RunId { group: group.to_owned(), name: name.to_owned() };
+            Some(ComparedRun { run: store.run(&id)?, plots: store.plots(&id) })
         };
-        Some(pages::compare(&run(&paths.a)?, &run(&paths.b)?))
+        Some(pages::compare(&[run(&paths.a)?, run(&paths.b)?], check_property))
     });
     match page.await {
         Some(page) => Html(page).into_response(),
@@ -147,13 +159,13 @@ async fn run_page(
     let path = id.path();
     let found = blocking(store, move |store| {
         let run = store.run(&id)?;
-        let page = store.file(&id, crate::report::PAGE).is_some();
+        let page = store.file(&id, report::PAGE).is_some();
         Some((run, page))
     });
     match found.await {
         None => not_found("There is no such run."),
         Some((_, true)) => {
-            Redirect::temporary(&format!("/run/{path}/{}", crate::report::PAGE)).into_response()
+            Redirect::temporary(&format!("/run/{path}/{}", report::PAGE)).into_response()
         }
         Some((run, false)) if run.running => {
             Redirect::temporary(&format!("/live/{path}")).into_response()

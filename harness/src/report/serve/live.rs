@@ -16,7 +16,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
     history::{Action, Event, Kind},
-    report::fault_intervals::fault_intervals,
+    report::fault_intervals,
 };
 
 /// The interval between two reads of the history.

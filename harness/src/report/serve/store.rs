@@ -130,6 +130,17 @@ impl Store {
         (path.is_dir() && inside.components().count() == 2).then_some(path)
     }
 
+    /// The names of the plots of a run, sorted.
+    pub(super) fn plots(&self, id: &RunId) -> Vec<String> {
+        let files = self.directory(id).and_then(|directory| fs::read_dir(directory).ok());
+        let names = files.into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut plots: Vec<String> =
+            names.filter(|name| is_name(name) && name.ends_with(".svg")).collect();
+        plots.sort();
+        plots
+    }
+
     /// A file or directory of a run, by its path in the run.
     pub(super) fn file(&self, id: &RunId, path: &str) -> Option<PathBuf> {
         let directory = self.directory(id)?;

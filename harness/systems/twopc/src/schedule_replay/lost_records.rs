@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use ::twopc::disk::DiskPoint;
+use explore::schedule::{self, Schedule, Step};
 use system::{
     node::Role,
     protocol::{Effect, Node},
 };
 
-use crate::schedule::{self, Schedule, Step};
+use crate::disk::DiskPoint;
 
 /// A record that a crash loses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,11 +147,11 @@ pub(super) fn is_of_second_instance(step: &Step) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ::twopc::Mutation;
+    use explore::schedule::ScheduleSetup;
     use system::protocol::{CommitMode, Key, Request, Rule, Rules, Timing, Value, Write};
 
     use super::*;
-    use crate::{replay::options, schedule::ScheduleSetup};
+    use crate::{Mutation, schedule_replay::options};
 
     fn setup() -> ScheduleSetup {
         ScheduleSetup {

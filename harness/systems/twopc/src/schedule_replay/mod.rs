@@ -9,12 +9,7 @@ mod lost_records;
 
 use std::{fmt, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
-use ::twopc::{
-    Mutation, Timings,
-    matrix::Shard,
-    network::{InterceptRule, MessageAction, Network, Pattern},
-    run::{CompletedRun, RunError, RunOptions, Testbed},
-};
+use explore::schedule::{Schedule, ScheduleSetup, Step};
 use lab::{disk, progress::NoProgress, worker::Worker, workload::Mix};
 use serde_json::json;
 use system::{
@@ -24,7 +19,12 @@ use system::{
 use tokio::sync::watch;
 
 use self::driver::Driver;
-use crate::schedule::{self, Schedule, Step};
+use crate::{
+    Mutation, Timings,
+    matrix::Shard,
+    network::{InterceptRule, MessageAction, Network, Pattern},
+    run::{CompletedRun, RunError, RunOptions, Testbed},
+};
 
 /// Timers that the schedule fires, and their periods in milliseconds.
 const EARLY_TIMERS: [(&str, u64); 3] =
@@ -67,7 +67,7 @@ impl fmt::Display for StepResult {
 /// # Errors
 /// Real processes cannot do what the schedule is about; the text says why.
 pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<RunOptions, String> {
-    let schedule::ScheduleSetup { replicas, commit, rules, .. } = &schedule.setup;
+    let ScheduleSetup { replicas, commit, rules, .. } = &schedule.setup;
     Rule::check(&rules.broken().collect::<Vec<_>>(), &[*commit])?;
     let loses_power = schedule.steps.iter().any(|step| matches!(step, Step::PowerLoss { .. }));
     Ok(RunOptions {

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, HashMap};
 
 use system::protocol::{Key, Node, TxnId};
 
-use super::fault_intervals::FaultInterval;
-use crate::twopc::evidence::{Evidence, FactKind, NodeFacts};
+use crate::{
+    report::FaultInterval,
+    twopc::evidence::{Evidence, FactKind, NodeFacts},
+};
 
 /// How a lock interval ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
