@@ -88,7 +88,7 @@ fn options() -> StoreOptions {
     StoreOptions {
         map_bytes: 1 << 20,
         wal_bytes: 16 << 10,
-        syncs: SyncMode::None,
+        sync_mode: SyncMode::None,
         ..StoreOptions::default()
     }
 }
