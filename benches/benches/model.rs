@@ -1,12 +1,8 @@
-//! How fast the model is explored, in states a second: `cargo bench -p benches --bench model`. Two
-//! writes of one key at two replicas, every schedule of them.
+//! The speed of exhaustive exploration, in states per second: `cargo bench -p benches --bench model`.
+//! Every schedule of two writes of one key at two replicas.
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use harness::model::{
-    ModelOptions,
-    command::script,
-    explore::{ExplorationLimits, explore},
-};
+use explore::model::{ExplorationLimits, ModelOptions, explore, script};
 
 fn states(criterion: &mut Criterion) {
     let options = ModelOptions::of(2, script(2, 0, 1));
@@ -16,8 +12,8 @@ fn states(criterion: &mut Criterion) {
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
     group.bench_function("2 replicas, 2 writes", |bench| {
         bench.iter(|| {
-            let explored = explore(&options, ExplorationLimits::default(), |_, _| {});
-            assert_eq!(explored.unique, unique, "every exploration sees every state");
+            let exploration = explore(&options, ExplorationLimits::default(), |_, _| {});
+            assert_eq!(exploration.unique, unique, "every exploration is complete");
         });
     });
     group.finish();

@@ -17,12 +17,12 @@ use proptest::{
 
 #[test]
 fn http2() {
-    exercise("http2", 1000, http2::target);
+    exercise("http2", 500, http2::target);
 }
 
 #[test]
 fn wire() {
-    exercise("wire", 50_000, wire::target);
+    exercise("wire", 20_000, wire::target);
 }
 
 /// Calls a target with each of its seeds, and with seeds of which some bytes are replaced and a part

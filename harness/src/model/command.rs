@@ -11,13 +11,9 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{ArgAction, Args};
-use stateright::Model as _;
-use system::protocol::{CommitMode, Key, Request, Rule, Rules, Value, Write};
+use system::protocol::{CommitMode, Rule, Rules};
 
-use super::{
-    ClusterModel, ModelOptions,
-    explore::{Exploration, ExplorationLimits, explore},
-};
+use super::{Exploration, ExplorationLimits, ModelOptions, explore, script, serve_explorer};
 use crate::{
     checker::Validity,
     progress::Progress,
@@ -176,21 +172,6 @@ impl ModelArgs {
     }
 }
 
-/// SimEvent clients ask: puts, spread over the keys, and a del as the last of several writes of one
-/// key; then gets.
-#[must_use]
-pub fn script(transactions: u8, gets: u8, keys: u8) -> Vec<Request> {
-    let key = |n: u8| Key::from(format!("k{}", n % keys + 1).as_str());
-    let write = |n: u8| {
-        let last = n >= keys && n + keys >= transactions;
-        let value = (!last).then(|| Value::from(format!("v{}", n + 1).as_str()));
-        Request::Write(Write { key: key(n), value })
-    };
-    // The shortest deadline, so that a get makes one attempt: the model has no time for more.
-    let get = |n| Request::Get { key: key(n), choice: 0, deadline: Duration::from_millis(1) };
-    (0..transactions).map(write).chain((0..gets).map(get)).collect()
-}
-
 /// Explores the model and prints the report: valid if every property holds and all states were
 /// explored, invalid if a property is violated, unknown if a limit was reached first.
 ///
@@ -200,7 +181,7 @@ pub fn run(args: &ModelArgs) -> anyhow::Result<Validity> {
     let options = args.options();
     if let Some(address) = &args.explore {
         println!("stateright's Explorer: http://{address}");
-        let _checker = ClusterModel::new(options).checker().serve(address.as_str());
+        serve_explorer(options, address);
         return Ok(Validity::Valid);
     }
     let limits = ExplorationLimits {
@@ -211,7 +192,7 @@ pub fn run(args: &ModelArgs) -> anyhow::Result<Validity> {
     };
     let counts = Arc::new([const { AtomicUsize::new(0) }; 2]);
     let shown = counts.clone();
-    let progress = Progress::telling(move |elapsed| {
+    let progress = Progress::show(move |elapsed| {
         let [unique, depth] = [&shown[0], &shown[1]].map(|count| count.load(Ordering::Relaxed));
         format!("{:.0} s: {unique} states, depth {depth}", elapsed.as_secs_f64())
     });

@@ -2,20 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use report::sections::{
+    Lane, LegendEntry, MarkSeries, MarkShape, Phase, Span, SpanLayout, Swatch, Tone,
+};
 use system::protocol::{Node, TxnId};
 
 use super::{
     lock_intervals::{LockInterval, MasterTimes, Release},
     run_nodes,
 };
-use crate::{
-    checker::{Run, evidence::What},
-    report::sections::{
-        Lane, LegendEntry, MarkSeries, MarkShape, Phase, Span, SpanLayout, Swatch, Tone,
-    },
-};
+use crate::twopc::{Run, evidence::FactKind};
 
-/// What the journals show about times at the nodes, in nanoseconds of the history.
+/// FactKind the journals show about times at the nodes, in nanoseconds of the history.
 pub(super) struct NodeTimes<'a> {
     /// From the request of each force to its completion.
     pub(super) forces: &'a BTreeMap<Node, Vec<(i64, i64)>>,
@@ -66,8 +64,8 @@ pub(super) fn lanes(
 /// When a node started.
 fn starts(run: &Run, node: Node) -> Vec<(i64, i64)> {
     let facts = run.evidence.nodes.get(&node).into_iter().flat_map(|node| &node.facts);
-    let starts = facts.filter(|fact| matches!(fact.what, What::Started { .. }));
-    starts.map(|fact| (fact.place.time, fact.place.time)).collect()
+    let starts = facts.filter(|fact| matches!(fact.kind, FactKind::Started { .. }));
+    starts.map(|fact| (fact.position.time, fact.position.time)).collect()
 }
 
 fn replica_layout() -> SpanLayout {

@@ -3,12 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use report::FaultInterval;
 use system::protocol::{Key, Node, TxnId};
 
-use crate::{
-    checker::evidence::{Evidence, NodeFacts, What},
-    report::FaultInterval,
-};
+use crate::twopc::evidence::{Evidence, FactKind, NodeFacts};
 
 /// How a lock interval ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,9 +81,9 @@ fn of_replica(node: Node, facts: &NodeFacts, faults: &[FaultInterval]) -> Vec<Lo
     let mut open: HashMap<TxnId, usize> = HashMap::new();
     let mut last = i64::MIN;
     for fact in &facts.facts {
-        let t = fact.place.time;
-        match &fact.what {
-            What::Started { undecided, .. } => {
+        let t = fact.position.time;
+        match &fact.kind {
+            FactKind::Started { undecided, .. } => {
                 // The crash was at the last recorded kill before this start, if there is one.
                 let kills =
                     faults.iter().filter(|fault| fault.inactive && fault.nodes.contains(&name));
@@ -102,18 +100,18 @@ fn of_replica(node: Node, facts: &NodeFacts, faults: &[FaultInterval]) -> Vec<Lo
                     all.push(LockInterval::new(*txn, &write.key, t, Some(t)));
                 }
             }
-            What::Prepared(txn, write) => {
+            FactKind::Prepared(txn, write) => {
                 open.insert(*txn, all.len());
                 all.push(LockInterval::new(*txn, &write.key, t, None));
             }
-            What::Voted(txn) => {
+            FactKind::Voted(txn) => {
                 if let Some(at) = open.get(txn) {
                     all[*at].in_doubt_from.get_or_insert(t);
                 }
             }
-            What::Committed(txn) | What::Aborted(txn) => {
+            FactKind::Committed(txn) | FactKind::Aborted(txn) => {
                 if let Some(at) = open.remove(txn) {
-                    let commits = matches!(fact.what, What::Committed(_));
+                    let commits = matches!(fact.kind, FactKind::Committed(_));
                     all[at].release = if commits { Release::Applied } else { Release::Aborted };
                     all[at].to = t;
                 }
@@ -139,18 +137,18 @@ pub(super) fn master_times(
     }
     let facts = evidence.nodes.get(&Node::Master).map_or(&[][..], |node| node.facts.as_slice());
     for fact in facts {
-        let t = fact.place.time;
-        match &fact.what {
-            What::DecisionAppended { txn, .. } => {
+        let t = fact.position.time;
+        match &fact.kind {
+            FactKind::DecisionAppended { txn, .. } => {
                 all.entry(*txn).or_default().commit_appended.get_or_insert(t);
             }
-            What::Decided(txn, _) => {
+            FactKind::Decided(txn, _) => {
                 all.entry(*txn).or_default().committed.get_or_insert(t);
             }
-            What::Ended(txn) => {
+            FactKind::Ended(txn) => {
                 all.entry(*txn).or_default().acknowledged.get_or_insert(t);
             }
-            What::AbortTold { txn, .. } => {
+            FactKind::AbortReported { txn, .. } => {
                 all.entry(*txn).or_default().aborted.get_or_insert(t);
             }
             _ => {}

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use checker::Reference;
+use report::SectionRequest;
 use system::protocol::{Node, TxnId};
 
 use super::LockInterval;
-use crate::{
-    checker::{Reference, Run},
-    report::SectionRequest,
-};
+use crate::twopc::{Run, version_of};
 
 /// The most transactions that are traced.
 const TRACES_MAX: usize = 240;
@@ -19,7 +18,7 @@ const LONGEST_IN_DOUBT: usize = 60;
 /// About how many are ordinary ones, spread over the run.
 const ORDINARY: usize = 20;
 
-/// What to read from the journals.
+/// FactKind to read from the journals.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Selection {
     /// The transactions to trace.
@@ -97,7 +96,7 @@ impl Selection {
         for operation in request.counterexamples {
             let by_value =
                 || operation.value.as_ref().and_then(|value| by_value.get(value)).copied();
-            if let Some(txn) = operation.version.or_else(by_value) {
+            if let Some(txn) = version_of(operation).or_else(by_value) {
                 self.add(run, txn);
                 self.first.get_or_insert(txn);
             }

@@ -7,6 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use report::{
+    FaultInterval,
+    sections::{MessageEnd, Tone, TraceEvent, TraceMessage},
+};
 use system::{
     journal::Entry,
     protocol::{Body, Decision, Effect, Event, Message, Node, PeerKnowledge, Record, TxnId},
@@ -16,15 +20,9 @@ use super::{
     Quote, Selection,
     journal_lines::{Kind, Line, Lines},
 };
-use crate::{
-    checker::{Run, evidence::What},
-    report::{
-        FaultInterval,
-        sections::{MessageEnd, Tone, TraceEvent, TraceMessage},
-    },
-};
+use crate::twopc::{Run, evidence::FactKind};
 
-/// What was read from the journals.
+/// FactKind was read from the journals.
 #[derive(Clone, Debug, Default)]
 pub(super) struct JournalExtract {
     /// The forces of each node, from request to completion, in nanoseconds of the history.
@@ -150,12 +148,12 @@ pub(super) fn node_events(run: &Run, faults: &[FaultInterval]) -> Vec<LocalEvent
     }
     for (node, facts) in &run.evidence.nodes {
         for fact in &facts.facts {
-            let (kind, text) = match &fact.what {
-                What::Started { .. } => (EventKind::Up, "start".to_owned()),
-                What::Halted(_, why) => (EventKind::Halt, format!("halt: {why}")),
+            let (kind, text) = match &fact.kind {
+                FactKind::Started { .. } => (EventKind::Up, "start".to_owned()),
+                FactKind::Halted(_, why) => (EventKind::Halt, format!("halt: {why}")),
                 _ => continue,
             };
-            let (time, line) = (fact.place.time, Some(fact.place.line));
+            let (time, line) = (fact.position.time, Some(fact.position.line));
             events.push(LocalEvent { time, line, node: *node, kind, text });
         }
     }

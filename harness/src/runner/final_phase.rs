@@ -1,73 +1,79 @@
-//! The end of a run: everything healed and settled, every key read once more through the front
-//! door, and everything that each replica holds read directly.
+//! The end of a run: everything is healed and settles, every key is read once more by a client, and
+//! the contents of each replica are read directly.
 
 use std::time::Duration;
 
+use history::monotonic_ns;
+use lab::cluster::ClusterError;
 use serde_json::json;
 use system::protocol::Node;
 use tokio::time::Instant;
 
 use super::{
-    CONVERGENCE_DEADLINE, RunError,
-    cluster::{Cluster, ClusterError},
-    note,
-    progress::Progress,
-    rundir::RunDir,
-    worker::Worker,
-    write_json,
+    CONVERGENCE_DEADLINE, RunError, io_error, progress::Progress, record, testbed::Testbed,
+    worker::Worker, write_json,
 };
-use crate::{
-    checker::Final,
-    history::{Recorder, monotonic_ns},
-};
+use crate::twopc::{FinalReplicaState, FinalState};
 
-/// All last reads together are given this long; after it, each key that is left is tried once.
+/// How long all final reads together may take. After that, each remaining key is tried once.
 const READS_DEADLINE: Duration = Duration::from_secs(10);
 
-pub(super) async fn settle(
-    cluster: &Cluster,
-    recorder: &Recorder,
+pub(super) async fn run(
+    testbed: &Testbed,
     mut worker: Worker,
     keys: Vec<String>,
-    directory: &RunDir,
     progress: &Progress,
 ) -> Result<(), RunError> {
-    match cluster.heal().await {
-        Ok(healed) => note(recorder, "heal", json!({ "nodes": healed }))?,
+    let Testbed { cluster, recorder, .. } = testbed;
+    match cluster.processes().heal().await {
+        Ok(healed) => {
+            let healed: Vec<_> =
+                healed.iter().map(|(node, action)| (node.as_str(), *action)).collect();
+            record(recorder, "heal", json!({ "nodes": healed }))?;
+        }
         Err(error @ ClusterError::Start { .. }) => {
-            // The system cannot be repaired: that is for the verdict, with what is there.
-            note(recorder, "heal", json!({ "failed": error.to_string() }))?;
+            // The system cannot be repaired. The checks judge what is there.
+            record(recorder, "heal", json!({ "failed": error.to_string() }))?;
         }
         Err(error) => return Err(error.into()),
     }
     let settled = cluster.until_settled(CONVERGENCE_DEADLINE).await;
     let settled_ms = settled.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    note(recorder, "settled", json!({ "ms": settled_ms }))?;
+    record(recorder, "settled", json!({ "ms": settled_ms }))?;
 
     progress.phase("reading every key");
-    let give_up = Instant::now() + READS_DEADLINE;
+    let deadline = Instant::now() + READS_DEADLINE;
     let mut unread = Vec::new();
     for key in keys {
-        let left = give_up.saturating_duration_since(Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         let read = worker.read(&key, left).await;
-        if read.map_err(super::io_error("cannot write the history"))?.is_err() {
+        if read.map_err(io_error("cannot write the history"))?.is_err() {
             unread.push(key);
         }
         progress.tick();
     }
+    write_json(&testbed.directory.final_state(), &final_state(testbed).await?)?;
+    record(recorder, "final", json!({ "unread": unread }))
+}
 
-    let mut last = Final { time: 0, ..Final::default() };
-    for node in cluster.replicas().collect::<Vec<_>>() {
-        match cluster.system().dump(node).await {
-            Ok(held) => {
-                last.replicas.insert(node, held);
+/// Reads the contents of each replica and the master's unfinished transactions.
+async fn final_state(testbed: &Testbed) -> Result<FinalState, RunError> {
+    let Testbed { cluster, recorder, .. } = testbed;
+    let deployment = cluster.deployment();
+    let mut state = FinalState::default();
+    for node in cluster.replicas() {
+        match deployment.dump(node).await {
+            Ok(dump) => {
+                let replica = FinalReplicaState { entries: dump.entries, in_doubt: dump.in_doubt };
+                state.replicas.insert(node, replica);
             }
-            Err(error) => note(recorder, "unseen", json!({ "node": node, "error": error }))?,
+            Err(error) => {
+                record(recorder, "dump-failed", json!({ "node": node, "error": error }))?;
+            }
         }
     }
-    last.master_unsettled =
-        cluster.system().observe(Node::Master).await.ok().map(|observed| observed.unsettled);
-    last.time = monotonic_ns().saturating_sub(recorder.origin());
-    write_json(&directory.final_state(), &last)?;
-    note(recorder, "final", json!({ "unread": unread }))
+    let master = deployment.observe(Node::Master).await;
+    state.master_unsettled = master.ok().map(|status| status.unsettled);
+    state.time = monotonic_ns().saturating_sub(recorder.origin());
+    Ok(state)
 }

@@ -1,70 +1,73 @@
-//! All that a run is told: one value with defaults, from which `test.json` and the command that
-//! repeats the run are made. Knows nothing of how options are typed.
+//! The options of a run: one value, from which `test.json` and the command that repeats the run are
+//! derived. Does not know the command line.
 
 use std::{path::PathBuf, time::Duration};
 
 use serde_json::{Value as Json, json};
 use system::protocol::CommitMode;
 
-use super::worker::{GET_TIMEOUT, WRITE_TIMEOUT};
-use crate::{
-    generator::Mix,
-    nemesis::{Faults, Injection, matrix::Part},
-    systems::{Break, Timings},
+use ::twopc::{
+    Mutation, Timings,
+    faults::{Faults, Injection},
+    matrix::Shard,
 };
+use lab::workload::Mix;
 
-/// After the last heal, everything is decided within this time.
+use super::worker::{GET_TIMEOUT, WRITE_TIMEOUT};
+
+/// How long the system has to decide every transaction after the last fault was healed.
 pub const CONVERGENCE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What a run does.
+/// The options of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunOptions {
-    /// The faults.
+    /// The faults to inject.
     pub faults: Faults,
-    /// How long clients ask and faults strike.
+    /// The duration of the load.
     pub time_limit: Duration,
-    /// How many clients ask at a time.
+    /// The number of concurrent clients.
     pub concurrency: u32,
-    /// Operations a second of all clients together, 0 for no limit.
+    /// Operations per second of all clients together, 0 for no limit.
     pub rate: f64,
-    /// How many keys there are.
+    /// The number of keys.
     pub keys: u32,
-    /// How many replicas the system has.
+    /// The number of replicas.
     pub replicas: u8,
-    /// What makes a commit in it.
+    /// What makes a commit.
     pub commit: CommitMode,
-    /// What is asked how often.
+    /// The share of each operation.
     pub mix: Mix,
-    /// What all random choices of the harness come from.
+    /// The seed of every random choice of the harness.
     pub seed: u64,
-    /// Where runs are kept.
+    /// The directory of all runs.
     pub store: PathBuf,
     /// The name of the system under test.
     pub system: String,
-    /// Where the system's programs are, if not in the harness itself.
+    /// The directory of the system's programs; `None` for the nodes built into the harness.
     pub system_bin: Option<PathBuf>,
-    /// What is broken on purpose.
-    pub broken: Vec<Break>,
-    /// The nodes' data lie on disks that can lose power, which needs FUSE and root.
+    /// Deliberate defects.
+    pub mutations: Vec<Mutation>,
+    /// Whether the nodes' data is on disks that can lose power. Needs root and FUSE.
     pub disks: bool,
-    /// The part of the crash matrix that is to be done.
-    pub part: Part,
-    /// The run ends as soon as what clients saw cannot become right any more.
+    /// The shard of the crash matrix that the run covers.
+    pub shard: Shard,
+    /// Whether the run ends as soon as the history cannot become linearizable any more.
     pub fail_fast: bool,
-    /// Periods of the nodes that are not the usual ones.
-    pub timing: Timings,
-    /// Messages pass through the harness though no fault asks for it.
+    /// Timing parameters that differ from the defaults.
+    pub timings: Timings,
+    /// Whether messages pass through relays even if no fault needs them.
     pub relay: bool,
-    /// The harness lies: it records an unknown outcome as a failure. To be found out.
-    pub lie: bool,
-    /// The schedule that is forced, instead of load and faults.
+    /// Whether workers record unknown outcomes as failures: a defect of the harness, which the checks
+    /// must find.
+    pub misreport_unknown: bool,
+    /// The schedule to replay, instead of load and faults.
     pub schedule: Option<PathBuf>,
-    /// These strikes, instead of what the seed draws of the faults.
+    /// Injections to use instead of those that the seed draws.
     pub script: Option<Vec<Injection>>,
 }
 
 impl RunOptions {
-    /// The name of the directory in which runs like this one lie.
+    /// The name of the directory that groups runs like this one.
     #[must_use]
     pub fn label(&self) -> String {
         let what = if self.schedule.is_some() { "schedule" } else { &self.faults.label() };
@@ -72,14 +75,14 @@ impl RunOptions {
         if !self.commit.is_logged() {
             label.push_str(&format!("-{}", self.commit));
         }
-        for rule in &self.broken {
+        for mutation in &self.mutations {
             label.push_str("-without-");
-            label.push_str(rule.name());
+            label.push_str(mutation.name());
         }
         label
     }
 
-    /// The command that makes this run again, as far as it depends on the seed.
+    /// The command that repeats this run, as far as it is determined by the seed.
     #[must_use]
     pub fn command(&self) -> String {
         if let Some(schedule) = &self.schedule {
@@ -102,19 +105,20 @@ impl RunOptions {
         if let Some(directory) = &self.system_bin {
             command.push_str(&format!(" --system-bin {}", directory.display()));
         }
-        if self.part != Part::WHOLE {
-            command.push_str(&format!(" --part {}", self.part));
+        if self.shard != Shard::WHOLE {
+            command.push_str(&format!(" --shard {}", self.shard));
         }
-        for rule in &self.broken {
-            command.push_str(&format!(" --break {rule}"));
+        for mutation in &self.mutations {
+            command.push_str(&format!(" --break {mutation}"));
         }
         if self.fail_fast {
             command.push_str(" --fail-fast");
         }
-        if self.timing != Timings::default() {
-            command.push_str(&format!(" --timing {}", self.timing));
+        if self.timings != Timings::default() {
+            command.push_str(&format!(" --timing {}", self.timings));
         }
-        for (flag, given) in [("--relay", self.relay), ("--lie", self.lie)] {
+        let flags = [("--relay", self.relay), ("--misreport-unknown", self.misreport_unknown)];
+        for (flag, given) in flags {
             if given {
                 command.push_str(&format!(" {flag}"));
             }
@@ -122,7 +126,8 @@ impl RunOptions {
         command
     }
 
-    /// `test.json`. `clock_origin`: the monotonic clock at time 0 of the history, in nanoseconds.
+    /// The content of `test.json`. `clock_origin` is the monotonic clock at time 0 of the history, in
+    /// nanoseconds.
     #[must_use]
     pub fn to_json(&self, started: &str, clock_origin: u64) -> Json {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -142,17 +147,17 @@ impl RunOptions {
             "system": self.system,
             "system_bin": self.system_bin,
             "script": self.script.as_ref().map(Vec::len),
-            "broken": self.broken.iter().map(|rule| rule.name()).collect::<Vec<_>>(),
+            "broken": self.mutations.iter().map(|mutation| mutation.name()).collect::<Vec<_>>(),
             "fail_fast": self.fail_fast,
-            "timing": self.timing.to_string(),
+            "timing": self.timings.to_string(),
             "relay": self.relay,
-            "lie": self.lie,
+            "misreport_unknown": self.misreport_unknown,
             "write_timeout_ms": ms(WRITE_TIMEOUT),
             "get_timeout_ms": ms(GET_TIMEOUT),
             "convergence_deadline_ms": ms(CONVERGENCE_DEADLINE),
             "clock_origin": clock_origin,
             "disks": self.disks,
-            "part": self.part.to_string(),
+            "shard": self.shard.to_string(),
             "versions": {
                 "harness": env!("CARGO_PKG_VERSION"),
                 "build": if cfg!(debug_assertions) { "debug" } else { "release" },
@@ -163,29 +168,31 @@ impl RunOptions {
     }
 }
 
-/// Reads a time such as `20s`, `500ms`, `2m`, `1h`; a bare number counts seconds.
+/// Parses a duration such as `20s`, `500ms`, `2m`, `1h`. A number without a unit is in seconds.
 ///
 /// # Errors
-/// In words: what would have been right.
+/// The text says what was expected.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("'{text}' is no time: want a number and ms, s, m or h, as in 20s");
+    let malformed = || {
+        format!("'{text}' is not a duration: expected a number and ms, s, m or h, for example 20s")
+    };
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let number: f64 = number.parse().map_err(|_| malformed())?;
     let seconds = match unit.trim() {
         "ms" => number / 1e3,
         "" | "s" => number,
         "m" => number * 60.0,
         "h" => number * 3600.0,
-        _ => return Err(wrong()),
+        _ => return Err(malformed()),
     };
     Duration::try_from_secs_f64(seconds)
         .ok()
         .filter(|time| *time <= Duration::from_secs(1_000_000))
-        .ok_or_else(wrong)
+        .ok_or_else(malformed)
 }
 
-/// Writes a time as [`parse_duration`] reads it.
+/// Formats a duration as [`parse_duration`] parses it.
 #[must_use]
 pub fn duration_text(time: Duration) -> String {
     match time.subsec_millis() {
@@ -199,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_and_written() {
+    fn durations_are_parsed_from_their_text() {
         for (text, ms) in
             [("20s", 20_000), ("500ms", 500), ("2m", 120_000), ("3", 3_000), ("1.5s", 1_500)]
         {

@@ -1,5 +1,5 @@
-//! What a run says while it goes on: one live line on a terminal, a plain line now and then in a
-//! pipe. To standard error, so that standard output has the results alone.
+//! Progress output of a run: one live line on a terminal, a plain line every few seconds otherwise.
+//! Written to standard error, so that standard output has only the results.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::history::{Action, Event, Kind};
 
-/// How often a pipe gets a line.
+/// How often a line is written if standard error is not a terminal.
 const LINE_PERIOD: Duration = Duration::from_secs(5);
 
-/// How often the live line changes.
+/// How often the live line is redrawn.
 const REDRAW_PERIOD: Duration = Duration::from_millis(100);
 
 /// The progress of one run.
@@ -27,25 +27,25 @@ pub(super) struct Progress {
 struct Shared {
     started: Instant,
     limit: Duration,
-    /// None in a pipe.
+    /// `None` if standard error is not a terminal.
     bar: Option<ProgressBar>,
-    said: Instant,
+    last_line: Instant,
     phase: String,
     invoked: u64,
-    ended: BTreeMap<Kind, u64>,
-    strikes: u64,
-    last_strike: String,
+    completed: BTreeMap<Kind, u64>,
+    injections: u64,
+    last_injection: String,
 }
 
 impl Progress {
-    /// Progress of a run whose load lasts for `limit`; silent if `quiet`.
+    /// The progress of a run whose load lasts for `limit`. `quiet` suppresses all output.
     pub(super) fn new(limit: Duration, quiet: bool) -> Self {
         let bar = if quiet {
             Some(ProgressBar::hidden())
         } else {
             std::io::stderr().is_terminal().then(|| {
                 let bar = ProgressBar::new(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
-                // What does not fit into the line is cut: a line that wraps cannot be drawn over.
+                // `wide_msg` truncates: a line that wraps could not be redrawn.
                 let style = ProgressStyle::with_template("{spinner} [{bar:12}] {wide_msg}");
                 bar.set_style(style.expect("the template is well formed").progress_chars("=> "));
                 bar.enable_steady_tick(REDRAW_PERIOD);
@@ -58,12 +58,12 @@ impl Progress {
                 started: now,
                 limit,
                 bar,
-                said: now,
+                last_line: now,
                 phase: String::new(),
                 invoked: 0,
-                ended: BTreeMap::new(),
-                strikes: 0,
-                last_strike: String::new(),
+                completed: BTreeMap::new(),
+                injections: 0,
+                last_injection: String::new(),
             })),
         }
     }
@@ -72,11 +72,11 @@ impl Progress {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new part of the run begins.
+    /// Begins a new phase of the run.
     pub(super) fn phase(&self, phase: &str) {
         let mut shared = self.lock();
         phase.clone_into(&mut shared.phase);
-        shared.say();
+        shared.show();
     }
 
     /// Counts an event.
@@ -84,15 +84,15 @@ impl Progress {
         let mut shared = self.lock();
         match &event.action {
             Action::Client(event) if event.kind == Kind::Invoke => shared.invoked += 1,
-            Action::Client(event) => *shared.ended.entry(event.kind).or_default() += 1,
+            Action::Client(event) => *shared.completed.entry(event.kind).or_default() += 1,
             Action::Nemesis(event) => {
-                if let "kill" | "pause" | "power-loss" | "disturb" | "second-master"
+                if let "kill" | "pause" | "power-loss" | "network-fault" | "second-master"
                 | "wipe-replica" = event.f.as_str()
                 {
-                    shared.strikes += 1;
+                    shared.injections += 1;
                 }
                 if let Some(node) = event.text("node") {
-                    shared.last_strike = match event.text("at") {
+                    shared.last_injection = match event.text("at") {
                         Some(at) => format!("{} {at}", event.f),
                         None => format!("{} {node}", event.f),
                     };
@@ -101,15 +101,15 @@ impl Progress {
         }
     }
 
-    /// Shows the progress, if it is time to.
+    /// Shows the progress if a line is due.
     pub(super) fn tick(&self) {
         let mut shared = self.lock();
-        if shared.bar.is_some() || shared.said.elapsed() >= LINE_PERIOD {
-            shared.say();
+        if shared.bar.is_some() || shared.last_line.elapsed() >= LINE_PERIOD {
+            shared.show();
         }
     }
 
-    /// Takes the live line away.
+    /// Removes the live line.
     pub(super) fn finish(&self) {
         if let Some(bar) = &self.lock().bar {
             bar.finish_and_clear();
@@ -118,8 +118,8 @@ impl Progress {
 }
 
 impl Shared {
-    fn say(&mut self) {
-        let count = |kind| self.ended.get(&kind).copied().unwrap_or(0);
+    fn show(&mut self) {
+        let count = |kind| self.completed.get(&kind).copied().unwrap_or(0);
         let elapsed = self.started.elapsed();
         let mut text = format!("{:>5.1}s {}", elapsed.as_secs_f64(), self.phase);
         if self.invoked > 0 {
@@ -131,8 +131,11 @@ impl Shared {
                 count(Kind::Info)
             ));
         }
-        if !self.last_strike.is_empty() {
-            text.push_str(&format!(" | {} strikes, last: {}", self.strikes, self.last_strike));
+        if !self.last_injection.is_empty() {
+            text.push_str(&format!(
+                " | {} injections, last: {}",
+                self.injections, self.last_injection
+            ));
         }
         match &self.bar {
             Some(bar) => {
@@ -143,6 +146,6 @@ impl Shared {
             }
             None => eprintln!("{text}"),
         }
-        self.said = Instant::now();
+        self.last_line = Instant::now();
     }
 }

@@ -1,5 +1,5 @@
-//! The directory of one run: where it lies, what it is called, and the links that lead to it.
-//! Knows the names of the files in it, not their contents.
+//! The directory of one run: its path, the links to it, and the names of the files in it. Does not
+//! know their contents.
 
 use std::{
     fs, io,
@@ -15,16 +15,16 @@ pub(crate) struct RunDir {
 }
 
 impl RunDir {
-    /// Makes the directory of a run that starts now, and turns the `latest` links to it.
+    /// Creates the directory of a run and points the `latest` links at it.
     ///
     /// # Errors
-    /// A directory or link cannot be made; the error names it.
+    /// A directory or link cannot be created; the error names it.
     pub(crate) fn create(store: &Path, name: &str, started: SystemTime) -> io::Result<Self> {
         let group = store.join(name);
-        named(&group, fs::create_dir_all(&group))?;
+        with_path(&group, fs::create_dir_all(&group))?;
         let time = utc(started);
         let mut path = group.join(&time);
-        // Two runs of the same second, or two at once, still get a directory each.
+        // Runs that start in the same second get a suffix.
         let mut n = 1;
         loop {
             match fs::create_dir(&path) {
@@ -32,8 +32,8 @@ impl RunDir {
                     n += 1;
                     path = group.join(format!("{time}-{n}"));
                 }
-                made => {
-                    named(&path, made)?;
+                created => {
+                    with_path(&path, created)?;
                     break;
                 }
             }
@@ -44,55 +44,55 @@ impl RunDir {
         Ok(RunDir { path })
     }
 
-    /// Where it lies.
+    /// The path.
     #[must_use]
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The history, an event a line.
+    /// The history, one event per line.
     #[must_use]
     pub(crate) fn history(&self) -> PathBuf {
         self.path.join("history.jsonl")
     }
 
-    /// What was asked for and with what.
+    /// The description of the run.
     #[must_use]
     pub(crate) fn test(&self) -> PathBuf {
         self.path.join("test.json")
     }
 
-    /// What every replica held at the end.
+    /// What every replica stored at the end.
     #[must_use]
     pub(crate) fn final_state(&self) -> PathBuf {
         self.path.join("final.json")
     }
 
-    /// The directory of what a node leaves behind, made if need be.
+    /// The directory for a node's journal and log, created if it does not exist.
     ///
     /// # Errors
-    /// The directory cannot be made.
+    /// The directory cannot be created.
     pub(crate) fn node(&self, name: &str) -> io::Result<PathBuf> {
         let path = self.path.join("nodes").join(name);
-        named(&path, fs::create_dir_all(&path))?;
+        with_path(&path, fs::create_dir_all(&path))?;
         Ok(path)
     }
 }
 
-/// Points a link at a target, in one step, whatever it pointed at before.
+/// Points a link at a target atomically, replacing an existing link.
 fn link(link: &Path, target: &Path) -> io::Result<()> {
     let fresh = link.with_extension(format!("{}.new", std::process::id()));
     let _ = fs::remove_file(&fresh);
-    named(&fresh, symlink(target, &fresh))?;
-    named(link, fs::rename(&fresh, link))
+    with_path(&fresh, symlink(target, &fresh))?;
+    with_path(link, fs::rename(&fresh, link))
 }
 
-/// Adds to an error what it is about.
-fn named<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
+/// Adds the path to an error.
+fn with_path<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
-/// A time as `20260131T235959Z`: it sorts, and no file system minds it.
+/// A time as `20260131T235959Z`: sortable and valid in file names.
 #[must_use]
 pub(crate) fn utc(time: SystemTime) -> String {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
@@ -101,7 +101,8 @@ pub(crate) fn utc(time: SystemTime) -> String {
     format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-/// The date of a day counted from 1970-01-01, by counting years and months: it is done once a run.
+/// The date of a day counted from 1970-01-01. Counts years and months, which is fast enough for once
+/// per run.
 fn civil(mut days: u64) -> (u64, u64, u64) {
     let leap = |year: u64| {
         year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_told_in_utc() {
+    fn times_are_formatted_in_utc() {
         for (seconds, text) in [
             (0, "19700101T000000Z"),
             (951_782_399, "20000228T235959Z"),
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_of_one_second_get_a_directory_each_and_latest_leads_to_the_last() -> io::Result<()> {
+    fn runs_of_one_second_get_separate_directories_and_latest_is_the_last() -> io::Result<()> {
         let store = tempfile::tempdir()?;
         let now = SystemTime::now();
         let first = RunDir::create(store.path(), "twopc-none", now)?;

@@ -1,5 +1,6 @@
-//! A logical client: asks, records, and takes a new process number whenever it cannot know what
-//! became of what it asked. Knows nothing of faults.
+//! A worker: a logical client that sends requests and records invocations and completions. After an
+//! indeterminate operation it continues under a new process number, because the old process may
+//! still have a request in progress. Does not know about faults.
 
 use std::{io, time::Duration};
 
@@ -8,14 +9,15 @@ use tokio::{
     time::{sleep, timeout},
 };
 
+use lab::workload::{ClientRequest, Generator};
+
 use crate::{
-    generator::{ClientRequest, Generator},
     history::{Action, ClientEvent, Function, Kind, Recorder},
     systems::{Answer, Client},
 };
 
-/// How long a client waits for the answer to a write: longer than the vote timeout, so that an
-/// abort for missing votes is learnt as such.
+/// How long a client waits for the answer to a write: longer than the vote timeout, so that the client
+/// learns of an abort because of missing votes.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// How long a client waits for the answer to a get.
@@ -27,7 +29,7 @@ pub(super) struct Worker {
     concurrency: u64,
     client: Box<dyn Client>,
     recorder: Recorder,
-    lies: bool,
+    misreports: bool,
 }
 
 impl Worker {
@@ -42,61 +44,61 @@ impl Worker {
             concurrency: concurrency.into(),
             client,
             recorder,
-            lies: false,
+            misreports: false,
         }
     }
 
-    /// A worker that takes an unknown outcome for a failure: the mistake that a tester must not
-    /// make, and that its checks must find.
-    pub(super) fn lying(self) -> Self {
-        Worker { lies: true, ..self }
+    /// Makes the worker record unknown outcomes as failures: a defect of the harness, which the checks
+    /// must find.
+    pub(super) fn misreporting(self) -> Self {
+        Worker { misreports: true, ..self }
     }
 
-    /// Asks what the generator says until the load ends, and gives the worker back.
+    /// Sends the generator's requests until the load ends, and returns the worker.
     pub(super) async fn work(
         mut self,
         mut generator: Generator,
-        mut ending: watch::Receiver<bool>,
+        mut load_ended: watch::Receiver<bool>,
     ) -> io::Result<Worker> {
-        while !*ending.borrow() {
-            let operation = generator.next(self.process);
-            let answer = self.perform(&operation).await?;
+        while !*load_ended.borrow() {
+            let request = generator.next(self.process);
+            let answer = self.perform(&request).await?;
             let mut pause = generator.pause();
-            if let Answer::Fail { nobody: true, .. } = answer {
+            if let Answer::Fail { unavailable: true, .. } = answer {
                 pause = pause.max(generator.backoff());
             }
             if !pause.is_zero() {
-                // That the load ends is the only thing that cuts a pause short.
-                let _ = timeout(pause, ending.wait_for(|ending| *ending)).await;
+                // Only the end of the load cuts a pause short.
+                let _ = timeout(pause, load_ended.wait_for(|ended| *ended)).await;
             }
         }
         Ok(self)
     }
 
-    /// Asks once.
+    /// Sends one request.
     ///
     /// # Errors
     /// The history cannot be written.
-    pub(super) async fn ask(&mut self, operation: &ClientRequest) -> io::Result<()> {
-        self.perform(operation).await.map(|_| ())
+    pub(super) async fn send(&mut self, request: &ClientRequest) -> io::Result<()> {
+        self.perform(request).await.map(|_| ())
     }
 
-    /// Reads a key until somebody answers.
+    /// Reads a key, and retries until the read succeeds or the deadline has passed.
     ///
     /// # Errors
-    /// The history cannot be written. Within it, an error in words: nobody answered in time.
+    /// The history cannot be written. The inner error is that of the last read.
     pub(super) async fn read(
         &mut self,
         key: &str,
         deadline: Duration,
     ) -> io::Result<Result<(), String>> {
-        let give_up = tokio::time::Instant::now() + deadline;
-        let operation = ClientRequest::Get { key: key.to_owned() };
+        let end = tokio::time::Instant::now() + deadline;
+        let request = ClientRequest::Get { key: key.to_owned() };
         loop {
-            match self.perform(&operation).await? {
+            match self.perform(&request).await? {
                 Answer::Ok { .. } => return Ok(Ok(())),
                 Answer::Fail { error, .. } | Answer::Info { error } => {
-                    if tokio::time::Instant::now() >= give_up {
+                    if tokio::time::Instant::now() >= end {
                         return Ok(Err(error));
                     }
                 }
@@ -105,9 +107,9 @@ impl Worker {
         }
     }
 
-    /// Performs one operation and records it.
-    async fn perform(&mut self, operation: &ClientRequest) -> io::Result<Answer> {
-        let (f, key, written, deadline) = match operation {
+    /// Performs one request and records its invocation and completion.
+    async fn perform(&mut self, request: &ClientRequest) -> io::Result<Answer> {
+        let (f, key, written, deadline) = match request {
             ClientRequest::Get { key } => (Function::Get, key, None, GET_TIMEOUT),
             ClientRequest::Put { key, value } => (Function::Put, key, Some(value), WRITE_TIMEOUT),
             ClientRequest::Del { key } => (Function::Del, key, None, WRITE_TIMEOUT),
@@ -122,17 +124,17 @@ impl Worker {
             error: None,
         };
         self.recorder.record(Action::Client(event.clone()))?;
-        let mut answer = self.client.perform(operation, deadline).await;
+        let mut answer = self.client.perform(request, deadline).await;
         if let Answer::Info { error } = &answer
-            && (f == Function::Get || self.lies)
+            && (f == Function::Get || self.misreports)
         {
-            // A get has no effect that could come late: it did not happen.
-            answer = Answer::Fail { error: error.clone(), nobody: false };
+            // A get has no effect that could occur later, so it has failed.
+            answer = Answer::Fail { error: error.clone(), unavailable: false };
         }
         match &answer {
             Answer::Ok { version, value } => {
                 event.kind = Kind::Ok;
-                event.version = *version;
+                event.version = version.map(history::Version::new);
                 if f == Function::Get {
                     event.value.clone_from(value);
                 }
@@ -156,23 +158,22 @@ impl Worker {
 mod tests {
     use futures::future::BoxFuture;
 
+    use lab::workload::Mix;
+
     use super::*;
-    use crate::{
-        generator::Mix,
-        history::{Event, read},
-    };
+    use crate::history::{Event, read};
 
-    /// Answers in turn ok, fail, info.
-    struct Fickle(u32);
+    /// A client whose answers are ok, fail and info in turn.
+    struct Alternating(u32);
 
-    impl Client for Fickle {
+    impl Client for Alternating {
         fn perform<'a>(&'a mut self, _: &'a ClientRequest, _: Duration) -> BoxFuture<'a, Answer> {
             self.0 += 1;
             let error = "because".to_owned();
             Box::pin(std::future::ready(match self.0 % 3 {
                 0 => Answer::Info { error },
                 1 => Answer::Ok { version: None, value: None },
-                _ => Answer::Fail { error, nobody: false },
+                _ => Answer::Fail { error, unavailable: false },
             }))
         }
     }
@@ -181,11 +182,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let path = dir.path().join("history.jsonl");
         let recorder = Recorder::create(&path).expect("a new file");
-        let mut worker = Worker::new(2, 5, Box::new(Fickle(0)), recorder.clone());
+        let mut worker = Worker::new(2, 5, Box::new(Alternating(0)), recorder.clone());
         let mut generator = Generator::new(1, 2, 5, mix, 3, 0.0);
         for _ in 0..count {
-            let operation = generator.next(worker.process);
-            worker.perform(&operation).await.expect("the disk has room");
+            let request = generator.next(worker.process);
+            worker.perform(&request).await.expect("the disk has room");
         }
         recorder.flush().expect("the disk has room");
         let client = |event: Event| match event.action {
@@ -196,15 +197,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_cannot_know_is_retired() {
+    async fn a_process_is_retired_after_an_unknown_outcome() {
         let events = recorded(Mix { get: 0, put: 1, del: 1 }, 9).await;
-        let ends: Vec<_> = events.chunks(2).map(|pair| (pair[1].process, pair[1].kind)).collect();
+        let completions: Vec<_> =
+            events.chunks(2).map(|pair| (pair[1].process, pair[1].kind)).collect();
         let expected = [2, 7, 12]
             .map(|process| [(process, Kind::Ok), (process, Kind::Fail), (process, Kind::Info)]);
-        assert_eq!(ends, expected.concat());
+        assert_eq!(completions, expected.concat());
         for pair in events.chunks(2) {
             assert_eq!(pair[0].process, pair[1].process);
-            assert_eq!(pair[0].value, pair[1].value, "a put says twice what it writes");
+            assert_eq!(pair[0].value, pair[1].value, "both events of a put have its value");
         }
     }
 

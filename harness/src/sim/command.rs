@@ -14,15 +14,11 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
+use explore::simulator::{Counters, SimulationPlan};
 use system::protocol::{CommitMode, Rule, Rules};
 
 use super::{SeedVerdict, check_seed, keep, schedule};
-use crate::{
-    checker::Validity,
-    progress::Progress,
-    schedule::shrink,
-    simulator::{Counters, SimulationPlan},
-};
+use crate::{checker::Validity, progress::Progress, schedule::shrink};
 
 /// Run the machines of a cluster in virtual time, with a chaos profile that each seed selects.
 #[derive(Args, Clone, Debug)]
@@ -186,7 +182,7 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     let total = args.seeds.to - args.seeds.from;
     let counts = Arc::new([const { AtomicU64::new(0) }; 2]);
     let shown = counts.clone();
-    let progress = Progress::telling(move |elapsed| {
+    let progress = Progress::show(move |elapsed| {
         let [seeds, bad] = [&shown[0], &shown[1]].map(|count| count.load(Ordering::Relaxed));
         format!("{:.0} s: {seeds} of {total} seeds, {bad} bad", elapsed.as_secs_f64())
     });

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use explore::simulator::{SimulatedRun, SimulationPlan};
 use serde_json::json;
 use system::{
     journal,
@@ -17,11 +18,10 @@ use system::{
 
 use super::{SeedVerdict, record};
 use crate::{
-    checker::{self, Final, Run},
     report_twopc,
     runner::rundir::{RunDir, utc},
     schedule::Schedule,
-    simulator::{SimulatedRun, SimulationPlan},
+    twopc::{self, FinalState, Run},
 };
 
 /// The command that runs a seed again.
@@ -67,7 +67,7 @@ pub(super) fn keep(
     let violations =
         verdict.violations.iter().map(|property| format!("{property}: {}", property.claim()));
     let final_state =
-        Final { invariant_violations: Some(violations.collect()), ..record::final_state(run) };
+        FinalState { invariant_violations: Some(violations.collect()), ..record::final_state(run) };
     write_json(&directory.final_state(), &final_state)?;
     let mut test = serde_json::to_value(record::run_description(plan))?;
     let more = json!({
@@ -92,7 +92,7 @@ pub(super) fn keep(
 
     // Judged from the files, as `harness check` will judge it again.
     let recorded = Run::load(directory.path())?;
-    let results = checker::check(&recorded, &super::LIMITS);
+    let results = twopc::check(&recorded, &super::LIMITS);
     write_json(&directory.path().join("results.json"), &results)?;
     report_twopc::write(directory.path(), &recorded, &results)?;
     Ok(directory.path().to_owned())

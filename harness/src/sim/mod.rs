@@ -9,18 +9,21 @@ mod tests;
 
 use std::time::Duration;
 
+use explore::simulator::{
+    self, ClientOperation, ClientWorkload, Counters, SimulatedRun, SimulationPlan,
+};
 use system::protocol::{CommitMode, Rules};
 
 use crate::{
     checker::{
-        self, CheckResult, Results, Validity,
+        CheckResult, Results, Validity,
         linearizability::{self, Limits},
         statistics,
     },
     generator::{ClientRequest, Generator, Mix},
     history,
     schedule::{Property, Schedule},
-    simulator::{self, ClientOperation, ClientWorkload, Counters, SimulatedRun, SimulationPlan},
+    twopc,
 };
 
 /// The verdict on a seed.
@@ -117,11 +120,11 @@ pub fn check_seed(seed: u64, commit: CommitMode, rules: Rules, thorough: bool) -
     let run = run(&plan, thorough);
     let events = record::history(&run);
     let operations = history::pair(&events).expect("the simulator records whole operations");
-    let linearizability = linearizability::judge(&operations, &LIMITS);
+    let linearizability = linearizability::check(&operations, &LIMITS);
     let (violations, counters) = (run.violations.clone(), run.counters);
     let checks = thorough.then(|| {
         let recorded = record::recorded_run(&plan, run, events, operations);
-        let mut checks = checker::check(&recorded, &LIMITS).checks;
+        let mut checks = twopc::check(&recorded, &LIMITS).checks;
         // One run of many may have shown little, which says nothing against the system.
         checks.retain(|result| result.check != statistics::NAME);
         Results::new(checks)

@@ -2,21 +2,21 @@
 
 use std::{collections::BTreeMap, io};
 
+use explore::simulator::{
+    CompletionKind, FaultEvent, MachineInput, MachineStep, RunEvent, RunEventKind, SimulatedRun,
+    SimulationPlan,
+};
 use system::{
     journal::Entry,
     protocol::{Node, Reply, Request, Write},
 };
 
 use crate::{
-    checker::{
-        Final, FinalReplica, Run, RunDescription,
-        evidence::{self, Evidence},
-    },
-    history::{self, Action, ClientEvent, Event, Function, Kind, NemesisEvent, error_of},
+    history::{self, Action, ClientEvent, Event, Function, Kind, NemesisEvent, Version},
     schedule::ScheduleHost,
-    simulator::{
-        CompletionKind, FaultEvent, MachineInput, MachineStep, RunEvent, RunEventKind,
-        SimulatedRun, SimulationPlan,
+    twopc::{
+        FinalReplicaState, FinalState, Run, RunDescription, error_of,
+        evidence::{self, Evidence},
     },
 };
 
@@ -28,19 +28,19 @@ pub(super) fn recorded_run(
     operations: Vec<history::Operation>,
 ) -> Run {
     let replicas = plan.setup.replicas;
-    let remained = final_state(&run);
+    let final_state = final_state(&run);
     let nodes = run.machine_steps.iter().map(|(node, steps)| {
         let entries = (1..).zip(journal(steps)).map(io::Result::Ok);
         let evidence = evidence::collect(*node, entries, replicas, 0);
         (*node, evidence.expect("entries in memory can be read"))
     });
     Run {
-        setup: run_description(plan),
+        description: run_description(plan),
         events,
         torn: false,
         operations,
         evidence: Evidence::of(nodes.collect::<BTreeMap<_, _>>(), replicas),
-        remained: Some(remained),
+        final_state: Some(final_state),
     }
 }
 
@@ -55,9 +55,9 @@ pub(super) fn run_description(plan: &SimulationPlan) -> RunDescription {
 }
 
 /// The state of the nodes at the end.
-pub(super) fn final_state(run: &SimulatedRun) -> Final {
+pub(super) fn final_state(run: &SimulatedRun) -> FinalState {
     let replicas = run.hosts.iter().skip(1).map(|host| (host.node(), final_replica(host)));
-    Final {
+    FinalState {
         time: run.ended,
         replicas: replicas.collect(),
         master_unsettled: run.hosts[0].machine().map(|machine| machine.status().unsettled),
@@ -65,9 +65,9 @@ pub(super) fn final_state(run: &SimulatedRun) -> Final {
     }
 }
 
-fn final_replica(host: &ScheduleHost) -> FinalReplica {
+fn final_replica(host: &ScheduleHost) -> FinalReplicaState {
     let entries = host.store().entries();
-    FinalReplica {
+    FinalReplicaState {
         entries: entries
             .map(|(key, (version, value))| (key.clone(), *version, value.clone()))
             .collect(),
@@ -150,8 +150,10 @@ fn client_event(
         }
     };
     let (value, version) = match reply {
-        Some(Reply::Committed { version }) => (written, Some(*version)),
-        Some(Reply::Value(Some((version, value)))) => (Some(value.to_string()), Some(*version)),
+        Some(Reply::Committed { version }) => (written, Some(Version::new(version))),
+        Some(Reply::Value(Some((version, value)))) => {
+            (Some(value.to_string()), Some(Version::new(version)))
+        }
         _ => (written, None),
     };
     ClientEvent { process, kind, f, key: key.to_string(), value, version, error }

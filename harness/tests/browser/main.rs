@@ -16,8 +16,9 @@ use std::{
 };
 
 use harness::{
-    checker::{Results, Run, check, linearizability::Limits},
+    checker::{Results, linearizability::Limits},
     report_twopc,
+    twopc::{Run, check},
 };
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;

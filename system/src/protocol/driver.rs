@@ -49,7 +49,7 @@
 //! [`perform_all`] is a loop over [`perform`]. A driver that stops at failpoints or has to wait between
 //! effects writes the loop itself; it must handle every [`Performed`].
 
-use std::{mem, time::Duration};
+use std::time::Duration;
 
 use super::{
     CallId, Effect, Event, HaltKind, Key, Lsn, Machine, Message, Node, Record, Reply, TimerId,
@@ -162,7 +162,7 @@ pub fn perform<E: Environment>(effect: Effect, environment: &mut E) -> Result<Pe
 /// The store cannot be read.
 pub fn perform_all<E: Environment>(
     machine: &mut Machine,
-    effects: Vec<Effect>,
+    effects: impl IntoIterator<Item = Effect>,
     environment: &mut E,
 ) -> Result<Option<Halt>, E::Error> {
     let mut nested = Vec::new();
@@ -172,7 +172,7 @@ pub fn perform_all<E: Environment>(
             Performed::Event(event) => {
                 machine.step(event.clone(), &mut nested);
                 environment.stepped(&event, &nested);
-                let halt = perform_all(machine, mem::take(&mut nested), environment)?;
+                let halt = perform_all(machine, nested.drain(..), environment)?;
                 if halt.is_some() {
                     return Ok(halt);
                 }

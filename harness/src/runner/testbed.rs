@@ -1,0 +1,200 @@
+//! Everything that a run needs while it lasts: the run directory, the nodes, the relays between
+//! them, and the history.
+
+use std::{collections::BTreeMap, env, fs, path::PathBuf, sync::Arc, time::SystemTime};
+
+use ::twopc::{
+    cluster::Cluster,
+    deployment::{ClusterSpec, Deployment, Placement},
+    network::Network,
+};
+use checker::online::OnlineCheck;
+use history::Recorder;
+use lab::{EventLog, address::Address, scratch::Scratch};
+use serde_json::json;
+use system::protocol::Node;
+
+use super::{
+    READY_DEADLINE, RunError, RunOptions, event_log, final_phase, io_error, progress::Progress,
+    record, rundir, rundir::RunDir, worker::Worker, write_json,
+};
+use crate::systems::{Client, twopc::TwopcClient};
+
+/// A set-up run.
+pub(super) struct Testbed {
+    pub(super) directory: RunDir,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) network: Option<Arc<Network>>,
+    pub(super) recorder: Recorder,
+    pub(super) events: EventLog,
+    /// Checks the history while it grows.
+    pub(super) online: OnlineCheck,
+    _scratch: Scratch,
+    _address: Address,
+}
+
+impl Testbed {
+    /// Creates the run directory and starts the nodes.
+    pub(super) async fn set_up(
+        options: &RunOptions,
+        progress: &Progress,
+    ) -> Result<Self, RunError> {
+        let started = SystemTime::now();
+        fs::create_dir_all(&options.store)
+            .map_err(io_error(format!("cannot create {}", options.store.display())))?;
+        let directory = RunDir::create(&options.store, &options.label(), started)
+            .map_err(io_error("cannot create the run directory"))?;
+        let temporary = env::temp_dir();
+        let scratch = Scratch::create(&temporary).map_err(io_error(format!(
+            "cannot create a directory for the nodes' data in {}",
+            temporary.display()
+        )))?;
+        let (address, placement) = place(options, &directory, &scratch)?;
+        let spec = ClusterSpec {
+            replicas: options.replicas,
+            commit: options.commit,
+            programs: options.system_bin.clone(),
+            timings: options.timings.clone(),
+            mutations: options.mutations.clone(),
+        };
+        let deployment = Deployment::set_up(&spec, &placement)
+            .map_err(io_error("cannot write the cluster's configuration"))?;
+        let (recorder, online) = begin_history(options, &directory, started, progress)?;
+        let network = connect(options, &placement)?;
+        let cluster = create_cluster(options, deployment, &placement, event_log(&recorder)).await?;
+        let testbed = Testbed {
+            directory,
+            cluster: Arc::new(cluster),
+            network,
+            events: event_log(&recorder),
+            recorder,
+            online,
+            _scratch: scratch,
+            _address: address,
+        };
+        progress.phase("starting the nodes");
+        for node in testbed.cluster.nodes() {
+            testbed.cluster.start(node).await?;
+        }
+        Ok(testbed)
+    }
+
+    pub(super) async fn until_ready(&self) -> Result<(), RunError> {
+        match self.cluster.processes().until_ready(READY_DEADLINE).await {
+            Some(_) => Ok(()),
+            None => Err(RunError::NotReady { nodes: self.directory.path().join("nodes") }),
+        }
+    }
+
+    /// A client with a connection of its own.
+    pub(super) fn client(&self) -> Box<dyn Client> {
+        Box::new(TwopcClient::new(self.cluster.deployment().client_address().clone()))
+    }
+
+    /// Heals everything, reads everything, and stops the nodes. Returns the run directory.
+    pub(super) async fn close(
+        self,
+        worker: Worker,
+        keys: Vec<String>,
+        progress: &Progress,
+    ) -> Result<PathBuf, RunError> {
+        progress.phase("healing");
+        final_phase::run(&self, worker, keys, progress).await?;
+        progress.phase("stopping the nodes");
+        for node in self.cluster.processes().stop().await {
+            let fields =
+                json!({ "node": node.as_str(), "status": "it did not exit after SIGTERM" });
+            record(&self.recorder, "died", fields)?;
+        }
+        self.cluster.processes().unmount_disks().await?;
+        self.recorder.flush().map_err(io_error("cannot write the history"))?;
+        Ok(self.directory.path().to_owned())
+    }
+}
+
+fn is_relayed(options: &RunOptions) -> bool {
+    options.relay || options.faults.names().iter().any(|fault| fault.needs_network())
+}
+
+/// Reserves addresses and creates directories for the nodes.
+fn place(
+    options: &RunOptions,
+    directory: &RunDir,
+    scratch: &Scratch,
+) -> Result<(Address, Placement), RunError> {
+    // The nodes, a second instance of one of them, and a relay in front of each replica.
+    let replicas = u16::from(options.replicas);
+    let address = Address::claim(2 * replicas + 2)
+        .map_err(io_error("no loopback address with free ports was found"))?;
+    let mut placement = Placement {
+        addresses: BTreeMap::new(),
+        relays: BTreeMap::new(),
+        second_instance: address.socket(replicas + 1),
+        scratch: scratch.path().to_owned(),
+        records: BTreeMap::new(),
+    };
+    for n in 0..=options.replicas {
+        let node = if n == 0 { Node::Master } else { Node::Replica(n) };
+        placement.addresses.insert(node, address.socket(n.into()));
+        if is_relayed(options) && node != Node::Master {
+            placement.relays.insert(node, address.socket(replicas + 1 + u16::from(n)));
+        }
+        let records =
+            directory.node(&node.to_string()).map_err(io_error("cannot create directories"))?;
+        placement.records.insert(node, records);
+    }
+    Ok((address, placement))
+}
+
+/// Creates the history and `test.json`, and lets the progress output and the online check see every
+/// event.
+fn begin_history(
+    options: &RunOptions,
+    directory: &RunDir,
+    started: SystemTime,
+    progress: &Progress,
+) -> Result<(Recorder, OnlineCheck), RunError> {
+    let history = directory.history();
+    let recorder = Recorder::create(&history)
+        .map_err(io_error(format!("cannot create {}", history.display())))?;
+    write_json(&directory.test(), &options.to_json(&rundir::utc(started), recorder.origin()))?;
+    let online = OnlineCheck::default();
+    recorder.observe({
+        let (progress, online) = (progress.clone(), online.clone());
+        move |event| {
+            progress.count(event);
+            // The check after the run reports a history that this one cannot read.
+            let _ = online.observe(event);
+        }
+    });
+    Ok((recorder, online))
+}
+
+/// Starts the relays, if the run needs any.
+fn connect(options: &RunOptions, placement: &Placement) -> Result<Option<Arc<Network>>, RunError> {
+    if !is_relayed(options) {
+        return Ok(None);
+    }
+    let target = |node: &Node| placement.addresses[node];
+    let relays = placement.relays.iter().map(|(node, at)| (*node, (*at, target(node))));
+    let network = Network::start(placement.cluster_name(), relays.collect(), options.seed);
+    let network = network.map_err(io_error("cannot start the relays between the nodes"))?;
+    Ok(Some(Arc::new(network)))
+}
+
+async fn create_cluster(
+    options: &RunOptions,
+    deployment: Deployment,
+    placement: &Placement,
+    events: EventLog,
+) -> Result<Cluster, RunError> {
+    let logs = placement.records.iter().map(|(node, path)| (*node, path.join("log"))).collect();
+    let scratch = &placement.scratch;
+    let nodes = deployment.nodes().to_vec();
+    let mut cluster = Cluster::new(Arc::new(deployment), events, logs, scratch.clone())?;
+    if options.disks {
+        let directory = |node: Node| (node, scratch.join(node.to_string()));
+        cluster.mount_disks(nodes.into_iter().map(directory).collect()).await?;
+    }
+    Ok(cluster)
+}
