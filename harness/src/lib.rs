@@ -16,7 +16,6 @@ pub mod twopc;
 
 pub use checker;
 pub use history;
-pub use report;
 
 /// Moved to the crate `lab`. The old path stays while the extraction is in progress.
 pub mod generator {

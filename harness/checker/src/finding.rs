@@ -188,6 +188,16 @@ pub trait JournalLine: fmt::Display {
     fn line(&self) -> usize;
 }
 
+impl<T: JournalLine + ?Sized> JournalLine for &T {
+    fn node(&self) -> String {
+        (**self).node()
+    }
+
+    fn line(&self) -> usize {
+        (**self).line()
+    }
+}
+
 /// Records which parts of a sentence are references while the sentence is formatted. Used by
 /// [`finding!`](crate::finding).
 #[doc(hidden)]

@@ -151,7 +151,7 @@ async fn run_page(
     });
     match found.await {
         None => not_found("There is no such run."),
-        Some((_, true)) => Redirect::temporary(&format!("/run/{path}/{}", PAGE)).into_response(),
+        Some((_, true)) => Redirect::temporary(&format!("/run/{path}/{PAGE}")).into_response(),
         Some((run, false)) if run.running => {
             Redirect::temporary(&format!("/live/{path}")).into_response()
         }
