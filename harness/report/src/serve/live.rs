@@ -11,13 +11,11 @@ use std::{
 
 use axum::response::sse;
 use futures::{Stream, stream};
+use history::{Action, Event, Kind, NemesisEvent};
 use serde_json::{Value as Json, json};
 use tokio::{task::spawn_blocking, time::sleep};
 
-use crate::{
-    history::{Action, Event, Kind},
-    report::fault_intervals,
-};
+use crate::fault_intervals;
 
 /// The interval between two reads of the history.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -102,10 +100,8 @@ impl HistoryTail {
         // A final event at the current time extends faults that are still in force up to now.
         let mut events = self.nemesis.clone();
         events.extend(self.nemesis.last().map(|last| {
-            let action = Action::Nemesis(crate::history::NemesisEvent {
-                f: "settled".to_owned(),
-                value: Json::Null,
-            });
+            let action =
+                Action::Nemesis(NemesisEvent { f: "settled".to_owned(), value: Json::Null });
             Event { index: last.index + 1, time: self.time.max(last.time), action }
         }));
         let faults = fault_intervals(&events);

@@ -5,6 +5,8 @@
 
 use std::{collections::HashMap, io};
 
+use checker::linearizability::NonLinearizableKey;
+use history::{Action, Function, Operation, Outcome};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
@@ -16,7 +18,6 @@ use super::{
     sample::OPERATIONS_MAX,
     sections::{Lane, MarkSeries, MarkShape, Quote, Span, SpanLayout, Tone, Trace},
 };
-use crate::history::{Action, Function, Operation, Outcome};
 
 /// The most marks of one kind that a lane shows.
 const MARKS_MAX: usize = OPERATIONS_MAX / 3;
@@ -91,7 +92,7 @@ pub(super) fn pack(data: &PageData<'_>) -> io::Result<String> {
 /// The counterexamples, with operations by their position in the sample.
 fn counterexamples(data: &PageData<'_>) -> Vec<Json> {
     let position = |number: u32| data.sample.position(number as usize);
-    let counterexample = |broken: &crate::checker::linearizability::NonLinearizableKey| {
+    let counterexample = |broken: &NonLinearizableKey| {
         let operations = broken.explanation.operations.iter();
         json!({
             "key": broken.explanation.key,

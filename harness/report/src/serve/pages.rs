@@ -2,13 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use checker::Validity;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{CheckProperty, store::RunSummary};
-use crate::{
-    checker::Validity,
-    report::{self, THEME, linked, verdict_mark},
-};
+use crate::{PAGE, THEME, links::linked, verdict_mark};
 
 const STYLE: &str = include_str!("web.css");
 const SCRIPT: &str = include_str!("web.js");
@@ -164,7 +162,7 @@ pub(super) fn compare(runs: &[ComparedRun; 2], check_property: CheckProperty) ->
                     tr { th scope="row" { (title) } @for text in texts { td { (text) } } }
                 }
                 @for check in checks { tr {
-                    @let property = report::check_property(check).or_else(|| check_property(check));
+                    @let property = crate::check_property(check).or_else(|| check_property(check));
                     th scope="row" title=[property] { (check) }
                     @for run in both { td { (compared_check(run, check)) } }
                 } }
@@ -208,7 +206,7 @@ fn compared_check(run: &RunSummary, check: &str) -> Markup {
     let Some(result) = run.results.as_ref().and_then(|results| results.check(check)) else {
         return html! { "–" };
     };
-    let run_page = format!("/run/{}/{}", run.id.path(), report::PAGE);
+    let run_page = format!("/run/{}/{}", run.id.path(), PAGE);
     html! {
         (verdict_mark(result.verdict)) (result.verdict)
         @if let Some(first) = result.violations.first().or(result.unknown_because.first()) {

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use history::{Function, Operation, Outcome};
 use maud::{Markup, html};
 
-use crate::{
-    history::{Function, Operation, Outcome},
-    report::{counterexample::describe, page_data::PageData, sections::Resolution},
-};
+use crate::{counterexample::describe, page_data::PageData, sections::Resolution};
 
 /// The most rows of a table that are written; further rows are counted.
 const ROWS_MAX: usize = 200;

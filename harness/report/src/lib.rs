@@ -23,22 +23,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use checker::Results;
+use history::{Event, Operation};
 use serde::de::DeserializeOwned;
 
+use self::page::{THEME, verdict_mark};
 use self::page_data::PageData;
 pub use self::{
     fault_intervals::{FaultInterval, fault_intervals},
     page::check_property,
     sample::Sample,
     sections::{NoEvidence, SectionRequest, SystemEvidence, SystemSections},
-};
-pub(crate) use self::{
-    links::linked,
-    page::{THEME, verdict_mark},
-};
-use crate::{
-    checker::Results,
-    history::{Event, Operation},
 };
 
 /// The name of the page in a run directory.

@@ -9,10 +9,11 @@
 
 use std::collections::BTreeMap;
 
+use checker::Reference;
+use history::Operation;
 use serde::Serialize;
 
 use super::{FaultInterval, ReportError, Sample};
-use crate::{checker::Reference, history::Operation};
 
 /// A source of what a system under test recorded about a run.
 pub trait SystemEvidence {

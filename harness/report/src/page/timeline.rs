@@ -4,7 +4,7 @@
 use maud::{Markup, html};
 
 use super::outcome_name;
-use crate::report::{counterexample::describe, page_data::PageData, sections::Trace};
+use crate::{counterexample::describe, page_data::PageData, sections::Trace};
 
 /// The timeline with its tools and its legend.
 pub(super) fn timeline(data: &PageData<'_>) -> Markup {

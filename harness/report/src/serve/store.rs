@@ -7,9 +7,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use checker::{Results, Validity};
 use serde_json::Value as Json;
-
-use crate::checker::{Results, Validity};
 
 /// A directory of runs: `GROUP/TIME/`.
 #[derive(Clone, Debug)]

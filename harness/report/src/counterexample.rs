@@ -3,12 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use checker::linearizability::NonLinearizableKey;
+use history::{Function, Operation, Outcome};
 use maud::{Markup, html};
-
-use crate::{
-    checker::linearizability::NonLinearizableKey,
-    history::{Operation, Outcome},
-};
 
 const ROW: u32 = 34;
 const LEFT: u32 = 230;
@@ -116,8 +113,8 @@ pub(super) fn describe(operation: &Operation) -> String {
     let Operation { f, key, value, outcome, .. } = operation;
     let value = value.as_deref().unwrap_or("nothing");
     match (f, outcome) {
-        (crate::history::Function::Get, Outcome::Ok) => format!("get {key} = {value}"),
-        (crate::history::Function::Put, _) => format!("put {key} = {value}"),
+        (Function::Get, Outcome::Ok) => format!("get {key} = {value}"),
+        (Function::Put, _) => format!("put {key} = {value}"),
         _ => format!("{f} {key}"),
     }
 }

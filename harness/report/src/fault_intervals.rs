@@ -3,10 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use history::{Action, Event, NemesisEvent};
 use serde::Serialize;
 use serde_json::Value as Json;
-
-use crate::history::{Action, Event, NemesisEvent};
 
 /// An interval of the run during which a fault was in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -8,11 +8,12 @@ mod timeline;
 
 use std::io;
 
+use checker::Validity;
+use history::Outcome;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value as Json;
 
 use super::{packed, page_data::PageData, plots::Plot, sections::SystemEvidence};
-use crate::{checker::Validity, history::Outcome};
 
 /// The style sheet that all pages share.
 pub(crate) const THEME: &str = include_str!("theme.css");
@@ -20,7 +21,7 @@ const STYLE: &str = include_str!("page.css");
 
 /// The script of the page, in one strict function scope, so that nothing becomes global. A file may use
 /// the constants of those before it and the functions of all. The files up to `trace.js` use neither the
-/// document nor the state of the page: `tests/` tests them under Node.js.
+/// document nor the state of the page: `tests/page/` tests them under Node.js.
 const SCRIPT: &str = concat!(
     "\"use strict\";\n(() => {\n",
     include_str!("decode.js"),

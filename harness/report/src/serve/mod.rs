@@ -1,4 +1,4 @@
-//! `harness serve`: a read-only web server for recorded runs. It lists runs, serves their pages and files,
+//! A read-only web server for recorded runs. It lists runs, serves their pages and files,
 //! compares two runs, follows a running test, and offers runs as archives.
 
 mod archive;
@@ -20,7 +20,6 @@ use axum::{
     response::{Html, IntoResponse, Redirect, Response, Sse, sse::KeepAlive},
     routing::get,
 };
-use clap::Args;
 use serde::Deserialize;
 use tokio::{net::TcpListener, task::spawn_blocking};
 
@@ -28,29 +27,16 @@ use self::{
     pages::ComparedRun,
     store::{RunId, Store},
 };
-use crate::report;
+use crate::PAGE;
 
 /// Describes the property that a check of the system under test verifies.
 pub type CheckProperty = fn(&str) -> Option<&'static str>;
 
-/// The arguments of `harness serve`.
-#[derive(Clone, Debug, Args)]
-pub struct ServeArgs {
-    /// The address to listen on, as ADDRESS:PORT. Every client that can connect can read all runs.
-    /// Port 0 selects a free port.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
-    pub addr: SocketAddr,
-
-    /// The directory of recorded runs.
-    #[arg(long, value_name = "DIR", default_value = "histories")]
-    pub store: PathBuf,
-}
-
-/// Why `harness serve` failed.
+/// Why the server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The store cannot be opened.
-    #[error("--store {}: {source}", path.display())]
+    #[error("{}: {source}", path.display())]
     Store {
         /// The directory.
         path: PathBuf,
@@ -58,7 +44,7 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The address cannot be bound.
-    #[error("--addr {addr}: {source}")]
+    #[error("{addr}: {source}")]
     Listen {
         /// The address.
         addr: SocketAddr,
@@ -70,21 +56,22 @@ pub enum ServeError {
     Ended(#[from] io::Error),
 }
 
-/// Serves until Ctrl-C.
+/// Serves the runs in a directory until Ctrl-C. Port 0 selects a free port; `on_listening` receives the
+/// address with the actual port. Every client that can connect can read all runs.
 ///
 /// # Errors
 /// The store cannot be opened, or the address cannot be bound.
-pub async fn serve(args: &ServeArgs, check_property: CheckProperty) -> Result<(), ServeError> {
-    let path = args.store.clone();
+pub async fn serve(
+    store: &Path,
+    addr: SocketAddr,
+    check_property: CheckProperty,
+    on_listening: impl FnOnce(SocketAddr),
+) -> Result<(), ServeError> {
+    let path = store.to_owned();
     let store = Store::open(&path).map_err(|source| ServeError::Store { path, source })?;
-    let addr = args.addr;
     let listen = |source| ServeError::Listen { addr, source };
     let listener = TcpListener::bind(addr).await.map_err(listen)?;
-    let addr = listener.local_addr()?;
-    println!("Serving {} on http://{addr}/ until Ctrl-C.", args.store.display());
-    if !addr.ip().is_loopback() {
-        println!("Warning: every client that can connect to {addr} can read all runs.");
-    }
+    on_listening(listener.local_addr()?);
     let server = axum::serve(listener, router(store, check_property));
     tokio::select! {
         result = server => Ok(result?),
@@ -159,14 +146,12 @@ async fn run_page(
     let path = id.path();
     let found = blocking(store, move |store| {
         let run = store.run(&id)?;
-        let page = store.file(&id, report::PAGE).is_some();
+        let page = store.file(&id, PAGE).is_some();
         Some((run, page))
     });
     match found.await {
         None => not_found("There is no such run."),
-        Some((_, true)) => {
-            Redirect::temporary(&format!("/run/{path}/{}", report::PAGE)).into_response()
-        }
+        Some((_, true)) => Redirect::temporary(&format!("/run/{path}/{PAGE}")).into_response(),
         Some((run, false)) if run.running => {
             Redirect::temporary(&format!("/live/{path}")).into_response()
         }

@@ -3,9 +3,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use history::{Action, Event, Function, Kind, NemesisEvent};
 use serde_json::Value as Json;
-
-use crate::history::{Action, Event, Function, Kind, NemesisEvent};
 
 /// The counts of a run.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +15,8 @@ pub struct Tally {
     faults: BTreeMap<String, FaultTally>,
     /// Text that is printed in place of the crash points of a fault.
     details: BTreeMap<String, String>,
+    /// Lines that are added to a fault.
+    notes: BTreeMap<String, Vec<String>>,
     /// Nodes that exited unexpectedly, with their exit status.
     unexpected_exits: Vec<String>,
     /// The violation that the online checker found during the run.
@@ -48,8 +49,6 @@ struct FaultTally {
     points: BTreeMap<String, PointTally>,
     /// Crash points that were armed but not hit, and intercept rules that matched no message.
     missed: u64,
-    /// Unsynced pages and directory entries dropped by power losses.
-    lost: u64,
     /// Injections that affected at least one message.
     with_messages: u64,
     /// Affected messages by kind.
@@ -123,14 +122,15 @@ impl Tally {
                     "pause" => &mut point.pauses,
                     _ => &mut point.power_losses,
                 } += 1;
-                tally.lost += crate::twopc::faults::lost(event);
                 if let Some(replicas) = number("in_doubt") {
                     *point.in_doubt.entry(replicas).or_default() += 1;
                 }
             }
             "miss" => tally.missed += 1,
-            "mend" => {
-                let kinds = event.value.pointer("/struck/kinds").and_then(Json::as_object);
+            "network-restored" | "mend" => {
+                let intercepted =
+                    event.value.get("intercepted").or_else(|| event.value.get("struck"));
+                let kinds = intercepted.and_then(|messages| messages.get("kinds")?.as_object());
                 let kinds = kinds.into_iter().flatten();
                 let before = tally.messages.values().sum::<u64>();
                 for (kind, count) in kinds {
@@ -156,6 +156,11 @@ impl Tally {
             },
             _ => {}
         }
+    }
+
+    /// Adds a line to what is printed about a fault.
+    pub fn add_note(&mut self, fault: &str, line: impl Into<String>) {
+        self.notes.entry(fault.to_owned()).or_default().push(line.into());
     }
 
     /// Prints a text in place of the crash points of a fault.
@@ -227,12 +232,8 @@ impl fmt::Display for Tally {
                 }
                 writeln!(f, "; replicas in doubt: {}", in_doubt.join(", "))?;
             }
-            if fault.lost > 0 {
-                writeln!(
-                    f,
-                    "  dropped by power losses: {} pages and directory entries",
-                    fault.lost
-                )?;
+            for note in self.notes.get(name).into_iter().flatten() {
+                writeln!(f, "  {note}")?;
             }
             if !fault.messages.is_empty() {
                 let kinds: Vec<_> =
@@ -298,7 +299,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::history::ClientEvent;
+    use history::ClientEvent;
 
     #[test]
     fn injections_are_counted_by_crash_point_with_their_recovery() {

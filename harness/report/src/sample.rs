@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use checker::linearizability::NonLinearizableKey;
+use history::{Operation, Outcome};
+
 use super::FaultInterval;
-use crate::{
-    checker::linearizability::NonLinearizableKey,
-    history::{Operation, Outcome},
-};
 
 /// The approximate number of operations that a page shows. More make it slow to load.
 pub(super) const OPERATIONS_MAX: usize = 150_000;
@@ -103,7 +102,7 @@ impl Sample {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::history::Function;
+    use history::Function;
 
     fn operation(number: usize) -> Operation {
         let time = number as u64 * 1_000_000;

@@ -4,9 +4,8 @@
 //! written before findings had references. For these, [`recognized`] finds transactions and journal lines
 //! by how sentences name them.
 
+use checker::{Citation, Finding, Reference};
 use maud::{Markup, html};
-
-use crate::checker::{Citation, Finding, Reference};
 
 /// A finding with links. `page` is the address of the page of the run, empty on that page itself.
 pub(crate) fn linked(finding: &Finding, page: &str) -> Markup {

@@ -1,4 +1,4 @@
-//! `harness inspect`: a run in a terminal. Shows operation counts, faults with the replicas in doubt,
+//! A run in a terminal: shows operation counts, faults with the replicas in doubt,
 //! indeterminate operations, counterexamples, and the check results. Reads the history and
 //! `results.json`, not the journals, so it is fast also for long runs.
 
@@ -10,70 +10,51 @@ use std::{
 };
 
 use anstyle::{AnsiColor, Effects, Style};
-use clap::Args;
+use checker::{
+    CheckResult, Results, Validity,
+    linearizability::{self, Limits, NonLinearizableKey, ShownOperation, timeline},
+};
+use history::{Event, Operation, Outcome, PairError, ReadError};
 use serde_json::{Value as Json, json};
 
 use super::{FaultInterval, fault_intervals, read_json, summary::Tally};
-use crate::{
-    checker::{
-        CheckResult, Results, Validity,
-        linearizability::{self, Limits, NonLinearizableKey, ShownOperation, timeline},
-    },
-    history::{self, Event, Operation, Outcome, PairError, ReadError},
-    runner::parse_duration,
-};
-
-/// The arguments of `harness inspect`.
-#[derive(Clone, Debug, Args)]
-pub struct InspectArgs {
-    /// The run directory.
-    #[arg(value_name = "PATH", default_value = "histories/latest")]
-    pub path: PathBuf,
-
-    /// List only operations on this key, one per line. May be repeated.
-    #[arg(long, value_name = "KEY")]
-    pub key: Vec<String>,
-
-    /// List only operations of this process, one per line. May be repeated.
-    #[arg(long, value_name = "N")]
-    pub process: Vec<u64>,
-
-    /// List only operations and faults in progress at or after this time of the history: 1.5s, 800ms.
-    #[arg(long, value_name = "TIME", value_parser = nanoseconds)]
+/// Selects operations and faults.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only operations on these keys. Empty for all.
+    pub keys: Vec<String>,
+    /// Only operations of these processes. Empty for all.
+    pub processes: Vec<u64>,
+    /// Only what was in progress at or after this time, in nanoseconds of the history.
     pub from: Option<u64>,
-
-    /// List only operations and faults that began at or before this time of the history.
-    #[arg(long, value_name = "TIME", value_parser = nanoseconds)]
+    /// Only what began at or before this time, in nanoseconds of the history.
     pub to: Option<u64>,
-
-    /// Print the same data as one JSON object.
-    #[arg(long)]
-    pub json: bool,
 }
 
-fn nanoseconds(text: &str) -> Result<u64, String> {
-    parse_duration(text).map(|time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
-}
-
-impl InspectArgs {
+impl Filter {
     /// Whether operations are listed one by one.
     fn lists_operations(&self) -> bool {
-        !self.key.is_empty() || !self.process.is_empty() || self.has_time_range()
-    }
-
-    fn has_time_range(&self) -> bool {
-        self.from.is_some() || self.to.is_some()
+        *self != Filter::default()
     }
 
     fn selects(&self, operation: &Operation) -> bool {
-        (self.key.is_empty() || self.key.contains(&operation.key))
-            && (self.process.is_empty() || self.process.contains(&operation.process))
+        (self.keys.is_empty() || self.keys.contains(&operation.key))
+            && (self.processes.is_empty() || self.processes.contains(&operation.process))
             && self.overlaps(operation.invoked, operation.returned.unwrap_or(u64::MAX))
     }
 
     fn overlaps(&self, from: u64, to: u64) -> bool {
         self.from.is_none_or(|after| to >= after) && self.to.is_none_or(|before| from <= before)
     }
+}
+
+/// How a run is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Text with styles. A writer that is not a terminal should strip them.
+    Text,
+    /// One JSON object.
+    Json,
 }
 
 const BOLD: Style = Style::new().effects(Effects::BOLD);
@@ -148,7 +129,7 @@ impl LoadedRun {
     }
 }
 
-/// Why `harness inspect` failed.
+/// Why a run cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
     /// The history cannot be read.
@@ -175,32 +156,48 @@ pub enum InspectError {
     Write(#[from] io::Error),
 }
 
-/// Prints a run. The check results are read from `results.json`; the verdict of a run that was not
-/// checked is unknown. `summarize` counts the events, as [`Tally::of`] does.
+/// Prints the run in a directory. The check results are read from `results.json`; the verdict of a run
+/// that was not checked is unknown. `summarize` counts the events, as [`Tally::of`] does.
 ///
 /// # Errors
 /// A file of the run cannot be read, or the output cannot be written.
 pub fn inspect(
-    args: &InspectArgs,
+    directory: &Path,
+    filter: &Filter,
+    format: Format,
     summarize: fn(&[Event]) -> Tally,
     out: &mut impl Write,
 ) -> Result<Validity, InspectError> {
-    let run = LoadedRun::load(&args.path)?;
-    if args.json {
-        serde_json::to_writer(&mut *out, &as_json(&run, args)).map_err(io::Error::from)?;
-        writeln!(out)?;
-        return Ok(run.verdict());
+    let run = LoadedRun::load(directory)?;
+    match format {
+        Format::Json => {
+            serde_json::to_writer(&mut *out, &as_json(&run, filter)).map_err(io::Error::from)?;
+            writeln!(out)?;
+        }
+        Format::Text => {
+            let mut text = String::new();
+            write_text(&mut text, &run, filter, summarize)
+                .expect("writing to a string cannot fail");
+            out.write_all(text.as_bytes())?;
+            let verdict = styled(run.verdict());
+            match run.results {
+                Some(_) => writeln!(out, "{verdict}: {}", directory.display())?,
+                None => writeln!(
+                    out,
+                    "{verdict}: {}: not checked yet; run harness check",
+                    directory.display()
+                )?,
+            }
+        }
     }
-    let mut text = String::new();
-    write_text(&mut text, &run, args, summarize).expect("writing to a string cannot fail");
-    out.write_all(text.as_bytes())?;
     Ok(run.verdict())
 }
 
+/// The run as text, without the line with the verdict.
 fn write_text(
     out: &mut String,
     run: &LoadedRun,
-    args: &InspectArgs,
+    filter: &Filter,
     summarize: fn(&[Event]) -> Tally,
 ) -> fmt::Result {
     for (title, field) in [("Started", "started"), ("Repeat with", "command")] {
@@ -208,32 +205,22 @@ fn write_text(
             writeln!(out, "{FAINT}{title}:{FAINT:#} {text}")?;
         }
     }
-    if args.lists_operations() {
-        operations(out, run, args)?;
+    if filter.lists_operations() {
+        operations(out, run, filter)?;
     } else {
         write!(out, "{}", summarize(&run.events))?;
     }
     if run.torn {
         writeln!(out, "The history is truncated: the harness was killed.")?;
     }
-    faults(out, run, args)?;
-    indeterminate(out, run, args)?;
+    faults(out, run, filter)?;
+    indeterminate(out, run, filter)?;
     for broken in &run.broken {
         counterexample(out, broken, &run.operations)?;
     }
-    let Some(results) = &run.results else {
-        return writeln!(
-            out,
-            "{}: {}: not checked yet; run harness check",
-            styled(Validity::Unknown),
-            args.path.display()
-        );
-    };
+    let Some(results) = &run.results else { return Ok(()) };
     writeln!(out, "{}", Styled(BOLD, "Checks"))?;
-    for check_result in &results.checks {
-        check(out, check_result)?;
-    }
-    writeln!(out, "{}: {}", styled(results.verdict), args.path.display())
+    results.checks.iter().try_for_each(|check_result| check(out, check_result))
 }
 
 /// The most rows of a table that are printed; further rows are counted.
@@ -273,9 +260,9 @@ fn table(out: &mut String, head: &[&str], rows: &[Vec<String>]) -> fmt::Result {
     Ok(())
 }
 
-fn faults(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Result {
+fn faults(out: &mut String, run: &LoadedRun, filter: &Filter) -> fmt::Result {
     let number = |n: Option<u64>| n.map_or_else(|| "–".to_owned(), |n| n.to_string());
-    let shown = run.faults.iter().filter(|fault| args.overlaps(fault.from, fault.to));
+    let shown = run.faults.iter().filter(|fault| filter.overlaps(fault.from, fault.to));
     let rows: Vec<Vec<String>> = shown
         .map(|fault| {
             let mut in_doubt = number(fault.in_doubt);
@@ -302,8 +289,8 @@ fn faults(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Result 
     table(out, &head, &rows)
 }
 
-fn indeterminate(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Result {
-    let open = run.operations.iter().filter(|op| op.outcome == Outcome::Info && args.selects(op));
+fn indeterminate(out: &mut String, run: &LoadedRun, filter: &Filter) -> fmt::Result {
+    let open = run.operations.iter().filter(|op| op.outcome == Outcome::Info && filter.selects(op));
     let rows: Vec<Vec<String>> = open
         .map(|op| {
             let error = op.error.as_deref().unwrap_or("the run ended first");
@@ -328,8 +315,8 @@ fn indeterminate(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::
 }
 
 /// The selected operations, one per line.
-fn operations(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Result {
-    let shown: Vec<&Operation> = run.operations.iter().filter(|op| args.selects(op)).collect();
+fn operations(out: &mut String, run: &LoadedRun, filter: &Filter) -> fmt::Result {
+    let shown: Vec<&Operation> = run.operations.iter().filter(|op| filter.selects(op)).collect();
     writeln!(out, "{}", Styled(BOLD, format!("{} operations", shown.len())))?;
     for operation in shown {
         let took = operation.returned.map_or_else(
@@ -410,7 +397,7 @@ fn check(out: &mut String, check_result: &CheckResult) -> fmt::Result {
 }
 
 /// The run as a JSON object.
-fn as_json(run: &LoadedRun, args: &InspectArgs) -> Json {
+fn as_json(run: &LoadedRun, filter: &Filter) -> Json {
     let operation = |op: &Operation| {
         json!({
             "index": op.invoked_index, "time": op.invoked, "returned": op.returned,
@@ -419,7 +406,7 @@ fn as_json(run: &LoadedRun, args: &InspectArgs) -> Json {
             "version": op.version, "error": op.error,
         })
     };
-    let selected = || run.operations.iter().filter(|op| args.selects(op));
+    let selected = || run.operations.iter().filter(|op| filter.selects(op));
     let number = |number: u32| run.operations[number as usize].invoked_index;
     let broken = run.broken.iter().map(|broken| {
         json!({
@@ -431,7 +418,7 @@ fn as_json(run: &LoadedRun, args: &InspectArgs) -> Json {
             "longest_prefix": broken.prefix.iter().map(|at| number(*at)).collect::<Vec<_>>(),
         })
     });
-    let faults = run.faults.iter().filter(|fault| args.overlaps(fault.from, fault.to));
+    let faults = run.faults.iter().filter(|fault| filter.overlaps(fault.from, fault.to));
     json!({
         "verdict": run.verdict(),
         "test": run.test,
@@ -442,6 +429,6 @@ fn as_json(run: &LoadedRun, args: &InspectArgs) -> Json {
         "indeterminate":
             selected().filter(|op| op.outcome == Outcome::Info).map(operation).collect::<Vec<_>>(),
         "counterexamples": broken.collect::<Vec<_>>(),
-        "operations": args.lists_operations().then(|| selected().map(operation).collect::<Vec<_>>()),
+        "operations": filter.lists_operations().then(|| selected().map(operation).collect::<Vec<_>>()),
     })
 }

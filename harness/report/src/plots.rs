@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, error::Error, ops::Range};
 
 use hdrhistogram::Histogram;
+use history::{Function, Operation, Outcome};
 use plotters::{
     chart::ChartContext,
     coord::{
@@ -16,7 +17,6 @@ use plotters::{
 };
 
 use super::{FaultInterval, RecordedRun, sections::LevelChart};
-use crate::history::{Function, Operation, Outcome};
 
 /// A plot and its description.
 #[derive(Clone, Debug)]

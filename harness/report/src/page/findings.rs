@@ -2,22 +2,19 @@
 
 use std::cmp::Reverse;
 
+use checker::{
+    CheckResult, Finding, Validity,
+    linearizability::{self, NonLinearizableKey},
+};
+use history::Operation;
 use maud::{Markup, html};
 
-use super::verdict_mark;
+use super::{check_property, verdict_mark};
 use crate::{
-    checker::{
-        CheckResult, Finding, Validity,
-        linearizability::{self, NonLinearizableKey},
-    },
-    history::Operation,
-    report::{
-        check_property,
-        counterexample::{describe, figure},
-        links::linked,
-        page_data::PageData,
-        sections::SystemEvidence,
-    },
+    counterexample::{describe, figure},
+    links::linked,
+    page_data::PageData,
+    sections::SystemEvidence,
 };
 
 /// The most counterexamples that are drawn.

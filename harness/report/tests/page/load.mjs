@@ -6,7 +6,7 @@ const NAMES = ["unpack", "decode", "buildModel", "operation", "operationCount", 
   "phasesOf", "spanLines", "firstIndex", "timeScale", "clampView", "zoomed", "panned", "padded", "ticks",
   "layoutLanes", "assignRows", "ROWS_TOP", "ROW_HEIGHT", "hit", "layoutTrace", "traceY", "messageEnds"];
 
-const read = (name) => readFileSync(new URL(`../${name}.js`, import.meta.url), "utf8");
+const read = (name) => readFileSync(new URL(`../../src/page/${name}.js`, import.meta.url), "utf8");
 const source = FILES.map(read).join("\n");
 export const page = new Function(`"use strict";\n${source}\nreturn { ${NAMES.join(", ")} };`)();
 

@@ -2,18 +2,16 @@
 
 use std::time::Duration;
 
+use checker::{
+    Reference, Validity,
+    linearizability::{self, Limits, NonLinearizableKey},
+};
+use history::Operation;
 use serde_json::Value as Json;
 
 use super::{
     FaultInterval, RecordedRun, ReportError, Sample, SectionRequest, SystemEvidence,
     SystemSections, fault_intervals, links::recognized, read_json,
-};
-use crate::{
-    checker::{
-        Reference, Validity,
-        linearizability::{self, Limits, NonLinearizableKey},
-    },
-    history::Operation,
 };
 
 /// How long counterexamples are searched for.

@@ -7,13 +7,10 @@ use std::{
     process::Command,
 };
 
-use harness::{
-    checker::Results,
-    history,
-    report::{self, NoEvidence, RecordedRun},
-};
+use checker::Results;
+use report::{NoEvidence, RecordedRun};
 
-const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/report/page/tests");
+const TESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/page");
 
 /// Runs Node.js. `None` if it is not installed.
 fn node(arguments: &[&Path]) -> Option<(bool, String)> {
@@ -60,7 +57,7 @@ fn runs(directory: &Path, found: &mut Vec<PathBuf>) {
 /// A page needs nothing but a history: no journals, no check results.
 #[test]
 fn pages_without_system_evidence_reproduce_their_histories() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../histories/golden");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../histories/golden");
     let mut found = Vec::new();
     runs(&golden, &mut found);
     assert!(found.len() > 50, "{found:?}");
