@@ -1,5 +1,5 @@
-//! The command line from outside: what is wrong is told in words with the exit status for it, and
-//! the help is a manual.
+//! The command line from outside: errors have a reason and an exit status, and the help describes
+//! every fault.
 
 #[path = "support/copy.rs"]
 mod copy;
@@ -10,7 +10,7 @@ use std::{
     process::{Command, Output},
 };
 
-use harness::nemesis::FaultName;
+use twopc::faults::FaultName;
 
 use self::copy::copy;
 
@@ -23,21 +23,21 @@ fn bad_arguments_end_with_254_and_a_reason() {
     let empty = tempfile::tempdir().expect("a directory for the test");
     let empty = empty.path().to_str().expect("a name in UTF-8");
     for (arguments, reason) in [
-        (vec!["--faults", "kill-mister"], "'kill-mister' is no fault"),
-        (vec!["--faults", "none,kill-master"], "goes with no other"),
-        (vec!["test", "--faults", ""], "is no fault"),
-        (vec!["--time-limit", "soon"], "'soon' is no time"),
+        (vec!["--faults", "kill-mister"], "'kill-mister' is not a fault"),
+        (vec!["--faults", "none,kill-master"], "cannot be combined"),
+        (vec!["test", "--faults", ""], "is not a fault"),
+        (vec!["--time-limit", "soon"], "'soon' is not a duration"),
         (vec!["--concurrency", "0"], "not in 1.."),
         (vec!["--keys", "0"], "not in 1.."),
         (vec!["--replicas", "33"], "not in 1.."),
-        (vec!["--rate=-1"], "is no rate"),
-        (vec!["--mix", "get=0"], "above 0"),
-        (vec!["--mix", "cas=1"], "'cas' is no operation"),
-        (vec!["--faults", "kill-master", "--part", "1/2"], "add crash-matrix to --faults"),
+        (vec!["--rate=-1"], "is not a rate"),
+        (vec!["--mix", "get=0"], "greater than 0"),
+        (vec!["--mix", "cas=1"], "'cas' is not an operation"),
+        (vec!["--faults", "kill-master", "--shard", "1/2"], "add crash-matrix to --faults"),
         (vec!["--seed", "lucky"], "invalid digit"),
         (vec!["--system", "oracle"], "twopc"),
         (vec!["--system-bin", empty], "there is no program"),
-        (vec!["--break", "the-bank"], "'the-bank' is no rule"),
+        (vec!["--break", "the-bank"], "unknown rule 'the-bank'"),
         (vec!["--store", "/dev/null/histories"], "--store"),
         (vec!["--no-such-flag"], "--no-such-flag"),
         (vec!["sing"], "sing"),
@@ -48,13 +48,13 @@ fn bad_arguments_end_with_254_and_a_reason() {
         (vec!["check", "a", "--format", "xml"], "unknown format 'xml'"),
         (vec!["check", "a", "--spec", "queue"], "unknown specification 'queue'"),
         (vec!["check", "a", "--memory", "1"], "not in 16"),
-        (vec!["rules", "--commit", "votes", "decision-forced"], "say --commit logged"),
-        (vec!["rules", "--real", "veto-forced"], "say --commit votes"),
-        (vec!["--break", "veto-forced"], "means nothing where commit = logged: say --commit votes"),
-        (vec!["test", "--commit", "votes", "--break", "no-guess-in-doubt"], "say --commit logged"),
-        (vec!["model", "--break", "late-yes-is-void"], "say --commit votes"),
-        (vec!["model", "--commit", "votes", "--break", "decision-forced"], "say --commit logged"),
-        (vec!["sim", "--seeds", "0..1", "--break", "no-presumption"], "say --commit votes"),
+        (vec!["rules", "--commit", "votes", "decision-forced"], "use --commit logged"),
+        (vec!["rules", "--real", "veto-forced"], "use --commit votes"),
+        (vec!["--break", "veto-forced"], "has no effect with commit = logged: use --commit votes"),
+        (vec!["test", "--commit", "votes", "--break", "no-guess-in-doubt"], "use --commit logged"),
+        (vec!["model", "--break", "late-yes-is-void"], "use --commit votes"),
+        (vec!["model", "--commit", "votes", "--break", "decision-forced"], "use --commit logged"),
+        (vec!["sim", "--seeds", "0..1", "--break", "no-presumption"], "use --commit votes"),
         (vec!["verify", "/nonexistent", "c"], "/nonexistent"),
         (vec!["export", empty, "--format", "edn"], "history.jsonl"),
         (vec!["export", empty, "--format", "xml"], "unknown export format 'xml'"),
@@ -70,7 +70,21 @@ fn bad_arguments_end_with_254_and_a_reason() {
 }
 
 #[test]
-fn the_help_is_a_manual() {
+fn old_names_are_accepted_with_a_warning() {
+    // The run itself is refused, because two of the options make no sense together.
+    let output = harness(&["--faults", "twin-master", "--part", "1/2", "--timing", "vote=900"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(254), "{said}");
+    for (old, new) in
+        [("twin-master", "second-master"), ("--part", "--shard"), ("vote", "vote_timeout_ms")]
+    {
+        assert!(said.contains(&format!("'{old}' is now called '{new}'")), "{said}");
+    }
+    assert!(said.contains("only the crash matrix has shards"), "{said}");
+}
+
+#[test]
+fn the_help_describes_every_fault() {
     let output = harness(&["--help"]);
     assert!(output.status.success());
     let help = String::from_utf8_lossy(&output.stdout);

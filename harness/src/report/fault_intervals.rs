@@ -42,18 +42,26 @@ pub struct FaultInterval {
     pub index: u64,
     /// Whether an event ended it.
     #[serde(skip)]
-    closed: bool,
+    pub(super) closed: bool,
 }
 
 /// Actions that leave a node dead or stopped until it is started or resumed.
-const STOPPING_ACTIONS: &[&str] =
-    &["kill", "pause", "hold", "died", "power-loss", "wipe-replica", "second-master"];
+const STOPPING_ACTIONS: &[&str] = &[
+    "kill",
+    "pause",
+    "hold",
+    "died",
+    "power-loss",
+    "wipe-replica",
+    "second-master",
+    "twin-master",
+];
 
 /// Actions that bring a dead or stopped node back.
 const STARTING_ACTIONS: &[&str] = &["restart", "resume"];
 
 /// Actions that undo any other fault.
-const REPAIRING_ACTIONS: &[&str] = &["mend", "restore"];
+const REPAIRING_ACTIONS: &[&str] = &["network-restored", "mend", "restore"];
 
 impl FaultInterval {
     fn applies_to(&self, nodes: &[String]) -> bool {
@@ -116,7 +124,7 @@ fn apply(intervals: &mut Vec<FaultInterval>, event: &Event, nemesis: &NemesisEve
             }
         }
         "heal" => intervals.iter_mut().for_each(|interval| interval.close(event.time)),
-        "miss" | "settled" | "final" | "broken" | "unseen" => {}
+        "miss" | "settled" | "final" | "broken" | "dump-failed" | "unseen" => {}
         _ if STARTING_ACTIONS.contains(&action) => {
             let ended = intervals
                 .iter_mut()
@@ -183,13 +191,17 @@ fn intercepted_messages(value: &Json) -> Option<String> {
             let describe = |rule: &Json| {
                 format!(
                     "{} {}",
-                    rule.get("what").map_or_else(String::new, text),
-                    rule.get("is").map_or_else(String::new, text)
+                    rule.get("pattern").or_else(|| rule.get("what")).map_or_else(String::new, text),
+                    rule.get("action").or_else(|| rule.get("is")).map_or_else(String::new, text)
                 )
             };
             Some(rules.iter().map(describe).collect::<Vec<_>>().join(", "))
         }
-        _ => Some(format!("{} {}", text(value.get("did")?), text(value.get("message")?))),
+        _ => Some(format!(
+            "{} {}",
+            text(value.get("message_action").or_else(|| value.get("did"))?),
+            text(value.get("message")?)
+        )),
     }
 }
 

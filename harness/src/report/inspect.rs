@@ -6,24 +6,21 @@ use std::{
     fmt::{self, Write as _},
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anstyle::{AnsiColor, Effects, Style};
 use clap::Args;
 use serde_json::{Value as Json, json};
 
-use super::{
-    fault_intervals::{FaultInterval, fault_intervals},
-    summary::Tally,
-};
+use super::{FaultInterval, fault_intervals, read_json, summary::Tally};
 use crate::{
     checker::{
         CheckResult, Results, Validity,
         linearizability::{self, Limits, NonLinearizableKey, ShownOperation, timeline},
     },
-    history::{self, Event, Operation, Outcome},
+    history::{self, Event, Operation, Outcome, PairError, ReadError},
     runner::parse_duration,
-    twopc::{LoadError, read_json},
 };
 
 /// The arguments of `harness inspect`.
@@ -104,6 +101,9 @@ fn styled(verdict: Validity) -> Styled<Validity> {
     Styled(style, verdict)
 }
 
+/// How long counterexamples are searched for.
+const SEARCH_LIMIT: Duration = Duration::from_secs(5);
+
 /// A recorded run, without its journals.
 struct LoadedRun {
     events: Vec<Event>,
@@ -116,17 +116,25 @@ struct LoadedRun {
 }
 
 impl LoadedRun {
-    fn load(directory: &Path) -> Result<LoadedRun, LoadError> {
-        let test = read_json(&directory.join("test.json"))?;
+    fn load(directory: &Path) -> Result<LoadedRun, InspectError> {
+        let file = |name: &str| {
+            let path = directory.join(name);
+            move |source| InspectError::File { path, source }
+        };
+        let test = read_json(&directory.join("test.json")).map_err(file("test.json"))?;
         let path = directory.join("history.jsonl");
         let history::RecordedHistory { events, torn } = history::read(&path)?;
-        let operations = history::pair(&events).map_err(|error| LoadError::Pair { path, error })?;
+        let operations =
+            history::pair(&events).map_err(|error| InspectError::Pair { path, error })?;
         let faults = fault_intervals(&events);
         let path = directory.join("results.json");
-        let results: Option<Results> = if path.exists() { Some(read_json(&path)?) } else { None };
-        let invalid = results.as_ref().and_then(|results| results.check(linearizability::NAME));
-        let invalid = invalid.is_some_and(|check| check.verdict == Validity::Invalid);
-        let limits = Limits { time: std::time::Duration::from_secs(5), ..Limits::default() };
+        let results: Option<Results> = match path.exists() {
+            true => Some(read_json(&path).map_err(file("results.json"))?),
+            false => None,
+        };
+        let check = results.as_ref().and_then(|results| results.check(linearizability::NAME));
+        let invalid = check.is_some_and(|check| check.verdict == Validity::Invalid);
+        let limits = Limits { time: SEARCH_LIMIT, ..Limits::default() };
         let broken = if invalid {
             linearizability::non_linearizable_keys(&operations, &limits)
         } else {
@@ -143,20 +151,40 @@ impl LoadedRun {
 /// Why `harness inspect` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
-    /// The run cannot be read.
+    /// The history cannot be read.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    History(#[from] ReadError),
+    /// The events of the history do not form operations.
+    #[error("{}:{}: {}", path.display(), error.position + 1, error.reason)]
+    Pair {
+        /// The history.
+        path: PathBuf,
+        /// The event and what is wrong with it.
+        error: PairError,
+    },
+    /// Another file of the run cannot be read.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// The output cannot be written.
     #[error("cannot write: {0}")]
     Write(#[from] io::Error),
 }
 
 /// Prints a run. The check results are read from `results.json`; the verdict of a run that was not
-/// checked is unknown.
+/// checked is unknown. `summarize` counts the events, as [`Tally::of`] does.
 ///
 /// # Errors
-/// A file of the run cannot be read.
-pub fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<Validity, InspectError> {
+/// A file of the run cannot be read, or the output cannot be written.
+pub fn inspect(
+    args: &InspectArgs,
+    summarize: fn(&[Event]) -> Tally,
+    out: &mut impl Write,
+) -> Result<Validity, InspectError> {
     let run = LoadedRun::load(&args.path)?;
     if args.json {
         serde_json::to_writer(&mut *out, &as_json(&run, args)).map_err(io::Error::from)?;
@@ -164,12 +192,17 @@ pub fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<Validity, Ins
         return Ok(run.verdict());
     }
     let mut text = String::new();
-    write_text(&mut text, &run, args).expect("writing to a string cannot fail");
+    write_text(&mut text, &run, args, summarize).expect("writing to a string cannot fail");
     out.write_all(text.as_bytes())?;
     Ok(run.verdict())
 }
 
-fn write_text(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Result {
+fn write_text(
+    out: &mut String,
+    run: &LoadedRun,
+    args: &InspectArgs,
+    summarize: fn(&[Event]) -> Tally,
+) -> fmt::Result {
     for (title, field) in [("Started", "started"), ("Repeat with", "command")] {
         if let Some(text) = run.test.get(field).and_then(Json::as_str) {
             writeln!(out, "{FAINT}{title}:{FAINT:#} {text}")?;
@@ -178,7 +211,7 @@ fn write_text(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Res
     if args.lists_operations() {
         operations(out, run, args)?;
     } else {
-        write!(out, "{}", Tally::of(&run.events))?;
+        write!(out, "{}", summarize(&run.events))?;
     }
     if run.torn {
         writeln!(out, "The history is truncated: the harness was killed.")?;
@@ -310,7 +343,7 @@ fn operations(out: &mut String, run: &LoadedRun, args: &InspectArgs) -> fmt::Res
         };
         let (sign, rest) = match operation.outcome {
             Outcome::Ok => {
-                ("ok  ", operation.version.as_ref().map_or_else(String::new, |v| v.to_string()))
+                ("ok  ", operation.version.as_ref().map_or_else(String::new, ToString::to_string))
             }
             Outcome::Fail => ("fail", operation.error.clone().unwrap_or_default()),
             Outcome::Info => ("info", operation.error.clone().unwrap_or_default()),

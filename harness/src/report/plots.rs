@@ -1,5 +1,5 @@
 //! The plots of a run as SVG, with fault intervals shaded: latency, latency quantiles, throughput, and
-//! the number of transactions in doubt.
+//! levels that the system under test adds, such as the number of transactions in doubt.
 
 use std::{collections::BTreeMap, error::Error, ops::Range};
 
@@ -14,9 +14,8 @@ use plotters::{
     prelude::*,
     style::text_anchor::{HPos, Pos, VPos},
 };
-use system::protocol::Node;
 
-use super::{fault_intervals::FaultInterval, lock_intervals::LockInterval};
+use super::{FaultInterval, RecordedRun, sections::LevelChart};
 use crate::history::{Function, Operation, Outcome};
 
 /// A plot and its description.
@@ -25,9 +24,9 @@ pub(super) struct Plot {
     /// The name of its file in the run directory.
     pub(super) file: &'static str,
     /// The title.
-    pub(super) title: &'static str,
+    pub(super) title: String,
     /// The caption.
-    pub(super) note: String,
+    pub(super) caption: String,
     /// The SVG document. It follows the light or dark colour scheme of the reader.
     pub(super) svg: String,
 }
@@ -64,24 +63,27 @@ const STYLE: &str = "<style>\
 .plot [fill='#6E747C']{fill:#9aa1aa}.plot [stroke='#6E747C']{stroke:#9aa1aa}\
 }</style>";
 
-/// Draws all plots of a run. `completions` has the time of the completion of each operation.
+/// Draws all plots of a run.
 ///
 /// # Errors
 /// A plot cannot be drawn.
 pub(super) fn plots(
-    operations: &[Operation],
-    completions: &[Option<u64>],
+    run: &RecordedRun<'_>,
     faults: &[FaultInterval],
-    locks: &BTreeMap<Node, Vec<LockInterval>>,
-    end: u64,
+    charts: &[LevelChart],
 ) -> Result<Vec<Plot>, Box<dyn Error>> {
-    let seconds = (end as f64 / 1e9).max(1e-3);
-    Ok(vec![
-        latency(operations, completions, faults, seconds)?,
+    let operations = run.operations;
+    let completions: Vec<Option<u64>> = operations.iter().map(|op| run.completion(op)).collect();
+    let seconds = (run.end() as f64 / 1e9).max(1e-3);
+    let mut plots = vec![
+        latency(operations, &completions, faults, seconds)?,
         quantiles(operations, faults, seconds)?,
-        throughput(operations, completions, faults, seconds)?,
-        in_doubt(locks, faults, seconds)?,
-    ])
+        throughput(operations, &completions, faults, seconds)?,
+    ];
+    for chart in charts {
+        plots.push(levels(chart, faults, seconds)?);
+    }
+    Ok(plots)
 }
 
 /// How far the time axis extends beyond the end of the run, to leave room for the legend.
@@ -272,7 +274,12 @@ fn latency(
     } else {
         format!("{total} operations, one mark each.")
     };
-    Ok(Plot { file: "latency.svg", title: "Latency by operation and outcome", note, svg })
+    Ok(Plot {
+        file: "latency.svg",
+        title: "Latency by operation and outcome".to_owned(),
+        caption: note,
+        svg,
+    })
 }
 
 fn outcome_name(outcome: Outcome) -> &'static str {
@@ -343,7 +350,12 @@ fn quantiles(
         Ok(())
     })?;
     let note = "Of operations with outcome ok, by the time of their invocation.".to_owned();
-    Ok(Plot { file: "quantiles.svg", title: "Latency quantiles over time", note, svg })
+    Ok(Plot {
+        file: "quantiles.svg",
+        title: "Latency quantiles over time".to_owned(),
+        caption: note,
+        svg,
+    })
 }
 
 fn throughput(
@@ -376,50 +388,64 @@ fn throughput(
         Ok(())
     })?;
     let note = "By the time of their completion.".to_owned();
-    Ok(Plot { file: "rate.svg", title: "Operations per second by outcome", note, svg })
+    Ok(Plot {
+        file: "rate.svg",
+        title: "Operations per second by outcome".to_owned(),
+        caption: note,
+        svg,
+    })
 }
 
-fn in_doubt(
-    locks: &BTreeMap<Node, Vec<LockInterval>>,
+/// Draws the maximum level of each series in each bucket.
+fn levels(
+    chart_data: &LevelChart,
     faults: &[FaultInterval],
     seconds: f64,
 ) -> Result<Plot, Box<dyn Error>> {
-    let mut series: Vec<(Node, [i32; BUCKETS])> = Vec::new();
-    for (node, locks) in locks {
-        let mut changes: Vec<(i64, i32)> = Vec::new();
-        for lock in locks {
-            if let Some(from) = lock.in_doubt_from.filter(|from| *from < lock.to) {
-                changes.push((from, 1));
-                changes.push((lock.to, -1));
-            }
-        }
-        changes.sort_unstable();
-        let mut max = [0; BUCKETS];
-        let (mut now, mut at) = (0, 0);
-        for (t, change) in changes {
-            let next = bucket((t as f64 / 1e9).max(0.0), seconds);
-            max[at..=next].iter_mut().for_each(|count| *count = now.max(*count));
-            now += change;
-            at = next;
-            max[at] = max[at].max(now);
-        }
-        max[at..].iter_mut().for_each(|count| *count = now.max(*count));
-        series.push((*node, max));
-    }
+    let series = chart_data.series.iter();
+    let series: Vec<(&str, [i32; BUCKETS])> =
+        series.map(|(name, changes)| (name.as_str(), max_levels(changes, seconds))).collect();
     let top = series.iter().flat_map(|(_, max)| max).max().copied().unwrap_or(0);
     let top = f64::from(top.max(3)) * 1.15;
     let label = |count: &f64| format!("{count:.0}");
-    let svg = chart(faults, seconds, 0.0..top, "transactions", &label, |chart| {
-        for ((node, max), color) in series.iter().zip(SERIES_COLORS.iter().cycle()) {
+    let svg = chart(faults, seconds, 0.0..top, &chart_data.unit, &label, |chart| {
+        for ((name, max), color) in series.iter().zip(SERIES_COLORS.iter().cycle()) {
             let points = max.iter().enumerate();
             let points = points.map(|(at, n)| (middle(at, seconds), f64::from(*n)));
-            line(chart, points, *color, node.to_string())?;
+            line(chart, points, *color, *name)?;
         }
         Ok(())
     })?;
-    let note =
-        "The maximum number of transactions that a replica had prepared without knowing their \
-                outcome. Each holds the lock on its key."
-            .to_owned();
-    Ok(Plot { file: "in-doubt.svg", title: "Transactions in doubt by replica", note, svg })
+    let LevelChart { file, title, caption, .. } = chart_data;
+    Ok(Plot { file, title: title.clone(), caption: caption.clone(), svg })
+}
+
+fn max_levels(changes: &[(i64, i32)], seconds: f64) -> [i32; BUCKETS] {
+    let mut changes = changes.to_vec();
+    changes.sort_unstable();
+    let mut max = [0; BUCKETS];
+    let (mut level, mut at) = (0, 0);
+    for (t, change) in changes {
+        let next = bucket((t as f64 / 1e9).max(0.0), seconds);
+        max[at..=next].iter_mut().for_each(|count| *count = level.max(*count));
+        level += change;
+        at = next;
+        max[at] = max[at].max(level);
+    }
+    max[at..].iter_mut().for_each(|count| *count = level.max(*count));
+    max
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_level_of_a_bucket_is_its_maximum() {
+        let second = 1_000_000_000;
+        let changes =
+            [(60 * second, 1), (61 * second, 1), (61 * second + 1, -1), (90 * second, -1)];
+        let max = max_levels(&changes, 120.0);
+        assert_eq!((max[59], max[60], max[61], max[62], max[90], max[91]), (0, 1, 2, 1, 1, 0));
+    }
 }

@@ -6,8 +6,6 @@ use std::{collections::BTreeMap, fmt};
 use serde_json::Value as Json;
 
 use crate::history::{Action, Event, Function, Kind, NemesisEvent};
-use crate::nemesis::matrix::Coverage;
-use crate::twopc::faults::lost;
 
 /// The counts of a run.
 #[derive(Clone, Debug, Default)]
@@ -16,8 +14,8 @@ pub struct Tally {
     operations: BTreeMap<Function, OutcomeCounts>,
     /// Injections by fault.
     faults: BTreeMap<String, FaultTally>,
-    /// The coverage of the crash matrix.
-    coverage: Coverage,
+    /// Text that is printed in place of the crash points of a fault.
+    details: BTreeMap<String, String>,
     /// Nodes that exited unexpectedly, with their exit status.
     unexpected_exits: Vec<String>,
     /// The violation that the online checker found during the run.
@@ -101,7 +99,6 @@ impl Tally {
     }
 
     fn nemesis(&mut self, event: &NemesisEvent) {
-        self.coverage.add(event);
         match event.f.as_str() {
             "died" => {
                 let [node, status] = ["node", "status"].map(|name| event.text(name).unwrap_or("?"));
@@ -126,7 +123,7 @@ impl Tally {
                     "pause" => &mut point.pauses,
                     _ => &mut point.power_losses,
                 } += 1;
-                tally.lost += lost(event);
+                tally.lost += crate::twopc::faults::lost(event);
                 if let Some(replicas) = number("in_doubt") {
                     *point.in_doubt.entry(replicas).or_default() += 1;
                 }
@@ -161,10 +158,9 @@ impl Tally {
         }
     }
 
-    /// The coverage of the crash matrix.
-    #[must_use]
-    pub fn coverage(&self) -> &Coverage {
-        &self.coverage
+    /// Prints a text in place of the crash points of a fault.
+    pub fn set_details(&mut self, fault: &str, text: impl Into<String>) {
+        self.details.insert(fault.to_owned(), text.into());
     }
 
     /// The number of operations invoked.
@@ -216,9 +212,8 @@ impl fmt::Display for Tally {
                 write!(f, ", {} not reached", fault.missed)?;
             }
             writeln!(f)?;
-            // The coverage below lists the crash matrix by cell.
-            let listed_below = name == "crash-matrix" && !self.coverage.is_empty();
-            let points = fault.points.iter().filter(|_| !listed_below);
+            let replaced = self.details.contains_key(name);
+            let points = fault.points.iter().filter(|_| !replaced);
             let width = fault.points.keys().map(String::len).max().unwrap_or(0);
             for (name, point) in points {
                 let PointTally { kills, pauses, power_losses, in_doubt } = point;
@@ -260,8 +255,8 @@ impl fmt::Display for Tally {
                 writeln!(f, "  not recovered in time: {} times", fault.unrecovered)?;
             }
         }
-        if !self.coverage.is_empty() {
-            write!(f, "{}", self.coverage)?;
+        for text in self.details.values() {
+            f.write_str(text)?;
         }
         for exit in &self.unexpected_exits {
             writeln!(f, "Unexpected exit: {exit}")?;

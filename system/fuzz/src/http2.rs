@@ -88,7 +88,7 @@ fn master() -> SocketAddr {
                 journal: None,
                 control: false,
                 arm: None,
-                syncs: SyncMode::None,
+                sync_mode: SyncMode::None,
             };
             thread::spawn(move || {
                 let end =

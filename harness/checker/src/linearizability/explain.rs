@@ -191,7 +191,11 @@ fn rule(
             value(second)
         ),
         ZoneViolation::Inside { inner, outer } => {
-            format!("whenever the key can hold {}, it must hold {}", value(inner), value(outer))
+            format!(
+                "at every moment when the key can hold {}, it must hold {}",
+                value(inner),
+                value(outer)
+            )
         }
         ZoneViolation::DeleteBlocked { delete, by } => format!(
             "{} must take effect while the key must hold {}",

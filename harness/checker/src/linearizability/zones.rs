@@ -203,6 +203,9 @@ impl ZoneCursor<'_> {
     }
 }
 
+/// First free slot, last free slot, and position of an operation.
+type FreeSlots = (u32, u32, u32);
+
 /// An empty get, which needs a delete to observe.
 struct EmptyGet {
     /// Its last free slot, and the last slot of the delete.
@@ -304,30 +307,7 @@ impl Zones {
         mut on_delete: impl FnMut(u32, u32),
         mut on_empty_get: impl FnMut(u32, i64),
     ) -> Result<(), ZoneViolation> {
-        let mut deletes: Vec<(u32, u32, u32)> = Vec::new();
-        let mut gets: Vec<(u32, u32, u32)> = Vec::new();
-        let mut cursor = self.cursor();
-        for (position, op) in (0_u32..).zip(&history.ops) {
-            if op.access.value() != ABSENT {
-                continue;
-            }
-            let from = cursor.up(op.invoked);
-            let to = if op.took_effect() { cursor.down(op.returned - 1) } else { OPEN };
-            let is_delete = matches!(op.access, Access::Write(_));
-            if from > to {
-                let by = self.value_of(cursor.blocking(op.invoked).expect("it has no free slot"));
-                return Err(if is_delete {
-                    ZoneViolation::DeleteBlocked { delete: position, by }
-                } else {
-                    ZoneViolation::EmptyGetBlocked { get: position, by }
-                });
-            }
-            if is_delete {
-                deletes.push((from, to, position));
-            } else {
-                gets.push((from, to, position));
-            }
-        }
+        let (deletes, gets) = self.absent_operations(history)?;
         let empty_gets = self.empty_gets(&gets);
         drop(gets);
         // Assigns deletes to gets, the earliest deadline first.
@@ -366,9 +346,37 @@ impl Zones {
         Ok(())
     }
 
+    /// The deletes and the empty gets with their first and last free slots. Checks rule 4.
+    fn absent_operations(
+        &self,
+        history: &RegisterHistory,
+    ) -> Result<(Vec<FreeSlots>, Vec<FreeSlots>), ZoneViolation> {
+        let (mut deletes, mut gets) = (Vec::new(), Vec::new());
+        let mut cursor = self.cursor();
+        for (position, op) in (0_u32..).zip(&history.ops) {
+            if op.access.value() != ABSENT {
+                continue;
+            }
+            let from = cursor.up(op.invoked);
+            let to = if op.took_effect() { cursor.down(op.returned - 1) } else { OPEN };
+            let is_delete = matches!(op.access, Access::Write(_));
+            if from > to {
+                let by = self.value_of(cursor.blocking(op.invoked).expect("it has no free slot"));
+                return Err(if is_delete {
+                    ZoneViolation::DeleteBlocked { delete: position, by }
+                } else {
+                    ZoneViolation::EmptyGetBlocked { get: position, by }
+                });
+            }
+            let of_kind = if is_delete { &mut deletes } else { &mut gets };
+            of_kind.push((from, to, position));
+        }
+        Ok((deletes, gets))
+    }
+
     /// The empty gets in the order of their last slots, each with the first slot of the delete it
     /// observes.
-    fn empty_gets(&self, gets: &[(u32, u32, u32)]) -> Vec<EmptyGet> {
+    fn empty_gets(&self, gets: &[FreeSlots]) -> Vec<EmptyGet> {
         if gets.is_empty() {
             return Vec::new();
         }

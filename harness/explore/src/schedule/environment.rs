@@ -4,13 +4,11 @@
 
 use std::{collections::BTreeSet, convert::Infallible, time::Duration};
 
-use system::{
-    protocol::{
-        CallId, Effect, Event, Key, Lsn, Message, Node, Record, Reply, TimerId, Value, Version,
-        driver::{Clients, Environment, Network, Operator, Storage, Timers},
-    },
-    store::Memory,
+use protocol::{
+    CallId, Effect, Event, Key, Lsn, Message, Node, Record, Reply, TimerId, Value, Version,
+    driver::{Clients, Environment, Network, Operator, Storage, Timers},
 };
+use records::Memory;
 
 use super::{
     ScheduleSetup,

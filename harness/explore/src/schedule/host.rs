@@ -3,14 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use system::{
-    protocol::{
-        Body, CallId, Config, Event, Key, Lsn, Machine, Message, Node, Record, Request, Rule,
-        StoreId, TimerId, Version,
-        driver::{self, Halt},
-    },
-    store::Memory,
+use protocol::{
+    Body, CallId, Config, Event, Key, Lsn, Machine, Message, Node, Record, Request, Rule, StoreId,
+    TimerId, Version,
+    driver::{self, Halt},
 };
+use records::Memory;
 
 use super::{
     ScheduleSetup,
