@@ -122,15 +122,15 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Role {
     /// The master.
-    Master(NodeArgs<MasterArgs>),
+    Master(MutableNodeArgs<MasterArgs>),
     /// A replica.
-    Replica(NodeArgs<ReplicaArgs>),
+    Replica(MutableNodeArgs<ReplicaArgs>),
 }
 
 /// The arguments of a node that is built into the harness: those of the system's program, and
 /// mutations that the program does not offer.
 #[derive(Debug, Args)]
-struct NodeArgs<T: Args> {
+struct MutableNodeArgs<T: Args> {
     #[command(flatten)]
     node: T,
     /// Skip syncs of the store.
@@ -138,7 +138,7 @@ struct NodeArgs<T: Args> {
     without: Vec<Mutation>,
 }
 
-impl<T: Args> NodeArgs<T> {
+impl<T: Args> MutableNodeArgs<T> {
     fn sync_mode(&self) -> SyncMode {
         let skipped = self.without.iter().find_map(|mutation| match mutation {
             Mutation::SyncMode(mode) => Some(*mode),
