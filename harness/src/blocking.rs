@@ -12,9 +12,11 @@ use std::{
 use ::twopc::{
     faults::{FaultAction, FaultName, Faults, Injection, Trigger, uncertainty_points},
     matrix::Shard,
+    run::{RunError, RunOptions},
 };
 use checker::{Limits, Validity};
 use clap::{Args, builder::RangedU64ValueParser};
+use lab::duration::{duration_text, parse_duration};
 use serde::Serialize;
 use system::protocol::{CommitMode, Node};
 use tokio::sync::watch;
@@ -22,7 +24,7 @@ use tokio::sync::watch;
 use crate::{
     commands::{self, CommandError},
     report_twopc,
-    runner::{self, RunError, RunOptions, duration_text, parse_duration},
+    run_progress::run_with_progress,
     twopc::Run,
 };
 
@@ -112,7 +114,7 @@ pub async fn blocking(
     let mut rows = Vec::new();
     for peers in [true, false] {
         let options = args.options(peers);
-        let completed = runner::run(&options, interrupt.clone(), false).await?;
+        let completed = run_with_progress(&options, interrupt.clone()).await?;
         let (run, results) = commands::check_run(&completed.directory, &Limits::default())?;
         report_twopc::write(&completed.directory, &run, &results).map_err(CommandError::Load)?;
         worst = worst.max(results.verdict);

@@ -8,21 +8,29 @@ pub mod model;
 pub mod progress;
 pub mod report_twopc;
 pub mod rules;
-pub mod runner;
+mod run_progress;
 pub mod schedule;
 pub mod sim;
-pub mod systems;
-pub mod twopc;
 
 pub use checker;
 pub use history;
 
-/// Moved to the crate `lab`. The old path stays while the extraction is in progress.
-pub mod generator {
-    pub use lab::{seeds::*, workload::*};
+// Moved to the crates `lab` and `twopc`. The old paths stay for modules that are still to be
+// extracted from this crate.
+pub use ::twopc::checks as twopc;
+
+pub(crate) mod generator {
+    pub(crate) use lab::workload::*;
 }
 
-/// Moved to the crate `twopc`. The old path stays while the extraction is in progress.
-pub mod nemesis {
-    pub use ::twopc::{faults::*, matrix};
+pub(crate) mod nemesis {
+    pub(crate) use ::twopc::matrix;
+}
+
+pub(crate) mod runner {
+    pub(crate) use lab::duration::parse_duration;
+
+    pub(crate) mod rundir {
+        pub(crate) use lab::run_directory::{RunDirectory as RunDir, utc};
+    }
 }

@@ -7,12 +7,12 @@ mod real;
 use std::{io::Write, path::PathBuf, thread, time::Duration};
 
 use clap::Args;
+use lab::duration::parse_duration;
 use system::protocol::{CommitMode, Request, Rule, Rules};
 
 use crate::{
     checker::Validity,
     model::{Exploration, ExplorationLimits, ModelOptions, explore, script},
-    runner::parse_duration,
     schedule::Property,
     sim::command::{SeedRange, SeedResults, run_seeds},
 };

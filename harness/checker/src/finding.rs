@@ -1,7 +1,7 @@
 //! Findings: what a check reports, as a sentence with typed references to what it mentions.
 //!
 //! A reference is a byte range of the sentence and the thing that this range names. The page turns
-//! references into links, so it never has to parse the sentence. [`finding!`](crate::finding) builds a
+//! references into links, so it never has to parse the sentence. [`finding!`](crate::finding!) builds a
 //! finding from a format string:
 //!
 //! ```
@@ -199,7 +199,7 @@ impl<T: JournalLine + ?Sized> JournalLine for &T {
 }
 
 /// Records which parts of a sentence are references while the sentence is formatted. Used by
-/// [`finding!`](crate::finding).
+/// [`finding!`](crate::finding!).
 #[doc(hidden)]
 #[derive(Debug, Default)]
 pub struct ReferenceRecorder {

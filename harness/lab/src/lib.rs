@@ -5,8 +5,10 @@
 //! - [`disk`] gives each node a file system that loses unsynced writes when its power fails.
 //! - [`injection`] draws fault injections from a seed: rounds of faults, and a second fault during
 //!   the outage or the recovery of the first.
-//! - [`workload`] draws client requests from the same seed.
-//! - [`address`], [`scratch`] and [`signals`] keep runs apart and clean up after them.
+//! - [`workload`] draws client requests from the same seed, and [`worker`] sends them through a
+//!   [`client`] and records them.
+//! - [`run_directory`], [`address`], [`scratch`] and [`signals`] keep runs apart and clean up after
+//!   them.
 //!
 //! The lab does not know any system by name. Nodes are opaque [`NodeName`]s, and what happens is
 //! reported to an [`EventLog`].
@@ -35,17 +37,22 @@
 
 pub mod address;
 pub mod bag;
+pub mod client;
 pub mod cluster;
 pub mod disk;
+pub mod duration;
 mod events;
 pub mod injection;
 mod node;
 pub mod process;
+pub mod progress;
+pub mod run_directory;
 pub mod scratch;
 pub mod seeds;
 pub mod signals;
 pub mod supervisor;
 mod system;
+pub mod worker;
 pub mod workload;
 
 pub use self::{

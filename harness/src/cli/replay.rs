@@ -6,6 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ::twopc::{
+    run::CompletedRun,
+    schedule_replay::{self, StepResult},
+};
 use anyhow::Context as _;
 use checker::{Limits, Validity};
 use lab::signals::follow_signals;
@@ -14,10 +18,6 @@ use super::{Exit, Failure, checked};
 use crate::{
     commands::{self, ReplayArgs},
     report_twopc,
-    runner::{
-        CompletedRun,
-        replay::{self, StepResult},
-    },
     schedule::{self, Schedule},
 };
 
@@ -57,7 +57,7 @@ pub(super) fn replay_on_processes(args: &ReplayArgs, store: &Path) -> Result<Exi
 fn force(path: &Path, store: &Path) -> Result<CompletedRun, Failure> {
     let name = || path.display().to_string();
     let schedule = Schedule::read(path).with_context(name).map_err(Failure::arguments)?;
-    let options = replay::options(&schedule, path, store.to_owned());
+    let options = schedule_replay::options(&schedule, path, store.to_owned());
     let options = options.map_err(anyhow::Error::msg).with_context(name);
     let options = options.map_err(Failure::arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -70,7 +70,7 @@ fn force(path: &Path, store: &Path) -> Result<CompletedRun, Failure> {
             let line = writeln!(out, "{:>3}. {step}\n       {result}", number + 1);
             written = std::mem::replace(&mut written, Ok(())).and(line);
         };
-        replay::run(&schedule, &options, interrupt, print).await.map_err(Failure::harness)
+        schedule_replay::run(&schedule, &options, interrupt, print).await.map_err(Failure::harness)
     })?;
     written?;
     writeln!(out, "{} steps, {not_forced} of them not forced", schedule.steps.len())?;

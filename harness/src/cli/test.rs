@@ -12,11 +12,14 @@ use ::twopc::{
     deployment::find_programs,
     faults::{FaultName, Faults},
     matrix::{Coverage, Shard},
+    run::{CompletedRun, RunOptions},
 };
 use anyhow::Context as _;
 use checker::{Limits, Results, Validity};
 use clap::{Args, builder::RangedU64ValueParser};
-use lab::{disk, seeds::run_seeds, signals::follow_signals, workload::Mix};
+use lab::{
+    disk, duration::parse_duration, seeds::run_seeds, signals::follow_signals, workload::Mix,
+};
 use report::summary::Tally;
 use system::protocol::CommitMode;
 use tokio::{runtime::Runtime, sync::watch};
@@ -26,7 +29,7 @@ use crate::{
     blocking::{BlockingArgs, blocking},
     commands::{self, progress},
     report_twopc,
-    runner::{self, CompletedRun, RunOptions, parse_duration},
+    run_progress::run_with_progress,
 };
 
 /// The options of a test run.
@@ -181,7 +184,7 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
             eprintln!("Seed {seed}. To repeat this run: {}", options.command());
         }
         let run = runtime
-            .block_on(runner::run(&options, interrupt.clone(), false))
+            .block_on(run_with_progress(&options, interrupt.clone()))
             .map_err(Failure::harness)?;
         let run = judge(run)?;
         if many {

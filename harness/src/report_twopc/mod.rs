@@ -30,7 +30,7 @@ use self::{
     traces::JournalExtract,
 };
 use crate::{
-    nemesis::{FaultName, matrix::Coverage},
+    nemesis::matrix::Coverage,
     twopc::{LoadError, Run, faults::lost, find_journals, version_of},
 };
 
@@ -101,7 +101,7 @@ pub fn summary(events: &[Event]) -> Tally {
     let mut dropped: BTreeMap<&str, u64> = BTreeMap::new();
     for event in events {
         if let Action::Nemesis(event) = &event.action
-            && event.f == FaultName::PowerLoss.name()
+            && event.f == ::twopc::faults::FaultName::PowerLoss.name()
             && let Some(fault) = event.text("fault")
         {
             *dropped.entry(fault).or_default() += lost(event);
@@ -113,7 +113,7 @@ pub fn summary(events: &[Event]) -> Tally {
     }
     let coverage = coverage(events);
     if !coverage.is_empty() {
-        tally.set_details(FaultName::CrashMatrix.name(), coverage.to_string());
+        tally.set_details(::twopc::faults::FaultName::CrashMatrix.name(), coverage.to_string());
     }
     tally
 }

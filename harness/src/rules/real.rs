@@ -2,20 +2,22 @@
 //! protects against, until a check reports a violation; then the same runs follow with the rule in
 //! force, and the controls. Knows which faults a rule needs, not how they are injected.
 
-use std::{collections::BTreeMap, fs, io::Write, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, fs, io::Write, path::PathBuf, sync::Arc, time::Instant};
 
-use ::twopc::{Mutation, faults::Faults, matrix::Shard};
+use ::twopc::{
+    Mutation,
+    faults::Faults,
+    matrix::Shard,
+    run::{self, RunOptions},
+};
 use anyhow::Context as _;
 use checker::{Limits, Validity};
-use lab::{disk, seeds::run_seeds, signals::follow_signals, workload::Mix};
+use lab::{disk, progress::NoProgress, seeds::run_seeds, signals::follow_signals, workload::Mix};
 use system::protocol::{CommitMode, Rule};
 use tokio::{runtime::Runtime, sync::watch};
 
 use super::RulesArgs;
-use crate::{
-    commands::check_run,
-    runner::{self, RunOptions},
-};
+use crate::commands::check_run;
 
 /// The kind of run in which a mutation is to be detected.
 #[derive(Clone, Copy, Debug)]
@@ -224,8 +226,11 @@ impl Experiments<'_> {
                 after += 1;
                 score.runs += 1;
                 let options = RunOptions { seed, ..options.clone() };
-                let run =
-                    self.runtime.block_on(runner::run(&options, self.interrupt.clone(), true))?;
+                let run = self.runtime.block_on(run::run(
+                    &options,
+                    self.interrupt.clone(),
+                    Arc::new(NoProgress),
+                ))?;
                 let (_, results) = check_run(&run.directory, &Limits::default())?;
                 match results.verdict {
                     Validity::Valid => remove(run.directory)?,

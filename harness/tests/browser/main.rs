@@ -11,7 +11,7 @@ mod server;
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -29,7 +29,12 @@ const READY: &str = "document.documentElement.dataset.ready === 'yes'";
 
 /// Starts a browser, or prints why the test is skipped.
 fn browser(test: &str) -> Option<Chrome> {
-    Chrome::start().map_err(|reason| println!("{test}: skipped: {reason}")).ok()
+    Chrome::start()
+        .map_err(|reason| {
+            // Past the capture of the test harness, which would hide it.
+            let _ = writeln!(io::stderr(), "skipped: {test}: {reason}");
+        })
+        .ok()
 }
 
 fn golden() -> PathBuf {

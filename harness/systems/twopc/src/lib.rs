@@ -5,9 +5,13 @@
 //! - [`network`] puts relays between the nodes and intercepts messages.
 //! - [`faults`] is the list of faults, as data drawn from a seed; [`nemesis`] carries them out.
 //! - [`matrix`] enumerates every crash point and every way to crash there.
+//! - [`run`] makes a run, and [`checks`] check its record. [`schedule_replay`] makes a run that follows
+//!   a schedule of the model or the simulator.
 //!
 //! This crate joins the `lab`, which knows no system, with the types of `system`.
 
+pub mod checks;
+pub mod client;
 pub mod cluster;
 pub mod deployment;
 pub mod disk;
@@ -16,6 +20,8 @@ pub mod matrix;
 mod mutation;
 pub mod nemesis;
 pub mod network;
+pub mod run;
+pub mod schedule_replay;
 mod timings;
 
 use lab::NodeName;
