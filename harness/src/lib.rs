@@ -6,7 +6,6 @@ pub mod cli;
 pub mod commands;
 pub mod model;
 pub mod progress;
-pub mod report_twopc;
 pub mod rules;
 mod run_progress;
 pub mod schedule;
@@ -17,14 +16,10 @@ pub use history;
 
 // Moved to the crates `lab` and `twopc`. The old paths stay for modules that are still to be
 // extracted from this crate.
-pub use ::twopc::checks as twopc;
+pub use ::twopc::{checks as twopc, page as report_twopc};
 
 pub(crate) mod generator {
     pub(crate) use lab::workload::*;
-}
-
-pub(crate) mod nemesis {
-    pub(crate) use ::twopc::matrix;
 }
 
 pub(crate) mod runner {

@@ -1,8 +1,33 @@
-//! Shows recorded runs and their check results: a summary for a terminal, an HTML page, plots. Reads
-//! verdicts and never makes one.
+//! Shows recorded runs and their check results: a [summary] and an [inspection](inspect) for a terminal, an
+//! HTML page with plots, and a [web server](serve). Reads verdicts and never makes one.
 //!
-//! The history and the results of a run of any system suffice. What a system records besides is added
-//! by its implementation of [`SystemEvidence`], as plain data ([`sections`]).
+//! The history and the check results of a run of any system suffice for its page. What a system records
+//! besides, such as journals of its nodes, is added by its implementation of [`SystemEvidence`], as plain
+//! data: see [`sections`]. Does not know any system by name.
+//!
+//! # Example
+//!
+//! Writing the page of a run of a system that records nothing but the history:
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use report::{NoEvidence, RecordedRun};
+//!
+//! let directory = Path::new("histories/latest"); // with history.jsonl and test.json
+//! let recorded = history::read(&directory.join("history.jsonl"))?;
+//! let operations = history::pair(&recorded.events)?;
+//! let check = checker::linearizability::check(&operations, &checker::Limits::default());
+//! let run = RecordedRun {
+//!     directory,
+//!     events: &recorded.events,
+//!     operations: &operations,
+//!     torn: recorded.torn,
+//!     results: &checker::Results::new(vec![check]),
+//! };
+//! report::write(&run, &NoEvidence)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod columns;
 mod counterexample;

@@ -7,6 +7,7 @@
 //! - [`matrix`] enumerates every crash point and every way to crash there.
 //! - [`run`] makes a run, and [`checks`] check its record. [`schedule_replay`] makes a run that follows
 //!   a schedule of the model or the simulator.
+//! - [`page`] adds what the journals show to the page of a run.
 //!
 //! This crate joins the `lab`, which knows no system, with the types of `system`.
 
@@ -20,6 +21,7 @@ pub mod matrix;
 mod mutation;
 pub mod nemesis;
 pub mod network;
+pub mod page;
 pub mod run;
 pub mod schedule_replay;
 mod timings;

@@ -1,4 +1,4 @@
-//! FactKind our own store adds to the page of its runs, read from the journals of its nodes: lanes with the
+//! What this store adds to the page of its runs, read from the journals of its nodes: lanes with the
 //! lock intervals of replicas and the transactions of the master, traces of transactions with every message
 //! and log record, quoted journal lines, and what became of indeterminate operations.
 
@@ -30,8 +30,9 @@ use self::{
     traces::JournalExtract,
 };
 use crate::{
-    nemesis::matrix::Coverage,
-    twopc::{LoadError, Run, faults::lost, find_journals, version_of},
+    checks::{LoadError, Run, faults::lost, find_journals, version_of},
+    faults::FaultName,
+    matrix::Coverage,
 };
 
 /// Writes the page and the plots of a run into its directory. Existing ones are replaced.
@@ -101,7 +102,7 @@ pub fn summary(events: &[Event]) -> Tally {
     let mut dropped: BTreeMap<&str, u64> = BTreeMap::new();
     for event in events {
         if let Action::Nemesis(event) = &event.action
-            && event.f == ::twopc::faults::FaultName::PowerLoss.name()
+            && event.f == FaultName::PowerLoss.name()
             && let Some(fault) = event.text("fault")
         {
             *dropped.entry(fault).or_default() += lost(event);
@@ -113,7 +114,7 @@ pub fn summary(events: &[Event]) -> Tally {
     }
     let coverage = coverage(events);
     if !coverage.is_empty() {
-        tally.set_details(::twopc::faults::FaultName::CrashMatrix.name(), coverage.to_string());
+        tally.set_details(FaultName::CrashMatrix.name(), coverage.to_string());
     }
     tally
 }

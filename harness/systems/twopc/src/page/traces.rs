@@ -20,7 +20,7 @@ use super::{
     Quote, Selection,
     journal_lines::{Kind, Line, Lines},
 };
-use crate::twopc::{Run, evidence::FactKind};
+use crate::checks::{Run, evidence::FactKind};
 
 /// FactKind was read from the journals.
 #[derive(Clone, Debug, Default)]

@@ -7,7 +7,7 @@ use report::SectionRequest;
 use system::protocol::{Node, TxnId};
 
 use super::LockInterval;
-use crate::twopc::{Run, version_of};
+use crate::checks::{Run, version_of};
 
 /// The most transactions that are traced.
 const TRACES_MAX: usize = 240;

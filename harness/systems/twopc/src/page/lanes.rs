@@ -11,7 +11,7 @@ use super::{
     lock_intervals::{LockInterval, MasterTimes, Release},
     run_nodes,
 };
-use crate::twopc::{Run, evidence::FactKind};
+use crate::checks::{Run, evidence::FactKind};
 
 /// FactKind the journals show about times at the nodes, in nanoseconds of the history.
 pub(super) struct NodeTimes<'a> {
