@@ -7,7 +7,7 @@
 //! final; or another node has concluded it before. There is one way to conclude abort: some replica
 //! has vetoed durably. Invariants, between steps:
 //!
-//! - No client has been sent Aborted, and no node Abort, before a veto was durable at some replica.
+//! - No client has been sent and no node Abort, before a veto was durable at some replica.
 //! - A starting master first completes its takeover: a handshake with every replica, and an outcome
 //!   for every transaction that they were in doubt about. Until then it presumes no abort, takes no
 //!   writes, and its watermark is one that the replicas reported.
