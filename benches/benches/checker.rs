@@ -1,5 +1,5 @@
-//! How fast histories are decided: `cargo bench -p benches --bench checker`. Figures, not samples:
-//! the histories are long, each is decided three times and the best time is printed.
+//! How fast histories are decided: `cargo bench -p benches --bench checker`. The histories are long, so
+//! there is no sampling: each is decided three times, and the best time is printed.
 
 use std::{
     fs,
@@ -8,78 +8,75 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{
-    checker::{
-        file::{Reading, check_file},
-        linearizability::{
-            Limits, Packed, Shape, Verdict, decide,
-            frontier::{self, Answer, States},
-            general,
-            key::{KeyHistory, NOTHING, OPEN, Op, What},
-        },
+use checker::{
+    file::{FileCheckOptions, check_file},
+    linearizability::{
+        Encoding, Limits, PackedHistory, Verdict, decide,
+        frontier::{self, FrontierResult, States},
+        packed::{ABSENT, Access, OPEN, PackedOp, RegisterHistory},
+        timed_steps,
     },
-    history::synthetic::{self, SyntheticOptions},
 };
+use history::synthetic::{self, SyntheticOptions};
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
-/// What the history of a key looks like.
+/// Parameters of the history of a key.
 #[derive(Clone, Copy)]
-struct Shaped {
+struct HistoryShape {
     ops: u32,
     concurrency: usize,
-    /// Values are drawn from so many; none: every put has its own.
+    /// Number of values that puts draw from. `None`: every put has a value of its own.
     values: Option<u32>,
-    /// Of a thousand operations.
+    /// Puts and deletes, in thousandths of the operations.
     puts: u32,
     deletes: u32,
-    /// Of a thousand writes.
+    /// Writes that never return, in thousandths.
     open: u32,
 }
 
 /// A valid history: a simulated register with random linearization points.
-fn simulate(shape: Shaped, seed: u64) -> KeyHistory {
+fn simulate(shape: HistoryShape, seed: u64) -> RegisterHistory {
     let mut rng = SmallRng::seed_from_u64(seed);
-    let mut ops: Vec<Op> = Vec::with_capacity(shape.ops as usize);
-    let mut under_way: Vec<(usize, bool)> = Vec::new();
-    let (mut state, mut fresh, mut time) = (NOTHING, 0, 0);
-    while ops.len() < shape.ops as usize || !under_way.is_empty() {
-        let begin = ops.len() < shape.ops as usize
-            && (under_way.is_empty()
-                || under_way.len() < shape.concurrency && rng.random_ratio(1, 2));
-        if begin {
-            let what = match rng.random_range(0..1000) {
+    let mut ops: Vec<PackedOp> = Vec::with_capacity(shape.ops as usize);
+    let mut open: Vec<(usize, bool)> = Vec::new();
+    let (mut state, mut fresh, mut time) = (ABSENT, 0, 0);
+    while ops.len() < shape.ops as usize || !open.is_empty() {
+        let invoke = ops.len() < shape.ops as usize
+            && (open.is_empty() || open.len() < shape.concurrency && rng.random_ratio(1, 2));
+        if invoke {
+            let access = match rng.random_range(0..1000) {
                 n if n < shape.puts => {
                     fresh += 1;
-                    What::Write(shape.values.map_or(fresh, |values| rng.random_range(1..=values)))
+                    Access::Write(shape.values.map_or(fresh, |values| rng.random_range(1..=values)))
                 }
-                n if n < shape.puts + shape.deletes => What::Write(NOTHING),
-                _ => What::Read(NOTHING),
+                n if n < shape.puts + shape.deletes => Access::Write(ABSENT),
+                _ => Access::Read(ABSENT),
             };
-            under_way.push((ops.len(), false));
-            ops.push(Op { invoked: time, returned: OPEN, what });
+            open.push((ops.len(), false));
+            ops.push(PackedOp { invoked: time, returned: OPEN, access });
             time += 1;
             continue;
         }
-        let pick = rng.random_range(0..under_way.len());
-        let (at, done) = under_way[pick];
-        if !done {
-            match &mut ops[at].what {
-                What::Write(value) => state = *value,
-                What::Read(found) => *found = state,
+        let pick = rng.random_range(0..open.len());
+        let (at, took_effect) = open[pick];
+        if !took_effect {
+            match &mut ops[at].access {
+                Access::Write(value) => state = *value,
+                Access::Read(found) => *found = state,
             }
-            under_way[pick].1 = true;
+            open[pick].1 = true;
             if rng.random_ratio(1, 2) {
                 continue;
             }
         }
-        under_way.swap_remove(pick);
-        let write = matches!(ops[at].what, What::Write(_));
+        open.swap_remove(pick);
+        let write = matches!(ops[at].access, Access::Write(_));
         if !(write && rng.random_range(0..1000) < shape.open) {
             ops[at].returned = time;
             time += 1;
         }
     }
-    KeyHistory::new(ops)
+    RegisterHistory::new(ops)
 }
 
 fn best_of_three(mut run: impl FnMut()) -> Duration {
@@ -93,7 +90,7 @@ fn best_of_three(mut run: impl FnMut()) -> Duration {
         .unwrap_or_default()
 }
 
-/// The greatest resident size of this process since it was last reset, in bytes.
+/// Peak resident memory of this process since the last reset, in bytes.
 fn peak_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
@@ -102,13 +99,13 @@ fn peak_bytes() -> u64 {
 }
 
 fn reset_peak() {
-    // Where the kernel does not allow it the figure is too great, never too small.
+    // If the kernel does not allow the reset, the figure is too large, never too small.
     let _ = fs::write("/proc/self/clear_refs", "5");
 }
 
 /// Tier 1, on one core.
 fn zones(name: &str, keys: u32, ops: u32) {
-    let shape = Shaped {
+    let shape = HistoryShape {
         ops: ops / keys,
         concurrency: 10,
         values: None,
@@ -116,11 +113,12 @@ fn zones(name: &str, keys: u32, ops: u32) {
         deletes: 100,
         open: 10,
     };
-    let histories: Vec<KeyHistory> = (0..keys).map(|key| simulate(shape, u64::from(key))).collect();
+    let histories: Vec<RegisterHistory> =
+        (0..keys).map(|key| simulate(shape, u64::from(key))).collect();
     let total: u64 = histories.iter().map(|history| history.ops.len() as u64).sum();
-    let mut packed: Vec<Packed> = histories
+    let mut packed: Vec<PackedHistory> = histories
         .into_iter()
-        .map(|history| Packed { shape: Shape::Plain(history), numbers: Vec::new() })
+        .map(|history| PackedHistory { encoding: Encoding::Register(history), numbers: Vec::new() })
         .collect();
     reset_peak();
     let before = peak_bytes();
@@ -130,24 +128,24 @@ fn zones(name: &str, keys: u32, ops: u32) {
             assert!(matches!(verdict, Verdict::Valid(_)), "{verdict:?}");
         }
     });
-    // The operations themselves take sixteen bytes each, and were there before.
+    // The operations take sixteen bytes each and were allocated before.
     let bytes = (peak_bytes().saturating_sub(before)) / total + 16;
-    println!("{name}: {total} operations, {time:.3?}, {bytes} bytes an operation");
+    println!("{name}: {total} operations, {time:.3?}, {bytes} bytes per operation");
 }
 
 /// Tier 2.
 fn frontier(name: &str, ops: u32, concurrency: usize, values: Option<u32>) {
-    let shape = Shaped { ops, concurrency, values, puts: 500, deletes: 0, open: 0 };
-    let operations = general(&simulate(shape, 42));
+    let shape = HistoryShape { ops, concurrency, values, puts: 500, deletes: 0, open: 0 };
+    let operations = timed_steps(&simulate(shape, 42));
     let time = best_of_three(|| {
         let mut states = States::default();
-        let answer = frontier::check(&operations, &mut states, &Limits::default(), false);
-        assert!(matches!(black_box(answer), Answer::Valid(_)));
+        let result = frontier::check(&operations, &mut states, &Limits::default(), false);
+        assert!(matches!(black_box(result), FrontierResult::Valid(_)));
     });
     println!("{name}: {ops} operations, concurrency {concurrency}, {time:.3?}");
 }
 
-/// From a file to the verdict.
+/// From the file to the verdict.
 fn file(ops: u64) {
     let directory = tempfile::tempdir().expect("a directory for the bench");
     let path = directory.path().join("history.jsonl");
@@ -159,7 +157,7 @@ fn file(ops: u64) {
         puts: 45,
         deletes: 10,
         seed: 1,
-        plant: None,
+        violation: None,
     };
     let mut out = BufWriter::new(fs::File::create(&path).expect("a new file"));
     synthetic::generate(&options, |event| {
@@ -171,13 +169,13 @@ fn file(ops: u64) {
     reset_peak();
     let mut decided = 0.0;
     let time = best_of_three(|| {
-        let report = check_file(&path, &Reading::default()).expect("well formed");
+        let report = check_file(&path, &FileCheckOptions::default()).expect("well formed");
         assert!(report.violations.is_empty() && report.unknown_because.is_empty());
         decided = report.seconds.1;
     });
     println!(
         "file to verdict: {ops} operations as JSON lines, {time:.3?} of which deciding {decided:.3} \
-         s, {} MiB at most",
+         s, peak {} MiB",
         peak_bytes() >> 20
     );
 }

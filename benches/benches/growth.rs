@@ -1,6 +1,6 @@
-//! How the cost of an operation grows, or does not: `cargo bench -p benches --bench growth`. Puts
-//! and gets of 64 clients while the replicas, the values, the keys and the age of the records grow,
-//! each alone; and the memory of each node then. A few minutes in all.
+//! How the cost of an operation scales: `cargo bench -p benches --bench growth`. Puts and gets of 64
+//! clients, and the memory of each node, as one parameter at a time grows: the number of replicas, the
+//! size of values, the number of keys, and the number of earlier puts. Takes a few minutes.
 
 use std::{
     io::{self, Write as _},
@@ -10,34 +10,34 @@ use std::{
 
 use benches::{
     cluster::Cluster as _,
-    load::{self, Load, Operation, Outcome},
-    ours::{Ours, OursOptions},
+    load::{self, Load, LoadResult, Operation},
     process::{self, Process},
     table::{self, thousands},
+    twopc::{ClusterOptions, TwopcCluster},
 };
 use clap::Parser;
 
-/// Measures how the cost of an operation grows.
+/// Measures how the cost of an operation scales.
 #[derive(Parser)]
 struct Args {
-    /// Seconds that each load is measured.
+    /// The time for which each load is measured, in seconds.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Puts that make the records of one cluster age.
+    /// The largest number of earlier puts.
     #[arg(long, default_value_t = 500_000)]
     age: u64,
-    /// The most keys.
+    /// The largest number of keys.
     #[arg(long, default_value_t = 1_000_000)]
     keys: u32,
-    /// Only sees that everything works: a few seconds.
+    /// Only check that everything works, in a few seconds.
     #[arg(long)]
     test: bool,
-    /// Given by cargo.
+    /// Passed by cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// As the programs have it.
+/// The allocator of the programs.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -73,9 +73,9 @@ const HEAD: [&str; 9] = [
     "mapped",
 ];
 
-/// Measures everything, and says whether every operation was done.
+/// Runs all measurements. Whether every operation succeeded.
 async fn run(args: &Args) -> io::Result<bool> {
-    let plain = Load {
+    let base = Load {
         operation: Operation::Put,
         clients: CLIENTS,
         connections: CLIENTS,
@@ -84,81 +84,85 @@ async fn run(args: &Args) -> io::Result<bool> {
         warm_up: Duration::from_secs_f64(args.seconds / 4.0),
         time: Duration::from_secs_f64(args.seconds),
     };
-    let mut failed = 0;
+    let mut failures = 0;
     let mut rows = Vec::new();
     for replicas in [1, 3, 5, 7] {
-        rows.push(point(&replicas.to_string(), replicas, &plain, &mut failed).await?);
+        rows.push(measure_new(&replicas.to_string(), replicas, &base, &mut failures).await?);
     }
     print("replicas", &rows)?;
     let mut rows = Vec::new();
     for value_bytes in [16, 128, 1024, 8 << 10, 64 << 10] {
-        // Not more than the disk and the machine's memory hold.
+        // Limited by the disk and the memory of the machine.
         let keys = if value_bytes > 1024 { 10 } else { 100 };
-        let load = Load { value_bytes, keys, ..plain };
-        rows.push(point(&value_bytes.to_string(), 3, &load, &mut failed).await?);
+        let load = Load { value_bytes, keys, ..base };
+        rows.push(measure_new(&value_bytes.to_string(), 3, &load, &mut failures).await?);
     }
-    print("bytes of a value", &rows)?;
+    print("value size, bytes", &rows)?;
     let mut rows = Vec::new();
     for keys in [1000, 30_000, args.keys] {
-        let load = Load { keys: keys / CLIENTS, ..plain };
-        rows.push(point(&thousands(keys.into()), 3, &load, &mut failed).await?);
+        let load = Load { keys: keys / CLIENTS, ..base };
+        rows.push(measure_new(&thousands(keys.into()), 3, &load, &mut failures).await?);
     }
     print("keys", &rows)?;
-    age(args, &plain, &mut failed).await?;
-    Ok(failed == 0)
+    measure_aging(args, &base, &mut failures).await?;
+    Ok(failures == 0)
 }
 
-/// A fresh cluster under one load.
-async fn point(
+/// Measures a new cluster under one load.
+async fn measure_new(
     name: &str,
     replicas: u8,
     load: &Load,
-    all_failed: &mut u64,
+    failures: &mut u64,
 ) -> io::Result<Vec<String>> {
     let scratch = process::scratch()?;
     let cluster = start(&scratch, replicas).await?;
     load::fill(&cluster, load).await?;
     let mut row = vec![name.to_owned()];
-    row.extend(measure(&cluster, load, all_failed).await?);
+    row.extend(measure(&cluster, load, failures).await?);
     Ok(row)
 }
 
-async fn start(scratch: &tempfile::TempDir, replicas: u8) -> io::Result<Ours> {
-    let options = OursOptions {
+async fn start(scratch: &tempfile::TempDir, replicas: u8) -> io::Result<TwopcCluster> {
+    let options = ClusterOptions {
         name: "growth".into(),
         replicas,
         configuration: String::new(),
         programs: None,
     };
-    Ours::start(scratch.path(), &options).await
+    TwopcCluster::start(scratch.path(), &options).await
 }
 
-/// One cluster, from its first put on.
-async fn age(args: &Args, plain: &Load, all_failed: &mut u64) -> io::Result<()> {
+/// Measures one cluster as the number of its puts grows.
+async fn measure_aging(args: &Args, base: &Load, failures: &mut u64) -> io::Result<()> {
     let scratch = process::scratch()?;
     let cluster = start(&scratch, 3).await?;
-    load::fill(&cluster, plain).await?;
-    let mut puts = u64::from(plain.clients * plain.keys);
+    load::fill(&cluster, base).await?;
+    let mut puts = u64::from(base.clients * base.keys);
     let mut rows = Vec::new();
     for until in [0, args.age / 8, args.age / 2, args.age] {
         while puts < until {
-            let part = Load { warm_up: Duration::ZERO, time: Duration::from_secs(1), ..*plain };
-            puts += load::run(&cluster, &part).await?.done;
+            let more_puts = Load { warm_up: Duration::ZERO, time: Duration::from_secs(1), ..*base };
+            puts += load::run(&cluster, &more_puts).await?.done;
         }
-        #[expect(clippy::cast_precision_loss, reason = "read to three digits")]
+        #[expect(clippy::cast_precision_loss, reason = "only three digits are shown")]
         let mut row = vec![thousands(puts as f64)];
-        row.extend(measure(&cluster, plain, all_failed).await?);
+        row.extend(measure(&cluster, base, failures).await?);
         rows.push(row);
     }
-    print("puts before", &rows)
+    print("earlier puts", &rows)
 }
 
-async fn measure(cluster: &Ours, load: &Load, all_failed: &mut u64) -> io::Result<Vec<String>> {
+async fn measure(
+    cluster: &TwopcCluster,
+    load: &Load,
+    failures: &mut u64,
+) -> io::Result<Vec<String>> {
     let mut row = Vec::new();
     for operation in [Operation::Put, Operation::Get] {
         let outcome = load::run(cluster, &Load { operation, ..*load }).await?;
         if let (failed, Some(why)) = &outcome.failed {
-            *all_failed += failed;
+            *failures += failed;
             writeln!(io::stdout(), "{failed} operations failed: {why}")?;
         }
         row.push(thousands(outcome.rate));
@@ -177,13 +181,13 @@ async fn measure(cluster: &Ours, load: &Load, all_failed: &mut u64) -> io::Resul
     Ok(row)
 }
 
-/// What an operation costs a process.
-fn cpu(outcome: &Outcome, process: usize) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "read to three digits")]
+/// The processor time of an operation in one process, in microseconds.
+fn cpu(outcome: &LoadResult, process: usize) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "only three digits are shown")]
     let done = outcome.done.max(1) as f64;
     format!("{:.1}", outcome.usage[process].cpu.as_secs_f64() * 1e6 / done)
 }
 
-fn print(what: &str, rows: &[Vec<String>]) -> io::Result<()> {
-    table::write(&mut io::stdout(), &[&[what], &HEAD[..]].concat(), rows)
+fn print(parameter: &str, rows: &[Vec<String>]) -> io::Result<()> {
+    table::write(&mut io::stdout(), &[&[parameter], &HEAD[..]].concat(), rows)
 }

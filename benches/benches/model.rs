@@ -1,23 +1,19 @@
-//! How fast the model is explored, in states a second: `cargo bench -p benches --bench model`. Two
-//! writes of one key at two replicas, every schedule of them.
+//! The speed of exhaustive exploration, in states per second: `cargo bench -p benches --bench model`.
+//! Every schedule of two writes of one key at two replicas.
 
 use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
-use harness::model::{
-    ModelOptions,
-    command::script,
-    explore::{Bounds, explore},
-};
+use explore::model::{ExplorationLimits, ModelOptions, explore, script};
 
 fn states(criterion: &mut Criterion) {
     let options = ModelOptions::of(2, script(2, 0, 1));
-    let unique = explore(&options, Bounds::default(), |_, _| {}).unique;
+    let unique = explore(&options, ExplorationLimits::default(), |_, _| {}).unique;
     let mut group = criterion.benchmark_group("model/states");
     group.throughput(Throughput::Elements(unique as u64));
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
     group.bench_function("2 replicas, 2 writes", |bench| {
         bench.iter(|| {
-            let explored = explore(&options, Bounds::default(), |_, _| {});
-            assert_eq!(explored.unique, unique, "every exploration sees every state");
+            let exploration = explore(&options, ExplorationLimits::default(), |_, _| {});
+            assert_eq!(exploration.unique, unique, "every exploration is complete");
         });
     });
     group.finish();

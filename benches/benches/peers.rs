@@ -1,6 +1,6 @@
-//! Ours beside a 3-node etcd, in turn in one run: `cargo bench -p benches --bench peers`. The same
-//! load by the same clients; every figure is the median of the rounds, every ratio that of the
-//! rounds' own ratios, so that a machine with other work to do disturbs it least.
+//! This store beside a 3-node etcd: `cargo bench -p benches --bench peers`. The same clients put the
+//! same load on each system in turn. Every figure is the median of the rounds, and every ratio the
+//! median of the ratios of the rounds, which disturbances of the machine affect least.
 
 use std::{
     collections::BTreeMap,
@@ -12,64 +12,65 @@ use std::{
 
 use benches::{
     cluster::Cluster,
+    connection::Connection,
     etcd::{self, Etcd},
-    line::Line,
-    load::{self, Load, Operation, Outcome},
-    ours::{self, Ours},
+    load::{self, Load, LoadResult, Operation},
     process::{self, Usage},
     replica::Replica,
     table::{self, median, thousands},
+    twopc::{self, TwopcCluster},
 };
 use clap::Parser;
 use futures::future::try_join_all;
 
-/// Keys of each client.
+/// The number of keys of each client.
 const KEYS: u32 = 100;
-/// The length of a value.
+/// The length of a value, in bytes.
 const VALUE_BYTES: usize = 128;
-/// Members of etcd.
+/// The number of etcd members.
 const MEMBERS: usize = 3;
 
-/// Measures clusters of ours beside etcd, and prints README's tables.
+/// Measures clusters of this store beside etcd, and prints the tables of the README.
 #[derive(Parser)]
 struct Args {
-    /// How many clients there are, in turn.
+    /// The numbers of clients to measure with.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
     clients: Vec<u32>,
-    /// How many replicas ours has beside its master. As many as etcd has members keep as many copies;
-    /// one less makes as many nodes.
+    /// The number of replicas, besides the master. 3 makes as many copies as etcd has, 2 as many
+    /// nodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
     replicas: u8,
-    /// How many connections the clients share; by default each has its own.
+    /// The number of connections that the clients share. By default each client has its own.
     #[arg(long, default_value_t = u32::MAX)]
     connections: u32,
-    /// Seconds that each load is measured in each round.
+    /// The time for which each load is measured in each round, in seconds.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// How often each load is measured.
+    /// The number of rounds.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Measures another build as well, out of a directory with its programs `master` and
-    /// `replica`. May be repeated.
+    /// Also measure another build: a directory with its programs `master` and `replica`. May be
+    /// repeated.
     #[arg(long, value_name = "NAME=DIR", value_parser = build)]
     beside: Vec<(String, PathBuf)>,
-    /// Leaves etcd out.
+    /// Do not measure etcd.
     #[arg(long)]
     without_etcd: bool,
-    /// Only sees that everything works: a few seconds.
+    /// Only check that everything works, in a few seconds.
     #[arg(long)]
     test: bool,
-    /// Given by cargo.
+    /// Passed by cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// As the programs have it.
+/// The allocator of the programs.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn build(text: &str) -> Result<(String, PathBuf), String> {
-    let (name, directory) = text.split_once('=').ok_or("want NAME=DIR, as in before=target/old")?;
+    let (name, directory) =
+        text.split_once('=').ok_or("expected NAME=DIR, as in before=target/old")?;
     let path = PathBuf::from(directory).canonicalize().map_err(|error| error.to_string())?;
     for program in ["master", "replica"] {
         if !path.join(program).is_file() {
@@ -99,26 +100,26 @@ fn main() -> ExitCode {
     }
 }
 
-/// What was measured of a cluster under a load, a round each.
-type Measured = BTreeMap<(Operation, u32, usize), Vec<Outcome>>;
+/// The results, one per round, by operation, number of clients and cluster.
+type Results = BTreeMap<(Operation, u32, usize), Vec<LoadResult>>;
 
 async fn run(args: &Args) -> io::Result<bool> {
     let scratch = process::scratch()?;
     let mut clusters: Vec<Box<dyn Cluster>> = Vec::new();
-    let ours = ours::OursOptions {
+    let ours = twopc::ClusterOptions {
         name: "logged".into(),
         replicas: args.replicas,
         configuration: String::new(),
         programs: None,
     };
-    clusters.push(Box::new(Ours::start(scratch.path(), &ours).await?));
+    clusters.push(Box::new(TwopcCluster::start(scratch.path(), &ours).await?));
     let configuration = "commit = \"votes\"".to_owned();
-    let votes = ours::OursOptions { name: "votes".into(), configuration, ..ours.clone() };
-    clusters.push(Box::new(Ours::start(scratch.path(), &votes).await?));
+    let votes = twopc::ClusterOptions { name: "votes".into(), configuration, ..ours.clone() };
+    clusters.push(Box::new(TwopcCluster::start(scratch.path(), &votes).await?));
     for (name, programs) in &args.beside {
         let programs = Some(programs.clone());
-        let beside = ours::OursOptions { name: name.clone(), programs, ..ours.clone() };
-        clusters.push(Box::new(Ours::start(scratch.path(), &beside).await?));
+        let beside = twopc::ClusterOptions { name: name.clone(), programs, ..ours.clone() };
+        clusters.push(Box::new(TwopcCluster::start(scratch.path(), &beside).await?));
     }
     let ours = clusters.len();
     match etcd::version() {
@@ -129,7 +130,7 @@ async fn run(args: &Args) -> io::Result<bool> {
         }
         None => writeln!(io::stdout(), "{}", etcd::MISSING)?,
     }
-    // Each of ours to etcd; without it the first to the others.
+    // Each cluster of this store with etcd; without etcd the first with the others.
     let pairs: Vec<_> = if clusters.len() > ours {
         (0..ours).map(|n| (n, ours)).collect()
     } else {
@@ -138,7 +139,7 @@ async fn run(args: &Args) -> io::Result<bool> {
     let measured = measure(args, &clusters).await?;
     let mut good = true;
     for ((operation, clients, system), rounds) in &measured {
-        for Outcome { failed: (failed, why), done, .. } in rounds {
+        for LoadResult { failed: (failed, why), done, .. } in rounds {
             if let Some(why) = why {
                 let name = clusters[*system].name();
                 let of = format!("{name}, {clients} clients, {operation:?}");
@@ -152,16 +153,16 @@ async fn run(args: &Args) -> io::Result<bool> {
     limits(args, &clusters, &measured)?;
     let of_one = |n| Some(of(measured.get(&(Operation::Put, 1, n))?, |o| o.latency_ms(0.5)));
     if let Some(medians) = of_one(0).zip(of_one(1)) {
-        watermark(scratch.path(), &*clusters[0], medians).await?;
+        lower_bound(scratch.path(), &*clusters[0], medians).await?;
     }
     Ok(good)
 }
 
-/// What the protocol needs for one put, each part alone: PREPARE forced at all replicas, COMMIT at
-/// the master unless the votes decide, the way there and back between client and master, and that
-/// between master and all replicas at once. Beside it the medians that were measured, in
-/// milliseconds, of the two ways to commit.
-async fn watermark(
+/// Prints the lower bound of the latency of a put, each part measured alone: the force of PREPARE at
+/// all replicas, the force of COMMIT at the master unless the votes decide, the round trip between
+/// client and master, and that between master and all replicas at once. Next to it the measured
+/// medians of the two commit modes, in milliseconds.
+async fn lower_bound(
     scratch: &Path,
     cluster: &dyn Cluster,
     (logged, votes): (f64, f64),
@@ -186,12 +187,13 @@ async fn watermark(
         all.push(micros(begun));
     }
     let (mut trips, mut rounds) = (Vec::new(), Vec::new());
-    let mut lines = try_join_all(cluster.nodes().iter().map(|node| Line::open(*node))).await?;
+    let mut connections =
+        try_join_all(cluster.nodes().iter().map(|node| Connection::open(*node))).await?;
     for _ in 0..TIMES {
-        let (master, replicas) = lines.split_at_mut(1);
-        for (lines, times) in [(master, &mut trips), (replicas, &mut rounds)] {
+        let (master, replicas) = connections.split_at_mut(1);
+        for (connections, times) in [(master, &mut trips), (replicas, &mut rounds)] {
             let begun = Instant::now();
-            let calls = lines.iter_mut().map(|line| cluster.nothing(line));
+            let calls = connections.iter_mut().map(|connection| cluster.status(connection));
             try_join_all(calls).await.map_err(io::Error::other)?;
             times.push(micros(begun));
         }
@@ -199,27 +201,27 @@ async fn watermark(
     let [one, all, trip, round] = [one, all, trips, rounds].map(|times| median(&times));
     writeln!(
         io::stdout(),
-        "a put of 1 client: {all:.0} us for a force at {replicas} stores at once, {one:.0} us for \
-         one more; {trip:.0} us for a call that does nothing, {round:.0} us for one to each of \
-         {replicas} nodes at once",
+        "a put of 1 client: force at {replicas} stores at once {all:.0} us, force at one more \
+         {one:.0} us; round trip to one node {trip:.0} us, to {replicas} nodes at once \
+         {round:.0} us",
         replicas = stores.len()
     )?;
     for (name, force, needs, median_ms) in
-        [("logged", one, "both forces", logged), ("votes", 0.0, "the first force", votes)]
+        [("logged", one, "two forces", logged), ("votes", 0.0, "one force", votes)]
     {
         let sum = all + force + trip + round;
         let median = median_ms * 1000.0;
         writeln!(
             io::stdout(),
-            "{name} needs {needs} and both ways: {sum:.0} us; measured, median: {median:.0} us, \
-             {:.2} times that",
+            "{name}: {needs} and two round trips take at least {sum:.0} us; measured median \
+             {median:.0} us, {:.2} times the lower bound",
             median / sum
         )?;
     }
     Ok(())
 }
 
-async fn measure(args: &Args, clusters: &[Box<dyn Cluster>]) -> io::Result<Measured> {
+async fn measure(args: &Args, clusters: &[Box<dyn Cluster>]) -> io::Result<Results> {
     let load = |operation, clients| Load {
         operation,
         clients,
@@ -233,11 +235,11 @@ async fn measure(args: &Args, clusters: &[Box<dyn Cluster>]) -> io::Result<Measu
     for cluster in clusters {
         load::fill(&**cluster, &load(Operation::Put, most)).await?;
     }
-    let mut measured = Measured::new();
+    let mut measured = Results::new();
     for round in 0..args.rounds {
         for &clients in &args.clients {
             for operation in [Operation::Put, Operation::Get] {
-                // Whoever comes first in one round comes later in the next.
+                // Rotate the order, so that no system is always first.
                 for turn in 0..clusters.len() {
                     let system = (turn + round) % clusters.len();
                     let load = load(operation, clients);
@@ -250,13 +252,13 @@ async fn measure(args: &Args, clusters: &[Box<dyn Cluster>]) -> io::Result<Measu
     Ok(measured)
 }
 
-fn of(rounds: &[Outcome], figure: impl Fn(&Outcome) -> f64) -> f64 {
+fn of(rounds: &[LoadResult], figure: impl Fn(&LoadResult) -> f64) -> f64 {
     median(&rounds.iter().map(figure).collect::<Vec<_>>())
 }
 
-/// One cluster's rate over another's, round by round.
+/// The ratio of the rates of two clusters: the median over the rounds.
 fn ratio(
-    measured: &Measured,
+    measured: &Results,
     operation: Operation,
     clients: u32,
     (own, other): (usize, usize),
@@ -271,7 +273,7 @@ fn speeds(
     args: &Args,
     clusters: &[Box<dyn Cluster>],
     pairs: &[(usize, usize)],
-    measured: &Measured,
+    measured: &Results,
 ) -> io::Result<()> {
     for (operation, word) in [(Operation::Put, "puts"), (Operation::Get, "gets")] {
         let mut head = vec!["clients".to_owned()];
@@ -302,8 +304,8 @@ fn speeds(
     Ok(())
 }
 
-/// What an operation costs: less disturbed by other work than how long it takes.
-fn costs(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) -> io::Result<()> {
+/// The resource usage of an operation, which other work on the machine disturbs less than its latency.
+fn costs(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Results) -> io::Result<()> {
     let head = [
         "operation, clients",
         "system",
@@ -322,18 +324,18 @@ fn costs(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) -> io:
         for &clients in &args.clients {
             for (n, cluster) in clusters.iter().enumerate() {
                 let rounds = &measured[&(operation, clients, n)];
-                #[expect(clippy::cast_precision_loss, reason = "read to three digits")]
-                let each = |figure: &dyn Fn(&Outcome) -> f64| {
+                #[expect(clippy::cast_precision_loss, reason = "only three digits are shown")]
+                let each = |figure: &dyn Fn(&LoadResult) -> f64| {
                     of(rounds, |outcome| figure(outcome) / outcome.done.max(1) as f64)
                 };
                 let cpu = |usage: &Usage| usage.cpu.as_secs_f64() * 1e6;
                 let others = cluster.processes().len().saturating_sub(1).max(1);
                 let others = f64::from(u32::try_from(others).unwrap_or(1));
-                let all = |outcome: &Outcome| {
+                let all = |outcome: &LoadResult| {
                     cpu(&outcome.clients) + outcome.usage.iter().map(cpu).sum::<f64>()
                 };
-                #[expect(clippy::cast_precision_loss, reason = "read to three digits")]
-                let sum = |outcome: &Outcome, count: fn(&Usage) -> u64| {
+                #[expect(clippy::cast_precision_loss, reason = "only three digits are shown")]
+                let sum = |outcome: &LoadResult, count: fn(&Usage) -> u64| {
                     outcome.usage.iter().map(count).sum::<u64>() as f64
                 };
                 let front = each(&|outcome| cpu(&outcome.usage[0]));
@@ -358,8 +360,8 @@ fn costs(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) -> io:
     table::write(&mut io::stdout(), &head, &rows)
 }
 
-/// How much of the time of a load something was busy.
-fn share(outcome: &Outcome, busy: Duration) -> f64 {
+/// The fraction of the measured time that something was busy.
+fn share(outcome: &LoadResult, busy: Duration) -> f64 {
     busy.as_secs_f64() / outcome.time.as_secs_f64()
 }
 
@@ -367,15 +369,15 @@ fn percent(share: f64) -> String {
     format!("{:.0}%", share * 100.0)
 }
 
-/// Names what is nearest to its limit when there are most clients.
-fn limits(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Measured) -> io::Result<()> {
+/// Prints what is closest to saturation with the largest number of clients.
+fn limits(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Results) -> io::Result<()> {
     let clients = args.clients.iter().copied().max().unwrap_or(1);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     #[expect(clippy::cast_precision_loss, reason = "few cores")]
     let cores = cores as f64;
     for operation in [Operation::Put, Operation::Get] {
         let rounds = &measured[&(operation, clients, 0)];
-        let all = |outcome: &Outcome| {
+        let all = |outcome: &LoadResult| {
             let nodes: Duration = outcome.usage.iter().map(|usage| usage.cpu).sum();
             share(outcome, nodes + outcome.clients.cpu) / cores
         };

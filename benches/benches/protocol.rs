@@ -1,25 +1,69 @@
-//! How much the protocol itself costs: one write from the client's request to the last
-//! acknowledgement, through the machines of a master and its replicas, with storage and network
-//! that take no time.
+//! The cost of the protocol alone: one write from the client's request to the last acknowledgement,
+//! through the machines of a master and its replicas, with a store and a network that take no time:
+//! `cargo bench -p benches --bench protocol`.
 
-use std::{collections::VecDeque, hint::black_box};
+use std::{collections::VecDeque, convert::Infallible, hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use system::protocol::{
-    CommitMode, Config, Effect, Event, Machine, Message, Node, Request, Rules, StoreId, Timing,
-    Write,
+    CallId, CommitMode, Config, Effect, Event, Key, Lsn, Machine, Message, Node, Record, Reply,
+    Request, Rules, StoreId, TimerId, Timing, Value, Version, Write,
+    driver::{self, Clients, Environment, Network, Operator, Storage, Timers},
 };
 
-/// A cluster in which everything happens at once.
+/// A cluster without delays.
 struct Cluster {
     machines: Vec<Machine>,
-    network: VecDeque<(Node, Node, Message)>,
+    world: World,
+    /// A buffer, reused by every step.
     effects: Vec<Effect>,
     calls: u64,
-    answers: u64,
 }
 
-fn place(node: Node) -> usize {
+/// The environment of the machine that is being stepped.
+struct World {
+    node: Node,
+    network: VecDeque<(Node, Node, Message)>,
+    /// The last record whose force was requested.
+    forced: Lsn,
+    replies: u64,
+}
+
+impl Storage for World {
+    type Error = Infallible;
+
+    fn append(&mut self, _: Record) {}
+
+    fn force(&mut self, upto: Lsn) {
+        self.forced = upto;
+    }
+
+    fn get(&mut self, _: &Key) -> Result<Option<(Version, Value)>, Infallible> {
+        Ok(None)
+    }
+}
+
+impl Network for World {
+    fn send(&mut self, to: Node, message: Message) {
+        self.network.push_back((self.node, to, message));
+    }
+}
+
+impl Timers for World {
+    fn set_timer(&mut self, _: TimerId, _: Duration) {}
+}
+
+impl Clients for World {
+    fn reply(&mut self, _: CallId, _: Reply) {
+        self.replies += 1;
+    }
+}
+
+impl Operator for World {}
+
+impl Environment for World {}
+
+fn index(node: Node) -> usize {
     match node {
         Node::Master => 0,
         Node::Replica(slot) => slot.into(),
@@ -28,63 +72,53 @@ fn place(node: Node) -> usize {
 
 impl Cluster {
     fn new(replicas: u8) -> Self {
-        let mut this = Cluster {
-            machines: Vec::new(),
-            network: VecDeque::new(),
-            effects: Vec::new(),
-            calls: 0,
-            answers: 0,
-        };
+        let world = World { node: Node::Master, network: VecDeque::new(), forced: 0, replies: 0 };
+        let mut cluster = Cluster { machines: Vec::new(), world, effects: Vec::new(), calls: 0 };
         let nodes = std::iter::once(Node::Master).chain((1..=replicas).map(Node::Replica));
         let mut started = Vec::new();
         for node in nodes {
             let config = Config {
                 node,
                 replicas,
-                store: StoreId(place(node) as u64 + 1),
+                store: StoreId(index(node) as u64 + 1),
                 bootstrap: true,
                 commit: CommitMode::Logged,
                 rules: Rules::ALL,
                 timing: Timing::default(),
             };
             let (machine, effects) = Machine::recover(config, &[]);
-            this.machines.push(machine);
+            cluster.machines.push(machine);
             started.push((node, effects));
         }
         for (node, effects) in started {
-            this.effects = effects;
-            this.perform(node);
+            cluster.effects = effects;
+            cluster.perform(node);
         }
-        this.settle();
-        this
+        cluster.run();
+        cluster
     }
 
     fn step(&mut self, node: Node, event: Event) {
-        self.machines[place(node)].step(event, &mut self.effects);
+        self.machines[index(node)].step(event, &mut self.effects);
         self.perform(node);
     }
 
-    /// Every force succeeds at once: what follows from it comes right behind.
+    /// Performs the effects of a node's machine. Forces complete at once.
     fn perform(&mut self, node: Node) {
+        self.world.node = node;
+        let machine = &mut self.machines[index(node)];
         while !self.effects.is_empty() {
-            let mut durable = 0;
-            for effect in self.effects.drain(..) {
-                match effect {
-                    Effect::Send { to, message } => self.network.push_back((node, to, message)),
-                    Effect::Force(lsn) => durable = lsn,
-                    Effect::Reply { .. } => self.answers += 1,
-                    _ => {}
-                }
-            }
-            if durable > 0 {
-                let machine = &mut self.machines[place(node)];
-                machine.step(Event::Persisted(durable), &mut self.effects);
+            let Ok(_) = driver::perform_all(machine, self.effects.drain(..), &mut self.world);
+            let forced = std::mem::take(&mut self.world.forced);
+            if forced > 0 {
+                machine.step(Event::Persisted(forced), &mut self.effects);
             }
         }
     }
 
-    fn settle(&mut self) {
-        while let Some((from, to, message)) = self.network.pop_front() {
+    /// Delivers every message.
+    fn run(&mut self) {
+        while let Some((from, to, message)) = self.world.network.pop_front() {
             self.step(to, Event::Message { from, message });
         }
     }
@@ -94,7 +128,7 @@ impl Cluster {
         let write = Write { key: key.into(), value: Some("a value of some length".into()) };
         let call = self.calls;
         self.step(Node::Master, Event::Client { call, request: Request::Write(write) });
-        self.settle();
+        self.run();
     }
 }
 
@@ -105,7 +139,7 @@ fn writes(criterion: &mut Criterion) {
         group.bench_with_input(BenchmarkId::from_parameter(replicas), &replicas, |bench, n| {
             let mut cluster = Cluster::new(*n);
             bench.iter(|| cluster.put(black_box("key")));
-            assert_eq!(cluster.answers, cluster.calls, "every write is answered");
+            assert_eq!(cluster.world.replies, cluster.calls, "every write is answered");
         });
     }
     group.finish();

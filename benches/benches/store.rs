@@ -1,6 +1,6 @@
-//! What durability costs a replica: groups of writes prepared and forced, with the commits of the
-//! group before, as one commit of the store: `cargo bench -p benches --bench store`. The store lies
-//! on the disk that builds go to.
+//! The cost of durability at a replica: a group of writes is prepared and forced together with the
+//! commits of the previous group, in one group commit of the store:
+//! `cargo bench -p benches --bench store`. The store is on the disk of the build directory.
 
 use benches::{process, replica::Replica};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

@@ -1,33 +1,37 @@
-//! What a load can be put on: a cluster of some system, as processes, with a put and a get. Knows
-//! nothing of loads.
+//! The interface of a cluster under load: processes, put and get. Does not know about loads.
 
 use std::{future::Future, net::SocketAddr, pin::Pin};
 
 use bytes::Bytes;
 use tonic::Status;
 
-use crate::{line::Line, process::Process};
+use crate::{connection::Connection, process::Process};
 
-/// A call that is under way.
-pub type Calling<'a, T> = Pin<Box<dyn Future<Output = Result<T, Status>> + 'a>>;
+/// A call in progress.
+pub type CallFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, Status>> + 'a>>;
 
-/// A cluster that runs.
+/// A running cluster.
 pub trait Cluster {
-    /// What its system is called.
+    /// The name of the system, for tables.
     fn name(&self) -> &str;
 
-    /// Where its nodes are; the first is the one that clients go to.
+    /// The addresses of its nodes. Clients connect to the first.
     fn nodes(&self) -> &[SocketAddr];
 
     /// Its processes, in the same order.
     fn processes(&self) -> &[Process];
 
     /// Stores a value.
-    fn put<'a>(&self, line: &'a mut Line, key: Bytes, value: Bytes) -> Calling<'a, ()>;
+    fn put<'a>(
+        &self,
+        connection: &'a mut Connection,
+        key: Bytes,
+        value: Bytes,
+    ) -> CallFuture<'a, ()>;
 
     /// Reads the last value, as every client must see it.
-    fn get<'a>(&self, line: &'a mut Line, key: Bytes) -> Calling<'a, Option<Bytes>>;
+    fn get<'a>(&self, connection: &'a mut Connection, key: Bytes) -> CallFuture<'a, Option<Bytes>>;
 
-    /// Asks for something that costs the node next to nothing.
-    fn nothing<'a>(&self, line: &'a mut Line) -> Calling<'a, ()>;
+    /// Requests the node's status, which costs the node next to nothing.
+    fn status<'a>(&self, connection: &'a mut Connection) -> CallFuture<'a, ()>;
 }

@@ -1,5 +1,5 @@
-//! A cluster of etcd, from the program `etcd` if that is installed, with its defaults. The few
-//! messages of its version 3 API that are needed are written down here, field numbers and all.
+//! An etcd cluster with default settings, if the program `etcd` is installed. The few messages of
+//! etcd's v3 API that are needed are declared here.
 
 use std::{
     fs, io,
@@ -11,19 +11,19 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    cluster::{Calling, Cluster},
-    line::Line,
+    cluster::{CallFuture, Cluster},
+    connection::Connection,
     process::{Process, free_addresses},
 };
 
 /// The cluster must have a leader within this time.
 const READY: Duration = Duration::from_secs(30);
 
-/// What to say where etcd is missing.
-pub const MISSING: &str = "no program 'etcd' in PATH: ours alone is measured. Debian and Ubuntu \
-    have it as a package: apt-get install etcd-server";
+/// The message if etcd is not installed.
+pub const MISSING: &str = "no program 'etcd' in PATH: only this store is measured. On Debian and \
+    Ubuntu: apt-get install etcd-server";
 
-/// A method that needs nothing but the member itself.
+/// A method that involves no other member.
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -57,7 +57,7 @@ struct PutResponse {
     header: Option<ResponseHeader>,
 }
 
-/// With nothing else set it asks for one key, linearizably.
+/// Without further fields: a linearizable read of one key.
 #[derive(Clone, PartialEq, prost::Message)]
 struct RangeRequest {
     #[prost(bytes = "bytes", tag = "1")]
@@ -80,14 +80,14 @@ struct RangeResponse {
     kvs: Vec<KeyValue>,
 }
 
-/// A cluster of etcd. Clients go to its leader, which is the shortest way.
+/// An etcd cluster. Clients connect to its leader, which saves a hop.
 #[derive(Debug)]
 pub struct Etcd {
     nodes: Vec<SocketAddr>,
     processes: Vec<Process>,
 }
 
-/// What `etcd --version` says first, if there is one.
+/// The first line of `etcd --version`, if etcd is installed.
 #[must_use]
 pub fn version() -> Option<String> {
     let output = std::process::Command::new("etcd").arg("--version").output().ok()?;
@@ -99,7 +99,7 @@ impl Etcd {
     /// Starts a cluster in a directory and waits until it has a leader.
     ///
     /// # Errors
-    /// It finds no leader.
+    /// No leader is elected in time.
     pub async fn start(dir: &Path, members: usize) -> io::Result<Self> {
         let dir = dir.join("etcd");
         fs::create_dir_all(&dir)?;
@@ -141,8 +141,9 @@ async fn find_leader(fronts: &[SocketAddr], processes: &mut [Process]) -> io::Re
     let until = Instant::now() + READY;
     loop {
         for (n, front) in fronts.iter().enumerate() {
-            let Ok(mut line) = Line::open(*front).await else { continue };
-            let Ok(status) = line.call::<_, StatusResponse>(STATUS, StatusRequest {}).await else {
+            let Ok(mut connection) = Connection::open(*front).await else { continue };
+            let Ok(status) = connection.call::<_, StatusResponse>(STATUS, StatusRequest {}).await
+            else {
                 continue;
             };
             let own = status.header.map_or(0, |header| header.member_id);
@@ -171,24 +172,30 @@ impl Cluster for Etcd {
         &self.processes
     }
 
-    fn put<'a>(&self, line: &'a mut Line, key: Bytes, value: Bytes) -> Calling<'a, ()> {
+    fn put<'a>(
+        &self,
+        connection: &'a mut Connection,
+        key: Bytes,
+        value: Bytes,
+    ) -> CallFuture<'a, ()> {
         Box::pin(async move {
             let request = PutRequest { key, value };
-            line.call::<_, PutResponse>("/etcdserverpb.KV/Put", request).await.map(drop)
+            connection.call::<_, PutResponse>("/etcdserverpb.KV/Put", request).await.map(drop)
         })
     }
 
-    fn get<'a>(&self, line: &'a mut Line, key: Bytes) -> Calling<'a, Option<Bytes>> {
+    fn get<'a>(&self, connection: &'a mut Connection, key: Bytes) -> CallFuture<'a, Option<Bytes>> {
         Box::pin(async move {
             let request = RangeRequest { key };
-            let answer = line.call::<_, RangeResponse>("/etcdserverpb.KV/Range", request).await?;
+            let answer =
+                connection.call::<_, RangeResponse>("/etcdserverpb.KV/Range", request).await?;
             Ok(answer.kvs.into_iter().next().map(|entry| entry.value))
         })
     }
 
-    fn nothing<'a>(&self, line: &'a mut Line) -> Calling<'a, ()> {
-        Box::pin(
-            async move { line.call::<_, StatusResponse>(STATUS, StatusRequest {}).await.map(drop) },
-        )
+    fn status<'a>(&self, connection: &'a mut Connection) -> CallFuture<'a, ()> {
+        Box::pin(async move {
+            connection.call::<_, StatusResponse>(STATUS, StatusRequest {}).await.map(drop)
+        })
     }
 }

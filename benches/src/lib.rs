@@ -1,11 +1,11 @@
-//! What the benchmarks of whole clusters have in common: clusters of ours and of etcd as real
-//! processes on loopback, one load for both, and what it cost. Knows nothing of what is concluded.
+//! What the cluster benchmarks share: clusters of this store and of etcd as real processes on
+//! loopback, the same load for both, and its resource usage.
 
 pub mod cluster;
+pub mod connection;
 pub mod etcd;
-pub mod line;
 pub mod load;
-pub mod ours;
 pub mod process;
 pub mod replica;
 pub mod table;
+pub mod twopc;

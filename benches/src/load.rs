@@ -1,5 +1,5 @@
-//! A load: clients, each with one operation under way at any time, on keys of its own; and what
-//! came of it. Knows nothing of the system that bears it.
+//! A closed-loop load: clients, each with one operation in progress at any time, on keys of its own;
+//! and its measured result.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,63 +14,63 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
     cluster::Cluster,
-    line::Line,
+    connection::Connection,
     process::{Process, Usage},
 };
 
-/// The longest latency that is told from longer ones, in microseconds.
+/// The largest latency that the histogram distinguishes, in microseconds.
 const LATENCY_MAX_US: u64 = 600_000_000;
 
-/// What is done.
+/// The kind of operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
     /// Every client puts.
     Put,
-    /// Every client gets what it put.
+    /// Every client gets values that it has put.
     Get,
 }
 
 /// A load.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// What is done.
+    /// The operation.
     pub operation: Operation,
-    /// How many clients there are.
+    /// The number of clients.
     pub clients: u32,
-    /// How many connections they share.
+    /// The number of connections that the clients share.
     pub connections: u32,
-    /// Keys of each client.
+    /// The number of keys of each client.
     pub keys: u32,
     /// The length of a value, in bytes.
     pub value_bytes: usize,
-    /// Not counted.
+    /// The time before the measurement.
     pub warm_up: Duration,
-    /// Counted.
+    /// The time of the measurement.
     pub time: Duration,
 }
 
-/// What came of a load.
+/// The measured result of a load.
 #[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Operations that were done, per second.
+pub struct LoadResult {
+    /// Operations per second.
     pub rate: f64,
-    /// How long each took, in microseconds.
+    /// The latency of each operation, in microseconds.
     pub latency: Histogram<u64>,
-    /// Operations that were not done, and how the first of them ended.
+    /// The number of operations that failed, and the error of the first.
     pub failed: (u64, Option<String>),
-    /// What each process of the cluster has cost meanwhile.
+    /// The resource usage of each process of the cluster.
     pub usage: Vec<Usage>,
-    /// What the clients have cost.
+    /// The resource usage of the clients.
     pub clients: Usage,
-    /// How long the disk of the cluster had something to do meanwhile, if that is counted.
+    /// How long the cluster's disk was busy, if the kernel counts that.
     pub disk: Option<Duration>,
-    /// How many operations were done.
+    /// The number of operations.
     pub done: u64,
-    /// How long it took.
+    /// The measured time.
     pub time: Duration,
 }
 
-impl Outcome {
+impl LoadResult {
     /// A quantile of the latency, in milliseconds.
     #[must_use]
     pub fn latency_ms(&self, quantile: f64) -> f64 {
@@ -79,11 +79,11 @@ impl Outcome {
     }
 }
 
-/// What the clients share; they run in one thread.
+/// State shared by the clients, which run in one thread.
 struct Shared<'a> {
     cluster: &'a dyn Cluster,
     load: &'a Load,
-    part: Cell<Part>,
+    phase: Cell<Phase>,
     tally: RefCell<Tally>,
 }
 
@@ -92,44 +92,44 @@ struct Tally {
     failed: (u64, Option<String>),
 }
 
-/// Which part of the load is under way.
+/// The phase of a load.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum Phase {
     WarmUp,
-    Counted,
-    Over,
+    Measured,
+    Finished,
 }
 
-/// Puts a load on a cluster.
+/// Runs a load on a cluster.
 ///
 /// # Errors
-/// No connection can be made.
-pub async fn run(cluster: &dyn Cluster, load: &Load) -> io::Result<Outcome> {
-    let lines = open(cluster, load).await?;
-    let latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("good bounds");
+/// A connection cannot be established.
+pub async fn run(cluster: &dyn Cluster, load: &Load) -> io::Result<LoadResult> {
+    let connections = open(cluster, load).await?;
+    let latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("the bounds are valid");
     let shared = Shared {
         cluster,
         load,
-        part: Cell::new(Part::WarmUp),
+        phase: Cell::new(Phase::WarmUp),
         tally: RefCell::new(Tally { latency, failed: (0, None) }),
     };
     let clock = async {
         tokio::time::sleep(load.warm_up).await;
-        let (before, begun) = ((look(cluster), Usage::own(), disk(cluster)), Instant::now());
-        shared.part.set(Part::Counted);
+        let (before, begun) = ((usage(cluster), Usage::own(), disk_busy(cluster)), Instant::now());
+        shared.phase.set(Phase::Measured);
         tokio::time::sleep(load.time).await;
-        shared.part.set(Part::Over);
-        (before, (look(cluster), Usage::own(), disk(cluster)), begun.elapsed())
+        shared.phase.set(Phase::Finished);
+        (before, (usage(cluster), Usage::own(), disk_busy(cluster)), begun.elapsed())
     };
-    let clients = (0..load.clients).zip(lines.into_iter().cycle());
-    let clients = future::join_all(clients.map(|(n, line)| client(n, line, &shared)));
+    let clients = (0..load.clients).zip(connections.into_iter().cycle());
+    let clients = future::join_all(clients.map(|(n, connection)| client(n, connection, &shared)));
     let ((before, after, time), _) = future::join(clock, clients).await;
     let Tally { latency, failed } = shared.tally.into_inner();
-    #[expect(clippy::cast_precision_loss, reason = "a rate is read to three digits")]
+    #[expect(clippy::cast_precision_loss, reason = "only three digits of a rate are shown")]
     let rate = latency.len() as f64 / time.as_secs_f64();
     let usage = after.0.into_iter().zip(before.0).map(|(after, before)| after.since(before));
     let disk = after.2.zip(before.2).map(|(after, before)| after.saturating_sub(before));
-    Ok(Outcome {
+    Ok(LoadResult {
         rate,
         done: latency.len(),
         latency,
@@ -141,61 +141,62 @@ pub async fn run(cluster: &dyn Cluster, load: &Load) -> io::Result<Outcome> {
     })
 }
 
-/// Puts every key of a load once, so that gets find them.
+/// Puts every key of a load once, so that gets find values.
 ///
 /// # Errors
-/// No connection can be made, or a put fails.
+/// A connection cannot be established, or a put fails.
 pub async fn fill(cluster: &dyn Cluster, load: &Load) -> io::Result<()> {
-    let lines = open(cluster, load).await?;
-    let clients = (0..load.clients).zip(lines.into_iter().cycle()).map(async |(n, mut line)| {
-        let mut rng = SmallRng::seed_from_u64(n.into());
-        for k in 0..load.keys {
-            cluster.put(&mut line, key(n, k), value(load, &mut rng)).await?;
-        }
-        Ok::<_, tonic::Status>(())
-    });
+    let connections = open(cluster, load).await?;
+    let clients =
+        (0..load.clients).zip(connections.into_iter().cycle()).map(async |(n, mut connection)| {
+            let mut rng = SmallRng::seed_from_u64(n.into());
+            for k in 0..load.keys {
+                cluster.put(&mut connection, key(n, k), value(load, &mut rng)).await?;
+            }
+            Ok::<_, tonic::Status>(())
+        });
     future::try_join_all(clients).await.map(drop).map_err(io::Error::other)
 }
 
-async fn open(cluster: &dyn Cluster, load: &Load) -> io::Result<Vec<Line>> {
-    let mut lines = Vec::new();
+async fn open(cluster: &dyn Cluster, load: &Load) -> io::Result<Vec<Connection>> {
+    let mut connections = Vec::new();
     for _ in 0..load.connections.min(load.clients) {
-        lines.push(Line::open(cluster.nodes()[0]).await?);
+        connections.push(Connection::open(cluster.nodes()[0]).await?);
     }
-    Ok(lines)
+    Ok(connections)
 }
 
-fn look(cluster: &dyn Cluster) -> Vec<Usage> {
+fn usage(cluster: &dyn Cluster) -> Vec<Usage> {
     cluster.processes().iter().map(Process::usage).collect()
 }
 
-fn disk(cluster: &dyn Cluster) -> Option<Duration> {
+fn disk_busy(cluster: &dyn Cluster) -> Option<Duration> {
     cluster.processes().first().and_then(Process::disk)
 }
 
-/// One client's operations, until the load is over.
-async fn client(n: u32, mut line: Line, shared: &Shared<'_>) {
-    let Shared { cluster, load, part, tally } = shared;
+/// Runs one client's operations until the load is finished.
+async fn client(n: u32, mut connection: Connection, shared: &Shared<'_>) {
+    let Shared { cluster, load, phase, tally } = shared;
     let mut rng = SmallRng::seed_from_u64(rand::random());
-    while part.get() != Part::Over {
-        let counted = part.get() == Part::Counted;
+    while phase.get() != Phase::Finished {
+        let measured = phase.get() == Phase::Measured;
         let key = key(n, rng.random_range(0..load.keys));
         let begun = Instant::now();
         let done = match load.operation {
             Operation::Put => {
-                let put = cluster.put(&mut line, key, value(load, &mut rng)).await;
+                let put = cluster.put(&mut connection, key, value(load, &mut rng)).await;
                 put.map_err(|status| status.to_string())
             }
-            Operation::Get => match cluster.get(&mut line, key).await {
+            Operation::Get => match cluster.get(&mut connection, key).await {
                 Ok(Some(value)) if value.len() == load.value_bytes => Ok(()),
-                Ok(found) => Err(format!("not what was put: {found:?}")),
+                Ok(found) => Err(format!("the value is not the one that was put: {found:?}")),
                 Err(status) => Err(status.to_string()),
             },
         };
         let us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         let mut tally = tally.borrow_mut();
         match done {
-            Ok(()) if counted && part.get() == Part::Counted => {
+            Ok(()) if measured && phase.get() == Phase::Measured => {
                 tally.latency.saturating_record(us);
             }
             Ok(()) => {}

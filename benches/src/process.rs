@@ -1,5 +1,5 @@
-//! Child processes that never outlive the benchmark, where they keep their files, and what they
-//! cost the machine. Knows nothing of what they do.
+//! Child processes that never outlive the benchmark, their scratch directories, and their resource
+//! usage.
 
 use std::{
     env,
@@ -25,47 +25,47 @@ use nix::{
 use rand::RngExt as _;
 use system::cli::{MasterArgs, ReplicaArgs};
 
-/// The word that makes a benchmark's executable be something else: a node, or the guard of another
-/// program.
-const AS: &str = "as";
+/// The first argument with which a benchmark's executable runs as something else: as a node, or as the
+/// guard of another program.
+const RUN_AS: &str = "as";
 
 #[derive(Parser)]
-enum As {
-    /// A master of ours.
+enum RunAs {
+    /// A master of this store.
     Master(MasterArgs),
-    /// A replica of ours.
+    /// A replica of this store.
     Replica(ReplicaArgs),
     /// Another program.
     Program {
-        /// What to run.
+        /// The command line.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
 }
 
-/// Lets the executable be what it was started as. Every benchmark that starts processes calls this
-/// first; nothing comes back when it is the benchmark itself that was meant.
+/// Runs the executable as a node or a guard if it was started as one, and returns its exit code; `None`
+/// if it was started as the benchmark. Every benchmark that starts processes calls this first.
 #[must_use]
 pub fn run_as() -> Option<ExitCode> {
     let mut arguments = env::args_os();
     let own = arguments.next().unwrap_or_default();
-    if arguments.next().as_deref() != Some(OsStr::new(AS)) {
+    if arguments.next().as_deref() != Some(OsStr::new(RUN_AS)) {
         return None;
     }
     let parent = arguments.next().and_then(|pid| pid.to_str()?.parse().ok());
-    // The kernel kills this process when the benchmark ends, however that ends; what it executes
-    // inherits that.
+    // The kernel kills this process when the benchmark ends, even if that is killed. A program that
+    // it executes inherits the setting.
     if let Err(error) = prctl::set_pdeathsig(Signal::SIGKILL) {
-        eprintln!("cannot be tied to the benchmark: {error}");
+        eprintln!("cannot request to be killed with the benchmark: {error}");
         return Some(ExitCode::FAILURE);
     }
     if parent != Some(getppid().as_raw()) {
         return Some(ExitCode::FAILURE);
     }
-    Some(match As::parse_from([own].into_iter().chain(arguments)) {
-        As::Master(args) => args.run(),
-        As::Replica(args) => args.run(),
-        As::Program { command } => {
+    Some(match RunAs::parse_from([own].into_iter().chain(arguments)) {
+        RunAs::Master(args) => args.run(),
+        RunAs::Replica(args) => args.run(),
+        RunAs::Program { command } => {
             let error = Command::new(&command[0]).args(&command[1..]).exec();
             eprintln!("cannot run {}: {error}", command[0]);
             ExitCode::FAILURE
@@ -73,7 +73,7 @@ pub fn run_as() -> Option<ExitCode> {
     })
 }
 
-/// A process of a cluster. Killed when dropped.
+/// A process of a cluster. It is killed when dropped.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -82,7 +82,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a node of ours out of this executable.
+    /// Starts a node of this store from this executable.
     ///
     /// # Errors
     /// The process cannot be started.
@@ -93,7 +93,7 @@ impl Process {
     /// Starts another program.
     ///
     /// # Errors
-    /// The process cannot be started; that the program is missing is seen only in its log.
+    /// The process cannot be started. If the program is missing, only the log says so.
     pub fn program(name: &str, log: &Path, command: &[String]) -> io::Result<Self> {
         let words = ["program".to_owned(), "--".to_owned()];
         Process::start(name, log, &[&words[..], command].concat())
@@ -104,13 +104,13 @@ impl Process {
         let mut command = Command::new("/proc/self/exe");
         for (variable, _) in env::vars_os() {
             let text = variable.to_string_lossy();
-            // What the user has set for clusters of his own must not reach this one.
+            // The user's settings for other clusters must not reach this one.
             if text.starts_with("TWOPC_") || text.starts_with("ETCD") {
                 command.env_remove(variable);
             }
         }
         let child = command
-            .arg(AS)
+            .arg(RUN_AS)
             .arg(std::process::id().to_string())
             .args(arguments)
             .stdin(Stdio::null())
@@ -120,16 +120,16 @@ impl Process {
         Ok(Process { name: name.to_owned(), child, log })
     }
 
-    /// What the process is called.
+    /// The name of the process.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Fails, with the end of its log, if the process has ended.
+    /// Fails if the process has ended, with the end of its log.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended.
     pub fn check(&mut self) -> io::Result<()> {
         let Some(status) = self.child.try_wait()? else { return Ok(()) };
         let mut text = String::new();
@@ -140,14 +140,14 @@ impl Process {
         Err(io::Error::other(format!("{} has ended ({status}):\n{end}", self.name)))
     }
 
-    /// What the process has cost so far.
+    /// The resource usage of the process so far.
     #[must_use]
     pub fn usage(&self) -> Usage {
         Usage::of(&self.child.id().to_string())
     }
 
-    /// How long the disk that the process's log lies on has had something to do, since the machine
-    /// began; none where that is not counted, as in memory.
+    /// How long the disk that holds the process's log has been busy since the machine booted; `None` if
+    /// the kernel does not count that, as for tmpfs.
     #[must_use]
     pub fn disk(&self) -> Option<Duration> {
         let device = self.log.metadata().ok()?.dev();
@@ -156,13 +156,12 @@ impl Process {
         all.lines().find_map(|line| {
             let fields: Vec<_> = line.split_whitespace().collect();
             let own = fields.first()?.parse() == Ok(major) && fields.get(1)?.parse() == Ok(minor);
-            // Milliseconds in which anything was under way.
+            // Milliseconds in which any request was in progress.
             own.then(|| fields.get(12)?.parse().ok().map(Duration::from_millis))?
         })
     }
 
-    /// How much memory of its own the process has now, in bytes: what is its alone, and what it
-    /// maps of its files.
+    /// The resident memory of the process.
     #[must_use]
     pub fn memory(&self) -> Memory {
         let path = format!("/proc/{}/status", self.child.id());
@@ -179,7 +178,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
-            // It may have ended by itself.
+            // The process may have ended already.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         let _ = self.child.wait();
@@ -189,38 +188,38 @@ impl Drop for Process {
 /// Resident memory, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
-    /// The process's own.
+    /// Anonymous memory.
     pub anonymous: u64,
-    /// Pages of mapped files, which the system can take back.
+    /// Pages of mapped files, which the kernel can reclaim.
     pub file: u64,
 }
 
-/// What a process has cost the machine since it began.
+/// The resource usage of a process since it started.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// Processor time, in and out of the kernel.
+    /// Processor time, user and system.
     pub cpu: Duration,
-    /// That of the thread that has had most of it.
+    /// The processor time of the busiest thread.
     pub busiest: Duration,
-    /// Bytes that were sent to the disk.
+    /// Bytes written to the disk.
     pub written: u64,
-    /// Times that it gave up the processor to wait.
+    /// Voluntary context switches.
     pub waits: u64,
 }
 
 impl Usage {
-    /// Of the benchmark's own process.
+    /// The usage of the benchmark's own process.
     #[must_use]
     pub fn own() -> Usage {
         Usage::of("self")
     }
 
-    /// What can be read of a process; nothing of one that has gone.
+    /// The usage of a process; zero if it has ended.
     fn of(pid: &str) -> Usage {
         let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
         let mut usage = Usage::default();
         for thread in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-            // Nanoseconds on a processor come first.
+            // The first field is the time on a processor, in nanoseconds.
             let stat = read(thread.path().join("schedstat"));
             let cpu = stat.split_whitespace().next().and_then(|ns| ns.parse().ok());
             let cpu = Duration::from_nanos(cpu.unwrap_or(0));
@@ -236,7 +235,7 @@ impl Usage {
         usage
     }
 
-    /// What was added since an earlier look.
+    /// The difference to an earlier usage.
     #[must_use]
     pub fn since(self, earlier: Usage) -> Usage {
         Usage {
@@ -248,26 +247,26 @@ impl Usage {
     }
 }
 
-/// A directory on the disk that builds go to, gone when dropped: where the system keeps temporary
-/// files may be memory, on which a force costs nothing.
+/// A directory on the disk of the build directory, removed when dropped. The usual temporary directory
+/// may be in memory, where a sync costs nothing.
 ///
 /// # Errors
-/// It cannot be made.
+/// The directory cannot be created.
 pub fn scratch() -> io::Result<tempfile::TempDir> {
-    // The executable lies in TARGET/release/deps.
+    // The executable is in TARGET/release/deps.
     let own = env::current_exe()?;
     let target = own.ancestors().nth(3).unwrap_or_else(|| Path::new("."));
     tempfile::Builder::new().prefix("bench-").tempdir_in(target)
 }
 
-/// Addresses on loopback that nobody listens at.
+/// Free loopback addresses.
 ///
 /// # Errors
-/// None can be had.
+/// No address is available.
 pub fn free_addresses(count: usize) -> io::Result<Vec<SocketAddr>> {
     let mut rng = rand::rng();
     let mut part = || rng.random_range(1..=254);
-    // An address of this call's own, so that nobody takes the ports before they are used.
+    // A random loopback IP for this call, so that nobody takes the ports before they are used.
     let ip = Ipv4Addr::new(127, part(), part(), part());
     let listeners =
         (0..count).map(|_| TcpListener::bind((ip, 0))).collect::<io::Result<Vec<_>>>()?;

@@ -1,4 +1,4 @@
-//! A replica's store alone, and what its machine would append to it. Knows nothing of clusters.
+//! The store of one replica, with the records that its machine would append.
 
 use std::{path::Path, sync::mpsc};
 
@@ -7,17 +7,17 @@ use system::{
     store::{Opened, Store, StoreOptions},
 };
 
-/// Keys that the writes go round.
+/// The number of keys that the writes cycle through.
 const KEYS: u64 = 25_600;
 const VALUE_BYTES: usize = 128;
-/// As often as a replica raises its watermark.
+/// The number of transactions after which a replica raises its watermark.
 const WATERMARK_BATCH: u64 = 256;
 
-/// A replica's store, and what its machine would append to it.
+/// A replica's store, and the state that determines the next records.
 pub struct Replica {
     store: Store,
-    told: mpsc::Receiver<u64>,
-    /// The last transaction, and the last that is committed.
+    persisted: mpsc::Receiver<u64>,
+    /// The last transaction, and the last committed one.
     last: u64,
     committed: u64,
     watermark: u64,
@@ -27,29 +27,29 @@ impl Replica {
     /// Opens a new store in a directory.
     ///
     /// # Panics
-    /// If that cannot be done.
+    /// The store cannot be created.
     #[must_use]
     pub fn open(dir: &Path) -> Self {
-        let (tell, told) = mpsc::channel();
-        let persisted = Box::new(move |lsn: Result<u64, _>| {
-            // Nobody listens at the end.
-            let _ = tell.send(lsn.expect("the disk takes it"));
+        let (sender, receiver) = mpsc::channel();
+        let report = Box::new(move |lsn: Result<u64, _>| {
+            // The receiver is gone once the benchmark ends.
+            let _ = sender.send(lsn.expect("the store can write"));
         });
         let options = StoreOptions { create: true, ..StoreOptions::default() };
-        let Opened { store, .. } = Store::open(dir, options, persisted).expect("a new store");
-        Replica { store, told, last: 0, committed: 0, watermark: 0 }
+        let Opened { store, .. } = Store::open(dir, options, report).expect("a new store");
+        Replica { store, persisted: receiver, last: 0, committed: 0, watermark: 0 }
     }
 
-    /// Prepares so many writes, commits those of the group before, and waits until all that is
-    /// durable: one commit of the store.
+    /// Prepares `size` writes, commits those of the previous group, and waits until all of it is
+    /// durable: one group commit of the store.
     ///
     /// # Panics
-    /// If the disk does not take it.
+    /// The store fails.
     pub fn group(&mut self, size: u64) {
         let before = self.last;
         for _ in 0..size {
             self.last += 1;
-            // A large odd factor scatters the keys.
+            // A large prime factor scatters the keys.
             let key = Key::from(format!("key{:08}", self.last * 7919 % KEYS).as_str());
             let value = Some(Value::from(vec![b'v'; VALUE_BYTES]));
             let txn = TxnId::new(1, self.last);
@@ -65,6 +65,6 @@ impl Replica {
         }
         let last = self.store.last();
         self.store.force(last);
-        while self.told.recv().expect("the writer lives") < last {}
+        while self.persisted.recv().expect("the writer thread is running") < last {}
     }
 }

@@ -1,12 +1,11 @@
-//! Figures of several rounds, and tables of them as Markdown has them. Knows nothing of what was
-//! measured.
+//! Medians and Markdown tables.
 
 use std::io::{self, Write};
 
-/// The middle one; of an even number the mean of the two in the middle.
+/// The median; of an even number of values the mean of the two in the middle.
 ///
 /// # Panics
-/// If there is none.
+/// There are no values.
 #[must_use]
 pub fn median(figures: &[f64]) -> f64 {
     let mut sorted = figures.to_vec();
@@ -15,7 +14,7 @@ pub fn median(figures: &[f64]) -> f64 {
     (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0
 }
 
-/// A whole number with its thousands set apart.
+/// A whole number with thousands separators.
 #[must_use]
 pub fn thousands(figure: f64) -> String {
     let digits = format!("{figure:.0}");
@@ -29,10 +28,10 @@ pub fn thousands(figure: f64) -> String {
     text
 }
 
-/// Writes a table, and an empty line.
+/// Writes a table and an empty line.
 ///
 /// # Errors
-/// It cannot be written.
+/// The output cannot be written.
 pub fn write(out: &mut impl Write, head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     writeln!(out, "| {} |", head.join(" | "))?;
     writeln!(out, "|{}", "---|".repeat(head.len()))?;
@@ -47,13 +46,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_are_in_the_middle() {
+    fn the_median_is_in_the_middle() {
         assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
         assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
     }
 
     #[test]
-    fn thousands_are_set_apart() {
+    fn thousands_are_separated() {
         assert_eq!(thousands(7.2), "7");
         assert_eq!(thousands(1234.0), "1,234");
         assert_eq!(thousands(123_456.0), "123,456");

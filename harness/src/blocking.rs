@@ -1,6 +1,7 @@
-//! What two-phase commit cannot do, measured: with the master gone in the window of uncertainty,
-//! how long do keys stay locked, with the replicas asking each other and without? Makes real runs of
-//! its own, judged like any other, and reads from their journals how long every lock was held.
+//! The command `blocking`: measures the blocking of two-phase commit. The master is killed inside the
+//! window of uncertainty; how long do keys stay locked, with and without the replicas asking each
+//! other? Makes real runs, which are judged like any other, and reads from their journals how long
+//! every lock was held.
 
 use std::{
     io::{self, Write},
@@ -8,57 +9,65 @@ use std::{
     time::Duration,
 };
 
+use ::twopc::{
+    faults::{FaultAction, FaultName, Faults, Injection, Trigger, uncertainty_points},
+    matrix::Shard,
+    run::{RunError, RunOptions},
+};
+use checker::{Limits, Validity};
 use clap::{Args, builder::RangedU64ValueParser};
+use lab::duration::{duration_text, parse_duration};
 use serde::Serialize;
 use system::protocol::{CommitMode, Node};
 use tokio::sync::watch;
 
 use crate::{
-    checker::{
-        Run, Validity,
-        command::{self, CommandError},
-        linearizability::Limits,
-    },
-    nemesis::{FaultAction, Faults, Injection, matrix::Part, window},
-    report,
-    runner::{self, RunError, RunOptions, duration_text, parse_duration},
+    commands::{self, CommandError},
+    report_twopc,
+    run_progress::run_with_progress,
+    twopc::Run,
 };
 
-/// What to measure.
+/// The arguments of `harness blocking`.
 #[derive(Clone, Debug, Args)]
 pub struct BlockingArgs {
-    /// How long the master is gone each time: 5s, 800ms.
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
-    pub gone: Duration,
+    /// How long the master is down each time, for example 5s or 800ms.
+    #[arg(long, alias = "gone", value_name = "TIME", default_value = "5s",
+          value_parser = parse_duration)]
+    pub down: Duration,
 
-    /// How often it goes at each point of the window, with the peers' help and without.
+    /// How often the master is killed at each point, with and without inquiries among the replicas.
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = RangedU64ValueParser::<u32>::new().range(1..=1000))]
     pub rounds: u32,
 
-    /// How many replicas the system has.
+    /// Number of replicas.
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = RangedU64ValueParser::<u8>::new().range(1..=32))]
     pub replicas: u8,
 
-    /// What makes a commit: logged (it is in the master's log) or votes (all replicas have voted).
+    /// What makes a commit: logged (a record in the master's log) or votes (a yes vote of every
+    /// replica).
     #[arg(long, value_name = "MODE", default_value_t)]
     pub commit: CommitMode,
 
-    /// What the clients' choices come from.
+    /// Seed of the clients' requests.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 
-    /// Where the runs are kept.
+    /// Directory for run records.
     #[arg(long, value_name = "DIR", default_value = "histories")]
     pub store: PathBuf,
 
-    /// Print the rows as JSON, one object a line.
+    /// Print the rows as JSON, one object per line.
     #[arg(long)]
     pub json: bool,
 }
 
-/// Why it cannot be measured.
+/// How long the cluster is left alone before each kill.
+const DELAY: Duration = Duration::from_millis(300);
+
+/// Why the measurement failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BlockingError {
     /// A run cannot be made.
@@ -67,31 +76,31 @@ pub enum BlockingError {
     /// A run cannot be judged.
     #[error(transparent)]
     Judge(#[from] CommandError),
-    /// What was measured cannot be said.
+    /// The output cannot be written.
     #[error("cannot write: {0}")]
     Write(#[from] io::Error),
 }
 
-/// What came of the master's absences at one point.
+/// The measurements of the kills at one point.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Row {
-    /// Where it went.
+    /// The crash point.
     point: String,
-    /// Whether replicas asked each other.
+    /// Whether the replicas asked each other.
     peers: bool,
-    /// How often it went.
+    /// The number of kills.
     times: usize,
-    /// Locks that replicas held in doubt at that moment.
+    /// The number of locks that replicas held in doubt at that moment.
     locks: usize,
-    /// Of them, those that were let go before the master was back.
+    /// How many of them were released before the master was back.
     freed: usize,
-    /// How long after the kill these were let go, in milliseconds.
+    /// How long after the kill these were released, in milliseconds.
     freed_ms: Vec<u64>,
-    /// How long after the kill the others were let go.
+    /// How long after the kill the others were released, in milliseconds.
     blocked_ms: Vec<u64>,
 }
 
-/// Measures, prints a table, and returns the worst verdict on the runs that were made for it.
+/// Measures, prints a table, and returns the worst verdict of the runs.
 ///
 /// # Errors
 /// A run cannot be made or judged.
@@ -101,17 +110,17 @@ pub async fn blocking(
     out: &mut impl Write,
 ) -> Result<Validity, BlockingError> {
     let mut worst = Validity::Valid;
-    let mut judged = Vec::new();
+    let mut verdicts = Vec::new();
     let mut rows = Vec::new();
     for peers in [true, false] {
         let options = args.options(peers);
-        let made = runner::run(&options, interrupt.clone(), false).await?;
-        let (run, results) = command::judge(&made.directory, &Limits::default())?;
-        report::write(&made.directory, &run, &results).map_err(CommandError::Load)?;
+        let completed = run_with_progress(&options, interrupt.clone()).await?;
+        let (run, results) = commands::check_run(&completed.directory, &Limits::default())?;
+        report_twopc::write(&completed.directory, &run, &results).map_err(CommandError::Load)?;
         worst = worst.max(results.verdict);
-        judged.push(format!("{}: {}", results.verdict, made.directory.display()));
-        rows.extend(measured(&run, args, peers));
-        if made.interrupted {
+        verdicts.push(format!("{}: {}", results.verdict, completed.directory.display()));
+        rows.extend(measure(&run, args, peers));
+        if completed.interrupted {
             break;
         }
     }
@@ -124,10 +133,10 @@ pub async fn blocking(
     }
     writeln!(
         out,
-        "Locks held in doubt when the master was killed, gone for {} each time:\n\n\
-         | the master dies at | peers asked | times | locks | let go meanwhile | after | the others, after |\n\
+        "Locks held in doubt when the master was killed, down for {} each time:\n\n\
+         | master killed at | peers asked | kills | locks | released while down | after | others released after |\n\
          |---|---|---|---|---|---|---|",
-        duration_text(args.gone)
+        duration_text(args.down)
     )?;
     for Row { point, peers, times, locks, freed, freed_ms, blocked_ms } in &rows {
         let asked = if *peers { "yes" } else { "no" };
@@ -138,55 +147,60 @@ pub async fn blocking(
             median(blocked_ms)
         )?;
     }
-    writeln!(out, "\n{}", judged.join("\n"))?;
+    writeln!(out, "\n{}", verdicts.join("\n"))?;
     Ok(worst)
 }
 
-/// The median and the greatest of some milliseconds.
+/// The median and the maximum of some durations in milliseconds.
 fn median(ms: &[u64]) -> String {
     let mut ms = ms.to_vec();
     ms.sort_unstable();
     match (ms.get(ms.len() / 2), ms.last()) {
-        (Some(median), Some(most)) => format!("{median} ms (at most {most})"),
+        (Some(median), Some(max)) => format!("{median} ms (max {max})"),
         _ => "–".to_owned(),
     }
 }
 
 impl BlockingArgs {
-    /// The points of the window.
+    /// The crash points at which the master is killed.
     fn points(&self) -> Vec<String> {
-        window(self.replicas, self.commit)
+        uncertainty_points(self.replicas, self.commit)
     }
 
     fn options(&self, peers: bool) -> RunOptions {
         let script: Vec<Injection> = (0..self.rounds)
             .flat_map(|_| self.points())
             .map(|point| {
-                let action = FaultAction::Kill { lies: Duration::ZERO, down: self.gone };
-                Injection::in_the_window(point, Duration::from_millis(300), action)
+                Injection::new(
+                    FaultName::MasterUncertainty,
+                    DELAY,
+                    Node::Master,
+                    Trigger::point(point),
+                    FaultAction::Kill { paused: Duration::ZERO, down: self.down },
+                )
             })
             .collect();
-        let each = self.gone + Duration::from_secs(2);
+        let each = self.down + Duration::from_secs(2);
         RunOptions {
-            faults: "master-uncertainty".parse::<Faults>().expect("it is one"),
+            faults: "master-uncertainty".parse::<Faults>().expect("it is valid"),
             time_limit: each * u32::try_from(script.len()).unwrap_or(u32::MAX),
             concurrency: 10,
             rate: 0.0,
             keys: 16,
             replicas: self.replicas,
             commit: self.commit,
-            mix: "put=100".parse().expect("it is one"),
+            mix: "put=100".parse().expect("it is valid"),
             seed: self.seed,
             store: self.store.clone(),
             system: "twopc".to_owned(),
             system_bin: None,
-            broken: Vec::new(),
+            mutations: Vec::new(),
             disks: false,
-            part: Part::WHOLE,
-            // Nobody waits for the most inquiries that can be had.
-            timing: if peers { "" } else { "peer_inquiry_after=255" }.parse().expect("timings"),
+            shard: Shard::WHOLE,
+            // So many inquiries that no replica gets to ask its peers.
+            timings: if peers { "" } else { "peer_inquiry_after=255" }.parse().expect("timings"),
             relay: false,
-            lie: false,
+            misreport_unknown: false,
             fail_fast: false,
             schedule: None,
             script: Some(script),
@@ -194,9 +208,9 @@ impl BlockingArgs {
     }
 }
 
-/// How long locks were held that were in doubt when the master went.
-fn measured(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
-    let (absences, locks) = report::locks(run);
+/// How long locks were held that were in doubt when the master was killed.
+fn measure(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
+    let (absences, locks) = report_twopc::locks(run);
     args.points()
         .into_iter()
         .map(|point| {
@@ -216,7 +230,8 @@ fn measured(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
                 row.times += 1;
                 let [from, to] = [absence.from, absence.to].map(u64::cast_signed);
                 let held = locks.iter().filter(|lock| {
-                    lock.node != Node::Master && lock.doubt.is_some_and(|doubt| doubt <= from)
+                    lock.node != Node::Master
+                        && lock.in_doubt_from.is_some_and(|since| since <= from)
                 });
                 for lock in held.filter(|lock| lock.to > from) {
                     row.locks += 1;
@@ -236,18 +251,20 @@ fn measured(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
 
 #[cfg(test)]
 mod tests {
+    use lab::injection::Action as _;
+
     use super::*;
 
     #[test]
-    fn a_median_is_one_of_them() {
+    fn the_median_is_an_element() {
         assert_eq!(median(&[]), "–");
-        assert_eq!(median(&[3, 9, 1]), "3 ms (at most 9)");
+        assert_eq!(median(&[3, 9, 1]), "3 ms (max 9)");
     }
 
     #[test]
-    fn every_point_of_the_window_has_its_turns() {
+    fn every_point_has_the_same_number_of_kills() {
         let args = BlockingArgs {
-            gone: Duration::from_secs(5),
+            down: Duration::from_secs(5),
             rounds: 2,
             replicas: 3,
             commit: CommitMode::Votes,
@@ -259,7 +276,7 @@ mod tests {
         let script = options.script.expect("a script");
         assert_eq!(script.len(), 8);
         assert_eq!((options.commit, args.points().len()), (CommitMode::Votes, 4));
-        assert!(options.timing.to_string().contains("255") && options.time_limit >= args.gone * 8);
-        assert!(script.iter().all(|strike| strike.action.outage() == args.gone));
+        assert!(options.timings.to_string().contains("255") && options.time_limit >= args.down * 8);
+        assert!(script.iter().all(|injection| injection.action.outage() == args.down));
     }
 }

@@ -1,17 +1,22 @@
-//! The command line: what can be typed, what is said about it, and the exit status it ends with.
-//! Knows how to call the parts of the harness, nothing of how they work.
+//! The command line: commands, options, help, and exit statuses. Calls the parts of the harness and
+//! does not know how they work.
 
+mod help;
+mod renamed;
+mod replay;
 mod test;
 
 use std::{
-    io::{self, Write as _},
-    path::{Path, PathBuf},
+    env,
+    io::{self},
+    path::PathBuf,
     process::ExitCode,
 };
 
-use anyhow::Context as _;
+use ::twopc::Mutation;
+use checker::Validity;
 use clap::{Args, Parser, Subcommand};
-
+use report::inspect::InspectError;
 use system::{
     cli::{MasterArgs, ReplicaArgs},
     protocol::{CommitMode, Rule},
@@ -21,42 +26,28 @@ use system::{
 use self::test::TestArgs;
 use crate::{
     blocking::BlockingArgs,
-    checker::{
-        Validity,
-        command::{
-            self, CheckArgs, CommandError, ExportArgs, GenerateArgs, ReplayArgs, VerifyArgs,
-        },
-        linearizability::Limits,
+    commands::{
+        self, CheckArgs, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
+        ServeArgs, ServeFailure, VerifyArgs,
     },
     model::{self, command::ModelArgs},
-    report::{
-        self,
-        inspect::{InspectArgs, InspectError, inspect},
-    },
     rules::{self, RulesArgs},
-    runner::{
-        follow_signals,
-        forced::{self, Forced},
-    },
-    schedule::{self, Schedule},
     sim::{self, command::SimArgs},
-    systems::Break,
-    web::{ServeArgs, ServeError, serve},
 };
 
-/// How a command ends, as its exit status.
+/// The exit status of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Everything was judged, and is valid.
+    /// Everything was judged and is valid.
     Valid = 0,
-    /// Something is invalid.
+    /// A check found a violation.
     Invalid = 1,
-    /// Something cannot be judged, or a fault that was asked for never fired.
+    /// A check could not decide, or a requested fault was never injected.
     Unknown = 2,
-    /// What was typed makes no sense.
+    /// The arguments are invalid, or a record cannot be read.
     BadArguments = 254,
-    /// The harness itself could not do its part.
+    /// The harness failed.
     Failed = 255,
 }
 
@@ -66,18 +57,18 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Runs a replicated store, breaks it on purpose while clients use it, and judges what they saw.
+/// Runs a replicated store, injects faults while clients use it, and checks the recorded history.
 #[derive(Debug, Parser)]
 #[command(
     name = "harness",
     version,
     args_conflicts_with_subcommands = true,
-    long_about = "Runs a replicated store as real processes, kills and pauses them at the worst \
-        moments while clients use it, records what the clients saw, and judges the record: is it \
-        linearizable, is every transaction atomic and durable, was every client told the truth?\n\n\
-        Without a command it makes a test run: `harness --faults master-uncertainty` is \
-        `harness test --faults master-uncertainty`.",
-    after_long_help = AFTER_HELP
+    long_about = "Runs a replicated store as real processes, kills and pauses them at chosen points \
+        while clients use it, records what the clients observe, and checks the record: is it \
+        linearizable, is every transaction atomic and durable, is every reply correct?\n\n\
+        Without a command, harness makes a test run: `harness --faults master-uncertainty` is \
+        short for `harness test --faults master-uncertainty`.",
+    after_long_help = help::AFTER_HELP
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -86,99 +77,44 @@ pub struct Cli {
     test: TestArgs,
 }
 
-const AFTER_HELP: &str = "\
-Faults:
-  none                 the clients alone
-  kill-master          SIGKILL of the master at random times, restart on the same data and port
-  kill-replica         the same for a replica
-  pause-master         SIGSTOP of the master at random times, SIGCONT from a moment to longer than
-                       every timeout later
-  pause-replica        the same for a replica
-  master-uncertainty   the master stops itself inside the window of uncertainty, when replicas have
-                       voted yes and not all know the decision; it is then killed or continued
-  replica-uncertainty  a replica stops itself around its vote or around the decision; it is then
-                       killed or continued
-  partition            nodes are cut off from each other, one way or both: one replica, the master,
-                       everybody; what is sent meanwhile is lost
-  messages             messages are lost, late, doubled, out of order; or held back while their
-                       sender or receiver is killed, and given to whoever is there then
-  second-master          a second master is started on the store of one that lies stopped: it must be
-                       refused
-  wipe-replica         a replica is started on an empty directory, also with --bootstrap: it must be
-                       refused; then it gets its own directory back
-  power-loss           nodes lose what they have not synced: one, all replicas, or everything at once,
-                       at random times, at points of their work, and inside of a commit to disk.
-                       Needs root and /dev/fuse
-  crash-matrix         every point of a node's work and of its disk in turn, and at each a kill, a loss
-                       of power and a pause; without root or /dev/fuse no loss of power. See --part
-  all                  all of these, and several at a time; all-but-F is all but F
-
-Exit status:
-  0    valid
-  1    invalid: a check found a violation
-  2    unknown: something could not be judged, or a fault that was asked for never fired
-  254  bad arguments, or a record that cannot be read
-  255  the harness itself failed
-
-A run lies in STORE/<system>-<faults>/<UTC time>/: history.jsonl (what the clients and the nemesis
-did, an event a line), test.json (every option, and the command that repeats it), final.json (what
-every replica held at the end), results.json (what each check found), report.html (all of it to look
-at, and its plots as .svg) and nodes/<name>/ (journal
-and log). STORE/latest leads to the last one.
-
-Nodes keep their data in a directory of the run's own under $TMPDIR, which is removed at the end;
-should the harness be killed, its nodes die with it, and the next run removes the directory.
-
-Ctrl-C ends a run in order: faults healed, nodes stopped, history checked and kept. A second one
-ends it at once.
-
-Examples:
-  harness --faults master-uncertainty
-  harness --faults kill-master,pause-replica --time-limit 60s --concurrency 20
-  harness --faults all --seed 7 --test-count 20
-  harness --faults replica-uncertainty --break relock-on-recovery
-  harness check histories/latest
-  harness inspect --key k3 --from 1.5s --to 2s
-  harness serve";
-
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a test run (the default).
     Test(TestArgs),
-    /// Judge recorded runs again.
+    /// Check recorded runs and histories.
     Check(CheckArgs),
     /// Verify the certificates that `check --certify` wrote, without the checker.
     Verify(VerifyArgs),
-    /// Write a recorded history to standard output, as other tools read it.
+    /// Write a recorded history to standard output in the format of another tool.
     Export(ExportArgs),
     /// Write a synthetic history to standard output, valid or with a planted violation.
     Generate(GenerateArgs),
-    /// Run the journals of recorded runs through the nodes' machines again, and compare; or run a
-    /// schedule of the model or the simulator again.
+    /// Replay the journals of recorded runs through the nodes' state machines and compare, or replay
+    /// a schedule of the model or the simulator.
     Replay {
         #[command(flatten)]
         args: ReplayArgs,
-        /// Force schedules on real processes, step by step, and judge the run.
+        /// Force each step of the schedules on real processes, and check the run.
         #[arg(long)]
         real: bool,
-        /// Where runs are kept.
+        /// Directory for run records.
         #[arg(long, value_name = "DIR", default_value = "histories", requires = "real")]
         store: PathBuf,
     },
-    /// Explore every schedule of a small cluster: the machines that run, by stateright.
+    /// Explore every schedule of a small cluster with the model checker stateright.
     Model(ModelArgs),
-    /// Run the machines of a cluster in virtual time, under weather that a seed draws.
+    /// Simulate a cluster in virtual time, with failures drawn from a seed.
     Sim(SimArgs),
-    /// Break every rule of the protocol in turn, and see who notices.
+    /// Switch off every rule of the protocol in turn, and see which check detects it.
     Rules(RulesArgs),
-    /// Show what happened in a recorded run, and what its checks found.
+    /// Show the operations, faults and check results of a recorded run.
     Inspect(InspectArgs),
-    /// Measure how long keys stay locked with the master gone, with the replicas asking each other
-    /// and without.
+    /// Measure how long keys stay locked while the master is down, with and without inquiries among
+    /// the replicas.
     Blocking(BlockingArgs),
     /// Serve the recorded runs as web pages.
     Serve(ServeArgs),
-    /// Run a node: what a test run starts its nodes by.
+    /// Run a node. A test run starts its nodes with this command.
     #[command(subcommand, hide = true)]
     Node(Role),
 }
@@ -186,179 +122,145 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Role {
     /// The master.
-    Master(UnderTest<MasterArgs>),
+    Master(MutableNodeArgs<MasterArgs>),
     /// A replica.
-    Replica(UnderTest<ReplicaArgs>),
+    Replica(MutableNodeArgs<ReplicaArgs>),
 }
 
-/// What a node that is built into the harness can be told, beyond what the system's programs can.
+/// The arguments of a node that is built into the harness: those of the system's program, and
+/// mutations that the program does not offer.
 #[derive(Debug, Args)]
-struct UnderTest<T: Args> {
+struct MutableNodeArgs<T: Args> {
     #[command(flatten)]
     node: T,
     /// Skip syncs of the store.
     #[arg(long, hide = true, value_name = "store-syncs|store-meta-syncs")]
-    without: Vec<Break>,
+    without: Vec<Mutation>,
 }
 
-impl<T: Args> UnderTest<T> {
-    fn syncs(&self) -> SyncMode {
-        let skipped = self.without.iter().find_map(|broken| match broken {
-            Break::SyncMode(syncs) => Some(*syncs),
-            Break::Rule(_) => None,
+impl<T: Args> MutableNodeArgs<T> {
+    fn sync_mode(&self) -> SyncMode {
+        let skipped = self.without.iter().find_map(|mutation| match mutation {
+            Mutation::SyncMode(mode) => Some(*mode),
+            Mutation::Rule(_) => None,
         });
         skipped.unwrap_or_default()
     }
 }
 
-/// The program: reads the command line, does what it says, and turns what came of it into an exit
-/// status.
+/// The program: parses the command line, executes the command, and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // If the message cannot be written there is nobody to read it.
+            // If the message cannot be written, there is nobody to read it.
             let _ = error.print();
             return if error.use_stderr() { Exit::BadArguments } else { Exit::Valid }.into();
         }
     };
-    let done = match cli.command.unwrap_or(Command::Test(cli.test)) {
-        Command::Test(args) => test::test(&args),
-        Command::Check(args) => judged(command::check(&args, &mut io::stdout().lock())),
-        Command::Verify(args) => judged(command::verify(&args, &mut io::stdout().lock())),
-        Command::Export(args) => judged(command::export(&args, &mut io::stdout().lock())),
-        Command::Generate(args) => judged(command::generate(&args, &mut io::stdout().lock())),
-        Command::Replay { args, real: false, .. } => replay(&args),
-        Command::Replay { args, real: true, store } => force(&args, &store),
-        Command::Model(args) => with_rules(&args.broken, &[args.commit])
-            .and_then(|()| explored(model::command::run(&args))),
-        Command::Sim(args) => with_rules(&args.broken, &[args.commit])
-            .and_then(|()| explored(sim::command::run(&args, &mut io::stdout().lock()))),
-        Command::Rules(args) => with_rules(&args.rules, &args.modes())
-            .and_then(|()| explored(rules::run(&args, &mut io::stdout().lock()))),
-        Command::Inspect(args) => shown(&args),
-        Command::Blocking(args) => test::blocked(&args),
-        Command::Serve(args) => served(&args),
+    let command = match cli.command.unwrap_or(Command::Test(cli.test)) {
         Command::Node(Role::Master(args)) => {
-            let syncs = args.syncs();
-            return args.node.run_with(syncs);
+            let mode = args.sync_mode();
+            return args.node.run_with(mode);
         }
         Command::Node(Role::Replica(args)) => {
-            let syncs = args.syncs();
-            return args.node.run_with(syncs);
+            let mode = args.sync_mode();
+            return args.node.run_with(mode);
         }
+        command => command,
     };
-    match done {
+    renamed::warn(env::args().skip(1));
+    match execute(command) {
         Ok(exit) => exit.into(),
-        Err(Problem { exit, error }) => {
-            eprintln!("harness: {}", told(&error));
+        Err(Failure { exit, error }) => {
+            eprintln!("harness: {}", describe(&error));
             exit.into()
         }
     }
 }
 
-/// An error with what caused it, as far as it has not said that itself.
-fn told(error: &anyhow::Error) -> String {
-    let mut told = String::new();
-    for cause in error.chain().map(ToString::to_string) {
-        if !told.ends_with(&cause) {
-            told += if told.is_empty() { "" } else { ": " };
-            told += &cause;
+fn execute(command: Command) -> Result<Exit, Failure> {
+    let out = || io::stdout().lock();
+    match command {
+        Command::Test(args) => test::test(&args),
+        Command::Check(args) => checked(commands::check(&args, &mut out())),
+        Command::Verify(args) => checked(commands::verify(&args, &mut out())),
+        Command::Export(args) => checked(commands::export(&args, &mut out())),
+        Command::Generate(args) => checked(commands::generate(&args, &mut out())),
+        Command::Replay { args, real: false, .. } => replay::replay(&args),
+        Command::Replay { args, real: true, store } => replay::replay_on_processes(&args, &store),
+        Command::Model(args) => {
+            require_effect(&args.broken, &[args.commit])?;
+            explored(model::command::run(&args))
         }
+        Command::Sim(args) => {
+            require_effect(&args.broken, &[args.commit])?;
+            explored(sim::command::run(&args, &mut out()))
+        }
+        Command::Rules(args) => {
+            require_effect(&args.rules, &args.modes())?;
+            explored(rules::run(&args, &mut out()))
+        }
+        Command::Inspect(args) => inspected(&args),
+        Command::Blocking(args) => test::blocking_test(&args),
+        Command::Serve(args) => serve_runs(&args),
+        Command::Node(_) => unreachable!("nodes do not return to the command line"),
     }
-    told
 }
 
-/// Why a command could not be carried out, and the exit status that says so.
-struct Problem {
+/// An error with its causes, except those that its text already contains.
+fn describe(error: &anyhow::Error) -> String {
+    let mut description = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !description.ends_with(&cause) {
+            description += if description.is_empty() { "" } else { ": " };
+            description += &cause;
+        }
+    }
+    description
+}
+
+/// Why a command failed, and the exit status for it.
+struct Failure {
     exit: Exit,
     error: anyhow::Error,
 }
 
-impl Problem {
-    /// What was typed, or what it names, makes no sense.
+impl Failure {
+    /// The arguments, or what they refer to, are invalid.
     fn arguments(error: impl Into<anyhow::Error>) -> Self {
-        Problem { exit: Exit::BadArguments, error: error.into() }
+        Failure { exit: Exit::BadArguments, error: error.into() }
     }
 
-    /// The harness could not do its part.
-    fn failed(error: impl Into<anyhow::Error>) -> Self {
-        Problem { exit: Exit::Failed, error: error.into() }
+    /// The harness failed.
+    fn harness(error: impl Into<anyhow::Error>) -> Self {
+        Failure { exit: Exit::Failed, error: error.into() }
     }
 }
 
-impl From<io::Error> for Problem {
+impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Problem::failed(anyhow::Error::new(error).context("cannot write to standard output"))
+        Failure::harness(anyhow::Error::new(error).context("cannot write to standard output"))
     }
 }
 
-/// Replays journals, and schedules, which are told from them by their names' `.json`.
-fn replay(args: &ReplayArgs) -> Result<Exit, Problem> {
-    let is_schedule = |path: &&PathBuf| path.extension().is_some_and(|end| end == "json");
-    let (schedules, paths): (Vec<_>, Vec<_>) = args.paths.iter().partition(is_schedule);
-    let mut verdict = Validity::Valid;
-    let mut out = io::stdout().lock();
-    for path in schedules {
-        let found = schedule::command::replay(path, &mut out).map_err(Problem::arguments)?;
-        verdict = verdict.max(found);
-    }
-    if paths.is_empty() {
-        return Ok(verdict.into());
-    }
-    let journals = ReplayArgs { paths: paths.into_iter().cloned().collect() };
-    judged(command::replay(&journals, &mut out).map(|found| found.max(verdict)))
+/// Rejects rules that have no effect in the chosen commit modes.
+fn require_effect(rules: &[Rule], modes: &[CommitMode]) -> Result<(), Failure> {
+    Rule::check(rules, modes).map_err(|why| Failure::arguments(anyhow::Error::msg(why)))
 }
 
-/// Forces schedules on real processes, and judges what came of it.
-fn force(args: &ReplayArgs, store: &Path) -> Result<Exit, Problem> {
-    let mut verdict = Validity::Valid;
-    for path in &args.paths {
-        let named = || path.display().to_string();
-        let schedule = Schedule::read(path).with_context(named).map_err(Problem::arguments)?;
-        let options = forced::options(&schedule, path, store.to_owned());
-        let options = options.map_err(anyhow::Error::msg).with_context(named);
-        let options = options.map_err(Problem::arguments)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let mut out = io::stdout().lock();
-        let (mut not, mut written) = (0, Ok(()));
-        let made = runtime.block_on(async {
-            let interrupt = follow_signals().map_err(Problem::failed)?;
-            let tell = |number: usize, step: &_, became: &Forced| {
-                not += u32::from(matches!(became, Forced::Not(_)));
-                let line = writeln!(out, "{:>3}. {step}\n       {became}", number + 1);
-                written = std::mem::replace(&mut written, Ok(())).and(line);
-            };
-            forced::run(&schedule, &options, interrupt, tell).await.map_err(Problem::failed)
-        })?;
-        written?;
-        writeln!(out, "{} steps, {not} of them not forced", schedule.steps.len())?;
-        let results = command::judge(&made.directory, &Limits::default());
-        let (run, results) = results.map_err(Problem::failed)?;
-        report::write(&made.directory, &run, &results).map_err(Problem::failed)?;
-        command::say(&results, &made.directory, &mut out)?;
-        verdict = verdict.max(results.verdict);
-    }
-    Ok(verdict.into())
+/// The exit status of an exploration.
+fn explored(verdict: anyhow::Result<Validity>) -> Result<Exit, Failure> {
+    verdict.map(Exit::from).map_err(Failure::harness)
 }
 
-/// Nothing that a command names without effect may go unsaid.
-fn with_rules(rules: &[Rule], modes: &[CommitMode]) -> Result<(), Problem> {
-    Rule::check(rules, modes).map_err(|why| Problem::arguments(anyhow::Error::msg(why)))
-}
-
-/// What an exploration found as an exit status.
-fn explored(verdict: anyhow::Result<Validity>) -> Result<Exit, Problem> {
-    verdict.map(Exit::from).map_err(Problem::failed)
-}
-
-/// A verdict as an exit status; a record that cannot be read is a bad argument.
-fn judged(verdict: Result<Validity, CommandError>) -> Result<Exit, Problem> {
+/// The exit status of a check. A record that cannot be read is a bad argument.
+fn checked(verdict: Result<Validity, CommandError>) -> Result<Exit, Failure> {
     match verdict {
         Ok(verdict) => Ok(verdict.into()),
         Err(CommandError::Write(error)) => Err(error.into()),
-        Err(error) => Err(Problem::arguments(error)),
+        Err(error) => Err(Failure::arguments(error)),
     }
 }
 
@@ -372,24 +274,24 @@ impl From<Validity> for Exit {
     }
 }
 
-/// Shows a recorded run, in colours if there is a terminal.
-fn shown(args: &InspectArgs) -> Result<Exit, Problem> {
-    match inspect(args, &mut anstream::stdout().lock()) {
+/// Shows a recorded run, in colour on a terminal.
+fn inspected(args: &InspectArgs) -> Result<Exit, Failure> {
+    match commands::inspect(args, &mut anstream::stdout().lock()) {
         Ok(verdict) => Ok(verdict.into()),
         Err(InspectError::Write(error)) => Err(error.into()),
-        Err(error) => Err(Problem::arguments(error)),
+        Err(error) => Err(Failure::arguments(error)),
     }
 }
 
-/// Serves recorded runs until somebody wants an end.
-fn served(args: &ServeArgs) -> Result<Exit, Problem> {
+/// Serves recorded runs until a signal ends the server.
+fn serve_runs(args: &ServeArgs) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .map_err(Problem::failed)?;
-    match runtime.block_on(serve(args)) {
+        .map_err(Failure::harness)?;
+    match runtime.block_on(commands::serve(args)) {
         Ok(()) => Ok(Exit::Valid),
-        Err(error @ ServeError::Ended(_)) => Err(Problem::failed(error)),
-        Err(error) => Err(Problem::arguments(error)),
+        Err(ServeFailure::Server(error)) => Err(Failure::harness(error)),
+        Err(ServeFailure::Argument(error)) => Err(Failure::arguments(error)),
     }
 }

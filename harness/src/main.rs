@@ -1,4 +1,4 @@
-//! The harness's program: nothing but the call of its command line.
+//! The program `harness`.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! The command line from outside: what is wrong is told in words with the exit status for it, and
-//! the help is a manual.
+//! The command line from outside: errors have a reason and an exit status, and the help describes
+//! every fault.
 
 #[path = "support/copy.rs"]
 mod copy;
@@ -10,7 +10,7 @@ use std::{
     process::{Command, Output},
 };
 
-use harness::nemesis::FaultName;
+use twopc::faults::FaultName;
 
 use self::copy::copy;
 
@@ -23,17 +23,17 @@ fn bad_arguments_end_with_254_and_a_reason() {
     let empty = tempfile::tempdir().expect("a directory for the test");
     let empty = empty.path().to_str().expect("a name in UTF-8");
     for (arguments, reason) in [
-        (vec!["--faults", "kill-mister"], "'kill-mister' is no fault"),
-        (vec!["--faults", "none,kill-master"], "goes with no other"),
-        (vec!["test", "--faults", ""], "is no fault"),
-        (vec!["--time-limit", "soon"], "'soon' is no time"),
+        (vec!["--faults", "kill-mister"], "'kill-mister' is not a fault"),
+        (vec!["--faults", "none,kill-master"], "cannot be combined"),
+        (vec!["test", "--faults", ""], "is not a fault"),
+        (vec!["--time-limit", "soon"], "'soon' is not a duration"),
         (vec!["--concurrency", "0"], "not in 1.."),
         (vec!["--keys", "0"], "not in 1.."),
         (vec!["--replicas", "33"], "not in 1.."),
-        (vec!["--rate=-1"], "is no rate"),
-        (vec!["--mix", "get=0"], "above 0"),
-        (vec!["--mix", "cas=1"], "'cas' is no operation"),
-        (vec!["--faults", "kill-master", "--part", "1/2"], "add crash-matrix to --faults"),
+        (vec!["--rate=-1"], "is not a rate"),
+        (vec!["--mix", "get=0"], "greater than 0"),
+        (vec!["--mix", "cas=1"], "'cas' is not an operation"),
+        (vec!["--faults", "kill-master", "--shard", "1/2"], "add crash-matrix to --faults"),
         (vec!["--seed", "lucky"], "invalid digit"),
         (vec!["--system", "oracle"], "twopc"),
         (vec!["--system-bin", empty], "there is no program"),
@@ -45,8 +45,8 @@ fn bad_arguments_end_with_254_and_a_reason() {
         (vec!["check", empty], "history.jsonl"),
         (vec!["check", "/nonexistent"], "/nonexistent"),
         (vec!["check", "a", "b", "--certify", "c"], "one PATH"),
-        (vec!["check", "a", "--format", "xml"], "'xml' is no format"),
-        (vec!["check", "a", "--spec", "queue"], "'queue' is no specification"),
+        (vec!["check", "a", "--format", "xml"], "unknown format 'xml'"),
+        (vec!["check", "a", "--spec", "queue"], "unknown specification 'queue'"),
         (vec!["check", "a", "--memory", "1"], "not in 16"),
         (vec!["rules", "--commit", "votes", "decision-forced"], "use --commit logged"),
         (vec!["rules", "--real", "veto-forced"], "use --commit votes"),
@@ -57,7 +57,7 @@ fn bad_arguments_end_with_254_and_a_reason() {
         (vec!["sim", "--seeds", "0..1", "--break", "no-presumption"], "use --commit votes"),
         (vec!["verify", "/nonexistent", "c"], "/nonexistent"),
         (vec!["export", empty, "--format", "edn"], "history.jsonl"),
-        (vec!["export", empty, "--format", "xml"], "'xml' is no format to write"),
+        (vec!["export", empty, "--format", "xml"], "unknown export format 'xml'"),
         (vec!["replay", empty], "journal"),
         (vec!["inspect", empty], "test.json"),
     ] {
@@ -70,7 +70,21 @@ fn bad_arguments_end_with_254_and_a_reason() {
 }
 
 #[test]
-fn the_help_is_a_manual() {
+fn old_names_are_accepted_with_a_warning() {
+    // The run itself is refused, because two of the options make no sense together.
+    let output = harness(&["--faults", "twin-master", "--part", "1/2", "--timing", "vote=900"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(254), "{said}");
+    for (old, new) in
+        [("twin-master", "second-master"), ("--part", "--shard"), ("vote", "vote_timeout_ms")]
+    {
+        assert!(said.contains(&format!("'{old}' is now called '{new}'")), "{said}");
+    }
+    assert!(said.contains("only the crash matrix has shards"), "{said}");
+}
+
+#[test]
+fn the_help_describes_every_fault() {
     let output = harness(&["--help"]);
     assert!(output.status.success());
     let help = String::from_utf8_lossy(&output.stdout);
@@ -97,7 +111,7 @@ fn a_run_is_inspected() {
     };
     let (status, said) = say(&["inspect", path]);
     assert_eq!(status, Some(2), "{said}");
-    assert!(said.contains("not judged yet"), "{said}");
+    assert!(said.contains("not checked yet"), "{said}");
 
     let (status, said) = say(&["check", path]);
     assert_eq!(status, Some(1), "{said}");
@@ -107,9 +121,9 @@ fn a_run_is_inspected() {
     let (status, said) = say(&["inspect", path]);
     assert_eq!(status, Some(1), "{said}");
     for part in [
-        "What clients saw of k1 has no order",
+        "The history of k1 is not linearizable",
         "├",
-        "the longest prefix with an order ends: ",
+        "the longest linearizable prefix ends with: ",
         "Operations: 8",
         "linearizability  invalid",
     ] {
@@ -169,7 +183,7 @@ fn histories_in_files_are_judged_certified_and_exported() {
         format!("invalid: {bad}: "),
         format!("valid: {edn}: "),
         format!("invalid: {text}: "),
-        "k0: no order can be found once ".to_owned(),
+        "k0 is not linearizable: ".to_owned(),
         "4 files: 2 valid, 2 invalid, 0 unknown".to_owned(),
     ] {
         assert!(told.contains(&part), "{part}\n{told}");
@@ -189,10 +203,10 @@ fn histories_in_files_are_judged_certified_and_exported() {
     fs::write(path("append"), APPENDS).expect("the disk has room");
     assert_eq!(said(&["check", &path("append")]).0, Some(0));
     let (status, told) = said(&["check", &path("append"), "--timeout", "0"]);
-    assert_eq!((status, told.contains("no answer within 0ns")), (Some(2), true), "{told}");
+    assert_eq!((status, told.contains("no verdict within 0ns")), (Some(2), true), "{told}");
     let (status, told) = said(&["check", &path("append"), "--spec", "register"]);
     assert_eq!(
-        (status, told.contains("append:1:1: a register takes no append")),
+        (status, told.contains("append:1:1: a register has no append")),
         (Some(254), true),
         "{told}"
     );

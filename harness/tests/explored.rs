@@ -1,5 +1,5 @@
-//! What exploration finds can be looked at again: a schedule of the model and of the simulator runs
-//! again, and a bad seed leaves a run directory as a real run does.
+//! Results of exploration can be looked at again: a schedule of the model or the simulator is
+//! replayed, and a failing seed leaves a run directory like a real run.
 
 use std::{
     path::Path,
@@ -11,48 +11,55 @@ fn harness(arguments: &[&str], within: &Path) -> Output {
     command.args(arguments).current_dir(within).output().expect("it starts")
 }
 
-/// What it said, having ended with this status.
+/// The output of a command that exits with this status.
 #[track_caller]
-fn ends_with(status: i32, arguments: &[&str], within: &Path) -> String {
+fn output_with_status(status: i32, arguments: &[&str], within: &Path) -> String {
     let output = harness(arguments, within);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(status), "{arguments:?}:\n{said}\n{errors}");
-    said
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}:\n{stdout}\n{errors}");
+    stdout
 }
 
 #[test]
-fn a_schedule_of_the_model_runs_again() {
+fn a_schedule_of_the_model_is_replayed() {
     let directory = tempfile::tempdir().expect("a directory for the test");
     let within = directory.path();
-    let found = ends_with(1, &["model", "--break", "reads-respect-locks"], within);
-    assert!(found.contains("R1: what can be read is the last committed write"), "{found}");
-    let told = ends_with(1, &["replay", "schedule.json"], within);
+    let found = output_with_status(1, &["model", "--break", "reads-respect-locks"], within);
+    assert!(
+        found.contains("R1: a read that is served returns the last committed write"),
+        "{found}"
+    );
+    let replayed = output_with_status(1, &["replay", "schedule.json"], within);
     let step = "client call 0: put k1=v1";
-    assert!(found.contains(step) && told.contains(step), "{told}");
-    assert!(told.contains("✗ R1"), "{told}");
+    assert!(found.contains(step) && replayed.contains(step), "{replayed}");
+    assert!(replayed.contains("✗ R1"), "{replayed}");
 
-    // Without what broke it, nothing is broken; with a step that cannot be, it says which.
+    // With the rule kept, nothing fails. A step that is impossible is named.
     let path = within.join("schedule.json");
     let text = std::fs::read_to_string(&path).expect("it was just written");
     let mended = text.replace("\"reads-respect-locks\"", "");
     std::fs::write(&path, mended).expect("the disk has room");
-    let told = ends_with(0, &["replay", "schedule.json"], within);
-    assert!(told.contains("R1, which this schedule is said to break, holds"), "{told}");
+    let replayed = output_with_status(0, &["replay", "schedule.json"], within);
+    assert!(
+        replayed.contains("R1 is recorded as violated by this schedule, but holds"),
+        "{replayed}"
+    );
     let wrong = text.replacen("\"steps\": [", "\"steps\": [{\"restart\": {\"node\": \"r1\"}},", 1);
     std::fs::write(&path, wrong).expect("the disk has room");
     let output = harness(&["replay", "schedule.json"], within);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(254), "{errors}");
-    assert!(errors.contains("not possible here: r1 starts again"), "{errors}");
+    assert!(errors.contains("not possible here: r1 restarts"), "{errors}");
 }
 
 #[test]
-fn a_bad_seed_is_kept_as_a_run() {
+fn a_failing_seed_is_kept_as_a_run() {
     let directory = tempfile::tempdir().expect("a directory for the test");
     let within = directory.path();
     let broken = ["--break", "keep-outcome-until-watermark"];
-    let found = ends_with(1, &[&["sim", "--seeds", "0..200"], &broken[..]].concat(), within);
+    let found =
+        output_with_status(1, &[&["sim", "--seeds", "0..200"], &broken[..]].concat(), within);
     assert!(found.contains("shrunk from"), "{found}");
     let run = "histories/latest";
     for file in
@@ -64,21 +71,21 @@ fn a_bad_seed_is_kept_as_a_run() {
         let journal = within.join(run).join("nodes").join(node).join("journal.jsonl");
         assert!(journal.is_file(), "{}", journal.display());
     }
-    ends_with(1, &["replay", &format!("{run}/schedule.json")], within);
-    // Its journals are those of the machines that run, and its record is judged as any other.
-    ends_with(0, &["replay", run], within);
-    ends_with(1, &["inspect", run], within);
-    ends_with(1, &["check", run], within);
-    // The command that it names shows the same.
+    output_with_status(1, &["replay", &format!("{run}/schedule.json")], within);
+    // Its journals replay like those of real nodes, and its record is checked like any other.
+    output_with_status(0, &["replay", run], within);
+    output_with_status(1, &["inspect", run], within);
+    output_with_status(1, &["check", run], within);
+    // The command that it names prints the same.
     let command = found.lines().find_map(|line| line.strip_prefix("again: harness "));
-    let again: Vec<_> = command.expect("it says how to see it again").split(' ').collect();
-    let shown = ends_with(1, &again, within);
+    let again: Vec<_> = command.expect("the command to run it again").split(' ').collect();
+    let shown = output_with_status(1, &again, within);
     let steps = |text: &str| {
         let lines = text.lines().skip_while(|line| !line.contains("shrunk from"));
         lines.take_while(|line| !line.starts_with("again: ")).collect::<Vec<_>>().join("\n")
     };
     assert_eq!(steps(&shown), steps(&found));
 
-    let clean = ends_with(0, &["sim", "--seeds", "0..20"], within);
+    let clean = output_with_status(0, &["sim", "--seeds", "0..20"], within);
     assert!(clean.contains("no seed is bad"), "{clean}");
 }

@@ -1,5 +1,5 @@
-//! A run that is told to end as soon as what clients saw cannot become right any more: it does, long
-//! before its time is up, in order, and with all that a run leaves behind.
+//! A run with `--fail-fast` ends as soon as its history cannot become linearizable any more, long
+//! before its time limit, in order and with all files of a run.
 
 use std::{
     fs,
@@ -14,19 +14,19 @@ use harness::{
     history::{self, Action, NemesisEvent},
 };
 
-/// The run would go on for so long.
+/// The duration of the load without a violation.
 const TIME_LIMIT: &str = "10m";
 
-/// It ends within this time, in which the master is stopped often enough that it cannot be missed:
-/// one stop with a decision made and no client told is enough, once somebody reads the key.
+/// How long the run may take to find the violation. One stop of the master between its decision and its
+/// reply suffices once a client reads the key, and the master is stopped many times within this time.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// A harness at work, ended with the test; its nodes end with it.
+/// A running harness. Dropping it kills it, and its nodes with it.
 struct Started(Child);
 
 impl Drop for Started {
     fn drop(&mut self) {
-        // If it has ended already, there is nothing to end.
+        // It may have exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -39,12 +39,12 @@ fn harness(arguments: &str, path: &Path) -> Command {
 }
 
 #[test]
-fn a_run_ends_when_nothing_can_make_it_right() {
+fn a_run_ends_when_its_history_cannot_become_linearizable() {
     let [store, scratch] = [(); 2].map(|()| tempfile::tempdir().expect("a directory for the test"));
-    // A harness that takes unknown outcomes for failures: each write that was decided when the
-    // master died, and is read afterwards, is one that did not happen and was seen.
+    // The harness records unknown outcomes as failures. A write that was decided when the master died
+    // is then a failed write whose value a later read returns.
     let arguments = format!(
-        "test --lie --faults master-uncertainty --fail-fast --time-limit {TIME_LIMIT} --keys 2 \
+        "test --misreport-unknown --faults master-uncertainty --fail-fast --time-limit {TIME_LIMIT} --keys 2 \
          --mix get=80,put=20 --seed 1 --store"
     );
     let mut command = harness(&arguments, store.path());
@@ -55,7 +55,7 @@ fn a_run_ends_when_nothing_can_make_it_right() {
         if let Some(status) = run.0.try_wait().expect("it is our child") {
             break status;
         }
-        assert!(began.elapsed() < DEADLINE, "the run goes on after {DEADLINE:?}");
+        assert!(began.elapsed() < DEADLINE, "the run continues after {DEADLINE:?}");
         thread::sleep(Duration::from_millis(50));
     };
     assert_eq!(status.code(), Some(1), "{arguments}");
@@ -63,17 +63,17 @@ fn a_run_ends_when_nothing_can_make_it_right() {
     let directory = fs::canonicalize(store.path().join("latest")).expect("a run directory");
     let history = history::read(&directory.join("history.jsonl")).expect("well formed");
     assert!(!history.torn);
-    let why = history.events.iter().find_map(|event| match &event.action {
+    let ended = history.events.iter().find_map(|event| match &event.action {
         Action::Nemesis(NemesisEvent { f, value }) if f == "broken" => Some(value.clone()),
         _ => None,
     });
-    let why = why.expect("it says why it ended");
-    assert_eq!(why["ended"], true);
+    let ended = ended.expect("it records why it ended");
+    assert_eq!(ended["ended"], true);
     let results = fs::read(directory.join("results.json")).expect("it was judged");
     let results: Results = serde_json::from_slice(&results).expect("as it was written");
     let linearizability = results.checks.iter().find(|check| check.check == "linearizability");
     let violations = &linearizability.expect("it is always judged").violations;
-    let key = format!("{}: ", why["key"].as_str().expect("a name"));
+    let key = format!("{} is not linearizable: ", ended["key"].as_str().expect("a name"));
     assert!(violations.iter().any(|violation| violation.starts_with(&key)), "{violations:?}");
     for file in ["test.json", "final.json", "report.html", "latency.svg", "rate.svg"] {
         assert!(directory.join(file).exists(), "{file} is missing");

@@ -1,9 +1,10 @@
-//! Whole runs of the harness's own program against real clusters: what they end with, what they
-//! leave behind, and that no process is left whatever ends them.
+//! Whole runs of the harness's program against real clusters: their verdicts, the files that they
+//! leave, and that no process survives, however a run ends.
 
 use std::{
     collections::BTreeSet,
     fs,
+    io::{self, Write as _},
     os::unix::{
         fs::chown,
         process::{CommandExt as _, ExitStatusExt as _},
@@ -21,25 +22,25 @@ use nix::{
 };
 use tempfile::TempDir;
 
-/// Far beyond anything that should take long.
+/// A generous limit for anything that is expected to happen.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// One cluster at a time: several at once would starve each other of the machine, and then what
-/// is tested is the timeouts.
+/// One cluster at a time: several at once would compete for the machine, and the tests would test
+/// timeouts.
 static MACHINE: Mutex<()> = Mutex::new(());
 
-/// A place of its own for a run: its histories, and what it keeps for a while.
-struct Place {
+/// The directories of a run: its records and its temporary files.
+struct Workspace {
     store: TempDir,
     scratch: TempDir,
     _machine: MutexGuard<'static, ()>,
 }
 
-impl Place {
+impl Workspace {
     fn new() -> Self {
         let directory = || tempfile::tempdir().expect("a directory for the test");
         let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
-        Place { store: directory(), scratch: directory(), _machine: machine }
+        Workspace { store: directory(), scratch: directory(), _machine: machine }
     }
 
     fn command(&self, arguments: &str) -> Command {
@@ -50,7 +51,7 @@ impl Place {
         command
     }
 
-    /// Makes a run; its exit status and what it said.
+    /// Makes a run. Returns its exit status and its output.
     fn run(&self, arguments: &str) -> (Option<i32>, String) {
         let output = self.command(arguments).output().expect("the harness starts");
         let said = format!(
@@ -71,12 +72,12 @@ impl Place {
         fs::canonicalize(self.store.path().join("latest")).expect("a run directory")
     }
 
-    /// What lies in the directory for temporary files.
+    /// The number of files in the directory for temporary files.
     fn left(&self) -> usize {
         fs::read_dir(self.scratch.path()).expect("it is there").count()
     }
 
-    /// Waits until the run goes on: so many lines of history.
+    /// Waits until the history has this many lines.
     fn until_recorded(&self, lines: usize) {
         until("a history", || {
             let history = self.store.path().join("latest/history.jsonl");
@@ -85,7 +86,7 @@ impl Place {
     }
 }
 
-/// A harness at work, ended with the test.
+/// A running harness. Dropping it kills it.
 struct Started(Child);
 
 impl Started {
@@ -102,8 +103,8 @@ impl Started {
         status.expect("it has ended")
     }
 
-    /// The processes that it has started, each with the time of its start, so that a number that
-    /// is used again is not taken for it.
+    /// Its child processes, each with its start time, so that a reused process id is not mistaken for
+    /// it.
     fn children(&self) -> BTreeSet<(i32, String)> {
         let mut children = BTreeSet::new();
         let threads = format!("/proc/{}/task", self.0.id());
@@ -126,29 +127,30 @@ impl Drop for Started {
     }
 }
 
-/// Whether the nodes' disks can lose power here; if not, says why once a test.
+/// Whether disks can lose power here. If not, prints why.
 fn disks() -> bool {
-    match harness::disk::available() {
+    match lab::disk::available() {
         Ok(()) => true,
         Err(why) => {
-            eprintln!("skipped: power-loss: {why}");
+            // Past the capture of the test harness, which would hide it.
+            let _ = writeln!(io::stderr(), "skipped: power loss: {why}");
             false
         }
     }
 }
 
-/// Has somebody do this who may not mount anything, as far as that is not so anyway.
-fn by_nobody(command: &mut Command, place: &Place) {
+/// Makes the command run as a user who cannot mount file systems.
+fn as_nobody(command: &mut Command, workspace: &Workspace) {
     const NOBODY: u32 = 65534;
     if disks() {
-        for directory in [&place.store, &place.scratch] {
+        for directory in [&workspace.store, &workspace.scratch] {
             chown(directory, Some(NOBODY), Some(NOBODY)).expect("root may");
         }
         command.uid(NOBODY).gid(NOBODY);
     }
 }
 
-/// When a process was started, as the kernel counts it; none if it is gone or only a zombie.
+/// The start time of a process, as the kernel counts it; `None` if it is gone or a zombie.
 fn start_time(pid: i32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
@@ -170,7 +172,7 @@ fn json(path: &Path) -> serde_json::Value {
 }
 
 #[test]
-fn every_fault_alone_and_all_together_end_valid() {
+fn every_fault_alone_and_all_together_are_valid() {
     for faults in [
         "none",
         "kill-master",
@@ -190,7 +192,7 @@ fn every_fault_alone_and_all_together_end_valid() {
         if faults == "power-loss" && !disks() {
             continue;
         }
-        let place = Place::new();
+        let workspace = Workspace::new();
         let seconds = match faults {
             "all" => 12,
             "power-loss" | "crash-matrix" => 8,
@@ -198,13 +200,13 @@ fn every_fault_alone_and_all_together_end_valid() {
         };
         let done = if faults == "all" && !disks() { "all-but-power-loss" } else { faults };
         let (status, said) =
-            place.run(&format!("--faults {faults} --time-limit {seconds}s --seed 11"));
+            workspace.run(&format!("--faults {faults} --time-limit {seconds}s --seed 11"));
         assert_eq!(status, Some(0), "{said}");
         let last = said.lines().rfind(|line| line.starts_with("valid: "));
         assert!(last.is_some_and(|line| line.contains("twopc-")), "{said}");
-        assert_eq!(place.left(), 0, "{said}");
+        assert_eq!(workspace.left(), 0, "{said}");
 
-        let run = place.latest();
+        let run = workspace.latest();
         let test = json(&run.join("test.json"));
         assert_eq!(test["seed"], 11);
         let command = test["command"].as_str().expect("a command");
@@ -220,18 +222,18 @@ fn every_fault_alone_and_all_together_end_valid() {
                 assert!(fs::metadata(&path).is_ok_and(|it| it.len() > 0), "{}", path.display());
             }
         }
-        let group = place.store.path().join(format!("twopc-{done}")).join("latest");
+        let group = workspace.store.path().join(format!("twopc-{done}")).join("latest");
         assert_eq!(fs::canonicalize(group).ok(), Some(run));
     }
 }
 
 #[test]
-fn a_killed_harness_leaves_no_process_and_a_history_that_can_be_judged() {
+fn a_killed_harness_leaves_no_process_and_a_readable_history() {
     let power_loss = disks().then_some("power-loss");
     for faults in ["none", "master-uncertainty", "pause-replica"].into_iter().chain(power_loss) {
-        let place = Place::new();
-        let mut harness = place.start(&format!("--faults {faults} --time-limit 60s --seed 3"));
-        place.until_recorded(400);
+        let workspace = Workspace::new();
+        let mut harness = workspace.start(&format!("--faults {faults} --time-limit 60s --seed 3"));
+        workspace.until_recorded(400);
         let nodes = harness.children();
         assert!(nodes.len() >= 3, "{nodes:?}");
         harness.signal(Signal::SIGKILL);
@@ -240,32 +242,32 @@ fn a_killed_harness_leaves_no_process_and_a_history_that_can_be_judged() {
             until("end of every node", || start_time(pid).as_ref() != Some(&started));
         }
 
-        let run = place.latest();
+        let run = workspace.latest();
         let mut check = Command::new(env!("CARGO_BIN_EXE_harness"));
         let output = check.arg("check").arg(&run).output().expect("it starts");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        // The end is missing, so not everything can be said; but nothing is wrong.
+        // The end is missing, so some checks are unknown, but none is invalid.
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(
             said.lines().any(|line| line.contains("linearizability") && line.contains("valid"))
         );
 
-        // Nobody could clean up; the next run does.
-        assert_eq!(place.left(), 1);
-        let (status, said) = place.run("--time-limit 1s");
+        // The killed harness could not clean up. The next run does.
+        assert_eq!(workspace.left(), 1);
+        let (status, said) = workspace.run("--time-limit 1s");
         assert_eq!(status, Some(0), "{said}");
-        assert_eq!(place.left(), 0);
+        assert_eq!(workspace.left(), 0);
     }
 }
 
 #[test]
 fn ctrl_c_ends_a_run_in_order() {
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let place = Place::new();
-        let mut harness = place.start("--faults pause-master --time-limit 60s --seed 4");
-        place.until_recorded(400);
-        until("strike", || {
-            fs::read_to_string(place.store.path().join("latest/history.jsonl"))
+        let workspace = Workspace::new();
+        let mut harness = workspace.start("--faults pause-master --time-limit 60s --seed 4");
+        workspace.until_recorded(400);
+        until("pause", || {
+            fs::read_to_string(workspace.store.path().join("latest/history.jsonl"))
                 .is_ok_and(|text| text.contains(r#""f":"pause""#))
         });
         let nodes = harness.children();
@@ -274,51 +276,51 @@ fn ctrl_c_ends_a_run_in_order() {
         for (pid, started) in nodes {
             assert_ne!(start_time(pid).as_ref(), Some(&started));
         }
-        let run = place.latest();
+        let run = workspace.latest();
         assert_eq!(json(&run.join("results.json"))["verdict"], "valid");
         assert!(run.join("final.json").exists());
-        assert_eq!(place.left(), 0);
+        assert_eq!(workspace.left(), 0);
     }
 }
 
 #[test]
 fn a_fault_that_cannot_happen_makes_the_run_vacuous() {
-    let place = Place::new();
+    let workspace = Workspace::new();
     // Without writes there is no window of uncertainty.
     let (status, said) =
-        place.run("--faults master-uncertainty --mix get=1 --time-limit 2s --seed 5");
+        workspace.run("--faults master-uncertainty --mix get=1 --time-limit 2s --seed 5");
     assert_eq!(status, Some(2), "{said}");
-    assert!(said.contains("never happened"), "{said}");
+    assert!(said.contains("never injected"), "{said}");
 
     let mut inspect = Command::new(env!("CARGO_BIN_EXE_harness"));
-    let output = inspect.arg("inspect").arg(place.latest()).output().expect("it starts");
+    let output = inspect.arg("inspect").arg(workspace.latest()).output().expect("it starts");
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     assert_eq!(output.status.code(), Some(2), "{shown}");
-    for part in ["--mix get=1,put=0,del=0", "Operations: ", "not reached", "never happened"] {
+    for part in ["--mix get=1,put=0,del=0", "Operations: ", "not reached", "never injected"] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
     assert!(shown.lines().last().is_some_and(|line| line.starts_with("unknown: ")), "{shown}");
 }
 
 #[test]
-fn many_runs_take_a_line_each() {
-    let place = Place::new();
-    let (status, said) = place.run("--time-limit 1s --test-count 3 --seed 6");
+fn many_runs_print_a_line_each() {
+    let workspace = Workspace::new();
+    let (status, said) = workspace.run("--time-limit 1s --test-count 3 --seed 6");
     assert_eq!(status, Some(0), "{said}");
     let runs: Vec<_> = said.lines().filter(|line| line.starts_with("run ")).collect();
     assert_eq!(runs.len(), 3, "{said}");
     assert!(runs[0].starts_with("run 1 of 3: valid, seed 6, "), "{said}");
-    let count = fs::read_dir(place.store.path().join("twopc-none")).expect("runs").count();
+    let count = fs::read_dir(workspace.store.path().join("twopc-none")).expect("runs").count();
     assert_eq!(count, 4, "three runs and the link to the last");
 }
 
 #[test]
-fn broken_rules_are_caught() {
+fn broken_rules_are_detected() {
     for (rule, faults, seconds) in [
         ("write-all", "kill-replica", 20),
         ("ack-after-durable", "replica-uncertainty", 20),
-        // A read must meet the key of a write that waits for a vote, so it takes many readers, and
-        // votes that are waited for as long as a replica lies while another comes back.
+        // A read must meet the key of a write that waits for a vote. This needs many readers, and a
+        // vote timeout longer than the pause of one replica while another restarts.
         (
             "relock-on-recovery",
             "kill-replica,pause-replica --concurrency 30 --timing vote_timeout_ms=4000",
@@ -328,89 +330,90 @@ fn broken_rules_are_caught() {
         ("exclusive-store", "second-master", 10),
         ("empty-store-refused", "wipe-replica", 10),
     ] {
-        // Whether a crash meets just what the rule guards is a matter of chance: three runs have it.
-        let caught = (7..10).any(|seed| {
-            let place = Place::new();
+        // Whether a crash hits what the rule protects is a matter of chance: three runs suffice.
+        let detected = (7..10).any(|seed| {
+            let workspace = Workspace::new();
             let arguments =
                 format!("--break {rule} --faults {faults} --time-limit {seconds}s --seed {seed}");
-            let (status, said) = place.run(&arguments);
-            // On a machine that has much else to do a short run may end before all has struck.
+            let (status, said) = workspace.run(&arguments);
+            // On a busy machine a short run may end before every fault was injected.
             assert!(matches!(status, Some(0..=2)), "{said}");
             let last = said.lines().rfind(|line| line.starts_with("invalid: "));
             assert_eq!(status == Some(1), last.is_some_and(|line| line.contains(rule)), "{said}");
             status == Some(1)
         });
-        assert!(caught, "{rule} was not caught");
+        assert!(detected, "{rule} was not detected");
     }
 }
 
 #[test]
-fn what_is_not_synced_is_missed_after_a_loss_of_power_and_after_no_kill() {
+fn a_missing_sync_is_detected_by_a_power_loss_and_not_by_a_kill() {
     if !disks() {
         return;
     }
     for (broken, seconds) in [
         ("store-syncs", 10),
         ("store-meta-syncs", 10),
-        // These take a kill, and a loss of power right after the start.
+        // These need a kill, and a power loss right after the restart.
         ("epoch-forced", 15),
         ("incarnation-forced", 15),
     ] {
-        let caught = (3..8).any(|seed| {
-            let place = Place::new();
+        let detected = (3..8).any(|seed| {
+            let workspace = Workspace::new();
             let limits = format!("--time-limit {seconds}s --seed {seed}");
             let (status, said) =
-                place.run(&format!("--break {broken} --faults power-loss {limits}"));
+                workspace.run(&format!("--break {broken} --faults power-loss {limits}"));
             assert!(matches!(status, Some(0..=2)), "{said}");
             status == Some(1)
         });
-        assert!(caught, "{broken} was not caught");
+        assert!(detected, "{broken} was not detected");
     }
     for broken in ["store-syncs", "store-meta-syncs"] {
-        let place = Place::new();
+        let workspace = Workspace::new();
         let faults = "kill-master,kill-replica";
         let run = format!("--break {broken} --faults {faults} --time-limit 8s --seed 3");
-        let (status, said) = place.run(&run);
+        let (status, said) = workspace.run(&run);
         assert_eq!(status, Some(0), "{said}");
     }
 }
 
 #[test]
-fn who_cannot_mount_is_told_so_in_one_line() {
-    let place = Place::new();
-    let mut command = place.command("--faults power-loss --time-limit 1s");
-    by_nobody(&mut command, &place);
+fn power_loss_without_permission_to_mount_is_one_line_of_error() {
+    let workspace = Workspace::new();
+    let mut command = workspace.command("--faults power-loss --time-limit 1s");
+    as_nobody(&mut command, &workspace);
     let output = command.output().expect("the harness starts");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(254), "{said}");
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(
-        said.contains("/dev/fuse") && said.contains("every other fault does without"),
+        said.contains("/dev/fuse") && said.contains("every other fault works without it"),
         "{said}"
     );
 }
 
 #[test]
-fn all_goes_without_a_loss_of_power_where_there_can_be_none() {
-    let place = Place::new();
-    let mut command = place.command("--faults all --time-limit 12s --seed 12");
-    by_nobody(&mut command, &place);
+fn all_leaves_out_power_loss_where_it_is_impossible() {
+    let workspace = Workspace::new();
+    let mut command = workspace.command("--faults all --time-limit 12s --seed 12");
+    as_nobody(&mut command, &workspace);
     let output = command.output().expect("the harness starts");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(0), "{said}");
-    let told: Vec<_> = said.lines().filter(|line| line.contains("without power-loss")).collect();
-    assert!(matches!(told[..], [line] if line.contains("/dev/fuse")), "{said}");
-    let run = place.latest();
+    let warnings: Vec<_> =
+        said.lines().filter(|line| line.contains("without power-loss")).collect();
+    assert!(matches!(warnings[..], [line] if line.contains("/dev/fuse")), "{said}");
+    let run = workspace.latest();
     let command = json(&run.join("test.json"))["command"].to_string();
     assert!(command.contains("--faults all-but-power-loss "), "{command}");
     let history = fs::read_to_string(run.join("history.jsonl")).expect("a history");
     assert!(!history.contains("power-loss"));
-    assert_eq!(place.left(), 0, "{said}");
+    assert_eq!(workspace.left(), 0, "{said}");
 }
 
-/// Has the model find what a broken rule leads to; the schedule.
-fn found_by_the_model(place: &Place, rule: &str, cluster: &[&str]) -> PathBuf {
-    let schedule = place.scratch.path().join("schedule.json");
+/// Finds a counterexample for a broken rule with the model. Returns the schedule.
+fn found_by_the_model(workspace: &Workspace, rule: &str, cluster: &[&str]) -> PathBuf {
+    let schedule = workspace.scratch.path().join("schedule.json");
     let mut model = Command::new(env!("CARGO_BIN_EXE_harness"));
     model.args(["model", "--transactions", "1"]).args(cluster);
     model.args(["--break", rule, "--schedule"]).arg(&schedule);
@@ -420,7 +423,7 @@ fn found_by_the_model(place: &Place, rule: &str, cluster: &[&str]) -> PathBuf {
 }
 
 #[test]
-fn counterexamples_of_the_model_are_forced_on_processes() {
+fn counterexamples_of_the_model_are_replayed_on_processes() {
     let crash: &[_] = &["--replica-crashes", "1"];
     let second_instance: &[_] = &["--second-instances", "1"];
     let crashes: &[_] = &["--master-crashes", "2"];
@@ -430,27 +433,28 @@ fn counterexamples_of_the_model_are_forced_on_processes() {
             .into_iter()
             .chain(disks().then_some(lost))
     {
-        let place = Place::new();
-        let schedule = found_by_the_model(&place, rule, cluster);
-        let (status, said) = place.run(&format!("replay --real {}", schedule.display()));
+        let workspace = Workspace::new();
+        let schedule = found_by_the_model(&workspace, rule, cluster);
+        let (status, said) = workspace.run(&format!("replay --real {}", schedule.display()));
         assert_eq!(status, Some(1), "{said}");
         assert!(said.contains("steps, 0 of them not forced"), "{said}");
         assert!(said.contains(violation), "{said}");
-        assert_eq!(json(&place.latest().join("results.json"))["verdict"], "invalid");
-        assert_eq!(place.left(), 1, "only the schedule: {said}");
+        assert_eq!(json(&workspace.latest().join("results.json"))["verdict"], "invalid");
+        assert_eq!(workspace.left(), 1, "only the schedule: {said}");
     }
 }
 
 #[test]
-fn a_step_that_cannot_be_forced_is_named() {
-    let place = Place::new();
+fn a_step_that_cannot_be_forced_is_reported() {
+    let workspace = Workspace::new();
     let crashes = ["--master-crashes", "2"];
-    let schedule = found_by_the_model(&place, "epoch-forced", &crashes);
-    let mut command = place.command(&format!("replay --real {}", schedule.display()));
-    by_nobody(&mut command, &place);
+    let schedule = found_by_the_model(&workspace, "epoch-forced", &crashes);
+    let mut command = workspace.command(&format!("replay --real {}", schedule.display()));
+    as_nobody(&mut command, &workspace);
     let output = command.output().expect("the harness starts");
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let step = said.lines().skip_while(|line| !line.contains("loses power")).nth(1);
-    let told = step.is_some_and(|line| line.contains("NOT FORCED: killed instead, no disk"));
-    assert!(told && said.contains("steps, 1 of them not forced"), "{said}");
+    let reported =
+        step.is_some_and(|line| line.contains("NOT FORCED: killed instead, because no disk"));
+    assert!(reported && said.contains("steps, 1 of them not forced"), "{said}");
 }

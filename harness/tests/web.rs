@@ -1,5 +1,5 @@
-//! The server from outside, without a browser: what it answers, and that nothing outside the store
-//! can be had from it.
+//! Tests `harness serve` over HTTP, without a browser: its responses, and that no request can read a file
+//! outside the store.
 
 #[path = "support/server.rs"]
 mod server;
@@ -16,34 +16,35 @@ use std::{
 
 use self::server::Server;
 
-/// Asks for a path as it is, and gives the head and the body of the answer.
+/// Requests a path verbatim. Returns the head and the body of the response.
 fn get(server: &Server, path: &str) -> (String, Vec<u8>) {
-    let mut stream = TcpStream::connect(&server.host).expect("it listens");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a time");
+    let mut stream = TcpStream::connect(&server.host).expect("the server listens");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
     let host = &server.host;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
-        .expect("it takes a request");
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).expect("it answers");
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
-    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-    (head, answer[end + 4..].to_vec())
+        .expect("the request is sent");
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).expect("the server responds");
+    let end =
+        response.windows(4).position(|four| four == b"\r\n\r\n").expect("the response has a head");
+    let head = String::from_utf8_lossy(&response[..end]).into_owned();
+    (head, response[end + 4..].to_vec())
 }
 
 #[test]
-fn a_run_is_served_and_nothing_else() {
-    let place = tempfile::tempdir().expect("a directory for the test");
-    let store = place.path().join("store");
+fn files_of_runs_are_served_and_no_others() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = directory.path().join("store");
     let run = store.join("twopc-none/20260101T000000Z");
-    fs::create_dir_all(run.join("nodes/r1")).expect("it may be made");
-    let write = |path: &Path, text: &str| fs::write(path, text).expect("it may be written");
+    fs::create_dir_all(run.join("nodes/r1")).expect("the directory is created");
+    let write = |path: &Path, text: &str| fs::write(path, text).expect("the file is written");
     write(&run.join("history.jsonl"), "");
     write(&run.join("test.json"), r#"{"seed":77}"#);
     write(&run.join("results.json"), r#"{"verdict":"valid","checks":[]}"#);
     write(&run.join("nodes/r1/log"), "<b>a log</b>");
-    write(&place.path().join("secret"), "a secret");
+    write(&directory.path().join("secret"), "a secret");
     write(&store.join("secret"), "a secret");
-    symlink(place.path().join("secret"), run.join("link")).expect("a link");
+    symlink(directory.path().join("secret"), run.join("link")).expect("the link is created");
     let server = Server::start(&store);
 
     let (head, body) = get(&server, "/");
@@ -59,7 +60,7 @@ fn a_run_is_served_and_nothing_else() {
     assert!(head.contains("200") && String::from_utf8_lossy(&body).contains("r1/"), "{head}");
     let (head, body) = get(&server, "/archive/twopc-none/20260101T000000Z.tar.gz");
     assert!(head.contains("200") && head.contains("attachment"), "{head}");
-    assert!(body.windows(2).any(|two| two == [0x1f, 0x8b]), "compressed");
+    assert!(body.windows(2).any(|two| two == [0x1f, 0x8b]), "the archive is gzip");
 
     let base = "/run/twopc-none/20260101T000000Z";
     for path in [
@@ -69,7 +70,7 @@ fn a_run_is_served_and_nothing_else() {
         format!("{base}/%2e%2e%2f%2e%2e%2fsecret"),
         format!("{base}/nodes/%2e%2e/test.json"),
         format!("{base}/link"),
-        format!("{base}//{}", place.path().join("secret").display()),
+        format!("{base}//{}", directory.path().join("secret").display()),
         "/run/../../secret".to_owned(),
         "/run/%2e%2e/secret/".to_owned(),
         "/run/twopc-none/..%2f..%2f..%2fetc/passwd".to_owned(),
@@ -86,19 +87,19 @@ fn a_run_is_served_and_nothing_else() {
         assert!(head.starts_with("HTTP/1.1 404"), "{path}: {head}");
         assert!(!String::from_utf8_lossy(&body).contains("a secret"), "{path}");
     }
-    // Nothing is written, whatever is asked.
-    let mut stream = TcpStream::connect(&server.host).expect("it listens");
+    // Other methods than GET are refused.
+    let mut stream = TcpStream::connect(&server.host).expect("the server listens");
     write!(stream, "DELETE {base}/test.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .expect("it takes a request");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
-    assert!(answer.starts_with("HTTP/1.1 405"), "{answer}");
+        .expect("the request is sent");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("the server responds");
+    assert!(response.starts_with("HTTP/1.1 405"), "{response}");
     assert!(run.join("test.json").exists());
 }
 
 #[test]
-fn what_cannot_be_served_is_told() {
-    let place = tempfile::tempdir().expect("a directory for the test");
+fn a_store_or_address_that_cannot_be_used_is_an_argument_error() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let harness = |arguments: &[&str]| {
         let output = Command::new(env!("CARGO_BIN_EXE_harness"))
             .args(arguments)
@@ -106,17 +107,17 @@ fn what_cannot_be_served_is_told() {
             .expect("the harness starts");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let none = place.path().join("none");
-    let none = none.to_str().expect("a name in UTF-8");
-    let (status, said) = harness(&["serve", "--store", none]);
-    assert_eq!(status, Some(254), "{said}");
-    assert!(said.contains("--store") && said.contains("none"), "{said}");
-    let (status, said) = harness(&["serve", "--addr", "nowhere"]);
-    assert_eq!(status, Some(254), "{said}");
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    let addr = taken.local_addr().expect("an address").to_string();
-    let store = place.path().to_str().expect("a name in UTF-8");
-    let (status, said) = harness(&["serve", "--addr", &addr, "--store", store]);
-    assert_eq!(status, Some(254), "{said}");
-    assert!(said.contains(&addr), "{said}");
+    let missing = directory.path().join("none");
+    let missing = missing.to_str().expect("the path is UTF-8");
+    let (status, stderr) = harness(&["serve", "--store", missing]);
+    assert_eq!(status, Some(254), "{stderr}");
+    assert!(stderr.contains("--store") && stderr.contains("none"), "{stderr}");
+    let (status, stderr) = harness(&["serve", "--addr", "nowhere"]);
+    assert_eq!(status, Some(254), "{stderr}");
+    let occupied = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let addr = occupied.local_addr().expect("a local address").to_string();
+    let store = directory.path().to_str().expect("the path is UTF-8");
+    let (status, stderr) = harness(&["serve", "--addr", &addr, "--store", store]);
+    assert_eq!(status, Some(254), "{stderr}");
+    assert!(stderr.contains(&addr), "{stderr}");
 }

@@ -10,10 +10,10 @@ mod connection;
 pub mod hooks;
 mod meter;
 pub mod node;
-pub mod records;
 pub mod store;
 pub mod wire;
 
 #[cfg(feature = "test-hooks")]
 pub use journal;
 pub use protocol;
+pub use records;

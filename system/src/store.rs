@@ -5,7 +5,8 @@ pub use ::store::{
     StoreOptions, SyncMode,
 };
 
-use crate::records::NodeSchema;
+use records::NodeSchema;
+pub use records::{Memory, State};
 
 /// The records and the key/value data of a node, on disk.
 pub type Store = ::store::Store<NodeSchema>;
@@ -13,7 +14,3 @@ pub type Store = ::store::Store<NodeSchema>;
 pub type Opened = ::store::Opened<NodeSchema>;
 /// Every live key of a store at one moment, with its version and value.
 pub type Entries = ::store::Entries<NodeSchema>;
-/// A node's store in memory.
-pub type Memory = ::store::Memory<NodeSchema>;
-/// The state after a sequence of records.
-pub type State = ::store::State<NodeSchema>;

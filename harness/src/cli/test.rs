@@ -1,4 +1,4 @@
-//! The command `test`: makes runs, judges each, and says what came of them.
+//! The command `test`: makes runs, judges each, and prints the results.
 
 use std::{
     fs,
@@ -7,125 +7,132 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::twopc::{
+    Mutation, Timings,
+    deployment::find_programs,
+    faults::{FaultName, Faults},
+    matrix::{Coverage, Shard},
+    run::{CompletedRun, RunOptions},
+};
 use anyhow::Context as _;
+use checker::{Limits, Results, Validity};
 use clap::{Args, builder::RangedU64ValueParser};
+use lab::{
+    disk, duration::parse_duration, seeds::run_seeds, signals::follow_signals, workload::Mix,
+};
+use report::summary::Tally;
 use system::protocol::CommitMode;
 use tokio::{runtime::Runtime, sync::watch};
 
-use super::{Exit, Problem, with_rules};
+use super::{Exit, Failure, require_effect};
 use crate::{
     blocking::{BlockingArgs, blocking},
-    checker::{Results, Validity, command, linearizability::Limits, progress},
-    disk,
-    generator::{Mix, run_seeds},
-    nemesis::{
-        FaultName, Faults,
-        matrix::{Coverage, Part},
-    },
-    report::{self, summary::Tally},
-    runner::{self, Made, RunOptions, follow_signals, parse_duration},
-    systems::{Break, Timings, twopc::find_programs},
+    commands::{self, progress},
+    report_twopc,
+    run_progress::run_with_progress,
 };
 
 /// The options of a test run.
 #[derive(Clone, Debug, Args)]
 pub(super) struct TestArgs {
-    /// What to do to the system: none, all, or names with commas between (see below).
+    /// Faults to inject: none, all, or a comma-separated list (see below).
     #[arg(long, value_name = "A,B", default_value = "none")]
     faults: Faults,
 
-    /// How long clients ask and faults strike: 20s, 500ms, 2m.
+    /// Duration of the load, for example 20s, 500ms or 2m.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = parse_duration)]
     time_limit: Duration,
 
-    /// How many clients ask at a time.
+    /// Number of concurrent clients.
     #[arg(long, value_name = "N", default_value_t = 10,
           value_parser = RangedU64ValueParser::<u32>::new().range(1..=10_000))]
     concurrency: u32,
 
-    /// Operations a second of all clients together; 0 for as fast as answers come.
+    /// Operations per second of all clients together; 0 for as fast as answers arrive.
     #[arg(long, value_name = "N", default_value_t = 0.0, value_parser = parse_rate)]
     rate: f64,
 
-    /// How many keys there are.
+    /// Number of keys.
     #[arg(long, value_name = "N", default_value_t = 16,
           value_parser = RangedU64ValueParser::<u32>::new().range(1..=1_000_000))]
     keys: u32,
 
-    /// How many replicas the system has.
+    /// Number of replicas.
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = RangedU64ValueParser::<u8>::new().range(1..=32))]
     replicas: u8,
 
-    /// What makes a commit: logged (it is in the master's log) or votes (all replicas have voted).
+    /// What makes a commit: logged (a record in the master's log) or votes (a yes vote of every
+    /// replica).
     #[arg(long, value_name = "MODE", default_value_t)]
     commit: CommitMode,
 
-    /// How often each operation is asked, as weights.
+    /// Share of each operation, as weights.
     #[arg(long, value_name = "WEIGHTS", default_value_t = Mix::default())]
     mix: Mix,
 
-    /// What all random choices come from: what is asked, what is struck, when and how. Drawn at
-    /// random and told if it is not given. The timing of the machine stays its own.
+    /// Seed of all random choices: the requests, and the faults with their targets and times. If it
+    /// is not given, a random seed is used and printed. The seed does not determine the scheduling
+    /// of the operating system.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
-    /// So many runs, with seeds that follow from the first; ends at the first that is not valid.
+    /// Make N runs with seeds derived from the first, and stop at the first run that is not valid.
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = RangedU64ValueParser::<u32>::new().range(1..))]
     test_count: u32,
 
-    /// Do the K-th of N parts of the crash matrix. With --test-count N every run does its own
-    /// part if none is given, and what all of them reached is told at the end.
-    #[arg(long, value_name = "K/N")]
-    part: Option<Part>,
+    /// Cover the K-th of N shards of the crash matrix. With --test-count N and without this option,
+    /// each run covers its own shard, and the coverage of all runs is printed at the end.
+    #[arg(long, alias = "part", value_name = "K/N")]
+    shard: Option<Shard>,
 
-    /// Where runs are kept.
+    /// Directory for run records.
     #[arg(long, value_name = "DIR", default_value = "histories")]
     store: PathBuf,
 
-    /// The system under test.
+    /// System under test.
     #[arg(long, value_name = "NAME", default_value = "twopc", value_parser = ["twopc"])]
     system: String,
 
-    /// Run the programs `master` and `replica` of this directory instead of the nodes that are
-    /// built into the harness.
+    /// Run the programs `master` and `replica` in this directory instead of the nodes that are built
+    /// into the harness.
     #[arg(long, value_name = "DIR", value_parser = find_programs)]
     system_bin: Option<PathBuf>,
 
-    /// Switch off a rule of the protocol, or the syncs of the store (store-syncs,
-    /// store-meta-syncs), to see who notices. May be given more than once.
+    /// Switch off a rule of the protocol, or syncs of the store (store-syncs, store-meta-syncs), to
+    /// see which check detects it. May be repeated.
     #[arg(long = "break", value_name = "RULE")]
-    broken: Vec<Break>,
+    mutations: Vec<Mutation>,
 
-    /// End the run as soon as what clients saw cannot become right any more. Without this the run
-    /// goes on, and it is told when that was.
+    /// End the run as soon as the history cannot become linearizable any more. Without this option,
+    /// the run continues and the summary states when that happened.
     #[arg(long)]
     fail_fast: bool,
 
-    /// Other periods for the nodes, as in their configuration: inquiry_timeout_ms=100,peer_inquiry_after=1.
-    #[arg(long, value_name = "NAME=N,...", default_value_t = Timings::default())]
-    timing: Timings,
+    /// Timing parameters of the nodes, as in their configuration file, for example
+    /// inquiry_timeout_ms=100,peer_inquiry_after=1.
+    #[arg(long = "timing", value_name = "NAME=N,...", default_value_t = Timings::default())]
+    timings: Timings,
 
-    /// Let the messages between the nodes pass through the harness though no fault asks for it, to
-    /// see what that costs.
+    /// Route messages between the nodes through relays even if no fault needs them, to measure the
+    /// cost.
     #[arg(long)]
     relay: bool,
 
-    /// Record unknown outcomes as failures: a harness that lies, which the checks must find out.
-    #[arg(long, hide = true)]
-    lie: bool,
+    /// Record unknown outcomes as failures: a defect of the harness, which the checks must find.
+    #[arg(long, alias = "lie", hide = true)]
+    misreport_unknown: bool,
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|rate: &f64| rate.is_finite() && *rate >= 0.0)
-        .ok_or_else(|| format!("'{text}' is no rate: want a number of operations a second, from 0"))
+    text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate >= 0.0).ok_or_else(|| {
+        format!("'{text}' is not a rate: expected a number of operations per second, at least 0")
+    })
 }
 
 impl TestArgs {
-    fn options(&self, faults: &Faults, disks: bool, part: Part, seed: u64) -> RunOptions {
+    fn options(&self, faults: &Faults, disks: bool, shard: Shard, seed: u64) -> RunOptions {
         RunOptions {
             faults: faults.clone(),
             time_limit: self.time_limit,
@@ -139,85 +146,58 @@ impl TestArgs {
             store: self.store.clone(),
             system: self.system.clone(),
             system_bin: self.system_bin.clone(),
-            broken: self.broken.clone(),
+            mutations: self.mutations.clone(),
             disks,
-            part,
+            shard,
             fail_fast: self.fail_fast,
-            timing: self.timing.clone(),
+            timings: self.timings.clone(),
             relay: self.relay,
-            lie: self.lie,
+            misreport_unknown: self.misreport_unknown,
             schedule: None,
             script: None,
         }
     }
 }
 
-/// Makes the runs that were asked for. Ends at the first that is not valid.
-pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
+/// Makes the runs, and stops at the first one that is not valid.
+pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
     fs::create_dir_all(&args.store)
         .with_context(|| format!("--store {}", args.store.display()))
-        .map_err(Problem::arguments)?;
-    if args.system_bin.is_some() && args.broken.iter().any(|it| matches!(it, Break::SyncMode(_))) {
-        return Err(Problem::arguments(anyhow::anyhow!(
-            "--system-bin: no program of the system can be told to skip its syncs; leave it out"
-        )));
-    }
-    let rules = args.broken.iter().filter_map(|broken| match broken {
-        Break::Rule(rule) => Some(*rule),
-        Break::SyncMode(_) => None,
-    });
-    with_rules(&rules.collect::<Vec<_>>(), &[args.commit])?;
+        .map_err(Failure::arguments)?;
+    args.validate()?;
     let matrix = args.faults.names().contains(&FaultName::CrashMatrix);
-    if args.part.is_some() && !matrix {
-        return Err(Problem::arguments(anyhow::anyhow!(
-            "--part: it is the crash matrix that has parts; add crash-matrix to --faults, or leave \
-             --part out"
-        )));
-    }
     let (faults, disks) = with_disks(&args.faults)?;
     let (runtime, interrupt) = runtime()?;
     let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    let many = args.test_count > 1;
     let mut last = None;
     let mut coverage = Coverage::default();
     for (seed, number) in run_seeds(first_seed, args.test_count).zip(1..) {
-        let part = match args.part {
-            Some(part) => part,
-            None if matrix => Part { number, of: args.test_count },
-            None => Part::WHOLE,
+        let shard = match args.shard {
+            Some(shard) => shard,
+            None if matrix => Shard { number, of: args.test_count },
+            None => Shard::WHOLE,
         };
-        let options = args.options(&faults, disks, part, seed);
+        let options = args.options(&faults, disks, shard, seed);
         let started = Instant::now();
-        let many = args.test_count > 1;
         if !many {
-            eprintln!("Seed {seed}. {}", options.command());
+            eprintln!("Seed {seed}. To repeat this run: {}", options.command());
         }
-        let made = runtime
-            .block_on(runner::run(&options, interrupt.clone(), false))
-            .map_err(Problem::failed)?;
-        let run = judge(made)?;
-        let tally = &run.tally;
-        let shown = run.results.verdict != Validity::Valid || !many;
-        let mut out = io::stdout().lock();
+        let run = runtime
+            .block_on(run_with_progress(&options, interrupt.clone()))
+            .map_err(Failure::harness)?;
+        let run = judge(run)?;
         if many {
-            writeln!(
-                out,
-                "run {number} of {}: {}, seed {seed}, {:.1} s, {} operations, {} strikes, {}, {}",
-                args.test_count,
-                run.results.verdict,
-                started.elapsed().as_secs_f64(),
-                tally.invoked(),
-                tally.strikes(),
-                tally.recovery(),
-                run.made.directory.display()
-            )?;
+            print_line(&run, number, args.test_count, seed, started.elapsed())?;
         }
-        if shown {
-            write!(out, "{tally}")?;
-            command::say(&run.results, &run.made.directory, &mut out)?;
+        if run.results.verdict != Validity::Valid || !many {
+            let mut out = io::stdout().lock();
+            write!(out, "{}", run.tally)?;
+            commands::print_results(&run.results, &run.completed.directory, &mut out)?;
             return Ok(run.results.verdict.into());
         }
-        let interrupted = run.made.interrupted;
-        coverage.merge(tally.coverage().clone());
+        coverage.merge(run.coverage.clone());
+        let interrupted = run.completed.interrupted;
         last = Some(run);
         if interrupted {
             break;
@@ -227,65 +207,117 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Problem> {
         write!(io::stdout(), "{coverage}")?;
     }
     if let Some(run) = last {
-        writeln!(io::stdout(), "{}: {}", run.results.verdict, run.made.directory.display())?;
+        let directory = run.completed.directory.display();
+        writeln!(io::stdout(), "{}: {directory}", run.results.verdict)?;
     }
     Ok(Exit::Valid)
 }
 
-/// Measures how long keys stay locked with the master gone.
-pub(super) fn blocked(args: &BlockingArgs) -> Result<Exit, Problem> {
-    let (runtime, interrupt) = runtime()?;
-    match runtime.block_on(blocking(args, interrupt, &mut io::stdout().lock())) {
-        Ok(verdict) => Ok(verdict.into()),
-        Err(error) => Err(Problem::failed(error)),
+impl TestArgs {
+    /// Rejects combinations of options that make no sense.
+    fn validate(&self) -> Result<(), Failure> {
+        let skips_syncs =
+            self.mutations.iter().any(|mutation| matches!(mutation, Mutation::SyncMode(_)));
+        if self.system_bin.is_some() && skips_syncs {
+            return Err(Failure::arguments(anyhow::anyhow!(
+                "--system-bin: the system's programs cannot skip syncs; leave out --system-bin"
+            )));
+        }
+        let rules = self.mutations.iter().filter_map(|mutation| match mutation {
+            Mutation::Rule(rule) => Some(*rule),
+            Mutation::SyncMode(_) => None,
+        });
+        require_effect(&rules.collect::<Vec<_>>(), &[self.commit])?;
+        if self.shard.is_some() && !self.faults.names().contains(&FaultName::CrashMatrix) {
+            return Err(Failure::arguments(anyhow::anyhow!(
+                "--shard: only the crash matrix has shards; add crash-matrix to --faults, or leave \
+                 out --shard"
+            )));
+        }
+        Ok(())
     }
 }
 
-/// What runs are made on, and what turns true when somebody wants an end.
-fn runtime() -> Result<(Runtime, watch::Receiver<bool>), Problem> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no runtime")))?;
-    let interrupt = runtime
-        .block_on(async { follow_signals() })
-        .map_err(|error| Problem::failed(anyhow::Error::new(error).context("no signals")))?;
+/// Prints the result of one run of many.
+fn print_line(
+    run: &JudgedRun,
+    number: u32,
+    count: u32,
+    seed: u64,
+    elapsed: Duration,
+) -> io::Result<()> {
+    let JudgedRun { completed, tally, results, .. } = run;
+    writeln!(
+        io::stdout(),
+        "run {number} of {count}: {}, seed {seed}, {:.1} s, {} operations, {} injections, {}, {}",
+        results.verdict,
+        elapsed.as_secs_f64(),
+        tally.invoked(),
+        tally.injections(),
+        tally.recovery(),
+        completed.directory.display()
+    )
+}
+
+/// The command `blocking`.
+pub(super) fn blocking_test(args: &BlockingArgs) -> Result<Exit, Failure> {
+    let (runtime, interrupt) = runtime()?;
+    match runtime.block_on(blocking(args, interrupt, &mut io::stdout().lock())) {
+        Ok(verdict) => Ok(verdict.into()),
+        Err(error) => Err(Failure::harness(error)),
+    }
+}
+
+/// The runtime for runs, and a flag that turns true at the first termination signal.
+fn runtime() -> Result<(Runtime, watch::Receiver<bool>), Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+            Failure::harness(anyhow::Error::new(error).context("cannot start a runtime"))
+        })?;
+    let interrupt = runtime.block_on(async { follow_signals() }).map_err(|error| {
+        Failure::harness(anyhow::Error::new(error).context("cannot handle signals"))
+    })?;
     Ok((runtime, interrupt))
 }
 
-/// The faults that can be done here, and whether disks that lose power are there for them. Without
-/// such disks a loss of power that was asked for by name is a mistake; what else asks for it goes
-/// without, and says so.
-fn with_disks(faults: &Faults) -> Result<(Faults, bool), Problem> {
-    if !faults.want_disks() {
+/// The faults that are possible on this machine, and whether the disks can lose power. Without such
+/// disks, a power loss that was asked for by name is an error. If it was only a part of `all`, it is
+/// left out with a warning.
+fn with_disks(faults: &Faults) -> Result<(Faults, bool), Failure> {
+    if !faults.use_disks() {
         return Ok((faults.clone(), false));
     }
     let Err(error) = disk::available() else {
         return Ok((faults.clone(), true));
     };
-    let why = format!("it mounts file systems, which takes root and /dev/fuse ({error})");
-    if faults.need_disks() {
-        let refusal = anyhow::anyhow!("no power-loss here: {why}; every other fault does without");
-        return Err(Problem::arguments(refusal));
+    let why = format!("it mounts file systems, which needs root and /dev/fuse ({error})");
+    if faults.require_disks() {
+        let refusal = anyhow::anyhow!(
+            "power-loss is not possible here: {why}; every other fault works without it"
+        );
+        return Err(Failure::arguments(refusal));
     }
-    eprintln!("harness: without power-loss: {why}");
+    eprintln!("harness: warning: running without power-loss: {why}");
     Ok((faults.clone().without_disks(), false))
 }
 
-/// A run and what was found in it.
-struct Judged {
-    made: Made,
+/// A run and the results of its checks.
+struct JudgedRun {
+    completed: CompletedRun,
     tally: Tally,
+    coverage: Coverage,
     results: Results,
 }
 
-/// Judges a run that was just made.
-fn judge(made: Made) -> Result<Judged, Problem> {
-    let judging = progress::judging(&made.directory);
-    // What this harness has just written it can read; if not, it has failed.
-    let (run, results) =
-        command::judge(&made.directory, &Limits::default()).map_err(Problem::failed)?;
-    report::write(&made.directory, &run, &results).map_err(Problem::failed)?;
+/// Judges a run that was just made, and writes its report.
+fn judge(completed: CompletedRun) -> Result<JudgedRun, Failure> {
+    let judging = progress::checking_run(&completed.directory);
+    // A record that this harness has just written and cannot read is a failure of the harness.
+    let (record, results) =
+        commands::check_run(&completed.directory, &Limits::default()).map_err(Failure::harness)?;
+    report_twopc::write(&completed.directory, &record, &results).map_err(Failure::harness)?;
     drop(judging);
-    Ok(Judged { made, tally: Tally::of(&run.events), results })
+    let (tally, coverage) =
+        (report_twopc::summary(&record.events), report_twopc::coverage(&record.events));
+    Ok(JudgedRun { completed, tally, coverage, results })
 }

@@ -1,182 +1,190 @@
-//! The kill matrix's column for real processes: each rule broken in runs with the faults that it
-//! guards against, until a check notices; the same runs with the rule kept; and the controls.
-//! Knows which faults a rule needs; nothing of how they are made.
+//! The kill matrix for real processes: each rule is switched off in runs with the faults that it
+//! protects against, until a check reports a violation; then the same runs follow with the rule in
+//! force, and the controls. Knows which faults a rule needs, not how they are injected.
 
-use std::{collections::BTreeMap, fs, io::Write, path::PathBuf, time::Instant};
+use std::{collections::BTreeMap, fs, io::Write, path::PathBuf, sync::Arc, time::Instant};
 
+use ::twopc::{
+    Mutation,
+    faults::Faults,
+    matrix::Shard,
+    run::{self, RunOptions},
+};
 use anyhow::Context as _;
+use checker::{Limits, Validity};
+use lab::{disk, progress::NoProgress, seeds::run_seeds, signals::follow_signals, workload::Mix};
 use system::protocol::{CommitMode, Rule};
 use tokio::{runtime::Runtime, sync::watch};
 
 use super::RulesArgs;
-use crate::{
-    checker::{Validity, command::judge, linearizability::Limits},
-    disk,
-    generator::{Mix, run_seeds},
-    nemesis::{Faults, matrix::Part},
-    runner::{self, RunOptions, follow_signals},
-    systems::Break,
-};
+use crate::commands::check_run;
 
-/// The runs in which something is to be noticed.
+/// The kind of run in which a mutation is to be detected.
 #[derive(Clone, Copy, Debug)]
-struct Scene {
+struct RunProfile {
     faults: &'static str,
     concurrency: u32,
-    timing: &'static str,
-    /// How many times as long as others.
+    timings: &'static str,
+    /// The duration of the load, as a multiple of the usual one.
     length: u32,
 }
 
-impl Scene {
+impl RunProfile {
     const fn of(faults: &'static str) -> Self {
-        Scene { faults, concurrency: 10, timing: "", length: 1 }
+        RunProfile { faults, concurrency: 10, timings: "", length: 1 }
     }
 
-    /// Everything takes its time.
+    /// All faults, in runs twice as long.
     const fn all() -> Self {
-        Scene { length: 2, ..Scene::of("all") }
+        RunProfile { length: 2, ..RunProfile::of("all") }
     }
 }
 
-/// Replicas that turn to their peers within the vote timeout.
+/// Replicas ask their peers within the vote timeout.
 const IMPATIENT: &str = "inquiry_timeout_ms=100,peer_inquiry_after=1";
 
-/// The same, with votes that count even after the longest wait.
+/// The same, with a vote timeout that no outage exceeds.
 const LONG_VOTES: &str = "inquiry_timeout_ms=100,peer_inquiry_after=1,vote_timeout_ms=4000";
 
-/// What a rule needs to matter, as far as runs can give it.
-fn scene(rule: Rule) -> Scene {
+/// The runs in which a rule matters, as far as faults can bring that about.
+fn profile(rule: Rule) -> RunProfile {
     match rule {
-        Rule::DecisionForced => Scene::of("master-uncertainty"),
+        Rule::DecisionForced => RunProfile::of("master-uncertainty"),
         Rule::NoGuessInDoubt | Rule::PreparedWaits => {
-            Scene { timing: IMPATIENT, ..Scene::of("master-uncertainty") }
+            RunProfile { timings: IMPATIENT, ..RunProfile::of("master-uncertainty") }
         }
-        Rule::VoteForced | Rule::AckAfterDurable => Scene::of("replica-uncertainty"),
-        // A read must meet the key of a write that waits for a vote, so it takes many readers, and
-        // votes that are waited for as long as a replica lies while another comes back.
-        Rule::RelockOnRecovery => Scene {
+        Rule::VoteForced | Rule::AckAfterDurable => RunProfile::of("replica-uncertainty"),
+        // A read must meet the key of a write that waits for a vote. This needs many readers, and a
+        // vote timeout longer than the pause of one replica while another restarts.
+        Rule::RelockOnRecovery => RunProfile {
             concurrency: 30,
-            timing: "vote_timeout_ms=4000",
-            ..Scene::of("kill-replica,pause-replica")
+            timings: "vote_timeout_ms=4000",
+            ..RunProfile::of("kill-replica,pause-replica")
         },
-        Rule::ReadsRespectLocks => Scene::of("master-uncertainty,messages"),
-        // Somebody must be asked what it has dropped, while the master lies that could tell.
+        Rule::ReadsRespectLocks => RunProfile::of("master-uncertainty,messages"),
+        // A replica must be asked for an outcome that it has dropped while the master, which knows
+        // it, is paused.
         Rule::KeepOutcomeUntilWatermark => {
-            Scene { timing: IMPATIENT, ..Scene::of("master-uncertainty") }
+            RunProfile { timings: IMPATIENT, ..RunProfile::of("master-uncertainty") }
         }
         Rule::ForgetAfterAllAcks
         | Rule::WatermarkWaitsForAcks
         | Rule::CommitIsFinal
-        | Rule::PiggybackOnPrepare => Scene::of("messages"),
-        Rule::RefuseBeforePeerAbort => Scene { timing: LONG_VOTES, ..Scene::of("messages") },
-        Rule::WriteAll => Scene::of("kill-replica,partition"),
-        Rule::ExclusiveStore => Scene::of("second-master"),
-        Rule::EmptyStoreRefused => Scene::of("wipe-replica"),
-        // What a restart finds can be lost again only by a loss of power.
-        Rule::EpochForced | Rule::IncarnationForced => {
-            Scene { length: 3, ..Scene::of("power-loss") }
+        | Rule::PiggybackOnPrepare => RunProfile::of("messages"),
+        Rule::RefuseBeforePeerAbort => {
+            RunProfile { timings: LONG_VOTES, ..RunProfile::of("messages") }
         }
-        Rule::VetoBeforeAbort | Rule::LateYesIsVoid => Scene::of("messages"),
-        Rule::VetoForced => Scene::of("power-loss,messages"),
-        Rule::FreezeBeforeAnswer => Scene { timing: IMPATIENT, ..Scene::of("messages,partition") },
-        Rule::NoPresumption => Scene::of("master-uncertainty"),
-        Rule::WatermarkWaitsForHandshakes | Rule::HandshakeAfterCommits => Scene::all(),
-        Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => Scene::all(),
+        Rule::WriteAll => RunProfile::of("kill-replica,partition"),
+        Rule::ExclusiveStore => RunProfile::of("second-master"),
+        Rule::EmptyStoreRefused => RunProfile::of("wipe-replica"),
+        // Only a power loss can take what a restart has found.
+        Rule::EpochForced | Rule::IncarnationForced => {
+            RunProfile { length: 3, ..RunProfile::of("power-loss") }
+        }
+        Rule::VetoBeforeAbort | Rule::LateYesIsVoid => RunProfile::of("messages"),
+        Rule::VetoForced => RunProfile::of("power-loss,messages"),
+        Rule::FreezeBeforeAnswer => {
+            RunProfile { timings: IMPATIENT, ..RunProfile::of("messages,partition") }
+        }
+        Rule::NoPresumption => RunProfile::of("master-uncertainty"),
+        Rule::WatermarkWaitsForHandshakes | Rule::HandshakeAfterCommits => RunProfile::all(),
+        Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => RunProfile::all(),
     }
 }
 
-/// What came of trying to have something noticed.
+/// How often a mutation was detected.
 #[derive(Debug, Default)]
 struct Score {
-    /// For each time that it was: after how many runs, and seconds.
-    caught: Vec<(u32, f64)>,
-    /// How many times it was not, in all the runs that it was given.
+    /// For each detection: the number of runs until then, and seconds.
+    detected: Vec<(u32, f64)>,
+    /// How often it was not detected within the allowed number of runs.
     missed: u32,
-    /// Which checks noticed it, how many times.
+    /// The checks that detected it, and how often.
     by: BTreeMap<String, u32>,
-    /// Runs that were neither valid nor invalid.
+    /// The number of runs with the verdict unknown.
     unknown: u32,
+    /// The number of runs.
     runs: u32,
 }
 
 /// Makes runs and judges them.
-struct Bench<'a> {
+struct Experiments<'a> {
     args: &'a RulesArgs,
     commit: CommitMode,
     runtime: Runtime,
     interrupt: watch::Receiver<bool>,
-    /// Whether the nodes' disks can lose power, and why not.
+    /// Whether the nodes' disks can lose power, or why not.
     disks: Result<(), String>,
 }
 
-/// Prints the column: valid if every rule that can be caught is, the redundant ones are not, no
-/// run with every rule kept is anything but valid, and the controls end as they should.
+/// Prints the kill matrix. It is valid if every mutation is detected except the equivalent mutants,
+/// every run with all rules in force is valid, and the controls end as expected.
 ///
 /// # Errors
-/// The runs cannot be made, or it cannot be printed.
+/// The runs cannot be made, or the output cannot be written.
 pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
     let commit = args.commit.unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let interrupt = runtime.block_on(async { follow_signals() })?;
-    let bench = Bench { args, commit, runtime, interrupt, disks: disk::available() };
+    let experiments = Experiments { args, commit, runtime, interrupt, disks: disk::available() };
     writeln!(
         out,
-        "{:<26}{:<24}{:>8}{:>8}{:>9}  by, and the same runs with the rule kept",
-        "rule", "faults", "caught", "runs", "seconds"
+        "{:<30}{:<24}{:>9}{:>8}{:>9}  by, and the same runs with the rule in force",
+        "without", "faults", "detected", "runs", "seconds"
     )?;
     let mut verdict = Validity::Valid;
     let rules = if args.rules.is_empty() { Rule::ALL } else { &args.rules };
-    // Of the rules of the other mode runs of this one tell nothing.
+    // A rule of the other commit mode has no effect in this one.
     for rule in rules.iter().filter(|rule| rule.applies_to(commit)) {
-        if bench.interrupted() {
+        if experiments.interrupted() {
             return Ok(verdict.max(Validity::Unknown));
         }
-        let scene = scene(*rule);
-        if let (Err(why), "power-loss") = (&bench.disks, scene.faults) {
-            writeln!(out, "{:<26}not here: power-loss takes FUSE, and root ({why})", rule.name())?;
+        let profile = profile(*rule);
+        if let (Err(why), "power-loss") = (&experiments.disks, profile.faults) {
+            writeln!(out, "{:<30}skipped: power-loss needs root and FUSE ({why})", rule.name())?;
             continue;
         }
-        let broken = bench.options(scene, Some(*rule));
-        // What must not be noticed gets as many runs as what must.
+        let mutated = experiments.options(profile, Some(*rule));
+        // An equivalent mutant must survive as many runs as another one has for its detection.
         let tries = if rule.is_equivalent(commit) { 1 } else { args.tries };
-        let score = bench.score(&broken, tries)?;
-        let clean = bench.score(&bench.options(scene, None), 1)?;
+        let score = experiments.score(&mutated, tries)?;
+        let clean = experiments.score(&experiments.options(profile, None), 1)?;
         verdict = verdict.max(score.verdict(!rule.is_equivalent(commit))).max(clean.verdict(false));
-        show(rule.name(), scene.faults, &score, Some(&clean), out)?;
+        print_row(rule.name(), profile.faults, &score, Some(&clean), out)?;
     }
     if args.rules.is_empty() {
-        let other = Scene { timing: OTHER_TIMING, ..Scene::all() };
-        let score = bench.score(&bench.options(other, None), 1)?;
+        let other = RunProfile { timings: OTHER_TIMINGS, ..RunProfile::all() };
+        let score = experiments.score(&experiments.options(other, None), 1)?;
         verdict = verdict.max(score.verdict(false));
-        show("(other periods)", other.faults, &score, None, out)?;
-        let lying = Scene::of("kill-master");
-        let lying = RunOptions { lie: true, ..bench.options(lying, None) };
-        let score = bench.score(&lying, args.tries)?;
+        print_row("(other timings)", other.faults, &score, None, out)?;
+        let misreporting = RunProfile::of("kill-master");
+        let misreporting =
+            RunOptions { misreport_unknown: true, ..experiments.options(misreporting, None) };
+        let score = experiments.score(&misreporting, args.tries)?;
         verdict = verdict.max(score.verdict(true));
-        show("(a lying harness)", "kill-master", &score, None, out)?;
+        print_row("(misreporting harness)", "kill-master", &score, None, out)?;
     }
     Ok(verdict)
 }
 
-/// A change that is none: every period is another, and outcomes are dropped as soon as they may be.
-const OTHER_TIMING: &str = "vote_timeout_ms=600,retransmit_ms=60,inquiry_timeout_ms=150,peer_inquiry_after=1,heartbeat_ms=100,watermark_batch=1";
+/// A harmless change: every timing parameter differs, and outcomes are dropped as soon as possible.
+const OTHER_TIMINGS: &str = "vote_timeout_ms=600,retransmit_ms=60,inquiry_timeout_ms=150,peer_inquiry_after=1,heartbeat_ms=100,watermark_batch=1";
 
-impl Bench<'_> {
+impl Experiments<'_> {
     fn interrupted(&self) -> bool {
         *self.interrupt.borrow()
     }
 
-    fn options(&self, scene: Scene, broken: Option<Rule>) -> RunOptions {
-        let mut faults: Faults = scene.faults.parse().expect("these faults exist");
+    fn options(&self, profile: RunProfile, mutation: Option<Rule>) -> RunOptions {
+        let mut faults: Faults = profile.faults.parse().expect("these faults exist");
         if self.disks.is_err() {
             faults = faults.without_disks();
         }
-        let disks = self.disks.is_ok() && faults.want_disks();
+        let disks = self.disks.is_ok() && faults.use_disks();
         RunOptions {
             faults,
-            time_limit: self.args.time * scene.length,
-            concurrency: scene.concurrency,
+            time_limit: self.args.time * profile.length,
+            concurrency: profile.concurrency,
             rate: 0.0,
             keys: 16,
             replicas: 3,
@@ -186,28 +194,28 @@ impl Bench<'_> {
             store: self.args.store.clone(),
             system: "twopc".to_owned(),
             system_bin: None,
-            broken: broken.into_iter().map(Break::Rule).collect(),
+            mutations: mutation.into_iter().map(Mutation::Rule).collect(),
             disks,
-            part: Part::WHOLE,
-            timing: scene.timing.parse().expect("these periods exist"),
+            shard: Shard::WHOLE,
+            timings: profile.timings.parse().expect("these parameters exist"),
             relay: false,
-            lie: false,
+            misreport_unknown: false,
             schedule: None,
             fail_fast: true,
             script: None,
         }
     }
 
-    /// Makes runs until something was noticed as often as it was asked for, each time in at most
-    /// so many runs. Of what was noticed the last run is kept.
+    /// Makes runs until the mutation was detected as often as asked for, each time within at most
+    /// `tries` runs. Of the runs that detect it, the last one is kept.
     fn score(&self, options: &RunOptions, tries: u32) -> anyhow::Result<Score> {
         let mut score = Score::default();
         let mut kept: Option<PathBuf> = None;
         let mut seeds = run_seeds(self.args.seed, self.args.runs.saturating_mul(tries));
         for _ in 0..self.args.runs {
-            let began = Instant::now();
+            let started = Instant::now();
             let mut after = 0;
-            let caught = loop {
+            let detected = loop {
                 if after == tries {
                     break false;
                 }
@@ -218,26 +226,29 @@ impl Bench<'_> {
                 after += 1;
                 score.runs += 1;
                 let options = RunOptions { seed, ..options.clone() };
-                let made =
-                    self.runtime.block_on(runner::run(&options, self.interrupt.clone(), true))?;
-                let (_, results) = judge(&made.directory, &Limits::default())?;
+                let run = self.runtime.block_on(run::run(
+                    &options,
+                    self.interrupt.clone(),
+                    Arc::new(NoProgress),
+                ))?;
+                let (_, results) = check_run(&run.directory, &Limits::default())?;
                 match results.verdict {
-                    Validity::Valid => remove(made.directory)?,
+                    Validity::Valid => remove(run.directory)?,
                     Validity::Unknown => score.unknown += 1,
                     Validity::Invalid => {
-                        let found = results.checks.iter();
-                        for check in found.filter(|check| check.verdict == Validity::Invalid) {
+                        let checks = results.checks.iter();
+                        for check in checks.filter(|check| check.verdict == Validity::Invalid) {
                             *score.by.entry(check.check.clone()).or_default() += 1;
                         }
-                        if let Some(before) = kept.replace(made.directory) {
-                            remove(before)?;
+                        if let Some(previous) = kept.replace(run.directory) {
+                            remove(previous)?;
                         }
                         break true;
                     }
                 }
             };
-            if caught {
-                score.caught.push((after, began.elapsed().as_secs_f64()));
+            if detected {
+                score.detected.push((after, started.elapsed().as_secs_f64()));
             } else {
                 score.missed += 1;
             }
@@ -251,9 +262,9 @@ fn remove(directory: PathBuf) -> anyhow::Result<()> {
 }
 
 impl Score {
-    /// Whether this is as it should be.
-    fn verdict(&self, to_be_caught: bool) -> Validity {
-        match (to_be_caught, self.caught.is_empty(), self.missed, self.unknown) {
+    /// Whether the mutation was detected as expected.
+    fn verdict(&self, must_be_detected: bool) -> Validity {
+        match (must_be_detected, self.detected.is_empty(), self.missed, self.unknown) {
             (true, true, ..) | (false, false, ..) => Validity::Invalid,
             (true, false, 0, _) | (false, true, _, 0) => Validity::Valid,
             (true, false, ..) | (false, true, ..) => Validity::Unknown,
@@ -261,23 +272,24 @@ impl Score {
     }
 
     fn medians(&self) -> Option<(u32, f64)> {
-        let mut runs: Vec<_> = self.caught.iter().map(|(runs, _)| *runs).collect();
-        let mut seconds: Vec<_> = self.caught.iter().map(|(_, seconds)| *seconds).collect();
+        let mut runs: Vec<_> = self.detected.iter().map(|(runs, _)| *runs).collect();
+        let mut seconds: Vec<_> = self.detected.iter().map(|(_, seconds)| *seconds).collect();
         runs.sort_unstable();
         seconds.sort_by(f64::total_cmp);
         Some((*runs.get(runs.len() / 2)?, *seconds.get(seconds.len() / 2)?))
     }
 }
 
-/// A line of the column.
-fn show(
+/// Prints a row of the matrix.
+fn print_row(
     name: &str,
     faults: &str,
     score: &Score,
     clean: Option<&Score>,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let caught = format!("{} of {}", score.caught.len(), score.caught.len() as u32 + score.missed);
+    let (detected, missed) = (score.detected.len(), score.missed as usize);
+    let detected = format!("{detected} of {}", detected + missed);
     let (runs, seconds) = score.medians().map_or_else(
         || (String::from("-"), String::from("-")),
         |(runs, seconds)| (runs.to_string(), format!("{seconds:.1}")),
@@ -290,36 +302,37 @@ fn show(
         by.push_str(&format!("; {} of {} runs unknown", score.unknown, score.runs));
     }
     if let Some(clean) = clean {
-        by.push_str(&match (clean.caught.len(), clean.unknown) {
-            (0, 0) => format!("; kept: {} runs, all valid", clean.runs),
+        by.push_str(&match (clean.detected.len(), clean.unknown) {
+            (0, 0) => format!("; in force: {} runs, all valid", clean.runs),
             (alarms, unknown) => {
-                format!("; kept: {} runs, {alarms} FALSE ALARMS, {unknown} unknown", clean.runs)
+                format!("; in force: {} runs, {alarms} FALSE ALARMS, {unknown} unknown", clean.runs)
             }
         });
     }
-    writeln!(out, "{name:<26}{faults:<24}{caught:>8}{runs:>8}{seconds:>9}  {by}")?;
+    writeln!(out, "{name:<30}{faults:<24}{detected:>9}{runs:>8}{seconds:>9}  {by}")?;
     out.flush()?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use ::twopc::Timings;
+
     use super::*;
-    use crate::systems::Timings;
 
     #[test]
-    fn every_rule_has_a_scene() {
+    fn every_rule_has_a_run_profile() {
         for rule in Rule::ALL {
-            let scene = scene(*rule);
-            scene.faults.parse::<Faults>().expect(scene.faults);
-            scene.timing.parse::<Timings>().expect(scene.timing);
+            let profile = profile(*rule);
+            profile.faults.parse::<Faults>().expect(profile.faults);
+            profile.timings.parse::<Timings>().expect(profile.timings);
         }
-        OTHER_TIMING.parse::<Timings>().expect(OTHER_TIMING);
+        OTHER_TIMINGS.parse::<Timings>().expect(OTHER_TIMINGS);
     }
 
     #[test]
-    fn what_must_be_caught_and_what_must_not() {
-        let seen = Score { caught: vec![(2, 9.0), (1, 5.0), (4, 30.0)], ..Score::default() };
+    fn the_verdict_depends_on_whether_detection_is_expected() {
+        let seen = Score { detected: vec![(2, 9.0), (1, 5.0), (4, 30.0)], ..Score::default() };
         assert_eq!(seen.medians(), Some((2, 9.0)));
         assert_eq!(seen.verdict(true), Validity::Valid);
         assert_eq!(seen.verdict(false), Validity::Invalid);

@@ -1,4 +1,4 @@
-//! `harness replay SCHEDULE`: runs a schedule again and tells it.
+//! `harness replay SCHEDULE`: replays a schedule and prints it.
 
 use std::{io::Write, path::Path};
 
@@ -7,31 +7,31 @@ use anyhow::Context as _;
 use super::{Property, Schedule};
 use crate::checker::Validity;
 
-/// Runs a schedule file again, a line a step, and says which properties do not hold at its end:
-/// invalid if any.
+/// Replays a schedule file, prints one line per step and the properties that are violated at its
+/// end. The result is invalid if there are any.
 ///
 /// # Errors
-/// The file cannot be read, holds a step that is not possible where it stands, or what was found
-/// cannot be printed.
+/// The file cannot be read, a step is not possible in the state in which it stands, or the output
+/// cannot be written.
 pub fn replay(path: &Path, out: &mut impl Write) -> anyhow::Result<Validity> {
     let name = path.display();
     let schedule = Schedule::read(path).with_context(|| name.to_string())?;
-    let (lines, cluster) = schedule.tell().with_context(|| name.to_string())?;
+    let (lines, cluster) = schedule.trace().with_context(|| name.to_string())?;
     for line in lines {
         writeln!(out, "{line}")?;
     }
-    let broken: Vec<_> =
-        Property::ALL.iter().filter(|property| cluster.breaks(**property)).collect();
-    for property in &broken {
+    let violated: Vec<_> =
+        Property::ALL.iter().filter(|property| cluster.violates(**property)).collect();
+    for property in &violated {
         writeln!(out, "✗ {property}: {}", property.claim())?;
     }
-    if broken.is_empty() {
+    if violated.is_empty() {
         writeln!(out, "every property holds at the end")?;
     }
-    for property in &schedule.broken {
-        if !broken.contains(&property) {
-            writeln!(out, "{property}, which this schedule is said to break, holds")?;
+    for property in &schedule.violated {
+        if !violated.contains(&property) {
+            writeln!(out, "{property} is recorded as violated by this schedule, but holds")?;
         }
     }
-    Ok(if broken.is_empty() { Validity::Valid } else { Validity::Invalid })
+    Ok(if violated.is_empty() { Validity::Valid } else { Validity::Invalid })
 }

@@ -1,5 +1,5 @@
-//! Keeps a seed's run as a run directory, of the same form as that of a real run, so that the same
-//! commands look at it. Knows where things go, nothing of what is wrong with the run.
+//! Keeps a simulated run as a run directory of the same form as that of a real run, so that the same
+//! commands show it. Does not know what is wrong with the run.
 
 use std::{
     fs,
@@ -9,18 +9,19 @@ use std::{
 };
 
 use anyhow::Context as _;
+use explore::simulator::{SimulatedRun, SimulationPlan};
 use serde_json::json;
 use system::{
     journal,
     protocol::{CommitMode, Rule, Rules},
 };
 
-use super::{Plan, Ran, Verdict, remained, run_setup};
+use super::{SeedVerdict, record};
 use crate::{
-    checker::{self, Final, Run},
-    report,
+    report_twopc,
     runner::rundir::{RunDir, utc},
     schedule::Schedule,
+    twopc::{self, FinalState, Run},
 };
 
 /// The command that runs a seed again.
@@ -29,15 +30,16 @@ pub(super) fn command(seed: u64, commit: CommitMode, rules: Rules) -> String {
     format!("harness sim --commit {commit} --seeds {seed}..{}{breaks}", seed + 1)
 }
 
-/// Writes down a run with its verdict and the shrunk schedule of what is wrong. Where it lies.
+/// Writes a run with its verdict, and the minimized schedule of a violation, to a new directory of
+/// `store`. Returns the directory.
 ///
 /// # Errors
 /// A file cannot be written; the error names it.
 pub(super) fn keep(
     store: &Path,
-    plan: &Plan,
-    ran: &Ran,
-    verdict: &Verdict,
+    plan: &SimulationPlan,
+    run: &SimulatedRun,
+    verdict: &SeedVerdict,
     schedule: Option<&Schedule>,
 ) -> anyhow::Result<PathBuf> {
     let (commit, rules) = (plan.setup.commit, plan.setup.rules);
@@ -48,24 +50,26 @@ pub(super) fn keep(
 
     let path = directory.history();
     let mut history = Vec::new();
-    for event in &ran.history {
-        serde_json::to_writer(&mut history, event)?;
+    for event in record::history(run) {
+        serde_json::to_writer(&mut history, &event)?;
         history.push(b'\n');
     }
     fs::write(&path, history).with_context(|| path.display().to_string())?;
-    for (node, entries) in &ran.journals {
+    for (node, steps) in &run.machine_steps {
         let path = directory.node(&node.to_string())?.join("journal.jsonl");
         let write = || -> io::Result<()> {
             let mut writer = journal::Writer::open(&path)?;
-            entries.iter().for_each(|(_, entry)| writer.add(entry));
+            record::journal(steps).for_each(|entry| writer.add(&entry));
             writer.write()
         };
         write().with_context(|| path.display().to_string())?;
     }
-    let watched = verdict.broken.iter().map(|broken| format!("{broken}: {}", broken.claim()));
-    let remained = Final { invariant_violations: Some(watched.collect()), ..remained(ran) };
-    write_json(&directory.final_state(), &remained)?;
-    let mut test = serde_json::to_value(run_setup(plan))?;
+    let violations =
+        verdict.violations.iter().map(|property| format!("{property}: {}", property.claim()));
+    let final_state =
+        FinalState { invariant_violations: Some(violations.collect()), ..record::final_state(run) };
+    write_json(&directory.final_state(), &final_state)?;
+    let mut test = serde_json::to_value(record::run_description(plan))?;
     let more = json!({
         "name": name,
         "system": "simulated",
@@ -86,11 +90,11 @@ pub(super) fn keep(
         schedule.write(&path).with_context(|| path.display().to_string())?;
     }
 
-    // Judged from the files, as `harness check` does it again.
-    let run = Run::load(directory.path())?;
-    let results = checker::check(&run, &super::LIMITS);
+    // Judged from the files, as `harness check` will judge it again.
+    let recorded = Run::load(directory.path())?;
+    let results = twopc::check(&recorded, &super::LIMITS);
     write_json(&directory.path().join("results.json"), &results)?;
-    report::write(directory.path(), &run, &results)?;
+    report_twopc::write(directory.path(), &recorded, &results)?;
     Ok(directory.path().to_owned())
 }
 

@@ -1,156 +1,140 @@
-//! The simulator: the machines of the protocol in virtual time, under weather that a seed draws.
-//! One seed, one run, bit for bit. What it records is of the same form as the record of a real run,
-//! and the same checks judge it.
+//! Simulated runs judged: seeds are run by the [`simulator`], and the checks of real runs judge what
+//! it recorded.
 
 pub mod command;
-mod engine;
 mod keep;
-mod plan;
+mod record;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::time::Duration;
 
+use explore::simulator::{
+    self, ClientOperation, ClientWorkload, Counters, SimulatedRun, SimulationPlan,
+};
 use system::protocol::{CommitMode, Rules};
-
-pub use engine::{Count, Ran};
-pub use plan::{Fault, Plan};
 
 use crate::{
     checker::{
-        self, CheckResult, Final, FinalReplica, Results, Run, RunDescription, Validity,
-        evidence::{self, Evidence},
+        CheckResult, Results, Validity,
         linearizability::{self, Limits},
         statistics,
     },
+    generator::{ClientRequest, Generator, Mix},
     history,
-    schedule::{Property, Schedule, ScheduleSetup},
+    schedule::{Property, Schedule},
+    twopc,
 };
 
-/// What a seed came to.
+/// The verdict on a seed.
 #[derive(Debug)]
-pub struct Verdict {
-    /// The properties that the simulator found broken on the way, by the same judge as the model's.
-    pub broken: Vec<Property>,
-    /// Whether the clients' history is linearizable, by the check of recorded runs.
-    pub history: CheckResult,
-    /// What every other check of recorded runs found, where they were asked.
+pub struct SeedVerdict {
+    /// The properties that were violated during the run, by the invariant checker that the model uses
+    /// too.
+    pub violations: Vec<Property>,
+    /// Whether the clients' history is linearizable.
+    pub linearizability: CheckResult,
+    /// The results of the other checks of recorded runs, if they were requested.
     pub checks: Option<Results>,
-    /// What happened how often.
-    pub count: Count,
+    /// How often what happened.
+    pub counters: Counters,
 }
 
-impl Verdict {
-    /// Whether nothing is wrong, as far as can be said. Statistics never finds anything wrong: it
-    /// unknown_because a run in which nothing worked, and some seeds draw such weather.
+impl SeedVerdict {
+    /// The verdict. The check of statistics is ignored: it never finds a violation, and reports a run
+    /// in which no operation succeeded as unknown, which some seeds cannot avoid.
     #[must_use]
     pub fn validity(&self) -> Validity {
         let checks = self.checks.iter().flat_map(|results| &results.checks);
-        let judges = checks.filter(|check_result| check_result.check != statistics::NAME);
-        let checks =
-            judges.map(|check_result| check_result.verdict).max().unwrap_or(Validity::Valid);
-        let judged = if self.broken.is_empty() { Validity::Valid } else { Validity::Invalid };
-        judged.max(self.history.verdict).max(checks)
+        let checks = checks.filter(|result| result.check != statistics::NAME);
+        let checks = checks.map(|result| result.verdict).max().unwrap_or(Validity::Valid);
+        let invariants =
+            if self.violations.is_empty() { Validity::Valid } else { Validity::Invalid };
+        invariants.max(self.linearizability.verdict).max(checks)
     }
 
-    /// Who found something wrong.
+    /// The names of the properties and checks that are violated.
     #[must_use]
-    pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = self.broken.iter().map(|it| it.name().to_owned()).collect();
-        let checks = self.checks.iter().flat_map(|results| &results.checks);
-        for check_result in std::iter::once(&self.history).chain(checks) {
-            if check_result.verdict == Validity::Invalid && !names.contains(&check_result.check) {
-                names.push(check_result.check.clone());
+    pub fn violated(&self) -> Vec<String> {
+        let mut names: Vec<_> =
+            self.violations.iter().map(|property| property.name().to_owned()).collect();
+        for result in self.check_results() {
+            if result.verdict == Validity::Invalid && !names.contains(&result.check) {
+                names.push(result.check.clone());
             }
         }
         names
     }
+
+    /// Linearizability, then the other checks.
+    fn check_results(&self) -> impl Iterator<Item = &CheckResult> {
+        let checks = self.checks.iter().flat_map(|results| &results.checks);
+        std::iter::once(&self.linearizability).chain(checks)
+    }
 }
 
-/// How much a key's history may cost: they are short.
+/// What checking the history of one key may cost. The histories are short.
 const LIMITS: Limits = Limits { configurations: 1 << 20, time: Duration::from_secs(10) };
 
-/// Runs a seed.
-#[must_use]
-pub fn run(plan: &Plan, record: bool) -> Ran {
-    engine::Engine::new(plan, record).run()
+/// The requests of real runs, for a simulated client.
+struct GeneratorWorkload(Generator);
+
+impl ClientWorkload for GeneratorWorkload {
+    fn next(&mut self, process: u64) -> ClientOperation {
+        let write = |key: String, value: Option<String>| {
+            ClientOperation::Write(system::protocol::Write {
+                key: key.as_str().into(),
+                value: value.as_deref().map(Into::into),
+            })
+        };
+        match self.0.next(process) {
+            ClientRequest::Get { key } => ClientOperation::Get(key.as_str().into()),
+            ClientRequest::Put { key, value } => write(key, Some(value)),
+            ClientRequest::Del { key } => write(key, None),
+        }
+    }
+
+    fn backoff(&mut self) -> Duration {
+        self.0.backoff()
+    }
 }
 
-/// Runs a seed and judges it: by the judge that watches as it runs and by linearizability of the
-/// clients' history; with `thorough` by every check of recorded runs as well, which costs more than
-/// the run itself.
+fn workload(plan: &SimulationPlan, client: u32) -> Box<dyn ClientWorkload> {
+    let SimulationPlan { seed, clients, keys, mix: (get, put, del), .. } = *plan;
+    let mix = Mix { get, put, del };
+    Box::new(GeneratorWorkload(Generator::new(seed, client, clients, mix, keys, 0.0)))
+}
+
+/// Runs a plan with the requests of real runs.
 #[must_use]
-pub fn try_seed(seed: u64, commit: CommitMode, rules: Rules, thorough: bool) -> Verdict {
-    let plan = Plan::of(seed, commit, rules);
-    let ran = run(&plan, thorough);
-    let operations = history::pair(&ran.history).expect("the simulator records whole operations");
-    let history = linearizability::judge(&operations, &LIMITS);
-    let (broken, count) = (ran.broken.clone(), ran.count);
+pub fn run(plan: &SimulationPlan, record: bool) -> SimulatedRun {
+    simulator::run(plan, &workload, record)
+}
+
+/// Runs a seed and checks it: the invariants during the run, and the linearizability of the clients'
+/// history. With `thorough` also by every other check of recorded runs, which costs more than the run
+/// itself.
+#[must_use]
+pub fn check_seed(seed: u64, commit: CommitMode, rules: Rules, thorough: bool) -> SeedVerdict {
+    let plan = SimulationPlan::of(seed, commit, rules);
+    let run = run(&plan, thorough);
+    let events = record::history(&run);
+    let operations = history::pair(&events).expect("the simulator records whole operations");
+    let linearizability = linearizability::check(&operations, &LIMITS);
+    let (violations, counters) = (run.violations.clone(), run.counters);
     let checks = thorough.then(|| {
-        let mut checks = checker::check(&recorded(&plan, ran, operations), &LIMITS).checks;
-        // One run of many may show little: that is no fault of its own.
-        checks.retain(|check_result| check_result.check != statistics::NAME);
+        let recorded = record::recorded_run(&plan, run, events, operations);
+        let mut checks = twopc::check(&recorded, &LIMITS).checks;
+        // One run of many may have shown little, which says nothing against the system.
+        checks.retain(|result| result.check != statistics::NAME);
         Results::new(checks)
     });
-    Verdict { broken, history, checks, count }
+    SeedVerdict { violations, linearizability, checks, counters }
 }
 
-/// The run as the checks of recorded runs see one.
-fn recorded(plan: &Plan, ran: Ran, operations: Vec<history::Operation>) -> Run {
-    let ScheduleSetup { replicas, .. } = plan.setup;
-    let remained = remained(&ran);
-    let nodes = ran.journals.into_iter().map(|(node, entries)| {
-        let entries = entries.into_iter().map(io::Result::Ok);
-        let facts = evidence::collect(node, entries, replicas, 0);
-        (node, facts.expect("entries in memory can be read"))
-    });
-    Run {
-        setup: run_setup(plan),
-        events: ran.history,
-        torn: false,
-        operations,
-        evidence: Evidence::of(nodes.collect::<BTreeMap<_, _>>(), replicas),
-        remained: Some(remained),
-    }
-}
-
-/// What the checks of recorded runs are told of it.
-fn run_setup(plan: &Plan) -> RunDescription {
-    RunDescription {
-        faults: Vec::new(),
-        replicas: plan.setup.replicas,
-        clock_origin: 0,
-        convergence_deadline_ms: 30_000,
-    }
-}
-
-/// What the nodes held at the end.
-fn remained(ran: &Ran) -> Final {
-    Final {
-        time: ran.ended,
-        replicas: ran.hosts.iter().skip(1).map(|host| (host.node(), remains(host))).collect(),
-        master_unsettled: ran.hosts[0].machine().map(|machine| machine.status().unsettled),
-        invariant_violations: None,
-    }
-}
-
-fn remains(host: &crate::schedule::Host) -> FinalReplica {
-    let entries = host.store().entries();
-    FinalReplica {
-        entries: entries
-            .map(|(key, (version, value))| (key.clone(), *version, value.clone()))
-            .collect(),
-        in_doubt: host.machine().map(|machine| machine.status().unsettled).unwrap_or_default(),
-    }
-}
-
-/// A run, as recorded, as a schedule that breaks a property.
+/// A recorded run as a schedule that violates a property.
 #[must_use]
-pub fn schedule(plan: &Plan, ran: &Ran, property: Property) -> Schedule {
-    Schedule {
-        setup: plan.setup.clone(),
-        steps: ran.steps.clone(),
-        broken: vec![property],
-        origin: keep::command(plan.seed, plan.setup.commit, plan.setup.rules),
-    }
+pub fn schedule(plan: &SimulationPlan, run: &SimulatedRun, property: Property) -> Schedule {
+    let command = keep::command(plan.seed, plan.setup.commit, plan.setup.rules);
+    simulator::schedule(plan, run, property, command)
 }

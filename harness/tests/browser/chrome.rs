@@ -1,5 +1,5 @@
-//! A headless Chromium, driven by its DevTools protocol: pages are loaded, scripts asked, errors
-//! collected. Knows nothing of what the pages are.
+//! Drives a headless Chromium by the DevTools protocol: loads pages, evaluates expressions, sends input,
+//! and collects errors.
 
 use std::{
     env, fs,
@@ -15,10 +15,10 @@ use serde_json::{Value as Json, json};
 use tempfile::TempDir;
 use tungstenite::{Message, WebSocket};
 
-/// Far beyond anything that should take long.
+/// The deadline for any single step.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Where Chromium is, if it is anywhere.
+/// Finds Chromium in `PATH`.
 pub(crate) fn find() -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     let names = ["chromium", "chromium-browser", "google-chrome", "chrome"];
@@ -27,22 +27,25 @@ pub(crate) fn find() -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
-/// A browser with one page open, ended with this.
+/// A browser with one open page. Dropping it ends the browser.
 pub(crate) struct Chrome {
     process: Child,
     _profile: TempDir,
     socket: WebSocket<TcpStream>,
     session: String,
     last_id: u64,
-    /// What went wrong in the page: exceptions, errors in its console.
+    /// Uncaught exceptions and console errors of the page.
     errors: Vec<String>,
 }
 
 impl Chrome {
-    /// Starts a browser, or says why there is none.
+    /// Starts a browser.
+    ///
+    /// # Errors
+    /// The reason why there is none.
     pub(crate) fn start() -> Result<Chrome, String> {
         let program = find().ok_or("no chromium")?;
-        let profile = tempfile::tempdir().expect("a directory for the test");
+        let profile = tempfile::tempdir().expect("a temporary directory");
         let process = Command::new(program)
             .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"])
             .args(["--disable-extensions", "--disable-dev-shm-usage", "--hide-scrollbars"])
@@ -52,17 +55,17 @@ impl Chrome {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| format!("chromium does not start: {error}"))?;
-        let told = profile.path().join("DevToolsActivePort");
-        let mut process = Ended(Some(process));
+        let port_file = profile.path().join("DevToolsActivePort");
+        let mut process = KillOnDrop(Some(process));
         let (port, path) = until("the browser", || {
-            let text = fs::read_to_string(&told).ok()?;
+            let text = fs::read_to_string(&port_file).ok()?;
             let (port, path) = text.split_once('\n')?;
             Some((port.parse::<u16>().ok()?, path.trim().to_owned()))
         });
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
-        stream.set_read_timeout(Some(DEADLINE)).expect("a time");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         let (socket, _) = tungstenite::client(format!("ws://127.0.0.1:{port}{path}"), stream)
-            .expect("it speaks the protocol");
+            .expect("it speaks WebSocket");
         let process = process.0.take().expect("it was just started");
         let mut chrome = Chrome {
             process,
@@ -72,24 +75,24 @@ impl Chrome {
             last_id: 0,
             errors: Vec::new(),
         };
-        let target = chrome.ask("Target.createTarget", json!({ "url": "about:blank" }));
+        let target = chrome.call("Target.createTarget", json!({ "url": "about:blank" }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
-        let session = chrome.ask("Target.attachToTarget", attach);
+        let session = chrome.call("Target.attachToTarget", attach);
         chrome.session = session["sessionId"].as_str().expect("a session").to_owned();
         for domain in ["Page", "Runtime", "Log"] {
-            chrome.ask(&format!("{domain}.enable"), json!({}));
+            chrome.call(&format!("{domain}.enable"), json!({}));
         }
         chrome.size(1200, 900);
         Ok(chrome)
     }
 
-    /// Sends a command, and gives its result.
-    fn ask(&mut self, method: &str, params: Json) -> Json {
-        self.attempt(method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
+    /// Sends a command and returns its result.
+    fn call(&mut self, method: &str, params: Json) -> Json {
+        self.try_call(method, params).unwrap_or_else(|error| panic!("{method}: {error}"))
     }
 
-    /// Sends a command, and gives its result, or what the browser has against it.
-    fn attempt(&mut self, method: &str, params: Json) -> Result<Json, Json> {
+    /// Sends a command and returns its result, or the error of the browser.
+    fn try_call(&mut self, method: &str, params: Json) -> Result<Json, Json> {
         self.last_id += 1;
         let id = self.last_id;
         let mut message = json!({ "id": id, "method": method, "params": params });
@@ -108,12 +111,12 @@ impl Chrome {
                     None => Ok(message["result"].clone()),
                 };
             }
-            self.hear(&message);
+            self.collect_error(&message);
         }
     }
 
-    /// Keeps what tells of an error.
-    fn hear(&mut self, message: &Json) {
+    /// Keeps the message if it reports an error.
+    fn collect_error(&mut self, message: &Json) {
         let params = &message["params"];
         let error = match message["method"].as_str() {
             Some("Runtime.exceptionThrown") => params["exceptionDetails"].to_string(),
@@ -128,34 +131,34 @@ impl Chrome {
         self.errors.push(error);
     }
 
-    /// How large the window is.
+    /// Sets the size of the viewport.
     pub(crate) fn size(&mut self, width: u32, height: u32) {
         let size =
             json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
-        self.ask("Emulation.setDeviceMetricsOverride", size);
+        self.call("Emulation.setDeviceMetricsOverride", size);
     }
 
-    /// Whether the reader likes it dark.
+    /// Selects the dark or the light colour scheme.
     pub(crate) fn dark(&mut self, dark: bool) {
         let value = if dark { "dark" } else { "light" };
         let features = json!([{ "name": "prefers-color-scheme", "value": value }]);
-        self.ask("Emulation.setEmulatedMedia", json!({ "features": features }));
+        self.call("Emulation.setEmulatedMedia", json!({ "features": features }));
     }
 
-    /// Whether pages may run scripts.
+    /// Enables or disables scripts.
     pub(crate) fn scripts(&mut self, on: bool) {
-        self.ask("Emulation.setScriptExecutionDisabled", json!({ "value": !on }));
+        self.call("Emulation.setScriptExecutionDisabled", json!({ "value": !on }));
     }
 
-    /// Loads a page and waits until this holds in it.
+    /// Loads a page and waits until an expression is true in it.
     pub(crate) fn open(&mut self, url: &str, ready: &str) {
-        self.ask("Page.navigate", json!({ "url": url }));
+        self.call("Page.navigate", json!({ "url": url }));
         self.wait(ready);
     }
 
-    /// Loads a file.
+    /// Loads a file and waits until an expression is true in it.
     pub(crate) fn open_file(&mut self, path: &Path, ready: &str) {
-        let path = fs::canonicalize(path).expect("it is there");
+        let path = fs::canonicalize(path).expect("the file exists");
         self.open(&format!("file://{}", path.display()), ready);
     }
 
@@ -164,7 +167,7 @@ impl Chrome {
         let params = json!({
             "expression": expression, "returnByValue": true, "awaitPromise": true,
         });
-        let answer = self.ask("Runtime.evaluate", params);
+        let answer = self.call("Runtime.evaluate", params);
         assert!(answer.get("exceptionDetails").is_none(), "{expression}: {answer}");
         answer["result"]["value"].clone()
     }
@@ -177,34 +180,34 @@ impl Chrome {
             .to_owned()
     }
 
-    /// Waits until an expression is true, in whichever page a click may lead to.
+    /// Waits until an expression is true, also across a navigation.
     pub(crate) fn wait(&mut self, expression: &str) {
         let guarded =
             format!("(() => {{ try {{ return !!({expression}) }} catch {{ return false }} }})()");
         let params = json!({ "expression": guarded, "returnByValue": true });
         until(expression, || {
-            // A page that is being left answers nothing.
-            let answer = self.attempt("Runtime.evaluate", params.clone()).ok()?;
+            // Evaluation fails during a navigation.
+            let answer = self.try_call("Runtime.evaluate", params.clone()).ok()?;
             (answer["result"]["value"] == json!(true)).then_some(())
         });
     }
 
-    /// Clicks in the middle of the first element that a selector finds.
+    /// Clicks in the middle of the first element that a selector matches.
     pub(crate) fn click(&mut self, selector: &str) {
         let at = self.value(&format!(
             "(() => {{ const e = document.querySelector({selector:?}); e.scrollIntoView({{block: \
              'center', behavior: 'instant'}}); const b = e.getBoundingClientRect(); \
              return [b.x + b.width / 2, b.y + b.height / 2]; }})()"
         ));
-        let [x, y] = [0, 1].map(|n| at[n].as_f64().expect("a place"));
+        let [x, y] = [0, 1].map(|n| at[n].as_f64().expect("a position"));
         self.click_at(x, y);
     }
 
-    /// Clicks at a place of the window.
+    /// Clicks at a position of the viewport.
     pub(crate) fn click_at(&mut self, x: f64, y: f64) {
         for kind in ["mouseMoved", "mousePressed", "mouseReleased"] {
             let event = json!({ "type": kind, "x": x, "y": y, "button": "left", "clickCount": 1 });
-            self.ask("Input.dispatchMouseEvent", event);
+            self.call("Input.dispatchMouseEvent", event);
         }
     }
 
@@ -215,12 +218,12 @@ impl Chrome {
             if kind == "keyDown" && key.chars().count() == 1 {
                 event["text"] = json!(key);
             }
-            self.ask("Input.dispatchKeyEvent", event);
+            self.call("Input.dispatchKeyEvent", event);
         }
     }
 
-    /// A picture of the window, or of an element, as PNG.
-    pub(crate) fn picture(&mut self, selector: Option<&str>) -> Vec<u8> {
+    /// A screenshot of the viewport, or of an element, as PNG.
+    pub(crate) fn screenshot(&mut self, selector: Option<&str>) -> Vec<u8> {
         let mut params = json!({ "format": "png", "captureBeyondViewport": true });
         if let Some(selector) = selector {
             let b = self.value(&format!(
@@ -231,13 +234,13 @@ impl Chrome {
                 "x": b[0], "y": b[1], "width": b[2], "height": b[3], "scale": 1,
             });
         }
-        let picture = self.ask("Page.captureScreenshot", params);
-        STANDARD.decode(picture["data"].as_str().expect("data")).expect("as it was encoded")
+        let screenshot = self.call("Page.captureScreenshot", params);
+        STANDARD.decode(screenshot["data"].as_str().expect("data")).expect("it is base64")
     }
 
-    /// What went wrong in pages since the last time.
+    /// The errors since the last call.
     pub(crate) fn errors(&mut self) -> Vec<String> {
-        // A question, so that all that came before its answer is heard.
+        // A round trip, so that every earlier event has been read.
         self.value("0");
         std::mem::take(&mut self.errors)
     }
@@ -259,10 +262,10 @@ impl Drop for Chrome {
     }
 }
 
-/// A process that is not left behind if the start fails.
-struct Ended(Option<Child>);
+/// Kills the process if the start fails.
+struct KillOnDrop(Option<Child>);
 
-impl Drop for Ended {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         if let Some(process) = &mut self.0 {
             let _ = process.kill();
@@ -271,14 +274,14 @@ impl Drop for Ended {
     }
 }
 
-/// Waits for something to come out.
-pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+/// Polls until there is a value.
+pub(crate) fn until<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
-        if let Some(found) = look() {
-            return found;
+        if let Some(value) = poll() {
+            return value;
         }
-        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        assert!(Instant::now() < deadline, "timed out: {what}");
         thread::sleep(Duration::from_millis(20));
     }
 }

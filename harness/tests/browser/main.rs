@@ -1,7 +1,7 @@
-//! The pages in a browser: loaded, clicked through, and not one error in the console. Without
-//! Chromium each test says that it was skipped.
+//! Tests the pages in a browser: they load, respond to input, and log no error. Without Chromium each
+//! test prints that it was skipped.
 //!
-//! `cargo test -p harness --test browser -- --ignored` takes the pictures of `histories/golden` anew.
+//! `cargo test -p harness --test browser -- --ignored` renews the pictures of `histories/golden`.
 
 mod chrome;
 #[path = "../support/copy.rs"]
@@ -11,13 +11,14 @@ mod server;
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use harness::{
-    checker::{Results, Run, check, linearizability::Limits},
-    report,
+    checker::{Results, linearizability::Limits},
+    report_twopc,
+    twopc::{Run, check},
 };
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
@@ -26,19 +27,24 @@ use self::{chrome::Chrome, copy::copy, server::Server};
 
 const READY: &str = "document.documentElement.dataset.ready === 'yes'";
 
-/// A browser, or none, which is said.
+/// Starts a browser, or prints why the test is skipped.
 fn browser(test: &str) -> Option<Chrome> {
-    Chrome::start().map_err(|why| println!("{test}: skipped: {why}")).ok()
+    Chrome::start()
+        .map_err(|reason| {
+            // Past the capture of the test harness, which would hide it.
+            let _ = writeln!(io::stderr(), "skipped: {test}: {reason}");
+        })
+        .ok()
 }
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../histories/golden")
 }
 
-/// Every kept run, by its path below `histories/golden`.
-fn kept() -> Vec<PathBuf> {
+/// The paths of all golden runs.
+fn golden_runs() -> Vec<PathBuf> {
     fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(directory).expect("it can be listed").flatten() {
+        for entry in fs::read_dir(directory).expect("the directory can be listed").flatten() {
             let path = entry.path();
             if path.join("verdict.json").exists() {
                 found.push(path);
@@ -53,133 +59,136 @@ fn kept() -> Vec<PathBuf> {
     found
 }
 
-/// A copy of a kept run, judged, with its page.
-fn judged(run: &Path, to: &Path) -> Results {
+/// Copies a golden run, checks it and writes its page.
+fn checked_copy(run: &Path, to: &Path) -> Results {
     copy(run, to);
     let run = Run::load(to).expect("a run");
     let results = check(&run, &Limits::default());
-    let text = serde_json::to_string(&results).expect("plain data");
-    fs::write(to.join("results.json"), text).expect("it may be written");
-    report::write(to, &run, &results).expect("it may be written");
+    let text = serde_json::to_string(&results).expect("it serialises");
+    fs::write(to.join("results.json"), text).expect("the file can be written");
+    report_twopc::write(to, &run, &results).expect("the file can be written");
     results
 }
 
-fn place() -> TempDir {
-    tempfile::tempdir().expect("a directory for the test")
+fn temporary_directory() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
 }
 
-fn no_errors(chrome: &mut Chrome, what: &str) {
+fn assert_no_errors(chrome: &mut Chrome, what: &str) {
     assert_eq!(chrome.errors(), Vec::<String>::new(), "{what}");
 }
 
 #[test]
-fn every_kept_run_has_a_page_that_shows_its_history_as_it_is() {
-    let Some(mut chrome) = browser("every_kept_run_has_a_page") else { return };
-    for (run, dark) in kept().iter().zip([false, true].into_iter().cycle()) {
+fn the_page_of_every_golden_run_reproduces_its_history() {
+    let Some(mut chrome) = browser("the_page_of_every_golden_run_reproduces_its_history") else {
+        return;
+    };
+    for (run, dark) in golden_runs().iter().zip([false, true].into_iter().cycle()) {
         let what = run.display().to_string();
-        let place = place();
-        let results = judged(run, place.path());
+        let directory = temporary_directory();
+        let results = checked_copy(run, directory.path());
         chrome.dark(dark);
-        chrome.open_file(&place.path().join("report.html"), READY);
+        chrome.open_file(&directory.path().join("report.html"), READY);
         let verdict = chrome.text("document.querySelector('h1 span:last-child').textContent");
         assert_eq!(verdict, results.verdict.to_string(), "{what}");
-        // What hovering shows is what stands in the history.
+        // The details of the operations are the lines of the history.
         let lines = chrome.value(
-            "Array.from(run.data.columns['o.index'], (_, i) => run.history(run.op(i))).flat()",
+            "Array.from(run.data.columns['op.index'], (_, i) => run.historyLines(run.operation(i))).flat()",
         );
         let mut shown: Vec<&str> =
             lines.as_array().expect("lines").iter().filter_map(Json::as_str).collect();
-        let history = fs::read_to_string(run.join("history.jsonl")).expect("it is there");
+        let history = fs::read_to_string(run.join("history.jsonl")).expect("the file exists");
         let mut written: Vec<&str> =
             history.lines().filter(|line| !line.contains("\"process\":\"nemesis\"")).collect();
         shown.sort_unstable();
         written.sort_unstable();
         assert_eq!(shown, written, "{what}");
-        no_errors(&mut chrome, &what);
+        assert_no_errors(&mut chrome, &what);
     }
 }
 
 #[test]
-fn a_page_is_clicked_through() {
-    let Some(mut chrome) = browser("a_page_is_clicked_through") else { return };
+fn the_controls_of_a_page_work() {
+    let Some(mut chrome) = browser("the_controls_of_a_page_work") else { return };
     for name in ["linearizability-invalid", "atomicity-ac1-invalid", "atomicity-valid"] {
-        let run = kept().into_iter().find(|run| run.ends_with(name)).expect("it is kept");
-        let place = place();
-        judged(&run, place.path());
-        chrome.open_file(&place.path().join("report.html"), READY);
+        let run =
+            golden_runs().into_iter().find(|run| run.ends_with(name)).expect("it is a golden run");
+        let directory = temporary_directory();
+        checked_copy(&run, directory.path());
+        chrome.open_file(&directory.path().join("report.html"), READY);
         let span = "(run.view()[1] - run.view()[0])";
-        chrome.click("[data-do=all]");
+        chrome.click("[data-action=whole-run]");
         let whole = chrome.value(span).as_f64().expect("a time");
-        chrome.click("[data-do=in]");
+        chrome.click("[data-action=zoom-in]");
         chrome.wait(&format!("{span} < {whole} * 0.6"));
-        chrome.click("[data-do=out]");
-        chrome.click("[data-do=error]");
-        chrome.wait("document.querySelector('output[name=said]').textContent !== ''");
-        chrome.click("[data-do=after]");
-        chrome.click("[data-do=before]");
-        if chrome.value("run.data.windows.length > 0") == json!(true) {
+        chrome.click("[data-action=zoom-out]");
+        chrome.click("[data-action=first-error]");
+        chrome.wait("document.querySelector('output[name=status]').textContent !== ''");
+        chrome.click("[data-action=next-fault]");
+        chrome.click("[data-action=previous-fault]");
+        if chrome.value("run.data.faults.length > 0") == json!(true) {
             chrome.wait("document.querySelector('#detail').textContent.includes('nemesis')");
         }
         for key in ["ArrowRight", "+", "-", "n", "p", "0", "e", "Escape"] {
             chrome.click("h1");
             chrome.key(key);
         }
-        // What was clicked is pinned, and hovering elsewhere does not change it.
-        chrome.click("[data-do=all]");
+        // A click pins the operation under it.
+        chrome.click("[data-action=whole-run]");
         let found = chrome.value(
             "(() => { const c = document.querySelector('#canvas'); \
              c.scrollIntoView({block: 'center', behavior: 'instant'}); \
-             const b = c.getBoundingClientRect(); const o = run.op(0); \
+             const b = c.getBoundingClientRect(); const o = run.operation(0); \
              const lane = o.process % run.data.clients; const [from, to] = run.view(); \
              return [b.x + 124 + (o.time - from) / (to - from) * (b.width - 124) + 1, b.y, lane]; })()",
         );
-        let [x, top, _lane] = [0, 1, 2].map(|n| found[n].as_f64().expect("a place"));
+        let [x, top, _lane] = [0, 1, 2].map(|n| found[n].as_f64().expect("a position"));
         let pinned = (0..40).any(|row| {
             chrome.click_at(x, top + 24.0 + 8.0 * f64::from(row));
-            chrome.value("run.said().includes('\"type\":\"invoke\"')") == json!(true)
+            chrome.value("run.details().includes('\"type\":\"invoke\"')") == json!(true)
         });
-        assert!(pinned, "{name}: no operation where the first one is");
+        assert!(pinned, "{name}: a click on the first operation does not pin it");
         let key = chrome.text("run.data.keys[0]");
         chrome.value(&format!(
             "(() => {{ const find = document.querySelector('input[name=find]'); find.value = {key:?}; \
              find.form.requestSubmit(); }})()"
         ));
         chrome.wait("document.querySelector('select[name=key]').value === '0'");
-        chrome.click("[data-do=there]");
-        chrome.wait("run.said().includes('transaction')");
-        let stories = chrome.value("run.data.stories.length").as_u64().expect("a number");
-        assert!(stories > 0, "{name}");
-        for n in 0..stories.min(5) {
+        chrome.click("[data-action=show-transaction]");
+        chrome.wait("run.details().includes('transaction')");
+        let traces = chrome.value("run.data.traces.length").as_u64().expect("a number");
+        assert!(traces > 0, "{name}");
+        for n in 0..traces.min(5) {
             chrome.value(&format!(
-                "(() => {{ const s = document.querySelector('select[name=story]'); \
+                "(() => {{ const s = document.querySelector('select[name=transaction]'); \
                  s.selectedIndex = {n}; s.dispatchEvent(new Event('change')); }})()"
             ));
             chrome.wait("document.querySelectorAll('#diagram .arrow').length > 0");
         }
         if chrome.value("!!document.querySelector('a.line')") == json!(true) {
             chrome.click("a.line");
-            chrome.wait("run.said().includes('journal line')");
-            chrome.click("a.txn");
+            chrome.wait("run.details().includes('journal line')");
+            chrome.click("a.transaction");
             chrome.wait(
-                "document.querySelector('output[name=said]').textContent.includes('transaction')",
+                "document.querySelector('output[name=status]').textContent.includes('transaction')",
             );
         }
         chrome.size(420, 800);
         chrome.value("dispatchEvent(new Event('resize'))");
         chrome.size(1200, 900);
-        no_errors(&mut chrome, name);
+        assert_no_errors(&mut chrome, name);
     }
 }
 
 #[test]
-fn the_verdict_is_there_without_scripts() {
-    let Some(mut chrome) = browser("the_verdict_is_there_without_scripts") else { return };
-    let run = kept().into_iter().find(|run| run.ends_with("linearizability-invalid"));
-    let place = place();
-    judged(&run.expect("it is kept"), place.path());
+fn the_verdict_is_shown_without_scripts() {
+    let Some(mut chrome) = browser("the_verdict_is_shown_without_scripts") else { return };
+    let run = golden_runs().into_iter().find(|run| run.ends_with("linearizability-invalid"));
+    let directory = temporary_directory();
+    checked_copy(&run.expect("it is a golden run"), directory.path());
     chrome.scripts(false);
-    chrome.open_file(&place.path().join("report.html"), "document.readyState === 'complete'");
-    for part in ["invalid", "has no order", "What was checked", "Faults, and what was in doubt"] {
+    chrome.open_file(&directory.path().join("report.html"), "document.readyState === 'complete'");
+    for part in ["invalid", "is not linearizable", "Checks", "Faults and replicas in doubt"] {
         let seen = chrome.value(&format!("document.body.innerText.includes({part:?})"));
         assert_eq!(seen, json!(true), "{part}");
     }
@@ -188,7 +197,7 @@ fn the_verdict_is_there_without_scripts() {
         chrome.value("getComputedStyle(document.querySelector('#lanes')).height"),
         json!("auto")
     );
-    no_errors(&mut chrome, "without scripts");
+    assert_no_errors(&mut chrome, "without scripts");
 }
 
 fn url(server: &Server, path: &str) -> String {
@@ -196,13 +205,14 @@ fn url(server: &Server, path: &str) -> String {
 }
 
 #[test]
-fn the_runs_of_a_store_are_looked_at() {
-    let Some(mut chrome) = browser("the_runs_of_a_store_are_looked_at") else { return };
-    let store = place();
+fn the_pages_of_the_server_work() {
+    let Some(mut chrome) = browser("the_pages_of_the_server_work") else { return };
+    let store = temporary_directory();
     let names = ["atomicity-valid", "atomicity-ac1-invalid", "faults-vacuous"];
     for (name, n) in names.iter().zip(1..) {
-        let run = kept().into_iter().find(|run| run.ends_with(name)).expect("it is kept");
-        judged(&run, &store.path().join(format!("twopc-{name}/2026010{n}T000000Z")));
+        let run =
+            golden_runs().into_iter().find(|run| run.ends_with(name)).expect("it is a golden run");
+        checked_copy(&run, &store.path().join(format!("twopc-{name}/2026010{n}T000000Z")));
     }
     let server = Server::start(store.path());
     let rows = "[...document.querySelectorAll('#runs tbody tr')].filter((row) => !row.hidden)";
@@ -220,18 +230,18 @@ fn the_runs_of_a_store_are_looked_at() {
     chrome.wait(&format!("{rows}[0].textContent.includes('invalid')"));
     chrome.click("#runs tbody tr:nth-child(1) input");
     chrome.click("form.tools button");
-    chrome.wait("document.querySelector('output[name=said]').textContent.includes('mark two')");
+    chrome.wait("document.querySelector('output[name=status]').textContent.includes('select two')");
     chrome.click("#runs tbody tr:nth-child(3) input");
     chrome.click("form.tools button");
     chrome.wait("document.querySelector('table.compare') && [...document.images].length === 8");
     chrome.click("thead a");
     chrome.wait(READY);
-    no_errors(&mut chrome, "the list, two runs, a run");
+    assert_no_errors(&mut chrome, "the list, the comparison, a run");
 
-    // A run that goes on, until it is judged.
+    // A running test is followed until its check results exist.
     let run = store.path().join("twopc-none/20260105T000000Z");
-    fs::create_dir_all(&run).expect("it may be made");
-    fs::write(run.join("test.json"), "{}").expect("it may be written");
+    fs::create_dir_all(&run).expect("the directory can be created");
+    fs::write(run.join("test.json"), "{}").expect("the file can be written");
     let history = run.join("history.jsonl");
     let mut history = OpenOptions::new().create(true).append(true).open(history).expect("a file");
     let mut line = |index: u64, kind: &str| {
@@ -240,7 +250,7 @@ fn the_runs_of_a_store_are_looked_at() {
             history,
             "{{\"index\":{index},\"time\":{time},\"process\":1,\"type\":\"{kind}\",\"f\":\"get\",\"key\":\"a\"}}"
         )
-        .expect("it may be written");
+        .expect("the file can be written");
     };
     line(0, "invoke");
     chrome.open(
@@ -250,41 +260,44 @@ fn the_runs_of_a_store_are_looked_at() {
     line(1, "fail");
     line(2, "invoke");
     chrome.wait("document.querySelector('#total').textContent === '2'");
-    judged(&store.path().join("twopc-atomicity-valid/20260101T000000Z"), &run);
+    checked_copy(&store.path().join("twopc-atomicity-valid/20260101T000000Z"), &run);
     chrome.wait(READY);
-    no_errors(&mut chrome, "a run that goes on");
+    assert_no_errors(&mut chrome, "a running test");
 }
 
 #[test]
-#[ignore = "measures how long a page takes to open: PAGE=PATH/report.html"]
-fn opening() {
+#[ignore = "measures the load time of a page: PAGE=PATH/report.html"]
+fn page_load_time() {
     let path = std::env::var("PAGE").expect("PAGE=PATH/report.html");
-    let mut chrome = Chrome::start().expect("pages need a browser");
-    let size = fs::metadata(&path).expect("it is there").len();
+    let mut chrome = Chrome::start().expect("the measurement needs a browser");
+    let size = fs::metadata(&path).expect("the file exists").len();
     for _ in 0..5 {
         chrome.open("about:blank", "true");
         chrome.open_file(Path::new(&path), READY);
-        let told = chrome.value(
+        let times = chrome.value(
             "(() => { const [n] = performance.getEntriesByType('navigation'); \
              const paint = performance.getEntriesByName('first-contentful-paint')[0]; \
              const began = performance.now(); run.paint(); const painted = performance.now() - began; \
-             return [run.data.columns['o.index'].length, paint ? paint.startTime : null, \
-             n.domInteractive, run.ready, painted].map((ms) => ms && Math.round(ms)); })()",
+             return [run.data.columns['op.index'].length, paint ? paint.startTime : null, \
+             n.domInteractive, run.ready_ms, painted].map((ms) => ms && Math.round(ms)); })()",
         );
         println!(
-            "{size} bytes; operations drawn, ms to the first paint, to the whole page, from there \
-             to the timeline, to draw it again: {told}"
+            "{size} bytes; [operations, ms to first paint, to interactive, from there to the \
+             timeline, to repaint]: {times}"
         );
     }
-    no_errors(&mut chrome, &path);
+    assert_no_errors(&mut chrome, &path);
 }
 
-/// A picture that is kept: of which run, what of its page, light or dark, what is done before.
+/// A picture of `histories/golden/pictures`.
 struct Picture {
     name: &'static str,
+    /// The run below `histories/golden`.
     run: &'static str,
+    /// The selector of the parts of the page that are shown.
     parts: &'static str,
     dark: bool,
+    /// A script that is run before.
     before: &'static str,
 }
 
@@ -292,7 +305,7 @@ const PICTURES: &[Picture] = &[
     Picture {
         name: "verdict",
         run: "caught/ack-after-durable",
-        parts: "header, #wrong",
+        parts: "header, #violations",
         dark: false,
         before: "",
     },
@@ -301,7 +314,7 @@ const PICTURES: &[Picture] = &[
         run: "caught/ack-after-durable",
         parts: "#timeline",
         dark: false,
-        before: "document.querySelector('[data-do=error]').click()",
+        before: "document.querySelector('[data-action=first-error]').click()",
     },
     Picture {
         name: "messages",
@@ -315,7 +328,7 @@ const PICTURES: &[Picture] = &[
         run: "valid/master-uncertainty",
         parts: "#timeline",
         dark: true,
-        before: "document.querySelector('[data-do=after]').click()",
+        before: "document.querySelector('[data-action=next-fault]').click()",
     },
     Picture {
         name: "plots",
@@ -327,15 +340,15 @@ const PICTURES: &[Picture] = &[
 ];
 
 #[test]
-#[ignore = "takes the pictures of histories/golden anew"]
-fn pictures() {
+#[ignore = "renews the pictures of histories/golden"]
+fn golden_pictures() {
     let mut chrome = Chrome::start().expect("pictures need a browser");
     chrome.size(1120, 900);
     for Picture { name, run, parts, dark, before } in PICTURES {
-        let place = place();
-        judged(&golden().join(run), place.path());
+        let directory = temporary_directory();
+        checked_copy(&golden().join(run), directory.path());
         chrome.dark(*dark);
-        chrome.open_file(&place.path().join("report.html"), READY);
+        chrome.open_file(&directory.path().join("report.html"), READY);
         chrome.value(&format!(
             "document.querySelectorAll('header, section, footer').forEach((part) => {{ \
              part.hidden = !part.matches({parts:?}); \
@@ -345,20 +358,22 @@ fn pictures() {
             chrome.value(before);
         }
         chrome.value("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 200)))");
-        let picture = chrome.picture(Some("body"));
+        let picture = chrome.screenshot(Some("body"));
         assert!(picture.len() < 200_000, "{name}: {} bytes", picture.len());
         let path = golden().join("pictures").join(format!("{name}.png"));
-        fs::create_dir_all(golden().join("pictures")).expect("it may be made");
-        fs::write(path, picture).expect("it may be written");
+        fs::create_dir_all(golden().join("pictures")).expect("the directory can be created");
+        fs::write(path, picture).expect("the file can be written");
     }
-    let store = place();
+    let store = temporary_directory();
     for kind in ["valid", "caught"] {
-        for run in kept().iter().filter(|run| run.parent().is_some_and(|at| at.ends_with(kind))) {
-            let name = run.file_name().and_then(|name| name.to_str()).expect("a name in UTF-8");
-            let test = fs::read_to_string(run.join("test.json")).expect("it is there");
+        for run in
+            golden_runs().iter().filter(|run| run.parent().is_some_and(|at| at.ends_with(kind)))
+        {
+            let name = run.file_name().and_then(|name| name.to_str()).expect("the name is UTF-8");
+            let test = fs::read_to_string(run.join("test.json")).expect("the file exists");
             let test: Json = serde_json::from_str(&test).expect("JSON");
             let started = test["started"].as_str().unwrap_or("20260101T000000Z").to_owned();
-            judged(run, &store.path().join(format!("{kind}-{name}")).join(started));
+            checked_copy(run, &store.path().join(format!("{kind}-{name}")).join(started));
         }
     }
     let server = Server::start(store.path());
@@ -368,6 +383,6 @@ fn pictures() {
         "(() => { const f = document.querySelector('input[name=filter]'); f.value = 'uncertainty'; \
          f.dispatchEvent(new Event('input')); })()",
     );
-    let picture = chrome.picture(Some("body"));
-    fs::write(golden().join("pictures/runs.png"), picture).expect("it may be written");
+    let picture = chrome.screenshot(Some("body"));
+    fs::write(golden().join("pictures/runs.png"), picture).expect("the file can be written");
 }

@@ -1,6 +1,5 @@
-//! A cluster in one thread: the machines themselves, a network that is a queue, a disk that is a
-//! list. It makes small runs for the checks to judge, with journals and histories as a real run
-//! has them. Knows nothing of verdicts.
+//! A cluster in one thread: the real state machines, a network that is a queue, and disks that are
+//! lists. It makes small runs for the checks, with journals and histories like those of a real run.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use harness::{
-    checker::{Final, FinalReplica, RunDescription},
-    history::{Action, ClientEvent, Event, Function, Kind, NemesisEvent, error_of},
+use harness::twopc::{FinalReplicaState, FinalState, RunDescription, error_of};
+use history::{
+    Action, ClientEvent, Event, Function, Kind, NemesisEvent, Version as HistoryVersion,
 };
 use serde_json::{Value as Json, json};
 use system::{
@@ -27,13 +26,13 @@ const ORIGIN: u64 = 5_000_000_000;
 const REPLICAS: u8 = 3;
 const MILLISECOND: u64 = 1_000_000;
 
-/// A run as its directory holds it.
+/// The content of a run directory.
 #[derive(Clone)]
 pub(crate) struct Files {
-    pub(crate) setup: RunDescription,
+    pub(crate) description: RunDescription,
     pub(crate) history: Vec<Event>,
     pub(crate) journals: BTreeMap<Node, Vec<Entry>>,
-    pub(crate) remained: Option<Final>,
+    pub(crate) final_state: Option<FinalState>,
 }
 
 impl Files {
@@ -47,14 +46,14 @@ impl Files {
             fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         };
         let pretty = |value: Json| serde_json::to_string_pretty(&value).expect("plain data") + "\n";
-        write("test.json", pretty(json!(self.setup)));
+        write("test.json", pretty(json!(self.description)));
         write("history.jsonl", lines(self.history.iter().map(|event| line(&event)).collect()));
         for (node, entries) in &self.journals {
             let text = lines(entries.iter().map(|entry| line(&entry)).collect());
             write(&format!("nodes/{node}/journal.jsonl"), text);
         }
-        if let Some(remained) = &self.remained {
-            write("final.json", pretty(json!(remained)));
+        if let Some(final_state) = &self.final_state {
+            write("final.json", pretty(json!(final_state)));
         }
     }
 }
@@ -63,7 +62,7 @@ fn line(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("plain data")
 }
 
-/// What a node keeps over a crash, and what it is while it runs.
+/// A node: its state machine while it runs, and what survives a crash.
 struct Host {
     machine: Option<Machine>,
     records: Vec<Record>,
@@ -72,8 +71,8 @@ struct Host {
     journal: Vec<Entry>,
 }
 
-/// A client's operation that is under way.
-struct Asked {
+/// An open operation of a client.
+struct OpenOperation {
     process: u64,
     f: Function,
     key: String,
@@ -83,26 +82,31 @@ struct Asked {
 pub(crate) struct Cluster {
     hosts: BTreeMap<Node, Host>,
     network: VecDeque<(Node, MachineEvent)>,
-    asked: BTreeMap<u64, Asked>,
+    open: BTreeMap<u64, OpenOperation>,
     calls: u64,
     clock: u64,
     files: Files,
 }
 
 impl Cluster {
-    /// A cluster that has just been started, for a run with these faults.
+    /// A cluster that has just started, for a run with these faults.
     pub(crate) fn new(faults: &[&str]) -> Self {
-        let setup = RunDescription {
+        let description = RunDescription {
             faults: faults.iter().map(ToString::to_string).collect(),
             replicas: REPLICAS,
             clock_origin: ORIGIN,
             convergence_deadline_ms: 10_000,
         };
-        let files = Files { setup, history: Vec::new(), journals: BTreeMap::new(), remained: None };
+        let files = Files {
+            description,
+            history: Vec::new(),
+            journals: BTreeMap::new(),
+            final_state: None,
+        };
         let mut cluster = Cluster {
             hosts: BTreeMap::new(),
             network: VecDeque::new(),
-            asked: BTreeMap::new(),
+            open: BTreeMap::new(),
             calls: 0,
             clock: ORIGIN,
             files,
@@ -114,7 +118,7 @@ impl Cluster {
         cluster
     }
 
-    pub(crate) fn pass(&mut self, time: Duration) {
+    pub(crate) fn advance(&mut self, time: Duration) {
         self.clock += u64::try_from(time.as_nanos()).expect("a short while");
     }
 
@@ -128,8 +132,8 @@ impl Cluster {
         self.record(Action::Nemesis(NemesisEvent { f: f.to_owned(), value }));
     }
 
-    /// A client begins an operation; its request waits in the network.
-    pub(crate) fn ask(&mut self, process: u64, f: Function, key: &str, value: Option<&str>) {
+    /// A client invokes an operation. Its request waits in the network.
+    pub(crate) fn invoke(&mut self, process: u64, f: Function, key: &str, value: Option<&str>) {
         let value = value.map(str::to_owned);
         self.record(Action::Client(ClientEvent {
             process,
@@ -152,28 +156,30 @@ impl Cluster {
                 Request::Write(Write { key: key.into(), value: value.as_deref().map(Value::from) })
             }
         };
-        self.asked.insert(call, Asked { process, f, key: key.to_owned(), value });
+        self.open.insert(call, OpenOperation { process, f, key: key.to_owned(), value });
         self.network.push_back((Node::Master, MachineEvent::Client { call, request }));
     }
 
-    /// A whole operation, from invocation to completion, alone.
+    /// An operation from invocation to completion, without concurrent ones.
     pub(crate) fn op(&mut self, process: u64, f: Function, key: &str, value: Option<&str>) {
-        self.ask(process, f, key, value);
+        self.invoke(process, f, key, value);
         self.run();
     }
 
-    fn answer(&mut self, call: u64, outcome: Reply) {
-        let Some(Asked { process, f, key, value }) = self.asked.remove(&call) else { return };
+    fn reply(&mut self, call: u64, reply: Reply) {
+        let Some(OpenOperation { process, f, key, value }) = self.open.remove(&call) else {
+            return;
+        };
         let mut event =
             ClientEvent { process, kind: Kind::Ok, f, key, value, version: None, error: None };
-        match outcome {
-            Reply::Committed { version } => event.version = Some(version),
+        match reply {
+            Reply::Committed { version } => event.version = Some(HistoryVersion::new(version)),
             Reply::Aborted(reason) => {
                 event.kind = Kind::Fail;
                 event.error = Some(error_of(&reason));
             }
             Reply::Value(found) => {
-                event.version = found.as_ref().map(|(version, _)| *version);
+                event.version = found.as_ref().map(|(version, _)| HistoryVersion::new(version));
                 event.value = found.map(|(_, value)| value.to_string());
             }
             Reply::Unavailable => {
@@ -184,9 +190,9 @@ impl Cluster {
         self.record(Action::Client(event));
     }
 
-    /// Every client that waits hears that the connection is cut.
-    fn cut_clients(&mut self) {
-        for (_, Asked { process, f, key, value }) in std::mem::take(&mut self.asked) {
+    /// Every open operation fails with a connection error.
+    fn disconnect_clients(&mut self) {
+        for (_, OpenOperation { process, f, key, value }) in std::mem::take(&mut self.open) {
             let kind = if f == Function::Get { Kind::Fail } else { Kind::Info };
             let error = Some("connection reset".to_owned());
             self.record(Action::Client(ClientEvent {
@@ -232,22 +238,22 @@ impl Cluster {
         self.perform(node, effects);
     }
 
-    /// Kills a node: what is on its way to it is lost, and nobody it serves hears more.
+    /// Kills a node: messages to it are lost, and its clients get no replies.
     pub(crate) fn kill(&mut self, node: Node) {
         self.hosts.get_mut(&node).expect("it was started").machine = None;
         self.network.retain(|(to, _)| *to != node);
         if node == Node::Master {
-            self.cut_clients();
+            self.disconnect_clients();
         }
     }
 
-    /// Delivers all that is on its way until nothing is.
+    /// Delivers messages until none is left.
     pub(crate) fn run(&mut self) {
         self.run_until(|_, _| false);
     }
 
-    /// Delivers what is on its way until an event has caused such an effect at a node, which is
-    /// written in its journal and not performed.
+    /// Delivers messages until `stop` selects an effect of a node. The effects of that event are in the
+    /// journal but not performed.
     pub(crate) fn run_until(&mut self, stop: impl Fn(Node, &Effect) -> bool) {
         while let Some((to, event)) = self.network.pop_front() {
             let host = self.hosts.get_mut(&to).expect("every node was started");
@@ -266,7 +272,7 @@ impl Cluster {
 
     fn perform(&mut self, node: Node, effects: Vec<Effect>) {
         for effect in effects {
-            let host = self.hosts.get_mut(&node).expect("it wants something");
+            let host = self.hosts.get_mut(&node).expect("it was started");
             match effect {
                 Effect::Append(record) => {
                     match &record {
@@ -292,7 +298,7 @@ impl Cluster {
                     self.network.push_back((to, MachineEvent::Message { from: node, message }));
                 }
                 Effect::Serve { read, key } => self.serve(node, read, &key),
-                Effect::Reply { call, reply } => self.answer(call, reply),
+                Effect::Reply { call, reply } => self.reply(call, reply),
                 Effect::SetTimer { .. } | Effect::Warn(_) => {}
                 Effect::Halt { why, .. } => panic!("{node} halted: {why}"),
             }
@@ -309,7 +315,7 @@ impl Cluster {
         self.network.push_back((Node::Master, MachineEvent::Message { from: node, message }));
     }
 
-    /// Makes lazy records durable everywhere, as an idle node does, and says so.
+    /// Makes unforced records durable at every node, as an idle node does.
     pub(crate) fn force_all(&mut self) {
         let nodes: Vec<Node> = self.hosts.keys().copied().collect();
         for node in nodes {
@@ -325,12 +331,12 @@ impl Cluster {
         self.run();
     }
 
-    /// Ends the run: heals, settles, and writes down what every replica holds.
+    /// Ends the run: heals, lets the nodes converge, and reads the final states.
     pub(crate) fn finish(mut self) -> Files {
         self.nemesis("heal", Json::Null);
         self.force_all();
         self.clock += MILLISECOND;
-        let mut remained = Final {
+        let mut final_state = FinalState {
             time: self.clock - ORIGIN,
             replicas: BTreeMap::new(),
             master_unsettled: Some(self.unsettled(Node::Master)),
@@ -341,10 +347,10 @@ impl Cluster {
             let entries =
                 entries.map(|(key, (version, value))| (key.clone(), *version, value.clone()));
             let replica =
-                FinalReplica { entries: entries.collect(), in_doubt: self.unsettled(node) };
-            remained.replicas.insert(node, replica);
+                FinalReplicaState { entries: entries.collect(), in_doubt: self.unsettled(node) };
+            final_state.replicas.insert(node, replica);
         }
-        self.files.remained = Some(remained);
+        self.files.final_state = Some(final_state);
         self.files.journals =
             self.hosts.into_iter().map(|(node, host)| (node, host.journal)).collect();
         self.files
@@ -355,7 +361,7 @@ impl Cluster {
     }
 }
 
-/// The records that a recovery sees: a master's COMMIT is erased by its END.
+/// The records that a recovery reads. A master's END erases its COMMIT.
 fn kept(records: &[Record]) -> Vec<Record> {
     let ended: Vec<TxnId> = records
         .iter()

@@ -1,8 +1,8 @@
-//! Every check finds the invalid run of its pair invalid and the valid one valid: the records made by
-//! hand in `histories/golden/checks`, and the runs of real processes that are kept beside them, each
-//! with its expected verdict in `verdict.json`.
+//! Every check finds the invalid run of its pair invalid and the valid one valid: the constructed runs
+//! in `histories/golden/checks`, and the runs of real processes beside them, each with its expected
+//! verdict in `verdict.json`.
 //!
-//! `cargo test -p harness --test golden -- --ignored` writes the former anew from `runs.rs`.
+//! `cargo test -p harness --test golden -- --ignored` rewrites the former from `runs.rs`.
 
 mod cluster;
 mod runs;
@@ -12,17 +12,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use harness::checker::{Results, Run, Validity, check, linearizability::Limits};
+use checker::{Limits, Results, Validity};
+use harness::twopc::{Run, check};
 use serde::{Deserialize, Serialize};
 
-/// What a golden run is known to be: its `verdict.json`.
+/// The expected result of a golden run: its `verdict.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Expected {
-    /// The verdict on the whole run.
+    /// The verdict of all checks together.
     pub(crate) verdict: Validity,
-    /// The check that the run is about.
+    /// The check that the run is made for.
     pub(crate) check: String,
-    /// What this check must say, among other things, if it does not find the run valid.
+    /// Part of a sentence that this check must report if the run is not valid.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) says: String,
 }
@@ -32,21 +33,21 @@ fn directory() -> PathBuf {
 }
 
 #[test]
-fn golden_runs_are_judged_as_they_should_be() {
-    let [made, valid, caught] = ["checks", "valid", "caught"].map(kept);
-    assert!(made.len() >= 16, "a pair for each check, not {made:?}");
+fn golden_runs_get_their_expected_verdicts() {
+    let [constructed, valid, caught] = ["checks", "valid", "caught"].map(kept);
+    assert!(constructed.len() >= 16, "a pair for each check, not {constructed:?}");
     assert!(valid.len() >= 8, "one for each set of faults, not {valid:?}");
     assert!(caught.len() >= 8, "one for each rule that runs of processes expose, not {caught:?}");
-    for path in made.into_iter().chain(valid).chain(caught) {
+    for path in constructed.into_iter().chain(valid).chain(caught) {
         let text = fs::read_to_string(path.join("verdict.json")).expect("it is there");
         let expected: Expected = serde_json::from_str(&text).expect("written by this test");
         let run = Run::load(&path).unwrap_or_else(|error| panic!("{error}"));
         let results = check(&run, &Limits::default());
-        agree(&path, &expected, &results);
+        assert_expected(&path, &expected, &results);
     }
 }
 
-/// The kept runs of one kind.
+/// The golden runs of one kind.
 fn kept(kind: &str) -> Vec<PathBuf> {
     let mut paths: Vec<_> = fs::read_dir(directory().join(kind))
         .expect("the golden runs are kept")
@@ -57,22 +58,22 @@ fn kept(kind: &str) -> Vec<PathBuf> {
     paths
 }
 
-fn agree(path: &Path, expected: &Expected, results: &Results) {
+fn assert_expected(path: &Path, expected: &Expected, results: &Results) {
     let name = path.display();
     let check_result = results.check(&expected.check).expect("the check exists");
     assert_eq!(results.verdict, expected.verdict, "{name}: {results:#?}");
     assert_eq!(check_result.verdict, expected.verdict, "{name}: {check_result:#?}");
     if expected.verdict != Validity::Valid {
-        let mut said = check_result.violations.iter().chain(&check_result.unknown_because);
+        let mut sentences = check_result.violations.iter().chain(&check_result.unknown_because);
         assert!(
-            said.any(|sentence| sentence.contains(&expected.says)),
+            sentences.any(|sentence| sentence.contains(&expected.says)),
             "{name}: {check_result:#?}"
         );
     }
 }
 
 #[test]
-#[ignore = "writes histories/golden anew"]
+#[ignore = "rewrites histories/golden"]
 fn write() {
     for (name, expected, files) in runs::all() {
         let path = directory().join("checks").join(name);

@@ -1,12 +1,10 @@
-//! The golden runs: valid ones from a small cluster, and what each check must catch, planted in
-//! them one at a time.
+//! The golden runs: valid ones from a small cluster, and for each check the violations that it must
+//! find, planted one at a time.
 
 use std::time::Duration;
 
-use harness::{
-    checker::Validity,
-    history::{Action, ClientEvent, Function, Kind, NemesisEvent},
-};
+use checker::Validity;
+use history::{Action, ClientEvent, Function, Kind, NemesisEvent, Version};
 use serde_json::json;
 use system::{
     journal::Entry,
@@ -24,10 +22,10 @@ const R1: Node = Node::Replica(1);
 const R2: Node = Node::Replica(2);
 const R3: Node = Node::Replica(3);
 
-/// The put whose commit point the master's death follows at once.
+/// The put at whose commit point the master is killed.
 const IN_DOUBT: TxnId = TxnId::new(1, 2);
 
-/// Every golden run by name, with what it is known to be.
+/// Every golden run by name, with its expected result.
 pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     let mut all = Vec::new();
     let mut add = |name, check: &str, verdict, says: &str, files| {
@@ -40,7 +38,7 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
         plant(&mut files);
         add(name, check, Validity::Invalid, says, files);
     };
-    invalid("linearizability-invalid", "linearizability", "k1: ", &stale_get);
+    invalid("linearizability-invalid", "linearizability", "k1 is not linearizable: ", &stale_get);
     invalid("atomicity-ac1-invalid", "atomicity", "AC1: r2 aborted 1.2", &aborts_alone);
     invalid("atomicity-ac2-invalid", "atomicity", "AC2: r2 aborted 1.2", &reverses);
     invalid("atomicity-ac3-invalid", "atomicity", "without the yes of r3", &unheard_vote);
@@ -65,12 +63,12 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     );
     let of_a_del = "deletes of k2: 1 committed, but only 0 answered Ok";
     invalid("reply-soundness-del-invalid", "reply-soundness", of_a_del, &fail_of_a_delete);
-    let unasked = "put k3 = 3-1";
+    let unrequested = "put k3 = 3-1";
     invalid(
         "reply-soundness-unasked-invalid",
         "reply-soundness",
-        unasked,
-        &asks_for_something_else,
+        unrequested,
+        &requests_another_value,
     );
     let unsettled = "not all ready";
     invalid("convergence-unsettled-invalid", "convergence", unsettled, &never_settles);
@@ -91,45 +89,45 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     let mut by_handshake = uncertain();
     votes_by_handshake(&mut by_handshake);
     add("atomicity-handshake-valid", "atomicity", Validity::Valid, "", by_handshake);
-    let mut untold = uncertain();
-    untold.journals.insert(R2, Vec::new());
-    let says = "r2 has no journal, or one that tells of no start";
-    add("atomicity-unknown", "atomicity", Validity::Unknown, says, untold);
-    let says = "no write was answered Ok, of 1";
-    add("statistics-idle-unknown", "statistics", Validity::Unknown, says, nothing_answered());
+    let mut without_journal = uncertain();
+    without_journal.journals.insert(R2, Vec::new());
+    let says = "r2 has no journal, or its journal records no start";
+    add("atomicity-unknown", "atomicity", Validity::Unknown, says, without_journal);
+    let says = "no write completed with ok (1 invoked)";
+    add("statistics-idle-unknown", "statistics", Validity::Unknown, says, nothing_completes());
     add("conflicts-valid", "conflicts", Validity::Valid, "", conflict());
     let late = window_of_uncertainty(Duration::from_secs(60));
     add("convergence-invalid", "convergence", Validity::Invalid, "about 1.2", late);
     let mut vacuous = uncertain();
-    vacuous.setup.faults.push("pause-replica".to_owned());
-    let says = "pause-replica was asked for and never happened";
+    vacuous.description.faults.push("pause-replica".to_owned());
+    let says = "pause-replica was requested but never injected";
     add("faults-vacuous", "faults", Validity::Unknown, says, vacuous);
     let mut unfinished = uncertain();
-    unfinished.remained = None;
+    unfinished.final_state = None;
     let says = "the run ended before";
     add("durability-unknown", "durability", Validity::Unknown, says, unfinished);
-    let mut watched = uncertain();
-    let remained = watched.remained.as_mut().expect("the run ended");
-    remained.invariant_violations =
+    let mut monitored = uncertain();
+    let final_state = monitored.final_state.as_mut().expect("the run ended");
+    final_state.invariant_violations =
         Some(vec!["R1: what can be read is the last committed write".to_owned()]);
-    add("invariant-monitor-invalid", "invariant-monitor", Validity::Invalid, "R1: ", watched);
-    let mut broken_off = uncertain();
-    breaks_off_before_the_last_put(&mut broken_off);
-    let says = "the first sign of 1 committed writes";
-    add("reply-soundness-unknown", "reply-soundness", Validity::Unknown, says, broken_off);
+    add("invariant-monitor-invalid", "invariant-monitor", Validity::Invalid, "R1: ", monitored);
+    let mut truncated = uncertain();
+    ends_before_the_last_put(&mut truncated);
+    let says = "the first trace of 1 committed writes";
+    add("reply-soundness-unknown", "reply-soundness", Validity::Unknown, says, truncated);
     let silent = Cluster::new(&[]).finish();
     add("statistics-unknown", "statistics", Validity::Unknown, "no operation", silent);
     all
 }
 
-/// A master that dies at its commit point and comes back, with clients before and after. Between
-/// the heal and the restart some time may pass.
+/// A master that is killed at its commit point and restarted, with operations before and after. Between
+/// heal and restart some time may pass.
 fn window_of_uncertainty(late: Duration) -> Files {
     use Function::{Del, Get, Put};
     let mut cluster = Cluster::new(&["master-uncertainty"]);
     cluster.op(0, Put, "k1", Some("0-1"));
     cluster.op(1, Get, "k1", None);
-    cluster.ask(0, Put, "k1", Some("0-2"));
+    cluster.invoke(0, Put, "k1", Some("0-2"));
     cluster
         .run_until(|node, effect| node == Node::Master && matches!(effect, Effect::Reply { .. }));
     let at = "master:after-persist:commit";
@@ -137,7 +135,7 @@ fn window_of_uncertainty(late: Duration) -> Files {
     cluster.kill(Node::Master);
     if !late.is_zero() {
         cluster.nemesis("heal", json!(null));
-        cluster.pass(late);
+        cluster.advance(late);
     }
     cluster.nemesis("restart", json!({ "node": "master" }));
     cluster.start(Node::Master);
@@ -149,18 +147,18 @@ fn window_of_uncertainty(late: Duration) -> Files {
     cluster.op(2, Get, "k2", None);
     let mut files = cluster.finish();
     if !late.is_zero() {
-        // Only the heal that came too early.
-        let last = |event: &harness::history::Event| matches!(&event.action, Action::Nemesis(nemesis) if nemesis.f == "heal");
+        // Keeps only the heal that came too early.
+        let last = |event: &history::Event| matches!(&event.action, Action::Nemesis(nemesis) if nemesis.f == "heal");
         let at = files.history.iter().rposition(last).expect("the run was healed");
         files.history.remove(at);
     }
     files
 }
 
-/// One write only, and the master dies with it.
-fn nothing_answered() -> Files {
+/// A single write, during which the master is killed.
+fn nothing_completes() -> Files {
     let mut cluster = Cluster::new(&["master-uncertainty"]);
-    cluster.ask(0, Function::Put, "k1", Some("0-1"));
+    cluster.invoke(0, Function::Put, "k1", Some("0-1"));
     cluster
         .run_until(|node, effect| node == Node::Master && matches!(effect, Effect::Reply { .. }));
     let at = "master:after-persist:commit";
@@ -172,18 +170,18 @@ fn nothing_answered() -> Files {
     cluster.finish()
 }
 
-/// Two writes of one key at a time: the second is turned away.
+/// Two concurrent writes of one key: the second is aborted.
 fn conflict() -> Files {
     let mut cluster = Cluster::new(&[]);
-    cluster.ask(0, Function::Put, "k1", Some("0-1"));
-    cluster.ask(1, Function::Put, "k1", Some("1-1"));
+    cluster.invoke(0, Function::Put, "k1", Some("0-1"));
+    cluster.invoke(1, Function::Put, "k1", Some("1-1"));
     cluster.run();
     cluster.op(1, Function::Put, "k1", Some("1-2"));
     cluster.op(0, Function::Get, "k1", None);
     cluster.finish()
 }
 
-// ---- What is planted ----
+// ---- Violations to plant ----
 
 /// The client events of a run.
 fn clients(files: &mut Files) -> impl Iterator<Item = &mut ClientEvent> {
@@ -193,7 +191,7 @@ fn clients(files: &mut Files) -> impl Iterator<Item = &mut ClientEvent> {
     })
 }
 
-/// The journal of a node, and where it wanted such a thing first.
+/// The journal of a node, and the position of the first effect that `which` selects.
 fn find(
     files: &mut Files,
     node: Node,
@@ -203,7 +201,7 @@ fn find(
     let at = journal
         .iter()
         .position(|entry| matches!(entry, Entry::Effect(effect) if which(effect)))
-        .expect("it was wanted");
+        .expect("the effect is in the journal");
     (journal, at)
 }
 
@@ -215,7 +213,7 @@ fn decides(effect: &Effect) -> bool {
     matches!(effect, Effect::Append(Record::CommitDecision { txn, .. }) if *txn == IN_DOUBT)
 }
 
-/// The put is answered Ok, and yet the get after the restart finds the value before.
+/// The put completes with ok, but the get after the restart returns the previous value.
 fn stale_get(files: &mut Files) {
     let mut found = None;
     for client in clients(files) {
@@ -223,13 +221,13 @@ fn stale_get(files: &mut Files) {
             (Function::Put, Kind::Info) => {
                 client.kind = Kind::Ok;
                 client.error = None;
-                client.version = Some(IN_DOUBT);
+                client.version = Some(Version::new(IN_DOUBT));
             }
             (Function::Get, Kind::Ok) => match &found {
                 None => found = Some(client.clone()),
                 Some(first) => {
                     client.value.clone_from(&first.value);
-                    client.version = first.version;
+                    client.version.clone_from(&first.version);
                     return;
                 }
             },
@@ -258,7 +256,7 @@ fn unheard_vote(files: &mut Files) {
     });
 }
 
-/// The vote that decided was lost, and the handshake that follows names the transaction.
+/// The last vote was lost, and the following handshake names the transaction.
 fn votes_by_handshake(files: &mut Files) {
     let journal = files.journals.get_mut(&Node::Master).expect("the master has one");
     for entry in journal {
@@ -271,7 +269,7 @@ fn votes_by_handshake(files: &mut Files) {
     }
 }
 
-/// The vote leaves with the PREPARE, and not when that is durable.
+/// The vote is sent with the PREPARE, not when it is durable.
 fn early_vote(files: &mut Files) {
     let (journal, at) = find(files, R3, |effect| {
         matches!(effect, Effect::Send { message: Message { body: Body::VoteYes { txn }, .. }, .. }
@@ -299,8 +297,8 @@ fn aborts_though_all_yes(files: &mut Files) {
 }
 
 fn stays_in_doubt(files: &mut Files) {
-    let remained = files.remained.as_mut().expect("the run was finished");
-    let replica = remained.replicas.get_mut(&R1).expect("every replica told its state");
+    let final_state = files.final_state.as_mut().expect("the run was finished");
+    let replica = final_state.replicas.get_mut(&R1).expect("every replica reported its state");
     replica.in_doubt.push((IN_DOUBT, "k1".into()));
 }
 
@@ -311,12 +309,12 @@ fn halts(files: &mut Files) {
 }
 
 fn differs(files: &mut Files) {
-    let remained = files.remained.as_mut().expect("the run was finished");
-    let replica = remained.replicas.get_mut(&R3).expect("every replica told its state");
+    let final_state = files.final_state.as_mut().expect("the run was finished");
+    let replica = final_state.replicas.get_mut(&R3).expect("every replica reported its state");
     replica.entries[0].2 = Value::from("9-9");
 }
 
-/// Between the commit point and the commit at r1, which the master's death has made long.
+/// Between the commit point and the commit at r1, which are far apart because the master was killed.
 fn serves_a_locked_key(files: &mut Files) {
     let master = files.journals[&Node::Master].clone();
     let restarted = master.iter().rev().find_map(|entry| match entry {
@@ -335,8 +333,8 @@ fn serves_a_locked_key(files: &mut Files) {
 }
 
 fn loses_a_write(files: &mut Files) {
-    let remained = files.remained.as_mut().expect("the run was finished");
-    for replica in remained.replicas.values_mut() {
+    let final_state = files.final_state.as_mut().expect("the run was finished");
+    for replica in final_state.replicas.values_mut() {
         replica.entries.retain(|(key, ..)| *key != "k3".into());
     }
 }
@@ -348,8 +346,8 @@ fn ok_for_nothing(files: &mut Files) {
         .expect("its outcome is unknown");
     last.kind = Kind::Ok;
     last.error = None;
-    last.version = Some(IN_DOUBT);
-    // Nobody has committed it after all: it was aborted everywhere.
+    last.version = Some(Version::new(IN_DOUBT));
+    // Nobody has committed it: it was aborted everywhere.
     for (node, journal) in &mut files.journals {
         if *node == Node::Master {
             journal.retain(|entry| !matches!(entry, Entry::Effect(effect) if decides(effect)));
@@ -377,7 +375,7 @@ fn fail_of_a_commit(files: &mut Files) {
     first.error = Some("timeout: r1".to_owned());
 }
 
-/// The delete took effect.
+/// A delete that took effect fails.
 fn fail_of_a_delete(files: &mut Files) {
     let del = clients(files)
         .find(|client| client.f == Function::Del && client.kind == Kind::Ok)
@@ -387,18 +385,18 @@ fn fail_of_a_delete(files: &mut Files) {
     del.error = Some("timeout: r1".to_owned());
 }
 
-/// What the client asked for is not what was committed.
-fn asks_for_something_else(files: &mut Files) {
+/// The client requested another value than the one that was committed.
+fn requests_another_value(files: &mut Files) {
     for client in clients(files).filter(|client| client.value.as_deref() == Some("3-1")) {
         client.value = Some("3-9".to_owned());
     }
 }
 
-/// As after a kill of the harness, whose last lines the system had not been handed yet.
-fn breaks_off_before_the_last_put(files: &mut Files) {
-    files.remained = None;
-    let of_the_put = |event: &harness::history::Event| matches!(&event.action, Action::Client(client) if client.value.as_deref() == Some("3-1"));
-    let at = files.history.iter().position(of_the_put).expect("the put was asked for");
+/// As after a kill of the harness, when its last lines had not reached the file.
+fn ends_before_the_last_put(files: &mut Files) {
+    files.final_state = None;
+    let of_the_put = |event: &history::Event| matches!(&event.action, Action::Client(client) if client.value.as_deref() == Some("3-1"));
+    let at = files.history.iter().position(of_the_put).expect("the put was invoked");
     files.history.truncate(at);
 }
 
@@ -406,10 +404,10 @@ fn never_settles(files: &mut Files) {
     let last = files.history.last().expect("the heal");
     let (index, time) = (last.index + 1, last.time + 1);
     let settled = NemesisEvent { f: "settled".to_owned(), value: json!({ "ms": null }) };
-    files.history.push(harness::history::Event { index, time, action: Action::Nemesis(settled) });
+    files.history.push(history::Event { index, time, action: Action::Nemesis(settled) });
 }
 
-/// A put of k1 that nobody knows the end of is over, and still the next write conflicts.
+/// The transaction of an indeterminate put of k1 is over, and still the next write conflicts.
 fn conflicts_with_the_past(files: &mut Files) {
     let last = files.history.last().expect("the heal").clone();
     let put = |kind, error: Option<&str>| {
@@ -426,7 +424,7 @@ fn conflicts_with_the_past(files: &mut Files) {
     let actions = [put(Kind::Invoke, None), put(Kind::Fail, Some("conflict: 1.2 was first"))];
     for (n, action) in (1..).zip(actions) {
         let (index, time) = (last.index + n, last.time + n);
-        files.history.push(harness::history::Event { index, time, action });
+        files.history.push(history::Event { index, time, action });
     }
 }
 

@@ -1,4 +1,4 @@
-//! The program's server on a store of a test, ended with the test. Knows nothing of what it serves.
+//! The program's server on the run directories of a test. Ends with the test.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -6,15 +6,15 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-/// A server at work.
+/// A running server. Dropping it kills it.
 pub(crate) struct Server {
     process: Child,
-    /// Where it listens: address and port.
+    /// Its address and port.
     pub(crate) host: String,
 }
 
 impl Server {
-    /// Serves a store on a free port of loopback.
+    /// Serves a directory of runs on a free loopback port.
     pub(crate) fn start(store: &Path) -> Server {
         let mut process = Command::new(env!("CARGO_BIN_EXE_harness"))
             .args(["serve", "--addr", "127.0.0.1:0", "--store"])
@@ -24,9 +24,9 @@ impl Server {
             .expect("the harness starts");
         let out = process.stdout.take().expect("it is piped");
         let mut server = Server { process, host: String::new() };
-        let mut said = String::new();
-        BufReader::new(out).read_line(&mut said).expect("it says where");
-        let host = said.split("http://").nth(1).and_then(|rest| rest.split('/').next());
+        let mut line = String::new();
+        BufReader::new(out).read_line(&mut line).expect("it prints its address");
+        let host = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
         server.host = host.expect("an address").to_owned();
         server
     }

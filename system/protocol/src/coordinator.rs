@@ -233,8 +233,12 @@ impl Coordinator {
             }
             Event::Timer(TimerId::Attempt(read)) => self.retry_get(read, effects),
             Event::Timer(TimerId::Heartbeat) => self.on_heartbeat_timer(effects),
-            Event::Message { from: Node::Master, .. } | Event::Timer(_) => {
-                unreachable!("the master has no master and never sets this timer: {event:?}")
+            Event::Message { from: Node::Master, .. }
+            | Event::Timer(_)
+            | Event::ReadResult { .. } => {
+                unreachable!(
+                    "the master has no master, never sets this timer and serves no read: {event:?}"
+                )
             }
         }
     }

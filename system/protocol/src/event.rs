@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     message::{Message, Reply, Request},
     record::Record,
-    types::{CallId, Key, Lsn, Node, ReadId, TxnId},
+    types::{CallId, Key, Lsn, Node, ReadId, TxnId, Value, Version},
 };
 
 /// An input of a machine.
@@ -33,6 +33,13 @@ pub enum Event {
     Persisted(Lsn),
     /// A timer expired.
     Timer(TimerId),
+    /// The result of a read that was requested with [`Effect::Serve`]. It does not change the machine.
+    ReadResult {
+        /// The read.
+        read: ReadId,
+        /// The version and value of the key; `None` if it is absent.
+        found: Option<(Version, Value)>,
+    },
 }
 
 /// An output of a machine: something that the driver must do, in the given order.
@@ -59,9 +66,9 @@ pub enum Effect {
         #[serde(alias = "outcome")]
         reply: Reply,
     },
-    /// Read the key in the store in its current state, and send the master a
-    /// [`Value`](super::message::Body::Value) (replica only). This is the linearization point of
-    /// the read.
+    /// Read the key in the store in its current state, and step the machine with
+    /// [`Event::ReadResult`] before the next effect (replica only). This is the linearization point
+    /// of the read.
     Serve {
         /// The read to answer.
         read: ReadId,

@@ -61,6 +61,7 @@
 
 mod config;
 mod coordinator;
+pub mod driver;
 mod event;
 mod facts;
 mod message;

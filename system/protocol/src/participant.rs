@@ -166,6 +166,10 @@ impl Participant {
 
     /// Processes an event and appends the resulting effects to `effects`.
     pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
+        if let Event::ReadResult { read, found } = event {
+            // Even if the step that served the read has halted the machine: the read came first.
+            return self.send(Node::Master, Body::Value { read, found }, effects);
+        }
         if self.halted {
             return;
         }
@@ -182,7 +186,7 @@ impl Participant {
             }
             Event::Timer(TimerId::InquiryTimeout(txn)) => self.on_inquiry_timeout(txn, effects),
             Event::Timer(TimerId::ReadWait(read)) => self.on_read_wait_timeout(read, effects),
-            Event::Timer(_) | Event::Client { .. } => {
+            Event::Timer(_) | Event::Client { .. } | Event::ReadResult { .. } => {
                 unreachable!("a replica has no clients and never sets this timer: {event:?}")
             }
         }

@@ -193,6 +193,10 @@ impl Display for Event {
             Event::Client { call, request } => write!(f, "client call {call}: {request}"),
             Event::Persisted(lsn) => write!(f, "persisted up to {lsn}"),
             Event::Timer(id) => write!(f, "timer {id}"),
+            Event::ReadResult { read, found: Some((version, value)) } => {
+                write!(f, "read {read} returns {value} (version {version})")
+            }
+            Event::ReadResult { read, found: None } => write!(f, "read {read} returns absent"),
         }
     }
 }

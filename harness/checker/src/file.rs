@@ -1,0 +1,414 @@
+//! Checks a history in a file of any known format for linearizability. A history that is larger than
+//! the memory limit is partitioned first.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{self, BufReader},
+    path::{Path, PathBuf},
+    thread,
+    time::Instant,
+};
+
+use history::{
+    Completion, Invocation, MalformedHistory, ReadError, Sink,
+    formats::{self, Format},
+};
+use serde::Serialize;
+
+use crate::{
+    Validity,
+    certificate::Certificates,
+    linearizability::{
+        KeyVerdict, Limits, Observations, ShownOperation, Spec, Verdict, check_keys_with, explain,
+        in_parallel,
+    },
+    partition::{PartitionEvent, Partitions},
+    progress::{CountingReader, ProgressObserver},
+};
+
+/// How to check a file.
+#[derive(Clone, Copy, Default)]
+pub struct FileCheckOptions<'a> {
+    /// The file's format, detected from its content if `None`.
+    pub format: Option<Format>,
+    /// The specification of its keys, the format's own if `None`.
+    pub spec: Option<Spec>,
+    /// Limits for each key.
+    pub limits: Limits,
+    /// Where to write the certificates of valid verdicts. `None`: no certificates.
+    pub certificates: Option<&'a Certificates>,
+    /// Memory in bytes. A larger file is partitioned by key. `None`: no limit.
+    pub memory: Option<u64>,
+    /// Notified of the progress.
+    pub progress: Option<&'a dyn ProgressObserver>,
+}
+
+/// The result of checking a file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct FileReport {
+    /// The file.
+    pub path: PathBuf,
+    /// The greatest verdict of its keys.
+    pub verdict: Validity,
+    /// The name of its format.
+    pub format: &'static str,
+    /// Number of keys.
+    pub keys: usize,
+    /// Number of operations.
+    pub operations: u64,
+    /// Number of keys with a certificate.
+    pub certified: usize,
+    /// Why keys are not linearizable: a sentence and a timeline each.
+    pub violations: Vec<String>,
+    /// Why keys are undecided.
+    pub unknown_because: Vec<String>,
+    /// Number of partitions that were decided one after the other.
+    pub partitions: usize,
+    /// Time to read the file and time to decide, in seconds.
+    pub seconds: (f64, f64),
+}
+
+/// Checks the history in a file.
+///
+/// # Errors
+/// The file cannot be read or is malformed.
+pub fn check_file(path: &Path, options: &FileCheckOptions<'_>) -> Result<FileReport, ReadError> {
+    let format = match options.format {
+        Some(format) => format,
+        None => formats::detect(path)?,
+    };
+    let io = |source| ReadError::Io { path: path.to_owned(), source };
+    // A history takes no more space in memory than in its file.
+    let size = fs::metadata(path).map_err(io)?.len();
+    let mut report = match options.memory {
+        Some(memory) if size > memory => check_partitioned(path, format, options, memory)?,
+        _ => check_in_memory(path, format, options)?,
+    };
+    if report.operations == 0 {
+        report.unknown("the history contains no operations".to_owned());
+    }
+    Ok(report)
+}
+
+impl FileReport {
+    fn new(path: &Path, format: Format) -> Self {
+        FileReport {
+            path: path.to_owned(),
+            verdict: Validity::Valid,
+            format: format.name(),
+            keys: 0,
+            operations: 0,
+            certified: 0,
+            violations: Vec::new(),
+            unknown_because: Vec::new(),
+            partitions: 1,
+            seconds: (0.0, 0.0),
+        }
+    }
+
+    fn unknown(&mut self, reason: String) {
+        self.verdict = self.verdict.max(Validity::Unknown);
+        self.unknown_because.push(reason);
+    }
+
+    /// Adds the verdicts on keys. `find` looks up the operations that are to be shown.
+    fn add(
+        &mut self,
+        observations: &Observations,
+        verdicts: Vec<KeyVerdict>,
+        certificates: Option<&Certificates>,
+        find: impl FnOnce(&mut NamedOperations) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        self.keys += observations.keys().len();
+        self.operations += observations.operations();
+        let mut named = NamedOperations::of(&verdicts);
+        if !named.shown.is_empty() {
+            find(&mut named)?;
+        }
+        for KeyVerdict { key, verdict, numbers } in verdicts {
+            let key = &observations.keys()[key];
+            match verdict {
+                Verdict::Valid(order) => {
+                    if let (Some(mut order), Some(certificates)) = (order, certificates) {
+                        order.iter_mut().for_each(|number| *number = numbers[*number as usize]);
+                        certificates.add(&key.name, order).map_err(certificate_error)?;
+                        self.certified += 1;
+                    }
+                }
+                Verdict::Unknown(limit) => self.unknown(format!("{}: {limit}", key.name)),
+                Verdict::Invalid(counterexample) => {
+                    self.verdict = Validity::Invalid;
+                    let shown = |position: u32| named.shown(numbers[position as usize]);
+                    self.violations.push(explain(key, &counterexample, shown).to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the report on a partition.
+    fn merge(&mut self, partition: FileReport) {
+        self.verdict = self.verdict.max(partition.verdict);
+        self.keys += partition.keys;
+        self.certified += partition.certified;
+        self.violations.extend(partition.violations);
+        self.unknown_because.extend(partition.unknown_because);
+    }
+}
+
+fn certificate_error(source: io::Error) -> ReadError {
+    ReadError::Io { path: "the certificate file".into(), source }
+}
+
+/// Reads a file and counts its bytes.
+fn stream(
+    path: &Path,
+    format: Format,
+    sink: &mut dyn Sink,
+    progress: Option<&dyn ProgressObserver>,
+) -> Result<(), ReadError> {
+    let Some(progress) = progress else { return formats::stream(path, format, sink) };
+    let io = |source| ReadError::Io { path: path.to_owned(), source };
+    let input = CountingReader { input: File::open(path).map_err(io)?, progress };
+    formats::stream_from(&mut BufReader::with_capacity(1 << 18, input), format, sink, path)
+}
+
+fn decide_all(observations: &Observations, options: &FileCheckOptions<'_>) -> Vec<KeyVerdict> {
+    let FileCheckOptions { limits, certificates, progress, .. } = options;
+    if let Some(progress) = progress {
+        progress.keys_found(observations.keys().len());
+    }
+    check_keys_with(observations, limits, certificates.is_some(), &|| {
+        if let Some(progress) = progress {
+            progress.key_decided();
+        }
+    })
+}
+
+/// Checks a file that fits in memory.
+fn check_in_memory(
+    path: &Path,
+    format: Format,
+    options: &FileCheckOptions<'_>,
+) -> Result<FileReport, ReadError> {
+    let start = Instant::now();
+    let mut observations = Observations::new(spec_of(format, options));
+    stream(path, format, &mut observations, options.progress)?;
+    let read = start.elapsed();
+    let verdicts = decide_all(&observations, options);
+    let decided = start.elapsed() - read;
+    let mut report = FileReport::new(path, format);
+    report.seconds = (read.as_secs_f64(), decided.as_secs_f64());
+    report.add(&observations, verdicts, options.certificates, |named| {
+        formats::stream(path, format, named)
+    })?;
+    Ok(report)
+}
+
+fn spec_of(format: Format, options: &FileCheckOptions<'_>) -> Spec {
+    options.spec.unwrap_or_else(|| Spec::of_format(format))
+}
+
+/// Checks a file that does not fit in memory: partitions it by key, and decides as many partitions at
+/// a time as fit.
+fn check_partitioned(
+    path: &Path,
+    format: Format,
+    options: &FileCheckOptions<'_>,
+    memory: u64,
+) -> Result<FileReport, ReadError> {
+    let io = |source| ReadError::Io { path: path.to_owned(), source };
+    let start = Instant::now();
+    let mut partitions = Partitions::beside(path).map_err(io)?;
+    let streamed = stream(path, format, &mut partitions, options.progress);
+    // A write error explains why the reader stopped, so it is reported first.
+    partitions.close().map_err(io)?;
+    streamed?;
+    let read = start.elapsed();
+    let all = partitions.partitions();
+    let fits = |at: &usize| all[*at].memory() <= memory;
+    let (small, large): (Vec<usize>, Vec<usize>) = (0..all.len()).partition(fits);
+    let largest = small.iter().map(|at| all[*at].memory()).max().unwrap_or(0);
+    let at_a_time = (memory / largest.max(1)).min(small.len() as u64);
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let workers = usize::try_from(at_a_time).unwrap_or(cores).clamp(1, cores);
+    let limits =
+        Limits { configurations: options.limits.configurations / workers, ..options.limits };
+    let options = &FileCheckOptions { limits, ..*options };
+    let spec = spec_of(format, options);
+    let reports = in_parallel(workers, small.len(), |at| {
+        let mut report = FileReport::new(path, format);
+        check_partition(&partitions, small[at], spec, options, &mut report).map(|()| report)
+    });
+    let mut report = FileReport::new(path, format);
+    report.partitions = all.len();
+    for partition in reports {
+        report.merge(partition?);
+    }
+    for partition in large.into_iter().map(|at| &all[at]) {
+        report.keys += partition.keys();
+        report.unknown(format!(
+            "{}: deciding {} operations takes about {} MiB; the limit is {} MiB (--memory)",
+            partition.some_keys(),
+            partition.operations,
+            partition.memory().div_ceil(1 << 20),
+            memory >> 20
+        ));
+    }
+    report.operations = partitions.operations();
+    report.seconds = (read.as_secs_f64(), (start.elapsed() - read).as_secs_f64());
+    Ok(report)
+}
+
+fn check_partition(
+    partitions: &Partitions,
+    at: usize,
+    spec: Spec,
+    options: &FileCheckOptions<'_>,
+    report: &mut FileReport,
+) -> Result<(), ReadError> {
+    let path = report.path.clone();
+    let io = |source| ReadError::Io { path: path.clone(), source };
+    let mut observations = Observations::new(spec);
+    let read = partitions.read(at, |event| {
+        // Each operation gets a process of its own: the order of events is all that matters here.
+        let observed = match event {
+            PartitionEvent::Invoke { number, key, invocation, .. } => {
+                observations.invoke_numbered(number, number, key, invocation)
+            }
+            PartitionEvent::Complete { number, completion } => {
+                observations.complete(number, completion)
+            }
+        };
+        observed.map_err(io::Error::other)
+    });
+    read.map_err(io)?;
+    let verdicts = decide_all(&observations, options);
+    report.add(&observations, verdicts, options.certificates, |named| {
+        let read = partitions.read(at, |event| {
+            match event {
+                PartitionEvent::Invoke { number, process, invocation, .. } => {
+                    named.invoked(number, process, invocation);
+                }
+                PartitionEvent::Complete { number, completion } => {
+                    named.completed(number, completion);
+                }
+            }
+            Ok(())
+        });
+        read.map_err(io)
+    })
+}
+
+/// Collects the few operations that explanations name, from a second pass over the history.
+#[derive(Default)]
+struct NamedOperations {
+    /// By number: the operation, once it was found.
+    shown: HashMap<u64, Option<ShownOperation>>,
+    /// The open operation of each process.
+    open: HashMap<u64, u64>,
+    operations: u64,
+    events: u64,
+}
+
+impl NamedOperations {
+    fn of(verdicts: &[KeyVerdict]) -> Self {
+        let mut named = NamedOperations::default();
+        for KeyVerdict { verdict, numbers, .. } in verdicts {
+            let Verdict::Invalid(counterexample) = verdict else { continue };
+            let number = |position: u32| (u64::from(numbers[position as usize]), None);
+            named.shown.extend(counterexample.named().map(number));
+        }
+        named
+    }
+
+    fn shown(&self, number: u32) -> ShownOperation {
+        let shown = self.shown.get(&number.into()).cloned().flatten();
+        shown.expect("the second pass reads the same file and finds every named operation")
+    }
+
+    fn invoked(&mut self, number: u64, process: u64, invocation: Invocation<'_>) {
+        let invoked = self.events;
+        self.events += 1;
+        if let Some(shown) = self.shown.get_mut(&number) {
+            let or_nothing = |value: Option<&str>| value.unwrap_or("nothing").to_owned();
+            let text = match invocation {
+                Invocation::Get => "get".to_owned(),
+                Invocation::Put(value) => format!("put {value}"),
+                Invocation::Del => "del".to_owned(),
+                Invocation::Cas(from, to) => format!("cas {} {}", or_nothing(from), or_nothing(to)),
+                Invocation::Append(text) => format!("append {text}"),
+            };
+            let number = u32::try_from(number).expect("numbers of verdicts fit in 32 bits");
+            let process = Some(process);
+            *shown = Some(ShownOperation { number, process, text, invoked, returned: None });
+        }
+    }
+
+    fn completed(&mut self, number: u64, completion: Completion<'_>) {
+        let now = self.events;
+        self.events += 1;
+        let Some(Some(shown)) = self.shown.get_mut(&number) else { return };
+        match completion {
+            Completion::Ok(value) => {
+                shown.returned = Some(now);
+                if shown.text == "get" {
+                    shown.text = format!("get = {}", value.unwrap_or("nothing"));
+                }
+            }
+            Completion::Mismatch => {
+                shown.returned = Some(now);
+                shown.text.push_str(": mismatch");
+            }
+            Completion::Fail | Completion::Info => {}
+        }
+    }
+}
+
+impl Sink for NamedOperations {
+    fn invoke(
+        &mut self,
+        process: u64,
+        _key: &str,
+        invocation: Invocation<'_>,
+    ) -> Result<(), MalformedHistory> {
+        self.invoked(self.operations, process, invocation);
+        self.open.insert(process, self.operations);
+        self.operations += 1;
+        Ok(())
+    }
+
+    fn complete(
+        &mut self,
+        process: u64,
+        completion: Completion<'_>,
+    ) -> Result<(), MalformedHistory> {
+        if let Some(number) = self.open.remove(&process) {
+            self.completed(number, completion);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_without_operations_is_unknown() {
+        let directory = tempfile::tempdir().expect("a directory for the test");
+        let path = directory.path().join("history");
+        let kill = r#"{"index":0,"time":1,"process":"nemesis","type":"info","f":"kill"}"#;
+        let torn = r#"{"index":0,"time":1,"process":1,"type":"inv"#;
+        for text in ["", &format!("{kill}\n"), torn, "[]", "{:process :nemesis}"] {
+            fs::write(&path, text).expect("the disk has room");
+            for memory in [None, Some(0)] {
+                let options = FileCheckOptions { memory, ..FileCheckOptions::default() };
+                let report = check_file(&path, &options).expect("well formed");
+                assert_eq!(report.verdict, Validity::Unknown, "{text}");
+                assert_eq!(report.unknown_because, ["the history contains no operations"]);
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Operations on one key in terms of numbered states.
+
+use std::collections::HashMap;
+
+/// The time of an event that never happens.
+pub const OPEN: u32 = u32::MAX;
+
+/// A state that no operation can observe any more. All such states are equivalent.
+pub const UNOBSERVABLE: u32 = u32::MAX;
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    /// Sets the state, whatever it was.
+    Write(u32),
+    /// Observed this state.
+    Read(u32),
+    /// Observed the first state and set the second.
+    Cas(u32, u32),
+    /// Observed a state other than this one: a failed compare-and-set.
+    Mismatch(u32),
+    /// Appended this text to the state's.
+    Append(u32),
+}
+
+impl Step {
+    /// Whether it changes nothing.
+    pub(super) fn is_read_only(self) -> bool {
+        matches!(self, Step::Read(_) | Step::Mismatch(_))
+    }
+
+    /// Whether it is possible in every state and observes nothing.
+    pub(super) fn is_blind(self) -> bool {
+        matches!(self, Step::Write(_) | Step::Append(_))
+    }
+}
+
+/// An operation on one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TimedStep {
+    /// Position of the invocation among the events of the key.
+    pub invoked: u32,
+    /// Position of the return, [`OPEN`] if there is none: the operation may or may not have taken
+    /// effect.
+    pub returned: u32,
+    /// What it does.
+    pub step: Step,
+}
+
+/// The states of a key. State 0 is the initial one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct States {
+    /// The text of each state. Only needed for appends.
+    texts: Vec<Box<[u8]>>,
+    numbers: HashMap<Box<[u8]>, u32>,
+}
+
+impl States {
+    /// States with texts. The initial state is the empty text.
+    #[must_use]
+    pub fn with_texts() -> Self {
+        let mut states = States::default();
+        states.number(b"");
+        states
+    }
+
+    /// The number of the state with this text.
+    ///
+    /// # Panics
+    /// If there are 2^32 states.
+    pub fn number(&mut self, text: &[u8]) -> u32 {
+        if let Some(number) = self.find(text) {
+            return number;
+        }
+        let number = u32::try_from(self.texts.len()).expect("fewer states than 2^32");
+        self.texts.push(text.into());
+        self.numbers.insert(text.into(), number);
+        number
+    }
+
+    pub(super) fn find(&self, text: &[u8]) -> Option<u32> {
+        self.numbers.get(text).copied()
+    }
+
+    /// The text of a state, `None` if states have no texts.
+    #[must_use]
+    pub fn text(&self, state: u32) -> Option<&[u8]> {
+        self.texts.get(state as usize).map(|text| &**text)
+    }
+
+    /// The text of a state followed by the text of another.
+    pub(super) fn appended(&self, state: u32, text: u32) -> Vec<u8> {
+        [&*self.texts[state as usize], &*self.texts[text as usize]].concat()
+    }
+
+    /// The text of a state that has one.
+    pub(super) fn bytes(&self, state: u32) -> &[u8] {
+        &self.texts[state as usize]
+    }
+}

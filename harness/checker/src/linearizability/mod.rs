@@ -1,0 +1,144 @@
+//! Linearizability: whether every operation can have taken effect at one moment between its
+//! invocation and its return.
+//!
+//! Keys are decided separately and in parallel, since linearizability is local. There are three
+//! tiers:
+//!
+//! - tier 1, [`zones`], for keys whose puts write distinct values: O(n log n);
+//! - tier 2, [`frontier`], for all others: exponential in the number of concurrent operations in the
+//!   worst case, bounded by [`Limits`];
+//! - tier 0, [`search()`], a plain search that serves any [`SequentialSpec`]. It is the oracle that the
+//!   other tiers are tested against.
+//!
+//! A valid verdict can come with a certificate, an order of the operations that [`verify`] checks
+//! independently. An invalid one comes with a small [`Counterexample`]. The items of this module that
+//! the crate root does not re-export are internals, public for benchmarks and tests.
+
+mod counterexample;
+mod deadline;
+mod decide;
+mod explain;
+pub mod frontier;
+mod observations;
+mod operations;
+pub mod order;
+pub mod packed;
+mod search;
+mod sequential;
+mod slot_set;
+pub mod verify;
+pub mod zones;
+
+use std::{
+    panic,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+pub use counterexample::{Counterexample, Reason, StartState};
+pub use decide::{Certificate, LimitExceeded, Verdict, decide, timed_steps, verify_order};
+pub use explain::{Explanation, ShownOperation, explain, timeline};
+pub use frontier::Limits;
+pub use observations::{Encoding, Observations, ObservedKey, PackedHistory, Spec};
+pub use operations::{NonLinearizableKey, check, non_linearizable_keys};
+pub use search::{ExceededLimit, ObservedCall, SearchLimits, SearchResult, ShortestPrefix, search};
+pub use sequential::{Register, RegisterOp, RegisterRet, SequentialSpec};
+
+/// The name of the check.
+pub const NAME: &str = "linearizability";
+
+/// The verdict on one key.
+#[derive(Clone, Debug)]
+pub struct KeyVerdict {
+    /// The position of the key in [`Observations::keys`].
+    pub key: usize,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// By position in the key's history: the number of the operation in the whole history.
+    pub numbers: Vec<u32>,
+}
+
+impl KeyVerdict {
+    /// Why the key is not linearizable, `None` if it is or if that is unknown.
+    #[must_use]
+    pub fn explain(&self, observations: &Observations) -> Option<Explanation> {
+        let Verdict::Invalid(counterexample) = &self.verdict else { return None };
+        let key = &observations.keys()[self.key];
+        let shown = |position: u32| ShownOperation::of(key, self.numbers[position as usize]);
+        Some(explain(key, counterexample, shown))
+    }
+}
+
+/// Decides every key, on all cores. With `certify`, valid verdicts come with certificates that the
+/// independent verifier has accepted.
+///
+/// # Panics
+/// If the verifier rejects a certificate, which is a bug of this crate.
+#[must_use]
+pub fn check_keys(observations: &Observations, limits: &Limits, certify: bool) -> Vec<KeyVerdict> {
+    check_keys_with(observations, limits, certify, &|| {})
+}
+
+/// Like [`check_keys`], and calls `key_decided` after each key.
+pub(crate) fn check_keys_with(
+    observations: &Observations,
+    limits: &Limits,
+    certify: bool,
+    key_decided: &(dyn Fn() + Sync),
+) -> Vec<KeyVerdict> {
+    let keys = observations.keys();
+    let verdict_of = |at: usize, limits: &Limits| {
+        let key = &keys[at];
+        let mut packed = key.history(observations.spec());
+        let verdict = decide(&mut packed, limits, certify);
+        if let Verdict::Valid(Some(order)) = &verdict
+            && let Err(rejection) = verify_order(&packed, order)
+        {
+            panic!("the certificate of key {} is wrong: {rejection}", key.name);
+        }
+        KeyVerdict { key: at, verdict, numbers: packed.numbers }
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(keys.len());
+    // Keys that are decided at the same time share the memory limit.
+    let share = Limits { configurations: limits.configurations / workers.max(1), ..*limits };
+    let mut verdicts = in_parallel(workers, keys.len(), |at| {
+        let verdict = verdict_of(at, &share);
+        key_decided();
+        verdict
+    });
+    // A key whose share was too small is tried again with all the memory.
+    for verdict in verdicts.iter_mut().filter(|_| workers > 1) {
+        if matches!(verdict.verdict, Verdict::Unknown(LimitExceeded::Configurations(_))) {
+            *verdict = verdict_of(verdict.key, limits);
+        }
+    }
+    verdicts
+}
+
+/// Calls `work` with `0..count` on a number of threads. The results are in the order of the numbers.
+pub(crate) fn in_parallel<T: Send>(
+    workers: usize,
+    count: usize,
+    work: impl Fn(usize) -> T + Sync,
+) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= count {
+                return done;
+            }
+            done.push((at, work(at)));
+        }
+    };
+    let mut done: Vec<(usize, T)> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
+        workers
+            .into_iter()
+            .flat_map(|worker| worker.join().unwrap_or_else(|why| panic::resume_unwind(why)))
+            .collect()
+    });
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}

@@ -1,0 +1,101 @@
+//! Checks that each completion agrees with its invocation on function, key and written value. Does
+//! not know any format, nor what an operation should have returned.
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+
+use crate::{Completion, Invocation, MalformedHistory, Sink};
+
+/// How an event identifies its operation, as far as it does.
+#[derive(Clone, Copy)]
+pub(super) struct OperationLabel<'a> {
+    pub(super) process: u64,
+    pub(super) f: &'a str,
+    /// `None` if the event omits it.
+    pub(super) key: Option<&'a str>,
+    /// The value that the operation writes, never one that it reads. `None` if the event omits it
+    /// or nothing is written.
+    pub(super) value: Option<&'a str>,
+}
+
+/// Passes events on to a sink, completions only if they agree with their invocations.
+pub(super) struct PairingSink<'s> {
+    sink: &'s mut dyn Sink,
+    /// The label of the last invocation of each process that is not retired.
+    invoked: HashMap<u64, InvocationLabel, RandomState>,
+}
+
+/// The label of an invocation. The next invocation of a process overwrites it in place, so that
+/// strings are rarely allocated.
+#[derive(Default)]
+struct InvocationLabel {
+    f: String,
+    key: String,
+    value: Option<String>,
+}
+
+impl<'s> PairingSink<'s> {
+    pub(super) fn new(sink: &'s mut dyn Sink) -> Self {
+        PairingSink { sink, invoked: HashMap::default() }
+    }
+
+    pub(super) fn invoke(
+        &mut self,
+        label: OperationLabel<'_>,
+        invocation: Invocation<'_>,
+    ) -> Result<(), MalformedHistory> {
+        let OperationLabel { process, f, key, value } = label;
+        let key = key.ok_or_else(|| MalformedHistory(format!("{f} without a key")))?;
+        self.sink.invoke(process, key, invocation)?;
+        let invoked = self.invoked.entry(process).or_default();
+        overwrite(&mut invoked.f, f);
+        overwrite(&mut invoked.key, key);
+        match value {
+            Some(value) => overwrite(invoked.value.get_or_insert_default(), value),
+            None => invoked.value = None,
+        }
+        Ok(())
+    }
+
+    pub(super) fn complete(
+        &mut self,
+        label: OperationLabel<'_>,
+        completion: Completion<'_>,
+    ) -> Result<(), MalformedHistory> {
+        let process = label.process;
+        // Without an invocation there is nothing to compare with: the sink rejects the completion.
+        if let Some(invoked) = self.invoked.get(&process) {
+            invoked.agrees_with(label)?;
+        }
+        if completion == Completion::Info {
+            self.invoked.remove(&process);
+        }
+        self.sink.complete(process, completion)
+    }
+}
+
+impl InvocationLabel {
+    fn agrees_with(&self, completed: OperationLabel<'_>) -> Result<(), MalformedHistory> {
+        let OperationLabel { process, f, key, value } = completed;
+        let same_value = value.is_none() || value == self.value.as_deref();
+        if f == self.f && key.is_none_or(|key| key == self.key) && same_value {
+            return Ok(());
+        }
+        let describe = |f: &str, key: &str, value: Option<&str>| match value {
+            // The value is only worth its space where it is what differs.
+            Some(value) if !same_value => format!("{f} {value} of {key}"),
+            _ => format!("{f} of {key}"),
+        };
+        let completed = describe(f, key.unwrap_or(&self.key), value);
+        let invoked = describe(&self.f, &self.key, self.value.as_deref());
+        Err(MalformedHistory(format!(
+            "process {process} completes {completed}, but invoked {invoked}"
+        )))
+    }
+}
+
+fn overwrite(text: &mut String, with: &str) {
+    text.clear();
+    text.push_str(with);
+}

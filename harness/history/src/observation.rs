@@ -1,0 +1,80 @@
+//! What clients observe, event by event and without copies: the form in which a reader passes a
+//! history on.
+
+/// What a client asks of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Invocation<'a> {
+    /// Reads the value.
+    Get,
+    /// Writes a value.
+    Put(&'a str),
+    /// Deletes the key.
+    Del,
+    /// Compare-and-set: writes the second value if the key holds the first. `None` stands for an
+    /// absent key.
+    Cas(Option<&'a str>, Option<&'a str>),
+    /// Appends text to the value.
+    Append(&'a str),
+}
+
+/// How an operation completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion<'a> {
+    /// It took effect. A get returned this value, `None` if the key was absent.
+    Ok(Option<&'a str>),
+    /// It certainly had no effect and never will.
+    Fail,
+    /// A compare-and-set found a value other than the expected one.
+    Mismatch,
+    /// The outcome is unknown: it took effect, will take effect later, or never does.
+    Info,
+}
+
+/// Takes the events of a history, in the order in which they were observed.
+///
+/// A process has one open operation at a time, and none after [`Completion::Info`].
+pub trait Sink {
+    /// A process invokes an operation.
+    ///
+    /// # Errors
+    /// The invocation does not fit the events before it.
+    fn invoke(
+        &mut self,
+        process: u64,
+        key: &str,
+        invocation: Invocation<'_>,
+    ) -> Result<(), MalformedHistory>;
+
+    /// The open operation of a process completes.
+    ///
+    /// # Errors
+    /// The completion does not fit the events before it.
+    fn complete(
+        &mut self,
+        process: u64,
+        completion: Completion<'_>,
+    ) -> Result<(), MalformedHistory>;
+}
+
+/// Why events cannot be a history, in words. The caller adds the position in the file.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct MalformedHistory(pub String);
+
+impl MalformedHistory {
+    /// A process invokes an operation while it has one open, or after an info retired it.
+    #[must_use]
+    pub fn not_idle(process: u64, retired: bool) -> Self {
+        MalformedHistory(if retired {
+            format!("process {process} invokes an operation although an info has retired it")
+        } else {
+            format!("process {process} invokes an operation while another one is open")
+        })
+    }
+
+    /// A process completes an operation while it has none open.
+    #[must_use]
+    pub fn not_invoked(process: u64) -> Self {
+        MalformedHistory(format!("process {process} completes an operation it has not invoked"))
+    }
+}

@@ -1,0 +1,61 @@
+//! The long help text.
+
+/// What follows the options in `harness --help`.
+pub(super) const AFTER_HELP: &str = "\
+Faults:
+  none                 no faults, clients only
+  kill-master          SIGKILL of the master at random times, and a restart on the same data and
+                       address
+  kill-replica         the same for a replica
+  pause-master         SIGSTOP of the master at random times, and SIGCONT between a few milliseconds
+                       and longer than every timeout later
+  pause-replica        the same for a replica
+  master-uncertainty   the master stops inside the window of uncertainty, when replicas have voted
+                       yes and not all of them know the decision; then it is killed or continued
+  replica-uncertainty  a replica stops around its vote or around the decision; then it is killed or
+                       continued
+  partition            nodes cannot reach each other, in one direction or both: one replica, the
+                       master, or all nodes; messages sent meanwhile are lost
+  messages             messages are lost, delayed, repeated or reordered, or held while their sender
+                       or receiver restarts and then delivered to the new process
+  second-master        a second master is started on the store of a paused one; it must be refused
+  wipe-replica         a replica is started on an empty directory, with and without --bootstrap; it
+                       must be refused; then it gets its own directory back
+  power-loss           nodes lose the writes that they have not synced: one node, all replicas, or
+                       all nodes, at random times, at crash points, and inside a commit to disk;
+                       needs root and /dev/fuse
+  crash-matrix         every crash point of a node and of its disk in turn, and at each a kill, a
+                       power loss and a pause; without root or /dev/fuse no power loss; see --shard
+  all                  all of these, several at a time; all-but-FAULT is all except FAULT
+
+Exit status:
+  0    valid
+  1    invalid: a check found a violation
+  2    unknown: a check could not decide, or a requested fault was never injected
+  254  bad arguments, or a record that cannot be read
+  255  the harness failed
+
+Run directory:
+  A run is recorded in STORE/<system>-<faults>/<UTC time>/. STORE/latest links to the last run.
+    history.jsonl     operations of the clients and injected faults, one event per line
+    nodes/<name>/     the journal and the log of each node
+    final.json        what every replica stored at the end
+    test.json         the options, the seed, and the command that repeats the run
+    results.json      the result of each check
+    report.html       everything as a page; the plots are also separate .svg files
+
+  The nodes' data is in a directory below $TMPDIR, which is removed at the end. If the harness is
+  killed, its nodes die with it, and the next run removes the directory.
+
+Signals:
+  Ctrl-C ends a run in order: faults are healed, nodes stopped, and the history is checked and kept.
+  A second Ctrl-C exits at once.
+
+Examples:
+  harness --faults master-uncertainty
+  harness --faults kill-master,pause-replica --time-limit 60s --concurrency 20
+  harness --faults all --seed 7 --test-count 20
+  harness --faults replica-uncertainty --break relock-on-recovery
+  harness check histories/latest
+  harness inspect --key k3 --from 1.5s --to 2s
+  harness serve";

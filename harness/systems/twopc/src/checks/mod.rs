@@ -1,0 +1,53 @@
+//! The checks of a recorded run of our own store, one module each. They read what was recorded (the
+//! history, the journals of the nodes, the final states), never a running system.
+//!
+//! Does not know how a run was made. What is general (linearizability, statistics, check results) is
+//! in the crate [`checker`].
+
+pub mod atomicity;
+pub mod conflicts;
+pub mod convergence;
+pub mod durability;
+mod errors;
+pub mod evidence;
+pub mod exits;
+pub mod faults;
+pub mod reads;
+pub mod replay;
+pub mod reply_soundness;
+mod run;
+
+use checker::{CheckResult, Limits, Results, linearizability, statistics};
+
+pub use errors::error_of;
+pub use run::{
+    FinalReplicaState, FinalState, LoadError, Run, RunDescription, find_journals, read_json,
+    version_of,
+};
+
+/// Checks a run.
+#[must_use]
+pub fn check(run: &Run, limits: &Limits) -> Results {
+    let monitored = run
+        .final_state
+        .iter()
+        .filter_map(|final_state| final_state.invariant_violations.as_deref());
+    let monitored = monitored.map(|violations| {
+        let mut check_result = CheckResult::new("invariant-monitor");
+        violations.iter().for_each(|violation| check_result.violation(violation.clone()));
+        check_result
+    });
+    let recorded = [
+        linearizability::check(&run.operations, limits),
+        atomicity::check(run),
+        reads::check(run),
+        durability::check(run),
+        reply_soundness::check(run),
+        conflicts::check(run),
+        convergence::check(run),
+        exits::check(run),
+        faults::check(run),
+        statistics::check(&run.events, &run.operations),
+    ];
+    Results::new(monitored.chain(recorded).collect())
+}

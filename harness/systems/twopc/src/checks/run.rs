@@ -1,0 +1,182 @@
+//! A run directory as the checks read it: the description, the recorded events, the journals and
+//! the final states. Knows where files are and what they contain, not what they should contain.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use history::{Action, Event, Operation, PairError, ReadError, RecordedHistory};
+use serde::{Deserialize, Serialize};
+use system::protocol::{Key, Node, TxnId, Value, Version};
+
+use super::evidence::Evidence;
+
+/// The part of `test.json` that the checks need. The file may contain more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunDescription {
+    /// The names of the requested faults. `none` is the same as no name.
+    pub faults: Vec<String>,
+    /// Number of replicas.
+    pub replicas: u8,
+    /// The monotonic clock at time 0 of the history, in nanoseconds. Subtracted from the times of
+    /// journals, it gives times of the history.
+    pub clock_origin: u64,
+    /// The deadline after the last heal by which every transaction must be decided, in
+    /// milliseconds.
+    #[serde(alias = "resolution_deadline_ms")]
+    pub convergence_deadline_ms: u64,
+}
+
+impl RunDescription {
+    /// The requested faults, without `none`.
+    pub fn real_faults(&self) -> impl Iterator<Item = &str> {
+        self.faults.iter().map(String::as_str).filter(|fault| *fault != "none")
+    }
+}
+
+/// `final.json`: what every node held at the end, after the last heal, when the load had ended and
+/// the nodes had had time to converge.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinalState {
+    /// When it was read, in nanoseconds of the history.
+    pub time: u64,
+    /// The replicas that answered.
+    pub replicas: BTreeMap<Node, FinalReplicaState>,
+    /// Transactions that the master had not finished, and their keys. `None` if it did not answer.
+    pub master_unsettled: Option<Vec<(TxnId, Key)>>,
+    /// Violations found by a monitor that checks invariants in every state during the run, as the
+    /// simulator's does. The records need not show them. `None` if there was no monitor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(alias = "watched")]
+    pub invariant_violations: Option<Vec<String>>,
+}
+
+/// What a replica held at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FinalReplicaState {
+    /// Every key with its version and value, sorted by key.
+    pub entries: Vec<(Key, Version, Value)>,
+    /// Prepared transactions without a decision, and the keys that they locked.
+    pub in_doubt: Vec<(TxnId, Key)>,
+}
+
+/// A recorded run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The description of the run.
+    pub description: RunDescription,
+    /// The events of the history.
+    pub events: Vec<Event>,
+    /// Whether the history ends in a torn line, as after a kill of the harness.
+    pub torn: bool,
+    /// The operations of the history.
+    pub operations: Vec<Operation>,
+    /// What the journals of the nodes prove.
+    pub evidence: Evidence,
+    /// The final states, `None` if the run ended before they were read.
+    pub final_state: Option<FinalState>,
+}
+
+/// Why a run cannot be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The history cannot be read.
+    #[error(transparent)]
+    History(#[from] ReadError),
+    /// The events of the history cannot be paired into operations.
+    #[error("{}:{}: {}", path.display(), error.position + 1, error.reason)]
+    Pair {
+        /// The history.
+        path: PathBuf,
+        /// The event and what is wrong with it.
+        error: PairError,
+    },
+    /// Another file of the run cannot be read or is malformed.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+impl Run {
+    /// Reads a run directory.
+    ///
+    /// # Errors
+    /// The history or `test.json` is missing, or a file cannot be read or is malformed.
+    pub fn load(directory: &Path) -> Result<Run, LoadError> {
+        let path = directory.join("history.jsonl");
+        let RecordedHistory { events, torn } = history::read(&path)?;
+        let paired = require_versions(&events).and_then(|()| history::pair(&events));
+        let operations = paired.map_err(|error| LoadError::Pair { path, error })?;
+        let description: RunDescription = read_json(&directory.join("test.json"))?;
+        let path = directory.join("final.json");
+        let final_state = if path.exists() { Some(read_json(&path)?) } else { None };
+        let journals = find_journals(directory)?;
+        let evidence = Evidence::read(&journals, description.replicas, description.clock_origin)
+            .map_err(|source| LoadError::File { path: directory.join("nodes"), source })?;
+        Ok(Run { description, events, torn, operations, evidence, final_state })
+    }
+
+    /// Every replica of the cluster.
+    pub fn replicas(&self) -> impl Iterator<Item = Node> + use<> {
+        (1..=self.description.replicas).map(Node::Replica)
+    }
+}
+
+/// Checks that every version is a transaction id, as this system writes them.
+fn require_versions(events: &[Event]) -> Result<(), PairError> {
+    for (position, event) in events.iter().enumerate() {
+        let Action::Client(client) = &event.action else { continue };
+        if let Some(version) = &client.version
+            && version.parse::<TxnId>().is_none()
+        {
+            let reason = format!("version {version} is not a transaction id");
+            return Err(PairError { index: event.index, position, reason });
+        }
+    }
+    Ok(())
+}
+
+/// The version that an operation wrote or read, as a transaction id.
+#[must_use]
+pub fn version_of(operation: &Operation) -> Option<TxnId> {
+    operation.version.as_ref()?.parse()
+}
+
+/// Finds the journals of a run directory: `nodes/<name>/journal.jsonl`.
+///
+/// # Errors
+/// The directory of nodes cannot be read.
+pub fn find_journals(directory: &Path) -> Result<BTreeMap<Node, PathBuf>, LoadError> {
+    let mut journals = BTreeMap::new();
+    let nodes = directory.join("nodes");
+    if !nodes.exists() {
+        return Ok(journals);
+    }
+    let file = |source| LoadError::File { path: nodes.clone(), source };
+    for item in fs::read_dir(&nodes).map_err(file)? {
+        let item = item.map_err(file)?;
+        let path = item.path().join("journal.jsonl");
+        let node = item.file_name().to_str().and_then(|name| name.parse::<Node>().ok());
+        if let (Some(node), true) = (node, path.exists()) {
+            journals.insert(node, path);
+        }
+    }
+    Ok(journals)
+}
+
+/// Reads a file with one JSON value.
+///
+/// # Errors
+/// The file cannot be read or is malformed.
+pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, LoadError> {
+    let file = |source| LoadError::File { path: path.to_owned(), source };
+    let text = fs::read_to_string(path).map_err(file)?;
+    serde_json::from_str(&text)
+        .map_err(|error| file(io::Error::new(io::ErrorKind::InvalidData, error)))
+}

@@ -1,0 +1,96 @@
+//! The client of our own store: states each answer in the words of a history.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use history::{ErrorCode, Version};
+use lab::{
+    client::{Answer, Client},
+    workload::ClientRequest,
+};
+use system::{
+    client::{self, Reason, ReasonKind, WriteOutcome},
+    config::Address,
+};
+
+/// A client of a cluster.
+pub struct TwopcClient {
+    client: client::Client,
+}
+
+impl TwopcClient {
+    /// A client of the cluster whose master is at this address.
+    #[must_use]
+    pub fn new(master: Address) -> Self {
+        TwopcClient { client: client::Client::new(master) }
+    }
+}
+
+impl Client for TwopcClient {
+    fn perform<'a>(
+        &'a mut self,
+        request: &'a ClientRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'a, Answer> {
+        Box::pin(async move {
+            let client = self.client.clone().timeout(deadline);
+            match request {
+                ClientRequest::Put { key, value } => {
+                    write_answer(client.put(key.as_str(), value.as_str()).await)
+                }
+                ClientRequest::Del { key } => write_answer(client.del(key.as_str()).await),
+                ClientRequest::Get { key } => match client.get(key.as_str()).await {
+                    Ok(Some((version, value))) => Answer::Ok {
+                        version: Some(Version::new(version)),
+                        value: Some(value.to_string()),
+                    },
+                    Ok(None) => Answer::Ok { version: None, value: None },
+                    Err(client::ReadError::Refused(reason)) => failure(&reason),
+                    Err(client::ReadError::Failed(why)) => {
+                        Answer::Fail { error: format!("lost: {why}"), unavailable: false }
+                    }
+                },
+            }
+        })
+    }
+}
+
+fn write_answer(outcome: WriteOutcome) -> Answer {
+    match outcome {
+        WriteOutcome::Committed { version } => {
+            Answer::Ok { version: Some(Version::new(version)), value: None }
+        }
+        WriteOutcome::Aborted(reason) => failure(&reason),
+        WriteOutcome::Unknown(why) => Answer::Info { error: format!("lost: {why}") },
+    }
+}
+
+/// The answer for a request without effect. Its error begins with an [`ErrorCode`] where there is
+/// one for the reason.
+fn failure(reason: &Reason) -> Answer {
+    let fact = |name: &str| reason.facts.get(name).map_or("?", String::as_str);
+    let (code, detail) = match reason.kind {
+        ReasonKind::Conflict => {
+            (ErrorCode::Conflict.name(), format!("{} was first", fact("holder")))
+        }
+        ReasonKind::Refused if fact("why") == "locked" => {
+            let (by, holder) = (fact("by"), fact("holder"));
+            (ErrorCode::Locked.name(), format!("{by} holds the key for {holder}"))
+        }
+        ReasonKind::Refused => (ErrorCode::Refused.name(), reason.text.clone()),
+        ReasonKind::Timeout => (ErrorCode::Timeout.name(), fact("missing").to_owned()),
+        ReasonKind::Unavailable => (ErrorCode::Unavailable.name(), reason.text.clone()),
+        ReasonKind::Overloaded => ("overloaded", reason.text.clone()),
+        ReasonKind::Stopping => ("stopping", reason.text.clone()),
+        ReasonKind::Invalid => ("invalid", reason.text.clone()),
+        ReasonKind::Unreachable => ("unreachable", reason.text.clone()),
+    };
+    let unavailable = matches!(
+        reason.kind,
+        ReasonKind::Unavailable
+            | ReasonKind::Overloaded
+            | ReasonKind::Stopping
+            | ReasonKind::Unreachable
+    );
+    Answer::Fail { error: format!("{code}: {detail}"), unavailable }
+}

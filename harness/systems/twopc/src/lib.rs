@@ -1,0 +1,36 @@
+//! The replicated key/value store of this repository as a system under test.
+//!
+//! - [`deployment`] sets up a cluster: configuration, directories, the commands that start its nodes.
+//!   [`cluster`] runs it and observes transactions without an outcome.
+//! - [`network`] puts relays between the nodes and intercepts messages.
+//! - [`faults`] is the list of faults, as data drawn from a seed; [`nemesis`] carries them out.
+//! - [`matrix`] enumerates every crash point and every way to crash there.
+//! - [`run`] makes a run, and [`checks`] check its record. [`schedule_replay`] makes a run that follows
+//!   a schedule of the model or the simulator.
+//!
+//! This crate joins the `lab`, which knows no system, with the types of `system`.
+
+pub mod checks;
+pub mod client;
+pub mod cluster;
+pub mod deployment;
+pub mod disk;
+pub mod faults;
+pub mod matrix;
+mod mutation;
+pub mod nemesis;
+pub mod network;
+pub mod run;
+pub mod schedule_replay;
+mod timings;
+
+use lab::NodeName;
+use system::protocol::Node;
+
+pub use self::{mutation::Mutation, timings::Timings};
+
+/// The name by which the lab knows a node.
+#[must_use]
+pub fn node_name(node: Node) -> NodeName {
+    NodeName::new(&node.to_string())
+}

@@ -1,0 +1,210 @@
+//! Carries injections out: waits for the trigger, performs the action, undoes it, and waits until the
+//! cluster has recovered. Records every step in the history. Decides nothing that the injection does
+//! not say.
+
+mod actions;
+mod power;
+mod precondition;
+mod trigger;
+
+use std::{collections::BTreeSet, io, time::Duration};
+
+use lab::{EventLog, cluster::ClusterError, injection::SECOND_INJECTION_MIN};
+use serde_json::{Value as Json, json};
+use system::protocol::TxnId;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    cluster::Cluster,
+    faults::{FaultAction, Injection, Schedule},
+    network::Network,
+};
+
+/// Why fault injection cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NemesisError {
+    /// A node cannot be restarted.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// The history cannot be written.
+    #[error("cannot write the history: {0}")]
+    History(#[from] io::Error),
+}
+
+/// One lane of fault injection.
+pub struct Nemesis<'a> {
+    /// The cluster under test.
+    pub cluster: &'a Cluster,
+    /// The relays between the nodes, if there are any.
+    pub network: Option<&'a Network>,
+    /// The history.
+    pub events: &'a EventLog,
+    /// Turns true when the load ends. An injection in progress is then undone without delay.
+    pub load_ended: watch::Receiver<bool>,
+    /// How long the cluster has to recover from an injection before the next one; `None` to inject
+    /// without waiting.
+    pub recovery_deadline: Option<Duration>,
+}
+
+impl Nemesis<'_> {
+    /// Injects faults until the load ends.
+    ///
+    /// # Errors
+    /// A node cannot be restarted, or the history cannot be written.
+    pub async fn run(mut self, mut schedule: Schedule) -> Result<(), NemesisError> {
+        while let Some(injection) = schedule.next() {
+            if self.wait(injection.delay).await {
+                break;
+            }
+            let injected = self.inject_and_recover(&injection).await?;
+            schedule.report(injection.fault, injected);
+        }
+        Ok(())
+    }
+
+    /// Carries an injection out and waits for recovery. Returns whether the injection happened.
+    async fn inject_and_recover(&mut self, injection: &Injection) -> Result<bool, NemesisError> {
+        let Some(mut in_doubt) = self.inject(injection).await? else { return Ok(false) };
+        if let Some(then) = &injection.then
+            && !self.wait(then.delay).await
+        {
+            in_doubt.extend(self.inject(then).await?.unwrap_or_default());
+        }
+        if let Some(deadline) = self.recovery_deadline.filter(|_| !injection.skip_recovery) {
+            self.recovery(injection, &in_doubt, deadline).await?;
+        }
+        Ok(true)
+    }
+
+    /// Performs the action of an injection and undoes it. Returns the transactions that were in
+    /// doubt at that time, or `None` if the injection did not happen.
+    async fn inject(&mut self, injection: &Injection) -> Result<Option<Vec<TxnId>>, NemesisError> {
+        let mut fields = json!({ "fault": injection.fault.name(), "node": injection.target });
+        // Some triggers determine the target: the node that reaches the point first.
+        let injection = &mut injection.clone();
+        let triggered = match self.wait_for_trigger(injection, &mut fields).await? {
+            Ok(triggered) => triggered,
+            Err(why) => {
+                fields["action"] = json!(injection.action.event());
+                // When the load has ended, the miss says nothing about the point.
+                fields["load_ended"] = json!(why == trigger::LOAD_ENDED);
+                fields["why"] = json!(why);
+                self.record("miss", &fields)?;
+                return Ok(None);
+            }
+        };
+        let injection = &*injection;
+        match &injection.action {
+            FaultAction::Kill { paused, down } => {
+                self.kill(injection, triggered, fields, *paused, *down).await.map(Some)
+            }
+            FaultAction::Pause { paused } => {
+                self.pause(injection, triggered, fields, *paused).await.map(Some)
+            }
+            FaultAction::PowerLoss { paused, down, scope, partial } => {
+                let times = (*paused, *down);
+                self.power_loss(injection, triggered, fields, times, (*scope, *partial)).await
+            }
+            FaultAction::PowerLossOnRestart { paused, down } => {
+                self.power_loss_on_restart(injection, fields, (*paused, *down)).await
+            }
+            FaultAction::SecondInstance { overlap } => {
+                self.second_instance(injection, fields, *overlap).await
+            }
+            FaultAction::Wipe { bootstrap } => self.wipe(injection, fields, *bootstrap).await,
+            FaultAction::Network { rules, duration } => {
+                self.network_fault(injection, triggered, fields, rules, *duration).await
+            }
+        }
+    }
+
+    /// Leaves the target out of service for a time, during which the second injection happens if
+    /// there is one and there is room for it.
+    async fn outage(
+        &mut self,
+        time: Duration,
+        injection: &Injection,
+        in_doubt: &mut Vec<TxnId>,
+    ) -> Result<(), NemesisError> {
+        let started = Instant::now();
+        let second = injection.meanwhile.as_deref().filter(|_| time >= SECOND_INJECTION_MIN);
+        if let Some(second) = second
+            && !self.wait(second.delay).await
+        {
+            let also = Box::pin(self.inject(second)).await?;
+            in_doubt.extend(also.unwrap_or_default());
+        }
+        self.wait(time.saturating_sub(started.elapsed())).await;
+        Ok(())
+    }
+
+    /// Adds to an event's fields which replicas are in doubt: about this transaction, or about any if
+    /// the injection does not concern one. Returns every transaction that is in doubt anywhere.
+    async fn observe_in_doubt(&self, txn: Option<TxnId>, fields: &mut Json) -> Vec<TxnId> {
+        let statuses = self.cluster.observe(self.cluster.replicas()).await;
+        let concerns = |(open, _): &(TxnId, _)| txn.is_none_or(|txn| *open == txn);
+        let nodes: Vec<_> = statuses
+            .iter()
+            .filter(|(_, status)| status.unsettled.iter().any(concerns))
+            .map(|(node, _)| *node)
+            .collect();
+        fields["in_doubt"] = json!(nodes.len());
+        fields["in_doubt_at"] = json!(nodes);
+        let txns: BTreeSet<_> = statuses
+            .values()
+            .flat_map(|status| status.unsettled.iter().map(|(txn, _)| *txn))
+            .chain(txn)
+            .collect();
+        txns.into_iter().collect()
+    }
+
+    /// Waits until the cluster has recovered, and records how long that took.
+    async fn recovery(
+        &self,
+        injection: &Injection,
+        in_doubt: &[TxnId],
+        deadline: Duration,
+    ) -> Result<(), NemesisError> {
+        let started = Instant::now();
+        let mut exits = self.cluster.unexpected_exits();
+        let recovered = async {
+            let resolved = self.cluster.until_resolved(in_doubt, deadline).await;
+            let left = deadline.saturating_sub(started.elapsed());
+            let ready = self.cluster.processes().until_ready(left).await;
+            (resolved, ready.map(|_| started.elapsed()))
+        };
+        let (resolved, ready) = tokio::select! {
+            times = recovered => times,
+            // A cluster does not recover from an unexpected exit.
+            _ = exits.wait_for(|exits| *exits > 0) => (None, None),
+        };
+        self.record(
+            "recovered",
+            &json!({
+                "fault": injection.fault.name(),
+                "node": injection.target,
+                "in_doubt": in_doubt.len(),
+                "resolved_ms": resolved.map(millis),
+                "ready_ms": ready.map(millis),
+            }),
+        )
+    }
+
+    fn record(&self, event: &str, fields: &Json) -> Result<(), NemesisError> {
+        Ok(self.events.record(event, fields.clone())?)
+    }
+
+    /// Waits for a time, but not beyond the end of the load. Returns whether the load has ended.
+    async fn wait(&mut self, time: Duration) -> bool {
+        let _ = timeout(time, self.load_ended.wait_for(|ended| *ended)).await;
+        *self.load_ended.borrow()
+    }
+}
+
+/// Milliseconds, as events state them.
+fn millis(time: Duration) -> Json {
+    json!(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,172 @@
+//! The options of a run: one value, from which `test.json` and the command that repeats the run are
+//! derived. Does not know the command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use lab::{duration::duration_text, worker::ClientTimeouts, workload::Mix};
+use serde_json::{Value as Json, json};
+use system::protocol::CommitMode;
+
+use crate::{
+    Mutation, Timings,
+    faults::{Faults, Injection},
+    matrix::Shard,
+};
+
+/// How long clients wait for answers. Longer for a write than the vote timeout, so that the client
+/// learns of an abort because of missing votes.
+pub(super) const CLIENT_TIMEOUTS: ClientTimeouts =
+    ClientTimeouts { write: Duration::from_millis(1_500), get: Duration::from_millis(1_000) };
+
+/// How long the system has to decide every transaction after the last fault was healed.
+pub const CONVERGENCE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The options of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunOptions {
+    /// The faults to inject.
+    pub faults: Faults,
+    /// The duration of the load.
+    pub time_limit: Duration,
+    /// The number of concurrent clients.
+    pub concurrency: u32,
+    /// Operations per second of all clients together, 0 for no limit.
+    pub rate: f64,
+    /// The number of keys.
+    pub keys: u32,
+    /// The number of replicas.
+    pub replicas: u8,
+    /// What makes a commit.
+    pub commit: CommitMode,
+    /// The share of each operation.
+    pub mix: Mix,
+    /// The seed of every random choice of the harness.
+    pub seed: u64,
+    /// The directory of all runs.
+    pub store: PathBuf,
+    /// The name of the system under test.
+    pub system: String,
+    /// The directory of the system's programs; `None` for the nodes built into the harness.
+    pub system_bin: Option<PathBuf>,
+    /// Deliberate defects.
+    pub mutations: Vec<Mutation>,
+    /// Whether the nodes' data is on disks that can lose power. Needs root and FUSE.
+    pub disks: bool,
+    /// The shard of the crash matrix that the run covers.
+    pub shard: Shard,
+    /// Whether the run ends as soon as the history cannot become linearizable any more.
+    pub fail_fast: bool,
+    /// Timing parameters that differ from the defaults.
+    pub timings: Timings,
+    /// Whether messages pass through relays even if no fault needs them.
+    pub relay: bool,
+    /// Whether workers record unknown outcomes as failures: a defect of the harness, which the checks
+    /// must find.
+    pub misreport_unknown: bool,
+    /// The schedule to replay, instead of load and faults.
+    pub schedule: Option<PathBuf>,
+    /// Injections to use instead of those that the seed draws.
+    pub script: Option<Vec<Injection>>,
+}
+
+impl RunOptions {
+    /// The name of the directory that groups runs like this one.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let what = if self.schedule.is_some() { "schedule" } else { &self.faults.label() };
+        let mut label = format!("{}-{what}", self.system);
+        if !self.commit.is_logged() {
+            label.push_str(&format!("-{}", self.commit));
+        }
+        for mutation in &self.mutations {
+            label.push_str("-without-");
+            label.push_str(mutation.name());
+        }
+        label
+    }
+
+    /// The command that repeats this run, as far as it is determined by the seed.
+    #[must_use]
+    pub fn command(&self) -> String {
+        if let Some(schedule) = &self.schedule {
+            return format!("harness replay --real {}", schedule.display());
+        }
+        let mut command = format!(
+            "harness test --faults {} --time-limit {} --concurrency {} --rate {} --keys {} \
+             --replicas {} --commit {} --mix {} --seed {} --system {}",
+            self.faults,
+            duration_text(self.time_limit),
+            self.concurrency,
+            self.rate,
+            self.keys,
+            self.replicas,
+            self.commit,
+            self.mix,
+            self.seed,
+            self.system,
+        );
+        if let Some(directory) = &self.system_bin {
+            command.push_str(&format!(" --system-bin {}", directory.display()));
+        }
+        if self.shard != Shard::WHOLE {
+            command.push_str(&format!(" --shard {}", self.shard));
+        }
+        for mutation in &self.mutations {
+            command.push_str(&format!(" --break {mutation}"));
+        }
+        if self.fail_fast {
+            command.push_str(" --fail-fast");
+        }
+        if self.timings != Timings::default() {
+            command.push_str(&format!(" --timing {}", self.timings));
+        }
+        let flags = [("--relay", self.relay), ("--misreport-unknown", self.misreport_unknown)];
+        for (flag, given) in flags {
+            if given {
+                command.push_str(&format!(" {flag}"));
+            }
+        }
+        command
+    }
+
+    /// The content of `test.json`. `clock_origin` is the monotonic clock at time 0 of the history, in
+    /// nanoseconds.
+    #[must_use]
+    pub fn to_json(&self, started: &str, clock_origin: u64) -> Json {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        json!({
+            "name": self.label(),
+            "started": started,
+            "command": self.command(),
+            "faults": self.faults.names().iter().map(|fault| fault.name()).collect::<Vec<_>>(),
+            "time_limit_ms": ms(self.time_limit),
+            "concurrency": self.concurrency,
+            "rate": self.rate,
+            "keys": self.keys,
+            "replicas": self.replicas,
+            "commit": self.commit,
+            "mix": self.mix.to_string(),
+            "seed": self.seed,
+            "system": self.system,
+            "system_bin": self.system_bin,
+            "script": self.script.as_ref().map(Vec::len),
+            "broken": self.mutations.iter().map(|mutation| mutation.name()).collect::<Vec<_>>(),
+            "fail_fast": self.fail_fast,
+            "timing": self.timings.to_string(),
+            "relay": self.relay,
+            "misreport_unknown": self.misreport_unknown,
+            "write_timeout_ms": ms(CLIENT_TIMEOUTS.write),
+            "get_timeout_ms": ms(CLIENT_TIMEOUTS.get),
+            "convergence_deadline_ms": ms(CONVERGENCE_DEADLINE),
+            "clock_origin": clock_origin,
+            "disks": self.disks,
+            "shard": self.shard.to_string(),
+            "versions": {
+                "harness": env!("CARGO_PKG_VERSION"),
+                "build": if cfg!(debug_assertions) { "debug" } else { "release" },
+                "os": std::env::consts::OS,
+                "arch": std::env::consts::ARCH,
+            },
+        })
+    }
+}
