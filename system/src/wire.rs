@@ -447,24 +447,24 @@ mod tests {
 
     #[test]
     fn malformed_messages_are_refused() {
-        let whole = to_wire(Message {
+        let valid = to_wire(Message {
             store: StoreId(1),
             epoch: 1,
             watermark: TxnId::default(),
             body: Body::Decide { txn: TxnId::new(1, 1), decision: Decision::Commit },
         });
-        let mut nothing = whole.clone();
-        nothing.body = None;
-        assert!(from_wire(nothing).is_err());
-        let mut unknown = whole.clone();
-        unknown.body = Some(envelope::Body::Decide(pb::Decide {
+        let mut without_body = valid.clone();
+        without_body.body = None;
+        assert!(from_wire(without_body).is_err());
+        let mut unknown_decision = valid.clone();
+        unknown_decision.body = Some(envelope::Body::Decide(pb::Decide {
             txn: Some(txn_to_wire(TxnId::new(1, 1))),
             decision: 17,
         }));
-        assert!(from_wire(unknown).is_err());
-        let mut nobody = whole;
-        nobody.watermark = None;
-        assert!(from_wire(nobody).is_err());
+        assert!(from_wire(unknown_decision).is_err());
+        let mut without_watermark = valid;
+        without_watermark.watermark = None;
+        assert!(from_wire(without_watermark).is_err());
         assert!(node_from_wire(256).is_err());
     }
 }

@@ -101,21 +101,21 @@ impl FromStr for Mix {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum F {
+enum OperationKind {
     Get,
     Put,
     Del,
 }
 
 impl Mix {
-    fn draw(self, rng: &mut ChaCha8Rng) -> F {
+    fn draw(self, rng: &mut ChaCha8Rng) -> OperationKind {
         let n = rng.random_range(0..self.get + self.put + self.del);
         if n < self.get {
-            F::Get
+            OperationKind::Get
         } else if n < self.get + self.put {
-            F::Put
+            OperationKind::Put
         } else {
-            F::Del
+            OperationKind::Del
         }
     }
 }
@@ -228,12 +228,12 @@ pub(super) async fn run(
     };
     let seconds = begun.elapsed().as_secs_f64();
 
-    let mut by_f = [Tally::new(), Tally::new(), Tally::new()];
+    let mut by_kind = [Tally::new(), Tally::new(), Tally::new()];
     for tally in &tallies {
-        by_f.iter_mut().zip(tally).for_each(|(sum, part)| sum.add(part));
+        by_kind.iter_mut().zip(tally).for_each(|(sum, part)| sum.add(part));
     }
-    print_line(report(args, seconds, &by_f).trim_end())?;
-    let unknown = by_f.iter().any(|tally| tally.unknown > 0);
+    print_line(report(args, seconds, &by_kind).trim_end())?;
+    let unknown = by_kind.iter().any(|tally| tally.unknown > 0);
     Ok(if unknown { ExitStatus::Unknown } else { ExitStatus::Ok })
 }
 
@@ -246,18 +246,20 @@ async fn work(args: &LoadArgs, n: u32, client: &Client, budget: &Budget) -> [Tal
     while budget.take() {
         count += 1;
         let key = Key::from(format!("k{}", rng.random_range(0..args.keys)).as_str());
-        let f = args.mix.draw(&mut rng);
+        let kind = args.mix.draw(&mut rng);
         let begun = Instant::now();
-        let done = match f {
-            F::Get => match client.get(key).await {
+        let done = match kind {
+            OperationKind::Get => match client.get(key).await {
                 Ok(_) => Ok(()),
                 Err(ReadError::Refused(reason)) => Err(Failure::Refused(reason.kind.name())),
                 Err(ReadError::Failed(_)) => Err(Failure::Refused("no answer")),
             },
-            F::Put => written(client.put(key, value(n, count, args.value_size, &mut rng)).await),
-            F::Del => written(client.del(key).await),
+            OperationKind::Put => {
+                written(client.put(key, value(n, count, args.value_size, &mut rng)).await)
+            }
+            OperationKind::Del => written(client.del(key).await),
         };
-        let tally = &mut tallies[f as usize];
+        let tally = &mut tallies[kind as usize];
         match done {
             Ok(()) => {
                 tally.ok += 1;
@@ -297,9 +299,9 @@ fn value(client: u32, count: u64, size: usize, rng: &mut ChaCha8Rng) -> Value {
     Value::from(bytes)
 }
 
-fn report(args: &LoadArgs, seconds: f64, by_f: &[Tally; 3]) -> String {
+fn report(args: &LoadArgs, seconds: f64, by_kind: &[Tally; 3]) -> String {
     let mut all = Tally::new();
-    by_f.iter().for_each(|tally| all.add(tally));
+    by_kind.iter().for_each(|tally| all.add(tally));
     let done = all.ok + all.refused() + all.unknown;
     #[expect(clippy::cast_precision_loss, reason = "a rate is read to three digits")]
     let rate = all.ok as f64 / seconds;
@@ -319,7 +321,7 @@ fn report(args: &LoadArgs, seconds: f64, by_f: &[Tally; 3]) -> String {
         "p99.9",
         "max",
     );
-    for (name, tally) in ["get", "put", "del"].into_iter().zip(by_f) {
+    for (name, tally) in ["get", "put", "del"].into_iter().zip(by_kind) {
         tally.row(name, &mut text);
     }
     all.row("all", &mut text);
