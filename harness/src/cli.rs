@@ -16,6 +16,7 @@ use std::{
 use ::twopc::Mutation;
 use checker::Validity;
 use clap::{Args, Parser, Subcommand};
+use report::inspect::InspectError;
 use system::{
     cli::{MasterArgs, ReplicaArgs},
     protocol::{CommitMode, Rule},
@@ -25,13 +26,13 @@ use system::{
 use self::test::TestArgs;
 use crate::{
     blocking::BlockingArgs,
-    commands::{self, CheckArgs, CommandError, ExportArgs, GenerateArgs, ReplayArgs, VerifyArgs},
+    commands::{
+        self, CheckArgs, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
+        ServeArgs, ServeFailure, VerifyArgs,
+    },
     model::{self, command::ModelArgs},
-    report::inspect::{InspectArgs, InspectError, inspect},
-    report_twopc,
     rules::{self, RulesArgs},
     sim::{self, command::SimArgs},
-    web::{ServeArgs, ServeError, serve},
 };
 
 /// The exit status of a command.
@@ -121,15 +122,15 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Role {
     /// The master.
-    Master(NodeArgs<MasterArgs>),
+    Master(MutableNodeArgs<MasterArgs>),
     /// A replica.
-    Replica(NodeArgs<ReplicaArgs>),
+    Replica(MutableNodeArgs<ReplicaArgs>),
 }
 
 /// The arguments of a node that is built into the harness: those of the system's program, and
 /// mutations that the program does not offer.
 #[derive(Debug, Args)]
-struct NodeArgs<T: Args> {
+struct MutableNodeArgs<T: Args> {
     #[command(flatten)]
     node: T,
     /// Skip syncs of the store.
@@ -137,7 +138,7 @@ struct NodeArgs<T: Args> {
     without: Vec<Mutation>,
 }
 
-impl<T: Args> NodeArgs<T> {
+impl<T: Args> MutableNodeArgs<T> {
     fn sync_mode(&self) -> SyncMode {
         let skipped = self.without.iter().find_map(|mutation| match mutation {
             Mutation::SyncMode(mode) => Some(*mode),
@@ -275,7 +276,7 @@ impl From<Validity> for Exit {
 
 /// Shows a recorded run, in colour on a terminal.
 fn inspected(args: &InspectArgs) -> Result<Exit, Failure> {
-    match inspect(args, report_twopc::summary, &mut anstream::stdout().lock()) {
+    match commands::inspect(args, &mut anstream::stdout().lock()) {
         Ok(verdict) => Ok(verdict.into()),
         Err(InspectError::Write(error)) => Err(error.into()),
         Err(error) => Err(Failure::arguments(error)),
@@ -288,9 +289,9 @@ fn serve_runs(args: &ServeArgs) -> Result<Exit, Failure> {
         .enable_all()
         .build()
         .map_err(Failure::harness)?;
-    match runtime.block_on(serve(args, report_twopc::check_property)) {
+    match runtime.block_on(commands::serve(args)) {
         Ok(()) => Ok(Exit::Valid),
-        Err(error @ ServeError::Ended(_)) => Err(Failure::harness(error)),
-        Err(error) => Err(Failure::arguments(error)),
+        Err(ServeFailure::Server(error)) => Err(Failure::harness(error)),
+        Err(ServeFailure::Argument(error)) => Err(Failure::arguments(error)),
     }
 }

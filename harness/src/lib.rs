@@ -6,7 +6,6 @@ pub mod cli;
 pub mod commands;
 pub mod model;
 pub mod progress;
-pub mod report;
 pub mod report_twopc;
 pub mod rules;
 mod run_progress;
@@ -15,7 +14,6 @@ pub mod sim;
 
 pub use checker;
 pub use history;
-pub use report::serve as web;
 
 // Moved to the crates `lab` and `twopc`. The old paths stay for modules that are still to be
 // extracted from this crate.

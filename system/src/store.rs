@@ -1,4 +1,4 @@
-//! The store of a node: the crate [`store`](::store) with the protocol's records.
+//! The store of a node: the crate `store` with the protocol's records.
 
 pub use ::store::{
     Database, KEY_BYTES_MAX, LimitError, Limits, Observer, OnPersisted, StoreError, StoreId,

@@ -181,11 +181,21 @@ impl From<Finding> for StoredFinding {
 }
 
 /// A position in a journal that a finding can refer to. Its `Display` form is how a sentence names it.
-pub trait JournalPosition: fmt::Display {
+pub trait JournalLine: fmt::Display {
     /// The name of the node.
     fn node(&self) -> String;
     /// The line, counted from 1.
     fn line(&self) -> usize;
+}
+
+impl<T: JournalLine + ?Sized> JournalLine for &T {
+    fn node(&self) -> String {
+        (**self).node()
+    }
+
+    fn line(&self) -> usize {
+        (**self).line()
+    }
 }
 
 /// Records which parts of a sentence are references while the sentence is formatted. Used by
@@ -213,7 +223,7 @@ impl ReferenceRecorder {
         self.cited(index.to_string(), |_| Reference::Operation { index })
     }
 
-    pub fn line<'a>(&'a self, position: &impl JournalPosition) -> Cited<'a> {
+    pub fn line<'a>(&'a self, position: &impl JournalLine) -> Cited<'a> {
         let (node, line) = (position.node(), position.line());
         self.cited(position.to_string(), |_| Reference::JournalLine { node, line })
     }
@@ -271,7 +281,7 @@ impl fmt::Write for SentenceWriter<'_> {
 }
 
 /// Builds a [`Finding`] from a format string. The names before the semicolon are references, each with
-/// its kind: `transaction`, `key`, `operation` (an index), `line` (a [`JournalPosition`]), or `nested`
+/// its kind: `transaction`, `key`, `operation` (an index), `line` (a [`JournalLine`]), or `nested`
 /// (another finding). `kind(name = expression)` gives an expression a name.
 #[macro_export]
 macro_rules! finding {
@@ -298,7 +308,7 @@ mod tests {
         }
     }
 
-    impl JournalPosition for Position {
+    impl JournalLine for Position {
         fn node(&self) -> String {
             self.0.to_owned()
         }

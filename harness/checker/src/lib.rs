@@ -44,7 +44,7 @@ pub mod progress;
 pub mod statistics;
 mod verdict;
 
-pub use finding::{Citation, Finding, JournalPosition, Reference, ReferenceRecorder};
+pub use finding::{Citation, Finding, JournalLine, Reference, ReferenceRecorder};
 pub use history::{Completion, Invocation, MalformedHistory};
 pub use linearizability::{
     Counterexample, Explanation, KeyVerdict, Limits, Observations, Spec, Verdict, check_keys,

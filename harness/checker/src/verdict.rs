@@ -74,18 +74,18 @@ impl CheckResult {
     }
 
     /// Adds a violation: the verdict is invalid.
-    pub fn violation(&mut self, sentence: impl Into<Finding>) {
+    pub fn violation(&mut self, finding: impl Into<Finding>) {
         self.verdict = Validity::Invalid;
         self.violations_total += 1;
         if self.violations.len() < REPORTED_MAX {
-            self.violations.push(sentence.into());
+            self.violations.push(finding.into());
         }
     }
 
     /// Adds a reason why the check is undecided: the verdict is at least unknown.
-    pub fn unknown(&mut self, sentence: impl Into<Finding>) {
+    pub fn unknown(&mut self, reason: impl Into<Finding>) {
         self.verdict = self.verdict.max(Validity::Unknown);
-        self.unknown_because.push(sentence.into());
+        self.unknown_because.push(reason.into());
     }
 
     /// Adds a measurement.

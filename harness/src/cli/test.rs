@@ -20,6 +20,7 @@ use clap::{Args, builder::RangedU64ValueParser};
 use lab::{
     disk, duration::parse_duration, seeds::run_seeds, signals::follow_signals, workload::Mix,
 };
+use report::summary::Tally;
 use system::protocol::CommitMode;
 use tokio::{runtime::Runtime, sync::watch};
 
@@ -27,7 +28,6 @@ use super::{Exit, Failure, require_effect};
 use crate::{
     blocking::{BlockingArgs, blocking},
     commands::{self, progress},
-    report::summary::Tally,
     report_twopc,
     run_progress::run_with_progress,
 };

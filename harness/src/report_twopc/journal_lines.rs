@@ -13,7 +13,7 @@ use std::{
 
 use system::{journal::Entry, protocol::TxnId};
 
-/// What a line records, as far as a page needs to know of every line.
+/// FactKind a line records, as far as a page needs to know of every line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// The machine was recovered from its records.

@@ -2,20 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use report::sections::{
+    Lane, LegendEntry, MarkSeries, MarkShape, Phase, Span, SpanLayout, Swatch, Tone,
+};
 use system::protocol::{Node, TxnId};
 
 use super::{
     lock_intervals::{LockInterval, MasterTimes, Release},
     run_nodes,
 };
-use crate::{
-    report::sections::{
-        Lane, LegendEntry, MarkSeries, MarkShape, Phase, Span, SpanLayout, Swatch, Tone,
-    },
-    twopc::{Run, evidence::FactKind},
-};
+use crate::twopc::{Run, evidence::FactKind};
 
-/// What the journals show about times at the nodes, in nanoseconds of the history.
+/// FactKind the journals show about times at the nodes, in nanoseconds of the history.
 pub(super) struct NodeTimes<'a> {
     /// From the request of each force to its completion.
     pub(super) forces: &'a BTreeMap<Node, Vec<(i64, i64)>>,

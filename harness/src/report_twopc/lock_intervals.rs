@@ -3,12 +3,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use report::FaultInterval;
 use system::protocol::{Key, Node, TxnId};
 
-use crate::{
-    report::FaultInterval,
-    twopc::evidence::{Evidence, FactKind, NodeFacts},
-};
+use crate::twopc::evidence::{Evidence, FactKind, NodeFacts};
 
 /// How a lock interval ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,4 +1,4 @@
-//! What our own store adds to the page of its runs, read from the journals of its nodes: lanes with the
+//! FactKind our own store adds to the page of its runs, read from the journals of its nodes: lanes with the
 //! lock intervals of replicas and the transactions of the master, traces of transactions with every message
 //! and log record, quoted journal lines, and what became of indeterminate operations.
 
@@ -13,6 +13,14 @@ use std::{
     path::Path,
 };
 
+use checker::Results;
+use history::{Action, Event, Function, Operation, Outcome};
+use report::{
+    FaultInterval, RecordedRun, ReportError, SectionRequest, SystemEvidence, SystemSections,
+    fault_intervals,
+    sections::{LevelChart, Links, Quote, Resolution, Trace},
+    summary::Tally,
+};
 use system::protocol::{Node, TxnId};
 
 use self::{
@@ -22,16 +30,8 @@ use self::{
     traces::JournalExtract,
 };
 use crate::{
-    checker::Results,
-    history::{Action, Event, Function, Operation, Outcome},
     nemesis::matrix::Coverage,
-    report::{
-        self, FaultInterval, RecordedRun, ReportError, SectionRequest, SystemEvidence,
-        SystemSections, fault_intervals,
-        sections::{LevelChart, Links, Quote, Resolution, Trace},
-        summary::Tally,
-    },
-    twopc::{LoadError, Run, find_journals, version_of},
+    twopc::{LoadError, Run, faults::lost, find_journals, version_of},
 };
 
 /// Writes the page and the plots of a run into its directory. Existing ones are replaced.
@@ -93,10 +93,24 @@ pub fn coverage(events: &[Event]) -> Coverage {
     coverage
 }
 
-/// The summary of a run. It lists the injections of the crash matrix by cell.
+/// The summary of a run. It lists the injections of the crash matrix by cell, and what power losses
+/// dropped.
 #[must_use]
 pub fn summary(events: &[Event]) -> Tally {
     let mut tally = Tally::of(events);
+    let mut dropped: BTreeMap<&str, u64> = BTreeMap::new();
+    for event in events {
+        if let Action::Nemesis(event) = &event.action
+            && event.f == ::twopc::faults::FaultName::PowerLoss.name()
+            && let Some(fault) = event.text("fault")
+        {
+            *dropped.entry(fault).or_default() += lost(event);
+        }
+    }
+    for (fault, dropped) in dropped.into_iter().filter(|(_, dropped)| *dropped > 0) {
+        let note = format!("dropped by power losses: {dropped} pages and directory entries");
+        tally.add_note(fault, note);
+    }
     let coverage = coverage(events);
     if !coverage.is_empty() {
         tally.set_details(::twopc::faults::FaultName::CrashMatrix.name(), coverage.to_string());
@@ -218,7 +232,7 @@ impl JournalEvidence<'_> {
         })
     }
 
-    /// What the journals show about indeterminate operations. A put is recognised by its value, which is
+    /// FactKind the journals show about indeterminate operations. A put is recognised by its value, which is
     /// unique.
     fn links(&self) -> Links {
         let transactions = &self.run.evidence.transactions.by_id;

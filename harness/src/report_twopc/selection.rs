@@ -2,14 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use checker::Reference;
+use report::SectionRequest;
 use system::protocol::{Node, TxnId};
 
 use super::LockInterval;
-use crate::{
-    checker::Reference,
-    report::SectionRequest,
-    twopc::{Run, version_of},
-};
+use crate::twopc::{Run, version_of};
 
 /// The most transactions that are traced.
 const TRACES_MAX: usize = 240;
@@ -20,7 +18,7 @@ const LONGEST_IN_DOUBT: usize = 60;
 /// About how many are ordinary ones, spread over the run.
 const ORDINARY: usize = 20;
 
-/// What to read from the journals.
+/// FactKind to read from the journals.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Selection {
     /// The transactions to trace.

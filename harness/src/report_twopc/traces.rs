@@ -7,6 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use report::{
+    FaultInterval,
+    sections::{MessageEnd, Tone, TraceEvent, TraceMessage},
+};
 use system::{
     journal::Entry,
     protocol::{Body, Decision, Effect, Event, Message, Node, PeerKnowledge, Record, TxnId},
@@ -16,15 +20,9 @@ use super::{
     Quote, Selection,
     journal_lines::{Kind, Line, Lines},
 };
-use crate::{
-    report::{
-        FaultInterval,
-        sections::{MessageEnd, Tone, TraceEvent, TraceMessage},
-    },
-    twopc::{Run, evidence::FactKind},
-};
+use crate::twopc::{Run, evidence::FactKind};
 
-/// What was read from the journals.
+/// FactKind was read from the journals.
 #[derive(Clone, Debug, Default)]
 pub(super) struct JournalExtract {
     /// The forces of each node, from request to completion, in nanoseconds of the history.

@@ -181,7 +181,7 @@ impl Hooks {
         }
         let control_closed = async move {
             if end.await.is_err() {
-                future::pending().await
+                future::pending::<()>().await;
             }
         };
         let hooks = Hooks {

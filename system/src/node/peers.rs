@@ -176,7 +176,7 @@ impl Peers {
             match peers.deliver(from, greeting).await {
                 Ok(()) => peers.receive(from, incoming).await,
                 Err(status) => {
-                    tracing::warn!("malformed message from {from}: {}", status.message())
+                    tracing::warn!("malformed message from {from}: {}", status.message());
                 }
             }
         });

@@ -124,7 +124,7 @@ impl Checkpointer {
         let entries = environment.entries;
         // In key order, because neighbours share a page.
         let mut changed: Vec<_> = changed.iter().collect();
-        changed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        changed.sort_unstable_by_key(|(key, _)| *key);
         for (key, (version, value)) in changed {
             let before = entries.get(txn, key.as_ref()).map_err(&failed)?;
             self.check_version_grows::<S>(*version, before.and_then(codec::version_of_entry::<S>))?;

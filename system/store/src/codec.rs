@@ -8,7 +8,7 @@
 //!
 //! All numbers are big-endian. Does not know about LMDB.
 
-use crate::{RowError, Schema};
+use crate::{RowError, Schema, Versioned};
 
 /// Encodes the row value of a fact into `row`.
 pub(crate) fn encode_fact<S: Schema>(key: &[u8], record: &S::Record, row: &mut Vec<u8>) {
@@ -39,7 +39,7 @@ pub(crate) fn encode_entry<S: Schema>(
 pub(crate) fn decode_entry<S: Schema>(
     key: &[u8],
     row: &[u8],
-) -> Result<(S::Version, S::Value), &'static str> {
+) -> Result<Versioned<S>, &'static str> {
     let body = open(key, row)?;
     let (version, value) = body.split_first_chunk().ok_or("truncated")?;
     let version = S::version_from_bytes(*version).ok_or("invalid version")?;

@@ -53,7 +53,7 @@ pub use error::StoreError;
 pub use id::StoreId;
 pub use limits::{KEY_BYTES_MAX, LimitError, Limits};
 pub use memory::{Memory, State};
-pub use schema::{Bytes, RowError, RowKey, Schema, Write, decode_write, encode_write};
+pub use schema::{Bytes, RowError, RowKey, Schema, Versioned, Write, decode_write, encode_write};
 pub use store::{Entries, Opened, Store, StoreOptions, SyncMode};
 pub use writer::{Observer, OnPersisted};
 

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Lsn, Schema, Write};
+use crate::{Lsn, Schema, Versioned, Write};
 
 /// The state after a sequence of records: the facts and the entries.
 ///
@@ -16,7 +16,7 @@ use crate::{Lsn, Schema, Write};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State<S: Schema> {
     facts: S::Facts,
-    entries: BTreeMap<S::Key, (S::Version, S::Value)>,
+    entries: BTreeMap<S::Key, Versioned<S>>,
 }
 
 impl<S: Schema> Default for State<S> {
@@ -39,12 +39,12 @@ impl<S: Schema> State<S> {
 
     /// A live key's version and value.
     #[must_use]
-    pub fn get(&self, key: &S::Key) -> Option<&(S::Version, S::Value)> {
+    pub fn get(&self, key: &S::Key) -> Option<&Versioned<S>> {
         self.entries.get(key)
     }
 
     /// Every live key with its version and value, in key order.
-    pub fn entries(&self) -> impl Iterator<Item = (&S::Key, &(S::Version, S::Value))> {
+    pub fn entries(&self) -> impl Iterator<Item = (&S::Key, &Versioned<S>)> {
         self.entries.iter()
     }
 
@@ -223,12 +223,12 @@ impl<S: Schema> Memory<S> {
 
     /// A live key's version and value after every record appended so far.
     #[must_use]
-    pub fn get(&self, key: &S::Key) -> Option<&(S::Version, S::Value)> {
+    pub fn get(&self, key: &S::Key) -> Option<&Versioned<S>> {
         self.current.get(key)
     }
 
     /// Every live key with its version and value in key order, after every record appended so far.
-    pub fn entries(&self) -> impl Iterator<Item = (&S::Key, &(S::Version, S::Value))> {
+    pub fn entries(&self) -> impl Iterator<Item = (&S::Key, &Versioned<S>)> {
         self.current.entries()
     }
 

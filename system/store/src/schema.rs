@@ -91,6 +91,9 @@ pub struct Write<S: Schema> {
     pub value: Option<S::Value>,
 }
 
+/// The version and the value of a live key.
+pub type Versioned<S> = (<S as Schema>::Version, <S as Schema>::Value);
+
 /// A byte string that is cheap to clone. Implemented for every type that qualifies.
 pub trait Bytes:
     AsRef<[u8]> + for<'a> From<&'a [u8]> + Clone + Debug + Eq + Hash + Send + Sync + 'static

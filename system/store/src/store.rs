@@ -15,7 +15,7 @@ use std::{
 use heed::{RoTxn, WithoutTls};
 
 use crate::{
-    Limits, Lsn, Observer, OnPersisted, Schema, StoreError, StoreId,
+    Limits, Lsn, Observer, OnPersisted, Schema, StoreError, StoreId, Versioned,
     checkpoint::Checkpointer,
     codec,
     environment::Environment,
@@ -187,7 +187,7 @@ impl<S: Schema> Store<S> {
     ///
     /// # Errors
     /// The entry is damaged or cannot be read, or an earlier write failed.
-    pub fn get(&self, key: &S::Key) -> Result<Option<(S::Version, S::Value)>, StoreError> {
+    pub fn get(&self, key: &S::Key) -> Result<Option<Versioned<S>>, StoreError> {
         self.shared.check()?;
         if let Some((version, value)) = self.shared.changed(key) {
             return Ok(value.map(|value| (version, value)));
@@ -330,7 +330,7 @@ fn entry<S: Schema>(
     environment: &Environment,
     key: &[u8],
     row: &[u8],
-) -> Result<(S::Version, S::Value), StoreError> {
+) -> Result<Versioned<S>, StoreError> {
     codec::decode_entry::<S>(key, row).map_err(|why| {
         let name = key.escape_ascii();
         environment.damaged(format!("the entry of key '{name}' is invalid: {why}"))

@@ -45,7 +45,7 @@ fn a_database_accepts_writes_from_many_threads() {
         writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
     });
     versions.sort();
-    let counted: Vec<_> = (1..=THREADS * WRITES).map(|seq| seq).collect();
+    let counted: Vec<_> = (1..=THREADS * WRITES).collect();
     assert_eq!(versions, counted);
 
     let deleted = database.del(b"0-0").unwrap();

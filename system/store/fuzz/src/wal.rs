@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs, iter, path::Path, sync::OnceLock};
 
-use system::store::{Database, StoreOptions, SyncMode};
+use store::{Database, StoreOptions, SyncMode};
 
 /// The name of the log in a store's directory.
 const LOG: &str = "log";
