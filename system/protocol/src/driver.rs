@@ -6,7 +6,7 @@
 //!
 //! ```
 //! # use std::{convert::Infallible, time::Duration};
-//! # use system::protocol::{driver::{self, Clients, Environment, Network, Operator, Storage, Timers}, *};
+//! # use protocol::{driver::{self, Clients, Environment, Network, Operator, Storage, Timers}, *};
 //! /// Drops every message and every record.
 //! struct Void;
 //!
