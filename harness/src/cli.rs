@@ -120,15 +120,15 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Role {
     /// The master.
-    Master(NodeArgs<MasterArgs>),
+    Master(BuiltInNode<MasterArgs>),
     /// A replica.
-    Replica(NodeArgs<ReplicaArgs>),
+    Replica(BuiltInNode<ReplicaArgs>),
 }
 
 /// The arguments of a node that is built into the harness: those of the system's program, and
 /// mutations that the program does not offer.
 #[derive(Debug, Args)]
-struct NodeArgs<T: Args> {
+struct BuiltInNode<T: Args> {
     #[command(flatten)]
     node: T,
     /// Skip syncs of the store.
@@ -136,7 +136,7 @@ struct NodeArgs<T: Args> {
     without: Vec<Mutation>,
 }
 
-impl<T: Args> NodeArgs<T> {
+impl<T: Args> BuiltInNode<T> {
     fn sync_mode(&self) -> SyncMode {
         let skipped = self.without.iter().find_map(|mutation| match mutation {
             Mutation::SyncMode(mode) => Some(*mode),
@@ -291,5 +291,17 @@ fn serve_runs(args: &ServeArgs) -> Result<Exit, Failure> {
         Ok(()) => Ok(Exit::Valid),
         Err(error @ ServeError::Ended(_)) => Err(Failure::harness(error)),
         Err(error) => Err(Failure::arguments(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_is_well_formed() {
+        Cli::command().debug_assert();
     }
 }
