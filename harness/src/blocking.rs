@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::{
     commands::{self, CommandError},
-    report,
+    report_twopc,
     run_progress::run_with_progress,
     twopc::Run,
 };
@@ -116,7 +116,7 @@ pub async fn blocking(
         let options = args.options(peers);
         let completed = run_with_progress(&options, interrupt.clone()).await?;
         let (run, results) = commands::check_run(&completed.directory, &Limits::default())?;
-        report::write(&completed.directory, &run, &results).map_err(CommandError::Load)?;
+        report_twopc::write(&completed.directory, &run, &results).map_err(CommandError::Load)?;
         worst = worst.max(results.verdict);
         verdicts.push(format!("{}: {}", results.verdict, completed.directory.display()));
         rows.extend(measure(&run, args, peers));
@@ -210,7 +210,7 @@ impl BlockingArgs {
 
 /// How long locks were held that were in doubt when the master was killed.
 fn measure(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
-    let (intervals, locks) = report::locks(run);
+    let (intervals, locks) = report_twopc::locks(run);
     args.points()
         .into_iter()
         .map(|point| {

@@ -16,6 +16,7 @@ use std::{
 use ::twopc::Mutation;
 use checker::Validity;
 use clap::{Args, Parser, Subcommand};
+use report::inspect::InspectError;
 use system::{
     cli::{MasterArgs, ReplicaArgs},
     protocol::{CommitMode, Rule},
@@ -25,12 +26,13 @@ use system::{
 use self::test::TestArgs;
 use crate::{
     blocking::BlockingArgs,
-    commands::{self, CheckArgs, CommandError, ExportArgs, GenerateArgs, ReplayArgs, VerifyArgs},
+    commands::{
+        self, CheckArgs, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
+        ServeArgs, ServeFailure, VerifyArgs,
+    },
     model::{self, command::ModelArgs},
-    report::inspect::{InspectArgs, InspectError, inspect},
     rules::{self, RulesArgs},
     sim::{self, command::SimArgs},
-    web::{ServeArgs, ServeError, serve},
 };
 
 /// The exit status of a command.
@@ -274,7 +276,7 @@ impl From<Validity> for Exit {
 
 /// Shows a recorded run, in colour on a terminal.
 fn inspected(args: &InspectArgs) -> Result<Exit, Failure> {
-    match inspect(args, &mut anstream::stdout().lock()) {
+    match commands::inspect(args, &mut anstream::stdout().lock()) {
         Ok(verdict) => Ok(verdict.into()),
         Err(InspectError::Write(error)) => Err(error.into()),
         Err(error) => Err(Failure::arguments(error)),
@@ -287,10 +289,10 @@ fn serve_runs(args: &ServeArgs) -> Result<Exit, Failure> {
         .enable_all()
         .build()
         .map_err(Failure::harness)?;
-    match runtime.block_on(serve(args)) {
+    match runtime.block_on(commands::serve(args)) {
         Ok(()) => Ok(Exit::Valid),
-        Err(error @ ServeError::Ended(_)) => Err(Failure::harness(error)),
-        Err(error) => Err(Failure::arguments(error)),
+        Err(ServeFailure::Server(error)) => Err(Failure::harness(error)),
+        Err(ServeFailure::Argument(error)) => Err(Failure::arguments(error)),
     }
 }
 

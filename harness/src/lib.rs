@@ -6,12 +6,11 @@ pub mod cli;
 pub mod commands;
 pub mod model;
 pub mod progress;
-pub mod report;
+pub mod report_twopc;
 pub mod rules;
 mod run_progress;
 pub mod schedule;
 pub mod sim;
-pub mod web;
 
 pub use checker;
 pub use history;

@@ -1,6 +1,6 @@
-//! The wire format: what clients ask of the master, what nodes say to each other, what an observer
-//! may read. The `.proto` files are in `proto/`; the code generated from them is in
-//! `src/generated/` and checked by a test. Knows nothing of what any of it means.
+//! The wire format: the services for clients, for nodes and for inspection. The `.proto` files are
+//! in `proto/`. The generated code is in `src/generated/`, and a test compares it. Does not know
+//! what the messages mean.
 
 /// Package `twopc.v1`.
 pub mod v1 {

@@ -1,5 +1,6 @@
-//! The generated files under `src/generated` are what the `.proto` files say. They are kept, so that
-//! a build needs no compiler of `.proto` files; this test makes them anew and compares.
+//! The generated files under `src/generated` match the `.proto` files. They are kept in the
+//! repository so that a build needs no compiler for `.proto` files. This test generates them again
+//! and compares.
 //!
 //! After a change of a `.proto` file: `UPDATE_GENERATED=1 cargo test -p proto`.
 
@@ -15,7 +16,7 @@ fn generated_files_are_up_to_date() {
     let out = tempfile::tempdir().expect("a directory");
     fs::write(out.path().join("twopc.v1.bin"), descriptors.encode_to_vec()).expect("it is written");
     tonic_prost_build::configure()
-        // Keys and values stay slices of the buffer that they arrived in.
+        // Keys and values remain slices of the received buffer.
         .bytes(".")
         .out_dir(out.path())
         .compile_fds(descriptors)

@@ -1,5 +1,5 @@
-//! How the end of a client's call is told by a gRPC status, and what a status tells: the two
-//! directions side by side, so that they agree. Knows nothing of connections.
+//! The mapping between the outcome of a client's call and its gRPC status, in both directions, so
+//! that they agree. Does not know about connections.
 
 use std::{collections::BTreeMap, collections::HashMap, fmt};
 
@@ -8,28 +8,28 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::protocol::{AbortReason, NoReason, Node};
 
-/// The domain of our `google.rpc.ErrorInfo`: only a status that carries it says for certain that
-/// a call had no effect.
+/// The domain of our `google.rpc.ErrorInfo`. Only a status that carries it guarantees that the call
+/// had no effect.
 pub const DOMAIN: &str = "twopc";
 
-/// Why a call certainly had no effect, and never will.
+/// The kind of reason why a call had no effect and never will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ReasonKind {
-    /// Another write of the key is under way.
+    /// Another write of the key is in progress.
     Conflict,
     /// A replica voted no.
     Refused,
-    /// A replica is not live, so that writes are not taken; no replica could answer a get.
+    /// A replica is not live, so writes are refused; or no replica answered a get.
     Unavailable,
-    /// Votes were missing when the time was up.
+    /// Votes were missing at the vote timeout.
     Timeout,
     /// Too many calls are in flight.
     Overloaded,
-    /// The node is about to end.
+    /// The node is stopping.
     Stopping,
     /// The key or the value cannot be stored.
     Invalid,
-    /// There is no connection, and none could be made: the request never left. Never sent by a
+    /// There is no connection and none could be made, so the request was not sent. Never sent by a
     /// node.
     Unreachable,
 }
@@ -47,7 +47,7 @@ impl ReasonKind {
         ReasonKind::Unreachable,
     ];
 
-    /// The name, as `ErrorInfo` has it: `CONFLICT` and so on.
+    /// The name in `ErrorInfo`, for example `CONFLICT`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -69,14 +69,14 @@ impl fmt::Display for ReasonKind {
     }
 }
 
-/// Why a call certainly had no effect, with what there is to say about it.
+/// The reason why a call had no effect and never will.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     /// The kind.
     pub kind: ReasonKind,
-    /// In words.
+    /// The description, for people.
     pub text: String,
-    /// Facts for programs, such as `holder`, the transaction that was first.
+    /// Details for programs, such as `holder`, the conflicting transaction.
     pub facts: BTreeMap<String, String>,
 }
 
@@ -86,7 +86,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The status of a call that had no effect for this reason.
+/// The status of a call that had no effect.
 pub(crate) fn refusal(
     code: Code,
     kind: ReasonKind,
@@ -108,7 +108,7 @@ pub(crate) fn aborted(reason: &AbortReason) -> Status {
     match reason {
         AbortReason::Conflict { holder } => refuse(
             ReasonKind::Conflict,
-            format!("another write of the key is under way: transaction {holder}"),
+            format!("another write of the key is in progress: transaction {holder}"),
             vec![("holder", holder.to_string())],
         ),
         AbortReason::Refused { by, reason: NoReason::Locked { holder } } => refuse(
@@ -118,7 +118,7 @@ pub(crate) fn aborted(reason: &AbortReason) -> Status {
         ),
         AbortReason::Refused { by, reason: NoReason::Aborted } => refuse(
             ReasonKind::Refused,
-            format!("{by} voted no: the transaction is aborted there"),
+            format!("{by} voted no: the transaction is already aborted there"),
             vec![("by", by.to_string()), ("why", "aborted".into())],
         ),
         AbortReason::Unavailable { missing } => refuse(
@@ -128,14 +128,14 @@ pub(crate) fn aborted(reason: &AbortReason) -> Status {
         ),
         AbortReason::Timeout { missing } => refuse(
             ReasonKind::Timeout,
-            format!("votes were missing when the time was up: {}", list(missing)),
+            format!("votes missing at the vote timeout: {}", list(missing)),
             vec![("missing", list(missing))],
         ),
     }
 }
 
-/// The reason that a status gives, or none if it gives none of ours: then nothing is certain,
-/// whatever its code, for transports invent codes after a request has left.
+/// The reason that a status carries. None if it has no `ErrorInfo` of ours: then nothing is
+/// certain, whatever its code, because transports generate codes after a request was sent.
 pub(crate) fn reason(status: &Status) -> Option<Reason> {
     let info = status.get_details_error_info().filter(|info| info.domain == DOMAIN)?;
     let kind = ReasonKind::ALL.into_iter().find(|kind| kind.name() == info.reason)?;
@@ -156,7 +156,7 @@ mod tests {
     use crate::protocol::TxnId;
 
     #[test]
-    fn every_abort_is_told_and_understood() {
+    fn abort_reasons_round_trip() {
         let holder = TxnId::new(1, 44);
         let by = Node::Replica(2);
         let missing = vec![Node::Replica(1), Node::Replica(3)];
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_without_our_word_is_no_answer() {
+    fn a_status_without_our_error_info_is_no_reason() {
         assert_eq!(reason(&Status::aborted("by a proxy")), None);
         assert_eq!(reason(&Status::unavailable("connection reset")), None);
         let theirs = Status::with_error_details(

@@ -1,5 +1,5 @@
-//! The client library: put, del and get at the master, with answers that say what is certain and
-//! what is not; and a look into any node. Knows nothing of the protocol behind the answers.
+//! The client library: put, del and get at the master, with outcomes that state what is certain;
+//! and inspection of any node. Does not know the protocol behind the answers.
 
 use std::{
     fmt, io,
@@ -16,12 +16,12 @@ pub use crate::answer::{DOMAIN, Reason, ReasonKind};
 use crate::{
     answer,
     config::Address,
-    connection::{Connection, Courier},
+    connection::{Connection, RequestHandle},
     protocol::{self, Key, Value, Version},
     wire,
 };
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
     /// It is committed, and durable at every replica.
@@ -29,16 +29,16 @@ pub enum WriteOutcome {
         /// The key's version from now on.
         version: Version,
     },
-    /// It took no effect and never will.
+    /// It had no effect and never will.
     Aborted(Reason),
-    /// It may or may not have taken effect, or may yet: the answer was lost, or is late.
+    /// It may or may not have taken effect, or may still: the answer was lost or is late.
     Unknown(String),
 }
 
-/// A read gave nothing. Reads have no effect, so nothing is uncertain about it.
+/// A read failed. Reads have no effect, so nothing about it is uncertain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// A node says why.
+    /// A node gave the reason.
     #[error("{0}")]
     Refused(Reason),
     /// There was no answer.
@@ -46,11 +46,11 @@ pub enum ReadError {
     Failed(String),
 }
 
-/// A client of the master. Clones are cheap and share one connection, on which many calls may be
-/// under way.
+/// A client of the master. Clones are cheap and share one connection, on which many calls may be in
+/// progress.
 ///
-/// A connection is made by the first call that needs one, and dropped after a transport error or
-/// a timeout. No write is ever sent twice.
+/// The first call that needs a connection makes one. It is dropped after a transport error or a
+/// timeout. No write is ever sent twice.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -60,8 +60,8 @@ pub enum ReadError {
 /// let client = Client::new("127.0.0.1:7000".parse()?).timeout(Duration::from_secs(2));
 /// match client.put("colour", "green").await {
 ///     WriteOutcome::Committed { version } => println!("version {version}"),
-///     WriteOutcome::Aborted(reason) => println!("nothing happened: {reason}"),
-///     WriteOutcome::Unknown(why) => println!("who knows: {why}"),
+///     WriteOutcome::Aborted(reason) => println!("no effect: {reason}"),
+///     WriteOutcome::Unknown(why) => println!("unknown: {why}"),
 /// }
 /// assert_eq!(client.get("colour").await?.map(|(_, value)| value), Some("green".into()));
 /// # Ok(())
@@ -69,61 +69,61 @@ pub enum ReadError {
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    line: Arc<Line>,
+    connector: Arc<Connector>,
     timeout: Duration,
 }
 
-/// Beyond this the clock might not reach.
+/// The longest timeout; adding a longer one to the clock might overflow.
 const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Where to call, and the connection there, if any.
-struct Line {
+/// The master's address, and the connection to it, if any.
+struct Connector {
     address: Address,
     connection: Mutex<Option<Arc<Connection>>>,
-    /// Held while dialing, so that many calls make one connection.
+    /// Held while dialing, so that concurrent calls make one connection.
     dialing: tokio::sync::Mutex<()>,
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Client({})", self.line.address)
+        write!(f, "Client({})", self.connector.address)
     }
 }
 
-/// How a call went that gave no answer of the node's own.
+/// A call that got no regular answer.
 enum Failure {
-    /// Nothing of the request can have left.
+    /// The request was certainly not sent.
     Unsent(String),
     /// The request may have arrived.
     Lost(String),
-    /// The node answered with a status.
+    /// The node or the transport answered with a status.
     Status(Status),
 }
 
 impl Client {
-    /// A client of the master at this address. Makes no connection yet.
+    /// Creates a client of the master at this address. Does not connect yet.
     #[must_use]
     pub fn new(master: Address) -> Self {
-        let line = Line {
+        let connector = Connector {
             address: master,
             connection: Mutex::new(None),
             dialing: tokio::sync::Mutex::new(()),
         };
-        Client { line: Arc::new(line), timeout: Duration::from_secs(5) }
+        Client { connector: Arc::new(connector), timeout: Duration::from_secs(5) }
     }
 
-    /// A client that is connected already.
+    /// Creates a client and connects it.
     ///
     /// # Errors
     /// The master cannot be reached.
     pub async fn connect(master: Address) -> io::Result<Self> {
         let client = Client::new(master);
-        client.line.connection().await?;
+        client.connector.connection().await?;
         Ok(client)
     }
 
-    /// The same client, on the same connection, with another time to wait for each answer, from
-    /// dialing to the last byte. Default 5 s; a year at most.
+    /// The same client on the same connection, with another timeout for each call, from dialing to
+    /// the last byte. Default 5 s; at most a year.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Client { timeout: timeout.min(TIMEOUT_MAX), ..self }
@@ -141,7 +141,7 @@ impl Client {
         write_outcome(answer)
     }
 
-    /// Deletes a key; that it is absent is no error.
+    /// Deletes a key. It is not an error if the key is absent.
     pub async fn del(&self, key: impl Into<Key>) -> WriteOutcome {
         let request = pb::DelRequest { key: wire::blob_to_wire(key.into()) };
         let answer = self
@@ -150,10 +150,10 @@ impl Client {
         write_outcome(answer)
     }
 
-    /// Reads the last committed write of a key; none if the key is absent.
+    /// Reads the last committed write of a key, or none if the key is absent.
     ///
     /// # Errors
-    /// No replica could answer in time, or the master could not be asked.
+    /// No replica answered in time, or the master could not be reached.
     pub async fn get(&self, key: impl Into<Key>) -> Result<Option<(Version, Value)>, ReadError> {
         let request = pb::GetRequest { key: wire::blob_to_wire(key.into()) };
         let answer = self
@@ -165,7 +165,7 @@ impl Client {
             .await;
         match answer {
             Ok(found) => wire::found_from_wire(found)
-                .map_err(|error| ReadError::Failed(format!("the answer is {error}"))),
+                .map_err(|error| ReadError::Failed(format!("invalid answer: {error}"))),
             Err(Failure::Unsent(why)) => Err(ReadError::Refused(unreachable(why))),
             Err(Failure::Lost(why)) => Err(ReadError::Failed(why)),
             Err(Failure::Status(status)) => Err(answer::reason(&status)
@@ -173,21 +173,21 @@ impl Client {
         }
     }
 
-    /// Makes one call on the connection, within the time; it is told what of that is left.
+    /// Makes one call on the connection within the timeout. `make` is given the remaining time.
     async fn call<T>(
         &self,
-        make: impl AsyncFnOnce(KvClient<Courier>, Duration) -> Result<T, Status>,
+        make: impl AsyncFnOnce(KvClient<RequestHandle>, Duration) -> Result<T, Status>,
     ) -> Result<T, Failure> {
         let deadline = Instant::now() + self.timeout;
         let waited = self.timeout;
-        let connection = match timeout_at(deadline, self.line.connection()).await {
+        let connection = match timeout_at(deadline, self.connector.connection()).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(error)) => return Err(Failure::Unsent(error.to_string())),
             Err(_) => return Err(Failure::Unsent(format!("no connection within {waited:?}"))),
         };
-        let courier = connection.courier();
-        let kept = courier.kept();
-        let kv = KvClient::with_origin(courier, connection.origin())
+        let request_handle = connection.request_handle();
+        let unsent = request_handle.unsent();
+        let kv = KvClient::with_origin(request_handle, connection.origin())
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(usize::MAX);
         let left = deadline.saturating_duration_since(Instant::now());
@@ -195,25 +195,25 @@ impl Client {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(status)) => status,
             Err(_) => {
-                self.line.hang_up(&connection);
+                self.connector.discard(&connection);
                 return Err(Failure::Lost(format!("no answer within {waited:?}")));
             }
         };
-        if kept.load(Ordering::Acquire) {
-            self.line.hang_up(&connection);
+        if unsent.load(Ordering::Acquire) {
+            self.connector.discard(&connection);
             return Err(Failure::Unsent(describe(&status)));
         }
         if answer::reason(&status).is_none() {
-            // Most likely the transport's own word.
-            self.line.hang_up(&connection);
+            // Most likely the transport generated this status.
+            self.connector.discard(&connection);
         }
         Err(Failure::Status(status))
     }
 }
 
-impl Line {
+impl Connector {
     fn current(&self) -> MutexGuard<'_, Option<Arc<Connection>>> {
-        // The lock guards a plain assignment, which cannot leave anything half done.
+        // The lock guards a single assignment, which cannot be left half done.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -234,8 +234,8 @@ impl Line {
         Ok(connection)
     }
 
-    /// Uses a connection no more, unless another has already taken its place.
-    fn hang_up(&self, connection: &Arc<Connection>) {
+    /// Drops a connection, unless another has already replaced it.
+    fn discard(&self, connection: &Arc<Connection>) {
         let mut current = self.current();
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, connection)) {
             *current = None;
@@ -247,7 +247,7 @@ fn write_outcome(answer: Result<Option<pb::TxnId>, Failure>) -> WriteOutcome {
     match answer {
         Ok(version) => match wire::txn_from_wire(version) {
             Ok(version) => WriteOutcome::Committed { version },
-            Err(error) => WriteOutcome::Unknown(format!("the answer is {error}")),
+            Err(error) => WriteOutcome::Unknown(format!("invalid answer: {error}")),
         },
         Err(Failure::Unsent(why)) => WriteOutcome::Aborted(unreachable(why)),
         Err(Failure::Lost(why)) => WriteOutcome::Unknown(why),
@@ -270,19 +270,19 @@ fn describe(status: &Status) -> String {
     text
 }
 
-/// Looks into one node, past the master if it is a replica. For people and tests: nothing that it
-/// says is linearizable with anything.
+/// Inspects one node directly, bypassing the master if it is a replica. For people and tests: its
+/// answers are not linearizable with anything.
 #[derive(Clone)]
 pub struct Inspector {
-    inspect: InspectClient<Courier>,
+    inspect: InspectClient<RequestHandle>,
 }
 
-/// How a node stands.
+/// The status of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeStatus {
     /// The name of its cluster.
     pub cluster: String,
-    /// What its machine says.
+    /// The status of its machine.
     pub machine: protocol::Status,
 }
 
@@ -296,21 +296,21 @@ impl Inspector {
     /// It cannot be reached.
     pub async fn connect(node: &Address) -> io::Result<Self> {
         let connection = Connection::open(node).await?;
-        let inspect = InspectClient::with_origin(connection.courier(), connection.origin())
+        let inspect = InspectClient::with_origin(connection.request_handle(), connection.origin())
             .max_decoding_message_size(usize::MAX);
         Ok(Inspector { inspect })
     }
 
-    /// Asks the node how it stands.
+    /// Requests the status of the node.
     ///
     /// # Errors
-    /// The node cannot be asked, or its answer is not understood.
+    /// The node cannot be reached, or its answer is invalid.
     pub async fn status(&mut self) -> Result<NodeStatus, Status> {
         let status = self.inspect.status(pb::StatusRequest {}).await?.into_inner();
-        Self::understand(status).map_err(|error| Status::internal(error.to_string()))
+        Self::decode_status(status).map_err(|error| Status::internal(error.to_string()))
     }
 
-    fn understand(status: pb::StatusResponse) -> Result<NodeStatus, wire::Malformed> {
+    fn decode_status(status: pb::StatusResponse) -> Result<NodeStatus, wire::Malformed> {
         let live = status.live.into_iter().map(wire::node_from_wire);
         let unsettled = status
             .unsettled
@@ -328,10 +328,10 @@ impl Inspector {
         Ok(NodeStatus { cluster: status.cluster, machine })
     }
 
-    /// Every entry of the node's store at one moment, in the order of the keys.
+    /// Every entry of the node's store at one moment, in key order.
     ///
     /// # Errors
-    /// The node cannot be asked; or, as an item, stops answering.
+    /// The node cannot be reached. As an item: the stream failed.
     pub async fn dump(
         &mut self,
     ) -> Result<impl Stream<Item = Result<Entry, Status>> + Send + use<>, Status> {
@@ -349,7 +349,7 @@ impl fmt::Debug for Inspector {
 fn entry(entry: pb::Entry) -> Result<Entry, Status> {
     match wire::found_from_wire(entry.found) {
         Ok(Some((version, value))) => Ok((wire::blob_from_wire(&entry.key), version, value)),
-        Ok(None) => Err(Status::internal("an entry without a value")),
+        Ok(None) => Err(Status::internal("the entry has no value")),
         Err(error) => Err(Status::internal(error.to_string())),
     }
 }

@@ -1,5 +1,5 @@
-//! The cluster's configuration: one TOML file that every node and client of it reads. Knows
-//! nothing of command lines.
+//! The configuration of a cluster: one TOML file that all of its nodes and clients read. Does not
+//! know about command lines.
 
 use std::{
     collections::BTreeSet,
@@ -13,10 +13,35 @@ use serde::Deserialize;
 
 use crate::protocol::{CommitMode, Node, Replicas, Timing};
 
-/// The longest period that can be configured: one day.
+/// Earlier names of entries: section, earlier key, current key. Both are accepted; the earlier one is
+/// reported when a file is loaded.
+const RENAMED_KEYS: [(&str, &str, &str); 20] = [
+    ("timing", "vote", "vote_timeout_ms"),
+    ("timing", "resend", "retransmit_ms"),
+    ("timing", "inquire", "inquiry_timeout_ms"),
+    ("timing", "peers_after", "peer_inquiry_after"),
+    ("timing", "read_wait", "read_wait_ms"),
+    ("timing", "read_slack", "read_slack_ms"),
+    ("timing", "heartbeat", "heartbeat_ms"),
+    ("timing", "silent_heartbeats", "missed_heartbeats_max"),
+    ("timing", "floor_batch", "watermark_batch"),
+    ("node", "calls", "max_inflight"),
+    ("node", "get_deadline", "get_deadline_ms"),
+    ("node", "get_deadline_max", "get_deadline_max_ms"),
+    ("node", "reconnect", "reconnect_ms"),
+    ("node", "reconnect_max", "reconnect_max_ms"),
+    ("node", "outbox", "send_buffer_bytes"),
+    ("node", "stop", "shutdown_grace_ms"),
+    ("node", "batch", "sched_batch"),
+    ("store", "map_size", "map_bytes"),
+    ("store", "log_size", "wal_bytes"),
+    ("store", "max_value", "max_value_bytes"),
+];
+
+/// The longest duration that can be configured: one day.
 const PERIOD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A cluster: who belongs to it, and by which periods and bounds it lives.
+/// The configuration of a cluster: its members, timeouts and limits.
 ///
 /// ```
 /// let text = r#"
@@ -34,23 +59,23 @@ const PERIOD_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterConfig {
-    /// The cluster's name: nodes of different names refuse each other.
+    /// The cluster's name. Nodes of different clusters refuse each other.
     #[serde(rename = "cluster")]
     pub name: String,
-    /// Where the master listens.
+    /// The address of the master.
     pub master: Address,
-    /// Where the replicas listen, in the order of their slots.
+    /// The addresses of the replicas, in the order of their slots.
     pub replicas: Vec<Address>,
-    /// What makes a commit: `logged` (the master's log, the default) or `votes`. For ever.
+    /// What makes a commit: `logged` (the master's log, the default) or `votes`. It never changes.
     #[serde(default)]
     pub commit: CommitMode,
-    /// The periods of the protocol, in milliseconds.
+    /// The timeouts of the protocol, in milliseconds.
     #[serde(default)]
     pub timing: Timing,
-    /// The bounds of a node.
+    /// The limits of a node.
     #[serde(default)]
     pub node: NodeLimits,
-    /// The bounds of a store.
+    /// The limits of a store.
     #[serde(default)]
     pub store: StoreLimits,
 }
@@ -78,13 +103,13 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let whole = text
+        let has_port = text
             .rsplit_once(':')
             .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-        let whole = whole && text.parse::<http::uri::Authority>().is_ok();
-        whole
-            .then(|| Address(text.to_owned()))
-            .ok_or_else(|| format!("'{text}' is no address: want HOST:PORT, as in 127.0.0.1:7000"))
+        let valid = has_port && text.parse::<http::uri::Authority>().is_ok();
+        valid.then(|| Address(text.to_owned())).ok_or_else(|| {
+            format!("invalid address '{text}': expected HOST:PORT, for example 127.0.0.1:7000")
+        })
     }
 }
 
@@ -96,37 +121,36 @@ impl TryFrom<String> for Address {
     }
 }
 
-/// The bounds of a node that the protocol does not know of.
+/// The limits of a node that do not concern the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeLimits {
-    /// Client calls in flight; more are refused, without effect. Default 4096.
+    /// The maximum number of client calls in flight. Further calls are refused, without effect.
+    /// Default 4096.
     #[serde(alias = "calls")]
     pub max_inflight: usize,
-    /// How long a get without a deadline of its own may take, in milliseconds. Default 2000.
+    /// The deadline of a get that does not set one, in milliseconds. Default 2000.
     #[serde(alias = "get_deadline")]
     pub get_deadline_ms: u64,
-    /// The longest deadline that a get may ask for, in milliseconds. Default 60000.
+    /// The longest deadline that a get may set, in milliseconds. Default 60000.
     #[serde(alias = "get_deadline_max")]
     pub get_deadline_max_ms: u64,
-    /// A node redials a peer after this, then after twice as long, and so on, in milliseconds.
+    /// The delay before a node redials a peer, in milliseconds. It doubles after each failure.
     /// Default 50.
     #[serde(alias = "reconnect")]
     pub reconnect_ms: u64,
-    /// The longest time between two dials, in milliseconds. Default 1000.
+    /// The longest delay between two dials, in milliseconds. Default 1000.
     #[serde(alias = "reconnect_max")]
     pub reconnect_max_ms: u64,
-    /// What may wait for one slow peer, in bytes; more is dropped, the oldest first. Default
-    /// 64 MiB.
+    /// The size of the send buffer of each peer, in bytes. When it is full, the oldest messages are
+    /// dropped. Default 64 MiB.
     #[serde(alias = "outbox")]
     pub send_buffer_bytes: usize,
-    /// How long a node that was told to stop waits for the calls in flight, in milliseconds.
-    /// Default 3000.
+    /// How long a stopping node waits for the calls in flight, in milliseconds. Default 3000.
     #[serde(alias = "stop")]
     pub shutdown_grace_ms: u64,
-    /// Whether a node that has something to do waits until whoever runs on its processor pauses
-    /// (`SCHED_BATCH`), rather than interrupt it: for nodes that share a machine with each other,
-    /// and not with programs that never pause. Default true.
+    /// Whether the node runs under `SCHED_BATCH`, so that a wake-up does not preempt the running
+    /// process. Faster when nodes share cores; disable it beside CPU-bound programs. Default true.
     #[serde(alias = "batch")]
     pub sched_batch: bool,
 }
@@ -146,16 +170,16 @@ impl Default for NodeLimits {
     }
 }
 
-/// The bounds of a store.
+/// The limits of a store.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreLimits {
-    /// The most that the database may grow to, in bytes; address space, not memory, and no more
-    /// disk than is used. Default 16 GiB.
+    /// The maximum size of the database, in bytes. It reserves address space, not memory or disk
+    /// space. Default 16 GiB.
     #[serde(alias = "map_size")]
     pub map_bytes: u64,
-    /// The size of the log, in bytes: what is durable there before the tables take it up. Commits
-    /// that do not fit go to the tables at once. Default 16 MiB.
+    /// The size of the write-ahead log, in bytes. When it is full, the newest state is checkpointed
+    /// to LMDB. Default 16 MiB.
     #[serde(alias = "log_size")]
     pub wal_bytes: u64,
     /// The longest value, in bytes. Default 1 MiB.
@@ -169,7 +193,7 @@ impl Default for StoreLimits {
     }
 }
 
-/// The configuration cannot be used.
+/// The configuration is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -177,11 +201,11 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         cause: std::io::Error,
     },
-    /// The file does not say what a configuration says.
+    /// The file does not parse as a configuration.
     #[error("{}:{line}:{column}: {why}", path.display())]
     Syntax {
         /// The file.
@@ -190,15 +214,15 @@ pub enum ConfigError {
         line: usize,
         /// The column, in characters, from 1.
         column: usize,
-        /// What is wrong.
+        /// The error.
         why: String,
     },
-    /// The file says something that cannot be.
+    /// A value is invalid.
     #[error("{}: {why}", path.display())]
     Value {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error.
         why: String,
     },
 }
@@ -207,17 +231,22 @@ impl ClusterConfig {
     /// Reads a file.
     ///
     /// # Errors
-    /// It cannot be read, or used; the error names file, line, column and reason.
+    /// The file cannot be read or is not usable; the error names file, line, column and reason.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
-        ClusterConfig::parse(&text, path)
+        let cluster = ClusterConfig::parse(&text, path)?;
+        for (section, old, new) in renamed_keys(&text) {
+            let path = path.display();
+            tracing::warn!("{path}: {section}.{old} is now called {section}.{new}");
+        }
+        Ok(cluster)
     }
 
-    /// Reads a text; the path is for the errors.
+    /// Parses a text. The path is for error messages.
     ///
     /// # Errors
-    /// The text cannot be used; the error names file, line, column and reason.
+    /// The text is not usable; the error names file, line, column and reason.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let cluster: ClusterConfig = toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start.min(text.len()));
@@ -236,15 +265,15 @@ impl ClusterConfig {
 
     fn check(&self) -> Result<(), String> {
         if self.name.is_empty() || self.name.len() > 64 {
-            return Err("cluster: want a name of 1 to 64 bytes".into());
+            return Err("cluster: expected a name of 1 to 64 bytes".into());
         }
         let most = Replicas::MAX;
         if self.replicas.is_empty() || self.replicas.len() > usize::from(most) {
-            return Err(format!("replicas: want 1 to {most}, not {}", self.replicas.len()));
+            return Err(format!("replicas: expected 1 to {most}, not {}", self.replicas.len()));
         }
         let mut taken = BTreeSet::from([&self.master]);
         if let Some(twice) = self.replicas.iter().find(|address| !taken.insert(address)) {
-            return Err(format!("replicas: two nodes cannot both listen at {twice}"));
+            return Err(format!("replicas: two nodes cannot both listen on {twice}"));
         }
         let timing = &self.timing;
         let node = &self.node;
@@ -264,42 +293,42 @@ impl ClusterConfig {
         ] {
             if period < ms(least) || period > PERIOD_MAX {
                 let most = PERIOD_MAX.as_millis();
-                return Err(format!("{name}: want {least} to {most} ms"));
+                return Err(format!("{name}: expected {least} to {most} ms"));
             }
         }
-        // With one, every replica would be silent at the very heartbeat that asks it to speak.
+        // With 1, every replica would miss the very heartbeat that it is to answer.
         if self.timing.missed_heartbeats_max < 2 {
-            return Err("timing.missed_heartbeats_max: want at least 2".into());
+            return Err("timing.missed_heartbeats_max: expected at least 2".into());
         }
         if self.node.max_inflight == 0 || self.node.max_inflight > 1 << 20 {
-            return Err("node.max_inflight: want 1 to 1048576".into());
+            return Err("node.max_inflight: expected 1 to 1048576".into());
         }
         if self.store.max_value_bytes == 0 || self.store.max_value_bytes > 1 << 30 {
-            return Err("store.max_value_bytes: want 1 byte to 1 GiB".into());
+            return Err("store.max_value_bytes: expected 1 byte to 1 GiB".into());
         }
         if self.store.wal_bytes > 1 << 30 {
-            return Err("store.wal_bytes: want at most 1 GiB".into());
+            return Err("store.wal_bytes: expected at most 1 GiB".into());
         }
         let buffer_min = 2 * self.store.max_value_bytes + (1 << 20);
         if self.node.send_buffer_bytes < buffer_min {
             return Err(format!(
-                "node.send_buffer_bytes: want at least {buffer_min} bytes, which is 1 MiB and twice \
-                 store.max_value_bytes: a message that does not fit could never be sent"
+                "node.send_buffer_bytes: expected at least {buffer_min} bytes, which is 1 MiB and twice \
+                 store.max_value_bytes: a message that does not fit can never be sent"
             ));
         }
         Ok(())
     }
 
-    /// How many replicas there are.
+    /// The number of replicas.
     ///
     /// # Panics
-    /// Never for a cluster that was parsed: there are at most 255.
+    /// Never for a parsed configuration, which has at most 64 replicas.
     #[must_use]
     pub fn replica_count(&self) -> u8 {
         u8::try_from(self.replicas.len()).expect("checked when parsed")
     }
 
-    /// Where a node listens, or none if there is no such node.
+    /// The address of a node, or none if there is no such node.
     #[must_use]
     pub fn address(&self, node: Node) -> Option<&Address> {
         match node {
@@ -307,6 +336,16 @@ impl ClusterConfig {
             Node::Replica(slot) => self.replicas.get(usize::from(slot).checked_sub(1)?),
         }
     }
+}
+
+/// The renamed keys that a configuration uses, as in [`RENAMED_KEYS`].
+fn renamed_keys(text: &str) -> Vec<(&'static str, &'static str, &'static str)> {
+    // Parse errors are reported by `ClusterConfig::parse`.
+    let table: toml::Table = text.parse().unwrap_or_default();
+    let uses = |section: &str, key: &str| {
+        table.get(section).is_some_and(|section| section.get(key).is_some())
+    };
+    RENAMED_KEYS.into_iter().filter(|(section, old, _)| uses(section, old)).collect()
 }
 
 #[cfg(test)]
@@ -317,12 +356,12 @@ mod tests {
                         replicas = [\"127.0.0.1:7001\", \"localhost:7002\"]\n";
 
     fn error(text: &str) -> String {
-        ClusterConfig::parse(text, "c.toml".as_ref()).expect_err("is refused").to_string()
+        ClusterConfig::parse(text, "c.toml".as_ref()).expect_err("invalid").to_string()
     }
 
     #[test]
-    fn defaults_fill_what_is_not_said() {
-        let cluster = ClusterConfig::parse(GOOD, "c.toml".as_ref()).expect("is good");
+    fn defaults_apply_to_missing_entries() {
+        let cluster = ClusterConfig::parse(GOOD, "c.toml".as_ref()).expect("valid");
         assert_eq!(cluster.timing, Timing::default());
         assert_eq!(cluster.commit, CommitMode::Logged);
         assert_eq!(cluster.node, NodeLimits::default());
@@ -330,6 +369,28 @@ mod tests {
         assert_eq!(cluster.address(Node::Replica(2)).map(Address::as_str), Some("localhost:7002"));
         assert_eq!(cluster.address(Node::Replica(3)), None);
         assert_eq!(cluster.address(Node::Replica(0)), None);
+    }
+
+    #[test]
+    fn renamed_keys_are_accepted_and_reported() {
+        for (section, old, new) in RENAMED_KEYS {
+            let value = match (section, old) {
+                (_, "batch") => "false",
+                (_, "max_value") => "1000",
+                (_, "outbox") | ("store", _) => "100000000",
+                _ => "5",
+            };
+            let of = |key: &str| format!("{GOOD}[{section}]\n{key} = {value}\n");
+            let parse = |text: &str| {
+                ClusterConfig::parse(text, "c.toml".as_ref())
+                    .unwrap_or_else(|error| panic!("{section}.{old}: {error}"))
+            };
+            assert_eq!(parse(&of(old)), parse(&of(new)), "{section}.{old}");
+            assert_ne!(parse(&of(new)), parse(GOOD), "{section}.{new} has an effect");
+            assert_eq!(renamed_keys(&of(old)), [(section, old, new)]);
+            assert_eq!(renamed_keys(&of(new)), []);
+        }
+        assert_eq!(renamed_keys("not a configuration"), []);
     }
 
     #[test]
@@ -341,22 +402,22 @@ mod tests {
         let unknown = format!("{GOOD}\n[timing]\nvotes = 5\n");
         assert!(error(&unknown).starts_with("c.toml:6:1: "), "{}", error(&unknown));
         let address = GOOD.replace("127.0.0.1:7000", "nowhere");
-        assert!(error(&address).contains("'nowhere' is no address"), "{}", error(&address));
+        assert!(error(&address).contains("invalid address 'nowhere'"), "{}", error(&address));
         assert!(error(&address).starts_with("c.toml:2:10: "), "{}", error(&address));
         let twice = GOOD.replace("7001", "7000");
-        assert!(error(&twice).contains("both listen at 127.0.0.1:7000"), "{}", error(&twice));
+        assert!(error(&twice).contains("both listen on 127.0.0.1:7000"), "{}", error(&twice));
         assert!(error("cluster = 'é\n").starts_with("c.toml:1:1"), "{}", error("cluster = 'é\n"));
         let zero = format!("{GOOD}[timing]\nheartbeat_ms = 0\n");
-        assert!(error(&zero).contains("timing.heartbeat_ms: want 1 to"), "{}", error(&zero));
+        assert!(error(&zero).contains("timing.heartbeat_ms: expected 1 to"), "{}", error(&zero));
         let ages = format!("{GOOD}[timing]\nvote = 9223372036854775807\n");
         assert!(
-            error(&ages).contains("timing.vote_timeout_ms: want 1 to 86400000 ms"),
+            error(&ages).contains("timing.vote_timeout_ms: expected 1 to 86400000 ms"),
             "{}",
             error(&ages)
         );
         let small = format!("{GOOD}[node]\nsend_buffer_bytes = 2000000\n");
         assert!(
-            error(&small).contains("node.send_buffer_bytes: want at least 3145728"),
+            error(&small).contains("node.send_buffer_bytes: expected at least 3145728"),
             "{}",
             error(&small)
         );

@@ -1,5 +1,5 @@
-//! One HTTP/2 connection to a node, made eagerly and never remade behind its user's back, so that
-//! it is known of each request whether it can have left. Knows nothing of what is called.
+//! An HTTP/2 connection to a node. It is made eagerly and never re-established implicitly, so that
+//! it is known for each request whether it may have been sent. Does not know what is called.
 
 use std::{
     io,
@@ -23,22 +23,22 @@ use crate::{
     meter::{Meter, Metered},
 };
 
-/// HTTP/2 flow control holds back what does not fit: several of the largest values at once.
+/// The HTTP/2 window of a stream: several values of the default maximum size.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// The same for all streams of a connection together.
+/// The HTTP/2 window of a connection.
 pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
-/// The kernel asks an idle connection's other side whether it still is there after this, and again
-/// after as long, so many times in vain until the connection has ended. A process that lies still
-/// is no such case: its kernel answers for it. A host that lost its power says nothing when it
-/// comes back, and this side would wait for ever.
+/// TCP keepalive: the kernel probes an idle connection after this time, and then at this interval,
+/// until `KEEPALIVE_PROBES` probes have failed. A paused process is not affected, because its
+/// kernel answers. A host that lost power says nothing when it comes back, and without keepalive
+/// this side would wait forever.
 const KEEPALIVE: Duration = Duration::from_secs(1);
 const KEEPALIVE_PROBES: u32 = 4;
-/// What was sent and has not reached the other side's kernel for so long has a dead connection.
+/// A connection is dead if sent data is not acknowledged by the other kernel for this time.
 const UNHEARD_MAX: Duration = Duration::from_secs(5);
 
-/// Sets up the socket of a connection, on either side of it: small messages leave at once, and a
-/// host that is gone is noticed.
+/// Configures the socket of a connection, on either side: small messages are sent immediately, and
+/// a dead host is detected.
 pub(crate) fn set_up(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
@@ -48,7 +48,7 @@ pub(crate) fn set_up(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)
 }
 
-/// A live connection. Clones share it.
+/// A connection. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     sender: http2::SendRequest<Body>,
@@ -57,8 +57,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Dials, and waits until the other side has spoken HTTP/2: a process that is stopped, whose
-    /// kernel still accepts for it, does not count as reached. Sends no request.
+    /// Dials and waits until the other side has sent HTTP/2 data. A stopped process, whose kernel
+    /// still accepts connections, does not count as reachable. Sends no request.
     pub(crate) async fn open(address: &Address) -> io::Result<Self> {
         let origin = http::Uri::builder()
             .scheme("http")
@@ -86,59 +86,60 @@ impl Connection {
         }
     }
 
-    /// Whether the connection has ended, as far as this side has noticed.
+    /// Whether the connection is known to be closed.
     pub(crate) fn is_closed(&self) -> bool {
         self.sender.is_closed()
     }
 
-    /// What gRPC clients of this connection take for the origin of their requests.
+    /// The origin for requests on this connection.
     pub(crate) fn origin(&self) -> http::Uri {
         self.origin.clone()
     }
 
-    /// What the connection's socket has taken.
+    /// The meter of the connection's socket.
     pub(crate) fn meter(&self) -> &Arc<Meter> {
         &self.meter
     }
 
-    /// A service for one request, or one client of them.
-    pub(crate) fn courier(&self) -> Courier {
-        Courier { sender: self.sender.clone(), kept: Arc::default() }
+    /// A handle for one request, or for a client that makes several.
+    pub(crate) fn request_handle(&self) -> RequestHandle {
+        RequestHandle { sender: self.sender.clone(), unsent: Arc::default() }
     }
 }
 
-/// Carries requests over a connection, and knows if one certainly never left.
+/// Sends requests over a connection, and knows if one was certainly not sent.
 #[derive(Clone, Debug)]
-pub(crate) struct Courier {
+pub(crate) struct RequestHandle {
     sender: http2::SendRequest<Body>,
-    kept: Arc<AtomicBool>,
+    unsent: Arc<AtomicBool>,
 }
 
-impl Courier {
-    /// Set once a request could not be handed to the connection: not one byte of it left.
-    pub(crate) fn kept(&self) -> Arc<AtomicBool> {
-        self.kept.clone()
+impl RequestHandle {
+    /// A flag that is set if a request could not be handed to the connection: no byte of it was
+    /// sent.
+    pub(crate) fn unsent(&self) -> Arc<AtomicBool> {
+        self.unsent.clone()
     }
 }
 
-impl tower::Service<http::Request<Body>> for Courier {
+impl tower::Service<http::Request<Body>> for RequestHandle {
     type Response = http::Response<Incoming>;
     type Error = hyper::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // Whether the connection is closed is seen in `call`, which can tell of it.
+        // A closed connection is detected in `call`, which can report it.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let answer = self.sender.try_send_request(request);
-        let kept = self.kept.clone();
+        let unsent = self.unsent.clone();
         Box::pin(async move {
             answer.await.map_err(|failure| {
-                // The request comes back only if nothing of it was written anywhere.
+                // hyper returns the request only if no part of it was written.
                 if failure.message().is_some() {
-                    kept.store(true, Ordering::Release);
+                    unsent.store(true, Ordering::Release);
                 }
                 failure.into_error()
             })

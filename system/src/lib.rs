@@ -1,13 +1,19 @@
-//! A durable, replicated key/value store: two-phase commit over gRPC on LMDB.
+//! A durable, replicated key/value store: two-phase commit over gRPC on LMDB. This crate joins the
+//! state machines of the crate `protocol` and the crate `store` to nodes, and has the client library
+//! and the programs.
 
 mod answer;
 pub mod cli;
 pub mod client;
 pub mod config;
 mod connection;
-pub mod journal;
+pub mod hooks;
 mod meter;
 pub mod node;
-pub mod protocol;
 pub mod store;
 pub mod wire;
+
+#[cfg(feature = "test-hooks")]
+pub use journal;
+pub use protocol;
+pub use records;

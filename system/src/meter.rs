@@ -1,6 +1,5 @@
-//! Watches what a connection's socket has taken: a byte counts when the kernel has it, not when
-//! some buffer above does. Reads the HTTP/2 frames that go by just enough for that; changes
-//! nothing.
+//! Counts what the kernel has accepted on a connection's socket. Data in a buffer above the socket
+//! does not count. Parses the HTTP/2 frames that pass just enough for that, and changes nothing.
 
 use std::{
     io::{self, IoSlice},
@@ -17,7 +16,7 @@ use tokio::{
     sync::SetOnce,
 };
 
-/// What is known of a connection.
+/// The counters of a connection.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     data: AtomicU64,
@@ -26,24 +25,24 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Bytes of message data (the payload of DATA frames) that the kernel has taken.
+    /// Bytes of message data (the payload of DATA frames) that the kernel has accepted.
     pub(crate) fn data(&self) -> u64 {
         self.data.load(Ordering::Acquire)
     }
 
-    /// Streams that were ended from this side: as a server, whole answers that the kernel has
-    /// taken.
+    /// Streams ended by this side. On a server: complete answers that the kernel has accepted.
+    #[cfg_attr(not(feature = "test-hooks"), allow(dead_code, reason = "only the hooks read it"))]
     pub(crate) fn ended(&self) -> u64 {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Waits until the other side has said anything at all.
+    /// Waits until the other side has sent anything.
     pub(crate) async fn heard(&self) {
         self.heard.wait().await;
     }
 }
 
-/// A connection with a meter in it.
+/// A connection with a meter.
 #[derive(Debug)]
 pub(crate) struct Metered<T> {
     io: T,
@@ -52,14 +51,14 @@ pub(crate) struct Metered<T> {
 }
 
 impl<T> Metered<T> {
-    /// Meters a connection that was accepted.
+    /// Meters an accepted connection.
     pub(crate) fn server(io: T) -> Self {
         Metered { io, meter: Arc::default(), frames: Frames::default() }
     }
 
-    /// Meters a connection that was dialed.
+    /// Meters a dialed connection.
     pub(crate) fn client(io: T) -> Self {
-        // What a client says first is no frame.
+        // A client first sends the preface, which is not a frame.
         let frames = Frames { skip: PREFACE_LEN, ..Frames::default() };
         Metered { io, meter: Arc::default(), frames }
     }
@@ -77,20 +76,20 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const END_STREAM: u8 = 1;
 
-/// Follows the frames in a run of bytes (RFC 9113, section 4.1).
+/// Tracks the frames in a byte stream (RFC 9113, section 4.1).
 #[derive(Debug, Default)]
 struct Frames {
-    /// Bytes to pass over before the first frame.
+    /// Bytes to skip before the first frame.
     skip: usize,
     header: [u8; HEADER_LEN],
-    /// How much of the header is there.
+    /// The number of header bytes received.
     filled: usize,
-    /// How much of the payload is still to come.
+    /// The number of payload bytes still to come.
     payload: usize,
 }
 
 impl Frames {
-    fn pass(&mut self, mut bytes: &[u8], meter: &Meter) {
+    fn track(&mut self, mut bytes: &[u8], meter: &Meter) {
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let n = self.skip.min(bytes.len());
@@ -104,7 +103,7 @@ impl Frames {
                 if self.filled == HEADER_LEN {
                     let [a, b, c, ..] = self.header;
                     self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
-                    self.finish_if_whole(meter);
+                    self.finish_if_complete(meter);
                 }
             } else {
                 let n = self.payload.min(bytes.len());
@@ -113,12 +112,12 @@ impl Frames {
                 }
                 self.payload -= n;
                 bytes = &bytes[n..];
-                self.finish_if_whole(meter);
+                self.finish_if_complete(meter);
             }
         }
     }
 
-    fn finish_if_whole(&mut self, meter: &Meter) {
+    fn finish_if_complete(&mut self, meter: &Meter) {
         if self.payload > 0 {
             return;
         }
@@ -140,7 +139,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
         if buf.filled().len() > before && !self.meter.heard.initialized() {
-            // Only this connection's reader sets it, so it cannot be set twice.
+            // Only this reader sets it, so it is not set twice.
             let _ = self.meter.heard.set(());
         }
         read
@@ -156,7 +155,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         let wrote = Pin::new(&mut self.io).poll_write(cx, buf);
         if let Poll::Ready(Ok(n)) = wrote {
             let Metered { meter, frames, .. } = &mut *self;
-            frames.pass(&buf[..n], meter);
+            frames.track(&buf[..n], meter);
         }
         wrote
     }
@@ -171,7 +170,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
             let Metered { meter, frames, .. } = &mut *self;
             for buf in bufs {
                 let n = left.min(buf.len());
-                frames.pass(&buf[..n], meter);
+                frames.track(&buf[..n], meter);
                 left -= n;
             }
         }
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_followed_however_the_bytes_are_cut() {
+    fn frames_are_tracked_across_any_split() {
         let mut bytes = vec![b'P'; PREFACE_LEN];
         bytes.extend(frame(4, 0, b"settings"));
         bytes.extend(frame(HEADERS, 4, b"headers"));
@@ -218,7 +217,7 @@ mod tests {
             let meter = Meter::default();
             let mut frames = Frames { skip: PREFACE_LEN, ..Frames::default() };
             for piece in bytes.chunks(size) {
-                frames.pass(piece, &meter);
+                frames.track(piece, &meter);
             }
             assert_eq!((meter.data(), meter.ended()), (13, 3), "in pieces of {size}");
         }

@@ -1,4 +1,4 @@
-//! Messages to and from their wire form. Knows both vocabularies and nothing of who sends what.
+//! Conversion of messages to and from their wire format.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::protocol::{
     TxnId, Version, Write,
 };
 
-/// A message that arrived is not one that the protocol knows: the sender is of another build.
+/// A received message cannot be decoded: the sender is a different version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a message of this protocol: {0}")]
+#[error("malformed message: {0}")]
 pub struct Malformed(&'static str);
 
-/// A node as a number: 0 the master, else the slot.
+/// The wire number of a node: 0 for the master, otherwise the slot.
 #[must_use]
 pub fn node_to_wire(node: Node) -> u32 {
     match node {
@@ -24,19 +24,19 @@ pub fn node_to_wire(node: Node) -> u32 {
     }
 }
 
-/// The node of a number.
+/// The node with a wire number.
 ///
 /// # Errors
-/// The number is beyond every slot.
+/// The number is above every slot.
 pub fn node_from_wire(node: u32) -> Result<Node, Malformed> {
     match u8::try_from(node) {
         Ok(0) => Ok(Node::Master),
         Ok(slot) => Ok(Node::Replica(slot)),
-        Err(_) => Err(Malformed("a node beyond slot 255")),
+        Err(_) => Err(Malformed("node number above 255")),
     }
 }
 
-/// A message's wire form. Keys and values are shared, not copied.
+/// Encodes a message. Keys and values are shared, not copied.
 #[must_use]
 pub fn to_wire(message: Message) -> pb::Envelope {
     pb::Envelope {
@@ -47,21 +47,21 @@ pub fn to_wire(message: Message) -> pb::Envelope {
     }
 }
 
-/// The message of a wire form. Keys and values are copied once.
+/// Decodes a message. Keys and values are copied once.
 ///
 /// # Errors
-/// Something is missing, or of a kind unknown here.
+/// A field is missing, or has an unknown value.
 pub fn from_wire(envelope: pb::Envelope) -> Result<Message, Malformed> {
     Ok(Message {
         store: StoreId(envelope.store),
         epoch: envelope.epoch,
         watermark: txn_from_wire(envelope.watermark)?,
-        body: body_from_wire(envelope.body.ok_or(Malformed("a message without a body"))?)?,
+        body: body_from_wire(envelope.body.ok_or(Malformed("the body is missing"))?)?,
     })
 }
 
-/// Leaves out of the messages of a batch the facts that the one before carries as well.
-pub(crate) fn condense(envelopes: &mut [pb::Envelope]) {
+/// Clears the fields of each message of a batch that equal those of the previous message.
+pub(crate) fn compress(envelopes: &mut [pb::Envelope]) {
     let mut before = None;
     for pb::Envelope { store, epoch, watermark, .. } in envelopes {
         let facts = Some((*store, *epoch, *watermark));
@@ -72,8 +72,8 @@ pub(crate) fn condense(envelopes: &mut [pb::Envelope]) {
     }
 }
 
-/// Gives each message of a batch the facts that it carries, so that it can be understood by itself.
-pub fn spread(envelopes: &mut [pb::Envelope]) {
+/// Restores the fields that the sender cleared, so that each message is complete by itself.
+pub fn expand(envelopes: &mut [pb::Envelope]) {
     let mut before = (0, 0, None);
     for pb::Envelope { store, epoch, watermark, .. } in envelopes {
         if watermark.is_none() {
@@ -83,14 +83,14 @@ pub fn spread(envelopes: &mut [pb::Envelope]) {
     }
 }
 
-/// A transaction's wire form.
+/// Encodes a transaction id.
 pub(crate) fn txn_to_wire(txn: TxnId) -> pb::TxnId {
     pb::TxnId { epoch: txn.epoch, seq: txn.seq }
 }
 
-/// The transaction of a wire form.
+/// Decodes a transaction id.
 pub(crate) fn txn_from_wire(txn: Option<pb::TxnId>) -> Result<TxnId, Malformed> {
-    txn.map(|txn| TxnId::new(txn.epoch, txn.seq)).ok_or(Malformed("a transaction is missing"))
+    txn.map(|txn| TxnId::new(txn.epoch, txn.seq)).ok_or(Malformed("a transaction id is missing"))
 }
 
 /// The bytes of a key or value, shared.
@@ -106,12 +106,13 @@ pub(crate) fn blob_to_wire(blob: Blob) -> Bytes {
     Bytes::from_owner(Shared(blob))
 }
 
-/// The key or value of some bytes, copied, so that it does not keep the whole frame in memory.
+/// Decodes a key or value. It is copied, so that it does not keep the whole received frame in
+/// memory.
 pub(crate) fn blob_from_wire(bytes: &Bytes) -> Blob {
     Blob::from(bytes.as_ref())
 }
 
-/// What a read found, in its wire form.
+/// Encodes the result of a read.
 pub(crate) fn found_to_wire(found: Option<(Version, Blob)>) -> Option<pb::Found> {
     found.map(|(version, value)| pb::Found {
         version: Some(txn_to_wire(version)),
@@ -119,7 +120,7 @@ pub(crate) fn found_to_wire(found: Option<(Version, Blob)>) -> Option<pb::Found>
     })
 }
 
-/// What a read found.
+/// Decodes the result of a read.
 pub(crate) fn found_from_wire(
     found: Option<pb::Found>,
 ) -> Result<Option<(Version, Blob)>, Malformed> {
@@ -210,7 +211,7 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
             let commit = match fence.commit() {
                 pb::CommitMode::Logged => CommitMode::Logged,
                 pb::CommitMode::Votes => CommitMode::Votes,
-                pb::CommitMode::Unspecified => return Err(Malformed("an unknown commit mode")),
+                pb::CommitMode::Unspecified => return Err(Malformed("unknown commit mode")),
             };
             Body::Fence { member: fence.member.map(StoreId), commit }
         }
@@ -267,15 +268,15 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         Wire::Stale(stale) => Body::Stale { promised: stale.promised },
         Wire::Veto(veto) => Body::Veto { txn: txn_from_wire(veto.txn)? },
         Wire::PeerInquire(inquire) => Body::PeerInquire { txn: txn_from_wire(inquire.txn)? },
-        Wire::PeerAnswer(said) => {
-            let answer = match said.answer() {
+        Wire::PeerAnswer(peer) => {
+            let answer = match peer.answer() {
                 pb::PeerKnowledge::Commit => PeerKnowledge::Commit,
                 pb::PeerKnowledge::Abort => PeerKnowledge::Abort,
                 pb::PeerKnowledge::Uncertain => PeerKnowledge::Uncertain,
                 pb::PeerKnowledge::Final => PeerKnowledge::Final,
-                pb::PeerKnowledge::Unspecified => return Err(Malformed("an unknown peer answer")),
+                pb::PeerKnowledge::Unspecified => return Err(Malformed("unknown peer answer")),
             };
-            Body::PeerAnswer { txn: txn_from_wire(said.txn)?, answer }
+            Body::PeerAnswer { txn: txn_from_wire(peer.txn)?, answer }
         }
     })
 }
@@ -291,7 +292,7 @@ fn decision_from_wire(decision: pb::Decision) -> Result<Decision, Malformed> {
     match decision {
         pb::Decision::Commit => Ok(Decision::Commit),
         pb::Decision::Abort => Ok(Decision::Abort),
-        pb::Decision::Unspecified => Err(Malformed("an unknown decision")),
+        pb::Decision::Unspecified => Err(Malformed("unknown decision")),
     }
 }
 
@@ -310,9 +311,9 @@ fn piggybacked_from_wire(
 ) -> Result<Vec<(TxnId, Decision)>, Malformed> {
     piggybacked
         .into_iter()
-        .map(|resolved| {
-            let decision = decision_from_wire(resolved.decision())?;
-            Ok((txn_from_wire(resolved.txn)?, decision))
+        .map(|entry| {
+            let decision = decision_from_wire(entry.decision())?;
+            Ok((txn_from_wire(entry.txn)?, decision))
         })
         .collect()
 }
@@ -413,7 +414,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_message_survives_the_wire(
+        fn messages_round_trip(
             body in body(), store in any::<u64>(), epoch in any::<u64>(), watermark in txn(),
         ) {
             let message = Message { store: StoreId(store), epoch, watermark, body };
@@ -424,25 +425,28 @@ mod tests {
     }
 
     #[test]
-    fn what_the_message_before_carries_is_said_once() {
+    fn repeated_fields_are_sent_once() {
         let message = |epoch, seq| {
             let watermark = TxnId::new(epoch, seq);
             to_wire(Message { store: StoreId(1), epoch, watermark, body: Body::Heartbeat })
         };
         let batch = [message(1, 1), message(1, 1), message(1, 2), message(2, 2), message(2, 2)];
         let mut sent = batch.clone();
-        condense(&mut sent);
-        let said = sent.iter().map(|envelope| envelope.watermark.is_some());
-        assert_eq!(said.collect::<Vec<_>>(), [true, false, true, true, false]);
-        assert!(from_wire(sent[1].clone()).is_err(), "not without the one before");
-        spread(&mut sent);
+        compress(&mut sent);
+        let present = sent.iter().map(|envelope| envelope.watermark.is_some());
+        assert_eq!(present.collect::<Vec<_>>(), [true, false, true, true, false]);
+        assert!(
+            from_wire(sent[1].clone()).is_err(),
+            "the fields of the previous message are needed"
+        );
+        expand(&mut sent);
         assert_eq!(sent, batch);
-        condense(&mut []);
-        spread(&mut []);
+        compress(&mut []);
+        expand(&mut []);
     }
 
     #[test]
-    fn what_another_build_might_say_is_refused() {
+    fn malformed_messages_are_refused() {
         let whole = to_wire(Message {
             store: StoreId(1),
             epoch: 1,

@@ -1,8 +1,10 @@
-//! The fuzz targets of `fuzz/`, with any compiler: on their seeds, and on a bounded number of
+//! The fuzz targets of `fuzz/` and `store/fuzz/`, with any compiler: on their seeds, and on a bounded number of
 //! mutations of these.
 
 #[path = "../fuzz/src/http2.rs"]
 mod http2;
+#[path = "../store/fuzz/src/wal.rs"]
+mod wal;
 #[path = "../fuzz/src/wire.rs"]
 mod wire;
 
@@ -17,18 +19,23 @@ use proptest::{
 
 #[test]
 fn http2() {
-    exercise("http2", 500, http2::target);
+    exercise("fuzz/seeds/http2", 500, http2::target);
+}
+
+#[test]
+fn wal() {
+    exercise("store/fuzz/seeds/wal", 500, wal::target);
 }
 
 #[test]
 fn wire() {
-    exercise("wire", 20_000, wire::target);
+    exercise("fuzz/seeds/wire", 20_000, wire::target);
 }
 
 /// Calls a target with each of its seeds, and with seeds of which some bytes are replaced and a part
 /// is removed or repeated.
-fn exercise(name: &str, cases: u32, target: fn(&[u8])) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(name);
+fn exercise(seeds: &str, cases: u32, target: fn(&[u8])) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(seeds);
     let seeds: Vec<Vec<u8>> = fs::read_dir(directory)
         .expect("seeds are kept")
         .map(|seed| fs::read(seed.expect("a seed").path()).expect("a seed can be read"))

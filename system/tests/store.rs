@@ -1,5 +1,4 @@
-//! The store on a real disk: what survives, what is refused, and in which words. Each kind of damage
-//! is done to the files by hand.
+//! The store on a real disk: what survives, and what is refused.
 
 use std::{
     env, fs,
@@ -7,42 +6,41 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, mpsc},
-    thread,
     time::Duration,
 };
 
 use nix::sys::signal::{Signal, raise};
 use system::{
     protocol::{Key, Lsn, Node, Record, StoreId, TxnId, Value, Version, Write},
-    store::{Database, LimitError, Observer, Opened, Store, StoreError, StoreOptions},
+    store::{Observer, Opened, Store, StoreError, StoreOptions},
 };
 use tempfile::TempDir;
 
-/// Far above what any wait takes, and far below what a person would wait for.
+/// Far longer than any wait takes, but short for a person.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a store says of its progress.
-type Told = mpsc::Receiver<Result<Lsn, Arc<StoreError>>>;
+/// The reports of a store's writer.
+type Reports = mpsc::Receiver<Result<Lsn, Arc<StoreError>>>;
 
 fn create() -> StoreOptions {
     StoreOptions { create: true, ..StoreOptions::default() }
 }
 
-fn open(dir: &TempDir, options: StoreOptions) -> Result<(Opened, Told), StoreError> {
-    let (tell, told) = mpsc::channel();
+fn open(dir: &TempDir, options: StoreOptions) -> Result<(Opened, Reports), StoreError> {
+    let (report, reports) = mpsc::channel();
     let opened = Store::open(
         dir.path(),
         options,
         Box::new(move |durable| {
-            // A test that has seen enough listens no more.
-            let _ = tell.send(durable);
+            // The test may have stopped receiving.
+            let _ = report.send(durable);
         }),
     )?;
-    Ok((opened, told))
+    Ok((opened, reports))
 }
 
-fn wait_for(told: &Told, lsn: Lsn) {
-    while told.recv_timeout(DEADLINE).expect("told in time").expect("writing works") < lsn {}
+fn wait_for(reports: &Reports, lsn: Lsn) {
+    while reports.recv_timeout(DEADLINE).expect("a report").expect("written") < lsn {}
 }
 
 fn txn(seq: u64) -> TxnId {
@@ -71,11 +69,11 @@ fn entry(seq: u64, key: &str, value: &str) -> (Key, Version, Value) {
 }
 
 #[test]
-fn what_was_appended_is_read_at_once_and_found_again_after_a_restart() {
+fn appended_records_are_visible_immediately_and_survive_a_restart() {
     let dir = TempDir::new().unwrap();
-    let (Opened { mut store, id, records }, _told) = open(&dir, create()).unwrap();
+    let (Opened { mut store, id, records }, _reports) = open(&dir, create()).unwrap();
     assert_eq!(records, []);
-    let member = Record::Member { node: Node::Replica(1), store: id };
+    let member = Record::Member { node: Node::Replica(1), store: StoreId(id.0) };
     for record in [
         Record::Incarnation { incarnation: 1 },
         member.clone(),
@@ -97,10 +95,10 @@ fn what_was_appended_is_read_at_once_and_found_again_after_a_restart() {
     assert_eq!(entries(&store), [entry(2, "b", "2")]);
     store.close().unwrap();
 
-    let (Opened { mut store, id: again, records }, told) =
+    let (Opened { mut store, id: again, records }, reports) =
         open(&dir, StoreOptions::default()).unwrap();
     assert_eq!(again, id);
-    let left = [
+    let expected = [
         Record::Incarnation { incarnation: 1 },
         member.clone(),
         commit(1),
@@ -108,40 +106,40 @@ fn what_was_appended_is_read_at_once_and_found_again_after_a_restart() {
         put(3, "c", "3"),
         commit(4),
     ];
-    assert_eq!(records, left);
+    assert_eq!(records, expected);
     assert_eq!(entries(&store), [entry(2, "b", "2")]);
     assert_eq!(store.append(commit(3)), 1, "positions count from 1 at each start");
     let watermark = Record::Watermark { watermark: txn(4) };
     let last = store.append(watermark.clone());
     store.force(last);
-    wait_for(&told, last);
+    wait_for(&reports, last);
     assert_eq!(entries(&store), [entry(2, "b", "2"), entry(3, "c", "3")]);
     drop(store);
 
-    let (Opened { store, records, .. }, _told) = open(&dir, StoreOptions::default()).unwrap();
+    let (Opened { store, records, .. }, _reports) = open(&dir, StoreOptions::default()).unwrap();
     assert_eq!(records, [Record::Incarnation { incarnation: 1 }, watermark, member, commit(4)]);
     assert_eq!(entries(&store), [entry(2, "b", "2"), entry(3, "c", "3")]);
 }
 
 #[test]
-fn records_that_nobody_forces_become_durable_by_themselves() {
+fn records_become_durable_without_a_force() {
     let dir = TempDir::new().unwrap();
-    let (Opened { mut store, .. }, told) = open(&dir, create()).unwrap();
+    let (Opened { mut store, .. }, reports) = open(&dir, create()).unwrap();
     let lsn = store.append(Record::Incarnation { incarnation: 1 });
-    wait_for(&told, lsn);
+    wait_for(&reports, lsn);
     let lsn = store.append(Record::Incarnation { incarnation: 2 });
-    wait_for(&told, lsn);
+    wait_for(&reports, lsn);
 }
 
 #[test]
-fn what_is_queued_during_a_commit_goes_into_the_next_one_as_a_whole() {
-    /// Tells of each batch, and lets the first commit go on when it is told to.
-    struct Slow(mpsc::Sender<Vec<Record>>, mpsc::Receiver<()>, Arc<Mutex<u32>>);
+fn records_queued_during_a_sync_form_the_next_group() {
+    /// Reports each group, and lets it continue when released.
+    struct Paced(mpsc::Sender<Vec<Record>>, mpsc::Receiver<()>, Arc<Mutex<u32>>);
 
-    impl Observer for Slow {
+    impl Observer<Record> for Paced {
         fn before(&mut self, batch: &[Record]) {
             self.0.send(batch.to_vec()).unwrap();
-            self.1.recv_timeout(DEADLINE).expect("let go in time");
+            self.1.recv_timeout(DEADLINE).expect("released in time");
         }
 
         fn after(&mut self, _: &[Record]) {
@@ -150,18 +148,18 @@ fn what_is_queued_during_a_commit_goes_into_the_next_one_as_a_whole() {
     }
 
     let dir = TempDir::new().unwrap();
-    let (tell, told) = mpsc::channel();
+    let (report, reports) = mpsc::channel();
     let (batch, batches) = mpsc::channel();
-    let (go, gone) = mpsc::channel();
+    let (release, released) = mpsc::channel();
     let commits = Arc::new(Mutex::new(0));
     let persisted = {
         let commits = commits.clone();
         Box::new(move |durable: Result<Lsn, _>| {
-            tell.send((durable.unwrap(), *commits.lock().unwrap())).unwrap();
+            report.send((durable.unwrap(), *commits.lock().unwrap())).unwrap();
         })
     };
-    let options = StoreOptions { idle: DEADLINE, ..create() };
-    let observer = Box::new(Slow(batch, gone, commits));
+    let options = StoreOptions { flush_interval: DEADLINE, ..create() };
+    let observer = Box::new(Paced(batch, released, commits));
     let Opened { mut store, .. } =
         Store::open_observed(dir.path(), options, persisted, Some(observer)).unwrap();
 
@@ -175,60 +173,60 @@ fn what_is_queued_during_a_commit_goes_into_the_next_one_as_a_whole() {
         store.force(lsn);
     }
     store.append(incarnations[4].clone());
-    go.send(()).unwrap();
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), (1, 1));
+    release.send(()).unwrap();
+    assert_eq!(reports.recv_timeout(DEADLINE).unwrap(), (1, 1));
     assert_eq!(batches.recv_timeout(DEADLINE).unwrap(), incarnations[1..], "forced or not");
-    go.send(()).unwrap();
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap(), (5, 2));
+    release.send(()).unwrap();
+    assert_eq!(reports.recv_timeout(DEADLINE).unwrap(), (5, 2));
     store.close().unwrap();
-    assert!(batches.try_recv().is_err(), "two commits have done it");
+    assert!(batches.try_recv().is_err(), "there were two groups");
 }
 
 #[test]
-fn what_the_tables_are_taking_up_is_read_meanwhile_and_counts() {
-    /// Tells that the tables are about to take something up, and stands until it is told to go on.
+fn entries_of_a_running_checkpoint_are_visible_and_checked() {
+    /// Reports that a checkpoint is about to start, and waits until it is released.
     struct Gate(mpsc::Sender<()>, mpsc::Receiver<()>);
 
-    impl Observer for Gate {
+    impl Observer<Record> for Gate {
         fn before(&mut self, _: &[Record]) {
             self.0.send(()).unwrap();
-            self.1.recv_timeout(DEADLINE).expect("let go in time");
+            self.1.recv_timeout(DEADLINE).expect("released in time");
         }
 
         fn after(&mut self, _: &[Record]) {}
     }
 
     let dir = TempDir::new().unwrap();
-    let (tell, told) = mpsc::channel();
-    let (stand, standing) = mpsc::channel();
-    let (go, gone) = mpsc::channel();
-    let options = StoreOptions { wal_bytes: 0, idle: DEADLINE, ..create() };
-    let persisted = Box::new(move |durable| tell.send(durable).unwrap());
-    let observer = Box::new(Gate(stand, gone));
+    let (report, reports) = mpsc::channel();
+    let (started, starts) = mpsc::channel();
+    let (release, released) = mpsc::channel();
+    let options = StoreOptions { wal_bytes: 0, flush_interval: DEADLINE, ..create() };
+    let persisted = Box::new(move |durable| report.send(durable).unwrap());
+    let observer = Box::new(Gate(started, released));
     let Opened { mut store, .. } =
         Store::open_observed(dir.path(), options, persisted, Some(observer)).unwrap();
 
     store.append(put(2, "a", "second"));
     let first = store.append(commit(2));
     store.force(first);
-    standing.recv_timeout(DEADLINE).expect("the tables are asked");
+    starts.recv_timeout(DEADLINE).expect("the checkpoint has started");
     assert_eq!(store.get(&"a".into()).unwrap(), Some((txn(2), "second".into())));
     assert_eq!(entries(&store), [entry(2, "a", "second")]);
 
-    // Neither in the tables yet nor beside them: but not forgotten.
-    store.append(put(1, "a", "first, and too late"));
+    // Neither in the tables yet nor among the newer changes, but not forgotten.
+    store.append(put(1, "a", "first, too late"));
     let late = store.append(commit(1));
     store.force(late);
-    go.send(()).unwrap();
-    assert_eq!(told.recv_timeout(DEADLINE).unwrap().unwrap(), first);
-    let error = told.recv_timeout(DEADLINE).unwrap().unwrap_err();
+    release.send(()).unwrap();
+    assert_eq!(reports.recv_timeout(DEADLINE).unwrap().unwrap(), first);
+    let error = reports.recv_timeout(DEADLINE).unwrap().unwrap_err();
     assert!(matches!(*error, StoreError::VersionOrder { .. }), "{error}");
 }
 
 #[test]
-fn a_second_opener_is_refused_until_the_first_is_gone() {
+fn a_second_open_is_refused_while_the_first_is_open() {
     let dir = TempDir::new().unwrap();
-    let (first, _told) = open(&dir, create()).unwrap();
+    let (first, _reports) = open(&dir, create()).unwrap();
     let error = open(&dir, StoreOptions::default()).unwrap_err();
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
     drop(first);
@@ -236,9 +234,9 @@ fn a_second_opener_is_refused_until_the_first_is_gone() {
 }
 
 #[test]
-fn an_earlier_short_value_does_not_come_back_when_a_long_one_is_deleted() {
+fn deleting_a_long_value_does_not_restore_an_earlier_short_one() {
     let dir = TempDir::new().unwrap();
-    let (Opened { mut store, .. }, _told) = open(&dir, create()).unwrap();
+    let (Opened { mut store, .. }, _reports) = open(&dir, create()).unwrap();
     let long = "long".repeat(1000);
     for record in [put(1, "a", "short"), commit(1), put(2, "a", &long), commit(2), del(3, "a")] {
         store.append(record);
@@ -246,26 +244,26 @@ fn an_earlier_short_value_does_not_come_back_when_a_long_one_is_deleted() {
     assert_eq!(entries(&store), [entry(2, "a", &long)]);
     store.append(commit(3));
     store.close().unwrap();
-    let (Opened { store, .. }, _told) = open(&dir, StoreOptions::default()).unwrap();
+    let (Opened { store, .. }, _reports) = open(&dir, StoreOptions::default()).unwrap();
     assert_eq!(store.get(&"a".into()).unwrap(), None);
     assert_eq!(entries(&store), []);
 }
 
 #[test]
-fn an_id_is_drawn_for_each_store() {
-    let ids: Vec<StoreId> =
+fn each_store_has_its_own_id() {
+    let ids: Vec<_> =
         (0..2).map(|_| open(&TempDir::new().unwrap(), create()).unwrap().0.id).collect();
     assert_ne!(ids[0], ids[1]);
-    assert_ne!(ids[0], StoreId::default());
+    assert_ne!(ids[0].0, 0);
 }
 
 #[test]
-fn the_room_of_long_values_is_used_again() {
+fn the_space_of_long_values_is_reused() {
     let dir = TempDir::new().unwrap();
     let long = "v".repeat(100_000);
     let size = || fs::metadata(dir.path().join("data.mdb")).unwrap().len();
-    let in_one_commit = StoreOptions { idle: DEADLINE, wal_bytes: 0, ..create() };
-    let (Opened { mut store, .. }, told) = open(&dir, in_one_commit).unwrap();
+    let in_one_commit = StoreOptions { flush_interval: DEADLINE, wal_bytes: 0, ..create() };
+    let (Opened { mut store, .. }, reports) = open(&dir, in_one_commit).unwrap();
     let mut early = 0;
     for round in 0..20 {
         let key = format!("key{round}");
@@ -277,7 +275,7 @@ fn the_room_of_long_values_is_used_again() {
         store.append(put(seq + 2, &key, &long));
         let lsn = store.append(Record::Abort { txn: txn(seq + 2) });
         store.force(lsn);
-        wait_for(&told, lsn);
+        wait_for(&reports, lsn);
         if round == 4 {
             early = size();
         }
@@ -286,115 +284,28 @@ fn the_room_of_long_values_is_used_again() {
 }
 
 #[test]
-fn a_force_is_heard_whatever_the_writer_is_about() {
+fn a_force_takes_effect_in_every_state_of_the_writer() {
     let dir = TempDir::new().unwrap();
-    let patient = StoreOptions { idle: DEADLINE * 2, ..create() };
-    let (Opened { mut store, .. }, told) = open(&dir, patient).unwrap();
-    // Longer and longer pauses find the writer awake, going to sleep, and asleep.
+    let lazy = StoreOptions { flush_interval: DEADLINE * 2, ..create() };
+    let (Opened { mut store, .. }, reports) = open(&dir, lazy).unwrap();
+    // Increasing pauses find the writer awake, about to wait, and waiting.
     for incarnation in 1..=200 {
         let lsn = store.append(Record::Incarnation { incarnation });
         for _ in 0..incarnation * 100 {
             std::hint::spin_loop();
         }
         store.force(lsn);
-        wait_for(&told, lsn);
+        wait_for(&reports, lsn);
     }
-}
-
-#[test]
-fn a_database_takes_writes_of_many_threads_and_counts_their_versions() {
-    const THREADS: u64 = 8;
-    const WRITES: u64 = 25;
-    let dir = TempDir::new().unwrap();
-    let database = Database::open(dir.path(), create()).unwrap();
-    let mut versions = thread::scope(|scope| {
-        let writers: Vec<_> = (0..THREADS)
-            .map(|thread| {
-                let database = &database;
-                scope.spawn(move || {
-                    let write = |n: u64| {
-                        let key = format!("{thread}-{n}");
-                        let version = database.put(key.as_bytes(), key.as_bytes()).unwrap();
-                        let read = database.get(key.as_bytes()).unwrap();
-                        assert_eq!(read, Some((version, key.as_str().into())));
-                        version
-                    };
-                    (0..WRITES).map(write).collect::<Vec<_>>()
-                })
-            })
-            .collect();
-        writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
-    });
-    versions.sort();
-    let counted: Vec<_> = (1..=THREADS * WRITES).map(|seq| TxnId::new(0, seq)).collect();
-    assert_eq!(versions, counted);
-
-    let deleted = database.del(b"0-0").unwrap();
-    assert!(deleted > versions[versions.len() - 1]);
-    assert_eq!(database.get(b"0-0").unwrap(), None);
-    database.close().unwrap();
-
-    let database = Database::open(dir.path(), StoreOptions::default()).unwrap();
-    let entries: Vec<_> = database.entries().unwrap().map(Result::unwrap).collect();
-    assert_eq!(entries.len() as u64, THREADS * WRITES - 1);
-    assert!(entries.is_sorted_by(|(one, ..), (other, ..)| one < other));
-    assert!(database.put(b"0-0", b"").unwrap() > deleted, "versions go on");
-    assert_eq!(database.get(b"0-0").unwrap().unwrap().1, "".into());
-}
-
-#[test]
-fn a_database_refuses_what_is_out_of_bounds_and_goes_on() {
-    let dir = TempDir::new().unwrap();
-    let database = Database::open(dir.path(), create()).unwrap();
-    let limit = |result: Result<Version, StoreError>| match result {
-        Err(StoreError::Limit(limit)) => limit,
-        other => panic!("{other:?}"),
-    };
-    let long = vec![0; (1 << 20) + 1];
-    assert_eq!(limit(database.put(b"", b"v")), LimitError::EmptyKey);
-    assert_eq!(limit(database.put(&long[..512], b"v")), LimitError::LongKey { len: 512 });
-    assert_eq!(limit(database.del(&[])), LimitError::EmptyKey);
-    let too_long = LimitError::LongValue { len: (1 << 20) + 1, max: 1 << 20 };
-    assert_eq!(limit(database.put(b"k", &long)), too_long);
-
-    let largest = (&long[..511], &long[..1 << 20]);
-    let version = database.put(largest.0, largest.1).unwrap();
-    assert_eq!(version, TxnId::new(0, 1), "refusals do not count");
-    database.close().unwrap();
-    let database = Database::open(dir.path(), StoreOptions::default()).unwrap();
-    assert_eq!(database.get(largest.0).unwrap(), Some((version, largest.1.into())));
-}
-
-#[test]
-fn entries_are_those_of_one_moment() {
-    let dir = TempDir::new().unwrap();
-    let database = Database::open(dir.path(), create()).unwrap();
-    for key in ["a", "b", "c"] {
-        database.put(key.as_bytes(), b"before").unwrap();
-    }
-    let mut entries = database.entries().unwrap();
-    assert_eq!(entries.next().unwrap().unwrap().0, "a".into());
-    for key in ["b", "bb", "d"] {
-        database.put(key.as_bytes(), b"after").unwrap();
-    }
-    database.del(b"c").unwrap();
-    let rest: Vec<_> = entries.map(Result::unwrap).collect();
-    assert_eq!(
-        rest,
-        [
-            ("b".into(), TxnId::new(0, 2), "before".into()),
-            ("c".into(), TxnId::new(0, 3), "before".into())
-        ]
-    );
 }
 
 // ---- Processes that are killed ----
 //
-// The children are this very test program, asked for one of the tests below that do nothing unless
-// this variable says in which directory.
+// The child processes are this test program, started with one of the tests below. These tests do
+// nothing unless this variable names the directory.
 const CHILD: &str = "STORE_TEST_CHILD";
 
-/// Starts a test of this program as a process of its own.
+/// Starts a test of this program in a child process.
 fn child(test: &str, dir: &Path, argument: &str) -> Child {
     Command::new(env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
@@ -407,78 +318,12 @@ fn child(test: &str, dir: &Path, argument: &str) -> Child {
         .unwrap()
 }
 
-/// The directory and the argument, if this process is such a child.
+/// The directory and the argument, if this is a child process.
 fn as_child() -> Option<(std::path::PathBuf, String)> {
     Some((env::var_os(CHILD)?.into(), env::var("STORE_TEST_ARGUMENT").ok()?))
 }
 
-/// As a child: puts without end, by several threads, and tells of each put that has returned.
-#[test]
-fn child_that_puts() {
-    let Some((dir, round)) = as_child() else { return };
-    let database = Database::open(&dir, create()).unwrap();
-    thread::scope(|scope| {
-        for thread in 0..4 {
-            let (database, round) = (&database, &round);
-            scope.spawn(move || {
-                for n in 0.. {
-                    let key = format!("{thread}");
-                    let value = format!("{round}-{n:06}");
-                    let version = database.put(key.as_bytes(), value.as_bytes()).unwrap();
-                    println!("\nack {thread} {value} {version}");
-                }
-            });
-        }
-    });
-}
-
-#[test]
-fn a_process_killed_amid_its_puts_keeps_what_was_acknowledged() {
-    let dir = TempDir::new().unwrap();
-    let mut last: [Option<(String, TxnId)>; 4] = [const { None }; 4];
-    for round in 0..6 {
-        let mut child = child("child_that_puts", dir.path(), &round.to_string());
-        let acks = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut taken = 0;
-        // The kill comes after some acknowledgements; those that are still in the pipe count.
-        for line in acks {
-            let line = line.unwrap();
-            let Some(ack) = line.strip_prefix("ack ") else { continue };
-            let [thread, value, version] = ack.split(' ').collect::<Vec<_>>()[..] else {
-                // The kill has cut the last line short.
-                continue;
-            };
-            let Ok(version) = version.parse() else { continue };
-            let known = &mut last[thread.parse::<usize>().unwrap()];
-            if known.as_ref().is_none_or(|(_, known)| *known < version) {
-                *known = Some((value.to_owned(), version));
-            }
-            taken += 1;
-            if taken == 40 + round * 17 {
-                child.kill().unwrap();
-            }
-        }
-        child.wait().unwrap();
-        assert!(taken >= 40 + round * 17, "the child puts until it is killed: {taken}");
-
-        let database = Database::open(dir.path(), StoreOptions::default()).unwrap();
-        for (thread, acknowledged) in last.iter().enumerate() {
-            let Some((value, version)) = acknowledged else { continue };
-            let key = thread.to_string();
-            let (found_version, found) = database.get(key.as_bytes()).unwrap().expect("a value");
-            // A put that was not acknowledged may have taken effect after it.
-            assert!(
-                found_version >= *version,
-                "{key}: {found_version} {found}, not {version} {value}"
-            );
-            if found_version == *version {
-                assert_eq!(found, value.as_str().into());
-            }
-        }
-    }
-}
-
-/// As a child: holds a store until its standard input ends.
+/// In a child process: keeps a store open until its standard input is closed.
 #[test]
 fn child_that_holds_a_store() {
     let Some((dir, _)) = as_child() else { return };
@@ -488,36 +333,37 @@ fn child_that_holds_a_store() {
 }
 
 #[test]
-fn another_process_is_refused_unless_it_breaks_the_rule() {
+fn a_second_process_is_refused_unless_the_rule_is_broken() {
     let dir = TempDir::new().unwrap();
-    let (Opened { mut store, .. }, _told) = open(&dir, create()).unwrap();
+    let (Opened { mut store, .. }, _reports) = open(&dir, create()).unwrap();
     store.append(Record::Epoch { epoch: 1, replicas: 3 });
     store.close().unwrap();
 
     let mut holder = child("child_that_holds_a_store", dir.path(), "");
-    let mut said = BufReader::new(holder.stdout.take().unwrap()).lines();
-    assert!(said.any(|line| line.unwrap() == "ready"));
+    let mut output = BufReader::new(holder.stdout.take().unwrap()).lines();
+    assert!(output.any(|line| line.unwrap() == "ready"));
     let error = open(&dir, StoreOptions::default()).unwrap_err();
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
     let error = open(&dir, create()).unwrap_err();
     assert!(matches!(error, StoreError::Locked { .. }), "{error}");
 
     let second = StoreOptions { exclusive: false, ..StoreOptions::default() };
-    let (Opened { mut store, records, .. }, told) = open(&dir, second).unwrap();
+    let (Opened { mut store, records, .. }, reports) = open(&dir, second).unwrap();
     assert_eq!(records, [Record::Epoch { epoch: 1, replicas: 3 }]);
     let lsn = store.append(Record::Epoch { epoch: 2, replicas: 3 });
     store.force(lsn);
-    wait_for(&told, lsn);
+    wait_for(&reports, lsn);
     drop(store);
 
-    // The lock goes with the process, however it dies.
+    // The lock is released with the process, however it ends.
     holder.kill().unwrap();
     holder.wait().unwrap();
-    let (Opened { records, .. }, _told) = open(&dir, StoreOptions::default()).unwrap();
+    let (Opened { records, .. }, _reports) = open(&dir, StoreOptions::default()).unwrap();
     assert_eq!(records, [Record::Epoch { epoch: 2, replicas: 3 }]);
 }
 
-/// As a child: appends records in batches, and is killed around the commit of one.
+/// In a child process: appends groups of records, and is killed before or after one becomes
+/// durable.
 #[test]
 fn child_that_is_killed_around_a_commit() {
     /// Kills its own process at a commit.
@@ -531,7 +377,7 @@ fn child_that_is_killed_around_a_commit() {
         }
     }
 
-    impl Observer for Killer {
+    impl Observer<Record> for Killer {
         fn before(&mut self, batch: &[Record]) {
             self.at("before", batch);
         }
@@ -543,9 +389,9 @@ fn child_that_is_killed_around_a_commit() {
 
     let Some((dir, point)) = as_child() else { return };
     let point = if point == "before" { "before" } else { "after" };
-    let (tell, told) = mpsc::channel();
-    let persisted = Box::new(move |durable: Result<Lsn, _>| tell.send(durable.unwrap()).unwrap());
-    let options = StoreOptions { idle: DEADLINE, ..create() };
+    let (report, reports) = mpsc::channel();
+    let persisted = Box::new(move |durable: Result<Lsn, _>| report.send(durable.unwrap()).unwrap());
+    let options = StoreOptions { flush_interval: DEADLINE, ..create() };
     let killer = Box::new(Killer(point, 3));
     let Opened { mut store, .. } =
         Store::open_observed(&dir, options, persisted, Some(killer)).unwrap();
@@ -554,21 +400,22 @@ fn child_that_is_killed_around_a_commit() {
         store.append(commit(incarnation));
         let lsn = store.append(Record::Incarnation { incarnation });
         store.force(lsn);
-        assert_eq!(told.recv_timeout(DEADLINE).unwrap(), lsn);
+        assert_eq!(reports.recv_timeout(DEADLINE).unwrap(), lsn);
     }
 }
 
 #[test]
-fn a_batch_survives_a_kill_after_its_commit_and_none_of_it_one_before() {
+fn a_group_is_atomic_around_a_kill() {
     for (point, incarnation) in [("before", 2), ("after", 3)] {
         let dir = TempDir::new().unwrap();
         let status =
             child("child_that_is_killed_around_a_commit", dir.path(), point).wait().unwrap();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{point}");
-        let (Opened { store, records, .. }, _told) = open(&dir, StoreOptions::default()).unwrap();
-        let mut left = vec![Record::Incarnation { incarnation }];
-        left.extend((1..=incarnation).map(commit));
-        assert_eq!(records, left, "{point}");
+        let (Opened { store, records, .. }, _reports) =
+            open(&dir, StoreOptions::default()).unwrap();
+        let mut expected = vec![Record::Incarnation { incarnation }];
+        expected.extend((1..=incarnation).map(commit));
+        assert_eq!(records, expected, "{point}");
         assert_eq!(entries(&store), [entry(incarnation, "k", &incarnation.to_string())], "{point}");
     }
 }

@@ -1,12 +1,12 @@
-//! What a store refuses to open or to go on with, each fault made by hand, and in which words. Every
-//! refusal has to leave the directory as it was, and none may end the process.
+//! What a store refuses to open, or fails on, with which message. Each fault is made by hand. A
+//! refusal must leave the directory unchanged, and none may crash the process.
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
+    io::{self, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
     sync::{Arc, mpsc},
     time::Duration,
 };
@@ -20,35 +20,33 @@ use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const PAGE: usize = 4096;
-/// Names the directory to a child process that is one of the tests here.
-const CHILD: &str = "STORE_TEST_CHILD";
 
 fn create() -> StoreOptions {
-    StoreOptions { create: true, ..at_once() }
+    StoreOptions { create: true, ..no_wal() }
 }
 
-/// Writes go to the tables with their commits.
-fn at_once() -> StoreOptions {
+/// Without a WAL, every group is written to the tables.
+fn no_wal() -> StoreOptions {
     StoreOptions { wal_bytes: 0, ..StoreOptions::default() }
 }
 
-fn silent(_: Result<Lsn, Arc<StoreError>>) {}
+fn ignore(_: Result<Lsn, Arc<StoreError>>) {}
 
 fn open(dir: &Path, options: StoreOptions) -> Result<Opened, StoreError> {
-    Store::open(dir, options, Box::new(silent))
+    Store::open(dir, options, Box::new(ignore))
 }
 
-/// The error of opening, having checked that nothing in the directory has changed.
+/// Opens the store, which must fail, and checks that the directory is unchanged.
 fn refusal(dir: &Path, options: StoreOptions) -> StoreError {
     let before = contents(dir);
-    let error = open(dir, options).expect_err("it must be refused");
-    assert_eq!(contents(dir), before, "a refusal changes nothing");
-    let words = error.to_string();
-    assert!(words.starts_with(&dir.display().to_string()), "says where: {words}");
+    let error = open(dir, options).expect_err("must be refused");
+    assert_eq!(contents(dir), before, "a refusal must not change anything");
+    let message = error.to_string();
+    assert!(message.starts_with(&dir.display().to_string()), "names the place: {message}");
     error
 }
 
-/// Every file in a directory; LMDB's own lock file has no content that counts.
+/// Every file in a directory except LMDB's own lock file, whose content does not matter.
 fn contents(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let Ok(names) = fs::read_dir(dir) else { return BTreeMap::new() };
     names
@@ -82,7 +80,7 @@ fn filled() -> TempDir {
     }
     write(&mut store, 41, "long", vec![b'v'; 3 * PAGE]);
     store.close().unwrap();
-    let Opened { mut store, .. } = open(dir.path(), at_once()).unwrap();
+    let Opened { mut store, .. } = open(dir.path(), no_wal()).unwrap();
     store.append(Record::Watermark { watermark: txn(39) });
     let kept = Write { key: "kept".into(), value: Some("prepared value".into()) };
     store.append(Record::Prepare { txn: txn(50), write: kept });
@@ -110,87 +108,7 @@ fn replace(bytes: &mut [u8], from: &[u8], to: &[u8]) {
 }
 
 #[test]
-fn a_missing_or_empty_directory_is_no_store_until_one_is_wanted() {
-    let dir = TempDir::new().unwrap();
-    for path in [dir.path().to_owned(), dir.path().join("a/b")] {
-        let error = refusal(&path, StoreOptions::default());
-        assert!(matches!(error, StoreError::Absent { .. }), "{error}");
-        assert!(error.to_string().contains("--bootstrap"), "{error}");
-    }
-    assert!(!dir.path().join("a").exists());
-    open(&dir.path().join("a/b"), create()).unwrap();
-    open(&dir.path().join("a/b"), StoreOptions::default()).unwrap();
-}
-
-#[test]
-fn a_file_is_no_directory() {
-    let dir = TempDir::new().unwrap();
-    let path = dir.path().join("file");
-    fs::write(&path, "text").unwrap();
-    for options in [StoreOptions::default(), create()] {
-        let error = refusal(&path, options);
-        assert!(matches!(error, StoreError::NotADirectory { .. }), "{error}");
-    }
-}
-
-#[test]
-fn a_directory_of_something_else_is_left_alone() {
-    let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("letter.txt"), "dear reader").unwrap();
-    for options in [StoreOptions::default(), create()] {
-        let error = refusal(dir.path(), options);
-        assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
-        assert!(error.to_string().contains("letter.txt"), "{error}");
-    }
-
-    // Other databases have a file of this name too.
-    let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("LOCK"), "pid 17").unwrap();
-    let error = refusal(dir.path(), create());
-    assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
-}
-
-#[test]
-fn an_lmdb_environment_of_another_program_is_left_alone() {
-    let dir = TempDir::new().unwrap();
-    // SAFETY: the file is this test's own.
-    #[allow(unsafe_code)]
-    let env = unsafe { heed::EnvOpenOptions::new().map_size(1 << 20).open(dir.path()) }.unwrap();
-    let mut txn = env.write_txn().unwrap();
-    env.create_databases_and_commit(txn, |create, txn| {
-        let table = create.create_database::<heed::types::Str, heed::types::Str>(txn, None)?;
-        table.put(txn, "colour", "blue")?;
-        Ok::<_, heed::Error>(heed::CommitOrAbort::<_, ()>::Commit(()))
-    })
-    .unwrap();
-    txn = env.write_txn().unwrap();
-    txn.abort();
-    drop(env);
-    for options in [StoreOptions::default(), create()] {
-        let error = refusal(dir.path(), options);
-        assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
-    }
-}
-
-#[test]
-fn a_file_that_is_not_lmdbs_is_left_alone() {
-    for bytes in [&b"short"[..], &[0; 3 * PAGE], "a long text ".repeat(1000).as_bytes()] {
-        for locked in [false, true] {
-            let dir = TempDir::new().unwrap();
-            fs::write(data(&dir), bytes).unwrap();
-            if locked {
-                fs::write(dir.path().join("LOCK"), "").unwrap();
-            }
-            for options in [StoreOptions::default(), create()] {
-                let error = refusal(dir.path(), options);
-                assert!(matches!(error, StoreError::NotLmdb { .. }), "{error}");
-            }
-        }
-    }
-}
-
-#[test]
-fn a_store_whose_data_file_is_gone_does_not_begin_anew() {
+fn a_store_without_its_data_file_is_not_recreated() {
     let dir = filled();
     let bytes = fs::read(data(&dir)).unwrap();
     for options in [StoreOptions::default(), create()] {
@@ -206,24 +124,6 @@ fn a_store_whose_data_file_is_gone_does_not_begin_anew() {
 }
 
 #[test]
-fn a_creation_that_was_cut_short_is_done_again() {
-    let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("LOCK"), "").unwrap();
-    fs::create_dir(dir.path().join("creating")).unwrap();
-    fs::write(dir.path().join("creating/data.mdb"), "half a pa").unwrap();
-    let error = refusal(dir.path(), StoreOptions::default());
-    assert!(matches!(error, StoreError::Absent { .. }), "{error}");
-    open(dir.path(), create()).unwrap();
-    assert!(!dir.path().join("creating").exists());
-
-    // The data file was in place, and the lock file had not been signed yet.
-    let id = open(dir.path(), StoreOptions::default()).unwrap().id;
-    fs::write(dir.path().join("LOCK"), "").unwrap();
-    assert_eq!(open(dir.path(), StoreOptions::default()).unwrap().id, id);
-    assert!(fs::read_to_string(dir.path().join("LOCK")).unwrap().contains(&id.to_string()));
-}
-
-#[test]
 fn the_data_file_of_another_store_is_refused() {
     let (dir, other) = (filled(), filled());
     fs::copy(data(&other), data(&dir)).unwrap();
@@ -232,7 +132,7 @@ fn the_data_file_of_another_store_is_refused() {
 }
 
 #[test]
-fn a_file_that_is_cut_short_anywhere_is_refused() {
+fn a_truncated_data_file_is_refused() {
     let dir = filled();
     let whole = fs::read(data(&dir)).unwrap();
     for len in (1..whole.len()).step_by(PAGE / 2) {
@@ -251,14 +151,14 @@ fn a_file_that_is_cut_short_anywhere_is_refused() {
     open(dir.path(), StoreOptions::default()).unwrap();
 }
 
-/// Takes pages at the end of a data file for a long value, and gives them back unwritten.
-fn take_pages_and_give_them_back(dir: &Path) {
+/// Allocates pages at the end of a data file for a long value, and frees them unwritten.
+fn allocate_and_free_pages(dir: &Path) {
     let mut options = EnvOpenOptions::new();
     options.map_size(1 << 20).max_dbs(1);
     // SAFETY: nobody else has the file open.
     #[expect(unsafe_code, reason = "LMDB maps the file")]
     let env = unsafe { options.open(dir) }.unwrap();
-    // LMDB gives back what it has not written when it has had pages to use again.
+    // LMDB frees unwritten pages once it has had pages to reuse.
     for round in 0..5 {
         let txn = env.write_txn().unwrap();
         env.create_databases_and_commit(txn, |create, txn| {
@@ -276,12 +176,12 @@ fn take_pages_and_give_them_back(dir: &Path) {
 }
 
 #[test]
-fn a_file_that_ends_before_its_last_page_is_whole_if_those_pages_are_free() {
+fn a_file_may_end_before_its_last_page_if_those_pages_are_free() {
     let dir = TempDir::new().unwrap();
     let Opened { mut store, .. } = open(dir.path(), create()).unwrap();
     store.append(Record::Incarnation { incarnation: 1 });
     store.close().unwrap();
-    take_pages_and_give_them_back(dir.path());
+    allocate_and_free_pages(dir.path());
     let last_page = |bytes: &[u8]| {
         let meta = |at: usize| {
             let number = |at| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
@@ -300,10 +200,10 @@ fn a_file_that_ends_before_its_last_page_is_whole_if_those_pages_are_free() {
 }
 
 #[test]
-fn bad_meta_pages_are_refused_one_or_both() {
+fn invalid_meta_pages_are_refused() {
     let dir = filled();
     let whole = fs::read(data(&dir)).unwrap();
-    // Magic, version, kind, and the transaction that tells which of the two is the later.
+    // Magic, version, kind, and the transaction that tells which page is current.
     for at in [16, 20, 10, 144, 151] {
         for (bad, both) in [(&[0][..], false), (&[PAGE], false), (&[0, PAGE], true)] {
             if both && at >= 100 {
@@ -314,7 +214,7 @@ fn bad_meta_pages_are_refused_one_or_both() {
             let error = refusal(dir.path(), StoreOptions::default());
             if both {
                 assert!(matches!(error, StoreError::NotLmdb { .. }), "{at}: {error}");
-                assert!(error.to_string().contains("both of its meta pages"), "{error}");
+                assert!(error.to_string().contains("both meta pages"), "{error}");
             } else {
                 assert!(matches!(error, StoreError::Damaged { .. }), "{at}: {error}");
                 assert!(error.to_string().contains("meta page"), "{error}");
@@ -324,7 +224,7 @@ fn bad_meta_pages_are_refused_one_or_both() {
 }
 
 #[test]
-fn pages_in_use_that_are_taken_for_free_are_refused() {
+fn a_used_page_in_the_free_list_is_refused() {
     fn number(bytes: &[u8], at: usize) -> u64 {
         u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap())
     }
@@ -334,12 +234,12 @@ fn pages_in_use_that_are_taken_for_free_are_refused() {
     let meta = if number(&whole, 144) > number(&whole, PAGE + 144) { 0 } else { PAGE };
     let (free_root, main_root) = (number(&whole, meta + 80), number(&whole, meta + 128));
 
-    // The last page that was ever used, set back: LMDB would hand out the later ones again.
+    // The last allocated page, decreased: LMDB would allocate the later ones again.
     damage(&dir, |bytes| bytes[meta + 136..][..8].copy_from_slice(&main_root.to_ne_bytes()));
     let error = refusal(dir.path(), StoreOptions::default());
-    assert!(error.to_string().contains("in use, beyond the last"), "{error}");
+    assert!(error.to_string().contains("in use, beyond the last allocated page"), "{error}");
 
-    // The first list of free pages: a node's header and key, how many, and then the first of them.
+    // The first free list: node header, key, count, and then the first page number.
     let page = free_root as usize * PAGE;
     let node = page + u16::from_ne_bytes([whole[page + 16], whole[page + 17]]) as usize;
     assert!(number(&whole, node + 16) > 0, "there are free pages");
@@ -347,7 +247,10 @@ fn pages_in_use_that_are_taken_for_free_are_refused() {
         fs::write(data(&dir), &whole).unwrap();
         damage(&dir, |bytes| bytes[node + 24..][..8].copy_from_slice(&taken.to_ne_bytes()));
         let error = refusal(dir.path(), StoreOptions::default());
-        assert!(error.to_string().contains(&format!("page {taken} is taken for free")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("page {taken} is wrongly in the free list")),
+            "{error}"
+        );
     }
 }
 
@@ -360,17 +263,17 @@ fn a_store_of_another_format_is_refused() {
 }
 
 #[test]
-fn a_record_with_a_bad_checksum_is_refused_at_the_start() {
+fn a_record_with_a_wrong_checksum_is_refused_on_open() {
     let dir = filled();
     damage(&dir, |bytes| replace(bytes, b"prepared value", b"prepared valux"));
     let error = refusal(dir.path(), StoreOptions::default());
     assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-    let words = error.to_string();
-    assert!(words.contains("the record 't 7.50' is bad: its checksum is wrong"), "{words}");
+    let message = error.to_string();
+    assert!(message.contains("record 't 7.50' is invalid: wrong checksum"), "{message}");
 }
 
 #[test]
-fn a_value_with_a_bad_checksum_is_refused_when_it_is_read() {
+fn a_value_with_a_wrong_checksum_is_refused_on_read() {
     let dir = filled();
     damage(&dir, |bytes| replace(bytes, b"needle40", b"needle4x"));
     damage(&dir, |bytes| replace(bytes, &[b'v'; 3 * PAGE], &[b'w'; 3 * PAGE]));
@@ -379,12 +282,16 @@ fn a_value_with_a_bad_checksum_is_refused_when_it_is_read() {
     for key in ["key40", "long"] {
         let error = store.get(&key.into()).unwrap_err();
         assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
-        let words = error.to_string();
-        assert!(words.contains(&format!("key '{key}' is bad: its checksum is wrong")), "{words}");
+        let message = error.to_string();
+        let expected = format!("key '{key}' is invalid: wrong checksum");
+        assert!(message.contains(&expected), "{message}");
     }
     let read: Vec<_> = store.entries().unwrap().collect();
     assert_eq!(read.iter().filter(|entry| entry.is_ok()).count(), 39);
-    assert!(matches!(read.last(), Some(Err(StoreError::Damaged { .. }))), "and ends there");
+    assert!(
+        matches!(read.last(), Some(Err(StoreError::Damaged { .. }))),
+        "the iterator ends at the error"
+    );
 }
 
 /// What a store holds.
@@ -397,12 +304,12 @@ fn all(dir: &Path) -> Result<Contents, StoreError> {
 }
 
 #[test]
-fn a_byte_changed_anywhere_is_found_or_does_no_harm() {
+fn a_flipped_bit_is_detected_or_harmless() {
     let dir = filled();
     let whole = fs::read(data(&dir)).unwrap();
     let healthy = all(dir.path()).unwrap();
     let (mut found, mut harmless) = (0, 0);
-    // A step without a common factor comes to every kind of place; the bit changes with it.
+    // A step without a common factor reaches every kind of location; the bit changes with it.
     for (round, at) in (0..whole.len()).step_by(37).enumerate() {
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << (round % 8);
@@ -419,24 +326,24 @@ fn a_byte_changed_anywhere_is_found_or_does_no_harm() {
 }
 
 #[test]
-fn a_full_map_ends_the_store_and_loses_nothing() {
+fn a_full_map_stops_the_store_and_loses_nothing() {
     let dir = TempDir::new().unwrap();
     let small = StoreOptions { map_bytes: 256 << 10, ..create() };
-    let (tell, told) = mpsc::channel();
-    let persisted = Box::new(move |durable| tell.send(durable).unwrap());
+    let (report, reports) = mpsc::channel();
+    let persisted = Box::new(move |durable| report.send(durable).unwrap());
     let Opened { mut store, .. } = Store::open(dir.path(), small, persisted).unwrap();
     let mut durable = 0;
     let error = loop {
         let seq = durable + 1;
         let lsn = write(&mut store, seq, &format!("key{seq}"), vec![b'v'; 1000]);
         store.force(lsn);
-        match told.recv_timeout(DEADLINE).expect("told in time") {
+        match reports.recv_timeout(DEADLINE).expect("a report") {
             Ok(_) => durable = seq,
             Err(error) => break error,
         }
     };
     assert!(matches!(*error, StoreError::MapFull { map_bytes: 0x40000, .. }), "{error}");
-    assert!(durable > 20, "{durable} fitted");
+    assert!(durable > 20, "only {durable} fit");
 
     let lsn = write(&mut store, durable + 2, "later", vec![]);
     store.force(lsn);
@@ -444,50 +351,11 @@ fn a_full_map_ends_the_store_and_loses_nothing() {
     assert!(matches!(error, StoreError::Failed(_)), "{error}");
     assert!(store.entries().is_err());
     assert!(store.close().is_err());
-    assert!(told.try_recv().is_err(), "nothing more is told");
+    assert!(reports.try_recv().is_err(), "no further report");
 
     let Opened { store, .. } =
         open(dir.path(), StoreOptions { map_bytes: 1 << 20, ..create() }).unwrap();
     assert_eq!(store.entries().unwrap().map(Result::unwrap).count(), durable as usize);
-}
-
-/// As a child under a limit of file sizes: puts until it fails, and says how far it came and why.
-#[test]
-fn child_that_fills_the_disk() {
-    let Some(dir) = env::var_os(CHILD) else { return };
-    let database = Database::open(Path::new(&dir), create()).unwrap();
-    for n in 1.. {
-        if let Err(error) = database.put(format!("key{n}").as_bytes(), &[b'v'; 1000]) {
-            println!("\nfailed after {}: {error}", n - 1);
-            return;
-        }
-    }
-}
-
-#[test]
-fn a_full_disk_ends_the_store_and_loses_nothing() {
-    let dir = TempDir::new().unwrap();
-    // The shell's limit (in its own blocks) stands in for a small disk: the write that goes beyond
-    // is cut short or fails, and, as the signal is ignored, the process lives to tell.
-    let output = Command::new("sh")
-        .args(["-c", "trap '' XFSZ; ulimit -f 400 && exec \"$0\" \"$@\""])
-        .arg(env::current_exe().unwrap())
-        .args(["--exact", "child_that_fills_the_disk", "--nocapture"])
-        .env(CHILD, dir.path())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let failed = said.lines().find_map(|line| line.strip_prefix("failed after "));
-    let (durable, why) = failed.and_then(|failed| failed.split_once(": ")).expect(&said);
-    assert!(why.contains("what was durable is safe"), "{why}");
-    let durable: usize = durable.parse().unwrap();
-    assert!(durable > 20, "{durable} fitted");
-
-    let database = Database::open(dir.path(), StoreOptions::default()).unwrap();
-    let found = database.entries().unwrap().map(Result::unwrap).count();
-    // The put that failed is not there either: its commit had no meta page.
-    assert_eq!(found, durable);
-    database.put(b"there is", b"room again").unwrap();
 }
 
 #[test]
@@ -498,10 +366,12 @@ fn a_directory_without_permission_is_refused() {
     };
     let usual = fs::metadata(data(&dir)).unwrap().permissions().mode();
     allow(&data(&dir), 0o000);
-    let unbound = fs::File::open(data(&dir)).is_ok();
+    let ignored = fs::File::open(data(&dir)).is_ok();
     allow(&data(&dir), usual);
-    if unbound {
-        eprintln!("skipped: permissions do not bind this user, who is root most likely");
+    if ignored {
+        // Past the capture of the test harness, which would hide it.
+        let why = "file permissions do not apply to this user, probably root";
+        let _ = writeln!(io::stderr(), "skipped: {why}");
         return;
     }
     for (path, mode) in [(dir.path().to_owned(), 0o000), (data(&dir), 0o000), (data(&dir), 0o400)] {
@@ -510,26 +380,26 @@ fn a_directory_without_permission_is_refused() {
         let error = open(dir.path(), StoreOptions::default()).unwrap_err();
         allow(&path, usual);
         assert!(matches!(error, StoreError::Io { .. }), "{error}");
-        assert!(error.to_string().contains("let the user of this process"), "{error}");
+        assert!(error.to_string().contains("grant the user of this process"), "{error}");
     }
     open(dir.path(), StoreOptions::default()).unwrap();
 }
 
 #[test]
-fn a_write_that_comes_too_late_is_refused() {
+fn a_write_with_a_lower_version_is_refused() {
     let dir = TempDir::new().unwrap();
-    for (name, options) in [("tables", at_once()), ("log", StoreOptions::default())] {
-        let (tell, told) = mpsc::channel();
-        let persisted = Box::new(move |durable| tell.send(durable).unwrap());
+    for (name, options) in [("tables", no_wal()), ("wal", StoreOptions::default())] {
+        let (report, reports) = mpsc::channel();
+        let persisted = Box::new(move |durable| report.send(durable).unwrap());
         let dir = dir.path().join(name);
         let options = StoreOptions { create: true, ..options };
         let Opened { mut store, .. } = Store::open(&dir, options, persisted).unwrap();
         let lsn = write(&mut store, 2, "k", b"later".to_vec());
         store.force(lsn);
-        assert_eq!(told.recv_timeout(DEADLINE).unwrap().unwrap(), lsn);
+        assert_eq!(reports.recv_timeout(DEADLINE).unwrap().unwrap(), lsn);
         let lsn = write(&mut store, 1, "k", b"earlier".to_vec());
         store.force(lsn);
-        let error = told.recv_timeout(DEADLINE).unwrap().unwrap_err();
+        let error = reports.recv_timeout(DEADLINE).unwrap().unwrap_err();
         assert!(matches!(*error, StoreError::VersionOrder { .. }), "{error}");
         drop(store);
         let Opened { store, .. } = open(&dir, StoreOptions::default()).unwrap();
@@ -537,8 +407,8 @@ fn a_write_that_comes_too_late_is_refused() {
         store.close().unwrap();
     }
 
-    // What only the tables know is found when they take up the log, and not opened again before.
-    let dir = dir.path().join("log");
+    // A conflict with the tables is found at the checkpoint, and on every open before it.
+    let dir = dir.path().join("wal");
     let Opened { mut store, .. } = open(&dir, StoreOptions::default()).unwrap();
     write(&mut store, 1, "k", b"earlier".to_vec());
     let error = store.close().unwrap_err().to_string();
@@ -548,8 +418,25 @@ fn a_write_that_comes_too_late_is_refused() {
 }
 
 #[test]
-fn a_nodes_store_is_no_database() {
-    let dir = filled();
-    let error = Database::open(dir.path(), StoreOptions::default()).unwrap_err();
-    assert!(matches!(error, StoreError::Purpose { .. }), "{error}");
+fn the_store_of_a_node_is_refused_as_a_database() {
+    // Records in the tables, and records in a WAL that a killed process has left.
+    let killed = TempDir::new().unwrap();
+    let running = TempDir::new().unwrap();
+    let options = StoreOptions { create: true, ..StoreOptions::default() };
+    let (report, reports) = mpsc::channel();
+    let persisted = Box::new(move |durable| report.send(durable).unwrap());
+    let Opened { mut store, .. } = Store::open(running.path(), options, persisted).unwrap();
+    let lsn = write(&mut store, 1, "k", b"value".to_vec());
+    store.force(lsn);
+    assert_eq!(reports.recv_timeout(DEADLINE).unwrap().unwrap(), lsn);
+    for file in ["LOCK", "data.mdb", "log"] {
+        fs::copy(running.path().join(file), killed.path().join(file)).unwrap();
+    }
+    for dir in [filled(), killed] {
+        let before = contents(dir.path());
+        let error = Database::open(dir.path(), StoreOptions::default()).unwrap_err();
+        assert!(matches!(error, StoreError::ForeignRecords { .. }), "{error}");
+        assert_eq!(contents(dir.path()), before, "a refusal must not change anything");
+        open(dir.path(), StoreOptions::default()).unwrap();
+    }
 }

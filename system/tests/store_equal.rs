@@ -1,5 +1,5 @@
-//! The store on disk and the one in memory are the same store: whatever valid sequence of records,
-//! whatever is forced, and wherever a crash comes, both recover the same records and entries.
+//! The store on disk and the one in memory are equivalent: for every valid sequence of records,
+//! whatever is forced and wherever it crashes, both recover the same records and entries.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What is drawn; what it means depends on what came before, so that every sequence is valid.
+/// A drawn step. Its meaning depends on the steps before, so that every sequence is valid.
 #[derive(Clone, Debug)]
 enum Draw {
     Prepare {
@@ -43,18 +43,18 @@ enum Draw {
         node: u8,
         store: u64,
     },
-    Decided {
+    CommitDecision {
         key: u8,
     },
     End {
         which: usize,
     },
     NewEpoch,
-    /// Make everything durable.
+    /// Make every record durable.
     Force,
-    /// Lose what is not, and start again.
+    /// Lose the records that are not durable, and restart.
     Crash,
-    /// Stop in order, and start again.
+    /// Close the store, and restart.
     Close,
 }
 
@@ -62,7 +62,7 @@ fn draws() -> impl Strategy<Value = Vec<Draw>> {
     let value = prop_oneof![
         1 => Just(None),
         4 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Some),
-        // Long enough for pages of its own.
+        // Long enough for overflow pages.
         1 => (any::<u8>(), 2_000..9_000_usize).prop_map(|(byte, len)| Some(vec![byte; len])),
     ];
     let which = any::<usize>();
@@ -74,7 +74,7 @@ fn draws() -> impl Strategy<Value = Vec<Draw>> {
         1 => which.prop_map(|which| Draw::Watermark { which }),
         1 => (0..3_u8, 1..5_u64).prop_map(|(which, to)| Draw::Counter { which, to }),
         1 => (0..3_u8, 1..3_u64).prop_map(|(node, store)| Draw::Member { node, store }),
-        2 => (0..5_u8).prop_map(|key| Draw::Decided { key }),
+        2 => (0..5_u8).prop_map(|key| Draw::CommitDecision { key }),
         1 => which.prop_map(|which| Draw::End { which }),
         1 => Just(Draw::NewEpoch),
         2 => Just(Draw::Force),
@@ -84,30 +84,34 @@ fn draws() -> impl Strategy<Value = Vec<Draw>> {
     prop::collection::vec(draw, 1..60)
 }
 
-/// Turns draws into records that can follow those before.
-struct Sense {
+/// Turns steps into records that may follow the earlier ones.
+struct Generator {
     next: TxnId,
     prepared: BTreeMap<TxnId, Key>,
-    /// Transactions with an outcome or a decision.
+    /// Transactions with an outcome.
     ended: Vec<TxnId>,
-    decided: Vec<TxnId>,
+    commit_decisions: Vec<TxnId>,
 }
 
-impl Sense {
-    fn after(memory: &Memory, next: TxnId) -> Sense {
-        let mut sense =
-            Sense { next, prepared: BTreeMap::new(), ended: Vec::new(), decided: Vec::new() };
+impl Generator {
+    fn after(memory: &Memory, next: TxnId) -> Generator {
+        let mut generator = Generator {
+            next,
+            prepared: BTreeMap::new(),
+            ended: Vec::new(),
+            commit_decisions: Vec::new(),
+        };
         for record in memory.records() {
             match record {
-                Record::Prepare { txn, write } => drop(sense.prepared.insert(txn, write.key)),
+                Record::Prepare { txn, write } => drop(generator.prepared.insert(txn, write.key)),
                 Record::Commit { txn } | Record::Abort { txn } | Record::Refused { txn } => {
-                    sense.ended.push(txn);
+                    generator.ended.push(txn);
                 }
-                Record::Decided { txn, .. } => sense.decided.push(txn),
+                Record::CommitDecision { txn, .. } => generator.commit_decisions.push(txn),
                 _ => {}
             }
         }
-        sense
+        generator
     }
 
     fn next(&mut self) -> TxnId {
@@ -115,7 +119,7 @@ impl Sense {
         self.next
     }
 
-    fn make(&mut self, draw: &Draw) -> Option<Record> {
+    fn record(&mut self, draw: &Draw) -> Option<Record> {
         let key = |key: &u8| Key::from(format!("key{key}").into_bytes());
         let pick = |from: &[TxnId], which: usize| from.get(which % from.len().max(1)).copied();
         let prepared: Vec<_> = self.prepared.keys().copied().collect();
@@ -135,7 +139,7 @@ impl Sense {
                 self.ended.push(txn);
                 Record::Commit { txn }
             }
-            // Of a prepared one, or again of one that has an outcome.
+            // Of a prepared transaction, or again of one with an outcome.
             Draw::Abort { which } => {
                 let txn = pick(&[prepared, self.ended.clone()].concat(), *which)?;
                 self.prepared.remove(&txn);
@@ -160,12 +164,12 @@ impl Sense {
                 let node = if *node == 0 { Node::Master } else { Node::Replica(*node) };
                 Record::Member { node, store: StoreId(*store) }
             }
-            Draw::Decided { key: number } => {
+            Draw::CommitDecision { key: number } => {
                 let txn = self.next();
-                self.decided.push(txn);
-                Record::Decided { txn, key: key(number) }
+                self.commit_decisions.push(txn);
+                Record::CommitDecision { txn, key: key(number) }
             }
-            Draw::End { which } => Record::End { txn: pick(&self.decided, *which)? },
+            Draw::End { which } => Record::End { txn: pick(&self.commit_decisions, *which)? },
             Draw::NewEpoch => {
                 self.next = TxnId::new(self.next.epoch + 1, 0);
                 return None;
@@ -175,47 +179,47 @@ impl Sense {
     }
 }
 
-/// A store on disk that makes nothing durable by itself.
+/// A store on disk that makes nothing durable without a force.
 struct Disk {
     dir: TempDir,
     wal_bytes: u64,
     opened: Opened,
-    told: mpsc::Receiver<Result<Lsn, Arc<StoreError>>>,
-    /// What has been told.
+    reports: mpsc::Receiver<Result<Lsn, Arc<StoreError>>>,
+    /// The last durable position reported.
     durable: Lsn,
 }
 
 impl Disk {
     fn open(dir: TempDir, wal_bytes: u64) -> Disk {
-        let (tell, told) = mpsc::channel();
+        let (report, reports) = mpsc::channel();
         let persisted = Box::new(move |durable| {
-            // Closing tells once more, and nobody may listen any more.
-            let _ = tell.send(durable);
+            // Closing reports once more, and the receiver may be gone.
+            let _ = report.send(durable);
         });
         let options = StoreOptions {
             create: true,
-            idle: DEADLINE,
+            flush_interval: DEADLINE,
             map_bytes: 64 << 20,
             wal_bytes,
             ..StoreOptions::default()
         };
         let opened = Store::open(dir.path(), options, persisted).unwrap();
-        Disk { dir, wal_bytes, opened, told, durable: 0 }
+        Disk { dir, wal_bytes, opened, reports, durable: 0 }
     }
 
     fn force(&mut self) {
         let last = self.opened.store.last();
         self.opened.store.force(last);
         while self.durable < last {
-            self.durable = self.told.recv_timeout(DEADLINE).expect("told in time").unwrap();
+            self.durable = self.reports.recv_timeout(DEADLINE).expect("a report").unwrap();
         }
     }
 
-    /// What a crash leaves is what the files say while nothing is being written.
+    /// A crash leaves what the files contain while no write is in progress.
     fn crash(self) -> Disk {
-        let left = TempDir::new().unwrap();
-        copy(self.dir.path(), left.path());
-        Disk::open(left, self.wal_bytes)
+        let copied = TempDir::new().unwrap();
+        copy(self.dir.path(), copied.path());
+        Disk::open(copied, self.wal_bytes)
     }
 
     fn close(self) -> Disk {
@@ -243,13 +247,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
-    fn disk_and_memory_are_one_store(
+    fn disk_and_memory_are_equivalent(
         draws in draws(),
         wal_bytes in prop_oneof![Just(0), 4096..16384_u64, Just(1 << 20)],
     ) {
         let mut memory = Memory::new();
         let mut disk = Disk::open(TempDir::new().unwrap(), wal_bytes);
-        let mut sense = Sense::after(&memory, TxnId::new(1, 0));
+        let mut generator = Generator::after(&memory, TxnId::new(1, 0));
         for draw in draws.iter().chain([&Draw::Crash]) {
             match draw {
                 Draw::Force => {
@@ -266,15 +270,15 @@ proptest! {
                     memory.kill();
                 }
                 _ => {
-                    let Some(record) = sense.make(draw) else { continue };
+                    let Some(record) = generator.record(draw) else { continue };
                     let lsn = memory.append(record.clone());
                     prop_assert_eq!(disk.opened.store.append(record), lsn);
                 }
             }
             if matches!(draw, Draw::Crash | Draw::Close) {
                 prop_assert_eq!(&disk.opened.records, &memory.records());
-                // Transactions that were lost are not used again.
-                sense = Sense::after(&memory, sense.next);
+                // The ids of lost transactions are not reused.
+                generator = Generator::after(&memory, generator.next);
             }
             prop_assert_eq!(disk.entries(), entries(&memory));
             for number in 0..5 {

@@ -36,6 +36,7 @@
 
 pub mod certificate;
 pub mod file;
+mod finding;
 pub mod linearizability;
 pub mod online;
 mod partition;
@@ -43,6 +44,7 @@ pub mod progress;
 pub mod statistics;
 mod verdict;
 
+pub use finding::{Citation, Finding, JournalLine, Reference, ReferenceRecorder};
 pub use history::{Completion, Invocation, MalformedHistory};
 pub use linearizability::{
     Counterexample, Explanation, KeyVerdict, Limits, Observations, Spec, Verdict, check_keys,

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
+use crate::Finding;
+
 /// A verdict. Ordered by precedence: of several verdicts the greatest counts, so an unknown one
 /// outranks a valid one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,13 +42,13 @@ pub struct CheckResult {
     pub verdict: Validity,
     /// The first forty violations, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub violations: Vec<String>,
+    pub violations: Vec<Finding>,
     /// The number of all violations.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub violations_total: usize,
     /// Why the verdict is unknown, one sentence for each reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub unknown_because: Vec<String>,
+    pub unknown_because: Vec<Finding>,
     /// Measurements by name.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub measured: Map<String, Json>,
@@ -72,18 +74,18 @@ impl CheckResult {
     }
 
     /// Adds a violation: the verdict is invalid.
-    pub fn violation(&mut self, sentence: impl Into<String>) {
+    pub fn violation(&mut self, finding: impl Into<Finding>) {
         self.verdict = Validity::Invalid;
         self.violations_total += 1;
         if self.violations.len() < REPORTED_MAX {
-            self.violations.push(sentence.into());
+            self.violations.push(finding.into());
         }
     }
 
     /// Adds a reason why the check is undecided: the verdict is at least unknown.
-    pub fn unknown(&mut self, sentence: impl Into<String>) {
+    pub fn unknown(&mut self, reason: impl Into<Finding>) {
         self.verdict = self.verdict.max(Validity::Unknown);
-        self.unknown_because.push(sentence.into());
+        self.unknown_because.push(reason.into());
     }
 
     /// Adds a measurement.

@@ -10,7 +10,7 @@
 //!
 //! ```
 //! use explore::model::{ExplorationLimits, ModelOptions, explore, script};
-//! use system::protocol::{Rule, Rules};
+//! use protocol::{Rule, Rules};
 //!
 //! // Two replicas and one write.
 //! let mut options = ModelOptions::of(2, script(1, 0, 1));

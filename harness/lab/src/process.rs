@@ -291,14 +291,14 @@ impl Shared {
                         self.state.send_modify(|state| state.listening = Some(address));
                     }
                 }
-                "reached" => {
+                "hit" => {
                     let (point, details) = rest.split_once(' ').unwrap_or((rest, ""));
                     let reached =
                         ReachedPoint { point: point.to_owned(), details: details.to_owned() };
                     self.state.send_modify(|state| state.reached = Some(reached));
                 }
                 "disarmed" => self.state.send_modify(|state| state.disarmed += 1),
-                "bad" => {
+                "error" => {
                     self.state.send_modify(|state| state.arm_error = Some(rest.to_owned()));
                 }
                 _ => {}

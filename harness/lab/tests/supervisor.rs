@@ -54,7 +54,7 @@ async fn a_child_reports_its_address_and_its_exit_status() {
 #[tokio::test]
 async fn a_child_that_stops_itself_at_a_point_is_reported_and_continued() {
     let supervisor = Supervisor::start().expect("a thread");
-    let script = "read arm point; echo reached $point txn=1.17 n=2; kill -STOP $$; echo on; read x";
+    let script = "read arm point; echo hit $point txn=1.17 n=2; kill -STOP $$; echo on; read x";
     let child = shell(&supervisor, script).await;
     child.arm("a:before:b").expect("it reads a line");
     let state = child.wait_until(DEADLINE, ProcessState::is_stopped_at_point).await;
@@ -72,7 +72,7 @@ async fn a_child_that_stops_itself_at_a_point_is_reported_and_continued() {
 #[tokio::test]
 async fn a_point_is_disarmed_unless_the_child_has_reached_it() {
     let supervisor = Supervisor::start().expect("a thread");
-    let script = "read x; echo disarmed; read x; echo reached p; echo disarmed; kill -STOP $$";
+    let script = "read x; echo disarmed; read x; echo hit p; echo disarmed; kill -STOP $$";
     let child = shell(&supervisor, script).await;
     let state = child.disarm(DEADLINE).await.expect("it reads a line").expect("it answers");
     assert!(!state.is_stopped_at_point() && state.reached.is_none());
@@ -83,7 +83,7 @@ async fn a_point_is_disarmed_unless_the_child_has_reached_it() {
 #[tokio::test]
 async fn an_unknown_point_is_reported() {
     let supervisor = Supervisor::start().expect("a thread");
-    let child = shell(&supervisor, "read arm point; echo bad $point no such; read x").await;
+    let child = shell(&supervisor, "read arm point; echo error $point no such; read x").await;
     child.arm("a:b").expect("it reads a line");
     let state = child
         .wait_until(DEADLINE, |state| state.arm_error.is_some())

@@ -17,7 +17,7 @@ use lab::signals::follow_signals;
 use super::{Exit, Failure, checked};
 use crate::{
     commands::{self, ReplayArgs},
-    report,
+    report_twopc,
     schedule::{self, Schedule},
 };
 
@@ -46,7 +46,7 @@ pub(super) fn replay_on_processes(args: &ReplayArgs, store: &Path) -> Result<Exi
         let run = force(path, store)?;
         let results = commands::check_run(&run.directory, &Limits::default());
         let (record, results) = results.map_err(Failure::harness)?;
-        report::write(&run.directory, &record, &results).map_err(Failure::harness)?;
+        report_twopc::write(&run.directory, &record, &results).map_err(Failure::harness)?;
         commands::print_results(&results, &run.directory, &mut io::stdout().lock())?;
         verdict = verdict.max(results.verdict);
     }

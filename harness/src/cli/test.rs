@@ -20,6 +20,7 @@ use clap::{Args, builder::RangedU64ValueParser};
 use lab::{
     disk, duration::parse_duration, seeds::run_seeds, signals::follow_signals, workload::Mix,
 };
+use report::summary::Tally;
 use system::protocol::CommitMode;
 use tokio::{runtime::Runtime, sync::watch};
 
@@ -27,7 +28,7 @@ use super::{Exit, Failure, require_effect};
 use crate::{
     blocking::{BlockingArgs, blocking},
     commands::{self, progress},
-    report::{self, summary::Tally},
+    report_twopc,
     run_progress::run_with_progress,
 };
 
@@ -195,7 +196,7 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
             commands::print_results(&run.results, &run.completed.directory, &mut out)?;
             return Ok(run.results.verdict.into());
         }
-        coverage.merge(run.tally.coverage().clone());
+        coverage.merge(run.coverage.clone());
         let interrupted = run.completed.interrupted;
         last = Some(run);
         if interrupted {
@@ -245,7 +246,7 @@ fn print_line(
     seed: u64,
     elapsed: Duration,
 ) -> io::Result<()> {
-    let JudgedRun { completed, tally, results } = run;
+    let JudgedRun { completed, tally, results, .. } = run;
     writeln!(
         io::stdout(),
         "run {number} of {count}: {}, seed {seed}, {:.1} s, {} operations, {} injections, {}, {}",
@@ -304,6 +305,7 @@ fn with_disks(faults: &Faults) -> Result<(Faults, bool), Failure> {
 struct JudgedRun {
     completed: CompletedRun,
     tally: Tally,
+    coverage: Coverage,
     results: Results,
 }
 
@@ -313,7 +315,9 @@ fn judge(completed: CompletedRun) -> Result<JudgedRun, Failure> {
     // A record that this harness has just written and cannot read is a failure of the harness.
     let (record, results) =
         commands::check_run(&completed.directory, &Limits::default()).map_err(Failure::harness)?;
-    report::write(&completed.directory, &record, &results).map_err(Failure::harness)?;
+    report_twopc::write(&completed.directory, &record, &results).map_err(Failure::harness)?;
     drop(judging);
-    Ok(JudgedRun { completed, tally: Tally::of(&record.events), results })
+    let (tally, coverage) =
+        (report_twopc::summary(&record.events), report_twopc::coverage(&record.events));
+    Ok(JudgedRun { completed, tally, coverage, results })
 }

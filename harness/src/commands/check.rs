@@ -26,7 +26,7 @@ use super::{
     progress::{CheckProgress, checking_files, checking_run},
 };
 use crate::{
-    report,
+    report_twopc,
     twopc::{self, LoadError, Run},
 };
 
@@ -96,7 +96,7 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, Command
     for path in runs {
         let progress = checking_run(path);
         let (run, results) = check_run(path, &args.limits())?;
-        report::write(path, &run, &results)?;
+        report_twopc::write(path, &run, &results)?;
         drop(progress);
         worst = worst.max(results.verdict);
         if args.json {

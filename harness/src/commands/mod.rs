@@ -1,12 +1,14 @@
-//! The commands on recorded histories and runs: `check`, `verify`, `export`, `generate` and `replay`,
-//! one module each. They print results; the crates [`checker`] and [`history`], and the checks in
-//! [`twopc`](crate::twopc), compute them.
+//! The commands on recorded histories and runs: `check`, `verify`, `export`, `generate`, `inspect`,
+//! `serve` and `replay`, one module each. They print results; the crates [`checker`], [`history`] and
+//! [`report`], and the checks in [`twopc`](crate::twopc), compute them.
 
 mod check;
 mod export;
 mod generate;
+mod inspect;
 pub mod progress;
 mod replay;
+mod serve;
 mod verify;
 
 use std::{
@@ -20,7 +22,9 @@ pub use self::{
     check::{CheckArgs, check, check_run, print_results},
     export::{ExportArgs, export},
     generate::{GenerateArgs, generate},
+    inspect::{InspectArgs, inspect},
     replay::{ReplayArgs, replay},
+    serve::{ServeArgs, ServeFailure, serve},
     verify::{VerifyArgs, verify},
 };
 use crate::twopc::{LoadError, replay::ReplayError};

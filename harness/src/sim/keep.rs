@@ -18,7 +18,7 @@ use system::{
 
 use super::{SeedVerdict, record};
 use crate::{
-    report,
+    report_twopc,
     runner::rundir::{RunDir, utc},
     schedule::Schedule,
     twopc::{self, FinalState, Run},
@@ -94,7 +94,7 @@ pub(super) fn keep(
     let recorded = Run::load(directory.path())?;
     let results = twopc::check(&recorded, &super::LIMITS);
     write_json(&directory.path().join("results.json"), &results)?;
-    report::write(directory.path(), &recorded, &results)?;
+    report_twopc::write(directory.path(), &recorded, &results)?;
     Ok(directory.path().to_owned())
 }
 

@@ -11,13 +11,13 @@ mod server;
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use harness::{
     checker::{Results, linearizability::Limits},
-    report,
+    report_twopc,
     twopc::{Run, check},
 };
 use serde_json::{Value as Json, json};
@@ -29,7 +29,12 @@ const READY: &str = "document.documentElement.dataset.ready === 'yes'";
 
 /// Starts a browser, or prints why the test is skipped.
 fn browser(test: &str) -> Option<Chrome> {
-    Chrome::start().map_err(|reason| println!("{test}: skipped: {reason}")).ok()
+    Chrome::start()
+        .map_err(|reason| {
+            // Past the capture of the test harness, which would hide it.
+            let _ = writeln!(io::stderr(), "skipped: {test}: {reason}");
+        })
+        .ok()
 }
 
 fn golden() -> PathBuf {
@@ -61,7 +66,7 @@ fn checked_copy(run: &Path, to: &Path) -> Results {
     let results = check(&run, &Limits::default());
     let text = serde_json::to_string(&results).expect("it serialises");
     fs::write(to.join("results.json"), text).expect("the file can be written");
-    report::write(to, &run, &results).expect("the file can be written");
+    report_twopc::write(to, &run, &results).expect("the file can be written");
     results
 }
 
@@ -88,7 +93,7 @@ fn the_page_of_every_golden_run_reproduces_its_history() {
         assert_eq!(verdict, results.verdict.to_string(), "{what}");
         // The details of the operations are the lines of the history.
         let lines = chrome.value(
-            "Array.from(run.data.columns['o.index'], (_, i) => run.history(run.op(i))).flat()",
+            "Array.from(run.data.columns['op.index'], (_, i) => run.historyLines(run.operation(i))).flat()",
         );
         let mut shown: Vec<&str> =
             lines.as_array().expect("lines").iter().filter_map(Json::as_str).collect();
@@ -133,7 +138,7 @@ fn the_controls_of_a_page_work() {
         let found = chrome.value(
             "(() => { const c = document.querySelector('#canvas'); \
              c.scrollIntoView({block: 'center', behavior: 'instant'}); \
-             const b = c.getBoundingClientRect(); const o = run.op(0); \
+             const b = c.getBoundingClientRect(); const o = run.operation(0); \
              const lane = o.process % run.data.clients; const [from, to] = run.view(); \
              return [b.x + 124 + (o.time - from) / (to - from) * (b.width - 124) + 1, b.y, lane]; })()",
         );
@@ -163,7 +168,7 @@ fn the_controls_of_a_page_work() {
         if chrome.value("!!document.querySelector('a.line')") == json!(true) {
             chrome.click("a.line");
             chrome.wait("run.details().includes('journal line')");
-            chrome.click("a.txn");
+            chrome.click("a.transaction");
             chrome.wait(
                 "document.querySelector('output[name=status]').textContent.includes('transaction')",
             );
@@ -273,7 +278,7 @@ fn page_load_time() {
             "(() => { const [n] = performance.getEntriesByType('navigation'); \
              const paint = performance.getEntriesByName('first-contentful-paint')[0]; \
              const began = performance.now(); run.paint(); const painted = performance.now() - began; \
-             return [run.data.columns['o.index'].length, paint ? paint.startTime : null, \
+             return [run.data.columns['op.index'].length, paint ? paint.startTime : null, \
              n.domInteractive, run.ready_ms, painted].map((ms) => ms && Math.round(ms)); })()",
         );
         println!(

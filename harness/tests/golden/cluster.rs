@@ -374,7 +374,7 @@ fn kept(records: &[Record]) -> Vec<Record> {
         .iter()
         .filter(|record| match record {
             Record::End { .. } => false,
-            Record::Decided { txn, .. } => !ended.contains(txn),
+            Record::CommitDecision { txn, .. } => !ended.contains(txn),
             _ => true,
         })
         .cloned()

@@ -210,7 +210,7 @@ fn commits(effect: &Effect) -> bool {
 }
 
 fn decides(effect: &Effect) -> bool {
-    matches!(effect, Effect::Append(Record::Decided { txn, .. }) if *txn == IN_DOUBT)
+    matches!(effect, Effect::Append(Record::CommitDecision { txn, .. }) if *txn == IN_DOUBT)
 }
 
 /// The put completes with ok, but the get after the restart returns the previous value.
@@ -358,7 +358,7 @@ fn ok_for_nothing(files: &mut Files) {
                     *effect = Effect::Append(Record::Abort { txn: IN_DOUBT });
                 }
                 Entry::Start { records, .. } => records.retain(
-                    |record| !matches!(record, Record::Decided { txn, .. } if *txn == IN_DOUBT),
+                    |record| !matches!(record, Record::CommitDecision { txn, .. } if *txn == IN_DOUBT),
                 ),
                 _ => {}
             }

@@ -17,9 +17,9 @@ use std::{
 
 use system::{
     config::ClusterConfig,
+    hooks::HookOptions,
     node::{self, NodeOptions},
-    protocol::{Node, Rules},
-    store::SyncMode,
+    protocol::Node,
 };
 
 /// What every HTTP/2 client sends first.
@@ -84,11 +84,7 @@ fn master() -> SocketAddr {
                 dir: directory.path().join(name),
                 bootstrap: true,
                 listen: None,
-                rules: Rules::ALL,
-                journal: None,
-                control: false,
-                arm: None,
-                syncs: SyncMode::None,
+                hooks: HookOptions::default(),
             };
             thread::spawn(move || {
                 let end =

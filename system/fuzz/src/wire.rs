@@ -2,12 +2,12 @@
 
 use prost::Message as _;
 use proto::v1::{Batch, Envelope};
-use system::wire::{from_wire, spread, to_wire};
+use system::wire::{expand, from_wire, to_wire};
 
 /// Bytes are a batch or are refused, and each message of the batch is refused or survives being sent on.
 pub(crate) fn target(bytes: &[u8]) {
     let Ok(mut batch) = Batch::decode(bytes) else { return };
-    spread(&mut batch.envelopes);
+    expand(&mut batch.envelopes);
     for envelope in batch.envelopes {
         let Ok(message) = from_wire(envelope) else { continue };
         let sent = to_wire(message.clone()).encode_to_vec();

@@ -1,5 +1,5 @@
-//! The command line of `client`: single operations, a stream of them, a load, and a look into
-//! nodes.
+//! The command line of `client`: single operations, a stream of operations, a generated load, and
+//! inspection of nodes.
 
 use std::{
     future::Future,
@@ -13,8 +13,8 @@ use clap::{Args, Subcommand};
 use futures::StreamExt as _;
 
 use super::{
-    answers::{Early, Went, say},
     load::{self, LoadArgs},
+    output::{ClientError, ExitStatus, print_line},
 };
 use crate::{
     client::{Client, Inspector, NodeStatus, ReadError, WriteOutcome},
@@ -23,12 +23,12 @@ use crate::{
 };
 
 const ANSWERS: &str = "\
-Answers, one a line:
+Answers, one per line:
   ok VERSION          the write is committed, and durable at every replica
-  ok VERSION VALUE    what a get found
-  ok absent           a get found no such key
-  aborted REASON: …   the write took no effect and never will
-  unavailable: …      the get found out nothing
+  ok VERSION VALUE    the value of the key
+  ok absent           the key does not exist
+  aborted REASON: …   the write had no effect and never will
+  unavailable: …      the get failed
   unknown: …          the write may or may not have taken effect
 
 Keys and values are text; a byte that is not printable ASCII is written \\xNN, as is a backslash
@@ -40,65 +40,66 @@ Exit status: 0 ok, 1 aborted or unavailable, 2 usage, 3 unknown; of several, the
 #[derive(Args, Clone, Debug)]
 #[command(after_help = ANSWERS)]
 pub struct ClientArgs {
-    /// The master's address; by default the one of the configuration, or else 127.0.0.1:7000.
+    /// The master's address. Default: the address in the configuration, or else 127.0.0.1:7000
     #[arg(long, env = "TWOPC_MASTER", value_name = "HOST:PORT", global = true)]
     pub master: Option<Address>,
 
-    /// The cluster's configuration, which knows all addresses.
+    /// The cluster's configuration, which has all addresses
     #[arg(long, env = "TWOPC_CONFIG", value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
 
-    /// How long to wait for each answer.
+    /// How long to wait for each answer
     #[arg(long, env = "TWOPC_TIMEOUT", value_name = "TIME", default_value = "5s", global = true,
-          value_parser = super::period)]
+          value_parser = super::duration)]
     pub timeout: Duration,
 
-    /// What to do; by default `stream`.
+    /// The command. Default: stream
     #[command(subcommand)]
     pub command: Option<ClientCommand>,
 }
 
-/// What a client does.
+/// A command of the client.
 #[derive(Clone, Debug, Subcommand)]
 pub enum ClientCommand {
-    /// Store a value under a key.
+    /// Store a value under a key
     Put {
-        /// The key, 1 to 511 bytes.
+        /// The key, 1 to 511 bytes
         #[arg(value_parser = blob)]
         key: Key,
-        /// The value.
+        /// The value
         #[arg(value_parser = blob)]
         value: Value,
     },
-    /// Delete a key.
+    /// Delete a key
     Del {
         /// The key.
         #[arg(value_parser = blob)]
         key: Key,
     },
-    /// Read a key.
+    /// Read a key
     Get {
         /// The key.
         #[arg(value_parser = blob)]
         key: Key,
     },
-    /// Do the operations of standard input, one a line (put KEY VALUE, del KEY, get KEY), one
-    /// after the other, and answer each on a line.
+    /// Perform the operations on standard input, one per line (put KEY VALUE, del KEY, get KEY), in
+    /// order, and print each answer on a line
     Stream,
-    /// Have many clients do random operations at once, and say how that went.
+    /// Run many clients with random operations concurrently, and print statistics
     Load(LoadArgs),
-    /// Show how each node of the configuration stands, or just the master without one.
+    /// Show the status of every node of the configuration, or of the master if there is none
     Status,
-    /// List every entry of one replica as it is there, past the master: KEY, VERSION and VALUE,
-    /// with tabs between.
+    /// List every entry of one replica, bypassing the master: KEY, VERSION and VALUE, separated by
+    /// tabs
     Dump {
-        /// The replica's address, or its name (r1, r2, …) if there is a configuration.
+        /// The replica's address, or its name (r1, r2, …) if there is a configuration
         #[arg(long, value_name = "ADDR")]
         replica: String,
     },
 }
 
-/// Reads a key or a value as text. Left to itself clap would take it as it is, escapes and all.
+/// Parses a key or a value from its textual form. Without this, clap would take the argument
+/// literally, including its escapes.
 fn blob(text: &str) -> Result<Blob, String> {
     text.parse()
 }
@@ -112,27 +113,27 @@ enum Operation {
 }
 
 impl ClientArgs {
-    /// Does what is asked, and says how it went on standard output.
+    /// Runs the command and prints its result to standard output.
     #[must_use]
     pub fn run(self) -> ExitCode {
         super::log();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let done = match runtime {
-            Ok(runtime) => runtime.block_on(self.act()),
-            Err(error) => Err(Early::Failed(format!("cannot start: {error}"))),
+            Ok(runtime) => runtime.block_on(self.execute()),
+            Err(error) => Err(ClientError::Failed(format!("cannot start: {error}"))),
         };
         match done {
-            Ok(went) => went,
-            Err(Early::Unheard) => Went::Well,
-            Err(Early::Failed(why)) => {
+            Ok(status) => status,
+            Err(ClientError::OutputClosed) => ExitStatus::Ok,
+            Err(ClientError::Failed(why)) => {
                 eprintln!("client: {why}");
-                Went::Misused
+                ExitStatus::Usage
             }
         }
         .into()
     }
 
-    async fn act(self) -> Result<Went, Early> {
+    async fn execute(self) -> Result<ExitStatus, ClientError> {
         let cluster = match &self.config {
             Some(path) => Some(ClusterConfig::load(path).map_err(|error| error.to_string())?),
             None => None,
@@ -151,19 +152,19 @@ impl ClientArgs {
             ClientCommand::Load(args) => load::run(&args, &master, self.timeout).await,
             ClientCommand::Status => status(cluster.as_ref(), &master, self.timeout).await,
             ClientCommand::Dump { replica } => {
-                dump(&named(&replica, cluster.as_ref())?, self.timeout).await
+                dump(&replica_address(&replica, cluster.as_ref())?, self.timeout).await
             }
         }
     }
 }
 
-async fn one(client: &Client, operation: Operation) -> Result<Went, Early> {
-    let (went, answer) = perform(client, operation).await;
-    say(&answer)?;
-    Ok(went)
+async fn one(client: &Client, operation: Operation) -> Result<ExitStatus, ClientError> {
+    let (status, answer) = perform(client, operation).await;
+    print_line(&answer)?;
+    Ok(status)
 }
 
-async fn perform(client: &Client, operation: Operation) -> (Went, String) {
+async fn perform(client: &Client, operation: Operation) -> (ExitStatus, String) {
     match operation {
         Operation::Put(key, value) => written(client.put(key, value).await),
         Operation::Del(key) => written(client.del(key).await),
@@ -171,24 +172,24 @@ async fn perform(client: &Client, operation: Operation) -> (Went, String) {
     }
 }
 
-fn written(outcome: WriteOutcome) -> (Went, String) {
+fn written(outcome: WriteOutcome) -> (ExitStatus, String) {
     match outcome {
-        WriteOutcome::Committed { version } => (Went::Well, format!("ok {version}")),
-        WriteOutcome::Aborted(reason) => (Went::Refused, format!("aborted {reason}")),
-        WriteOutcome::Unknown(why) => (Went::Unknown, format!("unknown: {why}")),
+        WriteOutcome::Committed { version } => (ExitStatus::Ok, format!("ok {version}")),
+        WriteOutcome::Aborted(reason) => (ExitStatus::Refused, format!("aborted {reason}")),
+        WriteOutcome::Unknown(why) => (ExitStatus::Unknown, format!("unknown: {why}")),
     }
 }
 
-fn read(answer: Result<Option<(Version, Value)>, ReadError>) -> (Went, String) {
+fn read(answer: Result<Option<(Version, Value)>, ReadError>) -> (ExitStatus, String) {
     match answer {
-        Ok(Some((version, value))) => (Went::Well, format!("ok {version} {value}")),
-        Ok(None) => (Went::Well, "ok absent".to_owned()),
-        Err(error) => (Went::Refused, format!("unavailable: {error}")),
+        Ok(Some((version, value))) => (ExitStatus::Ok, format!("ok {version} {value}")),
+        Ok(None) => (ExitStatus::Ok, "ok absent".to_owned()),
+        Err(error) => (ExitStatus::Refused, format!("unavailable: {error}")),
     }
 }
 
-/// Takes the lines from a thread of their own, for a terminal keeps one waiting.
-async fn stream(client: &Client) -> Result<Went, Early> {
+/// Reads standard input in a separate thread, because reading from a terminal blocks.
+async fn stream(client: &Client) -> Result<ExitStatus, ClientError> {
     let (lines, mut read) = tokio::sync::mpsc::channel(64);
     std::thread::spawn(move || {
         for line in io::stdin().lock().lines() {
@@ -197,7 +198,7 @@ async fn stream(client: &Client) -> Result<Went, Early> {
             }
         }
     });
-    let mut worst = Went::Well;
+    let mut worst = ExitStatus::Ok;
     let mut number = 0;
     while let Some(line) = read.recv().await {
         number += 1;
@@ -205,66 +206,66 @@ async fn stream(client: &Client) -> Result<Went, Early> {
         if line.trim().is_empty() {
             continue;
         }
-        let (went, answer) = match parse(&line) {
+        let (status, answer) = match parse(&line) {
             Ok(operation) => perform(client, operation).await,
-            Err(why) => (Went::Misused, format!("error: line {number}: {why}")),
+            Err(why) => (ExitStatus::Usage, format!("error: line {number}: {why}")),
         };
-        worst = worst.max(went);
-        say(&answer)?;
+        worst = worst.max(status);
+        print_line(&answer)?;
     }
     Ok(worst)
 }
 
-/// Reads an operation. A value is the rest of its line, blanks and all.
+/// Parses an operation. A value extends to the end of the line, including blanks.
 fn parse(line: &str) -> Result<Operation, String> {
     let line = line.trim_start();
     let (f, rest) = line.split_once(' ').unwrap_or((line.trim_end(), ""));
     let rest = rest.trim_start();
     let lone = |rest: &str| match rest.trim_end() {
-        "" => Err(format!("want {f} KEY")),
-        key if key.contains(' ') => Err(format!("'{key}': a blank in a key is written \\x20")),
+        "" => Err(format!("expected {f} KEY")),
+        key if key.contains(' ') => Err(format!("'{key}': write a blank in a key as \\x20")),
         key => key.parse::<Key>(),
     };
     match f {
         "put" => {
-            let (key, value) = rest.split_once(' ').ok_or("want put KEY VALUE")?;
+            let (key, value) = rest.split_once(' ').ok_or("expected put KEY VALUE")?;
             Ok(Operation::Put(key.parse()?, value.parse()?))
         }
         "del" => lone(rest).map(Operation::Del),
         "get" => lone(rest).map(Operation::Get),
-        _ => Err(format!("'{f}' is no operation: want put KEY VALUE, del KEY or get KEY")),
+        _ => Err(format!("unknown operation '{f}': expected put KEY VALUE, del KEY or get KEY")),
     }
 }
 
 async fn status(
     cluster: Option<&ClusterConfig>,
     master: &Address,
-    patience: Duration,
-) -> Result<Went, Early> {
+    timeout: Duration,
+) -> Result<ExitStatus, ClientError> {
     let mut nodes = vec![(Node::Master, master.clone())];
     if let Some(cluster) = cluster {
         nodes.extend((1..).map(Node::Replica).zip(cluster.replicas.iter().cloned()));
     }
-    let asked = nodes.into_iter().map(async |(node, address)| {
-        let status = within(patience, async {
+    let requests = nodes.into_iter().map(async |(node, address)| {
+        let status = within(timeout, async {
             let mut inspector =
                 Inspector::connect(&address).await.map_err(|error| error.to_string())?;
             inspector.status().await.map_err(|status| status.message().to_owned())
         });
         (node, status.await, address)
     });
-    let mut worst = Went::Well;
-    for (node, status, address) in futures::future::join_all(asked).await {
+    let mut worst = ExitStatus::Ok;
+    for (node, status, address) in futures::future::join_all(requests).await {
         match status {
             Ok(status) => {
                 if !status.machine.ready {
-                    worst = worst.max(Went::Refused);
+                    worst = worst.max(ExitStatus::Refused);
                 }
-                say(&describe(&status, &address))?;
+                print_line(&describe(&status, &address))?;
             }
             Err(why) => {
-                say(&format!("{:<7} {address}  unreachable: {why}", node.to_string()))?;
-                worst = worst.max(Went::Refused);
+                print_line(&format!("{:<7} {address}  unreachable: {why}", node.to_string()))?;
+                worst = worst.max(ExitStatus::Refused);
             }
         }
     }
@@ -294,45 +295,44 @@ fn describe(NodeStatus { cluster, machine }: &NodeStatus, address: &Address) -> 
     text
 }
 
-async fn dump(replica: &Address, patience: Duration) -> Result<Went, Early> {
-    let cut = |status: tonic::Status| format!("{replica}: {}", status.message());
-    let entries = within(patience, async {
+async fn dump(replica: &Address, timeout: Duration) -> Result<ExitStatus, ClientError> {
+    let failed = |status: tonic::Status| format!("{replica}: {}", status.message());
+    let entries = within(timeout, async {
         let mut inspector = Inspector::connect(replica)
             .await
             .map_err(|error| format!("cannot reach {replica}: {error}"))?;
-        inspector.dump().await.map_err(cut)
+        inspector.dump().await.map_err(failed)
     });
     let mut entries = std::pin::pin!(entries.await?);
     let mut out = io::BufWriter::new(io::stdout().lock());
     while let Some(entry) = entries.next().await {
-        let (key, version, value) = entry.map_err(cut)?;
+        let (key, version, value) = entry.map_err(failed)?;
         writeln!(out, "{key}\t{version}\t{value}")?;
     }
     out.flush()?;
-    Ok(Went::Well)
+    Ok(ExitStatus::Ok)
 }
 
-/// The address of a replica that may be given by its name.
-fn named(replica: &str, cluster: Option<&ClusterConfig>) -> Result<Address, String> {
+/// The address of a replica that is given by address or by name.
+fn replica_address(replica: &str, cluster: Option<&ClusterConfig>) -> Result<Address, String> {
     match replica.parse::<Node>() {
         Ok(node) => {
-            let cluster = cluster.ok_or(format!("{replica}: a name needs a --config"))?;
-            cluster
-                .address(node)
-                .cloned()
-                .ok_or_else(|| format!("the configuration has r1 to r{}", cluster.replica_count()))
+            let cluster = cluster.ok_or(format!("{replica}: a node name needs --config"))?;
+            cluster.address(node).cloned().ok_or_else(|| {
+                format!("the replicas of the configuration are r1 to r{}", cluster.replica_count())
+            })
         }
         Err(_) => replica.parse(),
     }
 }
 
 async fn within<T>(
-    patience: Duration,
-    act: impl Future<Output = Result<T, String>>,
+    timeout: Duration,
+    future: impl Future<Output = Result<T, String>>,
 ) -> Result<T, String> {
-    tokio::time::timeout(patience, act)
+    tokio::time::timeout(timeout, future)
         .await
-        .unwrap_or_else(|_| Err(format!("no answer within {patience:?}")))
+        .unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")))
 }
 
 #[cfg(test)]
@@ -340,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operations_are_read_from_lines() {
+    fn operations_are_parsed_from_lines() {
         assert_eq!(parse("put k v"), Ok(Operation::Put("k".into(), "v".into())));
         assert_eq!(
             parse("  put  k  two words "),
@@ -350,12 +350,12 @@ mod tests {
         assert_eq!(parse("get a\\x20b "), Ok(Operation::Get("a b".into())));
         assert_eq!(parse("del k"), Ok(Operation::Del("k".into())));
         for (line, why) in [
-            ("put k", "want put KEY VALUE"),
-            ("get", "want get KEY"),
-            ("del ", "want del KEY"),
-            ("get a b", "a blank in a key"),
+            ("put k", "expected put KEY VALUE"),
+            ("get", "expected get KEY"),
+            ("del ", "expected del KEY"),
+            ("get a b", "write a blank in a key"),
             ("get a\\b", "a backslash must begin"),
-            ("cas k 1 2", "'cas' is no operation"),
+            ("cas k 1 2", "unknown operation 'cas'"),
         ] {
             let error = parse(line).expect_err(line);
             assert!(error.contains(why), "{line}: {error}");

@@ -1,5 +1,5 @@
-//! A generated load: many clients, each doing one random operation after the other, and what came
-//! of it. Judges nothing: that is a checker's work.
+//! A generated load: many clients, each with one random operation after the other, and statistics
+//! of the results. Checks nothing: that is a checker's work.
 
 use std::{
     collections::BTreeMap,
@@ -15,45 +15,45 @@ use rand::{Rng as _, RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tokio::time::Instant;
 
-use super::answers::{Early, Went, say};
+use super::output::{ClientError, ExitStatus, print_line};
 use crate::{
     client::{Client, ReadError, ReasonKind, WriteOutcome},
     config::Address,
     protocol::{Key, Value},
 };
 
-/// A client that reaches nobody tries again after this.
-const UNREACHED: Duration = Duration::from_millis(50);
+/// The delay before a client that cannot reach the master tries again.
+const UNREACHABLE_RETRY: Duration = Duration::from_millis(50);
 
-/// The longest latency that is told from longer ones.
+/// The highest latency that the histogram distinguishes.
 const LATENCY_MAX_US: u64 = 3_600_000_000;
 
-/// What load to make.
+/// The parameters of a load.
 #[derive(Args, Clone, Debug)]
 pub struct LoadArgs {
-    /// How many clients there are, each with one operation under way at any time.
+    /// The number of clients, each with one operation in flight at any time
     #[arg(long, value_name = "N", default_value_t = 16,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub clients: u32,
 
-    /// How many connections they share; by default each has its own.
+    /// The number of connections that the clients share. Default: one each
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub connections: Option<u32>,
 
-    /// How many operations to do in all.
+    /// The total number of operations
     #[arg(long, value_name = "N", conflicts_with = "time")]
     pub ops: Option<u64>,
 
-    /// How long to go on.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = super::period)]
+    /// How long to run
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = super::duration)]
     pub time: Duration,
 
-    /// How many keys there are.
+    /// The number of keys
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u64).range(1..))]
     pub keys: u64,
 
-    /// The length of a value, in bytes.
+    /// The length of the values, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 100)]
     pub value_size: usize,
 
@@ -61,7 +61,7 @@ pub struct LoadArgs {
     #[arg(long, value_name = "MIX", default_value = "get=50,put=40,del=10")]
     pub mix: Mix,
 
-    /// Chooses the same operations again.
+    /// The seed of the random operations
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 }
@@ -83,16 +83,18 @@ impl FromStr for Mix {
             let (f, n) = part
                 .split_once('=')
                 .and_then(|(f, n)| Some((f, n.parse::<u16>().ok()?)))
-                .ok_or_else(|| format!("'{part}': want parts as in get=50,put=40,del=10"))?;
+                .ok_or_else(|| {
+                    format!("invalid part '{part}': expected a mix such as get=50,put=40,del=10")
+                })?;
             *match f {
                 "get" => &mut mix.get,
                 "put" => &mut mix.put,
                 "del" => &mut mix.del,
-                _ => return Err(format!("'{f}' is no operation: want get, put or del")),
+                _ => return Err(format!("unknown operation '{f}': expected get, put or del")),
             } = n.into();
         }
         if mix.get + mix.put + mix.del == 0 {
-            return Err("a mix of nothing: want parts as in get=50,put=40,del=10".into());
+            return Err("the mix is empty: expected for example get=50,put=40,del=10".into());
         }
         Ok(mix)
     }
@@ -118,18 +120,18 @@ impl Mix {
     }
 }
 
-/// What came of the operations of one kind.
+/// Statistics of the operations of one kind.
 #[derive(Clone, Debug)]
 struct Tally {
     ok: u64,
-    /// No effect, or nothing found out, by reason.
+    /// Operations without effect or without a result, by reason.
     refused: BTreeMap<&'static str, u64>,
     unknown: u64,
-    /// Of those that were ok, in microseconds.
+    /// The latency of successful operations, in microseconds.
     latency: Histogram<u64>,
 }
 
-/// How an operation went that was not ok.
+/// The result of an operation that did not succeed.
 enum Failure {
     Refused(&'static str),
     Unknown,
@@ -137,7 +139,7 @@ enum Failure {
 
 impl Tally {
     fn new() -> Self {
-        let latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("good bounds");
+        let latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("valid bounds");
         Tally { ok: 0, refused: BTreeMap::new(), unknown: 0, latency }
     }
 
@@ -171,11 +173,11 @@ impl Tally {
             ms(0.999),
             ms(1.0),
         )
-        .expect("a string takes everything");
+        .expect("writing to a string");
     }
 }
 
-/// What remains to be done.
+/// The remaining work.
 struct Budget {
     left: AtomicU64,
     until: Option<Instant>,
@@ -193,13 +195,13 @@ impl Budget {
     }
 }
 
-/// Makes the load and prints what came of it. An interrupt ends it early.
+/// Runs the load and prints statistics. An interrupt ends it early.
 pub(super) async fn run(
     args: &LoadArgs,
     master: &Address,
     timeout: Duration,
-) -> Result<Went, Early> {
-    // Whoever gives a wrong address is told so, and not in a count.
+) -> Result<ExitStatus, ClientError> {
+    // A wrong address is reported as an error, rather than in the statistics.
     tokio::time::timeout(timeout, Client::connect(master.clone()))
         .await
         .map_err(|_| format!("no answer from the master at {master}"))?
@@ -230,12 +232,12 @@ pub(super) async fn run(
     for tally in &tallies {
         by_f.iter_mut().zip(tally).for_each(|(sum, part)| sum.add(part));
     }
-    say(report(args, seconds, &by_f).trim_end())?;
+    print_line(report(args, seconds, &by_f).trim_end())?;
     let unknown = by_f.iter().any(|tally| tally.unknown > 0);
-    Ok(if unknown { Went::Unknown } else { Went::Well })
+    Ok(if unknown { ExitStatus::Unknown } else { ExitStatus::Ok })
 }
 
-/// One client's operations, tallied as get, put, del.
+/// Runs one client and returns its statistics for get, put and del.
 async fn work(args: &LoadArgs, n: u32, client: &Client, budget: &Budget) -> [Tally; 3] {
     let mut rng = ChaCha8Rng::seed_from_u64(args.seed);
     rng.set_stream(n.into());
@@ -266,7 +268,7 @@ async fn work(args: &LoadArgs, n: u32, client: &Client, budget: &Budget) -> [Tal
             Err(Failure::Refused(reason)) => {
                 *tally.refused.entry(reason).or_default() += 1;
                 if reason == ReasonKind::Unreachable.name() {
-                    tokio::time::sleep(UNREACHED).await;
+                    tokio::time::sleep(UNREACHABLE_RETRY).await;
                 }
             }
         }
@@ -282,8 +284,8 @@ fn written(outcome: WriteOutcome) -> Result<(), Failure> {
     }
 }
 
-/// A value that no other operation of the load writes, if there is room to tell it apart; filled
-/// up with what does not compress.
+/// A value that is unique in the load, if `size` leaves enough room, padded with incompressible
+/// bytes.
 fn value(client: u32, count: u64, size: usize, rng: &mut ChaCha8Rng) -> Value {
     let mut bytes = format!("{client}-{count}-").into_bytes();
     let mut noise = [0; 8];
@@ -322,7 +324,7 @@ fn report(args: &LoadArgs, seconds: f64, by_f: &[Tally; 3]) -> String {
     }
     all.row("all", &mut text);
     for (reason, n) in &all.refused {
-        writeln!(text, "refused {reason}: {n}").expect("a string takes everything");
+        writeln!(text, "refused {reason}: {n}").expect("writing to a string");
     }
     text
 }
@@ -332,7 +334,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mixes_are_read() {
+    fn mixes_are_parsed() {
         assert_eq!("get=50,put=40,del=10".parse(), Ok(Mix { get: 50, put: 40, del: 10 }));
         assert_eq!("put=1".parse(), Ok(Mix { get: 0, put: 1, del: 0 }));
         for wrong in ["", "get", "get=x", "cas=3", "get=0,put=0"] {
@@ -341,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn values_have_their_size_and_differ() {
+    fn values_have_their_size_and_are_unique() {
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let [a, b] = [1, 2].map(|count| value(1, count, 100, &mut rng));
         assert_eq!((a.as_bytes().len(), b.as_bytes().len()), (100, 100));

@@ -1,5 +1,5 @@
-//! An HTTP/2 connection, served: its requests are handed on as they come, and one task writes all
-//! answers, however they were made. Knows nothing of what is asked.
+//! Serves an HTTP/2 connection. Requests are passed on as they arrive, and one task writes all
+//! answers. Does not know what is requested.
 
 use std::{
     convert::Infallible,
@@ -18,8 +18,8 @@ use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::{body::Body, codegen::Service};
 
-/// Serves a connection until it ends, and takes no new requests from it once `stopped` is done.
-/// Requests are taken in the connection's own task.
+/// Serves a connection until it closes, and accepts no new requests once `stopped` completes.
+/// `take` runs in the connection's own task.
 pub(super) async fn serve(
     builder: &Builder,
     io: impl AsyncRead + AsyncWrite + Unpin,
@@ -47,8 +47,8 @@ pub(super) async fn serve(
     }
 }
 
-/// Has a service answer a request, and gives up when the other side does.
-pub(super) async fn pass<S>(
+/// Forwards a request to a tower service, and gives up when the client resets the stream.
+pub(super) async fn forward<S>(
     mut service: S,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
@@ -61,7 +61,7 @@ pub(super) async fn pass<S>(
         _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
     };
     if let Err(error) = send(response, respond).await {
-        tracing::debug!("an answer is not taken: {error}");
+        tracing::debug!("the client did not take the answer: {error}");
     }
 }
 
@@ -84,7 +84,7 @@ async fn send(response: Response<Body>, mut respond: SendResponse<Bytes>) -> Res
         };
         match frame.into_data() {
             Ok(data) => {
-                room(&mut stream).await?;
+                wait_for_capacity(&mut stream).await?;
                 stream.send_data(data, false)?;
             }
             Err(frame) => {
@@ -94,20 +94,20 @@ async fn send(response: Response<Body>, mut respond: SendResponse<Bytes>) -> Res
     }
 }
 
-/// Waits until the other side takes more. What there is room for is only known byte by byte, and
-/// what is sent beyond it waits in the connection: so never more waits there than one frame.
-async fn room(stream: &mut SendStream<Bytes>) -> Result<(), h2::Error> {
+/// Waits for flow-control capacity. The amount available is only known byte by byte, and data sent
+/// beyond it is buffered in the connection. So at most one frame is ever buffered there.
+async fn wait_for_capacity(stream: &mut SendStream<Bytes>) -> Result<(), h2::Error> {
     stream.reserve_capacity(1);
     while stream.capacity() == 0 {
         match poll_fn(|cx| stream.poll_capacity(cx)).await {
-            Some(room) => room?,
+            Some(capacity) => capacity?,
             None => return Err(Reason::CANCEL.into()),
         };
     }
     Ok(())
 }
 
-/// The body of a request, for services. What has been read makes room for more.
+/// The body of a request, for tower services. Reading it releases flow-control capacity.
 pub(super) struct Incoming(RecvStream);
 
 impl http_body::Body for Incoming {

@@ -1,26 +1,26 @@
-//! A node: the only place that touches the world. It brings events to a machine and performs the
-//! effects that the machine asks for, in order. Knows nothing of why the machine asks.
+//! A node: the only part that performs input and output. It passes events to a machine and performs
+//! the resulting effects, in order. Does not know why the machine asks for them.
 //!
-//! One event loop a process owns the machine and the store. Calls of clients, messages of peers,
-//! timers that ran out and reports of the store's writer thread wait in queues; a *turn* of the
-//! loop takes what is there, lets the machine step through it, writes the journal, performs the
-//! effects, and sends one batch to each peer and one force to the store. So what arrives while a
-//! turn or a force is under way is dealt with together in the next one, and the more there is to
-//! do, the less each thing costs. Nothing in the loop waits for a disk, a peer or a client.
+//! One event loop per process owns the machine and the store. Calls of clients, messages of peers,
+//! expired timers and reports of the store's writer thread wait in queues. An *iteration* of the
+//! loop takes what is queued, lets the machine process it, writes the journal, performs the
+//! effects, and hands over one batch for each peer and one force to the store. Events that arrive
+//! during an iteration or a force are processed together in the next one, so the cost per event
+//! decreases under load. The loop never waits for a disk, a peer or a client.
 
-mod control;
+mod effects;
 mod event_loop;
 mod http2;
-mod kv;
-mod outbox;
+mod inputs;
+mod kv_service;
 mod peers;
-mod points;
-mod serve;
+mod send_buffer;
+mod server;
 mod timers;
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -28,102 +28,97 @@ use std::{
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
+    task::{JoinError, JoinHandle, JoinSet},
 };
 
-pub use self::points::{Place, Point, Role, Side};
 use self::{
-    event_loop::{End, EventLoop, Inputs},
+    event_loop::{EventLoop, LoopExit},
+    inputs::Inputs,
     peers::Peers,
-    points::{PersistPoints, Points, say},
-    serve::{Desk, Health},
+    server::{Health, Services},
 };
+#[cfg(feature = "test-hooks")]
+pub use crate::hooks::{Point, Role, Side, Site};
 use crate::{
     config::{Address, ClusterConfig},
-    journal,
-    protocol::{self, HaltKind, Lsn, Node, Rule, Rules},
-    store::{self, Limits, Store, StoreError, SyncMode},
+    hooks::{HookOptions, Hooks},
+    protocol::{self, HaltKind, Lsn, Node, Rule},
+    records,
+    store::{Limits, Opened, Store, StoreError, StoreOptions},
 };
 
-/// Inspections that may wait for the event loop.
-const QUESTIONS: usize = 16;
-/// Steps of tasks between two looks at the sockets while there is work: one for each of a few
-/// hundred connections, so that what comes meanwhile is taken in together.
-const STEPS: u32 = 255;
-/// How long a connection may take to end when the node does.
-const HANG_UP: Duration = Duration::from_millis(500);
+/// The number of inspections that may wait for the event loop.
+const INSPECTIONS_MAX: usize = 16;
+/// The number of task polls between two polls of the sockets under load. Enough for a few hundred
+/// connections, so that requests that arrive meanwhile are processed together.
+const EVENT_INTERVAL: u32 = 255;
+/// How long connections may take to close when the node stops.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What a node is started with.
+/// How to start a node.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
-    /// The cluster that it belongs to.
+    /// The configuration of the cluster.
     pub cluster: ClusterConfig,
-    /// Which node of the cluster it is.
+    /// The node to run.
     pub node: Node,
     /// Its store's directory.
     pub dir: PathBuf,
-    /// Whether an empty or missing directory may become a store, and begin a new membership.
+    /// Whether to create a store in an empty or missing directory and join a new cluster.
     pub bootstrap: bool,
-    /// Where to listen instead of the address that the configuration has for the node.
+    /// The address to listen on, instead of the configured one.
     pub listen: Option<Address>,
-    /// The rules that are kept: all, but for a harness that breaks one.
-    pub rules: Rules,
-    /// A journal to append to.
-    pub journal: Option<PathBuf>,
-    /// Whether to take commands from standard input, and end when it does.
-    pub control: bool,
-    /// A crash point to stop at, armed before anything else happens.
-    pub arm: Option<String>,
-    /// What a commit of the store waits for: all of it, but for a harness.
-    pub syncs: SyncMode,
+    /// Options for tests.
+    pub hooks: HookOptions,
 }
 
-/// A node could not start, or could not go on.
+/// A node could not start, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// There is no such node in the configuration.
-    #[error("the configuration has replicas r1 to r{replicas}, and no {node}")]
+    /// The configuration has no such node.
+    #[error("the configuration has no {node}: its replicas are r1 to r{replicas}")]
     NoSuchNode {
         /// The node.
         node: Node,
-        /// How many replicas there are.
+        /// The number of replicas.
         replicas: u8,
     },
     /// The store cannot be opened, or has failed.
-    #[error("the store: {0}")]
+    #[error("store: {error}{}", store_advice(.0), error = .0)]
     Store(Arc<StoreError>),
-    /// The address cannot be listened at.
-    #[error("cannot listen at {address}: {cause}")]
+    /// The node cannot listen on its address.
+    #[error("cannot listen on {address}: {cause}")]
     Listen {
         /// The address.
         address: Address,
-        /// Why not.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
-    /// The journal cannot be written, so nothing may be done any more.
-    #[error("the journal {}: {cause}", path.display())]
+    /// The journal cannot be written, so no effect may be performed.
+    #[error("journal {}: {cause}", path.display())]
     Journal {
         /// The journal.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
     /// The process cannot be set up.
     #[error("cannot {doing}: {cause}")]
     Process {
-        /// What was tried.
+        /// The operation that failed.
         doing: &'static str,
-        /// Why it failed.
+        /// The cause.
         #[source]
         cause: io::Error,
     },
     /// The machine stopped the node.
     #[error("{why}")]
     Halted {
-        /// What kind of end this is.
+        /// The kind of stop.
         kind: HaltKind,
-        /// In words.
+        /// The reason.
         why: String,
     },
 }
@@ -135,8 +130,9 @@ impl From<StoreError> for NodeError {
 }
 
 impl NodeError {
-    /// The exit status of a process that ends by this: 2 it was refused, as to configuration or
-    /// directory, 3 a newer master has taken over, 4 the protocol was violated, 1 anything else.
+    /// The exit status of the process: 2 if it was refused because of its configuration or
+    /// directory, 3 if a newer master has taken over, 4 if the protocol was violated, 1 for
+    /// anything else.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
@@ -152,150 +148,173 @@ impl NodeError {
     }
 }
 
-/// The runtime of a node. One thread: a node's work is in its event loop, and on a machine that
-/// it shares with other nodes more threads would only pass it around.
+/// Creates the runtime of a node, with one thread. The work of a node is in its event loop; on a
+/// machine shared with other nodes, more threads would only move it between cores.
 ///
 /// # Errors
-/// The system has no threads or descriptors left.
+/// The system is out of threads or descriptors.
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().event_interval(STEPS).build()
+    builder.enable_all().event_interval(EVENT_INTERVAL).build()
 }
 
-/// Runs a node until `stop` is done, or, under control, standard input ends. Then it takes no more
-/// calls, finishes those in flight, and closes its store.
+/// What the operator of a node can do about an error of its store, besides what the error says.
+fn store_advice(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::Absent { .. } => "; if this node is new, start it with --bootstrap",
+        _ => "",
+    }
+}
+
+/// Runs a node until `stop` completes or, under control of a test, standard input is closed. Then it
+/// accepts no more calls, finishes those in flight, and closes its store.
 ///
 /// # Errors
-/// The node could not start, or could not go on.
+/// The node could not start, or failed.
 pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let NodeOptions { cluster, node, dir, bootstrap, listen, rules, journal, control, arm, syncs } =
-        options;
+    let NodeOptions { cluster, node, dir, bootstrap, listen, hooks } = options;
     let replicas = cluster.replica_count();
     let address = cluster.address(node).ok_or(NodeError::NoSuchNode { node, replicas })?;
     let address = listen.unwrap_or_else(|| address.clone());
-    for rule in rules.broken() {
-        tracing::warn!("RULE BROKEN: this node {}; its data are not safe", rule.without());
-    }
+    let rules = hooks.rules();
+    let store_options = store_options(&cluster, bootstrap, &hooks);
+    let (mut hooks, control_closed) = Hooks::new(hooks, node)?;
+    let (Opened { store, id, records }, persisted) = open_store(&dir, store_options, &hooks)?;
 
-    if syncs != SyncMode::All {
-        tracing::warn!("SYNCS SKIPPED: the data of this node are not safe");
-    }
-
-    let points = Arc::new(Points::default());
-    if let Some(point) = arm
-        && let Err(why) = points.arm(&point, node.into())
-    {
-        say(&format!("bad {point} {why}"));
-    }
-    let (orders, ordered) = oneshot::channel();
-    if control {
-        control::listen(points.clone(), node.into(), orders)
-            .map_err(|cause| NodeError::Process { doing: "start a thread", cause })?;
-    }
-
-    let sizes = Limits { value_bytes_max: cluster.store.max_value_bytes };
-    let store_options = store::StoreOptions {
-        create: bootstrap || !rules.keep(Rule::EmptyStoreRefused),
-        exclusive: rules.keep(Rule::ExclusiveStore),
-        map_bytes: cluster.store.map_bytes,
-        wal_bytes: cluster.store.wal_bytes,
-        limits: sizes,
-        syncs,
-        ..store::StoreOptions::default()
-    };
-    // Unbounded, for the writer thread must not wait for the loop; there is never more in it than
-    // there were commits since the last turn.
-    let (reports, persisted) = mpsc::unbounded_channel::<Result<Lsn, Arc<StoreError>>>();
-    let report = Box::new(move |report| {
-        // When the loop is gone nobody needs to know.
-        let _ = reports.send(report);
-    });
-    let observer: Option<Box<dyn store::Observer>> =
-        if control { Some(Box::new(PersistPoints(points.clone()))) } else { None };
-    let store::Opened { store, id, records } =
-        Store::open_observed(&dir, store_options, report, observer)?;
-
-    let listener = TcpListener::bind(address.as_str())
-        .await
-        .map_err(|cause| NodeError::Listen { address: address.clone(), cause })?;
-    // Port 0 has become another by now.
+    let failed = |cause| NodeError::Listen { address: address.clone(), cause };
+    let listener = TcpListener::bind(address.as_str()).await.map_err(failed)?;
+    // Port 0 was replaced by a free port.
     let address = listener.local_addr().map_or(address.to_string(), |address| address.to_string());
-    tracing::info!("{node} of cluster '{}', store {id}, listens at {address}", cluster.name);
-    if control {
-        say(&format!("listening {address}"));
-    }
+    tracing::info!("{node} of cluster '{}' with store {id} listens on {address}", cluster.name);
+    hooks.listening(&address);
 
-    let (peers, arrivals) = Peers::new(node, &cluster);
-    let (calls, called) = mpsc::channel(cluster.node.max_inflight);
-    let (questions, asked) = mpsc::channel(QUESTIONS);
-    let stopping = Arc::new(AtomicBool::new(false));
-    let (health, health_service) = Health::new(node == Node::Master);
-    let desk = Desk {
-        calls,
-        questions,
-        stopping: stopping.clone(),
-        peers: peers.clone(),
-        limits: cluster.node.clone(),
-        sizes,
-        cluster: cluster.name.clone(),
-    };
-    let (close, closed) = oneshot::channel::<()>();
-    let mut server = tokio::spawn(serve::serve(listener, desk, health_service, async {
-        // Told or dropped, it means the same.
-        let _ = closed.await;
-    }));
-    let mut dialers = tokio::task::JoinSet::new();
-    for to in peers.dialed() {
-        if let Some(address) = cluster.address(to) {
-            dialers.spawn(peers.clone().keep(to, address.clone()));
-        }
-    }
-
+    let (mut network, inputs, health) = Network::start(node, &cluster, listener, persisted);
     let config = protocol::Config {
         node,
         replicas,
-        store: id,
+        store: records::store_id(id),
         bootstrap,
         commit: cluster.commit,
         rules,
         timing: cluster.timing.clone(),
     };
-    let journal = journal
-        .map(|path| match journal::Writer::open(&path) {
-            Ok(writer) => Ok((writer, path)),
-            Err(cause) => Err(NodeError::Journal { path, cause }),
-        })
-        .transpose()?;
-    let inputs = Inputs { persisted, arrivals, called, asked };
-    let event_loop = EventLoop::recover(config, records, store, journal, &peers, points, health);
+    hooks.open_journal()?;
+    let event_loop = EventLoop::recover(config, records, store, &network.peers, hooks, health);
     let stop = async {
         tokio::select! {
-            () = stop => tracing::info!("told to stop"),
-            Ok(()) = ordered => tracing::info!("standard input has ended"),
+            () = stop => tracing::info!("received a stop signal"),
+            () = control_closed => tracing::info!("standard input was closed"),
         }
     };
-    let End { store, how } = tokio::select! {
-        end = event_loop.run(inputs, stop, &stopping, Duration::from_millis(cluster.node.shutdown_grace_ms))
-            => end,
-        served = &mut server => {
-            let cause = served.map_or_else(Into::into, |()| io::ErrorKind::BrokenPipe.into());
-            return Err(NodeError::Process { doing: "serve", cause });
-        }
+    let grace = Duration::from_millis(cluster.node.shutdown_grace_ms);
+    let LoopExit { store, result } = tokio::select! {
+        exit = event_loop.run(inputs, stop, &network.stopping, grace) => exit,
+        cause = failure_of(&mut network.server) => return Err(NodeError::Process { doing: "serve", cause }),
     };
-
-    dialers.shutdown().await;
-    drop(close);
-    peers.hang_up();
-    if tokio::time::timeout(HANG_UP, &mut server).await.is_err() {
-        // A client that keeps its connection does not keep the node.
-        server.abort();
-    }
-    if let Err(error) = &how {
-        tracing::error!("{node} ends: {error}");
+    network.close().await;
+    if let Err(error) = &result {
+        tracing::error!("{node} failed: {error}");
     }
     let closed = store.close();
-    how?;
+    result?;
     closed?;
-    tracing::info!("{node} has ended in order");
+    tracing::info!("{node} shut down");
     Ok(())
+}
+
+fn store_options(cluster: &ClusterConfig, bootstrap: bool, hooks: &HookOptions) -> StoreOptions {
+    let rules = hooks.rules();
+    StoreOptions {
+        create: bootstrap || !rules.keep(Rule::EmptyStoreRefused),
+        exclusive: rules.keep(Rule::ExclusiveStore),
+        map_bytes: cluster.store.map_bytes,
+        wal_bytes: cluster.store.wal_bytes,
+        limits: Limits { value_bytes_max: cluster.store.max_value_bytes },
+        sync_mode: hooks.sync_mode(),
+        ..StoreOptions::default()
+    }
+}
+
+/// Reports of the store's writer.
+type Persisted = mpsc::UnboundedReceiver<Result<Lsn, Arc<StoreError>>>;
+
+fn open_store(
+    dir: &Path,
+    options: StoreOptions,
+    hooks: &Hooks,
+) -> Result<(Opened, Persisted), StoreError> {
+    // Unbounded, because the writer thread must not wait for the loop. It never holds more than one
+    // report for each commit since the last iteration.
+    let (reports, persisted) = mpsc::unbounded_channel();
+    let report = Box::new(move |report| {
+        // The loop may have ended.
+        let _ = reports.send(report);
+    });
+    Ok((Store::open_observed(dir, options, report, hooks.observer())?, persisted))
+}
+
+/// The tasks that serve and dial connections.
+struct Network {
+    peers: Arc<Peers>,
+    /// Set when no more calls are accepted.
+    stopping: Arc<AtomicBool>,
+    server: JoinHandle<()>,
+    dialers: JoinSet<()>,
+    /// Ends the server when dropped.
+    close: oneshot::Sender<()>,
+}
+
+impl Network {
+    fn start(
+        node: Node,
+        cluster: &ClusterConfig,
+        listener: TcpListener,
+        persisted: Persisted,
+    ) -> (Self, Inputs, Health) {
+        let (peers, inbound) = Peers::new(node, cluster);
+        let (calls, incoming_calls) = mpsc::channel(cluster.node.max_inflight);
+        let (inspections, incoming_inspections) = mpsc::channel(INSPECTIONS_MAX);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (health, health_service) = Health::new(node == Node::Master);
+        let services = Services {
+            calls,
+            inspections,
+            stopping: stopping.clone(),
+            peers: peers.clone(),
+            limits: cluster.node.clone(),
+            sizes: Limits { value_bytes_max: cluster.store.max_value_bytes },
+            cluster: cluster.name.clone(),
+        };
+        let (close, closed) = oneshot::channel::<()>();
+        let server = tokio::spawn(server::serve(listener, services, health_service, async {
+            // Sending and dropping have the same meaning.
+            let _ = closed.await;
+        }));
+        let mut dialers = JoinSet::new();
+        for to in peers.dialed() {
+            if let Some(address) = cluster.address(to) {
+                dialers.spawn(peers.clone().maintain_stream(to, address.clone()));
+            }
+        }
+        let inputs =
+            Inputs { persisted, inbound, calls: incoming_calls, inspections: incoming_inspections };
+        (Network { peers, stopping, server, dialers, close }, inputs, health)
+    }
+
+    /// Closes every connection.
+    async fn close(mut self) {
+        self.dialers.shutdown().await;
+        drop(self.close);
+        self.peers.close();
+        if tokio::time::timeout(CLOSE_TIMEOUT, &mut self.server).await.is_err() {
+            // A client that keeps its connection open must not keep the node running.
+            self.server.abort();
+        }
+    }
+}
+
+/// Waits until the server ends by itself, which it should not.
+async fn failure_of(server: &mut JoinHandle<()>) -> io::Error {
+    let ended: Result<(), JoinError> = server.await;
+    ended.map_or_else(Into::into, |()| io::ErrorKind::BrokenPipe.into())
 }

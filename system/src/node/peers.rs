@@ -1,5 +1,5 @@
-//! The streams between nodes: who dials whom, who is let in, and what arrives. Knows nothing of
-//! what the messages mean.
+//! The streams between nodes: who dials whom, who is admitted, and which messages arrive. Does not
+//! know what the messages mean.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use proto::v1::{self as pb, peer_client::PeerClient};
 use tokio::{sync::mpsc, time};
 use tonic::{Code, Status, Streaming};
 
-use super::outbox::{Link, Outbox};
+use super::send_buffer::{BatchStream, SendBuffer};
 use crate::{
     config::{Address, ClusterConfig},
     connection::Connection,
@@ -16,49 +16,57 @@ use crate::{
     wire,
 };
 
-/// Batches that may wait for the event loop; then the senders wait.
+/// The number of batches that may wait for the event loop before senders are held back.
 const INBOX_BATCHES: usize = 64;
-/// A dial that takes longer is given up and begun anew.
+/// The timeout of a dial.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// A caller that has not said who it is after this is sent away.
+/// The time in which a caller must identify itself.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Messages that arrived together.
-pub(super) type Arrival = (Node, Vec<Message>);
+/// Messages that arrived together, and their sender.
+pub(super) type InboundBatch = (Node, Vec<Message>);
 
-/// The other nodes that this one speaks with.
+/// The connections to the other nodes.
 pub(super) struct Peers {
     me: Node,
     cluster: String,
-    /// By the nodes' wire numbers; none for this node and for those that it never speaks with.
-    outboxes: Vec<Option<Arc<Outbox>>>,
-    inbox: mpsc::Sender<Arrival>,
+    /// By wire number. None for this node and for nodes that it never exchanges messages with.
+    send_buffers: Vec<Option<Arc<SendBuffer>>>,
+    inbox: mpsc::Sender<InboundBatch>,
     reconnect: Duration,
     reconnect_max: Duration,
 }
 
 impl Peers {
-    /// All peers of a node, and where their messages arrive.
-    pub(super) fn new(me: Node, cluster: &ClusterConfig) -> (Arc<Self>, mpsc::Receiver<Arrival>) {
-        let (inbox, arrivals) = mpsc::channel(INBOX_BATCHES);
+    /// Creates the peers of a node, and the queue in which their messages arrive.
+    pub(super) fn new(
+        me: Node,
+        cluster: &ClusterConfig,
+    ) -> (Arc<Self>, mpsc::Receiver<InboundBatch>) {
+        let (inbox, inbound) = mpsc::channel(INBOX_BATCHES);
         let number = wire::node_to_wire(me);
-        let outboxes = (0..=u32::from(cluster.replica_count()))
+        let send_buffers = (0..=u32::from(cluster.replica_count()))
             .map(|to| {
-                let outbox = || {
-                    Outbox::new(number, to, cluster.name.clone(), cluster.node.send_buffer_bytes)
+                let buffer = || {
+                    SendBuffer::new(
+                        number,
+                        to,
+                        cluster.name.clone(),
+                        cluster.node.send_buffer_bytes,
+                    )
                 };
-                (to != number).then(|| Arc::new(outbox()))
+                (to != number).then(|| Arc::new(buffer()))
             })
             .collect();
         let peers = Peers {
             me,
             cluster: cluster.name.clone(),
-            outboxes,
+            send_buffers,
             inbox,
             reconnect: Duration::from_millis(cluster.node.reconnect_ms),
             reconnect_max: Duration::from_millis(cluster.node.reconnect_max_ms),
         };
-        (Arc::new(peers), arrivals)
+        (Arc::new(peers), inbound)
     }
 
     /// This node.
@@ -66,54 +74,54 @@ impl Peers {
         self.me
     }
 
-    /// The outbox for a node, if it is a peer.
-    pub(super) fn outbox(&self, to: Node) -> Option<&Arc<Outbox>> {
-        self.outboxes.get(wire::node_to_wire(to) as usize)?.as_ref()
+    /// The send buffer for a node, if it is a peer.
+    pub(super) fn send_buffer(&self, to: Node) -> Option<&Arc<SendBuffer>> {
+        self.send_buffers.get(wire::node_to_wire(to) as usize)?.as_ref()
     }
 
-    /// Every outbox, with its node's wire number.
-    pub(super) fn outboxes(&self) -> impl Iterator<Item = (usize, &Arc<Outbox>)> {
-        self.outboxes.iter().enumerate().filter_map(|(n, outbox)| Some((n, outbox.as_ref()?)))
+    /// Every send buffer, with the wire number of its node.
+    pub(super) fn send_buffers(&self) -> impl Iterator<Item = (usize, &Arc<SendBuffer>)> {
+        self.send_buffers.iter().enumerate().filter_map(|(n, buffer)| Some((n, buffer.as_ref()?)))
     }
 
-    /// Ends every stream, so that its connection can end.
-    pub(super) fn hang_up(&self) {
-        for (_, outbox) in self.outboxes() {
-            outbox.close();
+    /// Ends every stream, so that its connection can close.
+    pub(super) fn close(&self) {
+        for (_, buffer) in self.send_buffers() {
+            buffer.close();
         }
     }
 
-    /// The nodes that this one dials, so that each pair has one stream: the master dials the
-    /// replicas, a replica those of higher slots.
+    /// The nodes that this node dials. Each pair has one stream: the master dials the replicas, and
+    /// a replica dials those of higher slots.
     pub(super) fn dialed(&self) -> impl Iterator<Item = Node> {
-        let last = self.outboxes.len() - 1;
+        let last = self.send_buffers.len() - 1;
         (1..=u8::try_from(last).unwrap_or(u8::MAX)).map(Node::Replica).filter(|to| *to > self.me)
     }
 
-    /// Keeps a stream to a node, for ever.
-    pub(super) async fn keep(self: Arc<Self>, to: Node, address: Address) {
+    /// Maintains a stream to a node forever: redials when it ends.
+    pub(super) async fn maintain_stream(self: Arc<Self>, to: Node, address: Address) {
         let mut wait = self.reconnect;
-        let mut told = String::new();
+        let mut reported = String::new();
         loop {
             match self.dial(to, &address).await {
                 Ok(()) => {
-                    tracing::info!("{to} at {address} has hung up");
+                    tracing::info!("{to} at {address} closed the stream");
                     wait = self.reconnect;
-                    told.clear();
+                    reported.clear();
                 }
                 Err(status) if status.code() == Code::FailedPrecondition => {
-                    // Needs a person; a higher pace would not bring one sooner.
+                    // Needs the operator, so do not retry fast.
                     let why = status.message();
                     tracing::warn!("{to} at {address} refuses this node: {why}");
                     wait = self.reconnect_max;
                 }
                 Err(status) => {
                     let why = status.message().to_owned();
-                    if why == told {
+                    if why == reported {
                         tracing::debug!("still no stream to {to} at {address}: {why}");
                     } else {
                         tracing::warn!("no stream to {to} at {address}: {why}");
-                        told = why;
+                        reported = why;
                     }
                 }
             }
@@ -123,78 +131,83 @@ impl Peers {
     }
 
     async fn dial(&self, to: Node, address: &Address) -> Result<(), Status> {
-        let outbox = self.outbox(to).ok_or_else(|| Status::internal("no peer"))?;
+        let buffer = self.send_buffer(to).ok_or_else(|| Status::internal("not a peer"))?;
         let connection = time::timeout(DIAL_TIMEOUT, Connection::open(address))
             .await
-            .map_err(|_| Status::unavailable("no answer"))?
+            .map_err(|_| Status::unavailable("the peer does not answer"))?
             .map_err(|error| Status::unavailable(error.to_string()))?;
-        let link = outbox.attach(connection.meter().clone());
-        let _unlink = link.hook();
-        let mut peer = PeerClient::with_origin(connection.courier(), connection.origin())
+        let stream = buffer.attach(connection.meter().clone());
+        let _detach = stream.detach_guard();
+        let mut peer = PeerClient::with_origin(connection.request_handle(), connection.origin())
             .max_decoding_message_size(usize::MAX);
-        let mut arriving = peer.exchange(link).await?.into_inner();
-        tracing::info!("stream to {to} at {address}");
-        let greeting = arriving.message().await?.ok_or_else(|| Status::cancelled("hung up"))?;
+        let mut incoming = peer.exchange(stream).await?.into_inner();
+        tracing::info!("stream to {to} at {address} established");
+        let greeting = incoming
+            .message()
+            .await?
+            .ok_or_else(|| Status::cancelled("the peer closed the stream"))?;
         self.check(&greeting, Some(to))?;
-        self.take(to, greeting).await?;
-        // From here on it was a stream, however it ends.
-        self.receive(to, arriving).await;
+        self.deliver(to, greeting).await?;
+        // The stream was established, however it ends.
+        self.receive(to, incoming).await;
         Ok(())
     }
 
-    /// Lets a caller in, or says why not; what it sends is then taken in by a task of its own.
+    /// Admits a caller, or refuses it with the reason. A separate task then receives its messages.
     pub(super) async fn accept(
         self: &Arc<Self>,
-        mut arriving: Streaming<pb::Batch>,
+        mut incoming: Streaming<pb::Batch>,
         meter: Arc<Meter>,
-    ) -> Result<Link, Status> {
-        let greeting = time::timeout(GREETING_TIMEOUT, arriving.message())
+    ) -> Result<BatchStream, Status> {
+        let greeting = time::timeout(GREETING_TIMEOUT, incoming.message())
             .await
-            .map_err(|_| Status::deadline_exceeded("nobody has said who calls"))??
-            .ok_or_else(|| Status::invalid_argument("nobody has said who calls"))?;
+            .map_err(|_| Status::deadline_exceeded("the caller did not identify itself"))??
+            .ok_or_else(|| Status::invalid_argument("the caller did not identify itself"))?;
         let from = self.check(&greeting, None).inspect_err(|status| {
-            tracing::warn!("a caller is refused: {}", status.message());
+            tracing::warn!("refused a caller: {}", status.message());
         })?;
-        let outbox = self.outbox(from).ok_or_else(|| Status::internal("no peer"))?;
-        let link = outbox.attach(meter);
-        let unlink = link.hook();
-        tracing::info!("stream from {from}");
+        let buffer = self.send_buffer(from).ok_or_else(|| Status::internal("not a peer"))?;
+        let stream = buffer.attach(meter);
+        let detach = stream.detach_guard();
+        tracing::info!("stream from {from} established");
         let peers = self.clone();
         tokio::spawn(async move {
-            let _unlink = unlink;
-            match peers.take(from, greeting).await {
-                Ok(()) => peers.receive(from, arriving).await,
-                Err(status) => tracing::warn!("{from} is not understood: {}", status.message()),
+            let _detach = detach;
+            match peers.deliver(from, greeting).await {
+                Ok(()) => peers.receive(from, incoming).await,
+                Err(status) => {
+                    tracing::warn!("malformed message from {from}: {}", status.message());
+                }
             }
         });
-        Ok(link)
+        Ok(stream)
     }
 
-    async fn receive(&self, from: Node, mut arriving: Streaming<pb::Batch>) {
+    async fn receive(&self, from: Node, mut incoming: Streaming<pb::Batch>) {
         loop {
-            let taken = match arriving.message().await {
+            let taken = match incoming.message().await {
                 Ok(None) => return,
                 Ok(Some(batch)) => match self.check(&batch, Some(from)) {
-                    Ok(_) => self.take(from, batch).await,
+                    Ok(_) => self.deliver(from, batch).await,
                     Err(status) => Err(status),
                 },
                 Err(status) => {
-                    tracing::debug!("stream with {from} is cut: {status}");
+                    tracing::debug!("stream with {from} failed: {status}");
                     return;
                 }
             };
             if let Err(status) = taken {
-                tracing::warn!("stream with {from} is given up: {}", status.message());
+                tracing::warn!("closed the stream with {from}: {}", status.message());
                 return;
             }
         }
     }
 
-    /// Who says this, if it is someone who may.
+    /// The sender of a batch, if it may send to this node.
     fn check(&self, batch: &pb::Batch, expected: Option<Node>) -> Result<Node, Status> {
         if batch.cluster != self.cluster {
             return Err(Status::failed_precondition(format!(
-                "this is {} of cluster '{}', and not of '{}'",
+                "this is {} of cluster '{}', not of cluster '{}'",
                 self.me, self.cluster, batch.cluster
             )));
         }
@@ -202,33 +215,33 @@ impl Peers {
         let to = wire::node_from_wire(batch.to).map_err(malformed)?;
         if to != self.me {
             return Err(Status::failed_precondition(format!(
-                "this is {}, and not {to}, which {from} wants: the configurations differ",
+                "this is {}, but {from} expects {to}: the configurations differ",
                 self.me
             )));
         }
-        let right = match expected {
+        let allowed = match expected {
             Some(expected) => from == expected,
-            // Those who dial this node.
-            None => from < self.me && self.outbox(from).is_some(),
+            // Nodes that dial this one.
+            None => from < self.me && self.send_buffer(from).is_some(),
         };
-        if !right {
+        if !allowed {
             return Err(Status::failed_precondition(format!(
-                "{from} is not expected here, at {}: the configurations differ",
+                "{from} must not connect to {}: the configurations differ",
                 self.me
             )));
         }
         Ok(from)
     }
 
-    async fn take(&self, from: Node, mut batch: pb::Batch) -> Result<(), Status> {
+    async fn deliver(&self, from: Node, mut batch: pb::Batch) -> Result<(), Status> {
         if batch.envelopes.is_empty() {
             return Ok(());
         }
-        wire::spread(&mut batch.envelopes);
+        wire::expand(&mut batch.envelopes);
         let messages = batch.envelopes.into_iter().map(wire::from_wire);
         let messages = messages.collect::<Result<Vec<_>, _>>().map_err(malformed)?;
-        // Full, it makes the sender wait, by the flow control of its stream.
-        let gone = |_| Status::unavailable("this node is about to end");
+        // If the queue is full, flow control of the stream holds the sender back.
+        let gone = |_| Status::unavailable("this node is stopping");
         self.inbox.send((from, messages)).await.map_err(gone)
     }
 }

@@ -1,4 +1,4 @@
-//! The timers of a machine, by the clock. Knows nothing of what they are for.
+//! The timers of a machine. Does not know their purpose.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -9,40 +9,40 @@ use tokio::time::Instant;
 
 use crate::protocol::TimerId;
 
-/// Timers that have run out are looked for this often at most, if nothing else is to be done: a
-/// node does not wake for each of thousands that nobody needs any more.
+/// The resolution at which an idle node wakes up for timers, so that it does not wake for each of
+/// thousands that no longer matter.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Timers that are set, each once.
+/// A set of timers.
 ///
-/// There are many, of few different periods, and hardly one runs out before nobody needs it any
-/// more: so those of one period wait in a queue, in which they run out in the order in which they
-/// were set.
+/// There are many timers of few different durations, and most no longer matter when they expire. So
+/// the timers of each duration are in a queue, in which they expire in the order in which they were
+/// set.
 #[derive(Debug)]
 pub(crate) struct Timers {
-    /// Ticks count from here.
+    /// The origin of the ticks.
     origin: Instant,
-    /// Ordered, for timers of neighbouring transactions are set and run out one after the other:
-    /// so what is touched is nearly always at hand.
+    /// The expiry of each timer. Ordered, because timers of neighbouring transactions are set and
+    /// expire close together, which is good for the cache.
     ends: BTreeMap<TimerId, Instant>,
-    /// By period. What is not in `ends` with the same end was set anew since.
+    /// By duration. An entry whose expiry differs from the one in `ends` was set again since.
     queues: BTreeMap<Duration, VecDeque<(Instant, TimerId)>>,
 }
 
 impl Timers {
-    /// No timer is set. Ticks count from `now`.
+    /// Creates an empty set. `now` is the origin of the ticks.
     pub(crate) fn new(now: Instant) -> Self {
         Timers { origin: now, ends: BTreeMap::new(), queues: BTreeMap::new() }
     }
 
-    /// Sets a timer, anew if it was set. `now` never goes back.
+    /// Sets a timer, or resets it. `now` must not decrease.
     pub(crate) fn set(&mut self, id: TimerId, now: Instant, after: Duration) {
         let end = now + after;
         self.ends.insert(id, end);
         self.queues.entry(after).or_default().push_back((end, id));
     }
 
-    /// When to look for the next timer that has run out: none does so more than a tick before.
+    /// When to check for expired timers: at most one tick after the next one expires.
     pub(crate) fn next(&self) -> Option<Instant> {
         let end = self.queues.values().filter_map(|queue| Some(queue.front()?.0)).min()?;
         let ticks = (end - self.origin).as_millis() / TICK.as_millis() + 1;
@@ -50,7 +50,7 @@ impl Timers {
         Some(self.origin + Duration::from_millis(since))
     }
 
-    /// Takes a timer that has run out, the earliest first.
+    /// Removes and returns an expired timer, the earliest first.
     pub(crate) fn take(&mut self, now: Instant) -> Option<TimerId> {
         loop {
             let fronts = self.queues.values_mut().filter(|queue| !queue.is_empty());
@@ -74,7 +74,7 @@ mod tests {
     use crate::protocol::TxnId;
 
     #[test]
-    fn timers_run_out_in_order_and_can_be_set_anew() {
+    fn timers_expire_in_order_and_can_be_reset() {
         let start = Instant::now();
         let ms = Duration::from_millis;
         let [a, b] = [1, 2].map(|seq| TimerId::VoteTimeout(TxnId::new(1, seq)));
@@ -84,7 +84,7 @@ mod tests {
         timers.set(TimerId::Heartbeat, start, ms(15));
         timers.set(a, start, ms(30));
         assert_eq!(timers.take(start + ms(14)), None);
-        assert_eq!(timers.next(), Some(start + ms(20)), "one look for both of this tick");
+        assert_eq!(timers.next(), Some(start + ms(20)), "one wake-up for both timers of this tick");
         assert_eq!(timers.take(start + ms(25)), Some(TimerId::Heartbeat));
         assert_eq!(timers.take(start + ms(25)), Some(b));
         assert_eq!(timers.take(start + ms(25)), None);

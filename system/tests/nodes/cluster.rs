@@ -1,4 +1,4 @@
-//! What a whole cluster does for its clients.
+//! The behaviour of a whole cluster towards its clients.
 
 use std::{
     collections::BTreeSet,
@@ -13,7 +13,7 @@ use system::{
     protocol::{Node, Value},
 };
 
-use crate::support::{Cluster, PATIENT, WATCHFUL, text, within};
+use crate::support::{Cluster, FAST_HEARTBEATS, LONG_TIMEOUTS, text, within};
 
 const R1: Node = Node::Replica(1);
 
@@ -26,7 +26,7 @@ fn committed(outcome: WriteOutcome) -> system::protocol::Version {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn put_get_and_del_work_end_to_end() {
-    let cluster = Cluster::begun(3, PATIENT).await;
+    let cluster = Cluster::started(3, LONG_TIMEOUTS).await;
     let client = cluster.client();
     assert_eq!(client.get("k").await, Ok(None));
     let first = committed(client.put("k", "one").await);
@@ -51,11 +51,11 @@ async fn put_get_and_del_work_end_to_end() {
     }
 }
 
-/// The scheduling policies of all threads of a node, as proc(5) has them.
+/// The scheduling policies of all threads of a node, from proc(5).
 fn policies(cluster: &mut Cluster, node: Node) -> BTreeSet<i32> {
     let tasks = format!("/proc/{}/task", cluster.pid(node));
-    let policies = fs::read_dir(tasks).expect("it runs").filter_map(|task| {
-        // A thread may end meanwhile.
+    let policies = fs::read_dir(tasks).expect("the node runs").filter_map(|task| {
+        // The thread may have ended.
         let stat = fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
         // The third field follows the name, which ends with the last parenthesis.
         let (_, fields) = stat.rsplit_once(')').expect("a name");
@@ -66,11 +66,11 @@ fn policies(cluster: &mut Cluster, node: Node) -> BTreeSet<i32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_interrupt_others_only_where_they_are_told_so() {
-    for (told, policy) in
+async fn the_scheduling_policy_follows_the_configuration() {
+    for (extra, policy) in
         [("", libc::SCHED_BATCH), ("[node]\nsched_batch = false", libc::SCHED_OTHER)]
     {
-        let mut cluster = Cluster::begun(1, told).await;
+        let mut cluster = Cluster::started(1, extra).await;
         for node in cluster.names() {
             assert_eq!(policies(&mut cluster, node), BTreeSet::from([policy]), "{node}");
         }
@@ -78,39 +78,42 @@ async fn nodes_interrupt_others_only_where_they_are_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_programs_that_put_one_key_at_once_the_first_proceeds() {
-    // The vote of one replica is held back, and nobody may lose patience over it.
-    let mut cluster = Cluster::begun(3, PATIENT).await;
+async fn of_two_concurrent_puts_of_a_key_the_first_proceeds() {
+    // The vote of one replica is held back, so no timeout may expire.
+    let mut cluster = Cluster::started(3, LONG_TIMEOUTS).await;
     cluster.arm(R1, "replica:before-send:vote-yes");
-    let first = cluster.client_program(["put", "k", "first"]).spawn().expect("starts");
-    let txn = cluster.reached(R1, "replica:before-send:vote-yes");
+    let first = cluster.client_program(["put", "k", "first"]).spawn().expect("the program starts");
+    let txn = cluster.wait_for_hit(R1, "replica:before-send:vote-yes");
 
-    let second = cluster.client_program(["put", "k", "second"]).output().expect("ends");
+    let second = cluster.client_program(["put", "k", "second"]).output().expect("the program ends");
     let holder = txn.strip_prefix("txn=").expect("a transaction");
     let why =
-        format!("aborted CONFLICT: another write of the key is under way: transaction {holder}");
+        format!("aborted CONFLICT: another write of the key is in progress: transaction {holder}");
     assert_eq!(text(&second), (Some(1), why));
-    let elsewhere = cluster.client_program(["get", "other"]).output().expect("ends");
+    let elsewhere = cluster.client_program(["get", "other"]).output().expect("the program ends");
     assert_eq!(text(&elsewhere), (Some(0), "ok absent".to_owned()));
 
     cluster.signal(R1, Signal::SIGCONT);
-    let first = first.wait_with_output().expect("ends");
+    let first = first.wait_with_output().expect("the program ends");
     assert_eq!(text(&first), (Some(0), format!("ok {holder}")));
-    let read = cluster.client_program(["get", "k"]).output().expect("ends");
+    let read = cluster.client_program(["get", "k"]).output().expect("the program ends");
     assert_eq!(text(&read), (Some(0), format!("ok {holder} first")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn consecutive_puts_of_one_client_never_conflict() {
-    let cluster = Cluster::begun(3, PATIENT).await;
-    let mut program =
-        cluster.client_program(["stream"]).stdin(Stdio::piped()).spawn().expect("starts");
+    let cluster = Cluster::started(3, LONG_TIMEOUTS).await;
+    let mut program = cluster
+        .client_program(["stream"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
     let mut lines = program.stdin.take().expect("piped");
     let writer = std::thread::spawn(move || {
         for n in 1..=1000 {
-            writeln!(lines, "put k {n}").expect("it reads");
+            writeln!(lines, "put k {n}").expect("the program reads");
         }
-        writeln!(lines, "what\nget k").expect("it reads");
+        writeln!(lines, "what\nget k").expect("the program reads");
     });
     let answers = BufReader::new(program.stdout.take().expect("piped")).lines();
     let answers: Vec<String> = answers.map(|line| line.expect("text")).collect();
@@ -120,14 +123,14 @@ async fn consecutive_puts_of_one_client_never_conflict() {
     if let Some(bad) = puts.iter().find(|answer| !answer.starts_with("ok ")) {
         panic!("{bad}");
     }
-    assert!(rest[0].starts_with("error: line 1001: 'what' is no operation"), "{}", rest[0]);
+    assert!(rest[0].starts_with("error: line 1001: unknown operation 'what'"), "{}", rest[0]);
     assert!(rest[1].ends_with(" 1000"), "{}", rest[1]);
-    assert_eq!(program.wait().expect("ends").code(), Some(2));
+    assert_eq!(program.wait().expect("the program ends").code(), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_committed_is_there_after_every_node_was_killed() {
-    let mut cluster = Cluster::begun(3, PATIENT).await;
+async fn committed_writes_survive_a_kill_of_every_node() {
+    let mut cluster = Cluster::started(3, LONG_TIMEOUTS).await;
     let client = cluster.client();
     let mut entries = Vec::new();
     for n in 10..30 {
@@ -149,8 +152,8 @@ async fn what_was_committed_is_there_after_every_node_was_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_replica_down_reads_go_on_and_writes_are_refused_at_once() {
-    let mut cluster = Cluster::begun(3, WATCHFUL).await;
+async fn with_a_replica_down_reads_continue_and_writes_are_refused() {
+    let mut cluster = Cluster::started(3, FAST_HEARTBEATS).await;
     let client = cluster.client();
     let version = committed(client.put("k", "v").await);
     cluster.kill(R1);
@@ -171,17 +174,17 @@ async fn with_a_replica_down_reads_go_on_and_writes_are_refused_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nodes_end_in_order_when_they_are_told_to() {
+async fn nodes_shut_down_gracefully() {
     let mut cluster =
-        Cluster::begun(2, &format!("{PATIENT}\n[node]\nshutdown_grace_ms = 60000")).await;
-    // The master is told while a call is in flight, and finishes it.
+        Cluster::started(2, &format!("{LONG_TIMEOUTS}\n[node]\nshutdown_grace_ms = 60000")).await;
+    // The master is stopped while a call is in flight, and finishes it.
     cluster.arm(R1, "replica:before-send:vote-yes");
     let client = cluster.client();
     let put = tokio::spawn(async move { client.put("k", "v").await });
-    cluster.reached(R1, "replica:before-send:vote-yes");
+    cluster.wait_for_hit(R1, "replica:before-send:vote-yes");
     cluster.signal(Node::Master, Signal::SIGTERM);
-    within("the end of new calls", || {
-        cluster.log(Node::Master).contains("told to stop").then_some(())
+    within("the refusal of new calls", || {
+        cluster.log(Node::Master).contains("received a stop signal").then_some(())
     });
     match cluster.client().put("other", "w").await {
         WriteOutcome::Aborted(reason) => assert_eq!(reason.kind, ReasonKind::Stopping),
@@ -190,9 +193,9 @@ async fn nodes_end_in_order_when_they_are_told_to() {
     cluster.signal(R1, Signal::SIGCONT);
     committed(put.await.expect("no panic"));
     assert!(cluster.ended(Node::Master).success());
-    // Without standard input a node under control ends as well.
-    cluster.let_go(R1);
+    // A controlled node also stops when its standard input is closed.
+    cluster.close_stdin(R1);
     assert!(cluster.ended(R1).success());
     cluster.stop(Node::Replica(2));
-    assert!(cluster.log(R1).contains("has ended in order"));
+    assert!(cluster.log(R1).contains("shut down"));
 }

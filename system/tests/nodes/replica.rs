@@ -1,4 +1,4 @@
-//! What one replica says to a master, by the wire: the test is the master.
+//! A replica's answers to a master. The test acts as the master, over the wire.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -11,27 +11,27 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use crate::support::{Cluster, PATIENCE};
+use crate::support::{Cluster, DEADLINE};
 
 const R1: Node = Node::Replica(1);
 const STORE: StoreId = StoreId(77);
 
-/// A master as far as the replica can see.
+/// A master, as seen by the replica.
 struct Master {
     batches: mpsc::Sender<pb::Batch>,
-    arriving: Streaming<pb::Batch>,
-    arrived: VecDeque<Body>,
+    incoming: Streaming<pb::Batch>,
+    received: VecDeque<Body>,
 }
 
 impl Master {
     async fn dial(cluster: &Cluster, name: &str, to: u32) -> Result<Self, Status> {
         let address = format!("http://{}", cluster.address(R1));
-        let mut peer = PeerClient::connect(address).await.expect("it listens");
+        let mut peer = PeerClient::connect(address).await.expect("connected");
         let (batches, outgoing) = mpsc::channel(16);
         let greeting = pb::Batch { from: 0, to, cluster: name.to_owned(), envelopes: Vec::new() };
         batches.send(greeting).await.expect("there is room");
-        let arriving = peer.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
-        Ok(Master { batches, arriving, arrived: VecDeque::new() })
+        let incoming = peer.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
+        Ok(Master { batches, incoming, received: VecDeque::new() })
     }
 
     /// Sends messages in one batch.
@@ -47,35 +47,35 @@ impl Master {
         self.batches.send(batch).await.expect("the replica listens");
     }
 
-    /// The next message of whatever kind.
-    async fn any(&mut self) -> Body {
+    /// The next message.
+    async fn next_of_any_kind(&mut self) -> Body {
         loop {
-            if let Some(body) = self.arrived.pop_front() {
+            if let Some(body) = self.received.pop_front() {
                 return body;
             }
-            let mut batch = self.arriving.message().await.expect("no error").expect("no end");
-            wire::spread(&mut batch.envelopes);
+            let mut batch = self.incoming.message().await.expect("no error").expect("no end");
+            wire::expand(&mut batch.envelopes);
             let messages = batch.envelopes.into_iter().map(wire::from_wire);
-            self.arrived.extend(messages.map(|message| message.expect("one of ours").body));
+            self.received.extend(messages.map(|message| message.expect("well-formed").body));
         }
     }
 
-    /// The next message, handshakes apart.
+    /// The next message that is not part of a handshake.
     async fn next(&mut self) -> Body {
         loop {
-            match timeout(PATIENCE, self.any()).await.expect("an answer in time") {
+            match timeout(DEADLINE, self.next_of_any_kind()).await.expect("an answer in time") {
                 Body::Alive { .. } | Body::FenceOk { .. } => {}
                 body => return body,
             }
         }
     }
 
-    /// Repeats itself as a master does: a replica that has just started may not hear yet.
+    /// Retransmits as a master does: a replica that has just started may not be listening yet.
     async fn fence(&mut self) {
         loop {
             self.send([Body::Fence { member: None, commit: CommitMode::Logged }]).await;
             let answer = timeout(Duration::from_millis(100), async {
-                while !matches!(self.any().await, Body::FenceOk { .. }) {}
+                while !matches!(self.next_of_any_kind().await, Body::FenceOk { .. }) {}
             });
             if answer.await.is_ok() {
                 break;
@@ -90,37 +90,37 @@ fn prepare(seq: u64, key: &str) -> Body {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_prepares_of_one_key_the_second_is_voted_no_at_once() {
+async fn the_second_of_two_prepares_of_a_key_is_voted_no() {
     let mut cluster = Cluster::new(1, "");
     cluster.start(R1, &["--bootstrap"]);
-    let mut master = Master::dial(&cluster, "test", 1).await.expect("is let in");
+    let mut master = Master::dial(&cluster, "test", 1).await.expect("admitted");
     master.fence().await;
     let [first, second] = [1, 2].map(|seq| TxnId::new(1, seq));
     master.send([prepare(1, "k"), prepare(2, "k")]).await;
     let no = Body::VoteNo { txn: second, reason: NoReason::Locked { holder: first } };
     assert_eq!(master.next().await, no);
     assert_eq!(master.next().await, Body::VoteYes { txn: first });
-    // The first goes on to its commit as if there had been no other.
+    // The first one commits regardless of the second.
     master.send([Body::Decide { txn: first, decision: Decision::Commit }]).await;
     assert_eq!(master.next().await, Body::Ack { txns: vec![first] });
     assert_eq!(cluster.dump(R1).await, vec![("k".into(), first, "v".into())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prepares_of_different_keys_proceed_side_by_side_in_one_force() {
+async fn prepares_of_different_keys_share_a_force() {
     let mut cluster = Cluster::new(1, "");
     cluster.start(R1, &["--bootstrap"]);
-    let mut master = Master::dial(&cluster, "test", 1).await.expect("is let in");
+    let mut master = Master::dial(&cluster, "test", 1).await.expect("admitted");
     master.fence().await;
     master.send((1..=20).map(|seq| prepare(seq, &format!("k{seq}")))).await;
     for seq in 1..=20 {
         assert_eq!(master.next().await, Body::VoteYes { txn: TxnId::new(1, seq) });
     }
 
-    // Stopped after the first force of twenty more, and killed: what survives was in that force.
+    // Stopped after the first force of twenty more, then killed: all of them were in that force.
     cluster.arm(R1, "replica:after-persist:prepare");
     master.send((21..=40).map(|seq| prepare(seq, &format!("k{seq}")))).await;
-    cluster.reached(R1, "replica:after-persist:prepare");
+    cluster.wait_for_hit(R1, "replica:after-persist:prepare");
     cluster.kill(R1);
     cluster.start(R1, &[]);
     let in_doubt = cluster.until(R1, |status| status.incarnation == 2).await.unsettled;
@@ -128,16 +128,16 @@ async fn prepares_of_different_keys_proceed_side_by_side_in_one_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_is_not_let_in() {
+async fn a_foreign_master_is_refused() {
     let mut cluster = Cluster::new(1, "");
     cluster.start(R1, &["--bootstrap"]);
     for (name, to, why) in [
-        ("other", 1, "this is r1 of cluster 'test', and not of 'other'"),
-        ("test", 2, "this is r1, and not r2, which master wants: the configurations differ"),
+        ("other", 1, "this is r1 of cluster 'test', not of cluster 'other'"),
+        ("test", 2, "this is r1, but master expects r2: the configurations differ"),
     ] {
-        let refused = Master::dial(&cluster, name, to).await.err().expect("is refused");
+        let refused = Master::dial(&cluster, name, to).await.err().expect("refused");
         assert_eq!((refused.code(), refused.message()), (Code::FailedPrecondition, why));
         assert!(cluster.log(R1).contains(why));
     }
-    Master::dial(&cluster, "test", 1).await.expect("is let in");
+    Master::dial(&cluster, "test", 1).await.expect("admitted");
 }

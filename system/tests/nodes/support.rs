@@ -1,5 +1,5 @@
-//! Processes for the tests: a cluster in a directory of its own, on addresses of its own, each
-//! node under control of the test that started it.
+//! Clusters of processes for the tests. Each has its own directory and addresses, and each node is
+//! controlled by the test that started it.
 
 use std::{
     collections::BTreeMap,
@@ -31,18 +31,18 @@ use system::{
 };
 use tempfile::TempDir;
 
-/// Nothing that a test waits for takes longer on a machine that is merely busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest time that a test waits for anything, even on a busy machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Periods in which nobody loses patience with a node that a test has stopped, or with a machine
-/// that is busy.
-pub(crate) const PATIENT: &str = "[timing]\nvote = 30000\nmissed_heartbeats_max = 200";
+/// Timeouts that do not expire while a test has stopped a node, or on a busy machine.
+pub(crate) const LONG_TIMEOUTS: &str =
+    "[timing]\nvote_timeout_ms = 30000\nmissed_heartbeats_max = 200";
 
-/// Periods in which a node that is gone is soon missed.
-pub(crate) const WATCHFUL: &str =
-    "[timing]\nvote = 30000\nheartbeat_ms = 100\nmissed_heartbeats_max = 20";
+/// Heartbeats that soon detect a node that is down.
+pub(crate) const FAST_HEARTBEATS: &str =
+    "[timing]\nvote_timeout_ms = 30000\nheartbeat_ms = 100\nmissed_heartbeats_max = 20";
 
-/// A cluster's directory and addresses, and those of its nodes that run.
+/// A cluster: its directory, its addresses and its running nodes.
 pub(crate) struct Cluster {
     pub(crate) dir: TempDir,
     pub(crate) config: PathBuf,
@@ -50,7 +50,7 @@ pub(crate) struct Cluster {
     nodes: BTreeMap<Node, Process>,
 }
 
-/// A node that runs, or that has ended without being missed yet.
+/// A node that is running, or that has ended without the test noticing yet.
 pub(crate) struct Process {
     pub(crate) child: Child,
     stdin: Option<ChildStdin>,
@@ -58,8 +58,7 @@ pub(crate) struct Process {
 }
 
 impl Cluster {
-    /// A cluster of so many replicas, none of which runs yet. `extra` is the rest of its
-    /// configuration.
+    /// Creates a cluster without starting its nodes. `extra` is appended to its configuration.
     pub(crate) fn new(replicas: u8, extra: &str) -> Self {
         static CLUSTERS: AtomicU8 = AtomicU8::new(1);
         let [.., high, low] = std::process::id().to_be_bytes();
@@ -83,8 +82,8 @@ impl Cluster {
         Cluster { dir, config, addresses, nodes: BTreeMap::new() }
     }
 
-    /// A cluster that has just begun: every node runs, writes are taken.
-    pub(crate) async fn begun(replicas: u8, extra: &str) -> Self {
+    /// Creates a cluster and starts every node. Returns when it accepts writes.
+    pub(crate) async fn started(replicas: u8, extra: &str) -> Self {
         let mut cluster = Cluster::new(replicas, extra);
         for node in cluster.names() {
             cluster.start(node, &["--bootstrap"]);
@@ -110,7 +109,7 @@ impl Cluster {
         self.command_at(node, &self.file(node, ""))
     }
 
-    /// The command that starts a node on a directory that need not be its own.
+    /// The command that starts a node on a given directory.
     pub(crate) fn command_at(&self, node: Node, dir: &Path) -> Command {
         let mut command = match node {
             Node::Master => Command::new(env!("CARGO_BIN_EXE_master")),
@@ -163,10 +162,10 @@ impl Cluster {
         Pid::from_raw(i32::try_from(id).expect("a process id"))
     }
 
-    /// The next line that a node says.
+    /// The next line of a node's standard output.
     pub(crate) fn line(&mut self, node: Node) -> String {
-        self.process(node).lines.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-            panic!("{node} says nothing; its log:\n{}", self.log(node));
+        self.process(node).lines.recv_timeout(DEADLINE).unwrap_or_else(|_| {
+            panic!("{node} printed nothing; its log:\n{}", self.log(node));
         })
     }
 
@@ -174,24 +173,26 @@ impl Cluster {
         fs::read_to_string(self.file(node, ".log")).expect("a log")
     }
 
-    pub(crate) fn tell(&mut self, node: Node, command: &str) {
+    pub(crate) fn send_command(&mut self, node: Node, command: &str) {
         let stdin = self.process(node).stdin.as_mut().expect("is open");
         writeln!(stdin, "{command}").expect("the node reads");
     }
 
     pub(crate) fn arm(&mut self, node: Node, point: &str) {
-        self.tell(node, &format!("arm {point}"));
+        self.send_command(node, &format!("arm {point}"));
         assert_eq!(self.line(node), format!("armed {point}"));
     }
 
-    /// Waits until a node has stopped itself at a point; the rest of what it said about it.
-    pub(crate) fn reached(&mut self, node: Node, point: &str) -> String {
+    /// Waits until a node has stopped itself at a crash point, and returns the details that it
+    /// printed.
+    pub(crate) fn wait_for_hit(&mut self, node: Node, point: &str) -> String {
         let line = self.line(node);
-        let said = line.strip_prefix(&format!("reached {point}"));
-        let said = said.unwrap_or_else(|| panic!("{node} says '{line}'")).trim().to_owned();
+        let details = line.strip_prefix(&format!("hit {point}"));
+        let details =
+            details.unwrap_or_else(|| panic!("{node} printed '{line}'")).trim().to_owned();
         let stopped = waitid(Id::Pid(self.pid(node)), WaitPidFlag::WSTOPPED).expect("is a child");
         assert_eq!(stopped, WaitStatus::Stopped(self.pid(node), Signal::SIGSTOP));
-        said
+        details
     }
 
     pub(crate) fn signal(&mut self, node: Node, signal: Signal) {
@@ -199,7 +200,7 @@ impl Cluster {
     }
 
     /// Closes a node's standard input.
-    pub(crate) fn let_go(&mut self, node: Node) {
+    pub(crate) fn close_stdin(&mut self, node: Node) {
         self.process(node).stdin = None;
     }
 
@@ -214,14 +215,14 @@ impl Cluster {
         self.ended(node);
     }
 
-    /// Ends a node in order.
+    /// Stops a node gracefully.
     pub(crate) fn stop(&mut self, node: Node) {
         self.signal(node, Signal::SIGTERM);
         assert!(self.ended(node).success(), "{}", self.log(node));
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::new(self.address(Node::Master).clone()).timeout(PATIENCE)
+        Client::new(self.address(Node::Master).clone()).timeout(DEADLINE)
     }
 
     /// The program `client`, with these arguments.
@@ -243,9 +244,9 @@ impl Cluster {
         Ok(status.machine)
     }
 
-    /// Waits until a node's status is as wanted.
+    /// Waits until a node's status satisfies a condition.
     pub(crate) async fn until(&self, node: Node, wanted: impl Fn(&Status) -> bool) -> Status {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + DEADLINE;
         loop {
             let status = self.status(node).await;
             if let Some(status) = status.as_ref().ok().filter(|status| wanted(status)) {
@@ -301,17 +302,17 @@ impl Drop for Cluster {
 
 /// Waits for a condition.
 pub(crate) fn within<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(Instant::now() < deadline, "no sign of {what}");
+        assert!(Instant::now() < deadline, "timed out waiting for {what}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
 pub(crate) fn text(output: &Output) -> (Option<i32>, String) {
-    let said = [output.stdout.as_slice(), &output.stderr].concat();
-    (output.status.code(), String::from_utf8(said).expect("text").trim_end().to_owned())
+    let text = [output.stdout.as_slice(), &output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).expect("text").trim_end().to_owned())
 }

@@ -10,6 +10,7 @@ use super::{
     packed::{ABSENT, Access, OPEN},
     zones::ZoneViolation,
 };
+use crate::{Citation, Finding, Reference};
 
 /// An operation in the form shown to people.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,15 @@ pub struct Explanation {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is not linearizable: {}\n{}", self.key, self.sentence, self.timeline)
+    }
+}
+
+impl From<&Explanation> for Finding {
+    /// The explanation as text, with a reference to its key.
+    fn from(explanation: &Explanation) -> Finding {
+        let reference = Reference::Key(explanation.key.clone());
+        let key = Citation { range: 0..explanation.key.len(), reference };
+        Finding::new(explanation.to_string(), [key])
     }
 }
 

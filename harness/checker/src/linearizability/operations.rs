@@ -6,7 +6,7 @@ use super::{
     Counterexample, Explanation, KeyVerdict, Limits, NAME, Observations, ObservedKey,
     ShownOperation, Verdict, check_keys, explain,
 };
-use crate::CheckResult;
+use crate::{CheckResult, Finding, finding};
 
 /// Checks operations on any number of keys, which must be in the order of their invocations.
 #[must_use]
@@ -23,10 +23,12 @@ pub fn check(operations: &[Operation], limits: &Limits) -> CheckResult {
         let key = &observations.keys()[key];
         match verdict {
             Verdict::Valid(_) => {}
-            Verdict::Unknown(limit) => check_result.unknown(format!("{}: {limit}", key.name)),
+            Verdict::Unknown(limit) => {
+                check_result.unknown(finding!(key(key = key.name); "{key}: {limit}"));
+            }
             Verdict::Invalid(counterexample) => {
                 let explanation = explanation(key, &counterexample, &numbers, operations);
-                check_result.violation(explanation.to_string());
+                check_result.violation(Finding::from(&explanation));
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use system::protocol::{Body, Node};
+use protocol::{Body, Node};
 
 use super::interner::{Envelope, Id, Interner};
 

@@ -10,7 +10,7 @@ use std::{
 
 use ahash::RandomState;
 use dashmap::DashMap;
-use system::protocol::{CallId, Key, Lsn, Message, Node, Request, TimerId};
+use protocol::{CallId, Key, Lsn, Message, Node, Request, TimerId};
 
 pub(super) use super::intern_table::Id;
 use super::{

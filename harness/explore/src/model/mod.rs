@@ -28,8 +28,8 @@ use std::{
     time::Duration,
 };
 
+use protocol::{CommitMode, Key, Node, Request, Rules, TimerId, Timing, Value, Write};
 use stateright::{Model, Property as ModelProperty};
-use system::protocol::{CommitMode, Key, Node, Request, Rules, TimerId, Timing, Value, Write};
 
 use crate::schedule::{
     Cluster, HostView, InvariantChecker, Property, ScheduleHost, ScheduleSetup, Step,

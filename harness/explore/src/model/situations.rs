@@ -1,7 +1,7 @@
 //! Situations that an exploration must reach. Without them the properties might hold only because
 //! nothing of interest ever happens: a `sometimes` beside every `always`.
 
-use system::protocol::{Body, CommitMode, Request};
+use protocol::{Body, CommitMode, Request};
 
 use super::{ClusterModel, ModelOptions, State, interner::Id};
 use crate::schedule::HostView;

@@ -1,7 +1,7 @@
 //! The successor of a state: the transition of one host, then everything that is implied by it and
 //! need not be a step of its own.
 
-use system::protocol::TimerId;
+use protocol::TimerId;
 
 use super::{
     Action, ClusterModel, State,

@@ -1,7 +1,7 @@
 //! Symmetry: the protocol treats all replicas alike, so a permutation of their slots maps states to
 //! equivalent states.
 
-use system::protocol::{Body, Node};
+use protocol::{Body, Node};
 
 use super::interner::Envelope;
 use crate::schedule::rename_store;

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use protocol::{CommitMode, Rule, Rules};
 use stateright::Model as _;
-use system::protocol::{CommitMode, Rule, Rules};
 
 use super::{
     ClusterModel, ModelOptions, State,

@@ -4,9 +4,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use system::protocol::{
-    Body, Event, Message, Node, PeerKnowledge, Record, Rule, StoreId, TimerId, TxnId,
-};
+use protocol::{Body, Event, Message, Node, PeerKnowledge, Record, Rule, StoreId, TimerId, TxnId};
 
 use super::{
     ScheduleSetup,

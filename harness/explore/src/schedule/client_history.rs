@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use protocol::{CallId, Key, Reply, Request, Value};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
-use system::protocol::{CallId, Key, Reply, Request, Value};
 
 /// The operations of the clients, by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use system::protocol::{Body, Effect, Key, Message, Node, Request, Write};
+use protocol::{Body, Effect, Key, Message, Node, Request, Write};
 
 use super::{
     ScheduleSetup, Step, environment::StepEffects, host::ScheduleHost,

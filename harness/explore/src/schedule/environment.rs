@@ -4,13 +4,11 @@
 
 use std::{collections::BTreeSet, convert::Infallible, time::Duration};
 
-use system::{
-    protocol::{
-        CallId, Effect, Event, Key, Lsn, Message, Node, Record, Reply, TimerId, Value, Version,
-        driver::{Clients, Environment, Network, Operator, Storage, Timers},
-    },
-    store::Memory,
+use protocol::{
+    CallId, Effect, Event, Key, Lsn, Message, Node, Record, Reply, TimerId, Value, Version,
+    driver::{Clients, Environment, Network, Operator, Storage, Timers},
 };
+use records::Memory;
 
 use super::{
     ScheduleSetup,
@@ -61,11 +59,29 @@ pub enum TimedEffect {
 
 impl StepEffects {
     /// Adds the panic, if there was one.
+    ///
+    /// What a machine requests in a step that panics means nothing. A simulation goes on nevertheless,
+    /// and everything that was requested takes its time.
     pub(super) fn with_panic<T>(mut self, result: Result<T, String>) -> Self {
         if let Err(message) = result {
             self.observations.push(Observation::Panicked(message));
+            self.timed = self.effects.iter().filter_map(TimedEffect::of).collect();
         }
         self
+    }
+}
+
+impl TimedEffect {
+    /// The effect, if it is one that takes time.
+    fn of(effect: &Effect) -> Option<Self> {
+        match effect.clone() {
+            Effect::Append(_) => Some(TimedEffect::Append),
+            Effect::Force(_) => Some(TimedEffect::Force),
+            Effect::SetTimer { id, after } => Some(TimedEffect::SetTimer { id, after }),
+            Effect::Reply { call, reply } => Some(TimedEffect::Reply { call, reply }),
+            Effect::Halt { .. } => Some(TimedEffect::Halt),
+            Effect::Send { .. } | Effect::Serve { .. } | Effect::Warn(_) => None,
+        }
     }
 }
 
@@ -84,9 +100,8 @@ impl Storage for HostEnvironment<'_> {
     fn append(&mut self, record: Record) {
         let StepEffects { observations, timed, .. } = &mut *self.step_effects;
         observe_append(&record, self.store, self.setup.commit, observations);
-        // First, for the store may panic on a record that violates its invariants.
-        timed.push(TimedEffect::Append);
         self.store.append(record);
+        timed.push(TimedEffect::Append);
     }
 
     /// A schedule says when, and how far: `Step::Force`.

@@ -3,14 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use system::{
-    protocol::{
-        Body, CallId, Config, Event, Key, Lsn, Machine, Message, Node, Record, Request, Rule,
-        StoreId, TimerId, Version,
-        driver::{self, Halt},
-    },
-    store::Memory,
+use protocol::{
+    Body, CallId, Config, Event, Key, Lsn, Machine, Message, Node, Record, Request, Rule, StoreId,
+    TimerId, Version,
+    driver::{self, Halt},
 };
+use records::Memory;
 
 use super::{
     ScheduleSetup,
@@ -307,8 +305,8 @@ impl ScheduleHost {
         self.process = Some(Process { machine, timers: BTreeSet::new() });
         self.stopped = false;
         let mut step_effects = StepEffects { effects, ..StepEffects::default() };
-        self.perform(setup, &mut step_effects, false);
-        Some(step_effects)
+        let performed = catch_panic(|| self.perform(setup, &mut step_effects, false));
+        Some(step_effects.with_panic(performed))
     }
 
     /// Starts a second process on the store of the first, as far as that has been written.
@@ -326,8 +324,8 @@ impl ScheduleHost {
         let (machine, effects) = Machine::recover(self.config(setup), &records);
         self.second_instance = Some((Process { machine, timers: BTreeSet::new() }, store));
         let mut step_effects = StepEffects { effects, ..StepEffects::default() };
-        self.perform(setup, &mut step_effects, true);
-        Some(step_effects)
+        let performed = catch_panic(|| self.perform(setup, &mut step_effects, true));
+        Some(step_effects.with_panic(performed))
     }
 
     /// Ends the process and replaces its store by an empty one with another id.
@@ -351,25 +349,12 @@ impl ScheduleHost {
         let process = self.process_mut(second_instance)?;
         let mut step_effects = StepEffects::default();
         let stepped = catch_panic(|| process.machine.step(event, &mut step_effects.effects));
-        if stepped.is_ok() {
-            self.perform(setup, &mut step_effects, second_instance);
-        }
-        Some(step_effects.with_panic(stepped))
+        let performed = stepped
+            .and_then(|()| catch_panic(|| self.perform(setup, &mut step_effects, second_instance)));
+        Some(step_effects.with_panic(performed))
     }
 
     fn perform(
-        &mut self,
-        setup: &ScheduleSetup,
-        step_effects: &mut StepEffects,
-        second_instance: bool,
-    ) {
-        let performed = catch_panic(|| self.perform_all(setup, step_effects, second_instance));
-        if let Err(message) = performed {
-            step_effects.observations.push(Observation::Panicked(message));
-        }
-    }
-
-    fn perform_all(
         &mut self,
         setup: &ScheduleSetup,
         step_effects: &mut StepEffects,

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use system::protocol::{
+use protocol::{
     AbortReason, CallId, Decision, HaltKind, Key, NoReason, Node, Reply, Request, TxnId, Version,
 };
 

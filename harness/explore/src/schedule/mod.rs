@@ -52,8 +52,8 @@ mod view;
 
 use std::{fmt, fs, io, path::Path};
 
+use protocol::{CallId, CommitMode, Lsn, Message, Node, Request, Rules, TimerId, Timing};
 use serde::{Deserialize, Serialize};
-use system::protocol::{CallId, CommitMode, Lsn, Message, Node, Request, Rules, TimerId, Timing};
 
 pub(crate) use canonical::rename_store;
 pub use cluster::{Cluster, ImpossibleStep};

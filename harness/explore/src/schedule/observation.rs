@@ -3,13 +3,11 @@
 
 use std::fmt;
 
-use system::{
-    protocol::{
-        AbortReason, Body, CallId, CommitMode, Decision, HaltKind, Key, Record, Reply, Request,
-        TxnId, Value, Version,
-    },
-    store::Memory,
+use protocol::{
+    AbortReason, Body, CallId, CommitMode, Decision, HaltKind, Key, Record, Reply, Request, TxnId,
+    Value, Version,
 };
+use records::Memory;
 
 /// An event that the properties of the protocol are about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,7 +55,7 @@ impl fmt::Display for Observation {
 /// The commits among records that become durable.
 pub(super) fn decided<'a>(records: impl Iterator<Item = &'a Record>) -> Vec<Observation> {
     let decided = records.filter_map(|record| match record {
-        Record::Decided { txn, .. } => Some(Observation::Decided(*txn)),
+        Record::CommitDecision { txn, .. } => Some(Observation::Decided(*txn)),
         _ => None,
     });
     decided.collect()
@@ -82,7 +80,7 @@ pub(super) fn observe_append(
         Record::End { txn } => return observations.push(Observation::Ended(*txn)),
         _ => return,
     };
-    let current = store.current().of_txn(txn);
+    let current = store.current().facts().of_txn(txn);
     let reversed = match current {
         Some(Record::Commit { .. }) => decision == Decision::Abort,
         Some(Record::Abort { .. } | Record::Refused { .. }) => decision == Decision::Commit,

@@ -1,7 +1,7 @@
 //! Renumbers the transactions in a step: when a client's call is removed from a schedule, later calls
 //! get other transaction ids.
 
-use system::protocol::{Body, Message, NoReason, TimerId, TxnId};
+use protocol::{Body, Message, NoReason, TimerId, TxnId};
 
 use super::Step;
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use system::protocol::Record;
+use protocol::Record;
 
 use super::host::{Process, ScheduleHost};
 

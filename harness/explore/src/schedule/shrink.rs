@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use system::protocol::{Body, CallId, Effect, TxnId};
+use protocol::{Body, CallId, Effect, TxnId};
 
 use super::{Cluster, Property, Schedule, Step, renumber::renumbered};
 

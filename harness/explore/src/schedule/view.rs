@@ -1,6 +1,6 @@
 //! What the invariant checker looks at: the durable state of a host, and what it would serve.
 
-use system::protocol::{Key, Machine, Node, Record, Status, TxnId, Version};
+use protocol::{Key, Machine, Node, Record, Status, TxnId, Version};
 
 use super::host::ScheduleHost;
 

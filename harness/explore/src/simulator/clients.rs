@@ -2,8 +2,8 @@
 
 use std::{mem, time::Duration};
 
+use protocol::{AbortReason, CallId, Event, Key, Node, Reply, Request, Write};
 use rand::RngExt as _;
-use system::protocol::{AbortReason, CallId, Event, Key, Node, Reply, Request, Write};
 
 use super::{
     engine::Engine,

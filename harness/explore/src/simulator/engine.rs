@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use protocol::{Key, Node, TxnId, Value};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use system::protocol::{Key, Node, TxnId, Value};
 
 use super::{
     clients::{Call, Client, Workload},
@@ -248,7 +248,7 @@ impl<'a> Engine<'a> {
         &mut self,
         node: Node,
         input: Option<MachineInput>,
-        effects: &[system::protocol::Effect],
+        effects: &[protocol::Effect],
     ) {
         if self.record {
             let step = MachineStep { time: self.queue.now, input, effects: effects.to_vec() };

@@ -2,8 +2,8 @@
 
 use std::mem;
 
+use protocol::Node;
 use rand::RngExt as _;
-use system::protocol::Node;
 
 use super::{
     engine::Engine,

@@ -1,8 +1,8 @@
 //! The network between the nodes: delay, loss, duplication, long delays, partitions, and connections
 //! that are reset when a process ends.
 
+use protocol::{Event, Message, Node};
 use rand::RngExt as _;
-use system::protocol::{Event, Message, Node};
 
 use super::{engine::Engine, node::node_index, queue::SimEvent, run::MachineInput};
 use crate::schedule::Step;

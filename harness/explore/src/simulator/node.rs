@@ -3,10 +3,8 @@
 
 use std::{collections::BTreeMap, mem};
 
+use protocol::{Body, CallId, Effect, Event, Lsn, Message, Node, Record, Reply, TimerId, TxnId};
 use rand::RngExt as _;
-use system::protocol::{
-    Body, CallId, Effect, Event, Lsn, Message, Node, Record, Reply, TimerId, TxnId,
-};
 
 use super::{engine::Engine, queue::SimEvent, run::MachineInput};
 use crate::schedule::{Observation, ReplicaDisks, ScheduleHost, Step, StepEffects, TimedEffect};
@@ -80,10 +78,10 @@ impl NodeDisks<'_> {
             return true;
         }
         let durable = node.host.store().durable();
-        match durable.of_txn(txn) {
+        match durable.facts().of_txn(txn) {
             Some(Record::Prepare { .. }) => vote_suffices,
             Some(Record::Commit { .. }) => true,
-            _ => txn < durable.watermark(),
+            _ => txn < durable.facts().watermark(),
         }
     }
 }

@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
+use protocol::{CommitMode, Rule, Rules, Timing};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
-use system::protocol::{CommitMode, Rule, Rules, Timing};
 
 use crate::schedule::ScheduleSetup;
 

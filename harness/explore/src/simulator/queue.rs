@@ -5,7 +5,7 @@ use std::{
     collections::BinaryHeap,
 };
 
-use system::protocol::{CallId, Lsn, Message, Node, Reply, TimerId};
+use protocol::{CallId, Lsn, Message, Node, Reply, TimerId};
 
 use super::plan::Fault;
 

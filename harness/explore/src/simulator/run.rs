@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use system::protocol::{Config, Effect, Event, Node, Record, Reply, Request};
+use protocol::{Config, Effect, Event, Node, Record, Reply, Request};
 
 use crate::schedule::{Property, ScheduleHost, Step};
 

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 
-use checker::CheckResult;
+use checker::{CheckResult, Finding, finding};
 use system::protocol::{HaltKind, Key, Node, TxnId, Value, Version};
 
 use super::{
@@ -56,8 +56,8 @@ pub fn check(run: &Run) -> CheckResult {
 fn halts(evidence: &Evidence, check_result: &mut CheckResult) {
     for fact in evidence.nodes.values().flat_map(|node| &node.facts) {
         if let FactKind::Halted(HaltKind::Violation, why) = &fact.kind {
-            check_result
-                .violation(format!("{} halted ({}): {why}", fact.position.node, fact.position));
+            check_result.violation(finding!(line(position = fact.position);
+                "{} halted ({position}): {why}", fact.position.node));
         }
     }
 }
@@ -67,14 +67,17 @@ fn broken_promises(evidence: &Evidence, check_result: &mut CheckResult) {
     for fact in evidence.nodes.values().flat_map(|node| &node.facts) {
         let (node, position) = (fact.position.node, fact.position);
         match &fact.kind {
-            FactKind::EarlyVote(txn) => check_result.violation(format!(
+            FactKind::EarlyVote(txn) => check_result.violation(finding!(
+                transaction(txn), line(position);
                 "AC3: {node} voted yes on {txn} ({position}) before its PREPARE was durable"
             )),
-            FactKind::EarlyAck(txn) => check_result.violation(format!(
+            FactKind::EarlyAck(txn) => check_result.violation(finding!(
+                transaction(txn), line(position);
                 "AC1: {node} acknowledged {txn} ({position}) before its COMMIT was durable: \
                  the master may forget a decision that {node} can still lose"
             )),
-            FactKind::EarlyDecide(txn, to) => check_result.violation(format!(
+            FactKind::EarlyDecide(txn, to) => check_result.violation(finding!(
+                transaction(txn), line(position);
                 "AC2: the master told {to} to commit {txn} ({position}) before COMMIT was durable: \
                  a crash would reverse the decision"
             )),
@@ -84,15 +87,18 @@ fn broken_promises(evidence: &Evidence, check_result: &mut CheckResult) {
 }
 
 /// Who decided to abort, in words.
-fn aborter(abort: &Abort, txn: TxnId) -> String {
+fn aborter(abort: &Abort, txn: TxnId) -> Finding {
+    let (node, position) = (abort.position.node, abort.position);
     match &abort.recipient {
-        None => format!("{} aborted {txn} ({})", abort.position.node, abort.position),
-        Some(AbortRecipient::Client(_)) => {
-            format!("the master told the client that {txn} was aborted ({})", abort.position)
-        }
-        Some(AbortRecipient::Replica(node)) => {
-            format!("the master told {node} to abort {txn} ({})", abort.position)
-        }
+        None => finding!(transaction(txn), line(position); "{node} aborted {txn} ({position})"),
+        Some(AbortRecipient::Client(_)) => finding!(
+            transaction(txn), line(position);
+            "the master told the client that {txn} was aborted ({position})"
+        ),
+        Some(AbortRecipient::Replica(replica)) => finding!(
+            transaction(txn), line(position);
+            "the master told {replica} to abort {txn} ({position})"
+        ),
     }
 }
 
@@ -101,12 +107,16 @@ fn same_decision(txn: TxnId, transaction: &Transaction, check_result: &mut Check
     let Some(commit) = transaction.commit() else { return };
     for abort in &transaction.aborted {
         let committed = if commit.node == Node::Master {
-            format!("COMMIT {txn} was logged ({commit})")
+            finding!(transaction(txn), line(commit); "COMMIT {txn} was logged ({commit})")
         } else {
-            format!("{} committed it ({commit})", commit.node)
+            let node = commit.node;
+            finding!(line(commit); "{node} committed it ({commit})")
         };
         let order = if abort.position.time < commit.time { "before" } else { "after" };
-        check_result.violation(format!("AC1: {} {order} {committed}", aborter(abort, txn)));
+        check_result.violation(finding!(
+            nested(aborter = aborter(abort, txn)), nested(committed);
+            "AC1: {aborter} {order} {committed}"
+        ));
     }
 }
 
@@ -115,19 +125,18 @@ fn not_reversed(txn: TxnId, transaction: &Transaction, check_result: &mut CheckR
     for commit in &transaction.committed {
         let own = |abort: &&Abort| abort.recipient.is_none() && abort.position.node == commit.node;
         for abort in transaction.aborted.iter().filter(own) {
-            let node = commit.node;
-            let sentence = if abort.position.line < commit.line {
-                format!(
-                    "AC2: {node} committed {txn} ({commit}) having aborted it ({})",
-                    abort.position
+            let (node, position) = (commit.node, abort.position);
+            check_result.violation(if position.line < commit.line {
+                finding!(
+                    transaction(txn), line(commit), line(position);
+                    "AC2: {node} committed {txn} ({commit}) having aborted it ({position})"
                 )
             } else {
-                format!(
-                    "AC2: {node} aborted {txn} ({}) having committed it ({commit})",
-                    abort.position
+                finding!(
+                    transaction(txn), line(commit), line(position);
+                    "AC2: {node} aborted {txn} ({position}) having committed it ({commit})"
                 )
-            };
-            check_result.violation(sentence);
+            });
         }
     }
 }
@@ -142,7 +151,8 @@ fn all_voted(
 ) {
     if let Some((position, missing)) = &transaction.decision_appended {
         for node in missing {
-            check_result.violation(format!(
+            check_result.violation(finding!(
+                transaction(txn), line(position);
                 "AC3: the master decided to commit {txn} ({position}) without the yes of {node}"
             ));
         }
@@ -150,22 +160,26 @@ fn all_voted(
     if let (Some(commit), true) = (transaction.commit(), complete) {
         for node in run.replicas() {
             if !transaction.voted.iter().any(|vote| vote.node == node) {
-                check_result.violation(format!(
+                check_result.violation(finding!(
+                    transaction(txn), line(commit);
                     "AC3: {txn} was committed ({commit}), but {node} has no durable PREPARE of it"
                 ));
             }
         }
         if transaction.decided.is_none() {
-            check_result.violation(format!(
-                "AC3: {} committed {txn} ({commit}), but the master has no durable COMMIT of it",
-                commit.node
+            let node = commit.node;
+            check_result.violation(finding!(
+                transaction(txn), line(commit);
+                "AC3: {node} committed {txn} ({commit}), but the master has no durable COMMIT of it"
             ));
         }
     }
     let first = transaction.aborted.iter().find(|abort| abort.recipient.is_some());
     if let Some(abort) = first.filter(|abort| abort.all_yes) {
-        check_result
-            .violation(format!("AC4: {}, though every replica had voted yes", aborter(abort, txn)));
+        check_result.violation(finding!(
+            nested(aborter = aborter(abort, txn));
+            "AC4: {aborter}, though every replica had voted yes"
+        ));
     }
 }
 
@@ -176,7 +190,8 @@ fn all_decide(run: &Run, final_state: &FinalState, complete: bool, check_result:
             None => check_result.unknown(format!("AC5: {node} did not report its final state")),
             Some(replica) => {
                 for (txn, key) in &replica.in_doubt {
-                    check_result.violation(format!(
+                    check_result.violation(finding!(
+                        transaction(txn), key(key);
                         "AC5: {node} is still in doubt about {txn}, which locks {key}"
                     ));
                 }
@@ -189,7 +204,8 @@ fn all_decide(run: &Run, final_state: &FinalState, complete: bool, check_result:
     for (txn, transaction) in &run.evidence.transactions.by_id {
         let Some(decided) = transaction.decided else { continue };
         for node in run.replicas().filter(|node| !transaction.committed_at(*node)) {
-            check_result.violation(format!(
+            check_result.violation(finding!(
+                transaction(txn), line(decided);
                 "AC5: {node} never committed {txn}, decided at {decided}, \
                  and no failure was left to keep it from doing so"
             ));
@@ -203,10 +219,10 @@ pub(super) fn by_key(entries: &[(Key, Version, Value)]) -> BTreeMap<&Key, (Versi
 }
 
 /// What a replica has under a key, in words.
-pub(super) fn held(found: Option<&(Version, &Value)>) -> String {
+pub(super) fn held(found: Option<&(Version, &Value)>) -> Finding {
     match found {
-        None => "nothing".to_owned(),
-        Some((version, value)) => format!("{value} of {version}"),
+        None => "nothing".into(),
+        Some((version, value)) => finding!(transaction(version); "{value} of {version}"),
     }
 }
 
@@ -230,10 +246,9 @@ fn replicas_are_equal(
         for key in keys {
             let (ours, theirs) = (reference.get(*key), state.get(*key));
             if ours != theirs {
-                check_result.violation(format!(
-                    "the replicas differ: under {key} {first} has {}, {node} has {}",
-                    held(ours),
-                    held(theirs)
+                check_result.violation(finding!(
+                    key(key), nested(ours = held(ours)), nested(theirs = held(theirs));
+                    "the replicas differ: under {key} {first} has {ours}, {node} has {theirs}"
                 ));
             }
         }
@@ -246,17 +261,17 @@ fn replicas_are_equal(
         for (key, (txn, write)) in &last {
             let expected = write.value.as_ref().map(|value| (*txn, value));
             if state.get(*key) != expected.as_ref() {
-                check_result.violation(format!(
-                    "{node} has {} under {key}, but its last commit {txn} left {}",
-                    held(state.get(*key)),
-                    held(expected.as_ref())
+                check_result.violation(finding!(
+                    nested(found = held(state.get(*key))), nested(left = held(expected.as_ref())),
+                    key(key), transaction(txn);
+                    "{node} has {found} under {key}, but its last commit {txn} left {left}"
                 ));
             }
         }
         for (key, found) in state.iter().filter(|(key, _)| !last.contains_key(*key)) {
-            check_result.violation(format!(
-                "{node} has {} under {key}, which no transaction has committed",
-                held(Some(found))
+            check_result.violation(finding!(
+                key(key), nested(found = held(Some(found)));
+                "{node} has {found} under {key}, which no transaction has committed"
             ));
         }
     }

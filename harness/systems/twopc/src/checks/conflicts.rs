@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use checker::CheckResult;
+use checker::{CheckResult, finding};
 use history::{ErrorCode, Operation, Outcome};
 use system::protocol::TxnId;
 
@@ -31,10 +31,11 @@ pub fn check(run: &Run) -> CheckResult {
         let Some(error) = conflict(operation) else { continue };
         conflicts += 1;
         if !writes_of.get(operation.key.as_str()).is_some_and(|writes| writes.overlap(operation)) {
-            check_result.violation(format!(
-                "{} {} of process {} (index {}) was aborted with '{error}', but no other write of \
-                 the key was open",
-                operation.f, operation.key, operation.process, operation.invoked_index
+            check_result.violation(finding!(
+                key(key = operation.key), operation(index = operation.invoked_index);
+                "{} {key} of process {} (index {index}) was aborted with '{error}', but no other \
+                 write of the key was open",
+                operation.f, operation.process
             ));
         }
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use checker::CheckResult;
+use checker::{CheckResult, finding};
 use history::Action;
 use serde_json::{Value as Json, json};
 use system::protocol::{Key, Node, TxnId};
@@ -63,7 +63,8 @@ pub fn check(run: &Run) -> CheckResult {
         Some(final_state) => {
             for (node, replica) in &final_state.replicas {
                 for (txn, key) in &replica.in_doubt {
-                    check_result.violation(format!(
+                    check_result.violation(finding!(
+                        transaction(txn), key(key);
                         "{node} was in doubt about {txn}, which locks {key}, when the final \
                          states were read"
                     ));
@@ -73,7 +74,8 @@ pub fn check(run: &Run) -> CheckResult {
                 None => check_result.unknown("the master did not report its final state"),
                 Some(unsettled) => {
                     for (txn, key) in unsettled {
-                        check_result.violation(format!(
+                        check_result.violation(finding!(
+                            transaction(txn), key(key);
                             "the master had not finished with {txn} of {key} when the final \
                              states were read"
                         ));
@@ -100,7 +102,8 @@ fn observed_convergence(run: &Run, check_result: &mut CheckResult) {
             "final" => {
                 let unread = nemesis.value.get("unread").and_then(Json::as_array);
                 for key in unread.into_iter().flatten().filter_map(Json::as_str) {
-                    check_result.unknown(format!("{key} could not be read after the last heal"));
+                    check_result
+                        .unknown(finding!(key(key); "{key} could not be read after the last heal"));
                 }
             }
             _ => {}
@@ -117,7 +120,8 @@ fn released_in_time(lock: &HeldLock, from: i64, limit: i64, check_result: &mut C
     }
     let HeldLock { node, txn, key, .. } = lock;
     let verb = if lock.until.is_some() { "was in doubt for" } else { "has been in doubt for" };
-    check_result.violation(format!(
+    check_result.violation(finding!(
+        transaction(txn), key(key);
         "{node} {verb} {} ms after the last heal about {txn}, which locks {key}; the limit is {} ms",
         milliseconds(until - since),
         milliseconds(limit)

@@ -1,7 +1,7 @@
 //! Durability: a write that completed with ok is there at the end, at every replica, or was
 //! overwritten by a later version.
 
-use checker::CheckResult;
+use checker::{CheckResult, Finding, finding};
 use history::{Function, Operation, Outcome};
 use system::protocol::{Key, TxnId, Write};
 
@@ -36,12 +36,18 @@ pub fn check(run: &Run) -> CheckResult {
         for write in &writes {
             let acknowledged = acknowledged(write);
             let Some(version) = version_of(write) else {
-                check_result
-                    .unknown(format!("{acknowledged} without a version, so later writes cannot be told from earlier ones"));
+                check_result.unknown(finding!(
+                    nested(acknowledged);
+                    "{acknowledged} without a version, so later writes cannot be told from earlier \
+                     ones"
+                ));
                 return check_result;
             };
             let Ok(key) = write.key.parse::<Key>() else {
-                check_result.unknown(format!("{acknowledged}, but {} is not a key", write.key));
+                check_result.unknown(finding!(
+                    nested(acknowledged);
+                    "{acknowledged}, but {} is not a key", write.key
+                ));
                 continue;
             };
             let found = state.get(&key);
@@ -55,7 +61,10 @@ pub fn check(run: &Run) -> CheckResult {
                 None => may_be_deleted(run, write, version),
             };
             if !kept {
-                check_result.violation(format!("{acknowledged}, but {node} has {}", held(found)));
+                check_result.violation(finding!(
+                    nested(acknowledged), nested(found = held(found));
+                    "{acknowledged}, but {node} has {found}"
+                ));
             }
         }
     }
@@ -63,11 +72,20 @@ pub fn check(run: &Run) -> CheckResult {
 }
 
 /// An acknowledged write, in words.
-fn acknowledged(write: &Operation) -> String {
-    let version = version_of(write).map_or_else(|| "no version".to_owned(), |v| v.to_string());
+fn acknowledged(write: &Operation) -> Finding {
+    let version = match version_of(write) {
+        Some(version) => finding!(transaction(version); "{version}"),
+        None => "no version".into(),
+    };
     match &write.value {
-        Some(value) => format!("put {} = {value} was answered Ok as {version}", write.key),
-        None => format!("del {} was answered Ok as {version}", write.key),
+        Some(value) => finding!(
+            key(key = write.key), nested(version);
+            "put {key} = {value} was answered Ok as {version}"
+        ),
+        None => finding!(
+            key(key = write.key), nested(version);
+            "del {key} was answered Ok as {version}"
+        ),
     }
 }
 

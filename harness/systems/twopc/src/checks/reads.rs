@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use checker::CheckResult;
+use checker::{CheckResult, Finding, finding};
 use system::protocol::{Key, Node, TxnId};
 
 use super::{
@@ -84,23 +84,25 @@ fn replica(
                 if let Some(holder) = holder {
                     let decided = match last {
                         Some((decided, txn)) if txn == holder => {
-                            format!(", which was decided before ({decided})")
+                            finding!(line(decided); ", which was decided before ({decided})")
                         }
-                        _ => String::new(),
+                        _ => Finding::default(),
                     };
                     let cause = if restarts > 1 {
                         "a restart lost the lock, or the read ignored it"
                     } else {
                         "the read ignored the lock"
                     };
-                    check_result.violation(format!(
+                    check_result.violation(finding!(
+                        key(key), line(position), transaction(holder), nested(decided);
                         "{node} served {key} ({position}) while it was in doubt about \
                          {holder}{decided}: {cause}"
                     ));
                 } else if let Some((decided, txn)) = last
                     && !applied.contains(txn)
                 {
-                    check_result.violation(format!(
+                    check_result.violation(finding!(
+                        key(key), line(position), transaction(txn), line(decided);
                         "{node} served {key} ({position}) without {txn}, decided before \
                          ({decided}), which it has not applied and does not hold locked"
                     ));

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use checker::CheckResult;
+use checker::{CheckResult, Finding, finding};
 use history::{Function, Operation, Outcome};
 use system::protocol::{Node, TxnId};
 
@@ -76,7 +76,8 @@ fn only_requested_writes(run: &Run, check_result: &mut CheckResult) {
         let key = write.key.to_string();
         match &write.value {
             Some(value) if !puts.contains(&(key.as_str(), value.to_string().as_str())) => {
-                check_result.violation(format!(
+                check_result.violation(finding!(
+                    transaction(txn), key(key), line(commit);
                     "{txn} committed put {key} = {value} ({commit}), which no client requested"
                 ));
             }
@@ -87,7 +88,8 @@ fn only_requested_writes(run: &Run, check_result: &mut CheckResult) {
     for (key, committed) in committed_dels {
         let (possible, failed) = dels.get(key.as_str()).copied().unwrap_or_default();
         if committed > possible {
-            check_result.violation(format!(
+            check_result.violation(finding!(
+                key(key);
                 "deletes of {key}: {committed} committed, but only {possible} answered Ok or \
                  unknown, and {failed} failed"
             ));
@@ -135,22 +137,24 @@ fn replies(run: &Run, check_result: &mut CheckResult) {
         match &fact.kind {
             FactKind::OkReported { txn, durable } => {
                 if !durable {
-                    check_result.violation(format!(
+                    check_result.violation(finding!(
+                        transaction(txn), line(position);
                         "the master answered Ok for {txn} ({position}) before COMMIT was durable"
                     ));
                 }
                 let aborted = transactions.get(txn).and_then(|found| found.aborted.first());
                 if let Some(abort) = aborted {
-                    check_result.violation(format!(
-                        "the master answered Ok for {txn} ({position}), but it was aborted ({})",
-                        abort.position
+                    check_result.violation(finding!(
+                        transaction(txn), line(position), line(aborted = abort.position);
+                        "the master answered Ok for {txn} ({position}), but it was aborted ({aborted})"
                     ));
                 }
             }
             FactKind::AbortReported { txn, to: AbortRecipient::Client(_), .. } => {
                 let commit = transactions.get(txn).and_then(Transaction::commit);
                 if let Some(commit) = commit {
-                    check_result.violation(format!(
+                    check_result.violation(finding!(
+                        transaction(txn), line(position), line(commit);
                         "the master answered Aborted for {txn} ({position}), but it was committed \
                          ({commit})"
                     ));
@@ -165,17 +169,21 @@ fn replies(run: &Run, check_result: &mut CheckResult) {
 fn ok(run: &Run, puts: &Puts<'_>, operation: &Operation, check_result: &mut CheckResult) {
     let write_text = write_text(operation);
     let Some(version) = version_of(operation) else {
-        check_result.violation(format!("{write_text} was answered Ok without a version"));
+        check_result.violation(
+            finding!(nested(write_text); "{write_text} was answered Ok without a version"),
+        );
         return;
     };
     let Some(transaction) = run.evidence.transactions.by_id.get(&version) else {
-        check_result.violation(format!(
+        check_result.violation(finding!(
+            nested(write_text), transaction(version);
             "{write_text} was answered Ok as {version}, which no journal knows"
         ));
         return;
     };
     if transaction.commit().is_none() {
-        check_result.violation(format!(
+        check_result.violation(finding!(
+            nested(write_text), transaction(version);
             "{write_text} was answered Ok as {version}, which nobody has committed"
         ));
     }
@@ -183,8 +191,12 @@ fn ok(run: &Run, puts: &Puts<'_>, operation: &Operation, check_result: &mut Chec
     let wrote = write.value.as_ref().map(ToString::to_string);
     if write.key.to_string() != operation.key || wrote != operation.value {
         let other = puts.txn(operation);
-        let other = other.map_or_else(|| "no transaction".to_owned(), |txn| txn.to_string());
-        check_result.violation(format!(
+        let other = match other {
+            Some(txn) => finding!(transaction(txn); "{txn}"),
+            None => "no transaction".into(),
+        };
+        check_result.violation(finding!(
+            nested(write_text), transaction(version), nested(other);
             "{write_text} was answered Ok as {version}, but {other} has written that"
         ));
     }
@@ -198,21 +210,30 @@ fn fail(run: &Run, puts: &Puts<'_>, operation: &Operation, check_result: &mut Ch
         .txn(operation)
         .and_then(|txn| Some((txn, run.evidence.transactions.by_id.get(&txn)?.commit()?)));
     if let Some((txn, commit)) = committed {
-        check_result.violation(format!("{write_text} failed, but {txn} committed it ({commit})"));
+        check_result.violation(finding!(
+            nested(write_text), transaction(txn), line(commit);
+            "{write_text} failed, but {txn} committed it ({commit})"
+        ));
     }
     if let Some(get) = puts.seen.get(&(operation.key.as_str(), value.as_str())) {
-        check_result.violation(format!(
-            "{write_text} failed, but process {} read that value (index {})",
-            get.process, get.invoked_index
+        check_result.violation(finding!(
+            nested(write_text), operation(index = get.invoked_index);
+            "{write_text} failed, but process {} read that value (index {index})",
+            get.process
         ));
     }
 }
 
 /// A write in words.
-fn write_text(write: &Operation) -> String {
-    let index = write.invoked_index;
+fn write_text(write: &Operation) -> Finding {
     match &write.value {
-        Some(value) => format!("put {} = {value} (index {index})", write.key),
-        None => format!("del {} (index {index})", write.key),
+        Some(value) => finding!(
+            key(key = write.key), operation(index = write.invoked_index);
+            "put {key} = {value} (index {index})"
+        ),
+        None => finding!(
+            key(key = write.key), operation(index = write.invoked_index);
+            "del {key} (index {index})"
+        ),
     }
 }

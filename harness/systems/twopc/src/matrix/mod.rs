@@ -13,7 +13,7 @@ use lab::{bag::ShuffledBag, injection::FaultSource};
 use rand::{RngExt, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use system::{
-    node::{Place, Point, Role},
+    node::{Point, Role, Site},
     protocol::{CommitMode, Node},
 };
 
@@ -78,28 +78,28 @@ const WAL_NEVER_FULL: &str =
 
 /// How a crash point is reached; the point must apply to the commit mode.
 pub(crate) fn reachability(
-    Point { role, place, kind, .. }: Point,
+    Point { role, site, kind, .. }: Point,
     commit: CommitMode,
 ) -> Reachability {
     use Precondition::{Load, PeerInquiry, RestartMaster, RestartTarget, VoteTimeout};
-    match (role, place, kind) {
-        (_, Place::Persist, "member" | "votes") => Err(ONLY_AT_BOOTSTRAP),
+    match (role, site, kind) {
+        (_, Site::Persist, "member" | "votes") => Err(ONLY_AT_BOOTSTRAP),
         (_, _, "stale") => Err(NEEDS_REPLACED_MASTER),
         (_, _, "not-serving") => Err(NEEDS_EARLY_READ),
-        (Role::Master, Place::Persist, "epoch")
+        (Role::Master, Site::Persist, "epoch")
         // A restarted master asks about whatever was in progress at the replicas when it was killed.
         | (Role::Master, _, "fence" | "fence-ok" | "peer-inquire")
-        | (Role::Replica, Place::Persist, "incarnation") => Ok(RestartTarget),
-        (Role::Replica, Place::Persist, "promise") | (Role::Replica, _, "fence" | "fence-ok") => {
+        | (Role::Replica, Site::Persist, "incarnation") => Ok(RestartTarget),
+        (Role::Replica, Site::Persist, "promise") | (Role::Replica, _, "fence" | "fence-ok") => {
             Ok(RestartMaster)
         }
         // When votes decide, a replica that is asked for a veto gives it, and has nothing to abort.
-        (Role::Replica, Place::Persist, "abort") if commit == CommitMode::Votes => Ok(PeerInquiry),
+        (Role::Replica, Site::Persist, "abort") if commit == CommitMode::Votes => Ok(PeerInquiry),
         (_, _, "veto") | (Role::Master, _, "peer-answer") => Ok(VoteTimeout),
-        (Role::Replica, Place::Persist, "refused" | "frozen")
+        (Role::Replica, Site::Persist, "refused" | "frozen")
         | (_, _, "vote-no" | "peer-inquire" | "peer-answer") => Ok(PeerInquiry),
-        (Role::Replica, Place::Persist, "abort")
-        | (Role::Master, Place::Reply, "unavailable")
+        (Role::Replica, Site::Persist, "abort")
+        | (Role::Master, Site::Reply, "unavailable")
         | (_, _, "decide-abort" | "pending" | "inquire" | "busy") => Ok(VoteTimeout),
         _ => Ok(Load),
     }
@@ -119,10 +119,10 @@ pub(crate) fn disk_reachability(
 
 /// How many occurrences of a point are distinguished: what happens once per replica has a first, a
 /// second and so on.
-fn occurrences(Point { role, place, kind, .. }: Point, replicas: u8) -> u32 {
-    let per_replica = match (role, place) {
-        (Role::Master, Place::Send) => ["prepare", "decide", "veto"].contains(&kind),
-        (Role::Master, Place::Receive) => ["vote-yes", "ack", "peer-answer"].contains(&kind),
+fn occurrences(Point { role, site, kind, .. }: Point, replicas: u8) -> u32 {
+    let per_replica = match (role, site) {
+        (Role::Master, Site::Send) => ["prepare", "decide", "veto"].contains(&kind),
+        (Role::Master, Site::Receive) => ["vote-yes", "ack", "peer-answer"].contains(&kind),
         _ => false,
     };
     if per_replica { replicas.into() } else { 1 }

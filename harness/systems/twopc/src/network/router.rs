@@ -103,7 +103,7 @@ impl Router {
         if self.rules.load(Ordering::Acquire) == 0 {
             return;
         }
-        wire::spread(&mut batch.envelopes);
+        wire::expand(&mut batch.envelopes);
         let mut state = self.lock();
         let State { rng, rules, .. } = &mut *state;
         batch.envelopes.retain(|envelope| {

@@ -13,7 +13,7 @@ use explore::schedule::{Schedule, ScheduleSetup, Step};
 use lab::{disk, progress::NoProgress, worker::Worker, workload::Mix};
 use serde_json::json;
 use system::{
-    node::{Place, Role},
+    node::{Role, Site},
     protocol::{Rule, TimerId, Timing},
 };
 use tokio::sync::watch;
@@ -158,7 +158,7 @@ async fn hold_messages(
     if schedule.setup.handshaken {
         testbed.until_ready().await?;
     }
-    let kinds = [Role::Master, Role::Replica].map(|role| role.kinds(Place::Send).iter().copied());
+    let kinds = [Role::Master, Role::Replica].map(|role| role.kinds(Site::Send).iter().copied());
     let kinds = kinds.into_iter().flatten().filter(|kind| !["heartbeat", "alive"].contains(kind));
     let everything = Pattern { kinds: kinds.collect(), ..Pattern::default() };
     Ok(network.intercept(everything, MessageAction::Hold))

@@ -133,7 +133,7 @@ impl JournalVisitor for MasterScan {
         self.calls.clear();
         self.arriving = None;
         for record in records {
-            if let Record::Decided { txn, key } = record {
+            if let Record::CommitDecision { txn, key } = record {
                 self.pending.recovered((txn, key));
             }
         }
@@ -181,7 +181,7 @@ impl JournalVisitor for MasterScan {
 
     fn effect(&mut self, effect: Effect, out: &mut FactSink<'_>) {
         match effect {
-            Effect::Append(Record::Decided { txn, key }) => {
+            Effect::Append(Record::CommitDecision { txn, key }) => {
                 let yes = self.voting.remove(&txn).unwrap_or_default();
                 let missing = self.missing(&yes);
                 out.fact(FactKind::DecisionAppended { txn, missing });
@@ -268,7 +268,7 @@ mod tests {
             scan.effect(Effect::Send { to: Node::Replica(1), message: prepare.clone() }, &mut out);
             let from = Node::Replica(1);
             scan.event(Event::Message { from, message: handshake(in_doubt) }, &mut out);
-            let decided = Record::Decided { txn, key: key.clone() };
+            let decided = Record::CommitDecision { txn, key: key.clone() };
             scan.effect(Effect::Append(decided), &mut out);
             assert_eq!(
                 facts,

@@ -36,6 +36,16 @@ impl fmt::Display for JournalPosition {
     }
 }
 
+impl checker::JournalLine for JournalPosition {
+    fn node(&self) -> String {
+        self.node.to_string()
+    }
+
+    fn line(&self) -> usize {
+        self.line
+    }
+}
+
 /// Something that a journal line proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fact {

@@ -1,0 +1,206 @@
+//! The page of a run: one self-contained HTML file. It starts with the verdict and its reasons; a timeline
+//! of the whole run follows. Text, tables and plots need no scripts; the script adds the timeline, the
+//! search and the message diagram.
+
+mod findings;
+mod tables;
+mod timeline;
+
+use std::io;
+
+use checker::Validity;
+use history::Outcome;
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde_json::Value as Json;
+
+use super::{packed, page_data::PageData, plots::Plot, sections::SystemEvidence};
+
+/// The style sheet that all pages share.
+pub(crate) const THEME: &str = include_str!("theme.css");
+const STYLE: &str = include_str!("page.css");
+
+/// The script of the page, in one strict function scope, so that nothing becomes global. A file may use
+/// the constants of those before it and the functions of all. The files up to `trace.js` use neither the
+/// document nor the state of the page: `tests/page/` tests them under Node.js.
+const SCRIPT: &str = concat!(
+    "\"use strict\";\n(() => {\n",
+    include_str!("decode.js"),
+    include_str!("model.js"),
+    include_str!("scale.js"),
+    include_str!("lanes.js"),
+    include_str!("hit.js"),
+    include_str!("trace.js"),
+    include_str!("state.js"),
+    include_str!("draw.js"),
+    include_str!("overview.js"),
+    include_str!("details.js"),
+    include_str!("diagram.js"),
+    include_str!("navigate.js"),
+    include_str!("input.js"),
+    include_str!("main.js"),
+    "})();\n",
+);
+
+/// The property that a check verifies, if it is one that a run of any system can have.
+#[must_use]
+pub fn check_property(check: &str) -> Option<&'static str> {
+    Some(match check {
+        "linearizability" => {
+            "Every operation appears to take effect at one moment between its invocation and its \
+             completion."
+        }
+        "unexpected-exits" => {
+            "No process exits unless the test stops it, and a node that must be refused is refused."
+        }
+        "faults" => "Every requested fault was injected.",
+        "statistics" => "Operation counts, latency and availability.",
+        _ => return None,
+    })
+}
+
+/// A mark for a verdict. Marks differ in shape as well as in colour.
+pub(crate) fn verdict_mark(verdict: Validity) -> Markup {
+    let (class, sign) = match verdict {
+        Validity::Valid => ("valid", "✓"),
+        Validity::Unknown => ("unknown", "?"),
+        Validity::Invalid => ("invalid", "✕"),
+    };
+    html! { span.mark.(class) aria-hidden="true" { (sign) } }
+}
+
+/// Renders the page.
+///
+/// # Errors
+/// The data for the script cannot be serialised.
+pub(super) fn page(
+    data: &PageData<'_>,
+    plots: &[Plot],
+    evidence: &dyn SystemEvidence,
+) -> io::Result<String> {
+    let verdict = data.run.results.verdict;
+    let packed = packed::pack(data)?;
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                link rel="icon" href="data:,";
+                title { (verdict) ": " (data.name()) }
+                style { (PreEscaped(THEME)) (PreEscaped(STYLE)) }
+            }
+            body {
+                (header(data))
+                main {
+                    @if verdict == Validity::Invalid { (findings::violations(data)) }
+                    (findings::checks(data, evidence))
+                    (timeline::timeline(data))
+                    (timeline::messages(data))
+                    (tables::counts(data))
+                    (tables::faults(data))
+                    (tables::indeterminate(data))
+                    (plot_section(plots))
+                    (footer(data))
+                }
+                script type="application/octet-stream" id="run" { (PreEscaped(packed)) }
+                script { (PreEscaped(SCRIPT)) }
+            }
+        }
+    };
+    Ok(page.into_string())
+}
+
+/// The verdict, and what kind of run it was.
+fn header(data: &PageData<'_>) -> Markup {
+    let results = data.run.results;
+    let seconds = data.run.end() as f64 / 1e9;
+    let injections = data.faults.iter().filter(|fault| fault.action != "hold").count();
+    let broken = data.test.get("broken").and_then(Json::as_array);
+    let broken: Vec<&str> = broken.into_iter().flatten().filter_map(Json::as_str).collect();
+    html! {
+        header.verdict.(results.verdict.to_string()) {
+            p.crumb { (data.name()) @if let Some(started) = data.text("started") { " · " (started) } }
+            h1 { (verdict_mark(results.verdict)) span { (results.verdict) } }
+            p.outcome { (verdict_sentence(data)) }
+            p.facts {
+                (counted(data.run.operations.len() as u64, "operation")) " by "
+                (counted(data.concurrency(), "client")) " in " (format!("{seconds:.1}")) " s, "
+                @if let Some(replicas) = data.test.get("replicas").and_then(Json::as_u64) {
+                    (counted(replicas, "replica")) ", "
+                }
+                @if injections == 0 { "no faults" } @else { (counted(injections as u64, "fault")) }
+                "."
+                @if !broken.is_empty() {
+                    " A protocol rule was disabled (--break): "
+                    strong { (broken.join(", ")) } "."
+                }
+            }
+            @if let Some(command) = data.text("command") {
+                p.command { "Repeat with " code { (command) } }
+            }
+        }
+    }
+}
+
+/// A count with its noun, in singular or plural.
+fn counted(count: u64, noun: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{s}")
+}
+
+/// The verdict in a sentence.
+fn verdict_sentence(data: &PageData<'_>) -> Markup {
+    let checks = &data.run.results.checks;
+    let of = |verdict| checks.iter().filter(move |check| check.verdict == verdict);
+    let names =
+        |verdict| of(verdict).map(|check| check.check.as_str()).collect::<Vec<_>>().join(", ");
+    match data.run.results.verdict {
+        Validity::Valid => html! { "All " (checks.len()) " checks passed." },
+        Validity::Unknown => html! { "Undetermined: " (names(Validity::Unknown)) "." },
+        Validity::Invalid => html! {
+            (of(Validity::Invalid).count()) " of " (checks.len()) " checks failed: "
+            (names(Validity::Invalid)) "."
+        },
+    }
+}
+
+fn outcome_name(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ok => "ok",
+        Outcome::Fail => "fail",
+        Outcome::Info => "info",
+    }
+}
+
+fn plot_section(plots: &[Plot]) -> Markup {
+    html! {
+        section #plots {
+            h2 { "Plots" }
+            @for plot in plots {
+                figure {
+                    figcaption { strong { (plot.title) } " " (plot.caption) }
+                    (PreEscaped(&plot.svg))
+                }
+            }
+            p.hint { "Fault intervals are shaded." }
+        }
+    }
+}
+
+fn footer(data: &PageData<'_>) -> Markup {
+    let omissions = data.omissions();
+    let files = ["history.jsonl", "results.json", "test.json", "final.json", "nodes"];
+    let files = files.iter().filter(|name| data.run.directory.join(name).exists());
+    html! {
+        footer {
+            @if data.run.torn { p { "The history is truncated: the harness was killed." } }
+            @if !omissions.is_empty() {
+                p { "To limit its size, this page omits data: " (omissions.join("; ")) "." }
+            }
+            p { "Files of this run: " @for (number, name) in files.enumerate() {
+                @if number > 0 { ", " } a href=(name) { (name) }
+            } "." }
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Collects what the page of a run shows.
+
+use std::time::Duration;
+
+use checker::{
+    Reference, Validity,
+    linearizability::{self, Limits, NonLinearizableKey},
+};
+use history::Operation;
+use serde_json::Value as Json;
+
+use super::{
+    FaultInterval, RecordedRun, ReportError, Sample, SectionRequest, SystemEvidence,
+    SystemSections, fault_intervals, links::recognized, read_json,
+};
+
+/// How long counterexamples are searched for.
+const SEARCH_LIMIT: Duration = Duration::from_secs(10);
+
+/// What the page of a run shows.
+pub(super) struct PageData<'a> {
+    pub(super) run: &'a RecordedRun<'a>,
+    /// `test.json`.
+    pub(super) test: Json,
+    pub(super) faults: Vec<FaultInterval>,
+    pub(super) counterexamples: Vec<NonLinearizableKey>,
+    pub(super) sample: Sample,
+    pub(super) sections: SystemSections,
+}
+
+impl<'a> PageData<'a> {
+    /// Collects the data of a run.
+    ///
+    /// # Errors
+    /// A file of the run cannot be read.
+    pub(super) fn collect(
+        run: &'a RecordedRun<'a>,
+        evidence: &dyn SystemEvidence,
+    ) -> Result<Self, ReportError> {
+        let path = run.directory.join("test.json");
+        let test: Json = read_json(&path).map_err(ReportError::file(&path))?;
+        let faults = fault_intervals(run.events);
+        let counterexamples = counterexamples(run);
+        let sample = Sample::of(run.operations, &faults, &counterexamples);
+        let shown = counterexamples.iter().flat_map(|broken| &broken.explanation.operations);
+        let shown: Vec<&Operation> = shown.map(|op| &run.operations[op.number as usize]).collect();
+        let sections = evidence.sections(&SectionRequest {
+            faults: &faults,
+            references: &references(run),
+            counterexamples: &shown,
+            sample: &sample,
+        })?;
+        Ok(PageData { run, test, faults, counterexamples, sample, sections })
+    }
+
+    /// A text of `test.json`.
+    pub(super) fn text(&self, field: &str) -> Option<&str> {
+        self.test.get(field).and_then(Json::as_str)
+    }
+
+    /// The name of the run.
+    pub(super) fn name(&self) -> &str {
+        self.text("name").unwrap_or("a recorded run")
+    }
+
+    /// The number of concurrent clients, as far as it is recorded.
+    pub(super) fn concurrency(&self) -> u64 {
+        let recorded = self.test.get("concurrency").and_then(Json::as_u64);
+        recorded
+            .filter(|clients| *clients > 0)
+            .or_else(|| self.run.operations.iter().map(|op| op.process + 1).max())
+            .unwrap_or(1)
+    }
+
+    /// What the page leaves out, a sentence each.
+    pub(super) fn omissions(&self) -> Vec<String> {
+        let sampled = self.sample.omission();
+        sampled.into_iter().chain(self.sections.omissions.iter().cloned()).collect()
+    }
+
+    /// The time range that the timeline shows first: the counterexample, or the trace of the transaction
+    /// that a violation is about. `None` for the whole run.
+    pub(super) fn focus(&self) -> Option<(i64, i64)> {
+        if let Some(broken) = self.counterexamples.first() {
+            let operations = broken.explanation.operations.iter();
+            let operations = operations.map(|op| &self.run.operations[op.number as usize]);
+            let times = operations.flat_map(|op| [Some(op.invoked), op.returned]).flatten();
+            let (from, to) = (times.clone().min()?, times.max()?);
+            return Some((i64::try_from(from).ok()?, i64::try_from(to).ok()?));
+        }
+        if self.run.results.verdict != Validity::Invalid {
+            return None;
+        }
+        let first = self.sections.first_transaction.as_ref()?;
+        self.sections.traces.iter().find(|trace| trace.transaction == *first)?.time_range()
+    }
+}
+
+/// The counterexamples, if the history is not linearizable.
+fn counterexamples(run: &RecordedRun<'_>) -> Vec<NonLinearizableKey> {
+    let check = run.results.check(linearizability::NAME);
+    if check.is_none_or(|check| check.verdict != Validity::Invalid) {
+        return Vec::new();
+    }
+    let limits = Limits { time: SEARCH_LIMIT, ..Limits::default() };
+    linearizability::non_linearizable_keys(run.operations, &limits)
+}
+
+/// The references of all violations, in the order of the checks.
+fn references(run: &RecordedRun<'_>) -> Vec<Reference> {
+    let invalid = run.results.checks.iter().filter(|check| check.verdict == Validity::Invalid);
+    let findings = invalid.flat_map(|check| &check.violations);
+    findings
+        .flat_map(|finding| recognized(finding).references().cloned().collect::<Vec<_>>())
+        .collect()
+}

@@ -1,0 +1,243 @@
+//! A store of runs: lists runs, and resolves requested names to files inside the store. A name never
+//! resolves to a file outside, whether by `..`, by an absolute path, or by a symbolic link.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use checker::{Results, Validity};
+use serde_json::Value as Json;
+
+/// A directory of runs: `GROUP/TIME/`.
+#[derive(Clone, Debug)]
+pub(super) struct Store {
+    /// The canonical path.
+    root: PathBuf,
+}
+
+/// A run, by the names of its two directories.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RunId {
+    pub(super) group: String,
+    pub(super) name: String,
+}
+
+impl RunId {
+    /// The path of the run, in the store and in URLs.
+    pub(super) fn path(&self) -> String {
+        format!("{}/{}", self.group, self.name)
+    }
+}
+
+/// What the list of runs shows of a run.
+#[derive(Clone, Debug)]
+pub(super) struct RunSummary {
+    pub(super) id: RunId,
+    /// `test.json`, or null if it cannot be read.
+    pub(super) test: Json,
+    /// `results.json`. `None` if the run was not checked.
+    pub(super) results: Option<Results>,
+    /// Whether the run was not checked yet and its history is growing.
+    pub(super) running: bool,
+}
+
+impl RunSummary {
+    pub(super) fn verdict(&self) -> Option<Validity> {
+        self.results.as_ref().map(|results| results.verdict)
+    }
+
+    /// A field of `test.json` as text.
+    pub(super) fn text(&self, field: &str) -> String {
+        match self.test.get(field) {
+            Some(Json::String(text)) => text.clone(),
+            Some(Json::Array(list)) => {
+                list.iter().filter_map(Json::as_str).collect::<Vec<_>>().join(", ")
+            }
+            Some(Json::Null) | None => String::new(),
+            Some(other) => other.to_string(),
+        }
+    }
+
+    /// A measurement of the statistics.
+    pub(super) fn measured(&self, path: &[&str]) -> Option<f64> {
+        let statistics = self.results.as_ref()?.check("statistics")?;
+        let (first, rest) = path.split_first()?;
+        let start = statistics.measured.get(*first)?;
+        rest.iter().try_fold(start, |value, name| value.get(name))?.as_f64()
+    }
+
+    /// The number of completed operations.
+    pub(super) fn operations(&self) -> Option<f64> {
+        let counts =
+            ["ok", "fail", "info"].map(|outcome| self.measured(&["counts", "all", outcome]));
+        counts.iter().any(Option::is_some).then(|| counts.into_iter().flatten().sum())
+    }
+}
+
+/// A run whose history has not grown for this long is not running.
+const RUNNING_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Store {
+    /// Opens the store in a directory.
+    ///
+    /// # Errors
+    /// The directory does not exist.
+    pub(super) fn open(directory: &Path) -> io::Result<Store> {
+        let root = fs::canonicalize(directory)?;
+        if !root.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, "not a directory"));
+        }
+        Ok(Store { root })
+    }
+
+    /// The runs, latest first. Other directories are ignored.
+    pub(super) fn runs(&self) -> Vec<RunSummary> {
+        let mut runs = Vec::new();
+        for group in names(&self.root) {
+            for name in names(&self.root.join(&group)) {
+                let id = RunId { group: group.clone(), name };
+                runs.extend(self.run(&id));
+            }
+        }
+        runs.sort_by(|a, b| (&b.id.name, &b.id.group).cmp(&(&a.id.name, &a.id.group)));
+        runs
+    }
+
+    /// The summary of a run. `None` if there is no such run.
+    pub(super) fn run(&self, id: &RunId) -> Option<RunSummary> {
+        let directory = self.directory(id)?;
+        let read = |name: &str| fs::read(directory.join(name)).ok();
+        let test = read("test.json").and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let history = fs::metadata(directory.join("history.jsonl")).ok()?;
+        let results = read("results.json").and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let unchanged =
+            history.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+        let running = results.is_none() && unchanged.is_none_or(|time| time < RUNNING_TIMEOUT);
+        Some(RunSummary { id: id.clone(), test: test.unwrap_or(Json::Null), results, running })
+    }
+
+    /// The directory of a run.
+    pub(super) fn directory(&self, id: &RunId) -> Option<PathBuf> {
+        if !is_name(&id.group) || !is_name(&id.name) {
+            return None;
+        }
+        let path = fs::canonicalize(self.root.join(&id.group).join(&id.name)).ok()?;
+        // A symbolic link may lead to another run of the store, but not elsewhere.
+        let inside = path.strip_prefix(&self.root).ok()?;
+        (path.is_dir() && inside.components().count() == 2).then_some(path)
+    }
+
+    /// The names of the plots of a run, sorted.
+    pub(super) fn plots(&self, id: &RunId) -> Vec<String> {
+        let files = self.directory(id).and_then(|directory| fs::read_dir(directory).ok());
+        let names = files.into_iter().flatten().flatten();
+        let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut plots: Vec<String> =
+            names.filter(|name| is_name(name) && name.ends_with(".svg")).collect();
+        plots.sort();
+        plots
+    }
+
+    /// A file or directory of a run, by its path in the run.
+    pub(super) fn file(&self, id: &RunId, path: &str) -> Option<PathBuf> {
+        let directory = self.directory(id)?;
+        let mut requested = directory.clone();
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            if !is_name(name) {
+                return None;
+            }
+            requested.push(name);
+        }
+        let found = fs::canonicalize(requested).ok()?;
+        found.starts_with(&directory).then_some(found)
+    }
+}
+
+/// The names of the visible subdirectories, without symbolic links.
+fn names(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| is_name(name))
+        .collect()
+}
+
+/// Whether a text is a single, visible path component.
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with('.')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "+-_.,".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn no_name_resolves_to_a_file_outside_the_store() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let root = directory.path().join("store");
+        let run = root.join("twopc-none/20260101T000000Z");
+        fs::create_dir_all(run.join("nodes/r1"))?;
+        fs::write(run.join("history.jsonl"), "")?;
+        fs::write(run.join("test.json"), "{}")?;
+        fs::write(run.join("nodes/r1/log"), "l")?;
+        fs::create_dir_all(directory.path().join("outside/run"))?;
+        fs::write(directory.path().join("outside/run/history.jsonl"), "secret")?;
+        symlink(directory.path().join("outside/run"), root.join("twopc-none/leak"))?;
+        symlink(directory.path().join("outside"), root.join("group"))?;
+        symlink(directory.path().join("outside/run/history.jsonl"), run.join("leak.jsonl"))?;
+        symlink("20260101T000000Z", root.join("twopc-none/latest"))?;
+        symlink("test.json", run.join("also.json"))?;
+
+        let store = Store::open(&root)?;
+        let id = |group: &str, name: &str| RunId { group: group.into(), name: name.into() };
+        let run = id("twopc-none", "20260101T000000Z");
+        assert_eq!(
+            store.runs().into_iter().map(|run| run.id).collect::<Vec<_>>(),
+            std::slice::from_ref(&run)
+        );
+        assert!(
+            store.run(&id("twopc-none", "latest")).is_some(),
+            "a symbolic link within the store"
+        );
+        for bad in [
+            id("twopc-none", "leak"),
+            id("group", "run"),
+            id("..", "outside"),
+            id("twopc-none", ".."),
+            id("twopc-none", ""),
+            id("", "twopc-none"),
+            id("../outside", "run"),
+            id("twopc-none/..", "twopc-none"),
+            id("twopc-none", "20260101T000000Z/nodes"),
+            id("twopc-none", "2026\0"),
+        ] {
+            assert!(store.directory(&bad).is_none(), "{bad:?}");
+        }
+        for good in ["test.json", "nodes/r1/log", "nodes", "also.json", "/nodes//r1/log"] {
+            assert!(store.file(&run, good).is_some(), "{good}");
+        }
+        for bad in [
+            "..",
+            "../latest/test.json",
+            "nodes/../test.json",
+            "leak.jsonl",
+            "%2e%2e",
+            ".",
+            "nodes/r1/log/../../../test.json",
+            "no.json",
+            "nodes\\r1",
+            "/etc/passwd",
+        ] {
+            assert!(store.file(&run, bad).is_none(), "{bad}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,332 @@
+//! The messages between nodes, and the requests and replies of clients. Receivers tolerate loss,
+//! duplication, reordering and unbounded delay, so no transport has to guarantee more.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    config::CommitMode,
+    types::{Decision, Key, Node, ReadId, StoreId, TxnId, Value, Version, Write},
+};
+
+/// A message between two nodes, with the fields that every message carries.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Message {
+    /// The sender's store. A node that lost its directory comes back with a different one.
+    pub store: StoreId,
+    /// From the master, its own epoch; from a replica, the promised epoch.
+    pub epoch: u64,
+    /// From the master, its watermark: every transaction below it is aborted, or committed and
+    /// acknowledged by all. From a replica, the greatest watermark that it has received.
+    #[serde(alias = "floor")]
+    pub watermark: TxnId,
+    /// The content.
+    pub body: Body,
+}
+
+/// The content of a message.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Body {
+    /// Master to replica: promise this epoch. Also names the store that the master expects at the
+    /// receiver, if it has recorded one.
+    Fence {
+        /// The store id recorded for the receiver's slot.
+        member: Option<StoreId>,
+        /// What makes a commit.
+        #[serde(default, skip_serializing_if = "CommitMode::is_logged")]
+        commit: CommitMode,
+    },
+    /// Replica to master: the epoch is durably promised.
+    FenceOk {
+        /// The incarnation of the replica.
+        #[serde(alias = "boot")]
+        incarnation: u64,
+        /// Transactions that are prepared without a decision, and the keys that they lock.
+        in_doubt: Vec<(TxnId, Key)>,
+    },
+    /// Master to replica: vote on this write.
+    Prepare {
+        /// The transaction.
+        txn: TxnId,
+        /// What it writes.
+        write: Write,
+        /// Piggybacked decisions about this key, which the replica may not have received; applied
+        /// first.
+        #[serde(alias = "resolves")]
+        piggybacked: Vec<(TxnId, Decision)>,
+    },
+    /// Replica to master: durably prepared. Also an inquiry about the decision.
+    VoteYes {
+        /// The transaction.
+        txn: TxnId,
+    },
+    /// Replica to master: not prepared here, and never will be.
+    VoteNo {
+        /// The transaction.
+        txn: TxnId,
+        /// Why.
+        reason: NoReason,
+    },
+    /// Master to replica: the decision.
+    Decide {
+        /// The transaction.
+        txn: TxnId,
+        /// Its outcome.
+        decision: Decision,
+    },
+    /// Replica to master: these decisions are durable here and need not be sent again.
+    Ack {
+        /// The transactions whose outcomes are durable.
+        txns: Vec<TxnId>,
+    },
+    /// Replica to master: in doubt, asks for the decision.
+    Inquire {
+        /// The transaction.
+        txn: TxnId,
+    },
+    /// Master to replica: not decided yet.
+    Pending {
+        /// The transaction.
+        txn: TxnId,
+    },
+    /// Master to replica: read a key.
+    Read {
+        /// Echoed in the answer.
+        read: ReadId,
+        /// What to read.
+        key: Key,
+        /// Piggybacked decisions about this key, which the replica may not have received; applied
+        /// first.
+        #[serde(alias = "resolves")]
+        piggybacked: Vec<(TxnId, Decision)>,
+        /// How long to wait for a locked key.
+        wait: Duration,
+    },
+    /// Replica to master: the answer to a read.
+    Value {
+        /// The read that is answered.
+        read: ReadId,
+        /// The last committed write of the key, or none if it is absent.
+        found: Option<(Version, Value)>,
+    },
+    /// Replica to master: the key stayed locked.
+    Busy {
+        /// The read that is answered.
+        read: ReadId,
+        /// The transaction that holds the lock.
+        txn: TxnId,
+    },
+    /// Replica to master: not serving, because there was no handshake since this replica started.
+    NotServing {
+        /// The read that is answered.
+        read: ReadId,
+    },
+    /// Master to replica: the master is alive.
+    Heartbeat,
+    /// Replica to master: the replica is alive. Sent in answer to a heartbeat, and once after a
+    /// start.
+    Alive {
+        /// The incarnation of the replica.
+        #[serde(alias = "boot")]
+        incarnation: u64,
+    },
+    /// Replica to master: a newer master has fenced the receiver off.
+    Stale {
+        /// The promised epoch.
+        promised: u64,
+    },
+    /// Master to replica, votes mode: votes are missing; veto this transaction unless the yes vote
+    /// is final.
+    Veto {
+        /// The transaction.
+        txn: TxnId,
+    },
+    /// Replica to replica: in doubt, and the master does not answer; asks for the outcome. In votes
+    /// mode also master to replica, about a transaction of an earlier master.
+    PeerInquire {
+        /// The transaction.
+        txn: TxnId,
+    },
+    /// The answer to `PeerInquire` or `Veto`. Once true, it stays true.
+    PeerAnswer {
+        /// The transaction.
+        txn: TxnId,
+        /// What the replica knows.
+        answer: PeerKnowledge,
+    },
+}
+
+/// The reason for a no vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NoReason {
+    /// The key is locked by another transaction.
+    Locked {
+        /// The transaction that holds the lock.
+        holder: TxnId,
+    },
+    /// The transaction is already aborted here.
+    Aborted,
+}
+
+/// What a replica knows about a transaction when another node inquires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerKnowledge {
+    /// It is committed.
+    Commit,
+    /// It is aborted, or can never be prepared here and so never commits.
+    Abort,
+    /// In doubt as well.
+    Uncertain,
+    /// In doubt as well, votes mode: the yes vote is final, and no veto can follow it.
+    Final,
+}
+
+/// A client's request to the master.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Put a value, or delete the key.
+    Write(Write),
+    /// Read a key at one replica.
+    Get {
+        /// What to read.
+        key: Key,
+        /// A random number that selects the replica. It is part of the request, so that the machine
+        /// is deterministic.
+        choice: u64,
+        /// How long the client waits for the answer.
+        deadline: Duration,
+    },
+}
+
+/// The answer to a client. Without an answer the outcome is indeterminate.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The write is committed, and durable at every replica.
+    Committed {
+        /// The transaction, which is now the key's version.
+        version: Version,
+    },
+    /// The write had no effect and never will.
+    Aborted(AbortReason),
+    /// The answer to a get: the last committed write, or none if the key is absent.
+    Value(Option<(Version, Value)>),
+    /// No replica could answer the get in time.
+    Unavailable,
+}
+
+/// Why a write was aborted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AbortReason {
+    /// Another write of the key is in progress.
+    Conflict {
+        /// The transaction that holds the key.
+        holder: TxnId,
+    },
+    /// A replica voted no.
+    Refused {
+        /// The replica.
+        by: Node,
+        /// The reason of the no vote.
+        reason: NoReason,
+    },
+    /// A replica is not live, or a starting master has not resolved the earlier transactions yet.
+    /// Nothing was sent.
+    Unavailable {
+        /// The replicas that are not live.
+        missing: Vec<Node>,
+    },
+    /// Votes were missing when the vote timeout expired.
+    Timeout {
+        /// The replicas that had not voted.
+        missing: Vec<Node>,
+    },
+}
+
+impl Body {
+    /// The transactions that the message is about: one, or those of an acknowledgement. Does not
+    /// include piggybacked decisions, or the transactions that a handshake lists.
+    #[must_use]
+    pub fn txns(&self) -> &[TxnId] {
+        match self {
+            Body::Prepare { txn, .. }
+            | Body::VoteYes { txn }
+            | Body::VoteNo { txn, .. }
+            | Body::Decide { txn, .. }
+            | Body::Inquire { txn }
+            | Body::Pending { txn }
+            | Body::Busy { txn, .. }
+            | Body::Veto { txn }
+            | Body::PeerInquire { txn }
+            | Body::PeerAnswer { txn, .. } => std::slice::from_ref(txn),
+            Body::Ack { txns } => txns,
+            Body::Fence { .. }
+            | Body::FenceOk { .. }
+            | Body::Read { .. }
+            | Body::Value { .. }
+            | Body::NotServing { .. }
+            | Body::Heartbeat
+            | Body::Alive { .. }
+            | Body::Stale { .. } => &[],
+        }
+    }
+
+    /// The name of the message kind, as in crash points and reports. An abort decision has a name
+    /// of its own, because only a commit can be in the window of uncertainty.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Body::Fence { .. } => "fence",
+            Body::FenceOk { .. } => "fence-ok",
+            Body::Prepare { .. } => "prepare",
+            Body::VoteYes { .. } => "vote-yes",
+            Body::VoteNo { .. } => "vote-no",
+            Body::Decide { decision: Decision::Commit, .. } => "decide",
+            Body::Decide { decision: Decision::Abort, .. } => "decide-abort",
+            Body::Ack { .. } => "ack",
+            Body::Inquire { .. } => "inquire",
+            Body::Pending { .. } => "pending",
+            Body::Read { .. } => "read",
+            Body::Value { .. } => "value",
+            Body::Busy { .. } => "busy",
+            Body::NotServing { .. } => "not-serving",
+            Body::Heartbeat => "heartbeat",
+            Body::Alive { .. } => "alive",
+            Body::Stale { .. } => "stale",
+            Body::Veto { .. } => "veto",
+            Body::PeerInquire { .. } => "peer-inquire",
+            Body::PeerAnswer { .. } => "peer-answer",
+        }
+    }
+}
+
+impl Request {
+    /// The name of the request kind: `put`, `del` or `get`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Request::Write(Write { value: Some(_), .. }) => "put",
+            Request::Write(Write { value: None, .. }) => "del",
+            Request::Get { .. } => "get",
+        }
+    }
+}
+
+impl Reply {
+    /// The name of the reply kind: `ok`, `aborted`, `value` or `unavailable`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Reply::Committed { .. } => "ok",
+            Reply::Aborted(_) => "aborted",
+            Reply::Value(_) => "value",
+            Reply::Unavailable => "unavailable",
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The handshake with the master.
+
+use super::{
+    Body, CommitMode, Deferred, Effect, HaltKind, Node, Participant, Record, Rule, StoreId,
+};
+
+impl Participant {
+    /// Handles a master's Fence: promises its epoch durably, then reports the transactions in
+    /// doubt.
+    pub(super) fn on_fence(
+        &mut self,
+        store: StoreId,
+        epoch: u64,
+        member: Option<StoreId>,
+        commit: CommitMode,
+        effects: &mut Vec<Effect>,
+    ) {
+        let own = self.config.store;
+        if commit != self.config.commit {
+            let why = format!(
+                "the master runs with commit = {commit} and {} with commit = {}: all nodes of a \
+                 cluster must use the same mode",
+                self.config.node, self.config.commit
+            );
+            return self.halt(HaltKind::Refused, why, effects);
+        }
+        if let Some(known) = member
+            && known != own
+            && self.config.rules.keep(Rule::EmptyStoreRefused)
+        {
+            let node = self.config.node;
+            let why = format!(
+                "the cluster knows {node} by store {known}, this is store {own}: a replica that \
+                 lost its data must not rejoin"
+            );
+            return self.halt(HaltKind::Refused, why, effects);
+        }
+        if self.master_store.is_none() {
+            self.master_store = Some(store);
+            self.append(Record::Member { node: Node::Master, store }, effects);
+        }
+        if epoch > self.promised {
+            self.promised = epoch;
+            self.fenced = false;
+            let lsn = self.append(Record::Promise { epoch }, effects);
+            effects.push(Effect::Force(lsn));
+            self.deferred.push_back((lsn, Deferred::Promise(epoch)));
+        } else if !self
+            .deferred
+            .iter()
+            .any(|(_, deferred)| matches!(deferred, Deferred::Promise(_)))
+        {
+            self.complete_handshake(effects);
+        }
+    }
+
+    /// Completes the handshake. What was pending before PROMISE is prepared by now, so the master
+    /// of the new epoch learns about every lock that an earlier epoch left here.
+    pub(super) fn complete_handshake(&mut self, effects: &mut Vec<Effect>) {
+        if self.votes_decide() && self.must_wait_for_commits(effects) {
+            return;
+        }
+        self.fenced = true;
+        let in_doubt = self.in_doubt().map(|(txn, key)| (txn, key.clone())).collect();
+        self.send(Node::Master, Body::FenceOk { incarnation: self.incarnation, in_doubt }, effects);
+    }
+}

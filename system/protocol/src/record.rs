@@ -1,0 +1,149 @@
+//! The records that nodes make durable. Recovery sees the records of a surviving prefix, without
+//! those that later records made obsolete. The order in which it sees them does not matter.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    config::CommitMode,
+    types::{Key, Node, StoreId, TxnId, Write},
+};
+
+/// A durable record of one node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Record {
+    /// Master: this epoch is taken. Forced before any message of the epoch is sent. The greatest
+    /// counts.
+    Epoch {
+        /// The epoch.
+        epoch: u64,
+        /// The number of replicas in the cluster; the membership is static.
+        replicas: u8,
+    },
+    /// Both: the node of this role and slot has this store. Appended before the first commit.
+    Member {
+        /// The owner of the store.
+        node: Node,
+        /// The store's identity.
+        store: StoreId,
+    },
+    /// Both: the cluster runs in votes mode. Appended with the first records of the store. Without
+    /// it the cluster runs in logged mode.
+    Votes,
+    /// Master, logged mode: the commit point of a transaction. Forced before Ok and any decision is
+    /// sent.
+    #[serde(alias = "decided")]
+    CommitDecision {
+        /// The transaction.
+        txn: TxnId,
+        /// The key that it writes.
+        key: Key,
+    },
+    /// Master: every replica has acknowledged the commit. Lazy; erases `CommitDecision`.
+    End {
+        /// The transaction.
+        txn: TxnId,
+    },
+    /// Replica: no message of a lower epoch is obeyed. Forced before `FenceOk`. The greatest
+    /// counts.
+    Promise {
+        /// The epoch.
+        epoch: u64,
+    },
+    /// Replica: counts the starts. Forced before anything else is done. The greatest counts.
+    #[serde(alias = "boot")]
+    Incarnation {
+        /// The number of this start, from 1.
+        #[serde(alias = "boot")]
+        incarnation: u64,
+    },
+    /// Replica: ready to commit or abort, and the key is locked. Forced before `VoteYes`.
+    Prepare {
+        /// The transaction.
+        txn: TxnId,
+        /// The write.
+        write: Write,
+    },
+    /// Replica: the prepared write took effect. Lazy, but durable before it is acknowledged.
+    Commit {
+        /// The transaction.
+        txn: TxnId,
+    },
+    /// Replica: the transaction has no effect here. Lazy, but durable before it is acknowledged.
+    Abort {
+        /// The transaction.
+        txn: TxnId,
+    },
+    /// Replica: a promise never to prepare the transaction. Forced before a peer is sent Abort. In
+    /// votes mode this is the veto, which overrides PREPARE and is forced before any node is told.
+    Refused {
+        /// The transaction.
+        txn: TxnId,
+    },
+    /// Replica, votes mode: yes votes on transactions up to this one are final, and no veto
+    /// follows. Forced before another node is told. The greatest counts.
+    Frozen {
+        /// The last transaction whose yes vote is final.
+        upto: TxnId,
+    },
+    /// Replica: every transaction below is finished at every node. Erases `Commit`, `Abort`,
+    /// `Refused` (and any remaining `Prepare`) of transactions below. Lazy. The greatest counts.
+    #[serde(alias = "floor")]
+    Watermark {
+        /// The least transaction that is kept.
+        #[serde(alias = "floor")]
+        watermark: TxnId,
+    },
+}
+
+/// The owner of the store according to its records; none if it is empty.
+///
+/// # Errors
+/// The store holds records and none names an owner: no node of a cluster has written it.
+pub(super) fn owner(records: &[Record], store: StoreId) -> Result<Option<Node>, String> {
+    let own = records.iter().find_map(|record| match record {
+        Record::Member { node, store: id } if *id == store => Some(*node),
+        _ => None,
+    });
+    if own.is_none() && !records.is_empty() {
+        return Err("this store was not written by a node of a cluster".into());
+    }
+    Ok(own)
+}
+
+/// Checks that the cluster of these records uses this commit mode; the error is for the operator. A
+/// store that does not name a mode, and has never been started, may still begin with either.
+pub(super) fn check_mode(records: &[Record], commit: CommitMode) -> Result<(), String> {
+    let votes = records.contains(&Record::Votes);
+    let start =
+        |record: &Record| matches!(record, Record::Epoch { .. } | Record::Incarnation { .. });
+    let recorded = if votes { CommitMode::Votes } else { CommitMode::Logged };
+    if recorded == commit || !(votes || records.iter().any(start)) {
+        return Ok(());
+    }
+    Err(format!(
+        "the cluster was created with commit = {recorded} and is started with commit = {commit}: \
+         the commit mode cannot change"
+    ))
+}
+
+impl Record {
+    /// The name of the record kind, as in crash points and reports.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Record::Epoch { .. } => "epoch",
+            Record::Member { .. } => "member",
+            Record::Votes => "votes",
+            Record::CommitDecision { .. } | Record::Commit { .. } => "commit",
+            Record::End { .. } => "end",
+            Record::Promise { .. } => "promise",
+            Record::Incarnation { .. } => "incarnation",
+            Record::Prepare { .. } => "prepare",
+            Record::Abort { .. } => "abort",
+            Record::Refused { .. } => "refused",
+            Record::Frozen { .. } => "frozen",
+            Record::Watermark { .. } => "watermark",
+        }
+    }
+}

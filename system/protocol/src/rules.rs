@@ -1,0 +1,243 @@
+//! The rules that make the protocol correct. Each has a name, so that a test can break it and see
+//! which check detects that. In production all rules are in force. The machines and the drivers
+//! consult them; nothing else does.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use super::CommitMode;
+
+/// Earlier names of rules, and the current ones.
+const RENAMED: [(&str, &str); 6] = [
+    ("keep-outcome-until-floor", "keep-outcome-until-watermark"),
+    ("floor-waits-for-acks", "watermark-waits-for-acks"),
+    ("floor-waits-for-handshakes", "watermark-waits-for-handshakes"),
+    ("master-boot-forces", "epoch-forced"),
+    ("replica-boot-forces", "incarnation-forced"),
+    ("resolves-on-prepare", "piggyback-on-prepare"),
+];
+
+macro_rules! rules {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal : $without:literal),* $(,)?) => {
+        /// One rule.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Rule { $($(#[$doc])* $variant),* }
+
+        impl Rule {
+            /// Every rule, in the order in which the description of the protocol introduces them.
+            pub const ALL: &[Rule] = &[$(Rule::$variant),*];
+
+            /// The rule's name, as on the command line.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Rule::$variant => $name),* }
+            }
+
+            /// What a system does that breaks the rule.
+            #[must_use]
+            pub fn without(self) -> &'static str {
+                match self { $(Rule::$variant => $without),* }
+            }
+        }
+    };
+}
+
+rules! {
+    /// COMMIT is durable at the master before any node or client is told.
+    DecisionForced = "decision-forced": "sends Ok and Decide before COMMIT is durable",
+    /// PREPARE is durable before the yes vote is sent.
+    VoteForced = "vote-forced": "votes yes before PREPARE is durable",
+    /// A restarted replica locks the keys of its undecided transactions before it serves.
+    RelockOnRecovery = "relock-on-recovery": "loses its locks in a restart",
+    /// A locked key is not read.
+    ReadsRespectLocks = "reads-respect-locks": "serves reads of a locked key",
+    /// A prepared participant never decides on its own.
+    PreparedWaits = "prepared-waits": "aborts on its own after being in doubt for too long",
+    /// An outcome is acknowledged only once it is durable.
+    AckAfterDurable = "ack-after-durable": "acknowledges before COMMIT or ABORT is durable",
+    /// The master remembers a commit until every replica has acknowledged it.
+    ForgetAfterAllAcks = "forget-after-all-acks": "forgets a commit at the first acknowledgement",
+    /// A participant that sends a peer Abort has durably refused to prepare.
+    RefuseBeforePeerAbort = "refuse-before-peer-abort": "sends a peer Abort without a REFUSED record",
+    /// A replica keeps an outcome until the watermark has passed it.
+    KeepOutcomeUntilWatermark = "keep-outcome-until-watermark": "drops an outcome as soon as it has acknowledged it",
+    /// The watermark stays below every commit that some replica has not acknowledged.
+    WatermarkWaitsForAcks = "watermark-waits-for-acks": "advances the watermark past an unacknowledged commit",
+    /// A starting master does not act before EPOCH is durable.
+    EpochForced = "epoch-forced": "acts after a start on records that may still be lost",
+    /// A starting replica does not act before INCARNATION is durable.
+    IncarnationForced = "incarnation-forced": "acts after a start on records that may still be lost",
+    /// A committed participant ignores a late presumed abort.
+    CommitIsFinal = "commit-is-final": "applies an abort after it has committed",
+    /// A commit needs the yes vote of every replica.
+    WriteAll = "write-all": "commits on a majority of votes",
+    /// Only one process has the store open at a time.
+    ExclusiveStore = "exclusive-store": "opens a store that another process has open",
+    /// That all replicas are prepared does not imply commit.
+    NoGuessInDoubt = "no-guess-in-doubt": "commits because all replicas are prepared",
+    /// A Prepare piggybacks the unacknowledged decisions on its key.
+    PiggybackOnPrepare = "piggyback-on-prepare": "sends Prepare without the unacknowledged decisions on its key",
+    /// A node that lost its directory is refused.
+    EmptyStoreRefused = "empty-store-refused": "lets an empty store rejoin",
+    /// Votes mode: an abort is announced only after a replica has vetoed.
+    VetoBeforeAbort = "veto-before-abort": "announces an abort that no replica has vetoed",
+    /// Votes mode: a veto is reported only once it is durable.
+    VetoForced = "veto-forced": "reports a veto before REFUSED is durable",
+    /// Votes mode: a master that has requested vetoes counts only votes that are final.
+    LateYesIsVoid = "late-yes-is-void": "counts a yes vote that arrived after it had requested vetoes",
+    /// Votes mode: a replica freezes its vote durably before it tells a node that its yes is final,
+    /// and before it asks its peers.
+    FreezeBeforeAnswer = "freeze-before-answer": "reports its yes as final without a FROZEN record",
+    /// Votes mode: a starting master presumes no abort.
+    NoPresumption = "no-presumption": "presumes abort for transactions that it does not know, without a log",
+    /// Votes mode: until its takeover is complete, a starting master uses the greatest watermark
+    /// that the replicas reported.
+    WatermarkWaitsForHandshakes = "watermark-waits-for-handshakes": "advances its watermark past a transaction that a replica may be in doubt about",
+    /// Votes mode: a replica's commits are durable before its handshake, which does not list them.
+    HandshakeAfterCommits = "handshake-after-commits": "completes the handshake with a COMMIT that can still be lost",
+    /// A replica ignores a Prepare of an epoch below the promised one. In logged mode no check can
+    /// detect that it is broken: the store is exclusive, so an earlier master has stopped.
+    EpochCheck = "epoch-check": "prepares for a master that was fenced off",
+    /// A replica serves reads only after a handshake since its start. No check can detect that it
+    /// is broken: the replica has locked its undecided keys again.
+    HandshakeBeforeServing = "handshake-before-serving": "serves reads before the first handshake",
+    /// A replica votes no on a locked key. No check can detect that it is broken: the master holds
+    /// such a Prepare back.
+    ReplicaLock = "replica-lock": "prepares a locked key",
+}
+
+impl Rule {
+    /// The current name of a rule, if `text` is an earlier one. Programs warn with it when a user
+    /// types the earlier name.
+    #[must_use]
+    pub fn renamed(text: &str) -> Option<&'static str> {
+        RENAMED.iter().find(|(old, _)| *old == text).map(|(_, new)| *new)
+    }
+
+    /// Whether the rule has any effect in a cluster of this commit mode.
+    #[must_use]
+    pub fn applies_to(self, commit: CommitMode) -> bool {
+        match self {
+            Rule::DecisionForced | Rule::NoGuessInDoubt => commit == CommitMode::Logged,
+            Rule::VetoBeforeAbort
+            | Rule::VetoForced
+            | Rule::LateYesIsVoid
+            | Rule::FreezeBeforeAnswer
+            | Rule::NoPresumption
+            | Rule::WatermarkWaitsForHandshakes
+            | Rule::HandshakeAfterCommits => commit == CommitMode::Votes,
+            _ => true,
+        }
+    }
+
+    /// Whether breaking the rule gives an equivalent system in this commit mode, because another
+    /// rule covers for it. No check can detect that then.
+    #[must_use]
+    pub fn is_equivalent(self, commit: CommitMode) -> bool {
+        match self {
+            Rule::HandshakeBeforeServing | Rule::ReplicaLock => true,
+            Rule::EpochCheck => commit == CommitMode::Logged,
+            _ => !self.applies_to(commit),
+        }
+    }
+
+    /// Checks that each of these rules has an effect in one of these modes. Breaking a rule without
+    /// effect would test nothing.
+    ///
+    /// # Errors
+    /// The first rule without effect, for the user.
+    pub fn check(rules: &[Rule], modes: &[CommitMode]) -> Result<(), String> {
+        let has_effect = |rule: &&Rule| modes.iter().any(|mode| rule.applies_to(*mode));
+        let Some(rule) = rules.iter().find(|rule| !has_effect(rule)) else { return Ok(()) };
+        let list = |modes: &[CommitMode], separator| {
+            modes.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
+        };
+        let others: Vec<_> =
+            CommitMode::ALL.into_iter().filter(|mode| rule.applies_to(*mode)).collect();
+        let (here, others) = (list(modes, " or "), list(&others, " or --commit "));
+        Err(format!("rule {rule} has no effect with commit = {here}: use --commit {others}"))
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Rule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // Records may hold an old name, so parsing accepts it silently; see `Rule::renamed`.
+        let name = Rule::renamed(text).unwrap_or(text);
+        Rule::ALL.iter().copied().find(|rule| rule.name() == name).ok_or_else(|| {
+            let names: Vec<_> = Rule::ALL.iter().map(|rule| rule.name()).collect();
+            format!("unknown rule '{text}': expected one of {}", names.join(", "))
+        })
+    }
+}
+
+/// The set of rules that are in force at a node.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(into = "Vec<String>", try_from = "Vec<String>")]
+pub struct Rules {
+    /// A bit for each rule of [`Rule::ALL`] that is broken.
+    broken: u32,
+}
+
+impl Rules {
+    /// Every rule is in force.
+    pub const ALL: Rules = Rules { broken: 0 };
+
+    /// This set without one rule.
+    #[must_use]
+    pub const fn without(self, rule: Rule) -> Rules {
+        Rules { broken: self.broken | 1 << rule as u32 }
+    }
+
+    /// Whether a rule is in force.
+    #[must_use]
+    pub const fn keep(self, rule: Rule) -> bool {
+        self.broken & (1 << rule as u32) == 0
+    }
+
+    /// The rules that are broken.
+    pub fn broken(self) -> impl Iterator<Item = Rule> {
+        Rule::ALL.iter().copied().filter(move |rule| !self.keep(*rule))
+    }
+}
+
+/// Serialised as the names of the rules that are broken.
+impl From<Rules> for Vec<String> {
+    fn from(rules: Rules) -> Self {
+        rules.broken().map(|rule| rule.name().to_owned()).collect()
+    }
+}
+
+impl TryFrom<Vec<String>> for Rules {
+    type Error = String;
+
+    fn try_from(broken: Vec<String>) -> Result<Self, String> {
+        broken.iter().try_fold(Rules::ALL, |rules, name| Ok(rules.without(name.parse()?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn earlier_names_parse_as_the_current_rule() {
+        for (old, new) in RENAMED {
+            let rule: Rule = old.parse().expect("an earlier name");
+            assert_eq!(rule.name(), new);
+            assert_eq!(Rule::renamed(old), Some(new));
+            assert_eq!(Rule::renamed(new), None, "the current name needs no warning");
+        }
+        assert!("the-bank".parse::<Rule>().unwrap_err().starts_with("unknown rule 'the-bank'"));
+    }
+}

@@ -1,0 +1,217 @@
+//! How the types of the protocol are displayed in test scripts, schedules, logs and reports. Only
+//! formatting.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::{
+    AbortReason, Body, Decision, Effect, Event, NoReason, Node, PeerKnowledge, ReadId, Record,
+    Reply, Request, TimerId, TxnId, Write,
+};
+
+impl Display for Decision {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Decision::Commit => "commit",
+            Decision::Abort => "abort",
+        })
+    }
+}
+
+impl Display for PeerKnowledge {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PeerKnowledge::Commit => "commit",
+            PeerKnowledge::Abort => "abort",
+            PeerKnowledge::Uncertain => "uncertain",
+            PeerKnowledge::Final => "final",
+        })
+    }
+}
+
+impl Display for NoReason {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            NoReason::Locked { holder } => write!(f, "locked by {holder}"),
+            NoReason::Aborted => f.write_str("aborted"),
+        }
+    }
+}
+
+impl Display for ReadId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}/{}", self.epoch, self.n, self.attempt)
+    }
+}
+
+impl Display for Write {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.value {
+            Some(value) => write!(f, "put {}={value}", self.key),
+            None => write!(f, "del {}", self.key),
+        }
+    }
+}
+
+/// A list after a prefix, or nothing for an empty list.
+struct Listed<'a, T>(&'static str, &'a [T]);
+
+impl<T: Display> Display for Listed<'_, T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (i, item) in self.1.iter().enumerate() {
+            write!(f, "{}{item}", if i == 0 { self.0 } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+/// A transaction and its outcome or its key.
+struct Pair<'a, T>(&'a (TxnId, T));
+
+impl<T: Display> Display for Pair<'_, T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0.0, self.0.1)
+    }
+}
+
+fn pairs<T: Display>(list: &[(TxnId, T)]) -> Vec<Pair<'_, T>> {
+    list.iter().map(Pair).collect()
+}
+
+impl Display for Body {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Body::Fence { member: None, .. } => f.write_str("Fence unknown store"),
+            Body::Fence { member: Some(store), .. } => write!(f, "Fence store {store}"),
+            Body::FenceOk { incarnation, in_doubt } => {
+                write!(
+                    f,
+                    "FenceOk incarnation {incarnation}{}",
+                    Listed(", in doubt: ", &pairs(in_doubt))
+                )
+            }
+            Body::Prepare { txn, write, piggybacked } => {
+                write!(f, "Prepare {txn} {write}{}", Listed(", piggybacked ", &pairs(piggybacked)))
+            }
+            Body::VoteYes { txn } => write!(f, "VoteYes {txn}"),
+            Body::VoteNo { txn, reason } => write!(f, "VoteNo {txn} ({reason})"),
+            Body::Decide { txn, decision } => write!(f, "Decide {txn} {decision}"),
+            Body::Ack { txns } => write!(f, "Ack{}", Listed(" ", txns)),
+            Body::Inquire { txn } => write!(f, "Inquire {txn}"),
+            Body::Pending { txn } => write!(f, "Pending {txn}"),
+            Body::Read { read, key, piggybacked, .. } => {
+                write!(f, "Read {read} {key}{}", Listed(", piggybacked ", &pairs(piggybacked)))
+            }
+            Body::Value { read, found: Some((version, value)) } => {
+                write!(f, "Value {read} {value} (version {version})")
+            }
+            Body::Value { read, found: None } => write!(f, "Value {read} absent"),
+            Body::Busy { read, txn } => write!(f, "Busy {read} (locked by {txn})"),
+            Body::NotServing { read } => write!(f, "NotServing {read}"),
+            Body::Heartbeat => f.write_str("Heartbeat"),
+            Body::Alive { incarnation } => write!(f, "Alive incarnation {incarnation}"),
+            Body::Stale { promised } => write!(f, "Stale, promised {promised}"),
+            Body::Veto { txn } => write!(f, "Veto {txn}"),
+            Body::PeerInquire { txn } => write!(f, "PeerInquire {txn}"),
+            Body::PeerAnswer { txn, answer } => write!(f, "PeerAnswer {txn} {answer}"),
+        }
+    }
+}
+
+impl Display for Record {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Record::Epoch { epoch, replicas } => write!(f, "EPOCH {epoch} of {replicas} replicas"),
+            Record::Member { node, store } => write!(f, "MEMBER {node} is store {store}"),
+            Record::Votes => f.write_str("VOTES decide"),
+            Record::CommitDecision { txn, key } => write!(f, "COMMIT {txn} {key}"),
+            Record::End { txn } => write!(f, "END {txn}"),
+            Record::Promise { epoch } => write!(f, "PROMISE {epoch}"),
+            Record::Incarnation { incarnation } => write!(f, "INCARNATION {incarnation}"),
+            Record::Prepare { txn, write } => write!(f, "PREPARE {txn} {write}"),
+            Record::Commit { txn } => write!(f, "COMMIT {txn}"),
+            Record::Abort { txn } => write!(f, "ABORT {txn}"),
+            Record::Refused { txn } => write!(f, "REFUSED {txn}"),
+            Record::Frozen { upto } => write!(f, "FROZEN up to {upto}"),
+            Record::Watermark { watermark } => write!(f, "WATERMARK {watermark}"),
+        }
+    }
+}
+
+impl Display for Request {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Request::Write(write) => write.fmt(f),
+            Request::Get { key, .. } => write!(f, "get {key}"),
+        }
+    }
+}
+
+impl Display for Reply {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Reply::Committed { version } => write!(f, "Ok {version}"),
+            Reply::Aborted(reason) => write!(f, "Aborted: {reason}"),
+            Reply::Value(Some((version, value))) => write!(f, "{value} (version {version})"),
+            Reply::Value(None) => f.write_str("absent"),
+            Reply::Unavailable => f.write_str("Unavailable"),
+        }
+    }
+}
+
+impl Display for AbortReason {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let nodes = |list: &[Node]| Listed("", list).to_string();
+        match self {
+            AbortReason::Conflict { holder } => write!(f, "conflict with {holder}"),
+            AbortReason::Refused { by, reason } => write!(f, "refused by {by} ({reason})"),
+            AbortReason::Unavailable { missing } if missing.is_empty() => {
+                f.write_str("the master has just started")
+            }
+            AbortReason::Unavailable { missing } => write!(f, "not live: {}", nodes(missing)),
+            AbortReason::Timeout { missing } => write!(f, "no vote from {}", nodes(missing)),
+        }
+    }
+}
+
+impl Display for TimerId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            TimerId::VoteTimeout(txn) => write!(f, "vote-timeout {txn}"),
+            TimerId::Retransmit { txn, .. } => write!(f, "retransmit {txn}"),
+            TimerId::Attempt(read) => write!(f, "attempt {read}"),
+            TimerId::Heartbeat => f.write_str("heartbeat"),
+            TimerId::InquiryTimeout(txn) => write!(f, "inquiry-timeout {txn}"),
+            TimerId::ReadWait(read) => write!(f, "read-wait {read}"),
+        }
+    }
+}
+
+impl Display for Event {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Message { from, message } => write!(f, "{from} says {}", message.body),
+            Event::Client { call, request } => write!(f, "client call {call}: {request}"),
+            Event::Persisted(lsn) => write!(f, "persisted up to {lsn}"),
+            Event::Timer(id) => write!(f, "timer {id}"),
+            Event::ReadResult { read, found: Some((version, value)) } => {
+                write!(f, "read {read} returns {value} (version {version})")
+            }
+            Event::ReadResult { read, found: None } => write!(f, "read {read} returns absent"),
+        }
+    }
+}
+
+impl Display for Effect {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Effect::Append(record) => write!(f, "append {record}"),
+            Effect::Force(lsn) => write!(f, "force up to {lsn}"),
+            Effect::Send { to, message } => write!(f, "send {to} {}", message.body),
+            Effect::Reply { call, reply } => write!(f, "reply to call {call}: {reply}"),
+            Effect::Serve { read, key } => write!(f, "serve {read} {key}"),
+            Effect::SetTimer { id, .. } => write!(f, "set timer {id}"),
+            Effect::Warn(what) => write!(f, "warn: {what}"),
+            Effect::Halt { why, .. } => write!(f, "halt: {why}"),
+        }
+    }
+}

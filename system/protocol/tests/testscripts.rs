@@ -1,0 +1,402 @@
+//! Runs the protocol's test scripts: text files with commands, and the recorded events and effects of
+//! every machine. A script determines every delivery, force and crash; nothing is random or timed.
+//!
+//! Commands, one per line; the recorded output follows `---`:
+//!
+//! ```text
+//! cluster replicas=2 [commit=votes] [break=RULE]   start a master and replicas, and complete the handshakes
+//! put KEY VALUE | del KEY | get KEY [at=N]   a client request; a get starts at the N-th live replica
+//! deliver [KIND…] [from=NODE] [to=NODE] [again]   deliver messages in flight; 'again' keeps a copy
+//! drop [KIND…] [from=NODE] [to=NODE]    lose messages in flight
+//! force NODE…                           make the records of these nodes durable
+//! write NODE…                           hand the records to the operating system, unsynced
+//! timer NODE NAME…                      a timer expires
+//! kill NODE                             SIGKILL
+//! power-loss NODE [keep=N]              lose the unsynced records, except for the first N
+//! start NODE [bootstrap] [commit=MODE]  start a stopped node on its store
+//! wipe NODE                             replace the store of a stopped node by an empty one
+//! settle                                force and deliver until nothing is in flight
+//! status NODE | store NODE | network | timers NODE
+//! ```
+//!
+//! After an intended change, run `UPDATE_GOLDENFILES=1 cargo test -p protocol --test testscripts` and
+//! review the difference.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    fmt::Write as _,
+};
+
+use goldenscript::{Command, Context};
+use protocol::{
+    Body, CommitMode, Config, Effect, Event, Facts, Key, Lsn, Machine, Message, Node, Record,
+    Request, Rules, StoreId, TimerId, Timing, Value, Version, Write,
+};
+
+test_each_file::test_each_path! { in "./system/protocol/testscripts" as scripts => run }
+
+fn run(path: &std::path::Path) {
+    goldenscript::run(&mut Cluster::default(), path).unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// A cluster in which nothing happens but by command.
+#[derive(Default)]
+struct Cluster {
+    nodes: BTreeMap<Node, Host>,
+    /// Messages in flight, in the order sent.
+    network: Vec<(Node, Node, Message)>,
+    commit: CommitMode,
+    rules: Rules,
+    replicas: u8,
+    calls: u64,
+    stores: u64,
+}
+
+/// A node: its store survives its process.
+#[derive(Default)]
+struct Host {
+    machine: Option<Machine>,
+    store: LogStore,
+    id: StoreId,
+    timers: BTreeSet<TimerId>,
+}
+
+/// A store that keeps every record. Simple rather than fast: what it holds is replayed for each read.
+#[derive(Default)]
+struct LogStore {
+    records: Vec<Record>,
+    /// The number of records that the disk has.
+    synced: usize,
+    /// The number of records that the operating system has.
+    written: usize,
+    /// The number of records from before the last crash.
+    inherited: usize,
+}
+
+impl LogStore {
+    fn append(&mut self, record: Record) {
+        self.records.push(record);
+    }
+
+    /// The last position, counted from 1 after each crash.
+    fn last(&self) -> Lsn {
+        (self.records.len() - self.inherited) as Lsn
+    }
+
+    fn is_synced(&self) -> bool {
+        self.synced == self.records.len()
+    }
+
+    fn write(&mut self) {
+        self.written = self.records.len();
+    }
+
+    fn sync(&mut self) {
+        self.synced = self.records.len();
+        self.written = self.synced;
+    }
+
+    fn kill(&mut self) {
+        self.records.truncate(self.written);
+        self.inherited = self.records.len();
+    }
+
+    /// Loses the records that are not synced, except for the first of those that are written.
+    fn power_loss(&mut self, keep: Option<usize>) {
+        let unsynced = self.written - self.synced;
+        let keep = keep.unwrap_or(unsynced);
+        assert!(keep <= unsynced, "{keep} records cannot survive: only {unsynced} are written");
+        self.records.truncate(self.synced + keep);
+        self.inherited = self.records.len();
+        self.sync();
+    }
+
+    /// What recovery sees, and the entries.
+    fn state(&self) -> (Vec<Record>, BTreeMap<Key, (Version, Value)>) {
+        let (mut facts, mut entries) = (Facts::default(), BTreeMap::new());
+        for (version, Write { key, value }) in
+            self.records.iter().filter_map(|record| facts.apply(record))
+        {
+            match value {
+                Some(value) => entries.insert(key, (version, value)),
+                None => entries.remove(&key),
+            };
+        }
+        (facts.records().cloned().collect(), entries)
+    }
+}
+
+type Output = Result<String, Box<dyn Error>>;
+
+impl goldenscript::Runner for Cluster {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _: &Context) -> Output {
+        let mut args = command.consume_args();
+        let mut pairs = BTreeMap::new();
+        while let Some((key, value)) = args.next_key() {
+            pairs.insert(key.to_owned(), value.to_owned());
+        }
+        let mut words = Vec::new();
+        while let Some(word) = args.next_pos() {
+            words.push(word.to_owned());
+        }
+        let nodes = || words.iter().map(|word| word.parse()).collect::<Result<Vec<Node>, _>>();
+        let node = || words.first().ok_or("a node is missing")?.parse::<Node>();
+        match command.name.as_str() {
+            "cluster" => self.cluster(&pairs),
+            "put" => {
+                let [key, value] = words.as_slice() else { Err("put KEY VALUE")? };
+                let value = Some(Value::from(value.as_str()));
+                Ok(self.client(Request::Write(Write { key: key.as_str().into(), value })))
+            }
+            "del" => {
+                let [key] = words.as_slice() else { Err("del KEY")? };
+                Ok(self.client(Request::Write(Write { key: key.as_str().into(), value: None })))
+            }
+            "get" => {
+                let [key] = words.as_slice() else { Err("get KEY")? };
+                let at: u64 = pairs.get("at").map_or(Ok(1), |at| at.parse())?;
+                let key = Key::from(key.as_str());
+                let deadline = std::time::Duration::from_secs(1);
+                Ok(self.client(Request::Get { key, choice: at - 1, deadline }))
+            }
+            "deliver" => {
+                let again = words.iter().any(|word| word == "again");
+                words.retain(|word| word != "again");
+                let due = self.take(&words, &pairs, again)?;
+                Ok(due
+                    .into_iter()
+                    .map(|(from, to, message)| self.receive(from, to, message))
+                    .collect())
+            }
+            "drop" => {
+                let lost = self.take(&words, &pairs, false)?;
+                Ok(lost
+                    .iter()
+                    .map(|(from, to, message)| format!("{from} to {to}: {}\n", message.body))
+                    .collect())
+            }
+            "force" => nodes()?.into_iter().map(|node| self.force(node)).collect(),
+            "write" => {
+                for node in nodes()? {
+                    self.host(node)?.store.write();
+                }
+                Ok(String::new())
+            }
+            "timer" => {
+                let name = words[1..].join(" ");
+                let node = node()?;
+                let host = self.host(node)?;
+                let id = host.timers.iter().copied().find(|id| id.to_string() == name);
+                let id = id.ok_or_else(|| format!("{node} has no timer '{name}'"))?;
+                host.timers.remove(&id);
+                Ok(self.step(node, Event::Timer(id)))
+            }
+            "kill" | "power-loss" => {
+                let host = self.host(node()?)?;
+                host.machine = None;
+                host.timers.clear();
+                if command.name == "kill" {
+                    host.store.kill();
+                } else {
+                    host.store.power_loss(pairs.get("keep").map(|n| n.parse()).transpose()?);
+                }
+                Ok(String::new())
+            }
+            "wipe" => {
+                self.stores += 1;
+                let id = StoreId(self.stores);
+                *self.host(node()?)? = Host { id, ..Host::default() };
+                Ok(String::new())
+            }
+            "start" => {
+                let bootstrap = words.iter().any(|word| word == "bootstrap");
+                let commit = pairs.get("commit").map_or(Ok(self.commit), |mode| mode.parse())?;
+                Ok(self.start(node()?, bootstrap, commit))
+            }
+            "settle" => self.settle(),
+            "status" => {
+                let machine = self.host(node()?)?.machine.as_ref().ok_or("the node is down")?;
+                let status = machine.status();
+                let mut out = format!(
+                    "epoch {}, incarnation {}, watermark {}, {}\n",
+                    status.epoch,
+                    status.incarnation,
+                    status.watermark,
+                    if status.ready { "ready" } else { "not ready" }
+                );
+                for (txn, key) in status.unsettled {
+                    writeln!(out, "unsettled: {txn} {key}")?;
+                }
+                Ok(out)
+            }
+            "store" => {
+                let (records, entries) = self.host(node()?)?.store.state();
+                let mut out = String::new();
+                for (key, (version, value)) in entries {
+                    writeln!(out, "{key} = {value} (version {version})")?;
+                }
+                for record in records {
+                    writeln!(out, "{record}")?;
+                }
+                Ok(out)
+            }
+            "network" => {
+                let line = |(from, to, message): &(Node, Node, Message)| {
+                    format!("{from} to {to}: {}\n", message.body)
+                };
+                Ok(self.network.iter().map(line).collect())
+            }
+            "timers" => {
+                let host = self.host(node()?)?;
+                Ok(host.timers.iter().map(|id| format!("{id}\n")).collect())
+            }
+            name => Err(format!("unknown command '{name}'"))?,
+        }
+    }
+}
+
+impl Cluster {
+    fn cluster(&mut self, pairs: &BTreeMap<String, String>) -> Output {
+        *self = Cluster::default();
+        self.replicas = pairs.get("replicas").map_or(Ok(2), |count| count.parse())?;
+        if let Some(commit) = pairs.get("commit") {
+            self.commit = commit.parse()?;
+        }
+        if let Some(rule) = pairs.get("break") {
+            self.rules = self.rules.without(rule.parse()?);
+        }
+        let replicas = (1..=self.replicas).map(Node::Replica);
+        for node in std::iter::once(Node::Master).chain(replicas) {
+            self.stores += 1;
+            let host = Host { id: StoreId(self.stores), ..Host::default() };
+            self.nodes.insert(node, host);
+            self.start(node, true, self.commit);
+        }
+        self.settle()?;
+        Ok(String::new())
+    }
+
+    fn host(&mut self, node: Node) -> Result<&mut Host, String> {
+        self.nodes.get_mut(&node).ok_or_else(|| format!("there is no {node}"))
+    }
+
+    fn start(&mut self, node: Node, bootstrap: bool, commit: CommitMode) -> String {
+        let host = self.nodes.get_mut(&node).expect("the caller has checked the node");
+        let timing = Timing { peer_inquiry_after: 1, watermark_batch: 2, ..Timing::default() };
+        let (rules, replicas, store) = (self.rules, self.replicas, host.id);
+        let config = Config { node, replicas, store, bootstrap, commit, rules, timing };
+        let (records, _) = host.store.state();
+        let (machine, effects) = Machine::recover(config, &records);
+        host.machine = Some(machine);
+        let mut out = format!("{node} starts\n");
+        self.perform(node, effects, &mut out);
+        out
+    }
+
+    fn client(&mut self, request: Request) -> String {
+        self.calls += 1;
+        self.step(Node::Master, Event::Client { call: self.calls, request })
+    }
+
+    fn force(&mut self, node: Node) -> Output {
+        let store = &mut self.host(node)?.store;
+        store.sync();
+        let last = store.last();
+        Ok(self.step(node, Event::Persisted(last)))
+    }
+
+    fn receive(&mut self, from: Node, to: Node, message: Message) -> String {
+        self.step(to, Event::Message { from, message })
+    }
+
+    /// Removes matching messages from the network.
+    fn take(
+        &mut self,
+        kinds: &[String],
+        pairs: &BTreeMap<String, String>,
+        keep: bool,
+    ) -> Result<Vec<(Node, Node, Message)>, String> {
+        let endpoint = |name| pairs.get(name).map(|node: &String| node.parse::<Node>()).transpose();
+        let (sender, receiver) = (endpoint("from")?, endpoint("to")?);
+        let matches = |(from, to, message): &(Node, Node, Message)| {
+            sender.is_none_or(|node| node == *from)
+                && receiver.is_none_or(|node| node == *to)
+                && (kinds.is_empty() || kinds.iter().any(|kind| kind == message.body.kind()))
+        };
+        let (taken, rest): (Vec<_>, Vec<_>) = self.network.drain(..).partition(matches);
+        self.network = rest;
+        if keep {
+            self.network.extend(taken.iter().cloned());
+        }
+        if taken.is_empty() {
+            return Err("no such message is in flight".to_owned());
+        }
+        Ok(taken)
+    }
+
+    fn settle(&mut self) -> Output {
+        let mut out = String::new();
+        for _ in 0..100 {
+            let nodes: Vec<_> = self.nodes.keys().copied().collect();
+            let mut idle = self.network.is_empty();
+            for node in nodes {
+                let host = &self.nodes[&node];
+                if host.machine.is_some() && !host.store.is_synced() {
+                    idle = false;
+                    out += &self.force(node)?;
+                }
+            }
+            if idle {
+                return Ok(out);
+            }
+            for (from, to, message) in std::mem::take(&mut self.network) {
+                out += &self.receive(from, to, message);
+            }
+        }
+        Err("the cluster does not settle")?
+    }
+
+    /// Lets a node process an event. A node that is down loses it.
+    fn step(&mut self, node: Node, event: Event) -> String {
+        let mut out = format!("{node}: {event}\n");
+        let host = self.nodes.get_mut(&node).expect("every sender and receiver is a node");
+        let Some(machine) = &mut host.machine else {
+            out.insert_str(out.len() - 1, " (is down)");
+            return out;
+        };
+        let mut effects = Vec::new();
+        machine.step(event, &mut effects);
+        self.perform(node, effects, &mut out);
+        out
+    }
+
+    fn perform(&mut self, node: Node, effects: Vec<Effect>, out: &mut String) {
+        let host = self.nodes.get_mut(&node).expect("every sender and receiver is a node");
+        for effect in effects {
+            if !matches!(effect, Effect::SetTimer { .. } | Effect::Force(_)) {
+                writeln!(out, "    {effect}").expect("writing to a string");
+            }
+            match effect {
+                Effect::Append(record) => {
+                    host.store.append(record);
+                }
+                Effect::Send { to, message } => self.network.push((node, to, message)),
+                Effect::Serve { read, key } => {
+                    let machine = host.machine.as_ref().expect("the node runs");
+                    let found = host.store.state().1.remove(&key);
+                    let message = machine.message(Body::Value { read, found });
+                    writeln!(out, "    send master {}", message.body).expect("writing to a string");
+                    self.network.push((node, Node::Master, message));
+                }
+                Effect::SetTimer { id, .. } => {
+                    host.timers.insert(id);
+                }
+                Effect::Force(_) | Effect::Reply { .. } | Effect::Warn(_) => {}
+                Effect::Halt { .. } => host.machine = None,
+            }
+        }
+    }
+}

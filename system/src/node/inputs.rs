@@ -1,0 +1,91 @@
+//! The inputs of the event loop: turns reports, messages, calls and expired timers into events.
+
+use std::sync::Arc;
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    NodeError,
+    event_loop::{EventLoop, PendingCall},
+    kv_service::Call,
+    peers::InboundBatch,
+    server::InspectRequest,
+};
+use crate::{
+    protocol::{Event, Lsn},
+    store::StoreError,
+};
+
+/// The maximum number of events in an iteration, so that effects are not delayed indefinitely.
+const ITERATION_EVENTS_MAX: usize = 1024;
+
+/// The sources of events, besides timers.
+pub(super) struct Inputs {
+    pub(super) persisted: mpsc::UnboundedReceiver<Result<Lsn, Arc<StoreError>>>,
+    pub(super) inbound: mpsc::Receiver<InboundBatch>,
+    pub(super) calls: mpsc::Receiver<Call>,
+    pub(super) inspections: mpsc::Receiver<InspectRequest>,
+}
+
+impl EventLoop<'_> {
+    /// Gathers the events that are already available, up to the maximum. Those that others wait for
+    /// come first.
+    pub(super) fn gather(&mut self, inputs: &mut Inputs) -> Result<(), NodeError> {
+        if let Ok(report) = inputs.persisted.try_recv() {
+            self.on_persisted(report, inputs)?;
+        }
+        let now = Instant::now();
+        while let Some(timer) = self.timers.take(now) {
+            self.events.push(Event::Timer(timer));
+        }
+        while self.events.len() < ITERATION_EVENTS_MAX {
+            let Ok(batch) = inputs.inbound.try_recv() else { break };
+            self.on_inbound(batch);
+        }
+        while self.events.len() < ITERATION_EVENTS_MAX {
+            let Ok(call) = inputs.calls.try_recv() else { break };
+            self.on_call(call);
+        }
+        Ok(())
+    }
+
+    /// Handles a report of the store. Of several, the last one covers the others.
+    pub(super) fn on_persisted(
+        &mut self,
+        mut report: Result<Lsn, Arc<StoreError>>,
+        inputs: &mut Inputs,
+    ) -> Result<(), NodeError> {
+        while report.is_ok()
+            && let Ok(later) = inputs.persisted.try_recv()
+        {
+            report = later;
+        }
+        let lsn = report.map_err(NodeError::Store)?;
+        self.events.push(Event::Persisted(lsn));
+        Ok(())
+    }
+
+    pub(super) fn on_inbound(&mut self, (from, messages): InboundBatch) {
+        self.events.extend(messages.into_iter().map(|message| Event::Message { from, message }));
+    }
+
+    pub(super) fn on_call(&mut self, call: Call) {
+        let Call { request, handle, meter, _permit } = call;
+        self.last_call += 1;
+        self.pending_calls.insert(self.last_call, PendingCall { handle, meter, _permit });
+        self.events.push(Event::Client { call: self.last_call, request });
+    }
+
+    /// Answers a request for inspection immediately: it does not concern the machine.
+    pub(super) fn on_inspection(&mut self, request: InspectRequest) {
+        // The caller may have disconnected.
+        match request {
+            InspectRequest::Status(reply) => {
+                let _ = reply.send(self.machine.status());
+            }
+            InspectRequest::Dump(reply) => {
+                let _ = reply.send(self.store.entries());
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Checkpoints: one transaction writes everything that the tables do not contain yet. Data that is
+//! superseded between two checkpoints never reaches the tables, and a key that is written often is
+//! written once. Knows facts, entries and rows, but not the WAL or threads.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use heed::RwTxn;
+
+use crate::{
+    RowError, Schema, StoreError, codec,
+    environment::{Environment, Table},
+    memtable::Changes,
+};
+
+/// Rows longer than this may be stored in overflow pages.
+const OVERFLOW_BYTES: usize = 1 << 10;
+
+/// Reads and writes the tables of an environment.
+pub(crate) struct Checkpointer {
+    environment: Arc<Environment>,
+    row: Vec<u8>,
+}
+
+impl Checkpointer {
+    pub(crate) fn new(environment: Arc<Environment>) -> Checkpointer {
+        Checkpointer { environment, row: Vec::new() }
+    }
+
+    /// Reads the facts in the tables.
+    pub(crate) fn load_facts<S: Schema>(&self) -> Result<S::Facts, StoreError> {
+        let environment = &self.environment;
+        let mut facts = S::Facts::default();
+        let txn = environment.read()?;
+        for row in environment.facts(&txn)? {
+            let (key, row) = row.map_err(environment.error("cannot read the records"))?;
+            let record = codec::decode_fact::<S>(key, row).map_err(|error| match error {
+                RowError::Foreign => environment.foreign_records(),
+                RowError::Invalid(why) => {
+                    let name = S::describe(key);
+                    environment.damaged(format!("record '{name}' is invalid: {why}"))
+                }
+            })?;
+            S::restore(&mut facts, record);
+        }
+        Ok(facts)
+    }
+
+    /// Checks the versions of writes against the tables.
+    ///
+    /// # Errors
+    /// A key would go back to an earlier version.
+    pub(crate) fn check_versions<S: Schema>(&self, changed: &Changes<S>) -> Result<(), StoreError> {
+        let environment = &self.environment;
+        let txn = environment.read()?;
+        for (key, (version, _)) in changed {
+            let row = environment.entries.get(&txn, key.as_ref());
+            let row = row.map_err(environment.error("cannot read"))?;
+            self.check_version_grows::<S>(*version, row.and_then(codec::version_of_entry::<S>))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the facts in the tables, writes the changed entries, and records the WAL
+    /// generation, in one durable transaction.
+    ///
+    /// # Errors
+    /// The tables cannot be written, or a key would go back to an earlier version.
+    pub(crate) fn write<S: Schema>(
+        &mut self,
+        facts: &S::Facts,
+        changed: &Changes<S>,
+        generation: u64,
+    ) -> Result<(), StoreError> {
+        let environment = self.environment.clone();
+        let mut txn = environment.write()?;
+        self.write_facts::<S>(&mut txn, facts)?;
+        self.write_entries::<S>(&mut txn, changed)?;
+        environment.set_checkpoint_generation(&mut txn, generation)?;
+        txn.commit().map_err(environment.error("cannot commit"))
+    }
+
+    /// Facts are few, so the differences are found by reading all of them.
+    fn write_facts<S: Schema>(
+        &mut self,
+        txn: &mut RwTxn<'_>,
+        facts: &S::Facts,
+    ) -> Result<(), StoreError> {
+        let environment = self.environment.clone();
+        let failed = environment.error("cannot write");
+        let key_of = |record| S::row_key(record).as_bytes().to_vec();
+        let mut new: BTreeMap<_, _> =
+            S::records(facts).map(|record| (key_of(record), record)).collect();
+        let mut gone = Vec::new();
+        for stored in environment.facts(txn)? {
+            let (key, stored) = stored.map_err(&failed)?;
+            match new.get(key) {
+                None => gone.push(key.to_vec()),
+                Some(record) => {
+                    codec::encode_fact::<S>(key, record, &mut self.row);
+                    if self.row == stored {
+                        new.remove(key);
+                    }
+                }
+            }
+        }
+        for key in gone {
+            environment.facts.delete(txn, &key).map_err(&failed)?;
+        }
+        for (key, record) in new {
+            codec::encode_fact::<S>(&key, record, &mut self.row);
+            let before = environment.facts.get(txn, &key).map_err(&failed)?.map(<[u8]>::len);
+            replace(environment.facts, txn, &key, before, &self.row).map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    fn write_entries<S: Schema>(
+        &mut self,
+        txn: &mut RwTxn<'_>,
+        changed: &Changes<S>,
+    ) -> Result<(), StoreError> {
+        let environment = self.environment.clone();
+        let failed = environment.error("cannot write");
+        let entries = environment.entries;
+        // In key order, because neighbours share a page.
+        let mut changed: Vec<_> = changed.iter().collect();
+        changed.sort_unstable_by_key(|(key, _)| *key);
+        for (key, (version, value)) in changed {
+            let before = entries.get(txn, key.as_ref()).map_err(&failed)?;
+            self.check_version_grows::<S>(*version, before.and_then(codec::version_of_entry::<S>))?;
+            let before = before.map(<[u8]>::len);
+            if let Some(value) = value {
+                codec::encode_entry::<S>(key, *version, value, &mut self.row);
+                replace(entries, txn, key.as_ref(), before, &self.row).map_err(&failed)?;
+            } else if before.is_some() {
+                entries.delete(txn, key.as_ref()).map_err(&failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that the version of a live key increases.
+    fn check_version_grows<S: Schema>(
+        &self,
+        write: S::Version,
+        current: Option<S::Version>,
+    ) -> Result<(), StoreError> {
+        match current {
+            Some(current) if current >= write => {
+                Err(self.environment.version_order(&write, &current))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Replaces a row of `before` bytes, if any.
+///
+/// LMDB leaves a row in its overflow pages, however short it becomes. So a long row that becomes
+/// shorter is deleted first.
+fn replace(
+    table: Table,
+    txn: &mut RwTxn<'_>,
+    key: &[u8],
+    before: Option<usize>,
+    row: &[u8],
+) -> heed::Result<()> {
+    if before.is_some_and(|before| before > OVERFLOW_BYTES && before > row.len()) {
+        table.delete(txn, key)?;
+    }
+    table.put(txn, key, row)
+}

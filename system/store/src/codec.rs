@@ -1,0 +1,148 @@
+//! The row format: every row value starts with a checksum, which also covers the row key. Records in
+//! the WAL are encoded in the same way, under the frame's checksum instead.
+//!
+//! | row | key | value |
+//! |---|---|---|
+//! | fact | as the schema says | CRC-32, the record's value as the schema says |
+//! | entry | the key | CRC-32, version (16 bytes), value |
+//!
+//! All numbers are big-endian. Does not know about LMDB.
+
+use crate::{RowError, Schema, Versioned};
+
+/// Encodes the row value of a fact into `row`.
+pub(crate) fn encode_fact<S: Schema>(key: &[u8], record: &S::Record, row: &mut Vec<u8>) {
+    begin(row);
+    S::encode(record, row);
+    seal(key, row);
+}
+
+/// Decodes the row of a fact.
+pub(crate) fn decode_fact<S: Schema>(key: &[u8], row: &[u8]) -> Result<S::Record, RowError> {
+    S::decode(key, open(key, row)?)
+}
+
+/// Encodes the row value of an entry into `row`.
+pub(crate) fn encode_entry<S: Schema>(
+    key: &S::Key,
+    version: S::Version,
+    value: &S::Value,
+    row: &mut Vec<u8>,
+) {
+    begin(row);
+    row.extend_from_slice(&S::version_to_bytes(version));
+    row.extend_from_slice(value.as_ref());
+    seal(key.as_ref(), row);
+}
+
+/// Decodes the row of an entry; the error says what is wrong with it.
+pub(crate) fn decode_entry<S: Schema>(
+    key: &[u8],
+    row: &[u8],
+) -> Result<Versioned<S>, &'static str> {
+    let body = open(key, row)?;
+    let (version, value) = body.split_first_chunk().ok_or("truncated")?;
+    let version = S::version_from_bytes(*version).ok_or("invalid version")?;
+    Ok((version, S::Value::from(value)))
+}
+
+/// The version in the row of an entry, without a check of the rest.
+pub(crate) fn version_of_entry<S: Schema>(row: &[u8]) -> Option<S::Version> {
+    S::version_from_bytes(row.get(4..20)?.try_into().ok()?)
+}
+
+/// Encodes the row with the WAL generation into `row`.
+pub(crate) fn encode_generation(key: &[u8], generation: u64, row: &mut Vec<u8>) {
+    begin(row);
+    row.extend_from_slice(&generation.to_be_bytes());
+    seal(key, row);
+}
+
+/// Decodes the row with the WAL generation; the error says what is wrong with it.
+pub(crate) fn decode_generation(key: &[u8], row: &[u8]) -> Result<u64, &'static str> {
+    open(key, row)?.try_into().map(u64::from_be_bytes).map_err(|_| "not a number")
+}
+
+/// Starts a row with space for its checksum.
+fn begin(row: &mut Vec<u8>) {
+    row.clear();
+    row.extend_from_slice(&[0; 4]);
+}
+
+/// Fills in the checksum.
+fn seal(key: &[u8], row: &mut [u8]) {
+    let sum = checksum(key, &row[4..]);
+    row[..4].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// The bytes after the checksum, if the checksum matches.
+fn open<'a>(key: &[u8], row: &'a [u8]) -> Result<&'a [u8], &'static str> {
+    let (sum, body) = row.split_first_chunk().ok_or("truncated")?;
+    if checksum(key, body) == u32::from_be_bytes(*sum) { Ok(body) } else { Err("wrong checksum") }
+}
+
+fn checksum(key: &[u8], body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(body);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        database::{DatabaseRecord, DatabaseSchema},
+        schema::RowKey,
+    };
+
+    type Key = <DatabaseSchema as Schema>::Key;
+
+    #[test]
+    fn facts_round_trip_and_every_flipped_bit_is_detected() {
+        let write = |key: &[u8], value: Option<&[u8]>| DatabaseRecord::Staged {
+            version: u64::MAX,
+            key: key.into(),
+            value: value.map(Into::into),
+        };
+        for record in [
+            DatabaseRecord::Next { version: 7 },
+            write(b"key", Some(b"value")),
+            write(b"key", Some(b"")),
+            write(b"key", None),
+            DatabaseRecord::Applied { version: u64::MAX },
+        ] {
+            let (key, mut row): (RowKey, _) = (DatabaseSchema::row_key(&record), Vec::new());
+            encode_fact::<DatabaseSchema>(key.as_bytes(), &record, &mut row);
+            let decode = decode_fact::<DatabaseSchema>;
+            assert_eq!(decode(key.as_bytes(), &row), Ok(record));
+
+            let mut both = [key.as_bytes(), &row].concat();
+            for bit in 0..both.len() * 8 {
+                both[bit / 8] ^= 1 << (bit % 8);
+                let (key, row) = both.split_at(key.as_bytes().len());
+                assert!(decode(key, row).is_err(), "bit {bit} of {both:?}");
+                both[bit / 8] ^= 1 << (bit % 8);
+            }
+            for len in 0..row.len() {
+                assert!(decode(key.as_bytes(), &row[..len]).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn entries_round_trip_and_every_flipped_bit_is_detected() {
+        let (key, version, value) = (Key::from(&b"key"[..]), 44, Key::from(&b"value"[..]));
+        let mut row = Vec::new();
+        encode_entry::<DatabaseSchema>(&key, version, &value, &mut row);
+        let decode = decode_entry::<DatabaseSchema>;
+        assert_eq!(decode(&key, &row), Ok((version, value)));
+        assert_eq!(version_of_entry::<DatabaseSchema>(&row), Some(version));
+        assert!(decode(b"kez", &row).is_err());
+        for bit in 0..row.len() * 8 {
+            row[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&key, &row).is_err(), "bit {bit}");
+            row[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The store on disk. Records are appended and visible to reads immediately. A
+//! writer thread makes them durable in groups: in the WAL first, and in the LMDB tables when the
+//! WAL is full. One owner appends and reads. Does not know the purpose of the records.
+
+use std::{
+    fmt,
+    iter::Peekable,
+    path::Path,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+    vec,
+};
+
+use heed::{RoTxn, WithoutTls};
+
+use crate::{
+    Limits, Lsn, Observer, OnPersisted, Schema, StoreError, StoreId, Versioned,
+    checkpoint::Checkpointer,
+    codec,
+    environment::Environment,
+    memtable::Change,
+    writer::{Shared, Writer},
+};
+
+/// How to open a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Create the store if its directory is missing or empty. Default false: that is an error.
+    pub create: bool,
+    /// Lock the directory, so that no other process opens the store. Default true. Tests set it to
+    /// false to show what goes wrong; the store is then opened without its WAL.
+    pub exclusive: bool,
+    /// The maximum size of the database, in bytes. It reserves address space, not disk space.
+    /// Default 16 GiB.
+    pub map_bytes: u64,
+    /// Records that are not forced become durable after this time. Default 10 ms.
+    pub flush_interval: Duration,
+    /// The size of the write-ahead log, in bytes. When it is full, the newest state is checkpointed
+    /// to the tables. With 0, and for a group that does not fit, every group is written to the
+    /// tables directly. Not used without the directory's lock. Default 16 MiB.
+    pub wal_bytes: u64,
+    /// The size limits of keys and values. Callers of `append` must check them.
+    pub limits: Limits,
+    /// What a commit waits for. Default all syncs.
+    pub sync_mode: SyncMode,
+}
+
+/// Which syncs a commit waits for. Every mode but [`SyncMode::All`] loses acknowledged records when
+/// power is lost. They exist to show that a test detects the loss; no program of the store offers
+/// them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum SyncMode {
+    /// The frame of the WAL. For a checkpoint: the pages, and then the meta page that makes them
+    /// current.
+    #[default]
+    All,
+    /// All except the meta page, which is synced by the next checkpoint (LMDB's `NOMETASYNC`).
+    NoMeta,
+    /// Nothing (LMDB's `NOSYNC`).
+    None,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions {
+            create: false,
+            exclusive: true,
+            map_bytes: 16 << 30,
+            flush_interval: Duration::from_millis(10),
+            wal_bytes: 16 << 20,
+            limits: Limits::default(),
+            sync_mode: SyncMode::All,
+        }
+    }
+}
+
+/// An opened store and its recovered records.
+#[derive(Debug)]
+pub struct Opened<S: Schema> {
+    /// The store.
+    pub store: Store<S>,
+    /// The identity of its directory.
+    pub id: StoreId,
+    /// The facts, in canonical order, for the application's recovery.
+    pub records: Vec<S::Record>,
+}
+
+/// The records and the key/value data of an application, on disk.
+///
+/// Dropping it closes it.
+pub struct Store<S: Schema> {
+    environment: Arc<Environment>,
+    shared: Arc<Shared<S>>,
+    last: Lsn,
+    limits: Limits,
+    writer: Option<JoinHandle<()>>,
+}
+
+impl<S: Schema> Store<S> {
+    /// Opens the store of a directory. `persisted` is called when records become durable.
+    ///
+    /// # Errors
+    /// The directory holds no usable store: see [`StoreError`].
+    pub fn open(
+        dir: &Path,
+        options: StoreOptions,
+        persisted: OnPersisted,
+    ) -> Result<Opened<S>, StoreError> {
+        Store::open_observed(dir, options, persisted, None)
+    }
+
+    /// Opens the store of a directory, with an observer of its writer.
+    ///
+    /// # Errors
+    /// As for [`Store::open`].
+    pub fn open_observed(
+        dir: &Path,
+        options: StoreOptions,
+        persisted: OnPersisted,
+        observer: Option<Box<dyn Observer<S::Record>>>,
+    ) -> Result<Opened<S>, StoreError> {
+        let (environment, mut wal, logged) = Environment::open::<S>(dir, &options)?;
+        let environment = Arc::new(environment);
+        let checkpointer = Checkpointer::new(environment.clone());
+        let shared = Arc::new(Shared::new(checkpointer.load_facts::<S>()?, &logged));
+        shared.check_versions(&environment)?;
+        checkpointer.check_versions::<S>(&shared.changes())?;
+        wal.resize(options.wal_bytes)?;
+        let records = shared.facts();
+        let writer = Writer {
+            environment: environment.clone(),
+            wal,
+            checkpointer,
+            sync_mode: options.sync_mode,
+            shared: shared.clone(),
+            flush_interval: options.flush_interval,
+            observer,
+            persisted,
+        };
+        let writer = thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(|| writer.run())
+            .map_err(|source| {
+                let doing = "cannot start the writer thread";
+                StoreError::Io { path: dir.to_owned(), doing, source }
+            })?;
+        let id = environment.id;
+        let store =
+            Store { environment, shared, last: 0, limits: options.limits, writer: Some(writer) };
+        Ok(Opened { store, id, records })
+    }
+
+    /// The size limits of keys and values.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Appends a record and returns its position, counted from 1 since the store was opened. Reads
+    /// see it immediately. It becomes durable with the next force, or after the flush interval.
+    ///
+    /// Never fails: once writing has failed, appended records are never reported as persisted.
+    ///
+    /// # Panics
+    /// As [`Schema::apply`].
+    pub fn append(&mut self, record: S::Record) -> Lsn {
+        self.last = self.shared.append(record);
+        self.last
+    }
+
+    /// Requests that every record up to this one become durable as soon as possible. Returns
+    /// immediately. `persisted` is called when it is done or has failed, but not again for records
+    /// that are already durable.
+    pub fn force(&mut self, up_to: Lsn) {
+        self.shared.force(up_to);
+    }
+
+    /// The position of the last appended record, or 0.
+    #[must_use]
+    pub fn last(&self) -> Lsn {
+        self.last
+    }
+
+    /// A live key's version and value after every record appended so far. Does not wait for a
+    /// commit in progress.
+    ///
+    /// # Errors
+    /// The entry is damaged or cannot be read, or an earlier write failed.
+    pub fn get(&self, key: &S::Key) -> Result<Option<Versioned<S>>, StoreError> {
+        self.shared.check()?;
+        if let Some((version, value)) = self.shared.changed(key) {
+            return Ok(value.map(|value| (version, value)));
+        }
+        let txn = self.environment.read()?;
+        let row = self.environment.entries.get(&txn, key.as_ref());
+        match row.map_err(self.environment.error("cannot read"))? {
+            Some(row) => entry::<S>(&self.environment, key.as_ref(), row).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Every live key with its version and value in key order, after every record appended so far;
+    /// later records are not seen. While the iterator lives, the database cannot reuse the space of
+    /// overwritten entries.
+    ///
+    /// # Errors
+    /// The store cannot be read, or an earlier write failed.
+    pub fn entries(&self) -> Result<Entries<S>, StoreError> {
+        self.shared.check()?;
+        let mut changed: Vec<_> = self.shared.changes().into_iter().collect();
+        changed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        let changed = changed.into_iter().peekable();
+        // Start the read transaction after copying the changes: an entry that is checkpointed in
+        // between is then found twice, rather than not at all.
+        let txn = self.environment.read_static()?;
+        let environment = self.environment.clone();
+        Ok(Entries { txn, environment, changed, last: None, stored: None, done: false })
+    }
+
+    /// Makes every record durable and closes the store.
+    ///
+    /// # Errors
+    /// Not every record has become durable.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.end();
+        self.shared.check()
+    }
+
+    fn end(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            self.shared.close();
+            // The writer catches its own panics.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl<S: Schema> Drop for Store<S> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl<S: Schema> fmt::Debug for Store<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store")
+            .field("dir", &self.environment.dir())
+            .field("id", &self.environment.id)
+            .field("last", &self.last)
+            .field("durable", &self.shared.durable())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Every live key of a [`Store`] at one moment, with its version and value.
+pub struct Entries<S: Schema> {
+    /// Declared before the environment, so that it is dropped first.
+    txn: RoTxn<'static, WithoutTls>,
+    environment: Arc<Environment>,
+    /// The changes that the database may not contain.
+    changed: Peekable<vec::IntoIter<(S::Key, Change<S>)>>,
+    /// The last key read from the database.
+    last: Option<S::Key>,
+    /// The next entry of the database, not returned yet.
+    stored: Option<(S::Key, S::Version, S::Value)>,
+    /// The database is exhausted or has failed.
+    done: bool,
+}
+
+impl<S: Schema> Entries<S> {
+    /// Reads the next entry of the database.
+    fn advance(&mut self) -> Result<(), StoreError> {
+        let entries = &self.environment.entries;
+        let next = match &self.last {
+            Some(last) => entries.get_greater_than(&self.txn, last.as_ref()),
+            None => entries.first(&self.txn),
+        };
+        self.stored = match next.map_err(self.environment.error("cannot read"))? {
+            Some((key, row)) => {
+                let (version, value) = entry::<S>(&self.environment, key, row)?;
+                let key = S::Key::from(key);
+                self.last = Some(key.clone());
+                Some((key, version, value))
+            }
+            None => {
+                self.done = true;
+                None
+            }
+        };
+        Ok(())
+    }
+}
+
+impl<S: Schema> Iterator for Entries<S> {
+    type Item = Result<(S::Key, S::Version, S::Value), StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if self.stored.is_none()
+                && !self.done
+                && let Err(error) = self.advance()
+            {
+                self.done = true;
+                self.changed = Vec::new().into_iter().peekable();
+                return Some(Err(error));
+            }
+            // If both have a key, the database has an earlier write of it, or the same.
+            let changed = match (&self.stored, self.changed.peek()) {
+                (None, None) => return None,
+                (Some(_), None) => false,
+                (None, Some(_)) => true,
+                (Some((stored, ..)), Some((changed, _))) => changed <= stored,
+            };
+            if !changed {
+                return self.stored.take().map(Ok);
+            }
+            if let Some((key, (version, value))) = self.changed.next() {
+                self.stored.take_if(|(stored, ..)| *stored == key);
+                if let Some(value) = value {
+                    return Some(Ok((key, version, value)));
+                }
+            }
+        }
+    }
+}
+
+/// Decodes the row of an entry.
+fn entry<S: Schema>(
+    environment: &Environment,
+    key: &[u8],
+    row: &[u8],
+) -> Result<Versioned<S>, StoreError> {
+    codec::decode_entry::<S>(key, row).map_err(|why| {
+        let name = key.escape_ascii();
+        environment.damaged(format!("the entry of key '{name}' is invalid: {why}"))
+    })
+}
