@@ -210,13 +210,13 @@ impl BlockingArgs {
 
 /// How long locks were held that were in doubt when the master was killed.
 fn measure(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
-    let (absences, locks) = report_twopc::locks(run);
+    let (intervals, locks) = report_twopc::locks(run);
     args.points()
         .into_iter()
         .map(|point| {
-            let of_it = absences
-                .iter()
-                .filter(|absence| absence.action == "kill" && absence.at.as_ref() == Some(&point));
+            let kills = intervals.iter().filter(|interval| {
+                interval.action == "kill" && interval.at.as_ref() == Some(&point)
+            });
             let mut row = Row {
                 point: point.clone(),
                 peers,
@@ -226,9 +226,9 @@ fn measure(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
                 freed_ms: Vec::new(),
                 blocked_ms: Vec::new(),
             };
-            for absence in of_it {
+            for kill in kills {
                 row.times += 1;
-                let [from, to] = [absence.from, absence.to].map(u64::cast_signed);
+                let [from, to] = [kill.from, kill.to].map(u64::cast_signed);
                 let held = locks.iter().filter(|lock| {
                     lock.node != Node::Master
                         && lock.in_doubt_from.is_some_and(|since| since <= from)

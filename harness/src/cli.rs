@@ -122,15 +122,15 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Role {
     /// The master.
-    Master(MutableNodeArgs<MasterArgs>),
+    Master(BuiltInNode<MasterArgs>),
     /// A replica.
-    Replica(MutableNodeArgs<ReplicaArgs>),
+    Replica(BuiltInNode<ReplicaArgs>),
 }
 
 /// The arguments of a node that is built into the harness: those of the system's program, and
 /// mutations that the program does not offer.
 #[derive(Debug, Args)]
-struct MutableNodeArgs<T: Args> {
+struct BuiltInNode<T: Args> {
     #[command(flatten)]
     node: T,
     /// Skip syncs of the store.
@@ -138,7 +138,7 @@ struct MutableNodeArgs<T: Args> {
     without: Vec<Mutation>,
 }
 
-impl<T: Args> MutableNodeArgs<T> {
+impl<T: Args> BuiltInNode<T> {
     fn sync_mode(&self) -> SyncMode {
         let skipped = self.without.iter().find_map(|mutation| match mutation {
             Mutation::SyncMode(mode) => Some(*mode),
@@ -293,5 +293,17 @@ fn serve_runs(args: &ServeArgs) -> Result<Exit, Failure> {
         Ok(()) => Ok(Exit::Valid),
         Err(ServeFailure::Server(error)) => Err(Failure::harness(error)),
         Err(ServeFailure::Argument(error)) => Err(Failure::arguments(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn every_command_is_well_formed() {
+        Cli::command().debug_assert();
     }
 }

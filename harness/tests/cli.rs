@@ -62,10 +62,10 @@ fn bad_arguments_end_with_254_and_a_reason() {
         (vec!["inspect", empty], "test.json"),
     ] {
         let output = harness(&arguments);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(254), "{arguments:?}: {said}");
-        assert!(said.contains(reason), "{arguments:?}: {said}");
-        assert!(!said.contains("panicked"), "{arguments:?}: {said}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(254), "{arguments:?}: {text}");
+        assert!(text.contains(reason), "{arguments:?}: {text}");
+        assert!(!text.contains("panicked"), "{arguments:?}: {text}");
     }
 }
 
@@ -73,14 +73,14 @@ fn bad_arguments_end_with_254_and_a_reason() {
 fn old_names_are_accepted_with_a_warning() {
     // The run itself is refused, because two of the options make no sense together.
     let output = harness(&["--faults", "twin-master", "--part", "1/2", "--timing", "vote=900"]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(254), "{said}");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(254), "{text}");
     for (old, new) in
         [("twin-master", "second-master"), ("--part", "--shard"), ("vote", "vote_timeout_ms")]
     {
-        assert!(said.contains(&format!("'{old}' is now called '{new}'")), "{said}");
+        assert!(text.contains(&format!("'{old}' is now called '{new}'")), "{text}");
     }
-    assert!(said.contains("only the crash matrix has shards"), "{said}");
+    assert!(text.contains("only the crash matrix has shards"), "{text}");
 }
 
 #[test]
@@ -99,27 +99,27 @@ fn the_help_describes_every_fault() {
 
 #[test]
 fn a_run_is_inspected() {
-    let place = tempfile::tempdir().expect("a directory for the test");
+    let directory = tempfile::tempdir().expect("a directory for the test");
     let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../histories/golden");
-    copy(&kept.join("checks/linearizability-invalid"), place.path());
-    let path = place.path().to_str().expect("a name in UTF-8");
-    let say = |arguments: &[&str]| {
+    copy(&kept.join("checks/linearizability-invalid"), directory.path());
+    let path = directory.path().to_str().expect("a name in UTF-8");
+    let inspect = |arguments: &[&str]| {
         let output = harness(arguments);
-        let said = String::from_utf8(output.stdout).expect("text");
-        assert!(!said.contains('\u{1b}'), "colours without a terminal: {said}");
-        (output.status.code(), said)
+        let text = String::from_utf8(output.stdout).expect("text");
+        assert!(!text.contains('\u{1b}'), "colours without a terminal: {text}");
+        (output.status.code(), text)
     };
-    let (status, said) = say(&["inspect", path]);
-    assert_eq!(status, Some(2), "{said}");
-    assert!(said.contains("not checked yet"), "{said}");
+    let (status, text) = inspect(&["inspect", path]);
+    assert_eq!(status, Some(2), "{text}");
+    assert!(text.contains("not checked yet"), "{text}");
 
-    let (status, said) = say(&["check", path]);
-    assert_eq!(status, Some(1), "{said}");
+    let (status, text) = inspect(&["check", path]);
+    assert_eq!(status, Some(1), "{text}");
     for file in ["report.html", "latency.svg", "quantiles.svg", "rate.svg", "in-doubt.svg"] {
-        assert!(place.path().join(file).exists(), "{file}");
+        assert!(directory.path().join(file).exists(), "{file}");
     }
-    let (status, said) = say(&["inspect", path]);
-    assert_eq!(status, Some(1), "{said}");
+    let (status, text) = inspect(&["inspect", path]);
+    assert_eq!(status, Some(1), "{text}");
     for part in [
         "The history of k1 is not linearizable",
         "├",
@@ -127,18 +127,18 @@ fn a_run_is_inspected() {
         "Operations: 8",
         "linearizability  invalid",
     ] {
-        assert!(said.contains(part), "{part}\n{said}");
+        assert!(text.contains(part), "{part}\n{text}");
     }
-    let (_, all) = say(&["inspect", path, "--json"]);
+    let (_, all) = inspect(&["inspect", path, "--json"]);
     let all: serde_json::Value = serde_json::from_str(&all).expect("JSON");
     assert_eq!(all["verdict"], "invalid");
     assert_eq!(all["counterexamples"][0]["key"], "k1");
     let count = |more: &[&str]| {
-        let (_, told) = say(&[&["inspect", path, "--json"], more].concat());
-        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
-        told["operations"].as_array().map(Vec::len)
+        let (_, text) = inspect(&[&["inspect", path, "--json"], more].concat());
+        let text: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        text["operations"].as_array().map(Vec::len)
     };
-    assert_eq!(count(&[]), None, "only where some are asked for");
+    assert_eq!(count(&[]), None, "operations are listed only on request");
     let total = all["operations_total"].as_u64().and_then(|n| usize::try_from(n).ok());
     assert_eq!(count(&["--from", "0s"]), total);
     assert_eq!(count(&["--to", "0s", "--from", "0s"]).map(|n| n < total.unwrap_or(0)), Some(true));
@@ -149,77 +149,76 @@ fn a_run_is_inspected() {
     assert_eq!(harness(&["inspect", path, "--from", "soon"]).status.code(), Some(254));
 }
 
-/// Runs a command whose output goes into a file.
+/// Runs a command and writes its standard output to a file.
 fn into_file(arguments: &[&str], path: &Path) {
     let output = harness(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     fs::write(path, output.stdout).expect("the disk has room");
 }
 
-/// A command's exit status, and what it said.
-fn said(arguments: &[&str]) -> (Option<i32>, String) {
+/// Runs a command. Returns its exit status and its output.
+fn output_of(arguments: &[&str]) -> (Option<i32>, String) {
     let output = harness(arguments);
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
 #[test]
-fn histories_in_files_are_judged_certified_and_exported() {
+fn histories_in_files_are_checked_certified_and_exported() {
     let directory = tempfile::tempdir().expect("a directory for the test");
     let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
-    let [good, bad, edn, text, certificate] =
+    let [good, bad, edn, porcupine, certificate] =
         ["good.jsonl", "bad.jsonl", "good.edn", "bad.txt", "certificate"].map(path);
     let generate = ["generate", "--ops", "3000", "--keys", "3", "--seed", "4"];
     into_file(&generate, Path::new(&good));
     into_file(&[&generate[..], &["--violate", "lost-write"]].concat(), Path::new(&bad));
     into_file(&["export", &good, "--format", "edn"], Path::new(&edn));
-    into_file(&["export", &bad, "--format", "porcupine"], Path::new(&text));
+    into_file(&["export", &bad, "--format", "porcupine"], Path::new(&porcupine));
 
-    // Many at once: a line each, and a total.
-    let (status, told) = said(&["check", &good, &bad, &edn, &text]);
-    assert_eq!(status, Some(1), "{told}");
+    // Several files: one line each, and a total.
+    let (status, text) = output_of(&["check", &good, &bad, &edn, &porcupine]);
+    assert_eq!(status, Some(1), "{text}");
     for part in [
         format!("valid: {good}: 3000 operations on 3 keys"),
         format!("invalid: {bad}: "),
         format!("valid: {edn}: "),
-        format!("invalid: {text}: "),
+        format!("invalid: {porcupine}: "),
         "k0 is not linearizable: ".to_owned(),
         "4 files: 2 valid, 2 invalid, 0 unknown".to_owned(),
     ] {
-        assert!(told.contains(&part), "{part}\n{told}");
+        assert!(text.contains(&part), "{part}\n{text}");
     }
-    let (status, told) = said(&["check", "--json", &bad]);
-    let report: serde_json::Value = serde_json::from_str(&told).expect("one JSON object");
+    let (status, text) = output_of(&["check", "--json", &bad]);
+    let report: serde_json::Value = serde_json::from_str(&text).expect("one JSON object");
     assert_eq!(
         (status, &report["verdict"], &report["format"]),
         (Some(1), &"invalid".into(), &"jsonl".into())
     );
 
-    // What it is can be said, and is then not guessed.
-    assert_eq!(said(&["check", &edn, "--format", "edn", "--spec", "register"]).0, Some(0));
-    let (status, told) = said(&["check", &edn, "--format", "jsonl"]);
-    assert_eq!((status, told.contains("good.edn:1:")), (Some(254), true), "{told}");
-    // No time, no answer; tier 1 needs none, so another object is asked for.
+    // The format can be given, and is then not detected.
+    assert_eq!(output_of(&["check", &edn, "--format", "edn", "--spec", "register"]).0, Some(0));
+    let (status, text) = output_of(&["check", &edn, "--format", "jsonl"]);
+    assert_eq!((status, text.contains("good.edn:1:")), (Some(254), true), "{text}");
+    // Without time there is no verdict. Registers need no search, so the history is of another object.
     fs::write(path("append"), APPENDS).expect("the disk has room");
-    assert_eq!(said(&["check", &path("append")]).0, Some(0));
-    let (status, told) = said(&["check", &path("append"), "--timeout", "0"]);
-    assert_eq!((status, told.contains("no verdict within 0ns")), (Some(2), true), "{told}");
-    let (status, told) = said(&["check", &path("append"), "--spec", "register"]);
+    assert_eq!(output_of(&["check", &path("append")]).0, Some(0));
+    let (status, text) = output_of(&["check", &path("append"), "--timeout", "0"]);
+    assert_eq!((status, text.contains("no verdict within 0ns")), (Some(2), true), "{text}");
+    let (status, text) = output_of(&["check", &path("append"), "--spec", "register"]);
     assert_eq!(
-        (status, told.contains("append:1:1: a register has no append")),
+        (status, text.contains("append:1:1: a register has no append")),
         (Some(254), true),
-        "{told}"
+        "{text}"
     );
 
-    // A certificate stands by itself, and only for its own history.
-    let (status, told) = said(&["check", &good, "--certify", &certificate]);
-    assert_eq!((status, told.contains("3 of 3 keys certified")), (Some(0), true), "{told}");
-    let (status, told) = said(&["verify", &good, &certificate]);
-    assert_eq!((status, told.starts_with("valid: ")), (Some(0), true), "{told}");
-    let (status, told) = said(&["verify", &bad, &certificate]);
-    assert_eq!((status, told.starts_with("invalid: ")), (Some(1), true), "{told}");
-    // Two operations of the order change places: whichever they are, something is wrong then, or
-    // the verifier would be none.
+    // A certificate is valid by itself, and only for its own history.
+    let (status, text) = output_of(&["check", &good, "--certify", &certificate]);
+    assert_eq!((status, text.contains("3 of 3 keys certified")), (Some(0), true), "{text}");
+    let (status, text) = output_of(&["verify", &good, &certificate]);
+    assert_eq!((status, text.starts_with("valid: ")), (Some(0), true), "{text}");
+    let (status, text) = output_of(&["verify", &bad, &certificate]);
+    assert_eq!((status, text.starts_with("invalid: ")), (Some(1), true), "{text}");
+    // With two operations of the order exchanged, the verifier must reject the certificate.
     let lines = fs::read_to_string(&certificate).expect("it was just written");
     let mut line: serde_json::Value =
         serde_json::from_str(lines.lines().next().expect("a key")).expect("JSON");
@@ -228,11 +227,11 @@ fn histories_in_files_are_judged_certified_and_exported() {
     order.swap(0, last);
     let rest: String = lines.lines().skip(1).map(|line| format!("{line}\n")).collect();
     fs::write(&certificate, format!("{line}\n{rest}")).expect("the disk has room");
-    let (status, told) = said(&["verify", &good, &certificate]);
-    assert_eq!((status, told.starts_with("invalid: ")), (Some(1), true), "{told}");
+    let (status, text) = output_of(&["verify", &good, &certificate]);
+    assert_eq!((status, text.starts_with("invalid: ")), (Some(1), true), "{text}");
     fs::write(&certificate, "{\"key\":3}\n").expect("the disk has room");
-    let (status, told) = said(&["verify", &good, &certificate]);
-    assert_eq!((status, told.contains("certificate:1:8: ")), (Some(254), true), "{told}");
+    let (status, text) = output_of(&["verify", &good, &certificate]);
+    assert_eq!((status, text.contains("certificate:1:8: ")), (Some(254), true), "{text}");
 }
 
 const APPENDS: &str = r#"{:process 8, :type :invoke, :f :append, :key "0", :value "x 8 0 y"}

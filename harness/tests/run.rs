@@ -54,12 +54,12 @@ impl Workspace {
     /// Makes a run. Returns its exit status and its output.
     fn run(&self, arguments: &str) -> (Option<i32>, String) {
         let output = self.command(arguments).output().expect("the harness starts");
-        let said = format!(
+        let text = format!(
             "harness {arguments}\n{}{}",
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
-        (output.status.code(), said)
+        (output.status.code(), text)
     }
 
     fn start(&self, arguments: &str) -> Started {
@@ -199,12 +199,12 @@ fn every_fault_alone_and_all_together_are_valid() {
             _ => 5,
         };
         let done = if faults == "all" && !disks() { "all-but-power-loss" } else { faults };
-        let (status, said) =
+        let (status, text) =
             workspace.run(&format!("--faults {faults} --time-limit {seconds}s --seed 11"));
-        assert_eq!(status, Some(0), "{said}");
-        let last = said.lines().rfind(|line| line.starts_with("valid: "));
-        assert!(last.is_some_and(|line| line.contains("twopc-")), "{said}");
-        assert_eq!(workspace.left(), 0, "{said}");
+        assert_eq!(status, Some(0), "{text}");
+        let last = text.lines().rfind(|line| line.starts_with("valid: "));
+        assert!(last.is_some_and(|line| line.contains("twopc-")), "{text}");
+        assert_eq!(workspace.left(), 0, "{text}");
 
         let run = workspace.latest();
         let test = json(&run.join("test.json"));
@@ -245,17 +245,17 @@ fn a_killed_harness_leaves_no_process_and_a_readable_history() {
         let run = workspace.latest();
         let mut check = Command::new(env!("CARGO_BIN_EXE_harness"));
         let output = check.arg("check").arg(&run).output().expect("it starts");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
         // The end is missing, so some checks are unknown, but none is invalid.
-        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(
-            said.lines().any(|line| line.contains("linearizability") && line.contains("valid"))
+            text.lines().any(|line| line.contains("linearizability") && line.contains("valid"))
         );
 
         // The killed harness could not clean up. The next run does.
         assert_eq!(workspace.left(), 1);
-        let (status, said) = workspace.run("--time-limit 1s");
-        assert_eq!(status, Some(0), "{said}");
+        let (status, text) = workspace.run("--time-limit 1s");
+        assert_eq!(status, Some(0), "{text}");
         assert_eq!(workspace.left(), 0);
     }
 }
@@ -287,10 +287,10 @@ fn ctrl_c_ends_a_run_in_order() {
 fn a_fault_that_cannot_happen_makes_the_run_vacuous() {
     let workspace = Workspace::new();
     // Without writes there is no window of uncertainty.
-    let (status, said) =
+    let (status, text) =
         workspace.run("--faults master-uncertainty --mix get=1 --time-limit 2s --seed 5");
-    assert_eq!(status, Some(2), "{said}");
-    assert!(said.contains("never injected"), "{said}");
+    assert_eq!(status, Some(2), "{text}");
+    assert!(text.contains("never injected"), "{text}");
 
     let mut inspect = Command::new(env!("CARGO_BIN_EXE_harness"));
     let output = inspect.arg("inspect").arg(workspace.latest()).output().expect("it starts");
@@ -305,11 +305,11 @@ fn a_fault_that_cannot_happen_makes_the_run_vacuous() {
 #[test]
 fn many_runs_print_a_line_each() {
     let workspace = Workspace::new();
-    let (status, said) = workspace.run("--time-limit 1s --test-count 3 --seed 6");
-    assert_eq!(status, Some(0), "{said}");
-    let runs: Vec<_> = said.lines().filter(|line| line.starts_with("run ")).collect();
-    assert_eq!(runs.len(), 3, "{said}");
-    assert!(runs[0].starts_with("run 1 of 3: valid, seed 6, "), "{said}");
+    let (status, text) = workspace.run("--time-limit 1s --test-count 3 --seed 6");
+    assert_eq!(status, Some(0), "{text}");
+    let runs: Vec<_> = text.lines().filter(|line| line.starts_with("run ")).collect();
+    assert_eq!(runs.len(), 3, "{text}");
+    assert!(runs[0].starts_with("run 1 of 3: valid, seed 6, "), "{text}");
     let count = fs::read_dir(workspace.store.path().join("twopc-none")).expect("runs").count();
     assert_eq!(count, 4, "three runs and the link to the last");
 }
@@ -335,11 +335,11 @@ fn broken_rules_are_detected() {
             let workspace = Workspace::new();
             let arguments =
                 format!("--break {rule} --faults {faults} --time-limit {seconds}s --seed {seed}");
-            let (status, said) = workspace.run(&arguments);
+            let (status, text) = workspace.run(&arguments);
             // On a busy machine a short run may end before every fault was injected.
-            assert!(matches!(status, Some(0..=2)), "{said}");
-            let last = said.lines().rfind(|line| line.starts_with("invalid: "));
-            assert_eq!(status == Some(1), last.is_some_and(|line| line.contains(rule)), "{said}");
+            assert!(matches!(status, Some(0..=2)), "{text}");
+            let last = text.lines().rfind(|line| line.starts_with("invalid: "));
+            assert_eq!(status == Some(1), last.is_some_and(|line| line.contains(rule)), "{text}");
             status == Some(1)
         });
         assert!(detected, "{rule} was not detected");
@@ -361,9 +361,9 @@ fn a_missing_sync_is_detected_by_a_power_loss_and_not_by_a_kill() {
         let detected = (3..8).any(|seed| {
             let workspace = Workspace::new();
             let limits = format!("--time-limit {seconds}s --seed {seed}");
-            let (status, said) =
+            let (status, text) =
                 workspace.run(&format!("--break {broken} --faults power-loss {limits}"));
-            assert!(matches!(status, Some(0..=2)), "{said}");
+            assert!(matches!(status, Some(0..=2)), "{text}");
             status == Some(1)
         });
         assert!(detected, "{broken} was not detected");
@@ -372,8 +372,8 @@ fn a_missing_sync_is_detected_by_a_power_loss_and_not_by_a_kill() {
         let workspace = Workspace::new();
         let faults = "kill-master,kill-replica";
         let run = format!("--break {broken} --faults {faults} --time-limit 8s --seed 3");
-        let (status, said) = workspace.run(&run);
-        assert_eq!(status, Some(0), "{said}");
+        let (status, text) = workspace.run(&run);
+        assert_eq!(status, Some(0), "{text}");
     }
 }
 
@@ -383,12 +383,12 @@ fn power_loss_without_permission_to_mount_is_one_line_of_error() {
     let mut command = workspace.command("--faults power-loss --time-limit 1s");
     as_nobody(&mut command, &workspace);
     let output = command.output().expect("the harness starts");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(254), "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(254), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
     assert!(
-        said.contains("/dev/fuse") && said.contains("every other fault works without it"),
-        "{said}"
+        text.contains("/dev/fuse") && text.contains("every other fault works without it"),
+        "{text}"
     );
 }
 
@@ -398,17 +398,17 @@ fn all_leaves_out_power_loss_where_it_is_impossible() {
     let mut command = workspace.command("--faults all --time-limit 12s --seed 12");
     as_nobody(&mut command, &workspace);
     let output = command.output().expect("the harness starts");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(0), "{said}");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
     let warnings: Vec<_> =
-        said.lines().filter(|line| line.contains("without power-loss")).collect();
-    assert!(matches!(warnings[..], [line] if line.contains("/dev/fuse")), "{said}");
+        text.lines().filter(|line| line.contains("without power-loss")).collect();
+    assert!(matches!(warnings[..], [line] if line.contains("/dev/fuse")), "{text}");
     let run = workspace.latest();
     let command = json(&run.join("test.json"))["command"].to_string();
     assert!(command.contains("--faults all-but-power-loss "), "{command}");
     let history = fs::read_to_string(run.join("history.jsonl")).expect("a history");
     assert!(!history.contains("power-loss"));
-    assert_eq!(workspace.left(), 0, "{said}");
+    assert_eq!(workspace.left(), 0, "{text}");
 }
 
 /// Finds a counterexample for a broken rule with the model. Returns the schedule.
@@ -435,12 +435,12 @@ fn counterexamples_of_the_model_are_replayed_on_processes() {
     {
         let workspace = Workspace::new();
         let schedule = found_by_the_model(&workspace, rule, cluster);
-        let (status, said) = workspace.run(&format!("replay --real {}", schedule.display()));
-        assert_eq!(status, Some(1), "{said}");
-        assert!(said.contains("steps, 0 of them not forced"), "{said}");
-        assert!(said.contains(violation), "{said}");
+        let (status, text) = workspace.run(&format!("replay --real {}", schedule.display()));
+        assert_eq!(status, Some(1), "{text}");
+        assert!(text.contains("steps, 0 of them not forced"), "{text}");
+        assert!(text.contains(violation), "{text}");
         assert_eq!(json(&workspace.latest().join("results.json"))["verdict"], "invalid");
-        assert_eq!(workspace.left(), 1, "only the schedule: {said}");
+        assert_eq!(workspace.left(), 1, "only the schedule: {text}");
     }
 }
 
@@ -452,9 +452,9 @@ fn a_step_that_cannot_be_forced_is_reported() {
     let mut command = workspace.command(&format!("replay --real {}", schedule.display()));
     as_nobody(&mut command, &workspace);
     let output = command.output().expect("the harness starts");
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let step = said.lines().skip_while(|line| !line.contains("loses power")).nth(1);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let step = text.lines().skip_while(|line| !line.contains("loses power")).nth(1);
     let reported =
         step.is_some_and(|line| line.contains("NOT FORCED: killed instead, because no disk"));
-    assert!(reported && said.contains("steps, 1 of them not forced"), "{said}");
+    assert!(reported && text.contains("steps, 1 of them not forced"), "{text}");
 }
