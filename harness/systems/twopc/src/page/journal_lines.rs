@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn every_line_of_a_journal_is_recognised_as_what_it_decodes_to() {
         let run = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../histories/golden/caught/ack-after-durable/nodes");
+            .join("../../../histories/golden/caught/ack-after-durable/nodes");
         let mut kinds = std::collections::HashMap::new();
         for node in ["master", "r1", "r2", "r3"] {
             let mut lines = Lines::open(&run.join(node).join("journal.jsonl")).expect("a journal");
