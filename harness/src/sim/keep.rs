@@ -21,7 +21,7 @@ use crate::{
     report_twopc,
     runner::rundir::{RunDir, utc},
     schedule::Schedule,
-    twopc::{self, FinalState, Run},
+    twopc::{self, FinalState, JOURNAL, Run},
 };
 
 /// The command that runs a seed again.
@@ -56,7 +56,7 @@ pub(super) fn keep(
     }
     fs::write(&path, history).with_context(|| path.display().to_string())?;
     for (node, steps) in &run.machine_steps {
-        let path = directory.node(&node.to_string())?.join("journal.jsonl");
+        let path = directory.node(&node.to_string())?.join(JOURNAL);
         let write = || -> io::Result<()> {
             let mut writer = journal::Writer::open(&path)?;
             record::journal(steps).for_each(|entry| writer.add(&entry));

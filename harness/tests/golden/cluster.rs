@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-use harness::twopc::{FinalReplicaState, FinalState, RunDescription, error_of};
+use harness::twopc::{FinalReplicaState, FinalState, JOURNAL, RunDescription, error_of};
 use history::{
     Action, ClientEvent, Event, Function, Kind, NemesisEvent, Version as HistoryVersion,
 };
 use serde_json::{Value as Json, json};
 use system::{
-    journal::Entry,
+    journal::{self, Entry},
     protocol::{
         Body, CommitMode, Config, Effect, Event as MachineEvent, Key, Machine, Node, ReadId,
         Record, Reply, Request, Rules, StoreId, Timing, TxnId, Value, Version, Write,
@@ -49,8 +49,12 @@ impl Files {
         write("test.json", pretty(json!(self.description)));
         write("history.jsonl", lines(self.history.iter().map(|event| line(&event)).collect()));
         for (node, entries) in &self.journals {
-            let text = lines(entries.iter().map(|entry| line(&entry)).collect());
-            write(&format!("nodes/{node}/journal.jsonl"), text);
+            let node = directory.join("nodes").join(node.to_string());
+            fs::create_dir_all(&node).expect("a directory");
+            let path = node.join(JOURNAL);
+            let mut journal = journal::Writer::open(&path).expect("created");
+            entries.iter().for_each(|entry| journal.add(entry));
+            journal.write().expect("written");
         }
         if let Some(final_state) = &self.final_state {
             write("final.json", pretty(json!(final_state)));
