@@ -10,12 +10,14 @@ use std::{
 };
 
 use ::twopc::{
+    CrashPoint,
     faults::{FaultAction, FaultName, Faults, Injection, Trigger, uncertainty_points},
     matrix::Shard,
     run::{RunError, RunOptions},
 };
 use checker::{Limits, Validity};
 use clap::{Args, builder::RangedU64ValueParser};
+use history::nemesis::InjectionKind;
 use lab::duration::{duration_text, parse_duration};
 use serde::Serialize;
 use system::protocol::{CommitMode, Node};
@@ -85,7 +87,7 @@ pub enum BlockingError {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Row {
     /// The crash point.
-    point: String,
+    point: CrashPoint,
     /// Whether the replicas asked each other.
     peers: bool,
     /// The number of kills.
@@ -163,7 +165,7 @@ fn median(ms: &[u64]) -> String {
 
 impl BlockingArgs {
     /// The crash points at which the master is killed.
-    fn points(&self) -> Vec<String> {
+    fn points(&self) -> Vec<CrashPoint> {
         uncertainty_points(self.replicas, self.commit)
     }
 
@@ -215,10 +217,11 @@ fn measure(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
         .into_iter()
         .map(|point| {
             let kills = intervals.iter().filter(|interval| {
-                interval.action == "kill" && interval.at.as_ref() == Some(&point)
+                interval.action == InjectionKind::Kill.name()
+                    && interval.at.as_ref().is_some_and(|at| at.parse() == Ok(point))
             });
             let mut row = Row {
-                point: point.clone(),
+                point,
                 peers,
                 times: 0,
                 locks: 0,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ::twopc::run::{self, CompletedRun, RunError, RunOptions};
-use history::{Action, Event, Kind};
+use history::{Action, Event, Kind, NemesisEvent, nemesis::InjectionKind};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::progress::RunProgress;
 use tokio::sync::watch;
@@ -104,17 +104,15 @@ impl RunProgress for Progress {
             Action::Client(event) if event.kind == Kind::Invoke => state.invoked += 1,
             Action::Client(event) => *state.completed.entry(event.kind).or_default() += 1,
             Action::Nemesis(event) => {
-                if let "kill" | "pause" | "power-loss" | "network-fault" | "second-master"
-                | "wipe-replica" = event.f.as_str()
-                {
-                    state.injections += 1;
+                let NemesisEvent::Injected(kind, injected) = event else { return };
+                let is_step = matches!(kind, InjectionKind::Hold | InjectionKind::Intercept);
+                if is_step {
+                    return;
                 }
-                if let Some(node) = event.text("node") {
-                    state.last_injection = match event.text("at") {
-                        Some(at) => format!("{} {at}", event.f),
-                        None => format!("{} {node}", event.f),
-                    };
-                }
+                state.injections += 1;
+                let place = injected.at.as_ref().or(injected.node.as_ref());
+                state.last_injection =
+                    place.map_or_else(String::new, |place| format!("{} {place}", kind.name()));
             }
         }
     }

@@ -64,16 +64,16 @@ fn a_run_ends_when_its_history_cannot_become_linearizable() {
     let history = history::read(&directory.join("history.jsonl")).expect("well formed");
     assert!(!history.torn);
     let ended = history.events.iter().find_map(|event| match &event.action {
-        Action::Nemesis(NemesisEvent { f, value }) if f == "broken" => Some(value.clone()),
+        Action::Nemesis(NemesisEvent::Violated(violated)) => Some(violated),
         _ => None,
     });
-    let ended = ended.expect("it records why it ended");
-    assert_eq!(ended["ended"], true);
+    let violated = ended.expect("it records why it ended");
+    assert!(violated.ended);
     let results = fs::read(directory.join("results.json")).expect("it was judged");
     let results: Results = serde_json::from_slice(&results).expect("as it was written");
     let linearizability = results.checks.iter().find(|check| check.check == "linearizability");
     let violations = &linearizability.expect("it is always judged").violations;
-    let key = format!("{} is not linearizable: ", ended["key"].as_str().expect("a name"));
+    let key = format!("{} is not linearizable: ", violated.key);
     assert!(violations.iter().any(|violation| violation.starts_with(&key)), "{violations:?}");
     for file in ["test.json", "final.json", "report.html", "latency.svg", "rate.svg"] {
         assert!(directory.join(file).exists(), "{file} is missing");

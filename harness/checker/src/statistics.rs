@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value as Json, json};
 
-use history::{Action, Event, Operation, Outcome};
+use history::{Action, Event, NemesisEvent, Operation, Outcome, nemesis::InjectionKind};
 
 use crate::CheckResult;
 
@@ -115,24 +115,23 @@ fn availability(events: &[Event], operations: &[Operation], end: u64) -> Json {
 
 /// The intervals in which some node was down or paused, sorted and disjoint.
 fn fault_intervals(events: &[Event], end: u64) -> Vec<(u64, u64)> {
-    let mut since: BTreeMap<String, u64> = BTreeMap::new();
+    let mut since: BTreeMap<&str, u64> = BTreeMap::new();
     let mut times: Vec<(u64, u64)> = Vec::new();
     let mut began = 0;
     for event in events {
         let Action::Nemesis(nemesis) = &event.action else { continue };
-        let node = nemesis.text("node").unwrap_or_default().to_owned();
         let was_healthy = since.is_empty();
-        match nemesis.f.as_str() {
-            "kill" | "pause" => {
-                since.insert(node, event.time);
+        match nemesis {
+            NemesisEvent::Injected(InjectionKind::Kill | InjectionKind::Pause, injected) => {
+                since.insert(injected.node.as_deref().unwrap_or_default(), event.time);
                 if was_healthy {
                     began = event.time;
                 }
             }
-            "restart" | "resume" => {
-                since.remove(&node);
+            NemesisEvent::Returned(_, returned) => {
+                since.remove(returned.node.as_deref().unwrap_or_default());
             }
-            "heal" => since.clear(),
+            NemesisEvent::Healed(_) => since.clear(),
             _ => {}
         }
         if !was_healthy && since.is_empty() {

@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value as Json;
 
+use crate::NemesisEvent;
+
 /// An observation and its position in the order of observation.
 ///
 /// In JSON it is one flat object with the fields `index`, `time`, `process`, `type`, `f`, `key`,
@@ -138,24 +140,6 @@ impl fmt::Display for Function {
             Function::Put => "put",
             Function::Del => "del",
         })
-    }
-}
-
-/// An action of the nemesis: `kill`, `pause`, `resume`, `restart`, `heal` and so on.
-#[derive(Clone, Debug, PartialEq)]
-pub struct NemesisEvent {
-    /// The action.
-    pub f: String,
-    /// Details: an object with `node` if the action concerns one node, and `at` if it happened at a
-    /// crash point. `null` if there are none.
-    pub value: Json,
-}
-
-impl NemesisEvent {
-    /// A text field of the value, such as `node`, `at` or `txn`.
-    #[must_use]
-    pub fn text(&self, field: &str) -> Option<&str> {
-        self.value.get(field).and_then(Json::as_str)
     }
 }
 
@@ -298,9 +282,9 @@ impl Serialize for Event {
                 time,
                 process: Process::Nemesis,
                 kind: Kind::Info,
-                f: event.f.clone(),
+                f: event.f().to_owned(),
                 key: None,
-                value: (!event.value.is_null()).then(|| event.value.clone()),
+                value: Some(event.value()).filter(|value| !value.is_null()),
                 version: None,
                 error: None,
             },
@@ -314,7 +298,8 @@ impl<'de> Deserialize<'de> for Event {
         let line = Line::deserialize(deserializer)?;
         let action = match line.process {
             Process::Nemesis => {
-                Action::Nemesis(NemesisEvent { f: line.f, value: line.value.unwrap_or(Json::Null) })
+                let value = line.value.unwrap_or(Json::Null);
+                Action::Nemesis(NemesisEvent::new(&line.f, value).map_err(D::Error::custom)?)
             }
             Process::Client(process) => {
                 let f = match line.f.as_str() {

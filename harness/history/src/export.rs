@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value as Json;
 
-use super::{Action, ClientEvent, Event, EventReader, Function, Kind, NemesisEvent, ReadError};
+use super::{Action, ClientEvent, Event, EventReader, Function, Kind, ReadError};
 
 /// The format to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,11 +71,11 @@ pub fn export(path: &Path, format: ExportFormat, out: &mut impl Write) -> Result
             (ExportFormat::Edn, Action::Client(event)) => {
                 writeln!(out, "{{:index {index}, :time {time}, {}}}", jepsen(&event))?;
             }
-            (ExportFormat::Edn, Action::Nemesis(NemesisEvent { f, value })) => writeln!(
+            (ExportFormat::Edn, Action::Nemesis(event)) => writeln!(
                 out,
                 "{{:index {index}, :time {time}, :process :nemesis, :type :info, :f {}, :value {}}}",
-                Keyword(&f),
-                Edn(&value)
+                Keyword(event.f()),
+                Edn(&event.value())
             )?,
             (ExportFormat::Porcupine, Action::Client(event)) => {
                 if event.f == Function::Put && event.value.as_deref() == Some("") {
@@ -230,7 +230,7 @@ mod tests {
         use Function::{Del, Get, Put};
         use Kind::{Fail, Info, Invoke, Ok};
         let nemesis =
-            NemesisEvent { f: "kill".into(), value: json!({ "node": "r1", "n": [1, null] }) };
+            NemesisEvent::Other { f: "kill-all".into(), value: json!({ "n": [1, null] }) };
         let events = [
             client(0, 1, Invoke, Put, Some("x\\\n\u{1}")),
             client(1, 1, Info, Put, Some("x")),
@@ -246,7 +246,7 @@ mod tests {
         ];
         let expected = r#"{:index 0, :time 0, :process 1, :type :invoke, :f :write, :value ["a" "x\\\n\u0001"]}
 {:index 1, :time 10, :process 1, :type :info, :f :write, :value ["a" "x"]}
-{:index 2, :time 20, :process :nemesis, :type :info, :f :kill, :value {:n [1 nil], :node "r1"}}
+{:index 2, :time 20, :process :nemesis, :type :info, :f :kill-all, :value {:n [1 nil]}}
 {:index 3, :time 30, :process 2, :type :invoke, :f :write, :value ["a" "y"]}
 {:index 4, :time 40, :process 2, :type :fail, :f :write, :value ["a" "y"], :error "timeout: \"r1\""}
 {:index 5, :time 50, :process 2, :type :invoke, :f :write, :value ["a" nil]}

@@ -42,13 +42,15 @@
 mod event;
 pub mod export;
 pub mod formats;
+pub mod nemesis;
 mod observation;
 mod operation;
 mod read;
 mod recorder;
 pub mod synthetic;
 
-pub use event::{Action, ClientEvent, ErrorCode, Event, Function, Kind, NemesisEvent, Version};
+pub use event::{Action, ClientEvent, ErrorCode, Event, Function, Kind, Version};
+pub use nemesis::NemesisEvent;
 pub use observation::{Completion, Invocation, MalformedHistory, Sink};
 pub use operation::{Operation, Outcome, PairError, pair};
 pub use read::{EventReader, ReadError, RecordedHistory, read};

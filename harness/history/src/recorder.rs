@@ -163,7 +163,7 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{NemesisEvent, read};
+    use crate::{NemesisEvent, nemesis::Healed, read};
 
     #[test]
     fn many_threads_record_in_one_order() {
@@ -175,7 +175,8 @@ mod tests {
                 let recorder = recorder.clone();
                 scope.spawn(move || {
                     for n in 0..500 {
-                        let event = NemesisEvent { f: format!("{worker}-{n}"), value: ().into() };
+                        let f = format!("{worker}-{n}");
+                        let event = NemesisEvent::Other { f, value: ().into() };
                         recorder.record(Action::Nemesis(event)).expect("the disk has room");
                     }
                 });
@@ -193,7 +194,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let path = dir.path().join("history.jsonl");
         let recorder = Recorder::create(&path).expect("a new file");
-        let event = NemesisEvent { f: "heal".into(), value: ().into() };
+        let event = NemesisEvent::Healed(Healed::default());
         recorder.record(Action::Nemesis(event)).expect("the disk has room");
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while read(&path).expect("complete lines only").events.is_empty() {

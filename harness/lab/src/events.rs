@@ -2,18 +2,18 @@
 
 use std::{fmt, io, sync::Arc};
 
-use serde_json::Value as Json;
+use history::NemesisEvent;
 
-type Write = dyn Fn(&str, Json) -> io::Result<()> + Send + Sync;
+type Write = dyn Fn(NemesisEvent) -> io::Result<()> + Send + Sync;
 
 /// A handle to the history of a run. Clones write to the same history.
 #[derive(Clone)]
 pub struct EventLog(Arc<Write>);
 
 impl EventLog {
-    /// A log that hands each event, its name and its fields, to `write`.
+    /// A log that hands each event to `write`.
     #[must_use]
-    pub fn new(write: impl Fn(&str, Json) -> io::Result<()> + Send + Sync + 'static) -> Self {
+    pub fn new(write: impl Fn(NemesisEvent) -> io::Result<()> + Send + Sync + 'static) -> Self {
         EventLog(Arc::new(write))
     }
 
@@ -21,8 +21,8 @@ impl EventLog {
     ///
     /// # Errors
     /// The history cannot be written.
-    pub fn record(&self, event: &str, fields: Json) -> io::Result<()> {
-        (self.0)(event, fields)
+    pub fn record(&self, event: NemesisEvent) -> io::Result<()> {
+        (self.0)(event)
     }
 }
 

@@ -1,9 +1,10 @@
 //! When each fault was in force, derived from the nemesis events of a history. Works for any fault
-//! and any node names: it relies only on the event names that begin and end a fault.
+//! and any node names: it relies only on the kinds of event that begin and end a fault.
 
-use std::collections::BTreeSet;
-
-use history::{Action, Event, NemesisEvent};
+use history::{
+    Action, Event, NemesisEvent,
+    nemesis::{Injected, InjectionKind},
+};
 use serde::Serialize;
 use serde_json::Value as Json;
 
@@ -43,24 +44,6 @@ pub struct FaultInterval {
     #[serde(skip)]
     pub(super) closed: bool,
 }
-
-/// Actions that leave a node dead or stopped until it is started or resumed.
-const STOPPING_ACTIONS: &[&str] = &[
-    "kill",
-    "pause",
-    "hold",
-    "died",
-    "power-loss",
-    "wipe-replica",
-    "second-master",
-    "twin-master",
-];
-
-/// Actions that bring a dead or stopped node back.
-const STARTING_ACTIONS: &[&str] = &["restart", "resume"];
-
-/// Actions that undo any other fault.
-const REPAIRING_ACTIONS: &[&str] = &["network-restored", "mend", "restore"];
 
 impl FaultInterval {
     fn applies_to(&self, nodes: &[String]) -> bool {
@@ -104,121 +87,101 @@ pub fn fault_intervals(events: &[Event]) -> Vec<FaultInterval> {
 
 /// Begins or ends intervals as one nemesis event says.
 fn apply(intervals: &mut Vec<FaultInterval>, event: &Event, nemesis: &NemesisEvent) {
-    let nodes = nodes_of(&nemesis.value);
-    let fault = nemesis.text("fault");
-    let action = nemesis.f.as_str();
-    match action {
-        "recovered" => {
-            let recovered = intervals.iter_mut().rev().find(|interval| {
-                Some(interval.fault.as_str()) == fault
-                    && (nodes.is_empty() || interval.applies_to(&nodes))
+    match nemesis {
+        NemesisEvent::Recovered(recovered) => {
+            let interval = intervals.iter_mut().rev().find(|interval| {
+                Some(&interval.fault) == recovered.fault.as_ref()
+                    && recovered.node.as_ref().is_none_or(|node| interval.nodes.contains(node))
             });
-            if let Some(interval) = recovered {
-                let number = |name| nemesis.value.get(name).and_then(Json::as_u64);
-                interval.resolved_ms = number("resolved_ms");
-                interval.ready_ms = number("ready_ms");
+            if let Some(interval) = interval {
+                interval.resolved_ms = recovered.resolved_ms;
+                interval.ready_ms = recovered.ready_ms;
                 interval.recovered =
                     interval.resolved_ms.and(interval.ready_ms).map(|_| event.time);
                 interval.close(event.time);
             }
         }
-        "heal" => intervals.iter_mut().for_each(|interval| interval.close(event.time)),
-        "miss" | "settled" | "final" | "broken" | "dump-failed" | "unseen" => {}
-        _ if STARTING_ACTIONS.contains(&action) => {
+        NemesisEvent::Healed(_) => {
+            intervals.iter_mut().for_each(|interval| interval.close(event.time));
+        }
+        NemesisEvent::Returned(_, returned) => {
+            let nodes = returned.all_nodes();
             let ended = intervals
                 .iter_mut()
                 .filter(|interval| interval.inactive && interval.applies_to(&nodes));
             ended.for_each(|interval| interval.close(event.time));
         }
-        _ if REPAIRING_ACTIONS.contains(&action) => {
+        NemesisEvent::NetworkRestored(restored) => {
             let ended = intervals.iter_mut().filter(|interval| {
                 !interval.inactive
-                    && (nodes.is_empty() || interval.applies_to(&nodes))
-                    && fault.is_none_or(|fault| interval.fault == fault)
+                    && restored.node.as_ref().is_none_or(|node| interval.nodes.contains(node))
+                    && restored.fault.as_ref().is_none_or(|fault| interval.fault == *fault)
             });
             ended.for_each(|interval| interval.close(event.time));
         }
-        "died" => intervals.push(interval_from(event, nemesis, nodes, "died")),
-        _ => {
-            if let Some(fault) = fault {
-                // A node held at a crash point is then either killed there or resumed.
-                let held = intervals
-                    .iter_mut()
-                    .filter(|interval| interval.action == "hold" && interval.applies_to(&nodes));
-                held.for_each(|interval| interval.close(event.time));
-                intervals.push(interval_from(event, nemesis, nodes, fault));
-            }
+        NemesisEvent::Died(died) => intervals.push(FaultInterval {
+            fault: "died".to_owned(),
+            action: nemesis.f().to_owned(),
+            nodes: vec![died.node.clone()],
+            inactive: true,
+            ..interval_at(event)
+        }),
+        NemesisEvent::Injected(kind, injected) => {
+            let Some(fault) = &injected.fault else { return };
+            let nodes = injected.all_nodes();
+            // A node held at a crash point is then either killed there or resumed.
+            let held = intervals.iter_mut().filter(|interval| {
+                interval.action == InjectionKind::Hold.name() && interval.applies_to(&nodes)
+            });
+            held.for_each(|interval| interval.close(event.time));
+            intervals.push(interval_of(event, *kind, fault, injected));
         }
+        NemesisEvent::Missed(_)
+        | NemesisEvent::Settled(_)
+        | NemesisEvent::FinalReads(_)
+        | NemesisEvent::DumpFailed(_)
+        | NemesisEvent::Violated(_)
+        | NemesisEvent::Step(_)
+        | NemesisEvent::Other { .. } => {}
     }
 }
 
-/// The interval that an event begins.
-fn interval_from(
+/// An interval that begins at an event.
+fn interval_at(event: &Event) -> FaultInterval {
+    let (from, to, index) = (event.time, event.time, event.index);
+    FaultInterval { from, to, index, ..FaultInterval::default() }
+}
+
+/// The interval that an injection begins.
+fn interval_of(
     event: &Event,
-    nemesis: &NemesisEvent,
-    nodes: Vec<String>,
+    kind: InjectionKind,
     fault: &str,
+    injected: &Injected,
 ) -> FaultInterval {
-    let text = |name| nemesis.text(name).map(str::to_owned);
-    let names = |name| match nemesis.value.get(name) {
-        Some(Json::Array(list)) => {
-            list.iter().filter_map(Json::as_str).map(str::to_owned).collect()
-        }
-        _ => Vec::new(),
-    };
     FaultInterval {
         fault: fault.to_owned(),
-        action: nemesis.f.clone(),
-        nodes,
-        inactive: STOPPING_ACTIONS.contains(&nemesis.f.as_str()),
-        at: text("at").or_else(|| intercepted_messages(&nemesis.value)),
-        txn: text("txn"),
-        from: event.time,
-        to: event.time,
-        in_doubt: nemesis.value.get("in_doubt").and_then(Json::as_u64),
-        in_doubt_at: names("in_doubt_at"),
-        index: event.index,
-        ..FaultInterval::default()
+        action: kind.name().to_owned(),
+        nodes: injected.all_nodes(),
+        inactive: kind.stops_node(),
+        at: injected.at.clone().or_else(|| intercepted_messages(injected)),
+        txn: injected.txn.clone(),
+        in_doubt: injected.in_doubt.count,
+        in_doubt_at: injected.in_doubt.nodes.clone(),
+        ..interval_at(event)
     }
 }
 
 /// The messages that a fault intercepts, and what it does to them.
-fn intercepted_messages(value: &Json) -> Option<String> {
+fn intercepted_messages(injected: &Injected) -> Option<String> {
     let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    match value.get("messages") {
-        Some(Json::Array(rules)) => {
-            let describe = |rule: &Json| {
-                format!(
-                    "{} {}",
-                    rule.get("pattern").or_else(|| rule.get("what")).map_or_else(String::new, text),
-                    rule.get("action").or_else(|| rule.get("is")).map_or_else(String::new, text)
-                )
-            };
-            Some(rules.iter().map(describe).collect::<Vec<_>>().join(", "))
-        }
-        _ => Some(format!(
-            "{} {}",
-            text(value.get("message_action").or_else(|| value.get("did"))?),
-            text(value.get("message")?)
-        )),
+    if !injected.messages.is_empty() {
+        let rules = injected.messages.iter();
+        let rules = rules.map(|rule| format!("{} {}", text(&rule.pattern), rule.action));
+        return Some(rules.collect::<Vec<_>>().join(", "));
     }
-}
-
-/// The nodes that an event names, in any of the fields that can name nodes.
-fn nodes_of(value: &Json) -> Vec<String> {
-    let mut nodes = BTreeSet::new();
-    for field in ["node", "nodes", "from", "to", "between", "cut"] {
-        match value.get(field) {
-            Some(Json::String(node)) => {
-                nodes.insert(node.clone());
-            }
-            Some(Json::Array(list)) => {
-                nodes.extend(list.iter().filter_map(Json::as_str).map(str::to_owned));
-            }
-            _ => {}
-        }
-    }
-    nodes.into_iter().collect()
+    let (action, message) = (injected.message_action.as_ref()?, injected.message.as_ref()?);
+    Some(format!("{action} {}", text(message)))
 }
 
 #[cfg(test)]
@@ -231,7 +194,7 @@ mod tests {
         let event = |(index, (f, value)): (u64, &(&str, Json))| Event {
             index,
             time: index * 100,
-            action: Action::Nemesis(NemesisEvent { f: (*f).to_owned(), value: value.clone() }),
+            action: Action::Nemesis(NemesisEvent::new(f, value.clone()).expect("its form")),
         };
         (0..).zip(events).map(event).collect()
     }
@@ -253,10 +216,10 @@ mod tests {
                 json!({ "fault": "partition", "nodes": ["r1", "r3"],
                     "messages": [{ "what": "master > r1", "is": "lost" }] }),
             ),
-            ("miss", json!({ "fault": "m", "node": "master" })),
+            ("miss", json!({ "fault": "m", "node": "master", "why": "late" })),
             ("heal", json!({ "nodes": [] })),
             ("kill", json!({ "fault": "r", "node": "r3" })),
-            ("final", json!({})),
+            ("final", json!({ "unread": [] })),
         ]));
         let spans: Vec<_> =
             intervals.iter().map(|i| (i.title(), i.from, i.to, i.recovered, i.inactive)).collect();
@@ -269,7 +232,7 @@ mod tests {
                 span("hold master", 0, 100, None, true),
                 span("kill master", 100, 300, Some(400), true),
                 span("pause r2", 200, 500, None, true),
-                span("disturb r1, r3", 600, 800, None, false),
+                span("network-fault r1, r3", 600, 800, None, false),
                 span("kill r3", 900, 1000, None, true),
             ]
         );

@@ -3,8 +3,10 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use history::{Action, Event, Function, Kind, NemesisEvent};
-use serde_json::Value as Json;
+use history::{
+    Action, Event, Function, Kind, NemesisEvent,
+    nemesis::{Died, ForbiddenStart, Injected, InjectionKind, Violated},
+};
 
 /// The counts of a run.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +67,34 @@ struct FaultTally {
     unrecovered: u64,
 }
 
+impl FaultTally {
+    /// Counts an injection of the fault.
+    fn injected(&mut self, kind: InjectionKind, injected: &Injected) {
+        match injected.start {
+            ForbiddenStart::None => {}
+            ForbiddenStart::Refused(_) => self.refused += 1,
+            ForbiddenStart::Admitted => self.admitted += 1,
+            ForbiddenStart::Exited(_) | ForbiddenStart::Undecided { .. } => self.undetermined += 1,
+        }
+        let count: fn(&mut PointTally) -> &mut u64 = match kind {
+            InjectionKind::Kill => |point| &mut point.kills,
+            InjectionKind::Pause => |point| &mut point.pauses,
+            InjectionKind::PowerLoss => |point| &mut point.power_losses,
+            InjectionKind::Hold
+            | InjectionKind::Wipe
+            | InjectionKind::SecondInstance
+            | InjectionKind::Intercept
+            | InjectionKind::NetworkFault => return,
+        };
+        let name = injected.at.as_deref().unwrap_or("at any time").to_owned();
+        let point = self.points.entry(name).or_default();
+        *count(point) += 1;
+        if let Some(replicas) = injected.in_doubt.count {
+            *point.in_doubt.entry(replicas).or_default() += 1;
+        }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct PointTally {
     kills: u64,
@@ -98,63 +128,51 @@ impl Tally {
     }
 
     fn nemesis(&mut self, event: &NemesisEvent) {
-        match event.f.as_str() {
-            "died" => {
-                let [node, status] = ["node", "status"].map(|name| event.text(name).unwrap_or("?"));
+        match event {
+            NemesisEvent::Died(Died { node, status, .. }) => {
                 self.unexpected_exits.push(format!("{node}: {status}"));
             }
-            "broken" => {
-                let ended = event.value.get("ended").and_then(Json::as_bool).unwrap_or(true);
-                let key = event.text("key").unwrap_or("?").to_owned();
-                self.online_violation = Some(OnlineViolation { key, at: self.end, ended });
+            NemesisEvent::Violated(Violated { key, ended }) => {
+                let (key, at, ended) = (key.clone(), self.end, *ended);
+                self.online_violation = Some(OnlineViolation { key, at, ended });
             }
-            _ => {}
-        }
-        let Some(fault) = event.text("fault") else { return };
-        let tally = self.faults.entry(fault.to_owned()).or_default();
-        let number = |name| event.value.get(name).and_then(Json::as_u64);
-        match event.f.as_str() {
-            f @ ("kill" | "pause" | "power-loss") => {
-                let point = event.text("at").unwrap_or("at any time").to_owned();
-                let point = tally.points.entry(point).or_default();
-                *match f {
-                    "kill" => &mut point.kills,
-                    "pause" => &mut point.pauses,
-                    _ => &mut point.power_losses,
-                } += 1;
-                if let Some(replicas) = number("in_doubt") {
-                    *point.in_doubt.entry(replicas).or_default() += 1;
+            NemesisEvent::Injected(kind, injected) => {
+                if let Some(fault) = &injected.fault {
+                    self.faults.entry(fault.clone()).or_default().injected(*kind, injected);
                 }
             }
-            "miss" => tally.missed += 1,
-            "network-restored" | "mend" => {
-                let intercepted =
-                    event.value.get("intercepted").or_else(|| event.value.get("struck"));
-                let kinds = intercepted.and_then(|messages| messages.get("kinds")?.as_object());
-                let kinds = kinds.into_iter().flatten();
-                let before = tally.messages.values().sum::<u64>();
+            NemesisEvent::Missed(missed) => {
+                if let Some(fault) = &missed.injected.fault {
+                    self.faults.entry(fault.clone()).or_default().missed += 1;
+                }
+            }
+            NemesisEvent::NetworkRestored(restored) => {
+                let Some(fault) = &restored.fault else { return };
+                let tally = self.faults.entry(fault.clone()).or_default();
+                let kinds = &restored.intercepted.kinds;
+                tally.with_messages += u64::from(kinds.values().any(|count| *count > 0));
                 for (kind, count) in kinds {
-                    *tally.messages.entry(kind.clone()).or_default() += count.as_u64().unwrap_or(0);
-                }
-                tally.with_messages += u64::from(tally.messages.values().sum::<u64>() > before);
-            }
-            f if f == fault => {
-                let is = |name| event.value.get(name).and_then(Json::as_bool);
-                match (is("refused"), is("admitted")) {
-                    (Some(true), _) => tally.refused += 1,
-                    (_, Some(true)) => tally.admitted += 1,
-                    (Some(false), _) => tally.undetermined += 1,
-                    (None, _) => {}
+                    *tally.messages.entry(kind.clone()).or_default() += count;
                 }
             }
-            "recovered" => match (number("resolved_ms"), number("ready_ms")) {
-                (Some(resolved), Some(ready)) => {
-                    tally.resolved.push(resolved);
-                    tally.ready.push(ready);
+            NemesisEvent::Recovered(recovered) => {
+                let Some(fault) = &recovered.fault else { return };
+                let tally = self.faults.entry(fault.clone()).or_default();
+                match (recovered.resolved_ms, recovered.ready_ms) {
+                    (Some(resolved), Some(ready)) => {
+                        tally.resolved.push(resolved);
+                        tally.ready.push(ready);
+                    }
+                    _ => tally.unrecovered += 1,
                 }
-                _ => tally.unrecovered += 1,
-            },
-            _ => {}
+            }
+            NemesisEvent::Returned(..)
+            | NemesisEvent::Healed(_)
+            | NemesisEvent::Settled(_)
+            | NemesisEvent::FinalReads(_)
+            | NemesisEvent::DumpFailed(_)
+            | NemesisEvent::Step(_)
+            | NemesisEvent::Other { .. } => {}
         }
     }
 
@@ -303,10 +321,13 @@ mod tests {
 
     #[test]
     fn injections_are_counted_by_crash_point_with_their_recovery() {
-        let nemesis = |f: &str, value| Action::Nemesis(NemesisEvent { f: f.to_owned(), value });
+        let nemesis = |f: &str, value| {
+            Action::Nemesis(NemesisEvent::new(f, value).unwrap_or_else(|why| panic!("{why}")))
+        };
         let point = "master:after-persist:commit";
         let hit =
             json!({ "fault": "master-uncertainty", "node": "master", "at": point, "in_doubt": 3 });
+        let missed = json!({ "fault": "master-uncertainty", "at": point, "why": "late" });
         let client = |kind| {
             Action::Client(ClientEvent {
                 process: 0,
@@ -328,17 +349,26 @@ mod tests {
                 "recovered",
                 json!({ "fault": "master-uncertainty", "resolved_ms": 20, "ready_ms": 30 }),
             ),
-            nemesis("miss", hit.clone()),
+            nemesis("miss", missed),
             nemesis("pause", hit),
-            nemesis("recovered", json!({ "fault": "master-uncertainty", "resolved_ms": null })),
-            nemesis("broken", json!({ "key": "k13" })),
+            nemesis(
+                "recovered",
+                json!({ "fault": "master-uncertainty", "resolved_ms": null, "ready_ms": 3 }),
+            ),
+            nemesis("broken", json!({ "key": "k13", "ended": true })),
             nemesis("died", json!({ "node": "r1", "status": "exit status: 3" })),
-            nemesis("mend", json!({ "fault": "partition", "struck": { "kinds": {} } })),
+            nemesis("mend", json!({ "fault": "partition", "struck": { "messages": 0 } })),
             nemesis(
                 "mend",
-                json!({ "fault": "partition", "struck": { "kinds": { "ack": 2, "prepare": 3 } } }),
+                json!({
+                    "fault": "partition",
+                    "struck": { "messages": 5, "kinds": { "ack": 2, "prepare": 3 } },
+                }),
             ),
-            nemesis("second-master", json!({ "fault": "second-master", "refused": true })),
+            nemesis(
+                "second-master",
+                json!({ "fault": "second-master", "refused": true, "status": "exit status: 1" }),
+            ),
         ];
         let events: Vec<_> = actions
             .into_iter()

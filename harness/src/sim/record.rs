@@ -12,7 +12,10 @@ use system::{
 };
 
 use crate::{
-    history::{self, Action, ClientEvent, Event, Function, Kind, NemesisEvent, Version},
+    history::{
+        self, Action, ClientEvent, Event, Function, Kind, NemesisEvent, Version,
+        nemesis::{Healed, Injected, InjectionKind, ReturnKind, Returned},
+    },
     schedule::ScheduleHost,
     twopc::{
         FinalReplicaState, FinalState, Run, RunDescription, error_of,
@@ -105,19 +108,21 @@ pub(super) fn history(run: &SimulatedRun) -> Vec<Event> {
 }
 
 fn nemesis_event(fault: FaultEvent, node: Option<Node>) -> NemesisEvent {
-    let name = match fault {
-        FaultEvent::Kill => "kill",
-        FaultEvent::PowerLoss => "power-loss",
-        FaultEvent::Wipe => "wipe",
-        FaultEvent::SecondInstance => "second_instance",
-        FaultEvent::Pause => "pause",
-        FaultEvent::Resume => "resume",
-        FaultEvent::Restart => "restart",
-        FaultEvent::Heal => "heal",
-    };
-    let value = node
-        .map_or(serde_json::Value::Null, |node| serde_json::json!({ "node": node.to_string() }));
-    NemesisEvent { f: name.to_owned(), value }
+    let node = node.map(|node| node.to_string());
+    let injected =
+        |kind, node| NemesisEvent::Injected(kind, Injected { node, ..Injected::default() });
+    let returned =
+        |kind, node| NemesisEvent::Returned(kind, Returned { node, ..Returned::default() });
+    match fault {
+        FaultEvent::Kill => injected(InjectionKind::Kill, node),
+        FaultEvent::PowerLoss => injected(InjectionKind::PowerLoss, node),
+        FaultEvent::Wipe => injected(InjectionKind::Wipe, node),
+        FaultEvent::SecondInstance => injected(InjectionKind::SecondInstance, node),
+        FaultEvent::Pause => injected(InjectionKind::Pause, node),
+        FaultEvent::Resume => returned(ReturnKind::Resume, node),
+        FaultEvent::Restart => returned(ReturnKind::Restart, node),
+        FaultEvent::Heal => NemesisEvent::Healed(Healed::default()),
+    }
 }
 
 fn completion(process: u64, request: &Request, reply: Option<&Reply>) -> ClientEvent {

@@ -133,7 +133,8 @@ impl Cluster {
     }
 
     pub(crate) fn nemesis(&mut self, f: &str, value: Json) {
-        self.record(Action::Nemesis(NemesisEvent { f: f.to_owned(), value }));
+        let event = NemesisEvent::new(f, value).unwrap_or_else(|why| panic!("{why}"));
+        self.record(Action::Nemesis(event));
     }
 
     /// A client invokes an operation. Its request waits in the network.

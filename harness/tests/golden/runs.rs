@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use checker::Validity;
-use history::{Action, ClientEvent, Function, Kind, NemesisEvent, Version};
+use history::{Action, ClientEvent, Function, Kind, NemesisEvent, Version, nemesis::Settled};
 use serde_json::json;
 use system::{
     journal::Entry,
@@ -148,7 +148,9 @@ fn window_of_uncertainty(late: Duration) -> Files {
     let mut files = cluster.finish();
     if !late.is_zero() {
         // Keeps only the heal that came too early.
-        let last = |event: &history::Event| matches!(&event.action, Action::Nemesis(nemesis) if nemesis.f == "heal");
+        let last = |event: &history::Event| {
+            matches!(&event.action, Action::Nemesis(NemesisEvent::Healed(_)))
+        };
         let at = files.history.iter().rposition(last).expect("the run was healed");
         files.history.remove(at);
     }
@@ -403,7 +405,7 @@ fn ends_before_the_last_put(files: &mut Files) {
 fn never_settles(files: &mut Files) {
     let last = files.history.last().expect("the heal");
     let (index, time) = (last.index + 1, last.time + 1);
-    let settled = NemesisEvent { f: "settled".to_owned(), value: json!({ "ms": null }) };
+    let settled = NemesisEvent::Settled(Settled { ms: None });
     files.history.push(history::Event { index, time, action: Action::Nemesis(settled) });
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::{Value as Json, json};
+use history::nemesis::{self, Exit};
 use tokio::time::{Instant, sleep};
 
 use super::{Cluster, ClusterError, POLL_PERIOD, io_error, log_tail};
@@ -20,19 +20,9 @@ const REFUSAL_DEADLINE: Duration = Duration::from_secs(8);
 #[derive(Debug)]
 pub enum ForbiddenStartResult {
     /// The process exited and reported the refusal.
-    Refused {
-        /// Its exit status.
-        status: String,
-        /// The last line of its log.
-        last_log_line: String,
-    },
+    Refused(Exit),
     /// The process exited in another way, which is not a refusal.
-    Exited {
-        /// Its exit status.
-        status: String,
-        /// The last line of its log.
-        last_log_line: String,
-    },
+    Exited(Exit),
     /// The system let it in: a second instance has opened the store, or a node on an empty
     /// directory is ready.
     Admitted(Process),
@@ -41,20 +31,16 @@ pub enum ForbiddenStartResult {
 }
 
 impl ForbiddenStartResult {
-    /// Adds the result to the fields of an event.
-    pub fn describe(&self, fields: &mut Json) {
-        fields["refused"] = json!(matches!(self, ForbiddenStartResult::Refused { .. }));
+    /// The result as a history records it.
+    #[must_use]
+    pub fn record(&self) -> nemesis::ForbiddenStart {
         match self {
-            ForbiddenStartResult::Refused { status, last_log_line }
-            | ForbiddenStartResult::Exited { status, last_log_line } => {
-                fields["status"] = json!(status);
-                fields["last_log_line"] = json!(last_log_line);
-            }
-            ForbiddenStartResult::Admitted(_) => fields["admitted"] = json!(true),
-            ForbiddenStartResult::Undecided => {
-                let why = format!("neither refused nor admitted within {REFUSAL_DEADLINE:?}");
-                fields["undecided"] = json!(why);
-            }
+            ForbiddenStartResult::Refused(exit) => nemesis::ForbiddenStart::Refused(exit.clone()),
+            ForbiddenStartResult::Exited(exit) => nemesis::ForbiddenStart::Exited(exit.clone()),
+            ForbiddenStartResult::Admitted(_) => nemesis::ForbiddenStart::Admitted,
+            ForbiddenStartResult::Undecided => nemesis::ForbiddenStart::Undecided {
+                why: format!("neither refused nor admitted within {REFUSAL_DEADLINE:?}"),
+            },
         }
     }
 }
@@ -88,11 +74,11 @@ impl Cluster {
                 let tail = log_tail(&self.member(node).log, &self.scratch);
                 let last_log_line = tail.lines().last().unwrap_or_default().trim().to_owned();
                 let refused = self.system.is_refusal(&options, status, &last_log_line);
-                let status = status.to_string();
+                let exit = Exit { status: status.to_string(), last_log_line };
                 return Ok(if refused {
-                    ForbiddenStartResult::Refused { status, last_log_line }
+                    ForbiddenStartResult::Refused(exit)
                 } else {
-                    ForbiddenStartResult::Exited { status, last_log_line }
+                    ForbiddenStartResult::Exited(exit)
                 });
             }
             let admitted = state.listening.is_some()

@@ -15,8 +15,8 @@ use std::{
     time::Duration,
 };
 
+use history::{NemesisEvent, nemesis::Died};
 use nix::sys::signal::Signal;
-use serde_json::{Value as Json, json};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -195,7 +195,7 @@ impl Cluster {
                 };
                 process.kill().await;
                 let log = log_tail(&member.log, &self.scratch);
-                let _ = self.events.record("died", died(node, &why, &log));
+                let _ = self.events.record(died(node, &why, &log));
                 self.unexpected_exits.send_modify(|exits| *exits += 1);
                 Err(ClusterError::Start { node: node.clone(), why, log })
             }
@@ -237,7 +237,7 @@ impl Cluster {
             }
             let log = log_tail(&log, &scratch);
             // If the history cannot be written, the next caller of the log learns that.
-            let _ = events.record("died", died(&node, &status.to_string(), &log));
+            let _ = events.record(died(&node, &status.to_string(), &log));
             unexpected_exits.send_modify(|exits| *exits += 1);
         });
         self.exit_watchers.lock().unwrap_or_else(PoisonError::into_inner).push(watcher);
@@ -357,7 +357,11 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> ClusterError {
     move |source| ClusterError::Io { what, source }
 }
 
-/// The fields of the event for a node that exited unexpectedly or did not start.
-fn died(node: &NodeName, status: &str, log: &str) -> Json {
-    json!({ "node": node.as_str(), "status": status, "log": log.trim() })
+/// The event for a node that exited unexpectedly or did not start.
+fn died(node: &NodeName, status: &str, log: &str) -> NemesisEvent {
+    NemesisEvent::Died(Died {
+        node: node.as_str().to_owned(),
+        status: status.to_owned(),
+        log: log.trim().to_owned(),
+    })
 }

@@ -100,8 +100,8 @@ impl HistoryTail {
         // A final event at the current time extends faults that are still in force up to now.
         let mut events = self.nemesis.clone();
         events.extend(self.nemesis.last().map(|last| {
-            let action =
-                Action::Nemesis(NemesisEvent { f: "settled".to_owned(), value: Json::Null });
+            let now = NemesisEvent::Other { f: "now".to_owned(), value: Json::Null };
+            let action = Action::Nemesis(now);
             Event { index: last.index + 1, time: self.time.max(last.time), action }
         }));
         let faults = fault_intervals(&events);

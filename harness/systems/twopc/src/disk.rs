@@ -9,7 +9,7 @@
 
 use std::{fmt, str::FromStr};
 
-use lab::disk::{self, FileLayout, Region};
+use lab::disk::{self, Access, FileLayout, Region, Side};
 use system::node::Role;
 
 /// The WAL.
@@ -42,6 +42,12 @@ impl DiskPoint {
     /// Every point of a role's disk, each for its first occurrence.
     pub fn all(role: Role) -> impl Iterator<Item = DiskPoint> {
         disk::DiskPoint::all(&[LOG, DATA, META]).map(move |at| DiskPoint { role, at })
+    }
+
+    /// Before or after the first access of this kind to a role's WAL.
+    #[must_use]
+    pub const fn of_wal(role: Role, side: Side, access: Access) -> Self {
+        DiskPoint { role, at: disk::DiskPoint { side, access, region: LOG, n: 1 } }
     }
 
     /// The same point for its `n`-th occurrence, from 1.

@@ -14,6 +14,7 @@
 pub mod checks;
 pub mod client;
 pub mod cluster;
+mod crash_point;
 pub mod deployment;
 pub mod disk;
 pub mod faults;
@@ -29,7 +30,7 @@ mod timings;
 use lab::NodeName;
 use system::protocol::Node;
 
-pub use self::{mutation::Mutation, timings::Timings};
+pub use self::{crash_point::CrashPoint, mutation::Mutation, timings::Timings};
 
 /// The name by which the lab knows a node.
 #[must_use]

@@ -5,7 +5,10 @@
 use std::collections::BTreeMap;
 
 use checker::{CheckResult, finding};
-use history::Action;
+use history::{
+    Action, NemesisEvent,
+    nemesis::{FinalReads, Settled},
+};
 use serde_json::{Value as Json, json};
 use system::protocol::{Key, Node, TxnId};
 
@@ -37,10 +40,12 @@ pub fn check(run: &Run) -> CheckResult {
     run.evidence.complete(&mut check_result);
     let locks: Vec<HeldLock> =
         run.evidence.replicas().flat_map(|(node, facts)| locks(node, facts)).collect();
-    let repairs = times(run, |f| matches!(f, "restart" | "resume" | "network-restored" | "mend"));
+    let repairs = times(run, |event| {
+        matches!(event, NemesisEvent::Returned(..) | NemesisEvent::NetworkRestored(_))
+    });
     let settled: Vec<i64> = repairs.iter().map(|repair| settle_time(&locks, *repair)).collect();
     check_result.measure("after_repairs", quantiles(settled));
-    let healed = times(run, |f| f == "heal").into_iter().max();
+    let healed = times(run, |event| matches!(event, NemesisEvent::Healed(_))).into_iter().max();
     let faults = run.description.real_faults().next().is_some();
     let from = match healed {
         Some(healed) => healed,
@@ -92,16 +97,15 @@ pub fn check(run: &Run) -> CheckResult {
 fn observed_convergence(run: &Run, check_result: &mut CheckResult) {
     for event in &run.events {
         let Action::Nemesis(nemesis) = &event.action else { continue };
-        match nemesis.f.as_str() {
-            "settled" if nemesis.value.get("ms").is_some_and(Json::is_null) => {
+        match nemesis {
+            NemesisEvent::Settled(Settled { ms: None }) => {
                 check_result.violation(format!(
                     "the nodes were not all ready, without open transactions, within {} ms of the last heal",
                     run.description.convergence_deadline_ms
                 ));
             }
-            "final" => {
-                let unread = nemesis.value.get("unread").and_then(Json::as_array);
-                for key in unread.into_iter().flatten().filter_map(Json::as_str) {
+            NemesisEvent::FinalReads(FinalReads { unread }) => {
+                for key in unread {
                     check_result
                         .unknown(finding!(key(key); "{key} could not be read after the last heal"));
                 }
@@ -129,10 +133,10 @@ fn released_in_time(lock: &HeldLock, from: i64, limit: i64, check_result: &mut C
 }
 
 /// The times at which the nemesis did what `which` selects.
-fn times(run: &Run, which: impl Fn(&str) -> bool) -> Vec<i64> {
+fn times(run: &Run, which: impl Fn(&NemesisEvent) -> bool) -> Vec<i64> {
     run.events
         .iter()
-        .filter(|event| matches!(&event.action, Action::Nemesis(nemesis) if which(&nemesis.f)))
+        .filter(|event| matches!(&event.action, Action::Nemesis(nemesis) if which(nemesis)))
         .map(|event| i64::try_from(event.time).unwrap_or(i64::MAX))
         .collect()
 }

@@ -3,11 +3,12 @@
 //! process that must be refused is refused, with the message of a refusal. From the history alone.
 
 use checker::CheckResult;
-use history::{Action, NemesisEvent};
-use serde_json::Value as Json;
+use history::{
+    Action, NemesisEvent,
+    nemesis::{Died, Exit, ForbiddenStart, Injected, InjectionKind},
+};
 
 use super::Run;
-use crate::faults::FaultName;
 
 /// The name of the check.
 pub const NAME: &str = "unexpected-exits";
@@ -17,45 +18,45 @@ pub const NAME: &str = "unexpected-exits";
 pub fn check(run: &Run) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
     for event in &run.events {
-        let Action::Nemesis(event) = &event.action else { continue };
-        attempt(event, &mut check_result);
-        if event.f != "died" {
-            continue;
+        match &event.action {
+            Action::Nemesis(NemesisEvent::Injected(kind, injected)) => {
+                attempt(*kind, injected, &mut check_result);
+            }
+            Action::Nemesis(NemesisEvent::Died(Died { node, status, log })) => {
+                let last = log.lines().last().map(str::trim);
+                check_result.violation(match last.filter(|line| !line.is_empty()) {
+                    Some(line) => format!("{node} died ({status}); its log ends: {line}"),
+                    None => format!("{node} died ({status})"),
+                });
+            }
+            _ => {}
         }
-        let [node, status] = ["node", "status"].map(|field| event.text(field).unwrap_or("?"));
-        let last = event.text("log").and_then(|log| log.lines().last()).map(str::trim);
-        check_result.violation(match last.filter(|line| !line.is_empty()) {
-            Some(line) => format!("{node} died ({status}); its log ends: {line}"),
-            None => format!("{node} died ({status})"),
-        });
     }
     check_result
 }
 
 /// Checks an attempt to start a process that must be refused.
-fn attempt(event: &NemesisEvent, check_result: &mut CheckResult) {
-    let is = |name| event.value.get(name) == Some(&Json::Bool(true));
-    let [node, status] = ["node", "status"].map(|field| event.text(field));
-    // `said`: the name of the field in records of earlier versions.
-    let message = event.text("last_log_line").or_else(|| event.text("said"));
-    let node = node.unwrap_or("?");
-    let (process, admitted) = if FaultName::find(&event.f) == Some(FaultName::SecondMaster) {
-        let process = "a second master on the store of the first".to_owned();
-        (process, "a second master was let onto the store of the first".to_owned())
-    } else if event.f == FaultName::WipeReplica.name() {
-        let process = format!("{node} with an empty directory");
-        (process, format!("{node} was let in with an empty directory"))
-    } else {
-        return;
+fn attempt(kind: InjectionKind, injected: &Injected, check_result: &mut CheckResult) {
+    let node = injected.node.as_deref().unwrap_or("?");
+    let (process, admitted) = match kind {
+        InjectionKind::SecondInstance => (
+            "a second master on the store of the first".to_owned(),
+            "a second master was let onto the store of the first".to_owned(),
+        ),
+        InjectionKind::Wipe => (
+            format!("{node} with an empty directory"),
+            format!("{node} was let in with an empty directory"),
+        ),
+        _ => return,
     };
-    match status {
-        _ if is("admitted") => check_result.violation(admitted),
-        _ if is("refused") => {}
-        Some(status) => check_result.violation(format!(
-            "{process} was not refused but ended with {status}: {}",
-            message.unwrap_or_default()
+    match &injected.start {
+        // A simulated node has no process that could be refused.
+        ForbiddenStart::Refused(_) | ForbiddenStart::None => {}
+        ForbiddenStart::Admitted => check_result.violation(admitted),
+        ForbiddenStart::Exited(Exit { status, last_log_line }) => check_result.violation(format!(
+            "{process} was not refused but ended with {status}: {last_log_line}"
         )),
-        None => {
+        ForbiddenStart::Undecided { .. } => {
             check_result.unknown(format!("whether {process} is refused was not observed in time"));
         }
     }
@@ -63,14 +64,16 @@ fn attempt(event: &NemesisEvent, check_result: &mut CheckResult) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value as Json, json};
 
     use super::*;
     use checker::Validity;
 
     fn verdict(f: &str, value: Json) -> (Validity, String) {
         let mut check_result = CheckResult::new(NAME);
-        attempt(&NemesisEvent { f: f.to_owned(), value }, &mut check_result);
+        let event = NemesisEvent::new(f, value).expect("its form");
+        let NemesisEvent::Injected(kind, injected) = event else { panic!("{event:?}") };
+        attempt(kind, &injected, &mut check_result);
         (check_result.verdict, serde_json::to_string(&check_result).expect("it has a JSON form"))
     }
 

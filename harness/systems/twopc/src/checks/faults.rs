@@ -4,11 +4,16 @@
 use std::collections::BTreeMap;
 
 use checker::CheckResult;
-use history::{Action, NemesisEvent};
-use serde_json::{Value as Json, json};
+use history::{
+    Action, NemesisEvent,
+    nemesis::{ForbiddenStart, Injected, InjectionKind, LostWrites},
+};
+use serde::Serialize;
+use serde_json::json;
+use system::{node::Role, protocol::Node};
 
 use super::Run;
-use crate::{faults::FaultName, matrix::Coverage};
+use crate::{CrashPoint, faults::FaultName, matrix::Coverage};
 
 /// The name of the check.
 pub const NAME: &str = "faults";
@@ -26,7 +31,7 @@ pub fn check(run: &Run) -> CheckResult {
         })
         .collect();
     let mut coverage = Coverage::default();
-    nemesis.iter().for_each(|event| coverage.add(&event.f, &event.value));
+    nemesis.iter().for_each(|event| coverage.add(event));
     // Together with other faults a point may be unreachable for as long as they last.
     if run.description.real_faults().eq([FaultName::CrashMatrix.name()]) {
         for cell in coverage.vacuous() {
@@ -34,88 +39,116 @@ pub fn check(run: &Run) -> CheckResult {
         }
     }
     for fault in run.description.real_faults() {
-        let injected: Vec<_> =
-            nemesis.iter().filter(|event| is_injection_of(event, fault)).collect();
-        if injected.is_empty() {
+        let tally = InjectionTally::of(fault, &nemesis);
+        if tally.injected == 0 {
             check_result.unknown(format!("{fault} was requested but never injected"));
         }
-        let power_losses: Vec<_> =
-            injected.iter().filter(|event| event.f == "power-loss").collect();
-        let lost: u64 = power_losses.iter().map(|event| lost(event)).sum();
-        if fault == FaultName::PowerLoss.name() && !power_losses.is_empty() && lost == 0 {
+        if fault == FaultName::PowerLoss.name() && tally.power_losses > 0 && tally.lost == 0 {
             check_result.unknown(format!("{fault} was injected, but nothing was lost"));
         }
-        let mut points: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut in_doubt: BTreeMap<u64, usize> = BTreeMap::new();
-        for event in &injected {
-            *points.entry(event.text("at").unwrap_or("any time")).or_default() += 1;
-            if let Some(replicas) = event.value.get("in_doubt").and_then(Json::as_u64) {
-                *in_doubt.entry(replicas).or_default() += 1;
-            }
-        }
-        let in_doubt: BTreeMap<String, usize> =
-            in_doubt.into_iter().map(|(replicas, hits)| (replicas.to_string(), hits)).collect();
-        check_result.measure(
-            fault,
-            json!({
-                "fired": injected.len(),
-                "points": points,
-                "replicas_in_doubt": in_doubt,
-                "cuts": power_losses.len(),
-                "lost": lost,
-            }),
-        );
+        check_result.measure(fault, json!(tally));
     }
     check_result
+}
+
+/// How often a fault was injected, where, and what it did.
+#[derive(Default, Serialize)]
+struct InjectionTally {
+    #[serde(rename = "fired")]
+    injected: usize,
+    /// Injections by crash point.
+    points: BTreeMap<String, usize>,
+    /// Injections by the number of replicas in doubt.
+    replicas_in_doubt: BTreeMap<u64, usize>,
+    #[serde(rename = "cuts")]
+    power_losses: usize,
+    /// Pages and directory changes that were lost with the power.
+    lost: u64,
+}
+
+impl InjectionTally {
+    fn of(fault: &str, nemesis: &[&NemesisEvent]) -> Self {
+        let mut tally = InjectionTally::default();
+        for event in nemesis.iter().filter(|event| is_injection_of(event, fault)) {
+            tally.injected += 1;
+            let (kind, injected) = match event {
+                NemesisEvent::Injected(kind, injected) => (Some(*kind), injected),
+                // A network fault counts at its end, when it is known what it did.
+                _ => (None, &Injected::default()),
+            };
+            let point = injected.at.as_deref().unwrap_or("any time").to_owned();
+            *tally.points.entry(point).or_default() += 1;
+            if let Some(replicas) = injected.in_doubt.count {
+                *tally.replicas_in_doubt.entry(replicas).or_default() += 1;
+            }
+            if kind == Some(InjectionKind::PowerLoss) {
+                tally.power_losses += 1;
+                tally.lost += lost(injected);
+            }
+        }
+        tally
+    }
 }
 
 /// What was lost with the power: pages of files, and changes of directories. LMDB's lock file does
 /// not count, since its content is meaningless after a restart.
 #[must_use]
-pub fn lost(event: &NemesisEvent) -> u64 {
-    let Some(nodes) = event.value.get("dropped").and_then(Json::as_object) else { return 0 };
-    let pages = nodes
-        .values()
-        .filter_map(|lost| lost.get("pages")?.as_object())
-        .flatten()
-        .filter(|(file, _)| !file.ends_with("lock.mdb"))
-        .filter_map(|(_, pages)| pages.as_u64());
-    let entries = nodes.values().filter_map(|lost| lost.get("entries")?.as_u64());
-    pages.chain(entries).sum()
+pub fn lost(injected: &Injected) -> u64 {
+    let lost = |lost: &LostWrites| {
+        let pages = lost.pages.iter().filter(|(file, _)| !file.ends_with("lock.mdb"));
+        pages.map(|(_, pages)| pages).sum::<u64>() + lost.entries
+    };
+    injected.dropped.values().map(lost).sum()
 }
 
-/// Whether a nemesis event is an injection of this fault: a node was killed or paused, or the event
-/// has the fault's own name. Events that prepare, miss or undo it are not. A kill or pause names
-/// its fault in the field `fault`. Without the field, the target and the point decide.
+/// Whether a nemesis event is an injection of this fault. Events that prepare, miss or undo it are
+/// not. A network fault counts only if messages were affected, which is known at its end; an attempt
+/// whose outcome nobody observed proves nothing. A kill or pause names its fault; in records of
+/// earlier versions that do not, the target and the point decide.
 fn is_injection_of(event: &NemesisEvent, fault: &str) -> bool {
-    if matches!(fault, "partition" | "messages") {
-        // Counts only if messages were really affected, which is known at the end.
-        // `mend`, `struck`: the names in records of earlier versions.
-        let intercepted = event.value.get("intercepted").or_else(|| event.value.get("struck"));
-        let messages = intercepted.and_then(|intercepted| intercepted.get("messages")?.as_u64());
-        return matches!(&*event.f, "network-restored" | "mend")
-            && event.text("fault") == Some(fault)
-            && messages > Some(0);
+    let Some(name) = FaultName::find(fault) else { return false };
+    let is_named = |other: &Option<String>| {
+        other.as_deref().is_some_and(|other| FaultName::find(other) == Some(name))
+    };
+    match (name, event) {
+        (FaultName::Partition | FaultName::Messages, NemesisEvent::NetworkRestored(restored)) => {
+            is_named(&restored.fault) && restored.intercepted.messages > 0
+        }
+        (FaultName::SecondMaster, NemesisEvent::Injected(InjectionKind::SecondInstance, start))
+        | (FaultName::WipeReplica, NemesisEvent::Injected(InjectionKind::Wipe, start)) => {
+            !matches!(start.start, ForbiddenStart::Undecided { .. })
+        }
+        (FaultName::Partition | FaultName::Messages, _) => false,
+        (_, NemesisEvent::Injected(kind, injected)) => match kind {
+            InjectionKind::Kill | InjectionKind::Pause | InjectionKind::PowerLoss => {
+                if injected.fault.is_some() {
+                    is_named(&injected.fault)
+                } else {
+                    is_unnamed_injection_of(*kind, injected, name)
+                }
+            }
+            _ => false,
+        },
+        _ => false,
     }
-    if !matches!(event.f.as_str(), "kill" | "pause" | "power-loss") {
-        // An attempt whose outcome nobody observed proves nothing.
-        return event.f == fault && event.value.get("undecided").is_none();
-    }
-    if let Some(name) = event.text("fault") {
-        return name == fault;
-    }
-    let node = event.text("node").unwrap_or_default();
-    let replica = node.strip_prefix('r').is_some_and(|slot| slot.parse::<u8>().is_ok());
-    let at = event.text("at").unwrap_or_default();
+}
+
+/// Whether an injection that names no fault is one of this fault.
+fn is_unnamed_injection_of(kind: InjectionKind, injected: &Injected, fault: FaultName) -> bool {
+    let node = injected.node.as_ref().and_then(|node| node.parse().ok());
+    let master = node == Some(Node::Master);
+    let replica = matches!(node, Some(Node::Replica(_)));
+    let point: Option<CrashPoint> = injected.at.as_ref().and_then(|at| at.parse().ok());
+    let role = point.map(CrashPoint::role);
     match fault {
-        "kill-master" => event.f == "kill" && node == "master",
-        "kill-replica" => event.f == "kill" && replica,
-        "pause-master" => event.f == "pause" && node == "master",
-        "pause-replica" => event.f == "pause" && replica,
-        "master-uncertainty" => at.starts_with("master:"),
-        "replica-uncertainty" => at.starts_with("replica:"),
-        "power-loss" => event.f == "power-loss",
-        "crash-matrix" => !at.is_empty(),
+        FaultName::KillMaster => kind == InjectionKind::Kill && master,
+        FaultName::KillReplica => kind == InjectionKind::Kill && replica,
+        FaultName::PauseMaster => kind == InjectionKind::Pause && master,
+        FaultName::PauseReplica => kind == InjectionKind::Pause && replica,
+        FaultName::MasterUncertainty => role == Some(Role::Master),
+        FaultName::ReplicaUncertainty => role == Some(Role::Replica),
+        FaultName::PowerLoss => kind == InjectionKind::PowerLoss,
+        FaultName::CrashMatrix => point.is_some(),
         _ => false,
     }
 }
@@ -130,14 +163,14 @@ mod tests {
             "r1": { "pages": { "store/data.mdb": 3, "store/lock.mdb": 2 }, "entries": 1, "kept": 9 },
             "r2": { "pages": { "store/lock.mdb": 1 }, "entries": 0, "kept": 0 },
         } });
-        let event = NemesisEvent { f: "power-loss".to_owned(), value: dropped };
-        assert_eq!(lost(&event), 4);
-        assert_eq!(lost(&NemesisEvent { f: "kill".to_owned(), value: json!({}) }), 0);
+        let injected: Injected = serde_json::from_value(dropped).expect("its form");
+        assert_eq!((lost(&injected), lost(&Injected::default())), (4, 0));
     }
 
     #[test]
     fn events_are_injections_of_their_faults() {
-        let event = |f: &str, value| NemesisEvent { f: f.into(), value };
+        let event =
+            |f: &str, value| NemesisEvent::new(f, value).unwrap_or_else(|why| panic!("{why}"));
         let hit = event("kill", json!({"node":"master","at":"master:after-persist:commit"}));
         assert!(
             is_injection_of(&hit, "master-uncertainty") && is_injection_of(&hit, "kill-master")
@@ -151,14 +184,14 @@ mod tests {
                 && !is_injection_of(&named, "master-uncertainty")
         );
         assert!(!is_injection_of(&event("restart", json!({"node":"r1"})), "kill-replica"));
-        for f in ["arm", "miss", "hold", "recovered"] {
-            assert!(
-                !is_injection_of(&event(f, json!({"fault":"kill-replica"})), "kill-replica"),
-                "{f}"
-            );
+        for f in ["arm", "hold", "intercepted"] {
+            let prepared = event(f, json!({ "fault": "kill-replica" }));
+            assert!(!is_injection_of(&prepared, "kill-replica"), "{f}");
         }
+        let missed = event("miss", json!({ "fault": "kill-replica", "why": "late" }));
+        assert!(!is_injection_of(&missed, "kill-replica"));
         assert!(is_injection_of(&event("power-loss", json!({})), "power-loss"));
-        let second_instance = event("second-master", json!({ "refused": true }));
+        let second_instance = event("second-master", json!({ "refused": true, "status": "1" }));
         assert!(is_injection_of(&second_instance, "second-master"));
         let second_instance =
             event("second-master", json!({ "refused": false, "undecided": "in time" }));

@@ -6,9 +6,13 @@ use std::time::Duration;
 use lab::{bag::ShuffledBag, injection::FaultSource};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use system::protocol::{CommitMode, Node};
+use system::{
+    node::{Point, Role, Side, Site},
+    protocol::{CommitMode, Node},
+};
 
 use super::{FaultAction, FaultName, Injection, OutageLength, Trigger};
+use crate::CrashPoint;
 
 /// What happens to a master that has stopped in the window.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +27,7 @@ enum Continuation {
 
 #[derive(Debug)]
 pub(super) struct MasterUncertainty {
-    points: ShuffledBag<String>,
+    points: ShuffledBag<CrashPoint>,
     continuations: ShuffledBag<Continuation>,
     outages: ShuffledBag<OutageLength>,
 }
@@ -31,17 +35,20 @@ pub(super) struct MasterUncertainty {
 /// The master's crash points inside the window of uncertainty, for a cluster with `replicas`
 /// replicas.
 #[must_use]
-pub fn uncertainty_points(replicas: u8, commit: CommitMode) -> Vec<String> {
-    let first = match commit {
-        CommitMode::Logged => ["master:before-persist:commit", "master:after-persist:commit"],
+pub fn uncertainty_points(replicas: u8, commit: CommitMode) -> Vec<CrashPoint> {
+    let (site, kind) = match commit {
+        CommitMode::Logged => (Site::Persist, "commit"),
         // The master forces nothing. All replicas have voted, and neither they nor the client know
         // the decision.
-        CommitMode::Votes => ["master:before-reply:ok", "master:after-reply:ok"],
+        CommitMode::Votes => (Site::Reply, "ok"),
     };
+    let first = [Side::Before, Side::After].map(|side| CrashPoint::master(side, site, kind));
     // Once the decision was sent to all but the last replica, one is in doubt. A single replica is
     // in doubt until it has received the decision.
-    let sent = (1..replicas.max(2)).map(|sent| format!("master:after-send:decide:{sent}"));
-    first.map(str::to_owned).into_iter().chain(sent).collect()
+    let (role, side, site) = (Role::Master, Side::After, Site::Send);
+    let sent = (1..u32::from(replicas.max(2)))
+        .map(|n| CrashPoint::Process(Point { role, side, site, kind: "decide", n }));
+    first.into_iter().chain(sent).collect()
 }
 
 impl MasterUncertainty {

@@ -17,6 +17,7 @@ mod wipe;
 
 use std::time::Duration;
 
+use history::nemesis::InjectionKind;
 use lab::{
     bag::ShuffledBag,
     injection::{self, Action},
@@ -30,7 +31,10 @@ pub use self::{
     names::{FaultName, Faults, RENAMED_FAULTS},
     schedule::{Capabilities, schedule},
 };
-use crate::network::{MessageAction, Pattern};
+use crate::{
+    CrashPoint,
+    network::{MessageAction, Pattern},
+};
 
 /// One injection into a cluster.
 pub type Injection = injection::Injection<FaultName, Node, Trigger, FaultAction>;
@@ -46,7 +50,7 @@ pub enum Trigger {
     /// The target reaches this crash point and stops there.
     Point {
         /// The point.
-        point: String,
+        point: CrashPoint,
         /// What is done so that the target reaches it.
         precondition: Precondition,
     },
@@ -57,7 +61,7 @@ pub enum Trigger {
 impl Trigger {
     /// A crash point that the load reaches by itself.
     #[must_use]
-    pub fn point(point: impl Into<String>) -> Self {
+    pub fn point(point: impl Into<CrashPoint>) -> Self {
         Trigger::Point { point: point.into(), precondition: Precondition::Load }
     }
 }
@@ -146,16 +150,18 @@ pub enum PowerLossScope {
 }
 
 impl FaultAction {
-    /// The name of the event that records the action.
+    /// The kind of event that records the action.
     #[must_use]
-    pub fn event(&self) -> &'static str {
+    pub fn kind(&self) -> InjectionKind {
         match self {
-            FaultAction::Kill { .. } | FaultAction::PowerLossOnRestart { .. } => "kill",
-            FaultAction::Pause { .. } => "pause",
-            FaultAction::PowerLoss { .. } => "power-loss",
-            FaultAction::SecondInstance { .. } => FaultName::SecondMaster.name(),
-            FaultAction::Wipe { .. } => FaultName::WipeReplica.name(),
-            FaultAction::Network { .. } => "network-fault",
+            FaultAction::Kill { .. } | FaultAction::PowerLossOnRestart { .. } => {
+                InjectionKind::Kill
+            }
+            FaultAction::Pause { .. } => InjectionKind::Pause,
+            FaultAction::PowerLoss { .. } => InjectionKind::PowerLoss,
+            FaultAction::SecondInstance { .. } => InjectionKind::SecondInstance,
+            FaultAction::Wipe { .. } => InjectionKind::Wipe,
+            FaultAction::Network { .. } => InjectionKind::NetworkFault,
         }
     }
 }

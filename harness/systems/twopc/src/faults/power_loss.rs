@@ -4,11 +4,15 @@
 
 use std::time::Duration;
 
-use lab::{bag::ShuffledBag, injection::FaultSource};
+use lab::{
+    bag::ShuffledBag,
+    disk::{self, Access},
+    injection::FaultSource,
+};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use system::{
-    node::{Point, Role},
+    node::{Role, Side, Site},
     protocol::{CommitMode, Node},
 };
 
@@ -17,41 +21,42 @@ use super::{
     replicas,
 };
 use crate::{
+    CrashPoint,
     disk::DiskPoint,
-    matrix::{Reachability, disk_reachability, reachability},
+    matrix::{disk_reachability, reachability},
 };
 
 /// Points around what the master and the replicas must not forget, in either commit mode.
-const POINTS: &[&str] = &[
-    "master:before-persist:commit",
-    "master:after-persist:commit",
-    "master:after-send:decide:1",
-    "master:after-reply:ok",
-    "replica:after-persist:prepare",
-    "replica:after-send:vote-yes",
-    "replica:after-receive:decide",
-    "replica:after-send:ack",
-    "replica:after-receive:veto",
-    "replica:after-persist:frozen",
-    "master:after-receive:peer-answer",
+const POINTS: [CrashPoint; 11] = [
+    CrashPoint::master(Side::Before, Site::Persist, "commit"),
+    CrashPoint::master(Side::After, Site::Persist, "commit"),
+    CrashPoint::master(Side::After, Site::Send, "decide"),
+    CrashPoint::master(Side::After, Site::Reply, "ok"),
+    CrashPoint::replica(Side::After, Site::Persist, "prepare"),
+    CrashPoint::replica(Side::After, Site::Send, "vote-yes"),
+    CrashPoint::replica(Side::After, Site::Receive, "decide"),
+    CrashPoint::replica(Side::After, Site::Send, "ack"),
+    CrashPoint::replica(Side::After, Site::Receive, "veto"),
+    CrashPoint::replica(Side::After, Site::Persist, "frozen"),
+    CrashPoint::master(Side::After, Site::Receive, "peer-answer"),
 ];
 
 /// A point that can be reached, and how.
 #[derive(Clone, Debug)]
 struct ReachablePoint {
-    role: Role,
-    point: String,
+    point: CrashPoint,
     precondition: Precondition,
 }
 
 impl ReachablePoint {
-    /// `None` if the point is never reached.
-    fn of(role: Role, point: impl ToString, reachability: Reachability) -> Option<Self> {
-        Some(ReachablePoint { role, point: point.to_string(), precondition: reachability.ok()? })
-    }
-
-    fn of_disk(point: DiskPoint, commit: CommitMode) -> Option<Self> {
-        ReachablePoint::of(point.role, point, disk_reachability(point, commit))
+    /// `None` if the point does not apply to the commit mode, or is never reached.
+    fn of(point: CrashPoint, commit: CommitMode) -> Option<Self> {
+        let reachability = match point {
+            CrashPoint::Process(point) if !point.applies_to(commit) => return None,
+            CrashPoint::Process(point) => reachability(point, commit),
+            CrashPoint::Disk(point) => disk_reachability(point, commit),
+        };
+        Some(ReachablePoint { point, precondition: reachability.ok()? })
     }
 
     fn trigger(self) -> Trigger {
@@ -70,8 +75,8 @@ enum Moment {
 }
 
 /// After a write of the WAL that is not synced yet.
-fn unsynced(role: Role) -> DiskPoint {
-    format!("{}:after-disk-write:log", role.name()).parse().expect("it is a disk point")
+fn unsynced(role: Role) -> CrashPoint {
+    DiskPoint::of_wal(role, disk::Side::After, Access::Write).into()
 }
 
 #[derive(Debug)]
@@ -89,15 +94,11 @@ pub(super) struct PowerLoss {
 impl PowerLoss {
     pub(super) fn new(count: u8, commit: CommitMode) -> Self {
         let roles = [Role::Master, Role::Replica];
-        let disk = roles.into_iter().flat_map(DiskPoint::all);
-        let disk = disk.filter_map(|point| ReachablePoint::of_disk(point, commit));
-        let points = POINTS.iter().map(|point| point.parse::<Point>().expect("it is a point"));
-        let points = points.filter(|point| point.applies_to(commit));
-        let points = points
-            .filter_map(|point| ReachablePoint::of(point.role, point, reachability(point, commit)));
-        let mut moments: Vec<_> = disk.chain(points).map(Moment::AtPoint).collect();
-        let unsynced =
-            roles.into_iter().filter_map(|role| ReachablePoint::of_disk(unsynced(role), commit));
+        let reachable = |point: CrashPoint| ReachablePoint::of(point, commit);
+        let disk = roles.into_iter().flat_map(DiskPoint::all).map(CrashPoint::from);
+        let points = disk.chain(POINTS).filter_map(reachable);
+        let mut moments: Vec<_> = points.map(Moment::AtPoint).collect();
+        let unsynced = roles.into_iter().map(unsynced).filter_map(reachable);
         // Many of these, because each affects only what was in progress when the node was killed.
         moments.extend(unsynced.flat_map(|point| vec![Moment::OnRestart(point); 8]));
         moments.extend(vec![Moment::AtAnyTime; 8]);
@@ -125,14 +126,14 @@ impl FaultSource<Injection> for PowerLoss {
         if !self.injected {
             // A write of a commit that is not synced: even the shortest run loses something. A store
             // that never syncs reaches this point too.
-            let (role, precondition) = (Role::Replica, Precondition::Load);
-            let point = unsynced(role).to_string();
-            moment = Moment::AtPoint(ReachablePoint { role, point, precondition });
+            let (point, precondition) = (unsynced(Role::Replica), Precondition::Load);
+            moment = Moment::AtPoint(ReachablePoint { point, precondition });
             partial = false;
         }
         let master = match &moment {
             Moment::AtAnyTime => self.masters.draw(rng),
-            Moment::AtPoint(point) | Moment::OnRestart(point) => point.role == Role::Master,
+            Moment::AtPoint(ReachablePoint { point, .. })
+            | Moment::OnRestart(ReachablePoint { point, .. }) => point.role() == Role::Master,
         };
         let target = if master { Node::Master } else { self.replicas.draw(rng) };
         let partial = partial.then(|| rng.random());

@@ -6,25 +6,29 @@ use std::time::Duration;
 use lab::{bag::ShuffledBag, injection::FaultSource};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use system::protocol::Node;
+use system::{
+    node::{Side, Site},
+    protocol::Node,
+};
 
 use super::{FaultAction, FaultName, Injection, OutageLength, Trigger, replicas};
+use crate::CrashPoint;
 
 /// From the first record of a transaction to its acknowledgement.
-const POINTS: &[&str] = &[
-    "replica:before-persist:prepare",
-    "replica:after-persist:prepare",
-    "replica:after-send:vote-yes",
-    "replica:before-receive:decide",
-    "replica:after-receive:decide",
-    "replica:before-persist:commit",
-    "replica:after-persist:commit",
-    "replica:after-send:ack",
+const POINTS: [CrashPoint; 8] = [
+    CrashPoint::replica(Side::Before, Site::Persist, "prepare"),
+    CrashPoint::replica(Side::After, Site::Persist, "prepare"),
+    CrashPoint::replica(Side::After, Site::Send, "vote-yes"),
+    CrashPoint::replica(Side::Before, Site::Receive, "decide"),
+    CrashPoint::replica(Side::After, Site::Receive, "decide"),
+    CrashPoint::replica(Side::Before, Site::Persist, "commit"),
+    CrashPoint::replica(Side::After, Site::Persist, "commit"),
+    CrashPoint::replica(Side::After, Site::Send, "ack"),
 ];
 
 #[derive(Debug)]
 pub(super) struct ReplicaUncertainty {
-    points: ShuffledBag<&'static str>,
+    points: ShuffledBag<CrashPoint>,
     targets: ShuffledBag<Node>,
     kills: ShuffledBag<bool>,
     outages: ShuffledBag<OutageLength>,

@@ -7,26 +7,27 @@ use std::time::Duration;
 use lab::{bag::ShuffledBag, injection::FaultSource};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use system::protocol::{CommitMode, Node};
+use system::{
+    node::{Point, Role, Side, Site},
+    protocol::{CommitMode, Node},
+};
 
 use super::{FaultAction, FaultName, Injection, Trigger, uncertainty_points};
+use crate::CrashPoint;
 
 #[derive(Debug)]
 pub(super) struct SecondMaster {
-    points: ShuffledBag<Option<String>>,
+    points: ShuffledBag<Option<CrashPoint>>,
 }
 
 impl SecondMaster {
     pub(super) fn new(replicas: u8, commit: CommitMode) -> Self {
         // All replicas have voted, and nobody knows the decision.
         let voted = uncertainty_points(replicas, commit).swap_remove(0);
+        let (role, side, site) = (Role::Master, Side::After, Site::Send);
+        let prepared = Point { role, side, site, kind: "prepare", n: replicas.into() }.into();
         SecondMaster {
-            points: ShuffledBag::new(vec![
-                Some(format!("master:after-send:prepare:{replicas}")),
-                Some(format!("master:after-send:prepare:{replicas}")),
-                Some(voted),
-                None,
-            ]),
+            points: ShuffledBag::new(vec![Some(prepared), Some(prepared), Some(voted), None]),
         }
     }
 }

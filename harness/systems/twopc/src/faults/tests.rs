@@ -1,7 +1,10 @@
 use std::collections::BTreeSet;
 
 use lab::{injection::Lane, seeds::nemesis_rng};
-use system::{node::Point, protocol::CommitMode};
+use system::{
+    node::{Point, Role},
+    protocol::CommitMode,
+};
 
 use super::*;
 use crate::matrix::Shard;
@@ -65,7 +68,8 @@ fn every_uncertainty_point_is_among_the_first_injections() {
                 "master:after-send:decide:1",
                 &last,
             ] {
-                assert!(points.contains(point), "{point}");
+                let point = point.parse().expect("it is a crash point");
+                assert!(points.contains(&point), "{point}");
             }
         }
     }
@@ -76,11 +80,15 @@ fn every_point_applies_to_the_commit_mode_of_the_cluster() {
     for commit in CommitMode::ALL {
         let injections = injections_in(commit, "all", 3, 3, 2000);
         let points = injections.iter().filter_map(|injection| match &injection.trigger {
-            Trigger::Point { point, .. } => Some((injection.fault, point.parse::<Point>().ok()?)),
+            Trigger::Point { point: CrashPoint::Process(point), .. } => {
+                Some((injection.fault, *point))
+            }
             _ => None,
         });
         let points: Vec<_> = points.collect();
         for (fault, point) in &points {
+            let first = Point { n: 1, ..*point };
+            assert!(Point::all(point.role).any(|known| known == first), "{fault} at {point}");
             assert!(point.applies_to(commit), "{fault} at {point}, commit = {commit}");
         }
         for fault in [FaultName::PowerLoss, FaultName::CrashMatrix] {
@@ -103,8 +111,7 @@ fn targets_exist_and_have_the_role_of_their_fault() {
             }
         }
         if let Trigger::Point { point, .. } = &injection.trigger {
-            let role = if injection.target == Node::Master { "master:" } else { "replica:" };
-            assert!(point.starts_with(role), "{point}");
+            assert_eq!(point.role(), Role::from(injection.target), "{point}");
         }
     }
 }

@@ -5,8 +5,12 @@ use std::{
     fmt,
 };
 
-use serde_json::{Value as Json, json};
-use system::node::Point;
+use history::{
+    NemesisEvent,
+    nemesis::{Injected, InjectionKind, Missed},
+};
+use serde::{Deserialize, Serialize};
+use system::protocol::CommitMode;
 
 use super::{CrashAction, MatrixCell, cells};
 use crate::faults::{Capabilities, FaultName};
@@ -22,54 +26,79 @@ pub struct Coverage {
     missed: BTreeSet<MatrixCell>,
 }
 
-/// The name of the event that describes the matrix of a run.
-pub const EVENT: &str = "matrix";
+/// The event `matrix`, which describes the matrix of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MatrixDescription {
+    /// The number of replicas.
+    pub replicas: u8,
+    /// Whether there are disks that can lose power.
+    pub disks: bool,
+    /// The commit mode. Records without this field are from the time when there was only one.
+    #[serde(default)]
+    pub commit: CommitMode,
+    /// The shard of the run.
+    #[serde(alias = "part")]
+    pub shard: String,
+}
 
-/// The fields of that event.
-#[must_use]
-pub fn description(replicas: u8, Capabilities { disks, shard, commit }: Capabilities) -> Json {
-    json!({ "replicas": replicas, "disks": disks, "shard": shard.to_string(), "commit": commit })
+impl MatrixDescription {
+    /// The kind of the event.
+    const EVENT: &str = "matrix";
+
+    /// The matrix of a run.
+    #[must_use]
+    pub fn new(replicas: u8, Capabilities { disks, shard, commit }: Capabilities) -> Self {
+        MatrixDescription { replicas, disks, commit, shard: shard.to_string() }
+    }
+
+    /// The event that records it.
+    #[must_use]
+    pub fn event(&self) -> NemesisEvent {
+        let value = serde_json::to_value(self).expect("the fields are plain data");
+        NemesisEvent::Other { f: MatrixDescription::EVENT.to_owned(), value }
+    }
+
+    fn read(event: &NemesisEvent) -> Option<Self> {
+        match event {
+            NemesisEvent::Other { f, value } if f == MatrixDescription::EVENT => {
+                MatrixDescription::deserialize(value).ok()
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The cell at a point and with the action that an event records. Points of earlier versions get
 /// their present names.
-fn cell(point: &str, event: &str) -> Option<MatrixCell> {
-    let action = CrashAction::ALL.into_iter().find(|action| action.event() == event)?;
-    let point = point.parse().map_or_else(|_| point.to_owned(), |point: Point| point.to_string());
+fn cell(injected: &Injected, kind: InjectionKind) -> Option<MatrixCell> {
+    let action = CrashAction::ALL.into_iter().find(|action| action.kind() == kind)?;
+    let of_matrix = injected.fault.as_deref() == Some(FaultName::CrashMatrix.name());
+    let point = injected.at.as_ref().filter(|_| of_matrix)?.parse().ok()?;
     Some(MatrixCell { point, action })
 }
 
 impl Coverage {
-    /// Counts an event of the history: its name and its fields.
-    pub fn add(&mut self, event: &str, fields: &Json) {
-        if event == EVENT {
-            return self.add_matrix(fields);
+    /// Counts an event of the history.
+    pub fn add(&mut self, event: &NemesisEvent) {
+        if let Some(matrix) = MatrixDescription::read(event) {
+            return self.add_matrix(&matrix);
         }
-        let text = |name: &str| fields.get(name).and_then(Json::as_str);
-        if text("fault") != Some(FaultName::CrashMatrix.name()) {
-            return;
-        }
-        let Some(point) = text("at") else { return };
-        if let Some(cell) = cell(point, event) {
-            *self.reachable.entry(cell).or_default() += 1;
-        } else if event == "miss"
-            // `over`, `harm`: the names in records of earlier versions.
-            && [fields.get("load_ended"), fields.get("over")].contains(&Some(&Json::Bool(false)))
-            && let Some(cell) =
-                text("action").or_else(|| text("harm")).and_then(|action| cell(point, action))
-        {
-            self.missed.insert(cell);
+        match event {
+            NemesisEvent::Injected(kind, injected) => {
+                if let Some(cell) = cell(injected, *kind) {
+                    *self.reachable.entry(cell).or_default() += 1;
+                }
+            }
+            NemesisEvent::Missed(Missed { injected, action, load_ended: Some(false), .. }) => {
+                let kind = action.as_deref().and_then(InjectionKind::find);
+                self.missed.extend(kind.and_then(|kind| cell(injected, kind)));
+            }
+            _ => {}
         }
     }
 
-    fn add_matrix(&mut self, fields: &Json) {
-        let replicas = fields.get("replicas").and_then(Json::as_u64).unwrap_or_default();
-        let replicas = u8::try_from(replicas).unwrap_or_default();
-        let disks = fields.get("disks").and_then(Json::as_bool).unwrap_or_default();
-        // Records without this field are from the time when there was only the default mode.
-        let commit = fields.get("commit").and_then(Json::as_str);
-        let commit = commit.and_then(|mode| mode.parse().ok()).unwrap_or_default();
-        for (cell, _, reachability) in cells(replicas, disks, commit) {
+    fn add_matrix(&mut self, matrix: &MatrixDescription) {
+        for (cell, reachability) in cells(matrix.replicas, matrix.disks, matrix.commit) {
             match reachability {
                 Ok(_) => {
                     self.reachable.entry(cell).or_default();
@@ -116,11 +145,11 @@ impl fmt::Display for Coverage {
         for (cell, _) in open.iter().filter(|_| open.len() <= LISTED_MAX) {
             writeln!(f, "  not reached: {cell}")?;
         }
-        let mut reasons: BTreeMap<&str, (usize, BTreeSet<&str>)> = BTreeMap::new();
+        let mut reasons: BTreeMap<&str, (usize, BTreeSet<String>)> = BTreeMap::new();
         for (cell, reason) in &self.unreachable {
             let (count, points) = reasons.entry(reason).or_default();
             *count += 1;
-            points.insert(&cell.point);
+            points.insert(cell.point.to_string());
         }
         for (reason, (count, points)) in reasons {
             let points = points.into_iter().collect::<Vec<_>>().join(", ");

@@ -9,6 +9,7 @@ mod tests;
 
 use std::{collections::VecDeque, fmt, str::FromStr, time::Duration};
 
+use history::nemesis::InjectionKind;
 use lab::{bag::ShuffledBag, injection::FaultSource};
 use rand::{RngExt, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -17,8 +18,9 @@ use system::{
     protocol::{CommitMode, Node},
 };
 
-pub use self::coverage::{Coverage, EVENT, description};
+pub use self::coverage::{Coverage, MatrixDescription};
 use crate::{
+    CrashPoint,
     disk::{DiskPoint, LOG},
     faults::{
         Capabilities, FaultAction, FaultName, Injection, OutageLength, PowerLossScope,
@@ -40,28 +42,28 @@ pub enum CrashAction {
 impl CrashAction {
     const ALL: [CrashAction; 3] = [CrashAction::Kill, CrashAction::PowerLoss, CrashAction::Pause];
 
-    /// The name of the event that records the action.
-    fn event(self) -> &'static str {
+    /// The kind of event that records the action.
+    fn kind(self) -> InjectionKind {
         match self {
-            CrashAction::Kill => "kill",
-            CrashAction::PowerLoss => "power-loss",
-            CrashAction::Pause => "pause",
+            CrashAction::Kill => InjectionKind::Kill,
+            CrashAction::PowerLoss => InjectionKind::PowerLoss,
+            CrashAction::Pause => InjectionKind::Pause,
         }
     }
 }
 
 /// A cell of the matrix.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MatrixCell {
     /// The crash point.
-    pub point: String,
+    pub point: CrashPoint,
     /// What is done there.
     pub action: CrashAction,
 }
 
 impl fmt::Display for MatrixCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.action.event(), self.point)
+        write!(f, "{} at {}", self.action.kind().name(), self.point)
     }
 }
 
@@ -130,29 +132,25 @@ fn occurrences(Point { role, site, kind, .. }: Point, replicas: u8) -> u32 {
 
 /// Every cell for a cluster with this many replicas and this commit mode. Cells that need disks that
 /// can lose power are included only with `disks`.
-fn cells(replicas: u8, disks: bool, commit: CommitMode) -> Vec<(MatrixCell, Role, Reachability)> {
-    let mut points = Vec::new();
+fn cells(replicas: u8, disks: bool, commit: CommitMode) -> Vec<(MatrixCell, Reachability)> {
+    let mut points: Vec<(CrashPoint, Reachability)> = Vec::new();
     for role in [Role::Master, Role::Replica] {
         for point in Point::all(role).filter(|point| point.applies_to(commit)) {
-            for n in 1..=occurrences(point, replicas) {
-                points.push((Point { n, ..point }.to_string(), role, reachability(point, commit)));
-            }
+            let reachability = reachability(point, commit);
+            let occurrences = 1..=occurrences(point, replicas);
+            points.extend(occurrences.map(|n| (Point { n, ..point }.into(), reachability)));
         }
         let disk = DiskPoint::all(role).filter(|_| disks);
-        points
-            .extend(disk.map(|point| (point.to_string(), role, disk_reachability(point, commit))));
+        points.extend(disk.map(|point| (point.into(), disk_reachability(point, commit))));
     }
     let possible = |action: &CrashAction| disks || *action != CrashAction::PowerLoss;
     let actions: Vec<_> = CrashAction::ALL.into_iter().filter(possible).collect();
-    points
-        .into_iter()
-        .flat_map(|(point, role, reachability)| {
-            let cell = move |action: &CrashAction| {
-                (MatrixCell { point: point.clone(), action: *action }, role, reachability)
-            };
-            actions.iter().map(cell).collect::<Vec<_>>()
-        })
-        .collect()
+    let cells = points.into_iter().flat_map(|(point, reachability)| {
+        let cell =
+            move |action: &CrashAction| (MatrixCell { point, action: *action }, reachability);
+        actions.iter().map(cell).collect::<Vec<_>>()
+    });
+    cells.collect()
 }
 
 /// A shard of the matrix: the cells are distributed over the shards round-robin.
@@ -193,7 +191,7 @@ impl FromStr for Shard {
 /// The fault.
 #[derive(Debug)]
 pub(crate) struct CrashMatrix {
-    cells: Vec<(MatrixCell, Role, Precondition)>,
+    cells: Vec<(MatrixCell, Precondition)>,
     /// The cells left in this round, each with the number of its next try.
     left: VecDeque<(usize, u32)>,
     last: Option<(usize, u32)>,
@@ -210,8 +208,7 @@ impl CrashMatrix {
     pub(crate) fn new(count: u8, Capabilities { disks, shard, commit }: Capabilities) -> Self {
         use OutageLength::{Medium, Short};
         let cells = cells(count, disks, commit).into_iter();
-        let reachable =
-            cells.filter_map(|(cell, role, reachability)| Some((cell, role, reachability.ok()?)));
+        let reachable = cells.filter_map(|(cell, reachability)| Some((cell, reachability.ok()?)));
         let first = shard.number as usize - 1;
         CrashMatrix {
             cells: reachable.skip(first).step_by(shard.of as usize).collect(),
@@ -228,7 +225,7 @@ impl CrashMatrix {
         round.shuffle(rng);
         if !std::mem::replace(&mut self.begun, true) {
             // A run that has other faults as well begins with a cell that is reached quickly.
-            let quick = round.iter().position(|cell| self.cells[*cell].2 == Precondition::Load);
+            let quick = round.iter().position(|cell| self.cells[*cell].1 == Precondition::Load);
             round.swap(0, quick.unwrap_or(0));
         }
         self.left = round.into_iter().map(|cell| (cell, 1)).collect();
@@ -241,9 +238,10 @@ impl FaultSource<Injection> for CrashMatrix {
             self.begin_round(rng);
         }
         self.last = self.left.pop_front();
-        let (MatrixCell { point, action }, role, precondition) =
-            &self.cells[self.last.map_or(0, |(cell, _)| cell)];
-        let target = if *role == Role::Master { Node::Master } else { self.replicas.draw(rng) };
+        let (MatrixCell { point, action }, precondition) =
+            self.cells[self.last.map_or(0, |(cell, _)| cell)];
+        let target =
+            if point.role() == Role::Master { Node::Master } else { self.replicas.draw(rng) };
         let down = self.down.draw(rng).draw(rng);
         let action = match action {
             CrashAction::Kill => FaultAction::Kill { paused: Duration::ZERO, down },
@@ -255,7 +253,7 @@ impl FaultSource<Injection> for CrashMatrix {
             CrashAction::Pause => FaultAction::Pause { paused: OutageLength::Long.draw(rng) },
         };
         let delay = Duration::from_millis(rng.random_range(5..60));
-        let trigger = Trigger::Point { point: point.clone(), precondition: *precondition };
+        let trigger = Trigger::Point { point, precondition };
         Injection::new(FaultName::CrashMatrix, delay, target, trigger, action)
     }
 

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use history::NemesisEvent;
 use rand::SeedableRng as _;
 use serde_json::{Value as Json, json};
 
@@ -9,6 +10,10 @@ const LOGGED: CommitMode = CommitMode::Logged;
 
 fn capabilities(disks: bool, shard: Shard) -> Capabilities {
     Capabilities { disks, shard, commit: LOGGED }
+}
+
+fn event(f: &str, value: Json) -> NemesisEvent {
+    NemesisEvent::new(f, value).unwrap_or_else(|why| panic!("{why}"))
 }
 
 #[test]
@@ -21,13 +26,13 @@ fn every_point_that_applies_has_its_cells_and_most_are_reachable() {
         for role in [Role::Master, Role::Replica] {
             for point in Point::all(role) {
                 for action in CrashAction::ALL {
-                    let cell = MatrixCell { point: point.to_string(), action };
+                    let cell = MatrixCell { point: point.into(), action };
                     let exists = distinct.contains(&cell);
                     assert_eq!(exists, point.applies_to(commit), "{commit}: {cell}");
                 }
             }
         }
-        let third = "master:after-send:decide:3".to_owned();
+        let third = "master:after-send:decide:3".parse().expect("it is a crash point");
         let cell = MatrixCell { point: third, action: CrashAction::PowerLoss };
         assert!(distinct.contains(&cell));
         let count = cells.iter().filter(|(.., reachability)| reachability.is_ok()).count();
@@ -84,20 +89,22 @@ fn a_cell_that_was_missed_is_tried_again() {
 #[test]
 fn coverage_lists_what_was_reached_what_was_not_and_what_cannot_be() {
     let mut coverage = Coverage::default();
-    coverage.add(EVENT, &description(3, capabilities(true, Shard::WHOLE)));
+    coverage.add(&MatrixDescription::new(3, capabilities(true, Shard::WHOLE)).event());
     let point = "master:before-persist:commit";
-    coverage.add("kill", &json!({ "fault": "crash-matrix", "at": point }));
-    coverage.add("kill", &json!({ "fault": "kill-master" }));
-    let miss = |point: &str, load_ended: bool| -> Json {
-        json!({
-            "fault": "crash-matrix", "at": point, "action": "kill", "load_ended": load_ended
-        })
+    coverage.add(&event("kill", json!({ "fault": "crash-matrix", "at": point })));
+    coverage.add(&event("kill", json!({ "fault": "kill-master" })));
+    let miss = |point: &str, load_ended: bool| {
+        let fields = json!({
+            "fault": "crash-matrix", "at": point, "action": "kill", "load_ended": load_ended,
+            "why": "late",
+        });
+        event("miss", fields)
     };
-    coverage.add("miss", &miss(point, false));
+    coverage.add(&miss(point, false));
     assert_eq!(coverage.vacuous().count(), 0, "it was reached another time");
-    coverage.add("miss", &miss("master:after-send:read", true));
+    coverage.add(&miss("master:after-send:read", true));
     assert_eq!(coverage.vacuous().count(), 0, "the load had ended");
-    coverage.add("miss", &miss("master:after-send:read", false));
+    coverage.add(&miss("master:after-send:read", false));
     assert_eq!(coverage.vacuous().count(), 1);
     let text = coverage.to_string();
     let all = coverage.reachable.len();
@@ -105,21 +112,25 @@ fn coverage_lists_what_was_reached_what_was_not_and_what_cannot_be() {
     assert!(text.contains("only when a cluster is created"), "{text}");
     let mut both = coverage.clone();
     both.merge(coverage);
-    let cell = MatrixCell { point: point.to_owned(), action: CrashAction::Kill };
+    let cell = MatrixCell {
+        point: point.parse().expect("it is a crash point"),
+        action: CrashAction::Kill,
+    };
     assert_eq!(both.reachable[&cell], 2);
 }
 
 #[test]
 fn coverage_reads_records_of_earlier_versions() {
     let mut coverage = Coverage::default();
-    coverage.add(EVENT, &json!({ "replicas": 3, "disks": true, "part": "7/60" }));
+    coverage.add(&event("matrix", json!({ "replicas": 3, "disks": true, "part": "7/60" })));
     let all = coverage.reachable.len();
     let boot = "replica:after-persist:boot";
-    coverage.add("kill", &json!({ "fault": "crash-matrix", "at": boot }));
+    coverage.add(&event("kill", json!({ "fault": "crash-matrix", "at": boot })));
     assert_eq!(coverage.reachable.len(), all, "it is the point of the incarnation");
     let miss = json!({
-        "fault": "crash-matrix", "at": "master:after-send:read", "harm": "kill", "over": false
+        "fault": "crash-matrix", "at": "master:after-send:read", "harm": "kill", "over": false,
+        "why": "late",
     });
-    coverage.add("miss", &miss);
+    coverage.add(&event("miss", miss));
     assert_eq!(coverage.vacuous().count(), 1);
 }

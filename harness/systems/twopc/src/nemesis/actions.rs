@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use history::{
+    NemesisEvent,
+    nemesis::{InDoubt, Injected, InjectionKind, MessageRule, NetworkRestored, ReturnKind},
+};
 use lab::{ForbiddenStart, cluster::ForbiddenStartResult};
-use serde_json::{Value as Json, json};
+use serde_json::json;
 use system::protocol::TxnId;
 
 use super::{
     Nemesis, NemesisError, millis,
-    trigger::{NO_RELAYS, Triggered},
+    trigger::{Miss, Triggered},
 };
 use crate::{
     faults::Injection,
@@ -24,7 +28,7 @@ impl Nemesis<'_> {
         &mut self,
         injection: &Injection,
         triggered: Triggered,
-        mut fields: Json,
+        mut fields: Injected,
         paused: Duration,
         down: Duration,
     ) -> Result<Vec<TxnId>, NemesisError> {
@@ -32,24 +36,23 @@ impl Nemesis<'_> {
         let Triggered { stopped, txn, held } = triggered;
         let mut in_doubt = Vec::new();
         if stopped {
-            in_doubt = self.observe_in_doubt(txn, &mut fields).await;
+            (fields.in_doubt, in_doubt) = self.observe_in_doubt(txn).await;
         }
-        fields["paused_ms"] = millis(paused);
-        fields["down_ms"] = millis(down);
+        fields.paused_ms = Some(millis(paused));
+        fields.down_ms = Some(millis(down));
         if !paused.is_zero() {
-            self.record("hold", &fields)?;
+            self.injected(InjectionKind::Hold, &fields)?;
             self.outage(paused, injection, &mut in_doubt).await?;
         }
         self.cluster.kill(node).await;
         if !stopped {
-            in_doubt = self.observe_in_doubt(txn, &mut fields).await;
+            (fields.in_doubt, in_doubt) = self.observe_in_doubt(txn).await;
         }
-        self.record("kill", &fields)?;
+        self.injected(InjectionKind::Kill, &fields)?;
         self.outage(down, injection, &mut in_doubt).await?;
-        let mut restarted = json!({ "node": node });
-        self.observe_in_doubt(txn, &mut restarted).await;
+        let (before, _) = self.observe_in_doubt(txn).await;
         self.cluster.start(node).await?;
-        self.record("restart", &restarted)?;
+        self.returned(ReturnKind::Restart, node, before)?;
         // Released now, a held message reaches the new incarnation, or comes from the old one.
         self.release(injection, held).await?;
         Ok(in_doubt)
@@ -60,24 +63,24 @@ impl Nemesis<'_> {
         &mut self,
         injection: &Injection,
         triggered: Triggered,
-        mut fields: Json,
+        mut fields: Injected,
         paused: Duration,
     ) -> Result<Vec<TxnId>, NemesisError> {
         let node = injection.target;
         let Triggered { txn, held, .. } = triggered;
-        let mut in_doubt = self.observe_in_doubt(txn, &mut fields).await;
-        fields["paused_ms"] = millis(paused);
-        self.record("pause", &fields)?;
+        let (observed, mut in_doubt) = self.observe_in_doubt(txn).await;
+        fields.in_doubt = observed;
+        fields.paused_ms = Some(millis(paused));
+        self.injected(InjectionKind::Pause, &fields)?;
         self.outage(paused, injection, &mut in_doubt).await?;
-        let mut resumed = json!({ "node": node });
-        self.observe_in_doubt(txn, &mut resumed).await;
+        let (before, _) = self.observe_in_doubt(txn).await;
         self.release(injection, held).await?;
         if let Some(device) = self.cluster.device(node) {
             // The target may have been stopped by its disk.
             device.release();
         }
         self.cluster.resume(node).await;
-        self.record("resume", &resumed)?;
+        self.returned(ReturnKind::Resume, node, before)?;
         Ok(in_doubt)
     }
 
@@ -85,15 +88,16 @@ impl Nemesis<'_> {
     pub(super) async fn second_instance(
         &mut self,
         injection: &Injection,
-        mut fields: Json,
+        mut fields: Injected,
         overlap: Duration,
     ) -> Result<Option<Vec<TxnId>>, NemesisError> {
         let node = injection.target;
-        let in_doubt = self.observe_in_doubt(None, &mut fields).await;
-        self.record("hold", &fields)?;
+        let (observed, in_doubt) = self.observe_in_doubt(None).await;
+        fields.in_doubt = observed;
+        self.injected(InjectionKind::Hold, &fields)?;
         let result = self.cluster.try_forbidden_start(node, ForbiddenStart::SecondInstance).await?;
-        result.describe(&mut fields);
-        self.record(injection.fault.name(), &fields)?;
+        fields.start = result.record();
+        self.injected(InjectionKind::SecondInstance, &fields)?;
         let decided = !matches!(result, ForbiddenStartResult::Undecided);
         if let ForbiddenStartResult::Admitted(second_instance) = result {
             // The damage happens while both of them act.
@@ -109,28 +113,29 @@ impl Nemesis<'_> {
 
     async fn resume(&self, injection: &Injection) -> Result<(), NemesisError> {
         self.cluster.resume(injection.target).await;
-        self.record("resume", &json!({ "node": injection.target }))
+        self.returned(ReturnKind::Resume, injection.target, InDoubt::default())
     }
 
     /// Starts the target on an empty directory. If it is admitted, it keeps that directory.
     pub(super) async fn wipe(
         &mut self,
         injection: &Injection,
-        mut fields: Json,
+        mut fields: Injected,
         bootstrap: bool,
     ) -> Result<Option<Vec<TxnId>>, NemesisError> {
         let node = injection.target;
         self.cluster.kill(node).await;
-        let in_doubt = self.observe_in_doubt(None, &mut fields).await;
-        fields["bootstrap"] = json!(bootstrap);
+        let (observed, in_doubt) = self.observe_in_doubt(None).await;
+        fields.in_doubt = observed;
+        fields.bootstrap = Some(bootstrap);
         let start = ForbiddenStart::EmptyDirectory { bootstrap };
         let result = self.cluster.try_forbidden_start(node, start).await?;
-        result.describe(&mut fields);
+        fields.start = result.record();
         let decided = !matches!(result, ForbiddenStartResult::Undecided);
-        self.record(injection.fault.name(), &fields)?;
+        self.injected(InjectionKind::Wipe, &fields)?;
         drop(result);
         self.cluster.start(node).await?;
-        self.record("restart", &json!({ "node": node }))?;
+        self.returned(ReturnKind::Restart, node, InDoubt::default())?;
         Ok(decided.then_some(in_doubt))
     }
 
@@ -139,26 +144,28 @@ impl Nemesis<'_> {
         &mut self,
         injection: &Injection,
         triggered: Triggered,
-        mut fields: Json,
+        mut fields: Injected,
         rules: &[(Pattern, MessageAction)],
         duration: Duration,
     ) -> Result<Option<Vec<TxnId>>, NemesisError> {
         let Some(network) = self.network else {
-            fields["why"] = json!(NO_RELAYS);
-            self.record("miss", &fields)?;
+            self.missed(injection, fields, None, Miss::NoRelays.to_string())?;
             return Ok(None);
         };
-        let described = |(pattern, action): &(Pattern, MessageAction)| json!({ "pattern": pattern, "action": action.to_string() });
-        fields["messages"] = rules.iter().map(described).collect();
-        fields["duration_ms"] = millis(duration);
+        let described = |(pattern, action): &(Pattern, MessageAction)| MessageRule {
+            pattern: json!(pattern),
+            action: action.to_string(),
+        };
+        fields.messages = rules.iter().map(described).collect();
+        fields.duration_ms = Some(millis(duration));
         let rules: Vec<_> = rules
             .iter()
             .map(|(pattern, action)| network.intercept(pattern.clone(), action.clone()))
             .collect();
-        self.record("network-fault", &fields)?;
+        self.injected(InjectionKind::NetworkFault, &fields)?;
         let mut in_doubt = Vec::new();
         self.outage(duration, injection, &mut in_doubt).await?;
-        in_doubt.extend(self.observe_in_doubt(None, &mut json!({})).await);
+        in_doubt.extend(self.observe_in_doubt(None).await.1);
         let mut intercepted = self.release(injection, triggered.held).await?;
         for rule in rules {
             intercepted |= self.release(injection, Some(rule)).await?;
@@ -174,14 +181,12 @@ impl Nemesis<'_> {
     ) -> Result<bool, NemesisError> {
         let Some(rule) = rule else { return Ok(false) };
         let intercepted = rule.remove(RELEASE_DEADLINE).await;
-        self.record(
-            "network-restored",
-            &json!({
-                "fault": injection.fault.name(),
-                "node": injection.target,
-                "intercepted": intercepted,
-            }),
-        )?;
-        Ok(intercepted.messages > 0)
+        let messages = intercepted.messages;
+        self.record(NemesisEvent::NetworkRestored(NetworkRestored {
+            fault: Some(injection.fault.to_string()),
+            node: Some(injection.target.to_string()),
+            intercepted: intercepted.record(),
+        }))?;
+        Ok(messages > 0)
     }
 }

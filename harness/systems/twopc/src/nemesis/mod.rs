@@ -9,14 +9,18 @@ mod trigger;
 
 use std::{collections::BTreeSet, io, time::Duration};
 
+use history::{
+    NemesisEvent,
+    nemesis::{InDoubt, Injected, InjectionKind, Missed, Recovered, ReturnKind, Returned},
+};
 use lab::{EventLog, cluster::ClusterError, injection::SECOND_INJECTION_MIN};
-use serde_json::{Value as Json, json};
-use system::protocol::TxnId;
+use system::protocol::{Node, TxnId};
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
 
+use self::trigger::Miss;
 use crate::{
     cluster::Cluster,
     faults::{FaultAction, Injection, Schedule},
@@ -82,17 +86,15 @@ impl Nemesis<'_> {
     /// Performs the action of an injection and undoes it. Returns the transactions that were in
     /// doubt at that time, or `None` if the injection did not happen.
     async fn inject(&mut self, injection: &Injection) -> Result<Option<Vec<TxnId>>, NemesisError> {
-        let mut fields = json!({ "fault": injection.fault.name(), "node": injection.target });
+        let mut fields = described(injection);
         // Some triggers determine the target: the node that reaches the point first.
         let injection = &mut injection.clone();
         let triggered = match self.wait_for_trigger(injection, &mut fields).await? {
             Ok(triggered) => triggered,
-            Err(why) => {
-                fields["action"] = json!(injection.action.event());
+            Err(miss) => {
                 // When the load has ended, the miss says nothing about the point.
-                fields["load_ended"] = json!(why == trigger::LOAD_ENDED);
-                fields["why"] = json!(why);
-                self.record("miss", &fields)?;
+                let load_ended = Some(matches!(miss, Miss::LoadEnded));
+                self.missed(injection, fields, load_ended, miss.to_string())?;
                 return Ok(None);
             }
         };
@@ -141,24 +143,22 @@ impl Nemesis<'_> {
         Ok(())
     }
 
-    /// Adds to an event's fields which replicas are in doubt: about this transaction, or about any if
-    /// the injection does not concern one. Returns every transaction that is in doubt anywhere.
-    async fn observe_in_doubt(&self, txn: Option<TxnId>, fields: &mut Json) -> Vec<TxnId> {
+    /// Observes which replicas are in doubt: about this transaction, or about any if the injection
+    /// does not concern one. Returns every transaction that is in doubt anywhere, too.
+    async fn observe_in_doubt(&self, txn: Option<TxnId>) -> (InDoubt, Vec<TxnId>) {
         let statuses = self.cluster.observe(self.cluster.replicas()).await;
         let concerns = |(open, _): &(TxnId, _)| txn.is_none_or(|txn| *open == txn);
         let nodes: Vec<_> = statuses
             .iter()
             .filter(|(_, status)| status.unsettled.iter().any(concerns))
-            .map(|(node, _)| *node)
+            .map(|(node, _)| node.to_string())
             .collect();
-        fields["in_doubt"] = json!(nodes.len());
-        fields["in_doubt_at"] = json!(nodes);
         let txns: BTreeSet<_> = statuses
             .values()
             .flat_map(|status| status.unsettled.iter().map(|(txn, _)| *txn))
             .chain(txn)
             .collect();
-        txns.into_iter().collect()
+        (InDoubt { count: Some(nodes.len() as u64), nodes }, txns.into_iter().collect())
     }
 
     /// Waits until the cluster has recovered, and records how long that took.
@@ -181,20 +181,46 @@ impl Nemesis<'_> {
             // A cluster does not recover from an unexpected exit.
             _ = exits.wait_for(|exits| *exits > 0) => (None, None),
         };
-        self.record(
-            "recovered",
-            &json!({
-                "fault": injection.fault.name(),
-                "node": injection.target,
-                "in_doubt": in_doubt.len(),
-                "resolved_ms": resolved.map(millis),
-                "ready_ms": ready.map(millis),
-            }),
-        )
+        self.record(NemesisEvent::Recovered(Recovered {
+            fault: Some(injection.fault.to_string()),
+            node: Some(injection.target.to_string()),
+            in_doubt: Some(in_doubt.len() as u64),
+            resolved_ms: resolved.map(millis),
+            ready_ms: ready.map(millis),
+        }))
     }
 
-    fn record(&self, event: &str, fields: &Json) -> Result<(), NemesisError> {
-        Ok(self.events.record(event, fields.clone())?)
+    fn record(&self, event: NemesisEvent) -> Result<(), NemesisError> {
+        Ok(self.events.record(event)?)
+    }
+
+    /// Records an injection, or a step towards one.
+    fn injected(&self, kind: InjectionKind, fields: &Injected) -> Result<(), NemesisError> {
+        self.record(NemesisEvent::Injected(kind, fields.clone()))
+    }
+
+    /// Records that the target runs again, and which replicas were in doubt just before.
+    fn returned(
+        &self,
+        kind: ReturnKind,
+        node: Node,
+        in_doubt: InDoubt,
+    ) -> Result<(), NemesisError> {
+        let (node, nodes) = (Some(node.to_string()), Vec::new());
+        self.record(NemesisEvent::Returned(kind, Returned { node, nodes, in_doubt }))
+    }
+
+    /// Records that an injection did not happen.
+    fn missed(
+        &self,
+        injection: &Injection,
+        injected: Injected,
+        load_ended: Option<bool>,
+        why: impl Into<String>,
+    ) -> Result<(), NemesisError> {
+        let action = Some(injection.action.kind().name().to_owned());
+        let missed = Missed { injected, action, load_ended, why: why.into() };
+        self.record(NemesisEvent::Missed(missed))
     }
 
     /// Waits for a time, but not beyond the end of the load. Returns whether the load has ended.
@@ -204,7 +230,16 @@ impl Nemesis<'_> {
     }
 }
 
+/// The fields that every injection has.
+fn described(injection: &Injection) -> Injected {
+    Injected {
+        fault: Some(injection.fault.to_string()),
+        node: Some(injection.target.to_string()),
+        ..Injected::default()
+    }
+}
+
 /// Milliseconds, as events state them.
-fn millis(time: Duration) -> Json {
-    json!(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

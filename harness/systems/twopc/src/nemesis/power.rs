@@ -2,14 +2,20 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use lab::disk::LostWrites;
-use serde_json::{Value as Json, json};
-use system::protocol::{Node, TxnId};
+use history::{
+    NemesisEvent,
+    nemesis::{self, InDoubt, Injected, InjectionKind, ReturnKind, Returned},
+};
+use lab::disk::{Access, LostWrites, Side};
+use system::{
+    node::Role,
+    protocol::{Node, TxnId},
+};
 use tokio::time::timeout;
 
 use super::{
-    Nemesis, NemesisError, millis,
-    trigger::{REACH_DEADLINE, Triggered},
+    Nemesis, NemesisError, described, millis,
+    trigger::{Miss, REACH_DEADLINE, Triggered},
 };
 use crate::{
     disk::DiskPoint,
@@ -27,7 +33,7 @@ impl Nemesis<'_> {
         node: Node,
         point: DiskPoint,
         precondition: Precondition,
-    ) -> Result<Result<(), String>, NemesisError> {
+    ) -> Result<Result<(), Miss>, NemesisError> {
         let restart = precondition == Precondition::RestartTarget;
         if restart {
             self.cluster.kill(node).await;
@@ -40,17 +46,11 @@ impl Nemesis<'_> {
     }
 
     /// Waits until the disk of a running node holds a request. `armed`: the point is armed already.
-    async fn until_held(
-        &mut self,
-        node: Node,
-        point: DiskPoint,
-        armed: bool,
-    ) -> Result<(), String> {
-        let gone = || format!("{node} is not running");
-        let device = self.cluster.device(node).ok_or("the disks cannot be held")?;
-        let process = self.cluster.process(node).ok_or_else(gone)?;
+    async fn until_held(&mut self, node: Node, point: DiskPoint, armed: bool) -> Result<(), Miss> {
+        let device = self.cluster.device(node).ok_or(Miss::NoDisks)?;
+        let process = self.cluster.process(node).ok_or(Miss::NotRunning(node))?;
         if process.state().exit_status().is_some() {
-            return Err(gone());
+            return Err(Miss::NotRunning(node));
         }
         if !armed {
             device.arm(point.at);
@@ -71,40 +71,43 @@ impl Nemesis<'_> {
         &mut self,
         injection: &Injection,
         triggered: Triggered,
-        mut fields: Json,
+        mut fields: Injected,
         (paused, down): (Duration, Duration),
         (scope, partial): (PowerLossScope, Option<u64>),
     ) -> Result<Option<Vec<TxnId>>, NemesisError> {
         let Triggered { stopped, txn, held } = triggered;
         if self.cluster.device(injection.target).is_none() {
-            fields["why"] = json!("the disks cannot lose power");
-            self.record("miss", &fields)?;
+            self.missed(injection, fields, None, "the disks cannot lose power")?;
             return Ok(None);
         }
         let nodes = self.nodes_in(scope, injection.target);
         let mut in_doubt = Vec::new();
         if stopped {
-            in_doubt = self.observe_in_doubt(txn, &mut fields).await;
+            (fields.in_doubt, in_doubt) = self.observe_in_doubt(txn).await;
         }
-        fields["paused_ms"] = millis(paused);
-        fields["down_ms"] = millis(down);
+        fields.paused_ms = Some(millis(paused));
+        fields.down_ms = Some(millis(down));
         if !paused.is_zero() {
-            self.record("hold", &fields)?;
+            self.injected(InjectionKind::Hold, &fields)?;
             self.outage(paused, injection, &mut in_doubt).await?;
         }
         let lost = self.cluster.lose_power(&nodes, partial).await?;
         if !stopped {
-            in_doubt = self.observe_in_doubt(txn, &mut fields).await;
+            (fields.in_doubt, in_doubt) = self.observe_in_doubt(txn).await;
         }
         describe(&mut fields, &lost, partial);
-        self.record("power-loss", &fields)?;
+        self.injected(InjectionKind::PowerLoss, &fields)?;
         self.outage(down, injection, &mut in_doubt).await?;
-        let mut restarted = json!({ "node": injection.target, "nodes": nodes });
-        self.observe_in_doubt(txn, &mut restarted).await;
-        for node in nodes {
-            self.cluster.start(node).await?;
+        let (before, _) = self.observe_in_doubt(txn).await;
+        for node in &nodes {
+            self.cluster.start(*node).await?;
         }
-        self.record("restart", &restarted)?;
+        let restarted = Returned {
+            node: Some(injection.target.to_string()),
+            nodes: nodes.iter().map(ToString::to_string).collect(),
+            in_doubt: before,
+        };
+        self.record(NemesisEvent::Returned(ReturnKind::Restart, restarted))?;
         self.release(injection, held).await?;
         Ok(Some(in_doubt))
     }
@@ -124,48 +127,51 @@ impl Nemesis<'_> {
     pub(super) async fn power_loss_on_restart(
         &mut self,
         injection: &Injection,
-        mut fields: Json,
+        mut fields: Injected,
         (paused, down): (Duration, Duration),
     ) -> Result<Option<Vec<TxnId>>, NemesisError> {
         let node = injection.target;
-        let mut in_doubt = self.observe_in_doubt(None, &mut fields).await;
+        let (observed, mut in_doubt) = self.observe_in_doubt(None).await;
+        fields.in_doubt = observed;
         self.cluster.kill(node).await;
-        self.record("kill", &fields)?;
-        let role = system::node::Role::from(node).name();
-        let point = format!("{role}:before-disk-sync:log");
-        if let (Some(device), Ok(DiskPoint { at, .. })) = (self.cluster.device(node), point.parse())
-        {
-            device.arm(at);
+        self.injected(InjectionKind::Kill, &fields)?;
+        let first_sync = DiskPoint::of_wal(Role::from(node), Side::Before, Access::Sync);
+        if let Some(device) = self.cluster.device(node) {
+            device.arm(first_sync.at);
         }
         self.cluster.start(node).await?;
-        self.record("restart", &json!({ "node": node }))?;
+        self.returned(ReturnKind::Restart, node, InDoubt::default())?;
         let Some(device) = self.cluster.device(node) else { return Ok(Some(in_doubt)) };
         let held = timeout(FIRST_SYNC_DEADLINE, device.until_reached()).await.is_ok();
         if held || device.disarm() {
-            let mut fields = json!({ "fault": injection.fault.name(), "node": node, "at": point });
-            in_doubt.extend(self.observe_in_doubt(None, &mut fields).await);
-            fields["paused_ms"] = millis(paused);
-            fields["down_ms"] = millis(down);
+            let mut fields = described(injection);
+            fields.at = Some(first_sync.to_string());
+            let (observed, more) = self.observe_in_doubt(None).await;
+            fields.in_doubt = observed;
+            in_doubt.extend(more);
+            fields.paused_ms = Some(millis(paused));
+            fields.down_ms = Some(millis(down));
             // A node that acts before its first sync is durable has time to do so.
             self.wait(paused).await;
             let lost = self.cluster.lose_power(&[node], None).await?;
             describe(&mut fields, &lost, None);
-            self.record("power-loss", &fields)?;
+            self.injected(InjectionKind::PowerLoss, &fields)?;
             self.wait(down).await;
             self.cluster.start(node).await?;
-            self.record("restart", &json!({ "node": node }))?;
+            self.returned(ReturnKind::Restart, node, InDoubt::default())?;
         }
         Ok(Some(in_doubt))
     }
 }
 
 /// Adds to an event's fields what was lost.
-fn describe(fields: &mut Json, lost: &BTreeMap<Node, LostWrites>, partial: Option<u64>) {
+fn describe(fields: &mut Injected, lost: &BTreeMap<Node, LostWrites>, partial: Option<u64>) {
     let described = |(node, lost): (&Node, &LostWrites)| {
-        let writes = json!({ "pages": lost.pages, "entries": lost.entries, "kept": lost.kept });
-        (node.to_string(), writes)
+        let pages = lost.pages.iter().map(|(file, pages)| (file.clone(), *pages as u64)).collect();
+        let (entries, kept) = (lost.entries as u64, lost.kept as u64);
+        (node.to_string(), nemesis::LostWrites { pages, entries, kept })
     };
-    fields["nodes"] = json!(lost.keys().collect::<Vec<_>>());
-    fields["partial"] = json!(partial.is_some());
-    fields["dropped"] = Json::Object(lost.iter().map(described).collect());
+    fields.nodes = lost.keys().map(ToString::to_string).collect();
+    fields.partial = Some(partial.is_some());
+    fields.dropped = lost.iter().map(described).collect();
 }

@@ -4,14 +4,21 @@ use std::time::Duration;
 
 use futures::future::select_all;
 use lab::process::ProcessState;
-use system::protocol::{Node, TxnId};
+use system::{
+    node::{Point, Role, Side, Site},
+    protocol::{Node, TxnId},
+};
 use tokio::time::Instant;
 
-use super::{Nemesis, NemesisError, trigger::REACH_DEADLINE};
+use super::{
+    Nemesis, NemesisError,
+    trigger::{Miss, REACH_DEADLINE},
+};
 use crate::faults::Precondition;
 
 /// The master's point after it has sent Prepare to one replica and not to the others.
-const FIRST_PREPARE: &str = "master:after-send:prepare";
+const FIRST_PREPARE: Point =
+    Point { role: Role::Master, side: Side::After, site: Site::Send, kind: "prepare", n: 1 };
 
 /// Longer than three unanswered inquiries of a replica and the answer of its peers.
 const PEER_INQUIRY_TIME: Duration = Duration::from_millis(2_600);
@@ -20,14 +27,14 @@ const PEER_INQUIRY_TIME: Duration = Duration::from_millis(2_600);
 const DISARM_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The node that reached a point and the transaction that it reported, or why none did.
-type Reached = Result<(Node, Option<TxnId>), String>;
+type Reached = Result<(Node, Option<TxnId>), Miss>;
 
 impl Nemesis<'_> {
     /// Waits until the target, or another node in its place, has stopped at a point.
     pub(super) async fn reach_point(
         &mut self,
         target: Node,
-        point: &str,
+        point: Point,
         precondition: Precondition,
     ) -> Result<Reached, NemesisError> {
         match precondition {
@@ -36,7 +43,7 @@ impl Nemesis<'_> {
             }
             Precondition::RestartTarget => {
                 self.cluster.kill(target).await;
-                self.cluster.start_armed(target, Some(point)).await?;
+                self.cluster.start_armed(target, Some(&point.to_string())).await?;
                 Ok(self.first_stopped(&[target], REACH_DEADLINE).await)
             }
             Precondition::RestartMaster => {
@@ -45,7 +52,7 @@ impl Nemesis<'_> {
                 self.cluster.start(Node::Master).await?;
                 match armed {
                     Ok(()) => Ok(self.first_stopped(&[target], REACH_DEADLINE).await),
-                    Err(why) => Ok(Err(why)),
+                    Err(miss) => Ok(Err(miss)),
                 }
             }
             Precondition::VoteTimeout => Ok(self.reach_by_vote_timeout(target, point).await),
@@ -54,9 +61,9 @@ impl Nemesis<'_> {
     }
 
     /// Pauses another replica, so that its vote is missing.
-    async fn reach_by_vote_timeout(&mut self, target: Node, point: &str) -> Reached {
+    async fn reach_by_vote_timeout(&mut self, target: Node, point: Point) -> Reached {
         let Some(other) = self.cluster.replicas().find(|node| *node != target) else {
-            return Err("there is no other replica".to_owned());
+            return Err(Miss::NoOtherReplica);
         };
         self.arm(&[target], point)?;
         self.cluster.pause(other).await;
@@ -67,7 +74,7 @@ impl Nemesis<'_> {
 
     /// Pauses the master after it has sent Prepare to one replica, until that replica has asked its
     /// peers and they have refused for good. Then the master continues and asks them too.
-    async fn reach_by_peer_inquiry(&mut self, target: Node, point: &str) -> Reached {
+    async fn reach_by_peer_inquiry(&mut self, target: Node, point: Point) -> Reached {
         self.arm_and_wait(Node::Master, FIRST_PREPARE).await?;
         let reached = if target == Node::Master {
             self.wait(PEER_INQUIRY_TIME).await;
@@ -95,17 +102,17 @@ impl Nemesis<'_> {
 
     /// Arms a point and waits until the node has stopped there. Returns the transaction that the node
     /// reported; the error says why the point was not reached.
-    async fn arm_and_wait(&mut self, node: Node, point: &str) -> Result<Option<TxnId>, String> {
+    async fn arm_and_wait(&mut self, node: Node, point: Point) -> Result<Option<TxnId>, Miss> {
         self.arm(&[node], point)?;
         self.first_stopped(&[node], REACH_DEADLINE).await.map(|(_, txn)| txn)
     }
 
     /// Arms a point at these nodes.
-    fn arm(&self, nodes: &[Node], point: &str) -> Result<(), String> {
+    fn arm(&self, nodes: &[Node], point: Point) -> Result<(), Miss> {
         for node in nodes {
-            let gone = || format!("{node} is not running");
-            let process = self.cluster.process(*node).ok_or_else(gone)?;
-            process.arm(point).map_err(|_| gone())?;
+            let gone = Miss::NotRunning(*node);
+            let process = self.cluster.process(*node).ok_or_else(|| gone.clone())?;
+            process.arm(&point.to_string()).map_err(|_| gone)?;
         }
         Ok(())
     }
@@ -116,7 +123,7 @@ impl Nemesis<'_> {
         let processes: Vec<_> =
             nodes.iter().filter_map(|node| Some((*node, self.cluster.process(*node)?))).collect();
         if processes.is_empty() {
-            return Err("no node is running".to_owned());
+            return Err(Miss::NoneRunning);
         }
         let waits = processes.iter().map(|(node, process)| {
             Box::pin(async move { process.wait_until(deadline, decided).await.map(|_| *node) })
@@ -127,18 +134,17 @@ impl Nemesis<'_> {
         };
         let mut reached = Err(self.why_not_reached());
         for (node, process) in processes {
-            let gone = || format!("{node} is not running");
             let mut state = process.state();
             if !decided(&state) {
                 // The node may still reach the point before it reads that it is disarmed.
                 state = match process.disarm(DISARM_DEADLINE).await {
                     Ok(Some(state)) => state,
-                    Ok(None) => return Err(format!("{node} does not answer")),
-                    Err(_) => return Err(gone()),
+                    Ok(None) => return Err(Miss::NoAnswer(node)),
+                    Err(_) => return Err(Miss::NotRunning(node)),
                 };
             }
             if let Some(why) = state.arm_error {
-                reached = Err(why);
+                reached = Err(Miss::NotArmed(why));
             } else if let (true, Some(point)) = (state.is_stopped_at_point(), &state.reached) {
                 if reached.is_ok() || first.is_some_and(|first| first != node) {
                     self.cluster.resume(node).await;
@@ -147,7 +153,7 @@ impl Nemesis<'_> {
                     reached = Ok((node, txn));
                 }
             } else if state.exit_status().is_some() && nodes.len() == 1 {
-                reached = Err(gone());
+                reached = Err(Miss::NotRunning(node));
             }
         }
         reached

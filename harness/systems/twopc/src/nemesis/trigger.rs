@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use serde_json::{Value as Json, json};
-use system::protocol::TxnId;
+use history::nemesis::{Injected, InjectionKind};
+use serde_json::json;
+use system::protocol::{Node, TxnId};
 
 use super::{Nemesis, NemesisError};
 use crate::{
+    CrashPoint,
     faults::{FaultAction, Injection, Trigger},
     network::{InterceptRule, MessageAction, Pattern},
 };
@@ -21,14 +23,31 @@ const MESSAGE_DEADLINE: Duration = Duration::from_millis(1_500);
 /// the action.
 const ARRIVAL_TIME: Duration = Duration::from_millis(20);
 
-/// Why an injection missed: the point was not reached.
-pub(super) const NOT_REACHED: &str = "the point was not reached in time";
-
-/// Why an injection missed: the run ended first.
-pub(super) const LOAD_ENDED: &str = "the load ended before the point was reached";
-
-/// Why an injection is impossible: there are no relays.
-pub(super) const NO_RELAYS: &str = "there are no relays between the nodes";
+/// Why an injection does not happen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Miss {
+    #[error("the point was not reached in time")]
+    NotReached,
+    #[error("the load ended before the point was reached")]
+    LoadEnded,
+    #[error("no such message was sent in time")]
+    NoMessage,
+    #[error("there are no relays between the nodes")]
+    NoRelays,
+    #[error("the disks cannot be held")]
+    NoDisks,
+    #[error("there is no other replica")]
+    NoOtherReplica,
+    #[error("no node is running")]
+    NoneRunning,
+    #[error("{0} is not running")]
+    NotRunning(Node),
+    #[error("{0} does not answer")]
+    NoAnswer(Node),
+    /// The node cannot arm the point; the reason is its own.
+    #[error("{0}")]
+    NotArmed(String),
+}
 
 /// The state in which the trigger left the cluster.
 #[derive(Default)]
@@ -47,46 +66,46 @@ impl Nemesis<'_> {
     pub(super) async fn wait_for_trigger(
         &mut self,
         injection: &mut Injection,
-        fields: &mut Json,
-    ) -> Result<Result<Triggered, String>, NemesisError> {
+        fields: &mut Injected,
+    ) -> Result<Result<Triggered, Miss>, NemesisError> {
         let mut triggered = Triggered::default();
         match &injection.trigger.clone() {
             Trigger::Now => {}
             Trigger::Point { point, precondition } => {
-                fields["at"] = json!(point);
+                fields.at = Some(point.to_string());
                 let target = injection.target;
-                let reached = match point.parse() {
-                    Ok(point) => {
-                        let held = self.reach_disk_point(target, point, *precondition).await?;
+                let reached = match point {
+                    CrashPoint::Disk(point) => {
+                        let held = self.reach_disk_point(target, *point, *precondition).await?;
                         held.map(|()| (target, None))
                     }
-                    Err(_) => self.reach_point(target, point, *precondition).await?,
+                    CrashPoint::Process(point) => {
+                        self.reach_point(target, *point, *precondition).await?
+                    }
                 };
                 let (node, txn) = match reached {
                     Ok(reached) => reached,
-                    Err(why) => return Ok(Err(why)),
+                    Err(miss) => return Ok(Err(miss)),
                 };
                 injection.target = node;
-                fields["node"] = json!(node);
+                fields.node = Some(node.to_string());
                 triggered = Triggered { stopped: true, txn, held: None };
             }
             Trigger::Message(pattern, action) => {
                 let rule = match self.intercept(pattern, action).await {
                     Ok(rule) => rule,
-                    Err(why) => return Ok(Err(why)),
+                    Err(miss) => return Ok(Err(miss)),
                 };
                 let first = rule.intercepted().first;
                 triggered.txn = first.first().and_then(|message| message.txns.first().copied());
-                fields["message"] = json!(first.first());
-                fields["message_action"] = json!(action.to_string());
+                fields.message = first.first().map(|message| json!(message));
+                fields.message_action = Some(action.to_string());
                 triggered.held = Some(rule);
-                self.record("intercepted", fields)?;
+                self.injected(InjectionKind::Intercept, fields)?;
                 self.wait(ARRIVAL_TIME).await;
             }
         }
-        if let Some(txn) = triggered.txn {
-            fields["txn"] = json!(txn);
-        }
+        fields.txn = triggered.txn.map(|txn| txn.to_string());
         let stops = matches!(
             injection.action,
             FaultAction::Pause { .. } | FaultAction::SecondInstance { .. }
@@ -94,7 +113,7 @@ impl Nemesis<'_> {
         if stops && !triggered.stopped {
             triggered.stopped = self.cluster.pause(injection.target).await;
             if !triggered.stopped {
-                return Ok(Err(format!("{} is not running", injection.target)));
+                return Ok(Err(Miss::NotRunning(injection.target)));
             }
         }
         Ok(Ok(triggered))
@@ -105,18 +124,18 @@ impl Nemesis<'_> {
         &mut self,
         pattern: &Pattern,
         action: &MessageAction,
-    ) -> Result<InterceptRule, String> {
-        let network = self.network.ok_or(NO_RELAYS)?;
+    ) -> Result<InterceptRule, Miss> {
+        let network = self.network.ok_or(Miss::NoRelays)?;
         let mut rule = network.intercept(pattern.clone(), action.clone());
         let matched = tokio::select! {
             matched = rule.until_matched(MESSAGE_DEADLINE) => matched,
             _ = self.load_ended.wait_for(|ended| *ended) => false,
         };
-        if matched { Ok(rule) } else { Err("no such message was sent in time".to_owned()) }
+        if matched { Ok(rule) } else { Err(Miss::NoMessage) }
     }
 
     /// Why a point was not reached.
-    pub(super) fn why_not_reached(&self) -> String {
-        if *self.load_ended.borrow() { LOAD_ENDED } else { NOT_REACHED }.to_owned()
+    pub(super) fn why_not_reached(&self) -> Miss {
+        if *self.load_ended.borrow() { Miss::LoadEnded } else { Miss::NotReached }
     }
 }

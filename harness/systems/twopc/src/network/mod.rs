@@ -22,9 +22,10 @@ use std::{
     time::Duration,
 };
 
+use history::nemesis;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
-use serde::Serialize;
+use serde_json::json;
 use system::{
     protocol::{Message, Node},
     wire,
@@ -46,7 +47,7 @@ pub struct Network {
 }
 
 /// The messages that a rule has intercepted.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Intercepted {
     /// The number of messages.
     pub messages: u64,
@@ -54,6 +55,18 @@ pub struct Intercepted {
     pub kinds: BTreeMap<&'static str, u64>,
     /// The first of them.
     pub first: Vec<MessageSummary>,
+}
+
+impl Intercepted {
+    /// The messages as a history records them.
+    #[must_use]
+    pub fn record(&self) -> nemesis::Intercepted {
+        nemesis::Intercepted {
+            messages: self.messages,
+            kinds: self.kinds.iter().map(|(kind, count)| ((*kind).to_owned(), *count)).collect(),
+            first: self.first.iter().map(|message| json!(message)).collect(),
+        }
+    }
 }
 
 /// A rule that is in force until it is removed or dropped.

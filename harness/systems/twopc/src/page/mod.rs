@@ -14,7 +14,7 @@ use std::{
 };
 
 use checker::Results;
-use history::{Action, Event, Function, Operation, Outcome};
+use history::{Action, Event, Function, NemesisEvent, Operation, Outcome, nemesis::InjectionKind};
 use report::{
     FaultInterval, RecordedRun, ReportError, SectionRequest, SystemEvidence, SystemSections,
     fault_intervals,
@@ -88,7 +88,7 @@ pub fn coverage(events: &[Event]) -> Coverage {
     let mut coverage = Coverage::default();
     for event in events {
         if let Action::Nemesis(event) = &event.action {
-            coverage.add(&event.f, &event.value);
+            coverage.add(event);
         }
     }
     coverage
@@ -101,11 +101,11 @@ pub fn summary(events: &[Event]) -> Tally {
     let mut tally = Tally::of(events);
     let mut dropped: BTreeMap<&str, u64> = BTreeMap::new();
     for event in events {
-        if let Action::Nemesis(event) = &event.action
-            && event.f == FaultName::PowerLoss.name()
-            && let Some(fault) = event.text("fault")
+        if let Action::Nemesis(NemesisEvent::Injected(InjectionKind::PowerLoss, injected)) =
+            &event.action
+            && let Some(fault) = &injected.fault
         {
-            *dropped.entry(fault).or_default() += lost(event);
+            *dropped.entry(fault).or_default() += lost(injected);
         }
     }
     for (fault, dropped) in dropped.into_iter().filter(|(_, dropped)| *dropped > 0) {

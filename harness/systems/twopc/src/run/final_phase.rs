@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
-use history::monotonic_ns;
+use history::{
+    NemesisEvent, monotonic_ns,
+    nemesis::{DumpFailed, FinalReads, Healed, Settled},
+};
 use lab::{cluster::ClusterError, worker::Worker};
-use serde_json::json;
 use system::protocol::Node;
 use tokio::time::Instant;
 
@@ -23,19 +25,21 @@ pub(super) async fn run(
     let Testbed { cluster, progress, .. } = testbed;
     match cluster.processes().heal().await {
         Ok(healed) => {
-            let healed: Vec<_> =
-                healed.iter().map(|(node, action)| (node.as_str(), *action)).collect();
-            testbed.record("heal", json!({ "nodes": healed }))?;
+            let healed =
+                healed.iter().map(|(node, action)| (node.to_string(), (*action).to_owned()));
+            let nodes = Some(healed.collect());
+            testbed.record(NemesisEvent::Healed(Healed { nodes, failed: None }))?;
         }
         Err(error @ ClusterError::Start { .. }) => {
             // The system cannot be repaired. The checks judge what is there.
-            testbed.record("heal", json!({ "failed": error.to_string() }))?;
+            let failed = Some(error.to_string());
+            testbed.record(NemesisEvent::Healed(Healed { nodes: None, failed }))?;
         }
         Err(error) => return Err(error.into()),
     }
     let settled = cluster.until_settled(CONVERGENCE_DEADLINE).await;
-    let settled_ms = settled.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    testbed.record("settled", json!({ "ms": settled_ms }))?;
+    let ms = settled.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+    testbed.record(NemesisEvent::Settled(Settled { ms }))?;
 
     progress.phase("reading every key");
     let deadline = Instant::now() + READS_DEADLINE;
@@ -49,7 +53,7 @@ pub(super) async fn run(
         progress.tick();
     }
     write_json(&testbed.directory.final_state(), &final_state(testbed).await?)?;
-    testbed.record("final", json!({ "unread": unread }))
+    testbed.record(NemesisEvent::FinalReads(FinalReads { unread }))
 }
 
 /// Reads the contents of each replica and the master's unfinished transactions.
@@ -64,7 +68,8 @@ async fn final_state(testbed: &Testbed) -> Result<FinalState, RunError> {
                 state.replicas.insert(node, replica);
             }
             Err(error) => {
-                testbed.record("dump-failed", json!({ "node": node, "error": error }))?;
+                let (node, error) = (node.to_string(), error.to_string());
+                testbed.record(NemesisEvent::DumpFailed(DumpFailed { node, error }))?;
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use checker::{Limits, online::OnlineCheck};
+use history::{NemesisEvent, nemesis::Violated};
 use lab::{
     cluster::ClusterError,
     injection::Lane,
@@ -10,7 +11,6 @@ use lab::{
     worker::Worker,
     workload::Generator,
 };
-use serde_json::json;
 use tokio::{
     sync::watch,
     task::{JoinError, JoinHandle, JoinSet, spawn_blocking},
@@ -20,7 +20,7 @@ use tokio::{
 use super::{RunError, RunOptions, Testbed};
 use crate::{
     faults::{Capabilities, FaultName, Schedule, schedule},
-    matrix,
+    matrix::MatrixDescription,
     nemesis::{Nemesis, NemesisError},
 };
 
@@ -87,8 +87,7 @@ fn start_nemesis(
     let RunOptions { disks, shard, commit, .. } = *options;
     let capabilities = Capabilities { disks, shard, commit };
     if options.faults.names().contains(&FaultName::CrashMatrix) {
-        let description = matrix::description(options.replicas, capabilities);
-        testbed.record(matrix::EVENT, description)?;
+        testbed.record(MatrixDescription::new(options.replicas, capabilities).event())?;
     }
     let schedules = schedules(options, capabilities);
     let only_lane = schedules.len() == 1;
@@ -146,8 +145,8 @@ async fn until_end(
             _ = exits.wait_for(|exits| *exits > 0) => return Ok(None),
             key = &mut violation, if !is_violated => {
                 is_violated = true;
-                let fields = json!({ "key": key, "ended": options.fail_fast });
-                testbed.record("broken", fields)?;
+                let ended = options.fail_fast;
+                testbed.record(NemesisEvent::Violated(Violated { key, ended }))?;
                 if options.fail_fast {
                     return Ok(None);
                 }

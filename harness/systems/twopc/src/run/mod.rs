@@ -9,7 +9,7 @@ mod testbed;
 
 use std::{fs, io, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
-use history::{Action, NemesisEvent, Recorder};
+use history::{Action, Recorder};
 use lab::{EventLog, cluster::ClusterError, progress::RunProgress};
 use tokio::{sync::watch, task::JoinError};
 
@@ -88,10 +88,7 @@ pub async fn run(
 /// The history as the lab and the nemesis see it.
 fn event_log(recorder: &Recorder) -> EventLog {
     let recorder = recorder.clone();
-    EventLog::new(move |event, value| {
-        let event = NemesisEvent { f: event.to_owned(), value };
-        recorder.record(Action::Nemesis(event)).map(|_| ())
-    })
+    EventLog::new(move |event| recorder.record(Action::Nemesis(event)).map(|_| ()))
 }
 
 /// Writes a file that contains one JSON value, indented for people.

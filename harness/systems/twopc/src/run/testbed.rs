@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, env, fs, path::Path, path::PathBuf, sync::Arc, time::SystemTime};
 
 use checker::online::OnlineCheck;
-use history::Recorder;
+use history::{NemesisEvent, Recorder, nemesis::Died};
 use lab::{
     EventLog,
     address::Address,
@@ -13,7 +13,6 @@ use lab::{
     scratch::Scratch,
     worker::Worker,
 };
-use serde_json::{Value as Json, json};
 use system::protocol::Node;
 
 use super::{
@@ -133,8 +132,8 @@ impl Testbed {
     ///
     /// # Errors
     /// The history cannot be written.
-    pub fn record(&self, event: &str, fields: Json) -> Result<(), RunError> {
-        self.events.record(event, fields).map_err(RunError::io("cannot write the history"))
+    pub fn record(&self, event: NemesisEvent) -> Result<(), RunError> {
+        self.events.record(event).map_err(RunError::io("cannot write the history"))
     }
 
     /// Heals everything, reads these keys, and stops the nodes. Returns the run directory.
@@ -146,9 +145,11 @@ impl Testbed {
         final_phase::run(&self, worker, keys).await?;
         self.progress.phase("stopping the nodes");
         for node in self.cluster.processes().stop().await {
-            let fields =
-                json!({ "node": node.as_str(), "status": "it did not exit after SIGTERM" });
-            self.record("died", fields)?;
+            self.record(NemesisEvent::Died(Died {
+                node: node.as_str().to_owned(),
+                status: "it did not exit after SIGTERM".to_owned(),
+                log: String::new(),
+            }))?;
         }
         self.cluster.processes().unmount_disks().await?;
         self.recorder.flush().map_err(RunError::io("cannot write the history"))?;

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io, time::Duration};
 
 use explore::schedule::{Schedule, Step};
+use history::nemesis::Exit;
 use lab::{
     ForbiddenStart,
     cluster::ForbiddenStartResult,
@@ -358,10 +359,10 @@ impl<'a> Driver<'a> {
                 self.second_instance = Some(SecondInstance { process, acts: true });
                 return Ok(StepResult::Forced);
             }
-            ForbiddenStartResult::Refused { last_log_line, .. } => {
+            ForbiddenStartResult::Refused(Exit { last_log_line, .. }) => {
                 not_forced(format!("the second instance was refused: {last_log_line}"))
             }
-            ForbiddenStartResult::Exited { status, last_log_line } => {
+            ForbiddenStartResult::Exited(Exit { status, last_log_line }) => {
                 not_forced(format!("the second instance exited, {status}: {last_log_line}"))
             }
             ForbiddenStartResult::Undecided => {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use explore::schedule::{self, Schedule, Step};
+use lab::disk::{Access, Side};
 use system::{
     node::Role,
     protocol::{Effect, Node},
@@ -37,12 +38,12 @@ pub(super) enum Stop {
 impl Stop {
     /// The point of a node's disk, if it is the disk that stops.
     pub(super) fn point(self, node: Node) -> Option<DiskPoint> {
-        let point = match self {
-            Stop::Process => return None,
-            Stop::AfterWrite => "after-disk-write:log",
-            Stop::FirstSync => "before-disk-sync:log",
-        };
-        format!("{}:{point}", Role::from(node).name()).parse().ok()
+        let role = Role::from(node);
+        match self {
+            Stop::Process => None,
+            Stop::AfterWrite => Some(DiskPoint::of_wal(role, Side::After, Access::Write)),
+            Stop::FirstSync => Some(DiskPoint::of_wal(role, Side::Before, Access::Sync)),
+        }
     }
 }
 

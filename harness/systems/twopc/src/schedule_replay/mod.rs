@@ -10,8 +10,8 @@ mod lost_records;
 use std::{fmt, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 use explore::schedule::{Schedule, ScheduleSetup, Step};
+use history::{NemesisEvent, nemesis};
 use lab::{disk, progress::NoProgress, worker::Worker, workload::Mix};
-use serde_json::json;
 use system::{
     node::{Role, Site},
     protocol::{Rule, TimerId, Timing},
@@ -137,8 +137,8 @@ pub async fn run(
             break;
         }
         let result = driver.step(number, step).await;
-        let fields = json!({ "step": step.to_string(), "result": result.to_string() });
-        testbed.record("step", fields)?;
+        let (words, forced) = (step.to_string(), result.to_string());
+        testbed.record(NemesisEvent::Step(nemesis::Step { step: words, result: forced }))?;
         report(number, step, &result);
     }
     let keys = driver.finish().await?;
