@@ -244,8 +244,7 @@ impl Coordinator {
     }
 
     /// Wraps a body into a message from this node, with the fields that every message carries.
-    #[must_use]
-    pub fn message(&self, body: Body) -> Message {
+    fn message(&self, body: Body) -> Message {
         Message { store: self.config.store, epoch: self.epoch, watermark: self.watermark(), body }
     }
 

@@ -132,16 +132,6 @@ impl Machine {
         }
     }
 
-    /// Wraps a body into a message from this node, with the fields that every message carries. For
-    /// messages that the driver sends on behalf of the machine: the answer to [`Effect::Serve`].
-    #[must_use]
-    pub fn message(&self, body: Body) -> Message {
-        match self {
-            Machine::Coordinator(machine) => machine.message(body),
-            Machine::Participant(machine) => machine.message(body),
-        }
-    }
-
     /// Renumbers records so that the count starts after `durable`, which must be durable. Two
     /// machines that differ only in how many records they have appended then compare equal. For
     /// drivers that compare machines as states; afterwards such a driver reports `Persisted` in the

@@ -193,8 +193,7 @@ impl Participant {
     }
 
     /// Wraps a body into a message from this node, with the fields that every message carries.
-    #[must_use]
-    pub fn message(&self, body: Body) -> Message {
+    fn message(&self, body: Body) -> Message {
         Message { store: self.config.store, epoch: self.promised, watermark: self.watermark, body }
     }
 

@@ -8,7 +8,7 @@
 //! during an iteration or a force are processed together in the next one, so the cost per event
 //! decreases under load. The loop never waits for a disk, a peer or a client.
 
-mod effects;
+mod environment;
 mod event_loop;
 mod http2;
 mod inputs;
