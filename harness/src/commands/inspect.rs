@@ -4,9 +4,9 @@ use std::{io::Write, path::PathBuf};
 
 use checker::Validity;
 use clap::Args;
+use lab::duration::parse_duration;
 use report::inspect::{Filter, Format, InspectError};
-
-use crate::{report_twopc, runner::parse_duration};
+use twopc::page;
 
 /// Arguments of `inspect`.
 #[derive(Clone, Debug, Args)]
@@ -52,5 +52,5 @@ pub fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<Validity, Ins
         to: args.to,
     };
     let format = if args.json { Format::Json } else { Format::Text };
-    report::inspect::inspect(&args.path, &filter, format, report_twopc::summary, out)
+    report::inspect::inspect(&args.path, &filter, format, page::summary, out)
 }

@@ -7,12 +7,12 @@ use std::{
 
 use checker::Validity;
 use clap::Args;
-
-use super::CommandError;
-use crate::twopc::{
+use twopc::checks::{
     find_journals,
     replay::{Difference, Replay, replay as replay_journal},
 };
+
+use super::CommandError;
 
 /// Arguments of `replay`.
 #[derive(Clone, Debug, Args)]
