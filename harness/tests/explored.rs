@@ -68,7 +68,7 @@ fn a_failing_seed_is_kept_as_a_run() {
         assert!(within.join(run).join(file).is_file(), "{file} is missing");
     }
     for node in ["master", "r1", "r2"] {
-        let journal = within.join(run).join("nodes").join(node).join("journal.jsonl");
+        let journal = within.join(run).join("nodes").join(node).join("journal.bin");
         assert!(journal.is_file(), "{}", journal.display());
     }
     output_with_status(1, &["replay", &format!("{run}/schedule.json")], within);

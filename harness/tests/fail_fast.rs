@@ -77,7 +77,7 @@ fn a_run_ends_when_its_history_cannot_become_linearizable() {
         assert!(directory.join(file).exists(), "{file} is missing");
     }
     for node in ["master", "r1", "r2", "r3"] {
-        let journal = directory.join("nodes").join(node).join("journal.jsonl");
+        let journal = directory.join("nodes").join(node).join("journal.bin");
         assert!(journal.exists(), "{} is missing", journal.display());
     }
     let left = fs::read_dir(scratch.path()).expect("it is there").count();

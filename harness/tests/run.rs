@@ -217,7 +217,7 @@ fn every_fault_alone_and_all_together_are_valid() {
             Some(3)
         );
         for node in ["master", "r1", "r2", "r3"] {
-            for file in ["journal.jsonl", "log"] {
+            for file in ["journal.bin", "log"] {
                 let path = run.join("nodes").join(node).join(file);
                 assert!(fs::metadata(&path).is_ok_and(|it| it.len() > 0), "{}", path.display());
             }

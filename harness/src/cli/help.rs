@@ -38,7 +38,8 @@ Exit status:
 Run directory:
   A run is recorded in STORE/<system>-<faults>/<UTC time>/. STORE/latest links to the last run.
     history.jsonl     operations of the clients and injected faults, one event per line
-    nodes/<name>/     the journal and the log of each node
+    nodes/<name>/     the journal and the log of each node; `harness inspect --journal NODE` prints
+                      a journal
     final.json        what every replica stored at the end
     test.json         the options, the seed, and the command that repeats the run
     results.json      the result of each check

@@ -1,12 +1,16 @@
 //! The command `inspect`: shows a recorded run in the terminal.
 
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use checker::Validity;
 use clap::Args;
 use lab::duration::parse_duration;
 use report::inspect::{Filter, Format, InspectError};
-use twopc::page;
+use system::journal;
+use twopc::{checks::find_journals, page};
 
 /// Arguments of `inspect`.
 #[derive(Clone, Debug, Args)]
@@ -34,6 +38,11 @@ pub struct InspectArgs {
     /// Print the same data as one JSON object.
     #[arg(long)]
     pub json: bool,
+
+    /// Print the journal of this node instead: every input and output of its state machine, one JSON
+    /// object per line. `r2 journal line 17` is the 17th line.
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["key", "process", "from", "to", "json"])]
+    pub journal: Option<String>,
 }
 
 fn nanoseconds(text: &str) -> Result<u64, String> {
@@ -45,6 +54,10 @@ fn nanoseconds(text: &str) -> Result<u64, String> {
 /// # Errors
 /// A file of the run cannot be read, or the output cannot be written.
 pub fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<Validity, InspectError> {
+    if let Some(node) = &args.journal {
+        print_journal(&args.path, node, out)?;
+        return Ok(Validity::Valid);
+    }
     let filter = Filter {
         keys: args.key.clone(),
         processes: args.process.clone(),
@@ -53,4 +66,25 @@ pub fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<Validity, Ins
     };
     let format = if args.json { Format::Json } else { Format::Text };
     report::inspect::inspect(&args.path, &filter, format, page::summary, out)
+}
+
+/// Prints the lines of a node's journal.
+fn print_journal(run: &Path, node: &str, out: &mut impl Write) -> Result<(), InspectError> {
+    let unreadable = |path: &Path, source| InspectError::File { path: path.to_owned(), source };
+    let journals = find_journals(run).map_err(|error| unreadable(run, io::Error::other(error)))?;
+    let journal = journals.iter().find(|(name, _)| name.to_string() == node);
+    let Some((_, path)) = journal else {
+        let names: Vec<_> = journals.keys().map(ToString::to_string).collect();
+        let reason = match names.is_empty() {
+            true => "the run has no journals; expected nodes/<name>/journal.bin".to_owned(),
+            false => format!("no journal of '{node}'; there are those of {}", names.join(", ")),
+        };
+        return Err(unreadable(run, io::Error::new(io::ErrorKind::NotFound, reason)));
+    };
+    let mut lines = journal::Lines::open(path).map_err(|error| unreadable(path, error))?;
+    while let Some((_, line)) = lines.next_line().map_err(|error| unreadable(path, error))? {
+        out.write_all(line)?;
+        out.write_all(b"\n")?;
+    }
+    Ok(())
 }

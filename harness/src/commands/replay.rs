@@ -35,7 +35,7 @@ pub fn replay(args: &ReplayArgs, out: &mut impl Write) -> Result<Validity, Comma
             vec![path.clone()]
         };
         if journals.is_empty() {
-            let reason = "no journal: expected nodes/<name>/journal.jsonl in the directory";
+            let reason = "no journal: expected nodes/<name>/journal.bin in the directory";
             return Err(CommandError::Nothing { path: path.clone(), reason });
         }
         for path in journals {

@@ -20,7 +20,7 @@ use system::{
     protocol::{CommitMode, Rule, Rules},
 };
 use twopc::{
-    checks::{self, FinalState, Run},
+    checks::{self, FinalState, JOURNAL, Run},
     page,
 };
 
@@ -58,7 +58,7 @@ pub(super) fn keep(
     }
     fs::write(&path, history).with_context(|| path.display().to_string())?;
     for (node, steps) in &run.machine_steps {
-        let path = directory.node(&node.to_string())?.join("journal.jsonl");
+        let path = directory.node(&node.to_string())?.join(JOURNAL);
         let write = || -> io::Result<()> {
             let mut writer = journal::Writer::open(&path)?;
             record::journal(steps).for_each(|entry| writer.add(&entry));

@@ -15,7 +15,7 @@ use history::{
 };
 use serde_json::{Value as Json, json};
 use system::{
-    journal::Entry,
+    journal::{self, Entry},
     protocol::{
         CallId, CommitMode, Config, Effect, Event as MachineEvent, Key, Lsn, Machine, Message,
         Node, Record, Reply, Request, Rules, StoreId, TimerId, Timing, TxnId, Value, Version,
@@ -23,7 +23,7 @@ use system::{
         driver::{self, Clients, Environment, Halt, Network, Operator, Storage, Timers},
     },
 };
-use twopc::checks::{FinalReplicaState, FinalState, RunDescription, error_of};
+use twopc::checks::{FinalReplicaState, FinalState, JOURNAL, RunDescription, error_of};
 
 /// The monotonic clock when the history begins.
 const ORIGIN: u64 = 5_000_000_000;
@@ -53,8 +53,12 @@ impl Files {
         write("test.json", pretty(json!(self.description)));
         write("history.jsonl", lines(self.history.iter().map(|event| line(&event)).collect()));
         for (node, entries) in &self.journals {
-            let text = lines(entries.iter().map(|entry| line(&entry)).collect());
-            write(&format!("nodes/{node}/journal.jsonl"), text);
+            let node = directory.join("nodes").join(node.to_string());
+            fs::create_dir_all(&node).expect("a directory");
+            let path = node.join(JOURNAL);
+            let mut journal = journal::Writer::open(&path).expect("created");
+            entries.iter().for_each(|entry| journal.add(entry));
+            journal.write().expect("written");
         }
         if let Some(final_state) = &self.final_state {
             write("final.json", pretty(json!(final_state)));

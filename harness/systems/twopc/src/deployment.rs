@@ -21,7 +21,12 @@ use system::{
 };
 use tokio::time::timeout;
 
-use crate::{Mutation, Timings, disk::LAYOUTS, node_name};
+use crate::{
+    Mutation, Timings,
+    checks::{JOURNAL, SECOND_INSTANCE_JOURNAL},
+    disk::LAYOUTS,
+    node_name,
+};
 
 /// How long a node has to report its status.
 const OBSERVE_DEADLINE: Duration = Duration::from_millis(400);
@@ -136,8 +141,7 @@ impl Deployment {
         };
         let directory =
             |node: &Node| (*node, placement.scratch.join(node.to_string()).join("store"));
-        let journal =
-            |(node, directory): (&Node, &PathBuf)| (*node, directory.join("journal.jsonl"));
+        let journal = |(node, directory): (&Node, &PathBuf)| (*node, directory.join(JOURNAL));
         Ok(Deployment {
             names,
             addresses,
@@ -271,7 +275,7 @@ impl Deployment {
         // A process that does not belong to the cluster must not write to the node's journal.
         let journal = &self.journals[&node];
         command.arg("--journal").arg(if start.is_forbidden() {
-            journal.with_file_name("foreign.jsonl")
+            journal.with_file_name(SECOND_INSTANCE_JOURNAL)
         } else {
             journal.clone()
         });

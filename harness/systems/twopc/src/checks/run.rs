@@ -148,7 +148,16 @@ pub fn version_of(operation: &Operation) -> Option<TxnId> {
     operation.version.as_ref()?.parse()
 }
 
-/// Finds the journals of a run directory: `nodes/<name>/journal.jsonl`.
+/// The file with the journal of a node, in the node's directory of a run.
+pub const JOURNAL: &str = "journal.bin";
+
+/// The file with the journal of a second process that was started in place of a node.
+pub const SECOND_INSTANCE_JOURNAL: &str = "second-instance.bin";
+
+/// The name of a journal in runs that earlier versions recorded: lines that are not compressed.
+const PLAIN_JOURNAL: &str = "journal.jsonl";
+
+/// Finds the journals of a run directory: `nodes/<name>/journal.bin`.
 ///
 /// # Errors
 /// The directory of nodes cannot be read.
@@ -161,9 +170,9 @@ pub fn find_journals(directory: &Path) -> Result<BTreeMap<Node, PathBuf>, LoadEr
     let file = |source| LoadError::File { path: nodes.clone(), source };
     for item in fs::read_dir(&nodes).map_err(file)? {
         let item = item.map_err(file)?;
-        let path = item.path().join("journal.jsonl");
         let node = item.file_name().to_str().and_then(|name| name.parse::<Node>().ok());
-        if let (Some(node), true) = (node, path.exists()) {
+        let mut paths = [JOURNAL, PLAIN_JOURNAL].into_iter().map(|name| item.path().join(name));
+        if let (Some(node), Some(path)) = (node, paths.find(|path| path.exists())) {
             journals.insert(node, path);
         }
     }

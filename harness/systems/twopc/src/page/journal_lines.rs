@@ -5,13 +5,12 @@
 //! bytes is an order of magnitude faster than decoding them. This is the only place that knows how entries
 //! are written.
 
-use std::{
-    fs::File,
-    io::{self, BufRead as _, BufReader},
-    path::Path,
-};
+use std::{io, path::Path};
 
-use system::{journal::Entry, protocol::TxnId};
+use system::{
+    journal::{self, Entry},
+    protocol::TxnId,
+};
 
 /// FactKind a line records, as far as a page needs to know of every line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +96,7 @@ fn after<'a>(bytes: &'a [u8], pattern: &[u8]) -> Option<&'a [u8]> {
 
 /// A journal that is being read.
 pub(super) struct Lines {
-    reader: BufReader<File>,
-    number: usize,
+    lines: journal::Lines,
     clock: u64,
 }
 
@@ -108,25 +106,20 @@ impl Lines {
     /// # Errors
     /// The file cannot be opened.
     pub(super) fn open(path: &Path) -> io::Result<Lines> {
-        let reader = BufReader::with_capacity(1 << 18, File::open(path)?);
-        Ok(Lines { reader, number: 0, clock: 0 })
+        Ok(Lines { lines: journal::Lines::open(path)?, clock: 0 })
     }
 
-    /// Reads the next line into `line`. Returns false at the end. An incomplete last line, as a killed
-    /// process may leave, is ignored.
+    /// Reads the next line into `line`. Returns false at the end.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// The file cannot be read, or is damaged.
     pub(super) fn read(&mut self, line: &mut Line) -> io::Result<bool> {
+        let Some((number, bytes)) = self.lines.next_line()? else { return Ok(false) };
         line.bytes.clear();
-        self.reader.read_until(b'\n', &mut line.bytes)?;
-        if line.bytes.pop() != Some(b'\n') {
-            return Ok(false);
-        }
-        self.number += 1;
+        line.bytes.extend_from_slice(bytes);
         let (kind, clock) = recognize(&line.bytes);
         self.clock = clock.unwrap_or(self.clock);
-        (line.number, line.clock, line.kind) = (self.number, self.clock, kind);
+        (line.number, line.clock, line.kind) = (number, self.clock, kind);
         Ok(true)
     }
 }
@@ -174,6 +167,7 @@ mod tests {
     use system::protocol::{Body, Effect, Event};
 
     use super::*;
+    use crate::checks::JOURNAL;
 
     /// The kind of an entry, by decoding it.
     fn kind_of(entry: &Entry) -> Kind {
@@ -199,7 +193,7 @@ mod tests {
             .join("../../../histories/golden/caught/ack-after-durable/nodes");
         let mut kinds = std::collections::HashMap::new();
         for node in ["master", "r1", "r2", "r3"] {
-            let mut lines = Lines::open(&run.join(node).join("journal.jsonl")).expect("a journal");
+            let mut lines = Lines::open(&run.join(node).join(JOURNAL)).expect("a journal");
             let mut line = Line::default();
             let mut clock = 0;
             while lines.read(&mut line).expect("it can be read") {

@@ -27,6 +27,7 @@ use super::{
     not_forced, worker,
 };
 use crate::{
+    checks::{JOURNAL, SECOND_INSTANCE_JOURNAL},
     network::InterceptRule,
     run::{RunError, Testbed},
 };
@@ -320,7 +321,7 @@ impl<'a> Driver<'a> {
         let deadline = Instant::now() + STEP_DEADLINE;
         loop {
             let journal = self.journal(node, second_instance);
-            journal.refresh();
+            journal.refresh()?;
             if journal.is_durable() {
                 return Ok(StepResult::Spontaneous);
             }
@@ -383,7 +384,7 @@ impl<'a> Driver<'a> {
     ) -> Result<(), String> {
         let deadline = Instant::now() + deadline;
         loop {
-            if self.journal(node, second_instance).matches(&condition) {
+            if self.journal(node, second_instance).matches(&condition)? {
                 return Ok(());
             }
             if Instant::now() >= deadline {
@@ -401,7 +402,7 @@ impl<'a> Driver<'a> {
 fn journals(testbed: &Testbed) -> BTreeMap<(Node, bool), JournalTail> {
     let nodes = testbed.cluster().nodes().flat_map(|node| [(node, false), (node, true)]);
     let tail = |(node, second_instance): (Node, bool)| {
-        let name = if second_instance { "foreign.jsonl" } else { "journal.jsonl" };
+        let name = if second_instance { SECOND_INSTANCE_JOURNAL } else { JOURNAL };
         let path = testbed.directory().join("nodes").join(node.to_string()).join(name);
         ((node, second_instance), JournalTail::new(path))
     };

@@ -1,21 +1,17 @@
 //! A node's journal, read while the node writes it.
 
-use std::{
-    fs::File,
-    io::{Read as _, Seek as _, SeekFrom},
-    path::PathBuf,
-};
+use std::{io, path::PathBuf};
 
 use system::{
-    journal::Entry,
+    journal::{Entry, Lines},
     protocol::{Effect, Event, Lsn},
 };
 
 /// A journal that grows.
 pub(super) struct JournalTail {
     path: PathBuf,
-    /// How many bytes were read.
-    read: u64,
+    /// `None` while the file does not exist.
+    lines: Option<Lines>,
     /// How many records were appended since the last start.
     pub(super) appended: Lsn,
     /// How many of them are durable.
@@ -26,32 +22,41 @@ pub(super) struct JournalTail {
 }
 
 impl JournalTail {
-    /// The journal at this path. What it contains already belongs to earlier steps.
+    /// The journal at this path, which a node may not have created yet. What it contains already
+    /// belongs to earlier steps.
     pub(super) fn new(path: PathBuf) -> Self {
         let mut tail = JournalTail {
             path,
-            read: 0,
+            lines: None,
             appended: 0,
             durable: 0,
             entries: Vec::new(),
             consumed: 0,
         };
-        tail.refresh();
+        // What cannot be read now cannot be read by the first `refresh` either.
+        let _ = tail.read_on();
         tail.consumed = tail.entries.len();
         tail
     }
 
-    /// Reads the complete lines that were added since the last call.
-    pub(super) fn refresh(&mut self) {
-        let Ok(mut file) = File::open(&self.path) else { return };
-        let mut text = Vec::new();
-        if file.seek(SeekFrom::Start(self.read)).is_err() || file.read_to_end(&mut text).is_err() {
-            return;
+    /// Reads what was added since the last call.
+    ///
+    /// # Errors
+    /// The journal cannot be read; the message names it.
+    pub(super) fn refresh(&mut self) -> Result<(), String> {
+        self.read_on().map_err(|error| format!("{}: {error}", self.path.display()))
+    }
+
+    fn read_on(&mut self) -> io::Result<()> {
+        if self.lines.is_none() && !self.path.exists() {
+            return Ok(());
         }
-        let complete = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        self.read += complete as u64;
-        for line in text[..complete].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let Ok(entry) = serde_json::from_slice::<Entry>(line) else { continue };
+        let lines = match &mut self.lines {
+            Some(lines) => lines,
+            none => none.insert(Lines::open(&self.path)?),
+        };
+        while let Some((_, line)) = lines.next_line()? {
+            let entry: Entry = serde_json::from_slice(line)?;
             match &entry {
                 Entry::Start { .. } => (self.appended, self.durable) = (0, 0),
                 Entry::Effect(Effect::Append(_)) => self.appended += 1,
@@ -60,6 +65,7 @@ impl JournalTail {
             }
             self.entries.push(entry);
         }
+        Ok(())
     }
 
     /// Whether every record is durable.
@@ -69,14 +75,14 @@ impl JournalTail {
 
     /// Whether an event that satisfies the condition has occurred since the last match. If so, the
     /// entries up to it are consumed.
-    pub(super) fn matches(&mut self, condition: impl Fn(&Event) -> bool) -> bool {
-        self.refresh();
+    pub(super) fn matches(&mut self, condition: impl Fn(&Event) -> bool) -> Result<bool, String> {
+        self.refresh()?;
         let found = self.entries[self.consumed..]
             .iter()
             .position(|entry| matches!(entry, Entry::Event { event, .. } if condition(event)));
         if let Some(found) = found {
             self.consumed += found + 1;
         }
-        found.is_some()
+        Ok(found.is_some())
     }
 }
