@@ -1,6 +1,6 @@
 //! The hooks of a node with the feature `test-hooks`.
 
-use std::{future, mem, path::PathBuf, sync::Arc, time::Duration};
+use std::{future, path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use nix::{
@@ -143,8 +143,6 @@ pub(crate) struct Hooks {
     control: bool,
     journal_path: Option<PathBuf>,
     journal: Option<(journal::Writer, PathBuf)>,
-    /// Entries were added to the journal and are not written.
-    unwritten: bool,
     /// The time of the current iteration, if there is a journal.
     now_ns: u64,
     /// Replies of this iteration, each with the value of its connection's meter once the kernel has
@@ -189,7 +187,6 @@ impl Hooks {
             control: options.control,
             journal_path: options.journal,
             journal: None,
-            unwritten: false,
             now_ns: 0,
             replies: Vec::new(),
         };
@@ -251,7 +248,6 @@ impl Hooks {
     fn add(&mut self, entry: impl FnOnce() -> journal::Entry) {
         if let Some((journal, _)) = &mut self.journal {
             journal.add(&entry());
-            self.unwritten = true;
         }
     }
 
@@ -261,10 +257,10 @@ impl Hooks {
     /// The journal cannot be written, so the effects must not leave.
     pub(crate) fn write_journal(&mut self) -> Result<(), NodeError> {
         match &mut self.journal {
-            Some((journal, path)) if mem::take(&mut self.unwritten) => {
+            Some((journal, path)) => {
                 journal.write().map_err(|cause| NodeError::Journal { path: path.clone(), cause })
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
