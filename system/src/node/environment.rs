@@ -64,17 +64,14 @@ impl<'a> NodeEnvironment<'a> {
         }
     }
 
-    /// Writes the journal if the effect takes place at once. What is gathered need not be in the
-    /// journal until it is handed over, so an iteration writes its entries once, or twice if the
-    /// results of reads follow.
+    /// Writes the journal if one of these effects takes place at once. What is gathered need not be in
+    /// the journal before it is handed over, so an iteration that only serves reads writes once.
     ///
     /// # Errors
-    /// The journal cannot be written, so the effect must not be performed.
-    pub(super) fn journal_before(&mut self, effect: &Effect) -> Result<(), NodeError> {
-        match effect {
-            Effect::Append(_) | Effect::Reply { .. } => self.hooks.write_journal(),
-            _ => Ok(()),
-        }
+    /// The journal cannot be written, so the effects must not be performed.
+    pub(super) fn journal_before(&mut self, effects: &[Effect]) -> Result<(), NodeError> {
+        let at_once = |effect: &Effect| matches!(effect, Effect::Append(_) | Effect::Reply { .. });
+        if effects.iter().any(at_once) { self.hooks.write_journal() } else { Ok(()) }
     }
 
     /// Hands over the forces and messages that were gathered.

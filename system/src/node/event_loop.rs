@@ -156,6 +156,7 @@ impl<'a> EventLoop<'a> {
     /// to a step of the machine, the effects of that step come before the next one.
     async fn perform_effects(&mut self) -> Result<(), NodeError> {
         self.environment.now = Instant::now();
+        self.environment.journal_before(&self.effects)?;
         let mut effects = mem::take(&mut self.effects);
         let mut pending = effects.drain(..);
         // The effects of nested steps, the next one last.
@@ -163,12 +164,12 @@ impl<'a> EventLoop<'a> {
         while let Some(effect) = nested.pop().or_else(|| pending.next()) {
             let crossing = self.environment.hooks.performing(&effect);
             self.environment.stop_if_hit(Side::Before, &crossing).await?;
-            self.environment.journal_before(&effect)?;
             match driver::perform(effect, &mut self.environment)? {
                 Performed::Done => {}
                 Performed::Event(event) => {
                     let from = nested.len();
                     step(&mut self.machine, &mut self.environment.hooks, event, &mut nested);
+                    self.environment.journal_before(&nested[from..])?;
                     nested[from..].reverse();
                 }
                 Performed::Halted(Halt { kind, why }) => {
