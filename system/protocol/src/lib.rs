@@ -95,6 +95,9 @@ pub enum Machine {
 impl Machine {
     /// Recovers the machine of `config.node` from the records in its store. This is the only way to
     /// start one.
+    ///
+    /// # Panics
+    /// If there are more replicas than [`Replicas::MAX`].
     #[must_use]
     pub fn recover(config: Config, records: &[Record]) -> (Self, Vec<Effect>) {
         match config.node {
