@@ -9,12 +9,6 @@ use std::{
     time::Duration,
 };
 
-use ::twopc::{
-    CrashPoint,
-    faults::{FaultAction, FaultName, Faults, Injection, Trigger, uncertainty_points},
-    matrix::Shard,
-    run::{RunError, RunOptions},
-};
 use checker::{Limits, Validity};
 use clap::{Args, builder::RangedU64ValueParser};
 use history::nemesis::InjectionKind;
@@ -22,12 +16,18 @@ use lab::duration::{duration_text, parse_duration};
 use serde::Serialize;
 use system::protocol::{CommitMode, Node};
 use tokio::sync::watch;
+use twopc::{
+    CrashPoint,
+    checks::Run,
+    faults::{FaultAction, FaultName, Faults, Injection, Trigger, uncertainty_points},
+    matrix::Shard,
+    page,
+    run::{RunError, RunOptions},
+};
 
 use crate::{
     commands::{self, CommandError},
-    report_twopc,
     run_progress::run_with_progress,
-    twopc::Run,
 };
 
 /// The arguments of `harness blocking`.
@@ -118,7 +118,7 @@ pub async fn blocking(
         let options = args.options(peers);
         let completed = run_with_progress(&options, interrupt.clone()).await?;
         let (run, results) = commands::check_run(&completed.directory, &Limits::default())?;
-        report_twopc::write(&completed.directory, &run, &results).map_err(CommandError::Load)?;
+        page::write(&completed.directory, &run, &results).map_err(CommandError::Load)?;
         worst = worst.max(results.verdict);
         verdicts.push(format!("{}: {}", results.verdict, completed.directory.display()));
         rows.extend(measure(&run, args, peers));
@@ -212,7 +212,7 @@ impl BlockingArgs {
 
 /// How long locks were held that were in doubt when the master was killed.
 fn measure(run: &Run, args: &BlockingArgs, peers: bool) -> Vec<Row> {
-    let (intervals, locks) = report_twopc::locks(run);
+    let (intervals, locks) = page::locks(run);
     args.points()
         .into_iter()
         .map(|point| {

@@ -13,7 +13,6 @@ use std::{
     process::ExitCode,
 };
 
-use ::twopc::Mutation;
 use checker::Validity;
 use clap::{Args, Parser, Subcommand};
 use report::inspect::InspectError;
@@ -22,6 +21,7 @@ use system::{
     protocol::{CommitMode, Rule},
     store::SyncMode,
 };
+use twopc::Mutation;
 
 use self::test::TestArgs;
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
         self, CheckArgs, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
         ServeArgs, ServeFailure, VerifyArgs,
     },
-    model::{self, command::ModelArgs},
+    model::{self, ModelArgs},
     rules::{self, RulesArgs},
     sim::{self, command::SimArgs},
 };
@@ -192,7 +192,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Replay { args, real: true, store } => replay::replay_on_processes(&args, &store),
         Command::Model(args) => {
             require_effect(&args.broken, &[args.commit])?;
-            explored(model::command::run(&args))
+            explored(model::run(&args))
         }
         Command::Sim(args) => {
             require_effect(&args.broken, &[args.commit])?;

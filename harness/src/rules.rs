@@ -6,16 +6,16 @@ mod real;
 
 use std::{io::Write, path::PathBuf, thread, time::Duration};
 
+use checker::Validity;
 use clap::Args;
+use explore::{
+    model::{Exploration, ExplorationLimits, ModelOptions, explore, script},
+    schedule::Property,
+};
 use lab::duration::parse_duration;
 use system::protocol::{CommitMode, Request, Rule, Rules};
 
-use crate::{
-    checker::Validity,
-    model::{Exploration, ExplorationLimits, ModelOptions, explore, script},
-    schedule::Property,
-    sim::command::{SeedRange, SeedResults, run_seeds},
-};
+use crate::sim::command::{SeedRange, SeedResults, run_seeds};
 
 /// The arguments of `harness rules`.
 #[derive(Args, Clone, Debug)]

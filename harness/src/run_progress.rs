@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::twopc::run::{self, CompletedRun, RunError, RunOptions};
 use history::{Action, Event, Kind, NemesisEvent, nemesis::InjectionKind};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::progress::RunProgress;
 use tokio::sync::watch;
+use twopc::run::{self, CompletedRun, RunError, RunOptions};
 
 /// How often a line is written if standard error is not a terminal.
 const LINE_PERIOD: Duration = Duration::from_secs(5);

@@ -9,10 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use harness::{
-    checker::Results,
-    history::{self, Action, NemesisEvent},
-};
+use checker::Results;
+use history::{Action, NemesisEvent};
 
 /// The duration of the load without a violation.
 const TIME_LIMIT: &str = "10m";

@@ -222,6 +222,9 @@ fn every_fault_alone_and_all_together_are_valid() {
                 assert!(fs::metadata(&path).is_ok_and(|it| it.len() > 0), "{}", path.display());
             }
         }
+        let (status, text) = workspace.run(&format!("replay {}", run.display()));
+        assert_eq!(status, Some(0), "{text}");
+        assert!(!text.contains("without a recorded result"), "{text}");
         let group = workspace.store.path().join(format!("twopc-{done}")).join("latest");
         assert_eq!(fs::canonicalize(group).ok(), Some(run));
     }

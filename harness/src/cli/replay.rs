@@ -6,19 +6,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use ::twopc::{
+use anyhow::Context as _;
+use checker::{Limits, Validity};
+use explore::schedule::Schedule;
+use lab::signals::follow_signals;
+use twopc::{
+    page,
     run::CompletedRun,
     schedule_replay::{self, StepResult},
 };
-use anyhow::Context as _;
-use checker::{Limits, Validity};
-use lab::signals::follow_signals;
 
 use super::{Exit, Failure, checked};
 use crate::{
     commands::{self, ReplayArgs},
-    report_twopc,
-    schedule::{self, Schedule},
+    schedule,
 };
 
 /// Replays journals, and schedules, which are the files whose names end in `.json`.
@@ -29,7 +30,7 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
     let mut verdict = Validity::Valid;
     let mut out = io::stdout().lock();
     for path in schedules {
-        let found = schedule::command::replay(path, &mut out).map_err(Failure::arguments)?;
+        let found = schedule::replay(path, &mut out).map_err(Failure::arguments)?;
         verdict = verdict.max(found);
     }
     if paths.is_empty() {
@@ -46,7 +47,7 @@ pub(super) fn replay_on_processes(args: &ReplayArgs, store: &Path) -> Result<Exi
         let run = force(path, store)?;
         let results = commands::check_run(&run.directory, &Limits::default());
         let (record, results) = results.map_err(Failure::harness)?;
-        report_twopc::write(&run.directory, &record, &results).map_err(Failure::harness)?;
+        page::write(&run.directory, &record, &results).map_err(Failure::harness)?;
         commands::print_results(&results, &run.directory, &mut io::stdout().lock())?;
         verdict = verdict.max(results.verdict);
     }

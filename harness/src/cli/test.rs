@@ -7,13 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::twopc::{
-    Mutation, Timings,
-    deployment::find_programs,
-    faults::{FaultName, Faults},
-    matrix::{Coverage, Shard},
-    run::{CompletedRun, RunOptions},
-};
 use anyhow::Context as _;
 use checker::{Limits, Results, Validity};
 use clap::{Args, builder::RangedU64ValueParser};
@@ -23,12 +16,19 @@ use lab::{
 use report::summary::Tally;
 use system::protocol::CommitMode;
 use tokio::{runtime::Runtime, sync::watch};
+use twopc::{
+    Mutation, Timings,
+    deployment::find_programs,
+    faults::{FaultName, Faults},
+    matrix::{Coverage, Shard},
+    page,
+    run::{CompletedRun, RunOptions},
+};
 
 use super::{Exit, Failure, require_effect};
 use crate::{
     blocking::{BlockingArgs, blocking},
     commands::{self, progress},
-    report_twopc,
     run_progress::run_with_progress,
 };
 
@@ -315,9 +315,8 @@ fn judge(completed: CompletedRun) -> Result<JudgedRun, Failure> {
     // A record that this harness has just written and cannot read is a failure of the harness.
     let (record, results) =
         commands::check_run(&completed.directory, &Limits::default()).map_err(Failure::harness)?;
-    report_twopc::write(&completed.directory, &record, &results).map_err(Failure::harness)?;
+    page::write(&completed.directory, &record, &results).map_err(Failure::harness)?;
     drop(judging);
-    let (tally, coverage) =
-        (report_twopc::summary(&record.events), report_twopc::coverage(&record.events));
+    let (tally, coverage) = (page::summary(&record.events), page::coverage(&record.events));
     Ok(JudgedRun { completed, tally, coverage, results })
 }

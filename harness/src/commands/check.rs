@@ -20,14 +20,14 @@ use checker::{
 };
 use clap::Args;
 use history::{ReadError, formats::Format};
+use twopc::{
+    checks::{self, LoadError, Run},
+    page,
+};
 
 use super::{
     CommandError, history_file,
     progress::{CheckProgress, checking_files, checking_run},
-};
-use crate::{
-    report_twopc,
-    twopc::{self, LoadError, Run},
 };
 
 /// Arguments of `check`.
@@ -96,7 +96,7 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, Command
     for path in runs {
         let progress = checking_run(path);
         let (run, results) = check_run(path, &args.limits())?;
-        report_twopc::write(path, &run, &results)?;
+        page::write(path, &run, &results)?;
         drop(progress);
         worst = worst.max(results.verdict);
         if args.json {
@@ -224,7 +224,7 @@ pub fn check_run(directory: &Path, limits: &Limits) -> Result<(Run, Results), Co
         return Err(CommandError::Nothing { path: directory.to_owned(), reason });
     }
     let run = Run::load(directory)?;
-    let results = twopc::check(&run, limits);
+    let results = checks::check(&run, limits);
     let mut text = serde_json::to_string_pretty(&results).map_err(io::Error::from)?;
     text.push('\n');
     let path = directory.join("results.json");

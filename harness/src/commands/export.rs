@@ -8,9 +8,9 @@ use std::{
 use checker::Validity;
 use clap::Args;
 use history::export::{self, ExportError, ExportFormat};
+use twopc::checks::LoadError;
 
 use super::{CommandError, history_file};
-use crate::twopc::LoadError;
 
 /// Arguments of `export`.
 #[derive(Clone, Debug, Args)]

@@ -7,10 +7,10 @@ use std::{
 
 use checker::Validity;
 use clap::Args;
+use lab::duration::parse_duration;
 use report::inspect::{Filter, Format, InspectError};
 use system::journal;
-
-use crate::{report_twopc, runner::parse_duration, twopc::find_journals};
+use twopc::{checks::find_journals, page};
 
 /// Arguments of `inspect`.
 #[derive(Clone, Debug, Args)]
@@ -65,7 +65,7 @@ pub fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<Validity, Ins
         to: args.to,
     };
     let format = if args.json { Format::Json } else { Format::Text };
-    report::inspect::inspect(&args.path, &filter, format, report_twopc::summary, out)
+    report::inspect::inspect(&args.path, &filter, format, page::summary, out)
 }
 
 /// Prints the lines of a node's journal.

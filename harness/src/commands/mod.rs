@@ -1,6 +1,6 @@
 //! The commands on recorded histories and runs: `check`, `verify`, `export`, `generate`, `inspect`,
 //! `serve` and `replay`, one module each. They print results; the crates [`checker`], [`history`] and
-//! [`report`], and the checks in [`twopc`](crate::twopc), compute them.
+//! [`report`], and the checks in [`twopc`](twopc::checks), compute them.
 
 mod check;
 mod export;
@@ -17,6 +17,7 @@ use std::{
 };
 
 use history::export::ExportError;
+use twopc::checks::{LoadError, replay::ReplayError};
 
 pub use self::{
     check::{CheckArgs, check, check_run, print_results},
@@ -27,7 +28,6 @@ pub use self::{
     serve::{ServeArgs, ServeFailure, serve},
     verify::{VerifyArgs, verify},
 };
-use crate::twopc::{LoadError, replay::ReplayError};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]

@@ -7,12 +7,12 @@ use std::{
 
 use checker::Validity;
 use clap::Args;
-
-use super::CommandError;
-use crate::twopc::{
+use twopc::checks::{
     find_journals,
     replay::{Difference, Replay, replay as replay_journal},
 };
+
+use super::CommandError;
 
 /// Arguments of `replay`.
 #[derive(Clone, Debug, Args)]
@@ -42,11 +42,17 @@ pub fn replay(args: &ReplayArgs, out: &mut impl Write) -> Result<Validity, Comma
             let replayed = replay_journal(&path)
                 .map_err(|source| CommandError::Replay { path: path.clone(), source })?;
             match replayed {
-                Replay::Same { starts, events, effects } => writeln!(
-                    out,
-                    "{}: same: {starts} starts, {events} events, {effects} effects",
-                    path.display()
-                )?,
+                Replay::Same { starts, events, effects, reads_without_result } => {
+                    let path = path.display();
+                    write!(
+                        out,
+                        "{path}: same: {starts} starts, {events} events, {effects} effects"
+                    )?;
+                    if reads_without_result > 0 {
+                        write!(out, ", {reads_without_result} reads without a recorded result")?;
+                    }
+                    writeln!(out)?;
+                }
                 Replay::Different(difference) => {
                     verdict = Validity::Invalid;
                     print_difference(&path, &difference, out)?;

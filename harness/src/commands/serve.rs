@@ -5,8 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use anyhow::anyhow;
 use clap::Args;
 use report::serve::{ServeError, serve as serve_runs};
-
-use crate::report_twopc;
+use twopc::page;
 
 /// Arguments of `serve`.
 #[derive(Clone, Debug, Args)]
@@ -41,8 +40,7 @@ pub async fn serve(args: &ServeArgs) -> Result<(), ServeFailure> {
             println!("Warning: every client that can connect to {addr} can read all runs.");
         }
     };
-    let served =
-        serve_runs(&args.store, args.addr, report_twopc::check_property, on_listening).await;
+    let served = serve_runs(&args.store, args.addr, page::check_property, on_listening).await;
     served.map_err(|error| match error {
         ServeError::Store { .. } => ServeFailure::Argument(anyhow!("--store {error}")),
         ServeError::Listen { .. } => ServeFailure::Argument(anyhow!("--addr {error}")),

@@ -8,9 +8,9 @@ use checker::{
 };
 use clap::Args;
 use history::formats::Format;
+use twopc::checks::LoadError;
 
 use super::{CommandError, history_file};
-use crate::twopc::LoadError;
 
 /// Arguments of `verify`.
 #[derive(Clone, Debug, Args)]

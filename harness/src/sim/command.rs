@@ -13,12 +13,16 @@ use std::{
 };
 
 use anyhow::Context as _;
+use checker::Validity;
 use clap::Args;
-use explore::simulator::{Counters, SimulationPlan};
+use explore::{
+    schedule::shrink,
+    simulator::{Counters, SimulationPlan},
+};
 use system::protocol::{CommitMode, Rule, Rules};
 
 use super::{SeedVerdict, check_seed, keep, schedule};
-use crate::{checker::Validity, progress::Progress, schedule::shrink};
+use crate::progress::Progress;
 
 /// Run the machines of a cluster in virtual time, with a chaos profile that each seed selects.
 #[derive(Args, Clone, Debug)]

@@ -9,20 +9,22 @@ use std::{
 };
 
 use anyhow::Context as _;
-use explore::simulator::{SimulatedRun, SimulationPlan};
+use explore::{
+    schedule::Schedule,
+    simulator::{SimulatedRun, SimulationPlan},
+};
+use lab::run_directory::{RunDirectory, utc};
 use serde_json::json;
 use system::{
     journal,
     protocol::{CommitMode, Rule, Rules},
 };
+use twopc::{
+    checks::{self, FinalState, JOURNAL, Run},
+    page,
+};
 
 use super::{SeedVerdict, record};
-use crate::{
-    report_twopc,
-    runner::rundir::{RunDir, utc},
-    schedule::Schedule,
-    twopc::{self, FinalState, JOURNAL, Run},
-};
 
 /// The command that runs a seed again.
 pub(super) fn command(seed: u64, commit: CommitMode, rules: Rules) -> String {
@@ -46,7 +48,7 @@ pub(super) fn keep(
     let without: String = rules.broken().map(|rule| format!("-without-{rule}")).collect();
     let started = SystemTime::now();
     let name = format!("sim{without}");
-    let directory = RunDir::create(store, &name, started)?;
+    let directory = RunDirectory::create(store, &name, started)?;
 
     let path = directory.history();
     let mut history = Vec::new();
@@ -92,9 +94,9 @@ pub(super) fn keep(
 
     // Judged from the files, as `harness check` will judge it again.
     let recorded = Run::load(directory.path())?;
-    let results = twopc::check(&recorded, &super::LIMITS);
+    let results = checks::check(&recorded, &super::LIMITS);
     write_json(&directory.path().join("results.json"), &results)?;
-    report_twopc::write(directory.path(), &recorded, &results)?;
+    page::write(directory.path(), &recorded, &results)?;
     Ok(directory.path().to_owned())
 }
 

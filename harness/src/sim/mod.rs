@@ -9,22 +9,18 @@ mod tests;
 
 use std::time::Duration;
 
-use explore::simulator::{
-    self, ClientOperation, ClientWorkload, Counters, SimulatedRun, SimulationPlan,
+use checker::{
+    CheckResult, Results, Validity,
+    linearizability::{self, Limits},
+    statistics,
 };
-use system::protocol::{CommitMode, Rules};
-
-use crate::{
-    checker::{
-        CheckResult, Results, Validity,
-        linearizability::{self, Limits},
-        statistics,
-    },
-    generator::{ClientRequest, Generator, Mix},
-    history,
+use explore::{
     schedule::{Property, Schedule},
-    twopc,
+    simulator::{self, ClientOperation, ClientWorkload, Counters, SimulatedRun, SimulationPlan},
 };
+use lab::workload::{ClientRequest, Generator, Mix};
+use system::protocol::{CommitMode, Rules};
+use twopc::checks;
 
 /// The verdict on a seed.
 #[derive(Debug)]
@@ -124,7 +120,7 @@ pub fn check_seed(seed: u64, commit: CommitMode, rules: Rules, thorough: bool) -
     let (violations, counters) = (run.violations.clone(), run.counters);
     let checks = thorough.then(|| {
         let recorded = record::recorded_run(&plan, run, events, operations);
-        let mut checks = twopc::check(&recorded, &LIMITS).checks;
+        let mut checks = checks::check(&recorded, &LIMITS).checks;
         // One run of many may have shown little, which says nothing against the system.
         checks.retain(|result| result.check != statistics::NAME);
         Results::new(checks)

@@ -2,25 +2,24 @@
 
 use std::{collections::BTreeMap, io};
 
-use explore::simulator::{
-    CompletionKind, FaultEvent, MachineInput, MachineStep, RunEvent, RunEventKind, SimulatedRun,
-    SimulationPlan,
+use explore::{
+    schedule::ScheduleHost,
+    simulator::{
+        CompletionKind, FaultEvent, MachineInput, MachineStep, RunEvent, RunEventKind,
+        SimulatedRun, SimulationPlan,
+    },
+};
+use history::{
+    Action, ClientEvent, Event, Function, Kind, NemesisEvent, Version,
+    nemesis::{Healed, Injected, InjectionKind, ReturnKind, Returned},
 };
 use system::{
     journal::Entry,
     protocol::{Node, Reply, Request, Write},
 };
-
-use crate::{
-    history::{
-        self, Action, ClientEvent, Event, Function, Kind, NemesisEvent, Version,
-        nemesis::{Healed, Injected, InjectionKind, ReturnKind, Returned},
-    },
-    schedule::ScheduleHost,
-    twopc::{
-        FinalReplicaState, FinalState, Run, RunDescription, error_of,
-        evidence::{self, Evidence},
-    },
+use twopc::checks::{
+    FinalReplicaState, FinalState, Run, RunDescription, error_of,
+    evidence::{self, Evidence},
 };
 
 /// The run as the checks of recorded runs take it.

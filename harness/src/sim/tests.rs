@@ -1,11 +1,11 @@
 //! A seed determines its run; the protocol with every rule kept passes every check; a broken rule is
 //! found, and its schedule shrinks to one that still shows it.
 
-use explore::simulator::SimulationPlan;
+use checker::Validity;
+use explore::{schedule::shrink, simulator::SimulationPlan};
 use system::protocol::{CommitMode, Rule, Rules};
 
 use super::{check_seed, run, schedule};
-use crate::{checker::Validity, schedule::shrink};
 
 /// Seeds, each in both commit modes.
 fn seeds() -> impl Iterator<Item = (u64, CommitMode)> {

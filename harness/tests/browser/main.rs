@@ -15,13 +15,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use harness::{
-    checker::{Results, linearizability::Limits},
-    report_twopc,
-    twopc::{Run, check},
-};
+use checker::{Results, linearizability::Limits};
 use serde_json::{Value as Json, json};
 use tempfile::TempDir;
+use twopc::{
+    checks::{Run, check},
+    page,
+};
 
 use self::{chrome::Chrome, copy::copy, server::Server};
 
@@ -66,7 +66,7 @@ fn checked_copy(run: &Path, to: &Path) -> Results {
     let results = check(&run, &Limits::default());
     let text = serde_json::to_string(&results).expect("it serialises");
     fs::write(to.join("results.json"), text).expect("the file can be written");
-    report_twopc::write(to, &run, &results).expect("the file can be written");
+    page::write(to, &run, &results).expect("the file can be written");
     results
 }
 

@@ -1,14 +1,15 @@
-//! A cluster in one thread: the real state machines, a network that is a queue, and disks that are
-//! lists. It makes small runs for the checks, with journals and histories like those of a real run.
+//! A cluster in one thread: the real state machines and the interpreter of their effects, a network that
+//! is a queue, and disks that are lists. It makes small runs for the checks, with journals and histories
+//! like those of a real run.
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    convert::Infallible,
     fs,
     path::Path,
     time::Duration,
 };
 
-use harness::twopc::{FinalReplicaState, FinalState, JOURNAL, RunDescription, error_of};
 use history::{
     Action, ClientEvent, Event, Function, Kind, NemesisEvent, Version as HistoryVersion,
 };
@@ -16,10 +17,13 @@ use serde_json::{Value as Json, json};
 use system::{
     journal::{self, Entry},
     protocol::{
-        Body, CommitMode, Config, Effect, Event as MachineEvent, Key, Machine, Node, ReadId,
-        Record, Reply, Request, Rules, StoreId, Timing, TxnId, Value, Version, Write,
+        CallId, CommitMode, Config, Effect, Event as MachineEvent, Key, Lsn, Machine, Message,
+        Node, Record, Reply, Request, Rules, StoreId, TimerId, Timing, TxnId, Value, Version,
+        Write,
+        driver::{self, Clients, Environment, Halt, Network, Operator, Storage, Timers},
     },
 };
+use twopc::checks::{FinalReplicaState, FinalState, JOURNAL, RunDescription, error_of};
 
 /// The monotonic clock when the history begins.
 const ORIGIN: u64 = 5_000_000_000;
@@ -66,9 +70,9 @@ fn line(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("plain data")
 }
 
-/// A node: its state machine while it runs, and what survives a crash.
+/// What survives a crash of a node.
+#[derive(Default)]
 struct Host {
-    machine: Option<Machine>,
     records: Vec<Record>,
     prepared: BTreeMap<TxnId, Write>,
     data: BTreeMap<Key, (Version, Value)>,
@@ -84,10 +88,19 @@ struct OpenOperation {
 }
 
 pub(crate) struct Cluster {
+    /// The machines of the nodes that run.
+    machines: BTreeMap<Node, Machine>,
+    world: World,
+}
+
+/// The environment of the machines.
+struct World {
+    /// The node whose effects are performed.
+    node: Node,
     hosts: BTreeMap<Node, Host>,
     network: VecDeque<(Node, MachineEvent)>,
-    open: BTreeMap<u64, OpenOperation>,
-    calls: u64,
+    open: BTreeMap<CallId, OpenOperation>,
+    calls: CallId,
     clock: u64,
     files: Files,
 }
@@ -107,7 +120,8 @@ impl Cluster {
             journals: BTreeMap::new(),
             final_state: None,
         };
-        let mut cluster = Cluster {
+        let world = World {
+            node: Node::Master,
             hosts: BTreeMap::new(),
             network: VecDeque::new(),
             open: BTreeMap::new(),
@@ -115,6 +129,7 @@ impl Cluster {
             clock: ORIGIN,
             files,
         };
+        let mut cluster = Cluster { machines: BTreeMap::new(), world };
         for node in (1..=REPLICAS).map(Node::Replica).chain([Node::Master]) {
             cluster.start(node);
         }
@@ -123,24 +138,18 @@ impl Cluster {
     }
 
     pub(crate) fn advance(&mut self, time: Duration) {
-        self.clock += u64::try_from(time.as_nanos()).expect("a short while");
-    }
-
-    fn record(&mut self, action: Action) {
-        self.clock += MILLISECOND;
-        let index = self.files.history.len() as u64;
-        self.files.history.push(Event { index, time: self.clock - ORIGIN, action });
+        self.world.clock += u64::try_from(time.as_nanos()).expect("a short while");
     }
 
     pub(crate) fn nemesis(&mut self, f: &str, value: Json) {
         let event = NemesisEvent::new(f, value).unwrap_or_else(|why| panic!("{why}"));
-        self.record(Action::Nemesis(event));
+        self.world.record(Action::Nemesis(event));
     }
 
     /// A client invokes an operation. Its request waits in the network.
     pub(crate) fn invoke(&mut self, process: u64, f: Function, key: &str, value: Option<&str>) {
         let value = value.map(str::to_owned);
-        self.record(Action::Client(ClientEvent {
+        self.world.record(Action::Client(ClientEvent {
             process,
             kind: Kind::Invoke,
             f,
@@ -149,20 +158,20 @@ impl Cluster {
             version: None,
             error: None,
         }));
-        self.calls += 1;
-        let call = self.calls;
+        self.world.calls += 1;
+        let call = self.world.calls;
         let request = match f {
             Function::Get => Request::Get {
                 key: key.into(),
-                choice: self.calls,
+                choice: self.world.calls,
                 deadline: Duration::from_secs(1),
             },
             _ => {
                 Request::Write(Write { key: key.into(), value: value.as_deref().map(Value::from) })
             }
         };
-        self.open.insert(call, OpenOperation { process, f, key: key.to_owned(), value });
-        self.network.push_back((Node::Master, MachineEvent::Client { call, request }));
+        self.world.open.insert(call, OpenOperation { process, f, key: key.to_owned(), value });
+        self.world.network.push_back((Node::Master, MachineEvent::Client { call, request }));
     }
 
     /// An operation from invocation to completion, without concurrent ones.
@@ -171,7 +180,188 @@ impl Cluster {
         self.run();
     }
 
-    fn reply(&mut self, call: u64, reply: Reply) {
+    pub(crate) fn start(&mut self, node: Node) {
+        let slot = match node {
+            Node::Master => 0,
+            Node::Replica(slot) => u64::from(slot),
+        };
+        let host = self.world.hosts.entry(node).or_default();
+        let config = Config {
+            node,
+            replicas: REPLICAS,
+            store: StoreId(100 + slot),
+            bootstrap: host.records.is_empty(),
+            commit: CommitMode::Logged,
+            rules: Rules::ALL,
+            timing: Timing::default(),
+        };
+        let records = kept(&host.records);
+        let (machine, effects) = Machine::recover(config.clone(), &records);
+        self.machines.insert(node, machine);
+        self.world.clock += MILLISECOND;
+        host.journal.push(Entry::Start { t: self.world.clock, config, records });
+        host.journal.extend(effects.iter().cloned().map(Entry::Effect));
+        self.perform(node, effects);
+    }
+
+    /// Kills a node: messages to it are lost, and its clients get no replies.
+    pub(crate) fn kill(&mut self, node: Node) {
+        self.machines.remove(&node);
+        self.world.network.retain(|(to, _)| *to != node);
+        if node == Node::Master {
+            self.world.disconnect_clients();
+        }
+    }
+
+    /// Delivers messages until none is left.
+    pub(crate) fn run(&mut self) {
+        self.run_until(|_, _| false);
+    }
+
+    /// Delivers messages until `stop` selects an effect of a node. The effects of that event are in the
+    /// journal but not performed.
+    pub(crate) fn run_until(&mut self, stop: impl Fn(Node, &Effect) -> bool) {
+        while let Some((to, event)) = self.world.network.pop_front() {
+            let Some(machine) = self.machines.get_mut(&to) else { continue };
+            self.world.clock += MILLISECOND;
+            let mut effects = Vec::new();
+            machine.step(event.clone(), &mut effects);
+            self.world.node = to;
+            self.world.stepped(&event, &effects);
+            if effects.iter().any(|effect| stop(to, effect)) {
+                return;
+            }
+            self.perform(to, effects);
+        }
+    }
+
+    fn perform(&mut self, node: Node, effects: Vec<Effect>) {
+        self.world.node = node;
+        let machine = self.machines.get_mut(&node).expect("it runs");
+        let Ok(halt) = driver::perform_all(machine, effects, &mut self.world);
+        if let Some(Halt { why, .. }) = halt {
+            panic!("{node} halted: {why}");
+        }
+    }
+
+    /// Makes unforced records durable at every node, as an idle node does.
+    pub(crate) fn force_all(&mut self) {
+        let nodes: Vec<Node> = self.world.hosts.keys().copied().collect();
+        for node in nodes {
+            let host = &self.world.hosts[&node];
+            let started =
+                host.journal.iter().rposition(|entry| matches!(entry, Entry::Start { .. }));
+            let appended = host.journal[started.expect("it was started")..]
+                .iter()
+                .filter(|entry| matches!(entry, Entry::Effect(Effect::Append(_))))
+                .count();
+            self.world.network.push_back((node, MachineEvent::Persisted(appended as u64)));
+        }
+        self.run();
+    }
+
+    /// Ends the run: heals, lets the nodes converge, and reads the final states.
+    pub(crate) fn finish(mut self) -> Files {
+        self.nemesis("heal", Json::Null);
+        self.force_all();
+        self.world.clock += MILLISECOND;
+        let mut final_state = FinalState {
+            time: self.world.clock - ORIGIN,
+            replicas: BTreeMap::new(),
+            master_unsettled: Some(self.unsettled(Node::Master)),
+            invariant_violations: None,
+        };
+        for node in (1..=REPLICAS).map(Node::Replica) {
+            let entries = self.world.hosts[&node].data.iter();
+            let entries =
+                entries.map(|(key, (version, value))| (key.clone(), *version, value.clone()));
+            let replica =
+                FinalReplicaState { entries: entries.collect(), in_doubt: self.unsettled(node) };
+            final_state.replicas.insert(node, replica);
+        }
+        self.world.files.final_state = Some(final_state);
+        self.world.files.journals =
+            self.world.hosts.into_iter().map(|(node, host)| (node, host.journal)).collect();
+        self.world.files
+    }
+
+    fn unsettled(&self, node: Node) -> Vec<(TxnId, Key)> {
+        self.machines[&node].status().unsettled
+    }
+}
+
+impl World {
+    fn host(&mut self) -> &mut Host {
+        self.hosts.get_mut(&self.node).expect("it was started")
+    }
+
+    fn record(&mut self, action: Action) {
+        self.clock += MILLISECOND;
+        let index = self.files.history.len() as u64;
+        self.files.history.push(Event { index, time: self.clock - ORIGIN, action });
+    }
+
+    /// Every open operation fails with a connection error.
+    fn disconnect_clients(&mut self) {
+        for (_, OpenOperation { process, f, key, value }) in std::mem::take(&mut self.open) {
+            let kind = if f == Function::Get { Kind::Fail } else { Kind::Info };
+            let error = Some("connection reset".to_owned());
+            self.record(Action::Client(ClientEvent {
+                process,
+                kind,
+                f,
+                key,
+                value,
+                version: None,
+                error,
+            }));
+        }
+    }
+}
+
+impl Storage for World {
+    type Error = Infallible;
+
+    fn append(&mut self, record: Record) {
+        let host = self.host();
+        match &record {
+            Record::Prepare { txn, write } => {
+                host.prepared.insert(*txn, write.clone());
+            }
+            Record::Commit { txn } => match host.prepared[txn].clone() {
+                Write { key, value: Some(value) } => {
+                    host.data.insert(key, (*txn, value));
+                }
+                Write { key, value: None } => {
+                    host.data.remove(&key);
+                }
+            },
+            _ => {}
+        }
+        host.records.push(record);
+    }
+
+    fn force(&mut self, upto: Lsn) {
+        self.network.push_back((self.node, MachineEvent::Persisted(upto)));
+    }
+
+    fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, Infallible> {
+        Ok(self.host().data.get(key).cloned())
+    }
+}
+
+impl Network for World {
+    fn send(&mut self, to: Node, message: Message) {
+        self.network.push_back((to, MachineEvent::Message { from: self.node, message }));
+    }
+}
+
+impl Timers for World {
+    fn set_timer(&mut self, _: TimerId, _: Duration) {}
+}
+
+impl Clients for World {
+    fn reply(&mut self, call: CallId, reply: Reply) {
         let Some(OpenOperation { process, f, key, value }) = self.open.remove(&call) else {
             return;
         };
@@ -194,175 +384,16 @@ impl Cluster {
         }
         self.record(Action::Client(event));
     }
+}
 
-    /// Every open operation fails with a connection error.
-    fn disconnect_clients(&mut self) {
-        for (_, OpenOperation { process, f, key, value }) in std::mem::take(&mut self.open) {
-            let kind = if f == Function::Get { Kind::Fail } else { Kind::Info };
-            let error = Some("connection reset".to_owned());
-            self.record(Action::Client(ClientEvent {
-                process,
-                kind,
-                f,
-                key,
-                value,
-                version: None,
-                error,
-            }));
-        }
-    }
+impl Operator for World {}
 
-    pub(crate) fn start(&mut self, node: Node) {
-        let slot = match node {
-            Node::Master => 0,
-            Node::Replica(slot) => u64::from(slot),
-        };
-        let fresh = Host {
-            machine: None,
-            records: Vec::new(),
-            prepared: BTreeMap::new(),
-            data: BTreeMap::new(),
-            journal: Vec::new(),
-        };
-        let host = self.hosts.entry(node).or_insert(fresh);
-        let config = Config {
-            node,
-            replicas: REPLICAS,
-            store: StoreId(100 + slot),
-            bootstrap: host.records.is_empty(),
-            commit: CommitMode::Logged,
-            rules: Rules::ALL,
-            timing: Timing::default(),
-        };
-        let records = kept(&host.records);
-        let (machine, effects) = Machine::recover(config.clone(), &records);
-        host.machine = Some(machine);
-        self.clock += MILLISECOND;
-        host.journal.push(Entry::Start { t: self.clock, config, records });
-        host.journal.extend(effects.iter().cloned().map(Entry::Effect));
-        self.perform(node, effects);
-    }
-
-    /// Kills a node: messages to it are lost, and its clients get no replies.
-    pub(crate) fn kill(&mut self, node: Node) {
-        self.hosts.get_mut(&node).expect("it was started").machine = None;
-        self.network.retain(|(to, _)| *to != node);
-        if node == Node::Master {
-            self.disconnect_clients();
-        }
-    }
-
-    /// Delivers messages until none is left.
-    pub(crate) fn run(&mut self) {
-        self.run_until(|_, _| false);
-    }
-
-    /// Delivers messages until `stop` selects an effect of a node. The effects of that event are in the
-    /// journal but not performed.
-    pub(crate) fn run_until(&mut self, stop: impl Fn(Node, &Effect) -> bool) {
-        while let Some((to, event)) = self.network.pop_front() {
-            let host = self.hosts.get_mut(&to).expect("every node was started");
-            let Some(machine) = &mut host.machine else { continue };
-            self.clock += MILLISECOND;
-            let mut effects = Vec::new();
-            machine.step(event.clone(), &mut effects);
-            host.journal.push(Entry::Event { t: self.clock, event });
-            host.journal.extend(effects.iter().cloned().map(Entry::Effect));
-            if effects.iter().any(|effect| stop(to, effect)) {
-                return;
-            }
-            self.perform(to, effects);
-        }
-    }
-
-    fn perform(&mut self, node: Node, effects: Vec<Effect>) {
-        for effect in effects {
-            let host = self.hosts.get_mut(&node).expect("it was started");
-            match effect {
-                Effect::Append(record) => {
-                    match &record {
-                        Record::Prepare { txn, write } => {
-                            host.prepared.insert(*txn, write.clone());
-                        }
-                        Record::Commit { txn } => match host.prepared[txn].clone() {
-                            Write { key, value: Some(value) } => {
-                                host.data.insert(key, (*txn, value));
-                            }
-                            Write { key, value: None } => {
-                                host.data.remove(&key);
-                            }
-                        },
-                        _ => {}
-                    }
-                    host.records.push(record);
-                }
-                Effect::Force(lsn) => {
-                    self.network.push_back((node, MachineEvent::Persisted(lsn)));
-                }
-                Effect::Send { to, message } => {
-                    self.network.push_back((to, MachineEvent::Message { from: node, message }));
-                }
-                Effect::Serve { read, key } => self.serve(node, read, &key),
-                Effect::Reply { call, reply } => self.reply(call, reply),
-                Effect::SetTimer { .. } | Effect::Warn(_) => {}
-                Effect::Halt { why, .. } => panic!("{node} halted: {why}"),
-            }
-        }
-    }
-
-    fn serve(&mut self, node: Node, read: ReadId, key: &Key) {
-        let host = &self.hosts[&node];
-        let body = Body::Value { read, found: host.data.get(key).cloned() };
-        let Some(Machine::Participant(participant)) = &host.machine else {
-            panic!("{node} serves a read")
-        };
-        let message = participant.message(body);
-        self.network.push_back((Node::Master, MachineEvent::Message { from: node, message }));
-    }
-
-    /// Makes unforced records durable at every node, as an idle node does.
-    pub(crate) fn force_all(&mut self) {
-        let nodes: Vec<Node> = self.hosts.keys().copied().collect();
-        for node in nodes {
-            let host = &self.hosts[&node];
-            let started =
-                host.journal.iter().rposition(|entry| matches!(entry, Entry::Start { .. }));
-            let appended = host.journal[started.expect("it was started")..]
-                .iter()
-                .filter(|entry| matches!(entry, Entry::Effect(Effect::Append(_))))
-                .count();
-            self.network.push_back((node, MachineEvent::Persisted(appended as u64)));
-        }
-        self.run();
-    }
-
-    /// Ends the run: heals, lets the nodes converge, and reads the final states.
-    pub(crate) fn finish(mut self) -> Files {
-        self.nemesis("heal", Json::Null);
-        self.force_all();
-        self.clock += MILLISECOND;
-        let mut final_state = FinalState {
-            time: self.clock - ORIGIN,
-            replicas: BTreeMap::new(),
-            master_unsettled: Some(self.unsettled(Node::Master)),
-            invariant_violations: None,
-        };
-        for node in (1..=REPLICAS).map(Node::Replica) {
-            let entries = self.hosts[&node].data.iter();
-            let entries =
-                entries.map(|(key, (version, value))| (key.clone(), *version, value.clone()));
-            let replica =
-                FinalReplicaState { entries: entries.collect(), in_doubt: self.unsettled(node) };
-            final_state.replicas.insert(node, replica);
-        }
-        self.files.final_state = Some(final_state);
-        self.files.journals =
-            self.hosts.into_iter().map(|(node, host)| (node, host.journal)).collect();
-        self.files
-    }
-
-    fn unsettled(&self, node: Node) -> Vec<(TxnId, Key)> {
-        self.hosts[&node].machine.as_ref().expect("it runs at the end").status().unsettled
+impl Environment for World {
+    fn stepped(&mut self, event: &MachineEvent, effects: &[Effect]) {
+        let t = self.clock;
+        let journal = &mut self.host().journal;
+        journal.push(Entry::Event { t, event: event.clone() });
+        journal.extend(effects.iter().cloned().map(Entry::Effect));
     }
 }
 

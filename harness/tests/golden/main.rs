@@ -13,8 +13,8 @@ use std::{
 };
 
 use checker::{Limits, Results, Validity};
-use harness::twopc::{Run, check};
 use serde::{Deserialize, Serialize};
+use twopc::checks::{Run, check};
 
 /// The expected result of a golden run: its `verdict.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

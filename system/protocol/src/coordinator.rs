@@ -158,8 +158,7 @@ impl Coordinator {
     ///
     /// # Panics
     /// If `config.node` is not the master, or has more replicas than [`Replicas::MAX`].
-    #[must_use]
-    pub fn recover(config: Config, records: &[Record]) -> (Self, Vec<Effect>) {
+    pub(super) fn recover(config: Config, records: &[Record]) -> (Self, Vec<Effect>) {
         assert_eq!(config.node, Node::Master, "a coordinator runs at the master");
         let mut effects = Vec::new();
         let mut this = Coordinator {
@@ -203,7 +202,7 @@ impl Coordinator {
     }
 
     /// Processes an event and appends the resulting effects to `effects`.
-    pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
+    pub(super) fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         if self.halted {
             return;
         }
@@ -244,14 +243,12 @@ impl Coordinator {
     }
 
     /// Wraps a body into a message from this node, with the fields that every message carries.
-    #[must_use]
-    pub fn message(&self, body: Body) -> Message {
+    fn message(&self, body: Body) -> Message {
         Message { store: self.config.store, epoch: self.epoch, watermark: self.watermark(), body }
     }
 
     /// The state that monitoring may see.
-    #[must_use]
-    pub fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         let txns = self.txns.iter().map(|(txn, Txn { key, .. })| (*txn, key.clone()));
         let aborted = self.aborted.iter().map(|(txn, Aborted { key, .. })| (*txn, key.clone()));
         Status {

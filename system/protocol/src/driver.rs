@@ -261,7 +261,8 @@ mod tests {
         let (mut machine, _) = Machine::recover(config, &[]);
         let before = machine.clone();
         let read = ReadId { epoch: 1, n: 2, attempt: 0 };
-        let (to, message) = (Node::Master, machine.message(Body::Heartbeat));
+        let (store, watermark, body) = (StoreId(1), TxnId::default(), Body::Heartbeat);
+        let (to, message) = (Node::Master, Message { store, epoch: 0, watermark, body });
         let effects = vec![
             Effect::Append(Record::Commit { txn: TxnId::new(1, 1) }),
             Effect::Serve { read, key: "k".into() },

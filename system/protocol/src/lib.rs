@@ -95,6 +95,9 @@ pub enum Machine {
 impl Machine {
     /// Recovers the machine of `config.node` from the records in its store. This is the only way to
     /// start one.
+    ///
+    /// # Panics
+    /// If there are more replicas than [`Replicas::MAX`].
     #[must_use]
     pub fn recover(config: Config, records: &[Record]) -> (Self, Vec<Effect>) {
         match config.node {
@@ -129,16 +132,6 @@ impl Machine {
         match self {
             Machine::Coordinator(_) => false,
             Machine::Participant(machine) => machine.serves(key),
-        }
-    }
-
-    /// Wraps a body into a message from this node, with the fields that every message carries. For
-    /// messages that the driver sends on behalf of the machine: the answer to [`Effect::Serve`].
-    #[must_use]
-    pub fn message(&self, body: Body) -> Message {
-        match self {
-            Machine::Coordinator(machine) => machine.message(body),
-            Machine::Participant(machine) => machine.message(body),
         }
     }
 

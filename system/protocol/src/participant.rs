@@ -120,8 +120,7 @@ impl Participant {
     ///
     /// # Panics
     /// If `config.node` is not a replica.
-    #[must_use]
-    pub fn recover(config: Config, records: &[Record]) -> (Self, Vec<Effect>) {
+    pub(super) fn recover(config: Config, records: &[Record]) -> (Self, Vec<Effect>) {
         assert!(config.node != Node::Master, "a participant runs at a replica");
         let mut effects = Vec::new();
         let mut this = Participant {
@@ -165,7 +164,7 @@ impl Participant {
     }
 
     /// Processes an event and appends the resulting effects to `effects`.
-    pub fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
+    pub(super) fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         if let Event::ReadResult { read, found } = event {
             // Even if the step that served the read has halted the machine: the read came first.
             return self.send(Node::Master, Body::Value { read, found }, effects);
@@ -193,14 +192,12 @@ impl Participant {
     }
 
     /// Wraps a body into a message from this node, with the fields that every message carries.
-    #[must_use]
-    pub fn message(&self, body: Body) -> Message {
+    fn message(&self, body: Body) -> Message {
         Message { store: self.config.store, epoch: self.promised, watermark: self.watermark, body }
     }
 
     /// The state that monitoring may see.
-    #[must_use]
-    pub fn status(&self) -> Status {
+    pub(super) fn status(&self) -> Status {
         Status {
             node: self.config.node,
             epoch: self.promised,

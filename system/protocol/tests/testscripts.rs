@@ -24,14 +24,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
     error::Error,
     fmt::Write as _,
+    time::Duration,
 };
 
 use goldenscript::{Command, Context};
 use protocol::{
-    Body, CommitMode, Config, Effect, Event, Facts, Key, Lsn, Machine, Message, Node, Record,
-    Request, Rules, StoreId, TimerId, Timing, Value, Version, Write,
+    CallId, CommitMode, Config, Effect, Event, Facts, Key, Lsn, Machine, Message, Node, Record,
+    Reply, Request, Rules, StoreId, TimerId, Timing, Value, Version, Write,
+    driver::{self, Clients, Environment, Network, Operator, Storage, Timers},
 };
 
 test_each_file::test_each_path! { in "./system/protocol/testscripts" as scripts => run }
@@ -159,7 +162,7 @@ impl goldenscript::Runner for Cluster {
                 let [key] = words.as_slice() else { Err("get KEY")? };
                 let at: u64 = pairs.get("at").map_or(Ok(1), |at| at.parse())?;
                 let key = Key::from(key.as_str());
-                let deadline = std::time::Duration::from_secs(1);
+                let deadline = Duration::from_secs(1);
                 Ok(self.client(Request::Get { key, choice: at - 1, deadline }))
             }
             "deliver" => {
@@ -373,30 +376,67 @@ impl Cluster {
         out
     }
 
+    /// Performs the effects of a node's machine, and lists them.
     fn perform(&mut self, node: Node, effects: Vec<Effect>, out: &mut String) {
         let host = self.nodes.get_mut(&node).expect("every sender and receiver is a node");
-        for effect in effects {
-            if !matches!(effect, Effect::SetTimer { .. } | Effect::Force(_)) {
-                writeln!(out, "    {effect}").expect("writing to a string");
-            }
-            match effect {
-                Effect::Append(record) => {
-                    host.store.append(record);
-                }
-                Effect::Send { to, message } => self.network.push((node, to, message)),
-                Effect::Serve { read, key } => {
-                    let machine = host.machine.as_ref().expect("the node runs");
-                    let found = host.store.state().1.remove(&key);
-                    let message = machine.message(Body::Value { read, found });
-                    writeln!(out, "    send master {}", message.body).expect("writing to a string");
-                    self.network.push((node, Node::Master, message));
-                }
-                Effect::SetTimer { id, .. } => {
-                    host.timers.insert(id);
-                }
-                Effect::Force(_) | Effect::Reply { .. } | Effect::Warn(_) => {}
-                Effect::Halt { .. } => host.machine = None,
-            }
+        let Host { machine: process, store, timers, .. } = host;
+        let machine = process.as_mut().expect("the node runs");
+        let mut environment =
+            ListedEnvironment { node, store, timers, network: &mut self.network, out };
+        let Ok(halt) = driver::perform_all(machine, effects, &mut environment);
+        if halt.is_some() {
+            *process = None;
+        }
+    }
+}
+
+/// The environment of a node: lists every effect that is performed.
+struct ListedEnvironment<'a> {
+    node: Node,
+    store: &'a mut LogStore,
+    timers: &'a mut BTreeSet<TimerId>,
+    network: &'a mut Vec<(Node, Node, Message)>,
+    out: &'a mut String,
+}
+
+impl Storage for ListedEnvironment<'_> {
+    type Error = Infallible;
+
+    fn append(&mut self, record: Record) {
+        self.store.append(record);
+    }
+
+    /// The command `force` says when.
+    fn force(&mut self, _: Lsn) {}
+
+    fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, Infallible> {
+        Ok(self.store.state().1.remove(key))
+    }
+}
+
+impl Network for ListedEnvironment<'_> {
+    fn send(&mut self, to: Node, message: Message) {
+        self.network.push((self.node, to, message));
+    }
+}
+
+impl Timers for ListedEnvironment<'_> {
+    fn set_timer(&mut self, id: TimerId, _: Duration) {
+        self.timers.insert(id);
+    }
+}
+
+impl Clients for ListedEnvironment<'_> {
+    fn reply(&mut self, _: CallId, _: Reply) {}
+}
+
+impl Operator for ListedEnvironment<'_> {}
+
+impl Environment for ListedEnvironment<'_> {
+    fn performing(&mut self, effect: &Effect) {
+        // Nearly every step sets timers and forces; the commands `timers` and `force` show them.
+        if !matches!(effect, Effect::SetTimer { .. } | Effect::Force(_)) {
+            writeln!(self.out, "    {effect}").expect("writing to a string");
         }
     }
 }

@@ -8,7 +8,7 @@ use super::Side;
 use crate::{
     meter::Meter,
     node::NodeError,
-    protocol::{CommitMode, Config, Effect, Event, Message, Node, Record, Reply, Rules},
+    protocol::{CommitMode, Config, Effect, Event, Node, Record, Rules},
     store::{Observer, SyncMode},
 };
 
@@ -89,7 +89,7 @@ impl Hooks {
 
     pub(crate) fn effects(&mut self, _: &[Effect]) {}
 
-    pub(crate) fn before_effects(&mut self) -> Result<(), NodeError> {
+    pub(crate) fn write_journal(&mut self) -> Result<(), NodeError> {
         Ok(())
     }
 
@@ -97,11 +97,7 @@ impl Hooks {
         Crossing
     }
 
-    pub(crate) fn sending(&self, _: &Message) -> Crossing {
-        Crossing
-    }
-
-    pub(crate) fn replying(&self, _: &Reply) -> Crossing {
+    pub(crate) fn performing(&self, _: &Effect) -> Crossing {
         Crossing
     }
 

@@ -18,9 +18,7 @@ use crate::{
     cli::{MasterArgs, ReplicaArgs},
     meter::Meter,
     node::NodeError,
-    protocol::{
-        CommitMode, Config, Effect, Event, Message, Node, Record, Reply, Rule, Rules, TxnId,
-    },
+    protocol::{CommitMode, Config, Effect, Event, Node, Record, Rule, Rules, TxnId},
     store::{Observer, SyncMode},
 };
 
@@ -222,9 +220,7 @@ impl Hooks {
 
     /// The machine was recovered from records, with these effects.
     pub(crate) fn recovered(&mut self, config: Config, records: Vec<Record>, effects: &[Effect]) {
-        if let Some((journal, _)) = &mut self.journal {
-            journal.add(&journal::Entry::Start { t: monotonic_ns(), config, records });
-        }
+        self.add(|| journal::Entry::Start { t: monotonic_ns(), config, records });
         self.effects(effects);
     }
 
@@ -238,25 +234,28 @@ impl Hooks {
 
     /// The machine is about to process an event.
     pub(crate) fn event(&mut self, event: &Event) {
-        if let Some((journal, _)) = &mut self.journal {
-            journal.add(&journal::Entry::Event { t: self.now_ns, event: event.clone() });
-        }
+        let t = self.now_ns;
+        self.add(|| journal::Entry::Event { t, event: event.clone() });
     }
 
     /// The machine returned these effects.
     pub(crate) fn effects(&mut self, effects: &[Effect]) {
-        if let Some((journal, _)) = &mut self.journal {
-            for effect in effects {
-                journal.add(&journal::Entry::Effect(effect.clone()));
-            }
+        for effect in effects {
+            self.add(|| journal::Entry::Effect(effect.clone()));
         }
     }
 
-    /// Effects are about to be performed: writes the journal.
+    fn add(&mut self, entry: impl FnOnce() -> journal::Entry) {
+        if let Some((journal, _)) = &mut self.journal {
+            journal.add(&entry());
+        }
+    }
+
+    /// Effects are about to leave the process: writes the entries that are not written yet.
     ///
     /// # Errors
-    /// The journal cannot be written.
-    pub(crate) fn before_effects(&mut self) -> Result<(), NodeError> {
+    /// The journal cannot be written, so the effects must not leave.
+    pub(crate) fn write_journal(&mut self) -> Result<(), NodeError> {
         match &mut self.journal {
             Some((journal, path)) => {
                 journal.write().map_err(|cause| NodeError::Journal { path: path.clone(), cause })
@@ -276,16 +275,17 @@ impl Hooks {
         })
     }
 
-    /// A message is about to be sent.
-    pub(crate) fn sending(&self, message: &Message) -> Crossing {
-        self.crossing(Site::Send, || {
-            Some((message.body.kind(), message.body.txns().first().copied()))
-        })
-    }
-
-    /// A reply is about to be sent.
-    pub(crate) fn replying(&self, reply: &Reply) -> Crossing {
-        self.crossing(Site::Reply, || Some((reply.kind(), txn_of_reply(reply))))
+    /// An effect is about to be performed; only messages and replies cross a site.
+    pub(crate) fn performing(&self, effect: &Effect) -> Crossing {
+        match effect {
+            Effect::Send { message, .. } => self.crossing(Site::Send, || {
+                Some((message.body.kind(), message.body.txns().first().copied()))
+            }),
+            Effect::Reply { reply, .. } => {
+                self.crossing(Site::Reply, || Some((reply.kind(), txn_of_reply(reply))))
+            }
+            _ => Crossing(None),
+        }
     }
 
     fn crossing(

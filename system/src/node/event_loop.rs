@@ -1,30 +1,25 @@
 //! The event loop: gathers events (`inputs`), passes them to the machine, and performs the resulting
-//! effects in order (`effects`). The only user of the machine and the store.
+//! effects in order on its environment (`environment`). The only user of the machine and the store,
+//! and the only place at which a process can be stopped *between* two effects: the crash points of
+//! events, messages and replies are here.
 
 use std::{
-    collections::HashMap,
     mem,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use ahash::RandomState;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
-    NodeError, effects::Outgoing, inputs::Inputs, kv_service::ResponseHandle, peers::Peers,
-    server::Health, timers::Timers,
+    NodeError, environment::NodeEnvironment, inputs::Inputs, peers::Peers, server::Health,
 };
 use crate::{
     hooks::{Hooks, Side},
-    meter::Meter,
-    protocol::{CallId, Config, Effect, Event, Machine, Record},
+    protocol::{
+        CallId, Config, Effect, Event, Machine, Record,
+        driver::{self, Halt, Performed},
+    },
     store::Store,
 };
 
@@ -37,29 +32,17 @@ pub(super) struct LoopExit {
     pub(super) result: Result<(), NodeError>,
 }
 
-/// A call that the machine has not answered yet.
-pub(super) struct PendingCall {
-    pub(super) handle: ResponseHandle,
-    pub(super) meter: Arc<Meter>,
-    /// Released with the call.
-    pub(super) _permit: OwnedSemaphorePermit,
-}
-
 pub(super) struct EventLoop<'a> {
     pub(super) machine: Machine,
-    pub(super) store: Store,
-    pub(super) peers: &'a Peers,
-    pub(super) hooks: Hooks,
+    /// Everything outside the machine.
+    pub(super) environment: NodeEnvironment<'a>,
     pub(super) health: Health,
     health_due: Instant,
-    pub(super) timers: Timers,
-    pub(super) pending_calls: HashMap<CallId, PendingCall, RandomState>,
     pub(super) last_call: CallId,
     /// Events for the next iteration.
     pub(super) events: Vec<Event>,
     /// Effects that are not performed yet.
-    pub(super) effects: Vec<Effect>,
-    pub(super) outgoing: Outgoing,
+    effects: Vec<Effect>,
 }
 
 impl<'a> EventLoop<'a> {
@@ -72,22 +55,17 @@ impl<'a> EventLoop<'a> {
         mut hooks: Hooks,
         health: Health,
     ) -> Self {
-        let outgoing = Outgoing::new(config.replicas);
+        let replicas = config.replicas;
         let (machine, effects) = Machine::recover(config.clone(), &records);
         hooks.recovered(config, records, &effects);
         EventLoop {
             machine,
-            store,
-            peers,
-            hooks,
+            environment: NodeEnvironment::new(store, peers, hooks, replicas),
             health,
             health_due: Instant::now(),
-            timers: Timers::new(Instant::now()),
-            pending_calls: HashMap::default(),
             last_call: 0,
             events: Vec::new(),
             effects,
-            outgoing,
         }
     }
 
@@ -99,9 +77,13 @@ impl<'a> EventLoop<'a> {
         stopping: &AtomicBool,
         grace: Duration,
     ) -> LoopExit {
-        let result = self.iterate(&mut inputs, stop, stopping, grace).await;
-        self.drain().await;
-        LoopExit { store: self.store, result }
+        let mut result = self.iterate(&mut inputs, stop, stopping, grace).await;
+        // Without a journal no effect may be performed, not even one that was gathered.
+        if !matches!(result, Err(NodeError::Journal { .. })) {
+            let drained = self.environment.drain().await;
+            result = result.and(drained);
+        }
+        LoopExit { store: self.environment.store, result }
     }
 
     async fn iterate(
@@ -119,12 +101,12 @@ impl<'a> EventLoop<'a> {
         loop {
             if let Some(until) = until
                 && (Instant::now() >= until
-                    || self.pending_calls.is_empty() && inputs.calls.is_empty())
+                    || self.environment.pending_calls.is_empty() && inputs.calls.is_empty())
             {
                 return Ok(());
             }
             self.report_health().await;
-            let wake = [self.timers.next(), until].into_iter().flatten().min();
+            let wake = [self.environment.timers.next(), until].into_iter().flatten().min();
             if let Some(wake) = wake.filter(|wake| *wake != wakeup.deadline()) {
                 wakeup.as_mut().reset(wake);
             }
@@ -147,30 +129,59 @@ impl<'a> EventLoop<'a> {
 
     /// Passes the gathered events to the machine, then performs its effects.
     async fn process_events(&mut self) -> Result<(), NodeError> {
-        self.hooks.iteration();
+        self.environment.hooks.iteration();
         let mut events = mem::take(&mut self.events);
         for event in events.drain(..) {
-            let crossing = self.hooks.receiving(&event);
-            if let Some(hit) = self.hooks.hit(Side::Before, &crossing) {
+            let crossing = self.environment.hooks.receiving(&event);
+            if let Some(hit) = self.environment.hooks.hit(Side::Before, &crossing) {
                 self.perform_effects().await?;
-                self.stop_at(hit).await;
+                self.environment.stop_at(hit).await?;
             }
-            let from = self.effects.len();
-            self.hooks.event(&event);
-            self.machine.step(event, &mut self.effects);
-            self.hooks.effects(&self.effects[from..]);
+            step(&mut self.machine, &mut self.environment.hooks, event, &mut self.effects);
             if matches!(self.effects.last(), Some(Effect::Halt { .. })) {
                 break;
             }
-            if let Some(hit) = self.hooks.hit(Side::After, &crossing) {
+            if let Some(hit) = self.environment.hooks.hit(Side::After, &crossing) {
                 self.perform_effects().await?;
-                self.stop_at(hit).await;
+                self.environment.stop_at(hit).await?;
             }
         }
         self.perform_effects().await?;
         events.clear();
         self.events = events;
         Ok(())
+    }
+
+    /// Performs every pending effect in order, and hands over what that gathered. If an effect leads
+    /// to a step of the machine, the effects of that step come before the next one.
+    async fn perform_effects(&mut self) -> Result<(), NodeError> {
+        self.environment.now = Instant::now();
+        self.environment.journal_before(&self.effects)?;
+        let mut effects = mem::take(&mut self.effects);
+        let mut pending = effects.drain(..);
+        // The effects of nested steps, the next one last.
+        let mut nested = Vec::new();
+        while let Some(effect) = nested.pop().or_else(|| pending.next()) {
+            let crossing = self.environment.hooks.performing(&effect);
+            self.environment.stop_if_hit(Side::Before, &crossing).await?;
+            match driver::perform(effect, &mut self.environment)? {
+                Performed::Done => {}
+                Performed::Event(event) => {
+                    let from = nested.len();
+                    step(&mut self.machine, &mut self.environment.hooks, event, &mut nested);
+                    self.environment.journal_before(&nested[from..])?;
+                    nested[from..].reverse();
+                }
+                Performed::Halted(Halt { kind, why }) => {
+                    self.environment.hand_over()?;
+                    return Err(NodeError::Halted { kind, why });
+                }
+            }
+            self.environment.stop_if_hit(Side::After, &crossing).await?;
+        }
+        drop(pending);
+        self.effects = effects;
+        self.environment.hand_over()
     }
 
     async fn report_health(&mut self) {
@@ -180,4 +191,12 @@ impl<'a> EventLoop<'a> {
             self.health.report(self.machine.status().ready).await;
         }
     }
+}
+
+/// Steps the machine, and adds the step to the journal.
+fn step(machine: &mut Machine, hooks: &mut Hooks, event: Event, effects: &mut Vec<Effect>) {
+    let from = effects.len();
+    hooks.event(&event);
+    machine.step(event, effects);
+    hooks.effects(&effects[from..]);
 }

@@ -5,11 +5,8 @@ use std::sync::Arc;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    NodeError,
-    event_loop::{EventLoop, PendingCall},
-    kv_service::Call,
-    peers::InboundBatch,
-    server::InspectRequest,
+    NodeError, environment::PendingCall, event_loop::EventLoop, kv_service::Call,
+    peers::InboundBatch, server::InspectRequest,
 };
 use crate::{
     protocol::{Event, Lsn},
@@ -35,7 +32,7 @@ impl EventLoop<'_> {
             self.on_persisted(report, inputs)?;
         }
         let now = Instant::now();
-        while let Some(timer) = self.timers.take(now) {
+        while let Some(timer) = self.environment.timers.take(now) {
             self.events.push(Event::Timer(timer));
         }
         while self.events.len() < ITERATION_EVENTS_MAX {
@@ -72,7 +69,8 @@ impl EventLoop<'_> {
     pub(super) fn on_call(&mut self, call: Call) {
         let Call { request, handle, meter, _permit } = call;
         self.last_call += 1;
-        self.pending_calls.insert(self.last_call, PendingCall { handle, meter, _permit });
+        let pending = PendingCall { handle, meter, _permit };
+        self.environment.pending_calls.insert(self.last_call, pending);
         self.events.push(Event::Client { call: self.last_call, request });
     }
 
@@ -84,7 +82,7 @@ impl EventLoop<'_> {
                 let _ = reply.send(self.machine.status());
             }
             InspectRequest::Dump(reply) => {
-                let _ = reply.send(self.store.entries());
+                let _ = reply.send(self.environment.store.entries());
             }
         }
     }

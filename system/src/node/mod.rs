@@ -3,12 +3,13 @@
 //!
 //! One event loop per process owns the machine and the store. Calls of clients, messages of peers,
 //! expired timers and reports of the store's writer thread wait in queues. An *iteration* of the
-//! loop takes what is queued, lets the machine process it, writes the journal, performs the
-//! effects, and hands over one batch for each peer and one force to the store. Events that arrive
-//! during an iteration or a force are processed together in the next one, so the cost per event
-//! decreases under load. The loop never waits for a disk, a peer or a client.
+//! loop takes what is queued, lets the machine process it, performs the effects, and hands over one
+//! batch for each peer and one force to the store. Events that arrive during an iteration or a force
+//! are processed together in the next one, so the cost per event decreases under load. The loop never
+//! waits for a disk, a peer or a client. If there is a journal, an entry is written before its effect
+//! leaves the process.
 
-mod effects;
+mod environment;
 mod event_loop;
 mod http2;
 mod inputs;

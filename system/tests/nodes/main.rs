@@ -9,6 +9,8 @@ mod cluster;
 #[cfg(feature = "test-hooks")]
 mod crash_points;
 #[cfg(feature = "test-hooks")]
+mod journal;
+#[cfg(feature = "test-hooks")]
 mod refusals;
 #[cfg(feature = "test-hooks")]
 mod replica;
@@ -26,5 +28,5 @@ mod skipped {
         )*};
     }
 
-    skipped! { client cluster crash_points refusals replica }
+    skipped! { client cluster crash_points journal refusals replica }
 }

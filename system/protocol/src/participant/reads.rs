@@ -6,8 +6,7 @@ use super::{Body, Effect, Key, Node, Participant, ReadId, Rule, TimerId};
 
 impl Participant {
     /// Whether a read of the key would be served in the current state.
-    #[must_use]
-    pub fn serves(&self, key: &Key) -> bool {
+    pub(crate) fn serves(&self, key: &Key) -> bool {
         let rules = self.config.rules;
         self.active
             && (self.fenced || !rules.keep(Rule::HandshakeBeforeServing))

@@ -1,11 +1,14 @@
 //! Replays a recorded journal through the node's state machine and compares every effect. The state
 //! machine is deterministic, so a difference means that the code has changed or the journal has.
+//!
+//! The result of each read must return to the state machine, as an event. Earlier versions answered
+//! reads without telling it; their journals have no results, and are replayed as they are.
 
 use std::{collections::VecDeque, fmt, io, path::Path};
 
 use system::{
     journal::Entry,
-    protocol::{Effect, Machine},
+    protocol::{Effect, Event, Machine, ReadId},
 };
 
 /// The result of a replay.
@@ -19,23 +22,41 @@ pub enum Replay {
         events: usize,
         /// Effects compared.
         effects: usize,
+        /// Reads without a result, in a journal that an earlier version wrote.
+        reads_without_result: usize,
     },
     /// The first difference.
     Different(Box<Difference>),
 }
 
-/// Where the state machine and its journal differ.
+/// Where the state machine and its journal differ. Lines count from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The journal line, from 1: the effect that differs, or the entry that comes in place of
-    /// further effects.
-    pub line: usize,
-    /// The line of the event or start that caused the effect.
-    pub cause: usize,
-    /// The effect that the state machine requests now, `None` if none.
-    pub expected: Option<Effect>,
-    /// The effect in the journal, `None` if it has no further one here.
-    pub got: Option<Effect>,
+pub enum Difference {
+    /// The state machine requests another effect.
+    Effect {
+        /// The effect that differs, or the entry that comes in place of further effects.
+        line: usize,
+        /// The line of the event or start that caused the effect.
+        cause: usize,
+        /// The effect that the state machine requests now, `None` if none.
+        expected: Option<Effect>,
+        /// The effect in the journal, `None` if it has no further one here.
+        got: Option<Effect>,
+    },
+    /// A read was served, and the journal goes on without its result.
+    NoResult {
+        /// The line at which it was served.
+        line: usize,
+        /// The read.
+        read: ReadId,
+    },
+    /// A result returned of a read that was not served.
+    NotServed {
+        /// The line of the result.
+        line: usize,
+        /// The read.
+        read: ReadId,
+    },
 }
 
 impl fmt::Display for Difference {
@@ -44,13 +65,19 @@ impl fmt::Display for Difference {
             None => "no further effect".to_owned(),
             Some(effect) => serde_json::to_string(effect).unwrap_or_else(|_| format!("{effect:?}")),
         };
-        writeln!(
-            f,
-            "line {}: the state machine reacts differently to line {}",
-            self.line, self.cause
-        )?;
-        writeln!(f, "  expected {}", json(&self.expected))?;
-        write!(f, "  got      {}", json(&self.got))
+        match self {
+            Difference::Effect { line, cause, expected, got } => {
+                writeln!(f, "line {line}: the state machine reacts differently to line {cause}")?;
+                writeln!(f, "  expected {}", json(expected))?;
+                write!(f, "  got      {}", json(got))
+            }
+            Difference::NoResult { line, read } => {
+                write!(f, "line {line}: the result of read {read} did not return")
+            }
+            Difference::NotServed { line, read } => {
+                write!(f, "line {line}: a result of read {read}, which was not served")
+            }
+        }
     }
 }
 
@@ -85,25 +112,34 @@ pub fn replay_entries(
 ) -> Result<Replay, ReplayError> {
     let mut machine: Option<Machine> = None;
     let mut expected_effects: VecDeque<Effect> = VecDeque::new();
+    let mut reads = Reads::default();
     let mut scratch = Vec::new();
     let (mut cause, mut starts, mut events, mut effects) = (0, 0, 0, 0);
     for entry in entries {
         let (line, entry) = entry?;
         match entry {
-            Entry::Start { config, records, .. } => {
+            Entry::Start { config, records, t } => {
                 // A kill may have interrupted the last batch: effects that are still expected were
                 // not performed.
                 let (started, first) = Machine::recover(config, &records);
                 machine = Some(started);
                 expected_effects = first.into();
+                reads.start(t);
                 cause = line;
                 starts += 1;
             }
-            Entry::Event { event, .. } => {
+            Entry::Event { t, event } => {
                 let machine = machine.as_mut().ok_or(ReplayError::NoStart { line })?;
                 if let Some(expected) = expected_effects.pop_front() {
                     let expected = Some(expected);
-                    return Ok(different(Difference { line, cause, expected, got: None }));
+                    return Ok(different(Difference::Effect { line, cause, expected, got: None }));
+                }
+                let returned = match &event {
+                    Event::ReadResult { read, .. } => reads.result(line, *read),
+                    _ => reads.event(t),
+                };
+                if let Err(difference) = returned {
+                    return Ok(different(difference));
                 }
                 machine.step(event, &mut scratch);
                 expected_effects.extend(scratch.drain(..));
@@ -117,24 +153,82 @@ pub fn replay_entries(
                 let expected = expected_effects.pop_front();
                 if expected.as_ref() != Some(&got) {
                     let got = Some(got);
-                    return Ok(different(Difference { line, cause, expected, got }));
+                    return Ok(different(Difference::Effect { line, cause, expected, got }));
+                }
+                if let Effect::Serve { read, .. } = got {
+                    reads.served.push_back((line, read));
                 }
                 effects += 1;
             }
         }
     }
-    Ok(Replay::Same { starts, events, effects })
+    Ok(Replay::Same { starts, events, effects, reads_without_result: reads.without_result })
 }
 
 fn different(difference: Difference) -> Replay {
     Replay::Different(Box::new(difference))
 }
 
+/// Matches reads with their results.
+///
+/// A node performs the effects of an iteration of its event loop when the state machine has processed
+/// the events of the iteration, which all have one time. The results of the reads follow in the order
+/// of the reads, with the same time. After a kill the last of them are missing.
+#[derive(Debug, Default)]
+struct Reads {
+    /// The time of the iteration.
+    time: u64,
+    /// The reads of this iteration that have no result yet, each with its line.
+    served: VecDeque<(usize, ReadId)>,
+    /// The first read of this start that got no result in its iteration.
+    missing: Option<(usize, ReadId)>,
+    /// Whether results return: a read of this start has one.
+    return_results: bool,
+    without_result: usize,
+}
+
+impl Reads {
+    fn start(&mut self, time: u64) {
+        *self = Reads { time, without_result: self.without_result, ..Reads::default() };
+    }
+
+    /// An event that is not the result of a read.
+    fn event(&mut self, time: u64) -> Result<(), Difference> {
+        if time != self.time {
+            self.time = time;
+            self.without_result += self.served.len();
+            self.missing = self.missing.or(self.served.front().copied());
+            self.served.clear();
+        }
+        self.check()
+    }
+
+    fn result(&mut self, line: usize, read: ReadId) -> Result<(), Difference> {
+        self.return_results = true;
+        self.check()?;
+        match self.served.pop_front() {
+            Some((_, served)) if served == read => Ok(()),
+            Some((line, read)) => Err(Difference::NoResult { line, read }),
+            None => Err(Difference::NotServed { line, read }),
+        }
+    }
+
+    /// In one start either all reads have results or none.
+    fn check(&self) -> Result<(), Difference> {
+        match self.missing {
+            Some((line, read)) if self.return_results => Err(Difference::NoResult { line, read }),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use system::protocol::{Body, CommitMode, Config, Event, Node, Rules, StoreId, Timing};
+    use system::protocol::{
+        Body, CommitMode, Config, Message, Node, Rules, StoreId, Timing, TxnId,
+    };
 
     use super::*;
 
@@ -173,7 +267,10 @@ mod tests {
         // A kill interrupted the batch, and the node was started again.
         twice.pop();
         twice.extend(journal());
-        assert_eq!(run(twice), Replay::Same { starts: 2, events: 2, effects: 7 });
+        assert_eq!(
+            run(twice),
+            Replay::Same { starts: 2, events: 2, effects: 7, reads_without_result: 0 }
+        );
     }
 
     #[test]
@@ -185,7 +282,8 @@ mod tests {
         };
         entries.push(Entry::Effect(other.clone()));
         let line = entries.len();
-        let expected = Difference { line, cause: line - 2, expected: None, got: Some(other) };
+        let expected =
+            Difference::Effect { line, cause: line - 2, expected: None, got: Some(other) };
         assert_eq!(run(entries), different(expected));
 
         let mut entries = journal();
@@ -200,6 +298,134 @@ mod tests {
         let mut entries = journal();
         entries.remove(1);
         let Replay::Different(difference) = run(entries) else { panic!("it differs") };
-        assert_eq!((difference.line, difference.cause), (2, 1));
+        assert!(
+            matches!(*difference, Difference::Effect { line: 2, cause: 1, .. }),
+            "{difference}"
+        );
+    }
+
+    fn read(n: u64) -> ReadId {
+        ReadId { epoch: 1, n, attempt: 0 }
+    }
+
+    /// A replica that has served reads, and a journal of that.
+    struct Reader {
+        machine: Machine,
+        entries: Vec<Entry>,
+        clock: u64,
+    }
+
+    impl Reader {
+        /// A replica that has completed its handshake.
+        fn new() -> Self {
+            let (machine, effects) = Machine::recover(config(), &[]);
+            let mut entries = vec![Entry::Start { t: 1, config: config(), records: Vec::new() }];
+            entries.extend(effects.into_iter().map(Entry::Effect));
+            let mut reader = Reader { machine, entries, clock: 1 };
+            reader.step(Event::Persisted(2));
+            reader.receive(Body::Fence { member: None, commit: CommitMode::Logged });
+            reader.step(Event::Persisted(4));
+            reader
+        }
+
+        /// An event in an iteration of its own.
+        fn step(&mut self, event: Event) {
+            self.clock += 1;
+            self.step_in_same_iteration(event);
+        }
+
+        fn step_in_same_iteration(&mut self, event: Event) {
+            let mut effects = Vec::new();
+            self.machine.step(event.clone(), &mut effects);
+            self.entries.push(Entry::Event { t: self.clock, event });
+            self.entries.extend(effects.into_iter().map(Entry::Effect));
+        }
+
+        fn receive(&mut self, body: Body) {
+            let (store, watermark) = (StoreId(1), TxnId::new(1, 1));
+            let message = Message { store, epoch: 1, watermark, body };
+            self.step(Event::Message { from: Node::Master, message });
+        }
+
+        fn serve(&mut self, n: u64) {
+            let (key, piggybacked, wait) = ("k".into(), Vec::new(), Duration::from_secs(1));
+            self.receive(Body::Read { read: read(n), key, piggybacked, wait });
+            assert_eq!(
+                self.entries.last(),
+                Some(&Entry::Effect(Effect::Serve { read: read(n), key: "k".into() }))
+            );
+        }
+
+        fn result(&mut self, n: u64) {
+            self.step_in_same_iteration(Event::ReadResult { read: read(n), found: None });
+        }
+    }
+
+    #[test]
+    fn results_of_reads_return_or_the_journal_is_an_earlier_version_s() {
+        let without = |found: Replay| match found {
+            Replay::Same { reads_without_result, .. } => Ok(reads_without_result),
+            Replay::Different(difference) => Err(difference.to_string()),
+        };
+        let mut reader = Reader::new();
+        for n in 1..=3 {
+            reader.serve(n);
+            reader.result(n);
+        }
+        let whole = reader.entries.clone();
+        assert_eq!(without(run(whole.clone())), Ok(0));
+
+        // Killed before the last result was written, and restarted.
+        let mut killed = whole.clone();
+        killed.truncate(whole.len() - 2);
+        killed.extend(Reader::new().entries);
+        assert_eq!(without(run(killed)), Ok(0));
+
+        // No result at all: an earlier version. A last read may have been interrupted by a kill.
+        let mut earlier = whole.clone();
+        let is_result =
+            |entry: &Entry| matches!(entry, Entry::Event { event: Event::ReadResult { .. }, .. });
+        while let Some(at) = earlier.iter().position(is_result) {
+            earlier.drain(at..at + 2);
+        }
+        assert_eq!(without(run(earlier)), Ok(2));
+
+        // Results that are not recorded, without what they caused or with it.
+        let results: Vec<usize> = (0..whole.len()).filter(|at| is_result(&whole[*at])).collect();
+        let [first, second, _] = results[..] else { panic!("three reads, not {results:?}") };
+        for (at, n) in [(first, 1), (second, 2)] {
+            let mut entries = whole.clone();
+            entries.drain(at..at + 2);
+            let expected = format!("line {at}: the result of read 1.{n}/0 did not return");
+            assert_eq!(without(run(entries)), Err(expected));
+            let mut entries = whole.clone();
+            entries.remove(at);
+            let difference = without(run(entries)).expect_err("an effect without a cause");
+            assert!(difference.contains("expected no further effect"), "{difference}");
+        }
+        let mut entries = whole;
+        let Entry::Event { event: Event::ReadResult { read: changed, .. }, .. } =
+            &mut entries[first]
+        else {
+            panic!("a result")
+        };
+        *changed = read(9);
+        let expected = format!("line {first}: the result of read 1.1/0 did not return");
+        assert_eq!(without(run(entries.clone())), Err(expected));
+        entries.remove(first - 1);
+        let difference = without(run(entries)).expect_err("the read is missing");
+        assert!(difference.contains("\"serve\""), "{difference}");
+    }
+
+    #[test]
+    fn a_master_serves_no_reads() {
+        let config = Config { node: Node::Master, ..config() };
+        let (_, effects) = Machine::recover(config.clone(), &[]);
+        let mut entries = vec![Entry::Start { t: 1, config, records: Vec::new() }];
+        entries.extend(effects.into_iter().map(Entry::Effect));
+        entries
+            .push(Entry::Event { t: 2, event: Event::ReadResult { read: read(1), found: None } });
+        let line = entries.len();
+        assert_eq!(run(entries), different(Difference::NotServed { line, read: read(1) }));
     }
 }

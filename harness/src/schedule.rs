@@ -3,9 +3,8 @@
 use std::{io::Write, path::Path};
 
 use anyhow::Context as _;
-
-use super::{Property, Schedule};
-use crate::checker::Validity;
+use checker::Validity;
+use explore::schedule::{Property, Schedule};
 
 /// Replays a schedule file, prints one line per step and the properties that are violated at its
 /// end. The result is invalid if there are any.

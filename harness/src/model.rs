@@ -10,15 +10,15 @@ use std::{
 };
 
 use anyhow::Context as _;
+use checker::Validity;
 use clap::{ArgAction, Args};
-use system::protocol::{CommitMode, Rule, Rules};
-
-use super::{Exploration, ExplorationLimits, ModelOptions, explore, script, serve_explorer};
-use crate::{
-    checker::Validity,
-    progress::Progress,
+use explore::{
+    model::{Exploration, ExplorationLimits, ModelOptions, explore, script, serve_explorer},
     schedule::{Property, Schedule},
 };
+use system::protocol::{CommitMode, Rule, Rules};
+
+use crate::progress::Progress;
 
 /// Explore every schedule of a small cluster exhaustively: the machines that run in production, under
 /// stateright.
