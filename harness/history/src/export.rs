@@ -206,6 +206,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::NemesisEvent;
 
     fn exported(events: &[Event], format: ExportFormat) -> Result<String, ExportError> {
         let directory = tempfile::tempdir().expect("a directory for the test");

@@ -39,6 +39,7 @@
 //! `README.md`. Does not know what a correct history is, nor which system was tested: keys, values
 //! and versions are text.
 
+mod description;
 mod event;
 pub mod export;
 pub mod formats;
@@ -49,6 +50,7 @@ mod read;
 mod recorder;
 pub mod synthetic;
 
+pub use description::RunDescription;
 pub use event::{Action, ClientEvent, ErrorCode, Event, Function, Kind, Version};
 pub use nemesis::NemesisEvent;
 pub use observation::{Completion, Invocation, MalformedHistory, Sink};

@@ -14,7 +14,7 @@ use checker::{
     CheckResult, Results, Validity,
     linearizability::{self, Limits, NonLinearizableKey, ShownOperation, timeline},
 };
-use history::{Event, Operation, Outcome, PairError, ReadError};
+use history::{Event, Operation, Outcome, PairError, ReadError, RunDescription};
 use serde_json::{Value as Json, json};
 
 use super::{FaultInterval, fault_intervals, read_json, summary::Tally};
@@ -91,7 +91,7 @@ struct LoadedRun {
     torn: bool,
     operations: Vec<Operation>,
     faults: Vec<FaultInterval>,
-    test: Json,
+    test: RunDescription,
     results: Option<Results>,
     broken: Vec<NonLinearizableKey>,
 }
@@ -200,8 +200,8 @@ fn write_text(
     filter: &Filter,
     summarize: fn(&[Event]) -> Tally,
 ) -> fmt::Result {
-    for (title, field) in [("Started", "started"), ("Repeat with", "command")] {
-        if let Some(text) = run.test.get(field).and_then(Json::as_str) {
+    for (title, text) in [("Started", &run.test.started), ("Repeat with", &run.test.command)] {
+        if let Some(text) = text {
             writeln!(out, "{FAINT}{title}:{FAINT:#} {text}")?;
         }
     }

@@ -6,8 +6,7 @@ use checker::{
     Reference, Validity,
     linearizability::{self, Limits, NonLinearizableKey},
 };
-use history::Operation;
-use serde_json::Value as Json;
+use history::{Operation, RunDescription};
 
 use super::{
     FaultInterval, RecordedRun, ReportError, Sample, SectionRequest, SystemEvidence,
@@ -21,7 +20,7 @@ const SEARCH_LIMIT: Duration = Duration::from_secs(10);
 pub(super) struct PageData<'a> {
     pub(super) run: &'a RecordedRun<'a>,
     /// `test.json`.
-    pub(super) test: Json,
+    pub(super) test: RunDescription,
     pub(super) faults: Vec<FaultInterval>,
     pub(super) counterexamples: Vec<NonLinearizableKey>,
     pub(super) sample: Sample,
@@ -38,7 +37,7 @@ impl<'a> PageData<'a> {
         evidence: &dyn SystemEvidence,
     ) -> Result<Self, ReportError> {
         let path = run.directory.join("test.json");
-        let test: Json = read_json(&path).map_err(ReportError::file(&path))?;
+        let test = read_json(&path).map_err(ReportError::file(&path))?;
         let faults = fault_intervals(run.events);
         let counterexamples = counterexamples(run);
         let sample = Sample::of(run.operations, &faults, &counterexamples);
@@ -53,20 +52,15 @@ impl<'a> PageData<'a> {
         Ok(PageData { run, test, faults, counterexamples, sample, sections })
     }
 
-    /// A text of `test.json`.
-    pub(super) fn text(&self, field: &str) -> Option<&str> {
-        self.test.get(field).and_then(Json::as_str)
-    }
-
     /// The name of the run.
     pub(super) fn name(&self) -> &str {
-        self.text("name").unwrap_or("a recorded run")
+        self.test.name.as_deref().unwrap_or("a recorded run")
     }
 
     /// The number of concurrent clients, as far as it is recorded.
     pub(super) fn concurrency(&self) -> u64 {
-        let recorded = self.test.get("concurrency").and_then(Json::as_u64);
-        recorded
+        self.test
+            .concurrency
             .filter(|clients| *clients > 0)
             .or_else(|| self.run.operations.iter().map(|op| op.process + 1).max())
             .unwrap_or(1)

@@ -13,14 +13,15 @@ use explore::{
     schedule::Schedule,
     simulator::{SimulatedRun, SimulationPlan},
 };
+use history::RunDescription;
 use lab::run_directory::{RunDirectory, utc};
 use serde_json::json;
 use system::{
     journal,
-    protocol::{CommitMode, Rule, Rules},
+    protocol::{CommitMode, Rules},
 };
 use twopc::{
-    checks::{self, FinalState, JOURNAL, Run},
+    checks::{self, FinalState, JOURNAL, Run, RunParameters},
     page,
 };
 
@@ -71,22 +72,24 @@ pub(super) fn keep(
     let final_state =
         FinalState { invariant_violations: Some(violations.collect()), ..record::final_state(run) };
     write_json(&directory.final_state(), &final_state)?;
-    let mut test = serde_json::to_value(record::run_description(plan))?;
-    let more = json!({
-        "name": name,
-        "system": "simulated",
-        "started": utc(started),
-        "seed": plan.seed,
-        "concurrency": plan.clients,
-        "commit": commit,
-        "broken": rules.broken().map(Rule::name).collect::<Vec<_>>(),
-        "command": command(plan.seed, commit, rules),
-        "plan": plan,
-    });
-    for (name, value) in more.as_object().into_iter().flatten() {
-        test[name] = value.clone();
-    }
-    write_json(&directory.test(), &test)?;
+    let RunParameters { faults, replicas, clock_origin, convergence_deadline_ms } =
+        record::parameters(plan);
+    let options = [("commit", json!(commit)), ("plan", json!(plan))];
+    let description = RunDescription {
+        name: Some(name),
+        system: Some("simulated".to_owned()),
+        started: Some(utc(started)),
+        command: Some(command(plan.seed, commit, rules)),
+        seed: Some(plan.seed),
+        faults,
+        broken: rules.broken().map(|rule| rule.name().to_owned()).collect(),
+        concurrency: Some(plan.clients.into()),
+        replicas: Some(replicas),
+        clock_origin: Some(clock_origin),
+        convergence_deadline_ms: Some(convergence_deadline_ms),
+        options: options.map(|(name, value)| (name.to_owned(), value)).into_iter().collect(),
+    };
+    write_json(&directory.test(), &description)?;
     if let Some(schedule) = schedule {
         let path = directory.path().join("schedule.json");
         schedule.write(&path).with_context(|| path.display().to_string())?;

@@ -18,7 +18,7 @@ use system::{
     protocol::{Node, Reply, Request, Write},
 };
 use twopc::checks::{
-    FinalReplicaState, FinalState, Run, RunDescription, error_of,
+    FinalReplicaState, FinalState, Run, RunParameters, error_of,
     evidence::{self, Evidence},
 };
 
@@ -37,7 +37,7 @@ pub(super) fn recorded_run(
         (*node, evidence.expect("entries in memory can be read"))
     });
     Run {
-        description: run_description(plan),
+        parameters: parameters(plan),
         events,
         torn: false,
         operations,
@@ -46,9 +46,9 @@ pub(super) fn recorded_run(
     }
 }
 
-/// The description of the run for the checks.
-pub(super) fn run_description(plan: &SimulationPlan) -> RunDescription {
-    RunDescription {
+/// What the checks need to know of the run.
+pub(super) fn parameters(plan: &SimulationPlan) -> RunParameters {
+    RunParameters {
         faults: Vec::new(),
         replicas: plan.setup.replicas,
         clock_origin: 0,

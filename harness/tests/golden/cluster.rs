@@ -11,7 +11,8 @@ use std::{
 };
 
 use history::{
-    Action, ClientEvent, Event, Function, Kind, NemesisEvent, Version as HistoryVersion,
+    Action, ClientEvent, Event, Function, Kind, NemesisEvent, RunDescription,
+    Version as HistoryVersion,
 };
 use serde_json::{Value as Json, json};
 use system::{
@@ -23,7 +24,7 @@ use system::{
         driver::{self, Clients, Environment, Halt, Network, Operator, Storage, Timers},
     },
 };
-use twopc::checks::{FinalReplicaState, FinalState, JOURNAL, RunDescription, error_of};
+use twopc::checks::{FinalReplicaState, FinalState, JOURNAL, error_of};
 
 /// The monotonic clock when the history begins.
 const ORIGIN: u64 = 5_000_000_000;
@@ -110,9 +111,10 @@ impl Cluster {
     pub(crate) fn new(faults: &[&str]) -> Self {
         let description = RunDescription {
             faults: faults.iter().map(ToString::to_string).collect(),
-            replicas: REPLICAS,
-            clock_origin: ORIGIN,
-            convergence_deadline_ms: 10_000,
+            replicas: Some(REPLICAS),
+            clock_origin: Some(ORIGIN),
+            convergence_deadline_ms: Some(10_000),
+            ..RunDescription::default()
         };
         let files = Files {
             description,

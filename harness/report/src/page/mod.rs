@@ -11,7 +11,6 @@ use std::io;
 use checker::Validity;
 use history::Outcome;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use serde_json::Value as Json;
 
 use super::{packed, page_data::PageData, plots::Plot, sections::SystemEvidence};
 
@@ -116,18 +115,17 @@ fn header(data: &PageData<'_>) -> Markup {
     let results = data.run.results;
     let seconds = data.run.end() as f64 / 1e9;
     let injections = data.faults.iter().filter(|fault| fault.action != "hold").count();
-    let broken = data.test.get("broken").and_then(Json::as_array);
-    let broken: Vec<&str> = broken.into_iter().flatten().filter_map(Json::as_str).collect();
+    let broken = &data.test.broken;
     html! {
         header.verdict.(results.verdict.to_string()) {
-            p.crumb { (data.name()) @if let Some(started) = data.text("started") { " · " (started) } }
+            p.crumb { (data.name()) @if let Some(started) = &data.test.started { " · " (started) } }
             h1 { (verdict_mark(results.verdict)) span { (results.verdict) } }
             p.outcome { (verdict_sentence(data)) }
             p.facts {
                 (counted(data.run.operations.len() as u64, "operation")) " by "
                 (counted(data.concurrency(), "client")) " in " (format!("{seconds:.1}")) " s, "
-                @if let Some(replicas) = data.test.get("replicas").and_then(Json::as_u64) {
-                    (counted(replicas, "replica")) ", "
+                @if let Some(replicas) = data.test.replicas {
+                    (counted(replicas.into(), "replica")) ", "
                 }
                 @if injections == 0 { "no faults" } @else { (counted(injections as u64, "fault")) }
                 "."
@@ -136,7 +134,7 @@ fn header(data: &PageData<'_>) -> Markup {
                     strong { (broken.join(", ")) } "."
                 }
             }
-            @if let Some(command) = data.text("command") {
+            @if let Some(command) = &data.test.command {
                 p.command { "Repeat with " code { (command) } }
             }
         }

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use checker::Validity;
+use history::RunDescription;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use serde_json::Value as Json;
 
 use super::{CheckProperty, store::RunSummary};
 use crate::{PAGE, THEME, links::linked, verdict_mark};
@@ -96,14 +98,14 @@ pub(super) fn list(runs: &[RunSummary]) -> String {
 
 fn row(run: &RunSummary) -> Markup {
     let path = run.id.path();
-    let faults = run.text("faults");
+    let faults = run.test.faults.join(", ");
     html! { tr {
         td { input type="checkbox" name="run" value=(path) aria-label=(format!("compare {path}")); }
         td.verdict { (verdict(run)) }
         td { a href=(format!("/run/{path}/")) { (run.id.name) } }
         td { @if faults.is_empty() { "none" } @else { (faults) } }
-        td { (run.text("broken")) }
-        td.n { (run.text("seed")) }
+        td { (run.test.broken.join(", ")) }
+        td.n { @if let Some(seed) = run.test.seed { (seed) } }
         td.n { (figure(run.operations())) }
         td.n { (figure(run.measured(&["seconds"]))) }
         td.n { (figure(run.measured(&["ok_per_second"]))) }
@@ -112,18 +114,30 @@ fn row(run: &RunSummary) -> Markup {
     } }
 }
 
-/// Options of `test.json` that the comparison shows, with their titles.
-const COMPARED_OPTIONS: &[(&str, &str)] = &[
-    ("faults", "faults"),
-    ("disabled rule", "broken"),
-    ("seed", "seed"),
-    ("clients", "concurrency"),
-    ("keys", "keys"),
-    ("replicas", "replicas"),
-    ("mix", "mix"),
-    ("rate", "rate"),
-    ("time, ms", "time_limit_ms"),
+/// What the comparison shows of the descriptions of the runs, with its titles.
+const COMPARED: &[(&str, fn(&RunDescription) -> String)] = &[
+    ("faults", |run| run.faults.join(", ")),
+    ("disabled rule", |run| run.broken.join(", ")),
+    ("seed", |run| shown(run.seed)),
+    ("clients", |run| shown(run.concurrency)),
+    ("keys", |run| option(run, "keys")),
+    ("replicas", |run| shown(run.replicas)),
+    ("mix", |run| option(run, "mix")),
+    ("rate", |run| option(run, "rate")),
+    ("time, ms", |run| option(run, "time_limit_ms")),
 ];
+
+fn shown(value: Option<impl ToString>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
+}
+
+fn option(run: &RunDescription, name: &str) -> String {
+    match run.options.get(name) {
+        Some(Json::String(text)) => text.clone(),
+        Some(Json::Null) | None => String::new(),
+        Some(other) => other.to_string(),
+    }
+}
 
 /// A run that is compared, and the plots that it has.
 pub(super) struct ComparedRun {
@@ -152,8 +166,8 @@ pub(super) fn compare(runs: &[ComparedRun; 2], check_property: CheckProperty) ->
             } } } }
             tbody {
                 tr { th scope="row" { "verdict" } @for run in both { td.verdict { (verdict(run)) } } }
-                @for (title, field) in COMPARED_OPTIONS {
-                    @let texts = both.map(|run| run.text(field));
+                @for (title, text) in COMPARED {
+                    @let texts = both.map(|run| text(&run.test));
                     tr class=(differs(&texts[0], &texts[1])) {
                         th scope="row" { (title) } @for text in &texts { td { (text) } }
                     }
@@ -221,7 +235,7 @@ pub(super) fn live(run: &RunSummary) -> String {
     let content = html! {
         h1 { span.mark.running aria-hidden="true" { "▸" } " " span #state { "Running" } }
         p { (run.id.group) " · " (run.id.name) }
-        p.again { code { (run.text("command")) } }
+        p.again { code { (run.test.command.as_deref().unwrap_or_default()) } }
         section #live data-run=(path) {
             p.big { span #clock { "0.0" } " s, " span #total { "0" } " operations, "
                 span #faults-total { "0" } " faults" }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use checker::{Results, Validity};
-use serde_json::Value as Json;
+use history::RunDescription;
 
 /// A directory of runs: `GROUP/TIME/`.
 #[derive(Clone, Debug)]
@@ -35,8 +35,8 @@ impl RunId {
 #[derive(Clone, Debug)]
 pub(super) struct RunSummary {
     pub(super) id: RunId,
-    /// `test.json`, or null if it cannot be read.
-    pub(super) test: Json,
+    /// `test.json`. Empty if it cannot be read.
+    pub(super) test: RunDescription,
     /// `results.json`. `None` if the run was not checked.
     pub(super) results: Option<Results>,
     /// Whether the run was not checked yet and its history is growing.
@@ -46,18 +46,6 @@ pub(super) struct RunSummary {
 impl RunSummary {
     pub(super) fn verdict(&self) -> Option<Validity> {
         self.results.as_ref().map(|results| results.verdict)
-    }
-
-    /// A field of `test.json` as text.
-    pub(super) fn text(&self, field: &str) -> String {
-        match self.test.get(field) {
-            Some(Json::String(text)) => text.clone(),
-            Some(Json::Array(list)) => {
-                list.iter().filter_map(Json::as_str).collect::<Vec<_>>().join(", ")
-            }
-            Some(Json::Null) | None => String::new(),
-            Some(other) => other.to_string(),
-        }
     }
 
     /// A measurement of the statistics.
@@ -115,7 +103,7 @@ impl Store {
         let unchanged =
             history.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
         let running = results.is_none() && unchanged.is_none_or(|time| time < RUNNING_TIMEOUT);
-        Some(RunSummary { id: id.clone(), test: test.unwrap_or(Json::Null), results, running })
+        Some(RunSummary { id: id.clone(), test: test.unwrap_or_default(), results, running })
     }
 
     /// The directory of a run.

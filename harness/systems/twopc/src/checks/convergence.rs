@@ -46,7 +46,7 @@ pub fn check(run: &Run) -> CheckResult {
     let settled: Vec<i64> = repairs.iter().map(|repair| settle_time(&locks, *repair)).collect();
     check_result.measure("after_repairs", quantiles(settled));
     let healed = times(run, |event| matches!(event, NemesisEvent::Healed(_))).into_iter().max();
-    let faults = run.description.real_faults().next().is_some();
+    let faults = !run.parameters.faults.is_empty();
     let from = match healed {
         Some(healed) => healed,
         None if faults => {
@@ -57,7 +57,7 @@ pub fn check(run: &Run) -> CheckResult {
         None => 0,
     };
     check_result.measure("after_last_heal_ms", milliseconds(settle_time(&locks, from)));
-    let limit = i64::try_from(run.description.convergence_deadline_ms).unwrap_or(i64::MAX);
+    let limit = i64::try_from(run.parameters.convergence_deadline_ms).unwrap_or(i64::MAX);
     let limit = limit.saturating_mul(1_000_000);
     for lock in &locks {
         released_in_time(lock, from, limit, &mut check_result);
@@ -101,7 +101,7 @@ fn observed_convergence(run: &Run, check_result: &mut CheckResult) {
             NemesisEvent::Settled(Settled { ms: None }) => {
                 check_result.violation(format!(
                     "the nodes were not all ready, without open transactions, within {} ms of the last heal",
-                    run.description.convergence_deadline_ms
+                    run.parameters.convergence_deadline_ms
                 ));
             }
             NemesisEvent::FinalReads(FinalReads { unread }) => {

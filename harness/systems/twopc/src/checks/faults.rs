@@ -33,12 +33,12 @@ pub fn check(run: &Run) -> CheckResult {
     let mut coverage = Coverage::default();
     nemesis.iter().for_each(|event| coverage.add(event));
     // Together with other faults a point may be unreachable for as long as they last.
-    if run.description.real_faults().eq([FaultName::CrashMatrix.name()]) {
+    if run.parameters.faults == [FaultName::CrashMatrix.name()] {
         for cell in coverage.vacuous() {
             check_result.unknown(format!("{cell} was armed but never reached"));
         }
     }
-    for fault in run.description.real_faults() {
+    for fault in &run.parameters.faults {
         let tally = InjectionTally::of(fault, &nemesis);
         if tally.injected == 0 {
             check_result.unknown(format!("{fault} was requested but never injected"));

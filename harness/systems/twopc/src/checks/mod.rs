@@ -21,8 +21,8 @@ use checker::{CheckResult, Limits, Results, linearizability, statistics};
 
 pub use errors::error_of;
 pub use run::{
-    FinalReplicaState, FinalState, JOURNAL, LoadError, Run, RunDescription,
-    SECOND_INSTANCE_JOURNAL, find_journals, read_json, version_of,
+    FinalReplicaState, FinalState, JOURNAL, LoadError, Run, RunParameters, SECOND_INSTANCE_JOURNAL,
+    find_journals, read_json, version_of,
 };
 
 /// Checks a run.

@@ -7,32 +7,44 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use history::{Action, Event, Operation, PairError, ReadError, RecordedHistory};
+use history::{Action, Event, Operation, PairError, ReadError, RecordedHistory, RunDescription};
 use serde::{Deserialize, Serialize};
 use system::protocol::{Key, Node, TxnId, Value, Version};
 
 use super::evidence::Evidence;
 
-/// The part of `test.json` that the checks need. The file may contain more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RunDescription {
-    /// The names of the requested faults. `none` is the same as no name.
+/// The part of `test.json` without which a run cannot be checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunParameters {
+    /// The names of the requested faults, without `none`.
     pub faults: Vec<String>,
     /// Number of replicas.
     pub replicas: u8,
-    /// The monotonic clock at time 0 of the history, in nanoseconds. Subtracted from the times of
-    /// journals, it gives times of the history.
+    /// The monotonic clock at time 0 of the history, in nanoseconds.
     pub clock_origin: u64,
     /// The deadline after the last heal by which every transaction must be decided, in
     /// milliseconds.
-    #[serde(alias = "resolution_deadline_ms")]
     pub convergence_deadline_ms: u64,
 }
 
-impl RunDescription {
-    /// The requested faults, without `none`.
-    pub fn real_faults(&self) -> impl Iterator<Item = &str> {
-        self.faults.iter().map(String::as_str).filter(|fault| *fault != "none")
+impl RunParameters {
+    /// Takes the parameters from the description of a run.
+    ///
+    /// # Errors
+    /// A field is missing; the message names it.
+    pub fn of(description: &RunDescription) -> Result<Self, String> {
+        fn present<T: Copy>(field: Option<T>, name: &str) -> Result<T, String> {
+            field.ok_or_else(|| format!("missing field `{name}`"))
+        }
+        Ok(RunParameters {
+            faults: description.real_faults().map(str::to_owned).collect(),
+            replicas: present(description.replicas, "replicas")?,
+            clock_origin: present(description.clock_origin, "clock_origin")?,
+            convergence_deadline_ms: present(
+                description.convergence_deadline_ms,
+                "convergence_deadline_ms",
+            )?,
+        })
     }
 }
 
@@ -65,8 +77,8 @@ pub struct FinalReplicaState {
 /// A recorded run.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// The description of the run.
-    pub description: RunDescription,
+    /// What the run was.
+    pub parameters: RunParameters,
     /// The events of the history.
     pub events: Vec<Event>,
     /// Whether the history ends in a torn line, as after a kill of the harness.
@@ -113,18 +125,22 @@ impl Run {
         let RecordedHistory { events, torn } = history::read(&path)?;
         let paired = require_versions(&events).and_then(|()| history::pair(&events));
         let operations = paired.map_err(|error| LoadError::Pair { path, error })?;
-        let description: RunDescription = read_json(&directory.join("test.json"))?;
+        let path = directory.join("test.json");
+        let parameters = RunParameters::of(&read_json(&path)?).map_err(|why| {
+            let source = io::Error::new(io::ErrorKind::InvalidData, why);
+            LoadError::File { path, source }
+        })?;
         let path = directory.join("final.json");
         let final_state = if path.exists() { Some(read_json(&path)?) } else { None };
         let journals = find_journals(directory)?;
-        let evidence = Evidence::read(&journals, description.replicas, description.clock_origin)
+        let evidence = Evidence::read(&journals, parameters.replicas, parameters.clock_origin)
             .map_err(|source| LoadError::File { path: directory.join("nodes"), source })?;
-        Ok(Run { description, events, torn, operations, evidence, final_state })
+        Ok(Run { parameters, events, torn, operations, evidence, final_state })
     }
 
     /// Every replica of the cluster.
     pub fn replicas(&self) -> impl Iterator<Item = Node> + use<> {
-        (1..=self.description.replicas).map(Node::Replica)
+        (1..=self.parameters.replicas).map(Node::Replica)
     }
 }
 

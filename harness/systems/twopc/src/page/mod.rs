@@ -200,7 +200,7 @@ impl JournalEvidence<'_> {
         let journals = find_journals(self.directory).map_err(|error| {
             ReportError::file(self.directory.join("nodes"))(std::io::Error::other(error))
         })?;
-        traces::read(&journals, selection, self.run.description.clock_origin)
+        traces::read(&journals, selection, self.run.parameters.clock_origin)
             .map_err(ReportError::file(self.directory.join("nodes")))
     }
 

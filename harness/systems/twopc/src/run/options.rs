@@ -3,8 +3,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use history::RunDescription;
 use lab::{duration::duration_text, worker::ClientTimeouts, workload::Mix};
-use serde_json::{Value as Json, json};
+use serde_json::{Map, Value as Json, json};
 use system::protocol::CommitMode;
 
 use crate::{
@@ -132,41 +133,54 @@ impl RunOptions {
     /// The content of `test.json`. `clock_origin` is the monotonic clock at time 0 of the history, in
     /// nanoseconds.
     #[must_use]
-    pub fn to_json(&self, started: &str, clock_origin: u64) -> Json {
-        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        json!({
-            "name": self.label(),
-            "started": started,
-            "command": self.command(),
-            "faults": self.faults.names().iter().map(|fault| fault.name()).collect::<Vec<_>>(),
-            "time_limit_ms": ms(self.time_limit),
-            "concurrency": self.concurrency,
-            "rate": self.rate,
-            "keys": self.keys,
-            "replicas": self.replicas,
-            "commit": self.commit,
-            "mix": self.mix.to_string(),
-            "seed": self.seed,
-            "system": self.system,
-            "system_bin": self.system_bin,
-            "script": self.script.as_ref().map(Vec::len),
-            "broken": self.mutations.iter().map(|mutation| mutation.name()).collect::<Vec<_>>(),
-            "fail_fast": self.fail_fast,
-            "timing": self.timings.to_string(),
-            "relay": self.relay,
-            "misreport_unknown": self.misreport_unknown,
-            "write_timeout_ms": ms(CLIENT_TIMEOUTS.write),
-            "get_timeout_ms": ms(CLIENT_TIMEOUTS.get),
-            "convergence_deadline_ms": ms(CONVERGENCE_DEADLINE),
-            "clock_origin": clock_origin,
-            "disks": self.disks,
-            "shard": self.shard.to_string(),
-            "versions": {
-                "harness": env!("CARGO_PKG_VERSION"),
-                "build": if cfg!(debug_assertions) { "debug" } else { "release" },
-                "os": std::env::consts::OS,
-                "arch": std::env::consts::ARCH,
-            },
-        })
+    pub fn describe(&self, started: String, clock_origin: u64) -> RunDescription {
+        RunDescription {
+            name: Some(self.label()),
+            system: Some(self.system.clone()),
+            started: Some(started),
+            command: Some(self.command()),
+            seed: Some(self.seed),
+            faults: self.faults.names().iter().map(|fault| fault.name().to_owned()).collect(),
+            broken: self.mutations.iter().map(|mutation| mutation.name().to_owned()).collect(),
+            concurrency: Some(self.concurrency.into()),
+            replicas: Some(self.replicas),
+            clock_origin: Some(clock_origin),
+            convergence_deadline_ms: Some(ms(CONVERGENCE_DEADLINE)),
+            options: self.named(),
+        }
     }
+
+    /// The other options, by name.
+    fn named(&self) -> Map<String, Json> {
+        let versions = json!({
+            "harness": env!("CARGO_PKG_VERSION"),
+            "build": if cfg!(debug_assertions) { "debug" } else { "release" },
+            "os": std::env::consts::OS,
+            "arch": std::env::consts::ARCH,
+        });
+        let options = [
+            ("time_limit_ms", json!(ms(self.time_limit))),
+            ("rate", json!(self.rate)),
+            ("keys", json!(self.keys)),
+            ("commit", json!(self.commit)),
+            ("mix", json!(self.mix.to_string())),
+            ("system_bin", json!(self.system_bin)),
+            ("script", json!(self.script.as_ref().map(Vec::len))),
+            ("fail_fast", json!(self.fail_fast)),
+            ("timing", json!(self.timings.to_string())),
+            ("relay", json!(self.relay)),
+            ("misreport_unknown", json!(self.misreport_unknown)),
+            ("write_timeout_ms", json!(ms(CLIENT_TIMEOUTS.write))),
+            ("get_timeout_ms", json!(ms(CLIENT_TIMEOUTS.get))),
+            ("disks", json!(self.disks)),
+            ("shard", json!(self.shard.to_string())),
+            ("versions", versions),
+        ];
+        options.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
+    }
+}
+
+/// A time in milliseconds.
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

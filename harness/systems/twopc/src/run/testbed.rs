@@ -202,7 +202,7 @@ fn begin_history(
     let history = directory.history();
     let recorder = Recorder::create(&history)
         .map_err(RunError::io(format!("cannot create {}", history.display())))?;
-    write_json(&directory.test(), &options.to_json(&utc(started), recorder.origin()))?;
+    write_json(&directory.test(), &options.describe(utc(started), recorder.origin()))?;
     let online = OnlineCheck::default();
     recorder.observe({
         let (progress, online) = (progress.clone(), online.clone());
