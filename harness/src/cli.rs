@@ -174,7 +174,9 @@ pub fn main() -> ExitCode {
     match execute(command) {
         Ok(exit) => exit.into(),
         Err(Failure { exit, error }) => {
-            eprintln!("harness: {}", describe(&error));
+            if let Some(error) = error {
+                eprintln!("harness: {}", describe(&error));
+            }
             exit.into()
         }
     }
@@ -224,23 +226,27 @@ fn describe(error: &anyhow::Error) -> String {
 /// Why a command failed, and the exit status for it.
 struct Failure {
     exit: Exit,
-    error: anyhow::Error,
+    /// `None` if whoever read the output has stopped reading, as `head` does: that is no news.
+    error: Option<anyhow::Error>,
 }
 
 impl Failure {
     /// The arguments, or what they refer to, are invalid.
     fn arguments(error: impl Into<anyhow::Error>) -> Self {
-        Failure { exit: Exit::BadArguments, error: error.into() }
+        Failure { exit: Exit::BadArguments, error: Some(error.into()) }
     }
 
     /// The harness failed.
     fn harness(error: impl Into<anyhow::Error>) -> Self {
-        Failure { exit: Exit::Failed, error: error.into() }
+        Failure { exit: Exit::Failed, error: Some(error.into()) }
     }
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Failure { exit: Exit::Failed, error: None };
+        }
         Failure::harness(anyhow::Error::new(error).context("cannot write to standard output"))
     }
 }
