@@ -151,15 +151,16 @@ fn edn(start: &[u8]) -> Option<Format> {
             _ => {}
         }
         let entries = match parser.form() {
-            Ok(Some(Form::Map(entries))) if !parser.reached_end || parser.at <= start.len() => {
-                entries
-            }
+            Ok(Some(Form::Map(entries))) => entries,
             // A discarded value.
             Ok(None) if parser.at < start.len() => continue,
             // The first map may be cut.
             Err(_) if found.is_none() && looks_like_map(start) => return Some(Format::Edn),
             _ => return found,
         };
+        if !entries.iter().any(|(name, _)| matches!(name, Value::Keyword(_))) {
+            return found;
+        }
         let Ok(fields) = event_fields(entries) else { return Some(Format::Edn) };
         found = Some(Format::Edn);
         if fields.process.as_ref().and_then(Value::name) == Some("nemesis") {

@@ -1,6 +1,9 @@
 //! Samples of every format, and malformed inputs of every kind. The verdicts on the samples are tested
 //! with the checker.
 
+mod others;
+mod values;
+
 use std::collections::HashMap;
 
 use proptest::prelude::*;
