@@ -176,7 +176,10 @@ pub fn check_file(path: &Path, options: &FileCheckOptions<'_>) -> Result<FileRep
     }
     let mut report = match (check_as(path, &reading, options), reading.with_appends(options.spec)) {
         (Err(error), Some(appends)) => {
-            check_as(path, &appends, options).map_err(|_| error).inspect(|_| reading = appends)?
+            let report = check_as(path, &appends, options);
+            let report = report.map_err(|again| later_of(error, again))?;
+            reading = appends;
+            report
         }
         (report, _) => report?,
     };
@@ -207,6 +210,15 @@ pub fn check_file(path: &Path, options: &FileCheckOptions<'_>) -> Result<FileRep
         report.unknown("the history contains no operations".to_owned());
     }
     Ok(report)
+}
+
+/// The error that is further into the file: the other reading got past the first one.
+fn later_of(one: ReadError, other: ReadError) -> ReadError {
+    let position = |error: &ReadError| match error {
+        ReadError::Malformed { line, column, .. } => (*line, *column),
+        ReadError::Io { .. } => (usize::MAX, 0),
+    };
+    if position(&other) > position(&one) { other } else { one }
 }
 
 /// Decides a history that is not linearizable if its operations that are not ok did not happen. They
