@@ -207,8 +207,8 @@ impl fmt::Display for Value<'_> {
             Value::Text(text) => quoted(text, f),
             Value::Keyword(name) => write!(f, ":{name}"),
             Value::Regex(text) => write!(f, "#\"{text}\""),
-            Value::List(values) => separated(f, "[", values, "]", |value, f| value.fmt(f)),
-            Value::Set(values) => separated(f, "#{", values, "}", |value, f| value.fmt(f)),
+            Value::List(values) => separated(f, "[", values, "]", fmt::Display::fmt),
+            Value::Set(values) => separated(f, "#{", values, "}", fmt::Display::fmt),
             Value::Map(entries) => {
                 separated(f, "{", entries, "}", |(key, value), f| write!(f, "{key} {value}"))
             }

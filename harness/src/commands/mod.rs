@@ -128,9 +128,12 @@ fn histories(paths: &[PathBuf]) -> Result<Vec<History>, CommandError> {
 }
 
 fn add_histories(path: &Path, found: &mut Vec<History>) -> Result<(), CommandError> {
-    let is_run = path.join("test.json").exists();
-    if is_run || !path.is_dir() {
-        found.push(History { path: path.to_owned(), is_run });
+    if !path.is_dir() {
+        found.push(History { path: path.to_owned(), is_run: false });
+        return Ok(());
+    }
+    if path.join("test.json").exists() {
+        found.push(History { path: path.to_owned(), is_run: true });
         return Ok(());
     }
     if let Some(path) = history_in(path) {
@@ -139,18 +142,21 @@ fn add_histories(path: &Path, found: &mut Vec<History>) -> Result<(), CommandErr
     }
     let unreadable = |source| LoadError::File { path: path.to_owned(), source };
     let entries = fs::read_dir(path).map_err(unreadable)?;
-    let mut inside: Vec<PathBuf> = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<_, _>>()
-        .map_err(unreadable)?;
-    inside.sort_unstable();
-    // Hidden files are of tools; links to directories, such as latest, are to what is here anyway.
-    let is_hidden = |path: &Path| {
-        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
-    };
-    let is_repeated = |path: &Path| path.is_symlink() && path.is_dir();
-    for path in inside.iter().filter(|path| !is_hidden(path) && !is_repeated(path)) {
-        add_histories(path, found)?;
+    let mut inside: Vec<fs::DirEntry> = entries.collect::<Result<_, _>>().map_err(unreadable)?;
+    inside.sort_unstable_by_key(fs::DirEntry::file_name);
+    for entry in inside {
+        // Hidden files are of tools.
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let kind = entry.file_type().map_err(unreadable)?;
+        let path = entry.path();
+        if kind.is_file() {
+            found.push(History { path, is_run: false });
+        } else if !(kind.is_symlink() && path.is_dir()) {
+            // Links to directories, such as latest, are to what is here anyway.
+            add_histories(&path, found)?;
+        }
     }
     Ok(())
 }

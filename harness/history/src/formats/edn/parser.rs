@@ -278,7 +278,9 @@ impl<'a> Parser<'a> {
     fn skip_token(&mut self) {
         self.at += 1;
         while let Some(byte) = self.peek() {
-            if byte.is_ascii_whitespace() || b",;\"[](){}".contains(&byte) {
+            let is_delimiter =
+                matches!(byte, b',' | b';' | b'"' | b'[' | b']' | b'(' | b')' | b'{' | b'}');
+            if is_delimiter || byte.is_ascii_whitespace() {
                 break;
             }
             self.at += 1;

@@ -394,6 +394,76 @@ fn operations_with_start_and_end_are_read() {
 }
 
 #[test]
+fn operations_can_be_written_as_calls() {
+    let csv = |operations: &[&str]| {
+        let rows = operations.iter().zip(0..).map(|(operation, at)| {
+            format!("c,\"{}\",{},{}\n", operation.replace('"', "\"\""), 2 * at, 2 * at + 1)
+        });
+        format!("client,operation,call,return\n{}", rows.collect::<String>())
+    };
+    let events = |operations: &[&str]| -> Vec<String> {
+        let text = csv(operations);
+        assert_eq!(recognise(text.as_bytes()), Some(Format::Csv));
+        let events = read(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        events.iter().filter_map(|event| Some(event.split_once(' ')?.1.to_owned())).collect()
+    };
+    assert_eq!(
+        events(&[
+            "write(1)",
+            "read() -> 1",
+            "read() -> nil",
+            "cas(1, 2) -> ok",
+            "cas(1, 2) -> fail"
+        ]),
+        [
+            "register Put(\"1\")",
+            "Ok(None)",
+            "register Get",
+            "Ok(Some(\"1\"))",
+            "register Get",
+            "Ok(None)",
+            "register Cas(Some(\"1\"), Some(\"2\"))",
+            "Ok(None)",
+            "register Cas(Some(\"1\"), Some(\"2\"))",
+            "Fail",
+        ]
+    );
+    assert_eq!(
+        events(&[
+            "put('x', 'a, (b)')",
+            "get(\"x\") -> 'a, (b)'",
+            "delete(x)",
+            "cas(x, nil, 1) -> unknown"
+        ]),
+        [
+            "x Put(\"a, (b)\")",
+            "Ok(None)",
+            "x Get",
+            "Ok(Some(\"a, (b)\"))",
+            "x Del",
+            "Ok(None)",
+            "x Cas(None, Some(\"1\"))",
+        ]
+    );
+    for (operation, reason) in [
+        ("put(1, 2, 3)", "expected a call"),
+        ("cas(1)", "expected a call"),
+        ("get('x'", "expected a call"),
+        ("get('x) -> 1", "expected a call"),
+        ("get(x) 1", "expected a call"),
+        ("get(x) -> 1 2)", "expected a call"),
+        ("put('\\n')", "expected a call"),
+        ("put(x, )", "expected a call"),
+        ("put('x') -> 7", "expected a call"),
+        ("get(x)", "a read without a value"),
+        ("enqueue(1)", "enqueue is an operation on a queue"),
+    ] {
+        let error = read(&csv(&[operation])).expect_err(operation);
+        assert!(error.starts_with("h:2:1: ") && error.contains(reason), "{error}");
+    }
+}
+
+#[test]
 fn what_is_not_ok_did_not_happen_or_may_have() {
     let text = "{\"op\":\"write\",\"value\":1,\"start\":0,\"end\":1,\"ok\":false}\n";
     for (ambiguous, expected) in [(Ambiguous::Fail, 2), (Ambiguous::Info, 1)] {

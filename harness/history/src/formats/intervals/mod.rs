@@ -1,6 +1,8 @@
 //! Operations with a start and an end, a line each: JSON objects or CSV. The lines may be in any order,
 //! so that the whole history is in memory while it is sorted.
 
+mod call;
+
 use std::io::BufRead;
 
 use super::{
@@ -38,6 +40,8 @@ pub(super) fn stream_csv(
     let mut intervals = Intervals::default();
     let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::Headers).from_reader(input);
     let header = reader.headers().map_err(malformed_csv)?.clone();
+    let is_of_results = |name| matches!(Field::named(name), Some(Field::Value | Field::Output));
+    let has_results = header.iter().any(is_of_results);
     let mut record = csv::StringRecord::new();
     while reader.read_record(&mut record).map_err(malformed_csv)? {
         let line = record.position().map_or(1, csv::Position::line);
@@ -52,7 +56,7 @@ pub(super) fn stream_csv(
             };
             row.set(name, value).map_err(at_line)?;
         }
-        intervals.add(row, true).map_err(at_line)?;
+        intervals.add(row, has_results).map_err(at_line)?;
     }
     intervals.stream(ambiguous, pairs).map_err(|reason| FormatError::new(1, 1, reason))
 }
@@ -120,7 +124,10 @@ struct Row<'a> {
 
 impl<'a> Row<'a> {
     fn set(&mut self, name: &str, value: Value<'a>) -> Result<(), String> {
-        let Some(field) = Field::named(name) else { return Ok(()) };
+        Field::named(name).map_or(Ok(()), |field| self.put(field, name, value))
+    }
+
+    fn put(&mut self, field: Field, name: &str, value: Value<'a>) -> Result<(), String> {
         match self.fields[field as usize].replace(value) {
             None => Ok(()),
             Some(_) => Err(format!("{name}: the operation has another field for the same")),
@@ -225,8 +232,9 @@ struct Intervals {
 }
 
 impl Intervals {
-    /// Adds an operation. In `text`, all values are texts.
-    fn add(&mut self, row: Row<'_>, is_text: bool) -> Result<(), String> {
+    /// Adds an operation. If a missing result stands for nothing, `may_omit` is true.
+    fn add(&mut self, mut row: Row<'_>, may_omit: bool) -> Result<(), String> {
+        call::expand(&mut row)?;
         let f = row.get(Field::Op).ok_or("an operation without a field op")?;
         let f = f.name().ok_or_else(|| format!("op {f}: expected a name, such as read"))?;
         let f = f.to_ascii_lowercase();
@@ -254,7 +262,7 @@ impl Intervals {
             return Err("operations on registers and on locks in one history".to_owned());
         }
         self.has_appends |= operation == Operation::Append;
-        let argument = argument(&row, operation, outcome, is_text)?;
+        let argument = argument(&row, operation, outcome, may_omit)?;
         let client = row.get(Field::Client).map_or_else(String::new, ToString::to_string);
         self.operations.push(Interval { client, f, operation, key, argument, start, end, outcome });
         Ok(())
@@ -361,14 +369,14 @@ fn argument(
     row: &Row<'_>,
     operation: Operation,
     outcome: Outcome,
-    is_text: bool,
+    may_omit: bool,
 ) -> Result<Argument, String> {
     let one_of = |other: Field| row.get(Field::Value).or_else(|| row.get(other));
     match operation {
         Operation::Read if outcome != Outcome::Ok => Ok(Argument::None),
         // An empty cell is a value that is absent, a field that is missing is an oversight.
         Operation::Read => match one_of(Field::Output) {
-            None if !is_text => Err("a read without a value: null if there was none".to_owned()),
+            None if !may_omit => Err("a read without a value: null if there was none".to_owned()),
             value => Ok(Argument::Value(value.and_then(Content::of))),
         },
         Operation::Write | Operation::Append => match one_of(Field::Input) {
