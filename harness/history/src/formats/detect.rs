@@ -111,16 +111,22 @@ fn json(start: &[u8]) -> Option<Format> {
         rest = rest.trim_ascii_start();
         rest = rest.strip_prefix(b",").unwrap_or(rest).trim_ascii_start();
         let has = |name: &str| fields.contains_key(name);
-        let is_recorded = has("index") && has("time") && !is_array;
         if has("process") && has("type") {
-            if fields["process"] == "nemesis" {
-                found = found.or(Some(if is_recorded { Format::Jsonl } else { Format::Json }));
-                continue;
+            let is_recorded = has("index") && has("time") && !is_array;
+            let is_client = fields["process"] != "nemesis";
+            let format = if is_recorded && (!is_client || is_recorded_operation(&fields)) {
+                Format::Jsonl
+            } else {
+                Format::Json
+            };
+            // The nemesis says little, and a get without a value looks alike in both formats.
+            if is_client
+                && (format == Format::Json || !fields.get("value").is_none_or(Json::is_null))
+            {
+                return Some(format);
             }
-            let f = fields.get("f").and_then(Json::as_str).unwrap_or_default();
-            let is_of_key = fields.get("key").is_some_and(Json::is_string)
-                && matches!(f, "get" | "put" | "del" | "cas" | "append");
-            return Some(if is_recorded && is_of_key { Format::Jsonl } else { Format::Json });
+            found = if is_client { Some(format) } else { found.or(Some(format)) };
+            continue;
         }
         let named: Vec<Field> = fields.keys().filter_map(|name| Field::named(name)).collect();
         let is_interval = named.contains(&Field::Op) && named.contains(&Field::Start);
@@ -128,6 +134,19 @@ fn json(start: &[u8]) -> Option<Format> {
     }
     // A killed recorder may leave nothing but a torn line.
     found.or_else(|| (!is_array && !start.contains(&b'\n')).then_some(Format::Jsonl))
+}
+
+/// Whether an event of a client is one that we record: of a key, and with texts as values.
+fn is_recorded_operation(fields: &serde_json::Map<String, Json>) -> bool {
+    let f = fields.get("f").and_then(Json::as_str).unwrap_or_default();
+    let is_text = |value: &Json| value.is_string() || value.is_null();
+    let has_texts = match fields.get("value") {
+        Some(Json::Array(values)) if f == "cas" => values.iter().all(is_text),
+        Some(value) => is_text(value) || fields["type"] == "fail" || fields["type"] == "info",
+        None => true,
+    };
+    let is_known = matches!(f, "get" | "put" | "del" | "cas" | "append");
+    fields.get("key").is_some_and(Json::is_string) && is_known && has_texts
 }
 
 /// The format of EDN maps: Porcupine's data if the first event of a client has a `:key`.

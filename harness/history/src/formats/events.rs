@@ -144,7 +144,7 @@ impl Operation {
     pub(super) fn named(f: &str) -> Result<Operation, String> {
         let object = match f {
             "read" | "get" | "r" => return Ok(Operation::Read),
-            "write" | "put" | "w" => return Ok(Operation::Write),
+            "write" | "put" | "set" | "w" => return Ok(Operation::Write),
             "del" | "delete" => return Ok(Operation::Delete),
             "cas" => return Ok(Operation::Cas),
             "append" => return Ok(Operation::Append),

@@ -86,7 +86,9 @@ fn is_cut(line: &[u8]) -> bool {
     text.match_indices(LOGGER).any(|(at, _)| {
         let rest = &text[at + LOGGER.len()..];
         let mut words = rest.split_ascii_whitespace().skip_while(|word| matches!(*word, "-" | ":"));
-        let is_process = words.next().is_some_and(|word| word.parse::<u64>().is_ok());
+        let is_process = words
+            .next()
+            .is_some_and(|word| word.starts_with([':', '"']) || word.parse::<i64>().is_ok());
         let has_keyword = words.next().is_some_and(|word| word.starts_with(':'));
         rest.starts_with([' ', ':'])
             && (is_process && has_keyword || rest.matches('\t').count() >= 2)

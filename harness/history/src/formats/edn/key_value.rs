@@ -41,7 +41,11 @@ impl EventMaps for KeyValueTranslator<'_, '_> {
             }
             None | Some(Value::Nil) => "",
             Some(Value::Text(text)) => text,
-            Some(other) => return Err(format!(":value {other}: expected text or nil")),
+            Some(other) => {
+                return Err(format!(
+                    ":value {other}: expected text or nil; --format edn reads other values"
+                ));
+            }
         };
         let get = OperationLabel { process, f, key: Some(key), value: None };
         let is_given = kind == "invoke" || matches!(fields.value, Some(Value::Text(_)));
