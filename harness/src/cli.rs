@@ -27,7 +27,7 @@ use self::test::TestArgs;
 use crate::{
     blocking::BlockingArgs,
     commands::{
-        self, CheckArgs, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
+        self, CheckArgs, Checked, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
         ServeArgs, ServeFailure, VerifyArgs,
     },
     model::{self, ModelArgs},
@@ -186,7 +186,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
     let out = || io::stdout().lock();
     match command {
         Command::Test(args) => test::test(&args),
-        Command::Check(args) => checked(commands::check(&args, &mut out())),
+        Command::Check(args) => checked_all(commands::check(&args, &mut out())),
         Command::Verify(args) => checked(commands::verify(&args, &mut out())),
         Command::Export(args) => checked(commands::export(&args, &mut out())),
         Command::Generate(args) => checked(commands::generate(&args, &mut out())),
@@ -267,6 +267,15 @@ fn checked(verdict: Result<Validity, CommandError>) -> Result<Exit, Failure> {
         Ok(verdict) => Ok(verdict.into()),
         Err(CommandError::Write(error)) => Err(error.into()),
         Err(error) => Err(Failure::arguments(error)),
+    }
+}
+
+/// The exit status of a check of several histories. A violation outranks a file that cannot be read,
+/// and that an unknown verdict.
+fn checked_all(checked: Result<Checked, CommandError>) -> Result<Exit, Failure> {
+    match checked {
+        Ok(all) if all.unreadable > 0 && all.worst() != Validity::Invalid => Ok(Exit::BadArguments),
+        other => self::checked(other.map(|all| all.worst())),
     }
 }
 
