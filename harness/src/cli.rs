@@ -27,7 +27,7 @@ use self::test::TestArgs;
 use crate::{
     blocking::BlockingArgs,
     commands::{
-        self, CheckArgs, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
+        self, CheckArgs, Checked, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
         ServeArgs, ServeFailure, VerifyArgs,
     },
     model::{self, ModelArgs},
@@ -174,7 +174,9 @@ pub fn main() -> ExitCode {
     match execute(command) {
         Ok(exit) => exit.into(),
         Err(Failure { exit, error }) => {
-            eprintln!("harness: {}", describe(&error));
+            if let Some(error) = error {
+                eprintln!("harness: {}", describe(&error));
+            }
             exit.into()
         }
     }
@@ -184,7 +186,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
     let out = || io::stdout().lock();
     match command {
         Command::Test(args) => test::test(&args),
-        Command::Check(args) => checked(commands::check(&args, &mut out())),
+        Command::Check(args) => checked_all(commands::check(&args, &mut out())),
         Command::Verify(args) => checked(commands::verify(&args, &mut out())),
         Command::Export(args) => checked(commands::export(&args, &mut out())),
         Command::Generate(args) => checked(commands::generate(&args, &mut out())),
@@ -224,23 +226,27 @@ fn describe(error: &anyhow::Error) -> String {
 /// Why a command failed, and the exit status for it.
 struct Failure {
     exit: Exit,
-    error: anyhow::Error,
+    /// `None` if whoever read the output has stopped reading, as `head` does: that is no news.
+    error: Option<anyhow::Error>,
 }
 
 impl Failure {
     /// The arguments, or what they refer to, are invalid.
     fn arguments(error: impl Into<anyhow::Error>) -> Self {
-        Failure { exit: Exit::BadArguments, error: error.into() }
+        Failure { exit: Exit::BadArguments, error: Some(error.into()) }
     }
 
     /// The harness failed.
     fn harness(error: impl Into<anyhow::Error>) -> Self {
-        Failure { exit: Exit::Failed, error: error.into() }
+        Failure { exit: Exit::Failed, error: Some(error.into()) }
     }
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Failure { exit: Exit::Failed, error: None };
+        }
         Failure::harness(anyhow::Error::new(error).context("cannot write to standard output"))
     }
 }
@@ -261,6 +267,15 @@ fn checked(verdict: Result<Validity, CommandError>) -> Result<Exit, Failure> {
         Ok(verdict) => Ok(verdict.into()),
         Err(CommandError::Write(error)) => Err(error.into()),
         Err(error) => Err(Failure::arguments(error)),
+    }
+}
+
+/// The exit status of a check of several histories. A violation outranks a file that cannot be read,
+/// and that an unknown verdict.
+fn checked_all(checked: Result<Checked, CommandError>) -> Result<Exit, Failure> {
+    match checked {
+        Ok(all) if all.unreadable > 0 && all.worst() != Validity::Invalid => Ok(Exit::BadArguments),
+        other => self::checked(other.map(|all| all.worst())),
     }
 }
 

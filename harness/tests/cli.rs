@@ -46,6 +46,7 @@ fn bad_arguments_end_with_254_and_a_reason() {
         (vec!["check", "/nonexistent"], "/nonexistent"),
         (vec!["check", "a", "b", "--certify", "c"], "one PATH"),
         (vec!["check", "a", "--format", "xml"], "unknown format 'xml'"),
+        (vec!["check", "a", "--initial"], "a value is required"),
         (vec!["check", "a", "--spec", "queue"], "unknown specification 'queue'"),
         (vec!["check", "a", "--memory", "1"], "not in 16"),
         (vec!["rules", "--commit", "votes", "decision-forced"], "use --commit logged"),
@@ -175,8 +176,10 @@ fn histories_in_files_are_checked_certified_and_exported() {
     into_file(&["export", &good, "--format", "edn"], Path::new(&edn));
     into_file(&["export", &bad, "--format", "porcupine"], Path::new(&porcupine));
 
-    // Several files: one line each, and a total.
+    // Several files: a total, and a line for each that is not valid; on demand one for the others too.
     let (status, text) = output_of(&["check", &good, &bad, &edn, &porcupine]);
+    assert_eq!((status, text.contains(&format!("valid: {good}"))), (Some(1), false), "{text}");
+    let (status, text) = output_of(&["check", "--each", &good, &bad, &edn, &porcupine]);
     assert_eq!(status, Some(1), "{text}");
     for part in [
         format!("valid: {good}: 3000 operations on 3 keys"),
@@ -232,6 +235,81 @@ fn histories_in_files_are_checked_certified_and_exported() {
     fs::write(&certificate, "{\"key\":3}\n").expect("the disk has room");
     let (status, text) = output_of(&["verify", &good, &certificate]);
     assert_eq!((status, text.contains("certificate:1:8: ")), (Some(254), true), "{text}");
+}
+
+#[test]
+fn many_files_are_judged_although_some_cannot_be_read() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let root = directory.path();
+    let write = |name: &str, text: &str| {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().expect("it is in a directory"))
+            .expect("the disk has room");
+        fs::write(path, text).expect("the disk has room");
+    };
+    let good = "0\t:invoke\t:write\t1\n0\t:ok\t:write\t1\n";
+    let stale = format!("{good}1\t:invoke\t:read\tnil\n1\t:ok\t:read\tnil\n");
+    write("a.txt", good);
+    // A directory of Jepsen's store counts as one history, whatever else is in it.
+    write("store/history.txt", good);
+    write("store/test.jepsen", "JEPSEN\0");
+    write("store/results.edn", "{:valid? true}");
+    write(".hidden", "no history");
+    let all = |arguments: &[&str]| {
+        let root = root.to_str().expect("a name in UTF-8");
+        output_of(&[&["check", root], arguments].concat())
+    };
+    let (status, text) = all(&[]);
+    assert_eq!((status, &*text), (Some(0), "2 files: 2 valid, 0 invalid, 0 unknown\n"), "{text}");
+    let (_, text) = all(&["--each"]);
+    assert!(text.contains("store/history.txt: 1 operations on 1 keys"), "{text}");
+
+    // One that cannot be read is one line, and does not keep the others from being judged.
+    write("b.jepsen", "JEPSEN\0");
+    let (status, text) = all(&[]);
+    assert_eq!((status, text.lines().count()), (Some(254), 2), "{text}");
+    assert!(
+        text.contains("b.jepsen:1:1: Jepsen's binary format (.jepsen): give history.edn"),
+        "{text}"
+    );
+    assert!(text.ends_with("3 files: 2 valid, 0 invalid, 0 unknown, 1 unreadable\n"), "{text}");
+    let (_, text) = all(&["--json"]);
+    assert_eq!(text.lines().filter(|line| line.contains("\"verdict\":null")).count(), 1, "{text}");
+
+    // A history without operations is unknown. A file that cannot be read outranks it.
+    write("c.edn", "[]");
+    assert_eq!(all(&[]).0, Some(254));
+    fs::remove_file(root.join("b.jepsen")).expect("it was written");
+    assert_eq!(all(&[]).0, Some(2));
+
+    // A violation outranks everything.
+    write("b.jepsen", "JEPSEN\0");
+    write("d.txt", &stale);
+    let (status, text) = all(&[]);
+    assert!(text.contains("'get = nothing' of process 1"), "{text}");
+    assert!(text.ends_with("5 files: 2 valid, 1 invalid, 1 unknown, 1 unreadable\n"), "{text}");
+    assert_eq!(status, Some(1));
+}
+
+#[test]
+fn registers_can_begin_with_a_value() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let history = path("history.txt");
+    fs::write(&history, "0\t:invoke\t:read\tnil\n0\t:ok\t:read\t[7]\n").expect("the disk has room");
+    let (status, text) = output_of(&["check", &history]);
+    assert_eq!((status, text.contains("--initial '[7]'")), (Some(1), true), "{text}");
+    assert_eq!(output_of(&["check", &history, "--initial", "(7)"]).0, Some(0));
+    assert_eq!(output_of(&["check", &history, "--initial", "[7.0]"]).0, Some(1));
+    let (status, text) = output_of(&["check", &history, "--initial", "[7"]);
+    assert_eq!((status, text.contains("--initial '[7': not closed")), (Some(254), true), "{text}");
+
+    // A certificate is for the same initial value.
+    let certificate = path("certificate");
+    let certify = ["check", &history, "--initial", "[7]", "--certify", &certificate];
+    assert_eq!(output_of(&certify).0, Some(0));
+    assert_eq!(output_of(&["verify", &history, &certificate]).0, Some(1));
+    assert_eq!(output_of(&["verify", &history, &certificate, "--initial", "[7]"]).0, Some(0));
 }
 
 const APPENDS: &str = r#"{:process 8, :type :invoke, :f :append, :key "0", :value "x 8 0 y"}

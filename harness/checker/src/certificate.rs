@@ -14,15 +14,16 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use history::{
-    Completion, Invocation, MalformedHistory, ReadError, Sink,
-    formats::{self, Format},
-};
+use history::{Completion, Invocation, MalformedHistory, ReadError, Sink, formats::Format};
 use serde::{Deserialize, Serialize};
 
-use crate::linearizability::{
-    Spec,
-    verify::{Rejection, verify},
+use crate::{
+    file::Reading,
+    initial::{InitialValue, initial_value, is_possible},
+    linearizability::{
+        Spec,
+        verify::{Rejection, verify},
+    },
 };
 
 /// A line of a certificate file.
@@ -93,17 +94,27 @@ pub fn verify_file(
     history: &Path,
     format: Option<Format>,
     spec: Option<Spec>,
+    initial: Option<&str>,
     certificates: &Path,
 ) -> Result<Verified, ReadError> {
-    let format = format.map_or_else(|| formats::detect(history), Ok)?;
+    let mut reading = Reading::new(history, format, spec, initial)?;
+    if initial.is_none()
+        && reading.spec == Spec::Register
+        && is_possible(reading.format)
+        && let InitialValue::Shown(value) = initial_value(history, reading.format)?
+    {
+        reading.initial = Some(value);
+    }
     let mut recorded = RecordedCalls::default();
-    formats::stream(history, format, &mut recorded)?;
+    reading.stream(history, &mut recorded, None)?;
+    if recorded.has_appends {
+        reading = reading.with_appends(spec).unwrap_or(reading);
+    }
     let mut keys: Vec<Vec<RecordedCall>> = Vec::new();
     keys.resize_with(recorded.keys.len(), Vec::new);
     for call in recorded.calls {
         keys[call.key].push(call);
     }
-    let spec = spec.unwrap_or_else(|| Spec::of_format(format));
     let mut operations = 0;
     let mut missing: HashMap<String, usize> = recorded.keys;
     for line in lines(certificates)? {
@@ -114,7 +125,7 @@ pub fn verify_file(
             return rejected("the key is not in the history, or has two certificates");
         };
         operations += order.len();
-        if let Err(reason) = verify_key(&keys[at], &order, spec) {
+        if let Err(reason) = verify_key(&keys[at], &order, &reading) {
             return rejected(&reason);
         }
     }
@@ -170,6 +181,7 @@ struct RecordedCalls {
     /// The open operation of each process.
     open: HashMap<u64, usize>,
     events: u64,
+    has_appends: bool,
 }
 
 impl Sink for RecordedCalls {
@@ -188,7 +200,10 @@ impl Sink for RecordedCalls {
             Invocation::Cas(from, to) => {
                 RecordedOp::Cas(from.map(str::to_owned), to.map(str::to_owned), true)
             }
-            Invocation::Append(text) => RecordedOp::Append(text.to_owned()),
+            Invocation::Append(text) => {
+                self.has_appends = true;
+                RecordedOp::Append(text.to_owned())
+            }
         };
         if self.open.insert(process, self.calls.len()).is_some() {
             return Err(MalformedHistory::not_idle(process, false));
@@ -223,7 +238,7 @@ impl Sink for RecordedCalls {
 }
 
 /// Verifies the order of one key's operations, given by number in the history.
-fn verify_key(calls: &[RecordedCall], order: &[u32], spec: Spec) -> Result<(), String> {
+fn verify_key(calls: &[RecordedCall], order: &[u32], reading: &Reading) -> Result<(), String> {
     let may_take_effect = |call: &&RecordedCall| match call.op {
         RecordedOp::Failed => false,
         RecordedOp::Get(_) => call.returned.is_some(),
@@ -236,25 +251,26 @@ fn verify_key(calls: &[RecordedCall], order: &[u32], spec: Spec) -> Result<(), S
     });
     let positions: Vec<u32> =
         positions.map(|at| at.map(|at| at as u32)).collect::<Result<_, String>>()?;
-    let initial = (spec == Spec::Append).then(String::new);
-    let mut held: Option<String> = initial.clone();
+    // Without appends a key can be absent; what it holds at first is another question.
+    let absent = (reading.spec == Spec::Append).then(String::new);
+    let mut held: Option<String> = reading.initial.clone().or_else(|| absent.clone());
     let times = calls.iter().map(|call| (call.invoked, call.returned));
     verify(times, &positions, |position| match &calls[position as usize].op {
         RecordedOp::Put(value) => {
-            held = value.clone().or_else(|| initial.clone());
+            held = value.clone().or_else(|| absent.clone());
             true
         }
         RecordedOp::Append(text) => {
             held.get_or_insert_default().push_str(text);
             true
         }
-        RecordedOp::Get(read) => held == read.clone().or_else(|| initial.clone()),
+        RecordedOp::Get(read) => held == read.clone().or_else(|| absent.clone()),
         RecordedOp::Cas(from, to, true) => {
-            let same = held == *from;
-            held.clone_from(to);
+            let same = held == from.clone().or_else(|| absent.clone());
+            held = to.clone().or_else(|| absent.clone());
             same
         }
-        RecordedOp::Cas(from, _, false) => held != *from,
+        RecordedOp::Cas(from, _, false) => held != from.clone().or_else(|| absent.clone()),
         RecordedOp::Failed => false,
     })
     .map_err(|Rejection { position, reason }| {

@@ -12,13 +12,14 @@ use std::{
 
 use history::{
     Completion, Invocation, MalformedHistory, ReadError, Sink,
-    formats::{self, Format},
+    formats::{self, Ambiguous, Format, NAMED_PROCESSES, ReadSummary},
 };
 use serde::Serialize;
 
 use crate::{
     Validity,
     certificate::Certificates,
+    initial::{self, InitialValue},
     linearizability::{
         KeyVerdict, Limits, Observations, ShownOperation, Spec, Verdict, check_keys_with, explain,
         in_parallel,
@@ -32,8 +33,11 @@ use crate::{
 pub struct FileCheckOptions<'a> {
     /// The file's format, detected from its content if `None`.
     pub format: Option<Format>,
-    /// The specification of its keys, the format's own if `None`.
+    /// The specification of its keys. `None`: the format's own, or appends if the history has some.
     pub spec: Option<Spec>,
+    /// The value that registers hold at first, written as in the format; `nil` or `null`: they are
+    /// absent. `None`: absent too, unless the history shows another value.
+    pub initial: Option<&'a str>,
     /// Limits for each key.
     pub limits: Limits,
     /// Where to write the certificates of valid verdicts. `None`: no certificates.
@@ -63,10 +67,94 @@ pub struct FileReport {
     pub violations: Vec<String>,
     /// Why keys are undecided.
     pub unknown_because: Vec<String>,
+    /// What was assumed, or can be said about the history.
+    pub notes: Vec<String>,
     /// Number of partitions that were decided one after the other.
     pub partitions: usize,
     /// Time to read the file and time to decide, in seconds.
     pub seconds: (f64, f64),
+    /// Number of operations of which the history does not say whether they may have happened.
+    #[serde(skip)]
+    ambiguous: u64,
+}
+
+/// How a file is read and judged.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    pub(crate) format: Format,
+    pub(crate) spec: Spec,
+    /// The value that registers hold at first, as a sink takes it.
+    pub(crate) initial: Option<String>,
+    pub(crate) ambiguous: Ambiguous,
+}
+
+impl Reading {
+    /// The reading that the options ask for.
+    ///
+    /// # Errors
+    /// The format is unknown, or the initial value is none of it.
+    pub(crate) fn new(
+        path: &Path,
+        format: Option<Format>,
+        spec: Option<Spec>,
+        initial: Option<&str>,
+    ) -> Result<Reading, ReadError> {
+        let format = format.map_or_else(|| formats::detect(path), Ok)?;
+        let spec = spec.unwrap_or_else(|| Spec::of_format(format));
+        let malformed = |reason: String| ReadError::Malformed {
+            path: path.to_owned(),
+            line: 1,
+            column: 1,
+            reason: format!("--initial {reason}"),
+        };
+        let initial = initial.map_or(Ok(None), |text| format.value(text)).map_err(malformed)?;
+        if let (Some(initial), Spec::Append) = (&initial, spec) {
+            return Err(malformed(format!("{initial}: only registers can begin with a value")));
+        }
+        // What is valid if operations that are not ok did not happen is valid in any case.
+        Ok(Reading { format, spec, initial, ambiguous: Ambiguous::Fail })
+    }
+
+    /// The reading of appends, if the user did not choose and the format may have some.
+    pub(crate) fn with_appends(&self, spec: Option<Spec>) -> Option<Reading> {
+        let may_append = matches!(self.format, Format::Jsonl | Format::Intervals | Format::Csv);
+        let is_chosen = spec.is_some() || self.initial.is_some() || self.spec == Spec::Append;
+        (may_append && !is_chosen).then(|| Reading { spec: Spec::Append, ..self.clone() })
+    }
+
+    /// No observations so far.
+    fn observations(&self) -> Observations {
+        let observations = Observations::new(self.spec);
+        match &self.initial {
+            Some(initial) => observations.with_initial(initial),
+            None => observations,
+        }
+    }
+
+    /// Reads the file.
+    pub(crate) fn stream(
+        &self,
+        path: &Path,
+        sink: &mut dyn Sink,
+        progress: Option<&dyn ProgressObserver>,
+    ) -> Result<ReadSummary, ReadError> {
+        let io = |source| ReadError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        // A small file needs no large buffer.
+        let size = file.metadata().map_or(0, |metadata| metadata.len()).clamp(1 << 10, 1 << 18);
+        let capacity = usize::try_from(size).unwrap_or(1 << 18);
+        match progress {
+            Some(progress) => {
+                let input = CountingReader { input: file, progress };
+                let mut input = BufReader::with_capacity(capacity, input);
+                formats::stream_with(&mut input, self.format, self.ambiguous, sink, path)
+            }
+            None => {
+                let mut input = BufReader::with_capacity(capacity, file);
+                formats::stream_with(&mut input, self.format, self.ambiguous, sink, path)
+            }
+        }
+    }
 }
 
 /// Checks the history in a file.
@@ -74,21 +162,101 @@ pub struct FileReport {
 /// # Errors
 /// The file cannot be read or is malformed.
 pub fn check_file(path: &Path, options: &FileCheckOptions<'_>) -> Result<FileReport, ReadError> {
-    let format = match options.format {
-        Some(format) => format,
-        None => formats::detect(path)?,
+    let mut reading = Reading::new(path, options.format, options.spec, options.initial)?;
+    let asks = options.initial.is_none()
+        && reading.spec == Spec::Register
+        && initial::is_possible(reading.format);
+    // Certificates are written while keys are decided, so what they depend on is found before.
+    let mut shown = InitialValue::Absent;
+    if asks && options.certificates.is_some() {
+        shown = initial::initial_value(path, reading.format)?;
+    }
+    if let InitialValue::Shown(value) = &shown {
+        reading.initial = Some(value.clone());
+    }
+    let mut report = match (check_as(path, &reading, options), reading.with_appends(options.spec)) {
+        (Err(error), Some(appends)) => {
+            let report = check_as(path, &appends, options);
+            let report = report.map_err(|again| later_of(error, again))?;
+            reading = appends;
+            report
+        }
+        (report, _) => report?,
     };
-    let io = |source| ReadError::Io { path: path.to_owned(), source };
-    // A history takes no more space in memory than in its file.
-    let size = fs::metadata(path).map_err(io)?.len();
-    let mut report = match options.memory {
-        Some(memory) if size > memory => check_partitioned(path, format, options, memory)?,
-        _ => check_in_memory(path, format, options)?,
-    };
+    if asks && options.certificates.is_none() && report.verdict == Validity::Invalid {
+        shown = initial::initial_value(path, reading.format)?;
+        if let InitialValue::Shown(value) = &shown {
+            reading.initial = Some(value.clone());
+            report = check_as(path, &reading, options)?;
+        }
+    }
+    if report.ambiguous > 0 && report.verdict == Validity::Invalid {
+        report = settle_ambiguous(path, &mut reading, options, report)?;
+    }
+    match shown {
+        InitialValue::Shown(value) => report.notes.push(format!(
+            "the registers begin with {value}: it was read before any write and never written; \
+             --initial nil says that they begin absent"
+        )),
+        InitialValue::Suggested(value) if report.verdict == Validity::Invalid => {
+            report.notes.push(format!(
+                "{value} was read before any write: if the registers begin with it, say so with \
+                 --initial '{value}'"
+            ));
+        }
+        _ => {}
+    }
     if report.operations == 0 {
         report.unknown("the history contains no operations".to_owned());
     }
     Ok(report)
+}
+
+/// The error that is further into the file: the other reading got past the first one.
+fn later_of(one: ReadError, other: ReadError) -> ReadError {
+    let position = |error: &ReadError| match error {
+        ReadError::Malformed { line, column, .. } => (*line, *column),
+        ReadError::Io { .. } => (usize::MAX, 0),
+    };
+    if position(&other) > position(&one) { other } else { one }
+}
+
+/// Decides a history that is not linearizable if its operations that are not ok did not happen. They
+/// may have happened.
+fn settle_ambiguous(
+    path: &Path,
+    reading: &mut Reading,
+    options: &FileCheckOptions<'_>,
+    strict: FileReport,
+) -> Result<FileReport, ReadError> {
+    reading.ambiguous = Ambiguous::Info;
+    let options = FileCheckOptions { certificates: None, ..*options };
+    let lenient = check_as(path, reading, &options)?;
+    if lenient.verdict != Validity::Valid {
+        return Ok(lenient);
+    }
+    let mut report = FileReport { verdict: Validity::Valid, violations: Vec::new(), ..strict };
+    report.unknown(format!(
+        "linearizable only if some of the {} operations with ok: false took effect; write \"fail\" \
+         (it did not happen) or \"info\" (unknown) instead of false",
+        report.ambiguous
+    ));
+    Ok(report)
+}
+
+/// Checks the history in a file with one reading of it.
+fn check_as(
+    path: &Path,
+    reading: &Reading,
+    options: &FileCheckOptions<'_>,
+) -> Result<FileReport, ReadError> {
+    let io = |source| ReadError::Io { path: path.to_owned(), source };
+    // A history takes no more space in memory than in its file.
+    let size = fs::metadata(path).map_err(io)?.len();
+    match options.memory {
+        Some(memory) if size > memory => check_partitioned(path, reading, options, memory),
+        _ => check_in_memory(path, reading, options),
+    }
 }
 
 impl FileReport {
@@ -102,8 +270,10 @@ impl FileReport {
             certified: 0,
             violations: Vec::new(),
             unknown_because: Vec::new(),
+            notes: Vec::new(),
             partitions: 1,
             seconds: (0.0, 0.0),
+            ambiguous: 0,
         }
     }
 
@@ -161,19 +331,6 @@ fn certificate_error(source: io::Error) -> ReadError {
     ReadError::Io { path: "the certificate file".into(), source }
 }
 
-/// Reads a file and counts its bytes.
-fn stream(
-    path: &Path,
-    format: Format,
-    sink: &mut dyn Sink,
-    progress: Option<&dyn ProgressObserver>,
-) -> Result<(), ReadError> {
-    let Some(progress) = progress else { return formats::stream(path, format, sink) };
-    let io = |source| ReadError::Io { path: path.to_owned(), source };
-    let input = CountingReader { input: File::open(path).map_err(io)?, progress };
-    formats::stream_from(&mut BufReader::with_capacity(1 << 18, input), format, sink, path)
-}
-
 fn decide_all(observations: &Observations, options: &FileCheckOptions<'_>) -> Vec<KeyVerdict> {
     let FileCheckOptions { limits, certificates, progress, .. } = options;
     if let Some(progress) = progress {
@@ -189,42 +346,39 @@ fn decide_all(observations: &Observations, options: &FileCheckOptions<'_>) -> Ve
 /// Checks a file that fits in memory.
 fn check_in_memory(
     path: &Path,
-    format: Format,
+    reading: &Reading,
     options: &FileCheckOptions<'_>,
 ) -> Result<FileReport, ReadError> {
     let start = Instant::now();
-    let mut observations = Observations::new(spec_of(format, options));
-    stream(path, format, &mut observations, options.progress)?;
+    let mut observations = reading.observations();
+    let summary = reading.stream(path, &mut observations, options.progress)?;
     let read = start.elapsed();
     let verdicts = decide_all(&observations, options);
     let decided = start.elapsed() - read;
-    let mut report = FileReport::new(path, format);
+    let mut report = FileReport::new(path, reading.format);
+    report.ambiguous = summary.ambiguous;
     report.seconds = (read.as_secs_f64(), decided.as_secs_f64());
     report.add(&observations, verdicts, options.certificates, |named| {
-        formats::stream(path, format, named)
+        reading.stream(path, named, None).map(drop)
     })?;
     Ok(report)
-}
-
-fn spec_of(format: Format, options: &FileCheckOptions<'_>) -> Spec {
-    options.spec.unwrap_or_else(|| Spec::of_format(format))
 }
 
 /// Checks a file that does not fit in memory: partitions it by key, and decides as many partitions at
 /// a time as fit.
 fn check_partitioned(
     path: &Path,
-    format: Format,
+    reading: &Reading,
     options: &FileCheckOptions<'_>,
     memory: u64,
 ) -> Result<FileReport, ReadError> {
     let io = |source| ReadError::Io { path: path.to_owned(), source };
     let start = Instant::now();
     let mut partitions = Partitions::beside(path).map_err(io)?;
-    let streamed = stream(path, format, &mut partitions, options.progress);
+    let streamed = reading.stream(path, &mut partitions, options.progress);
     // A write error explains why the reader stopped, so it is reported first.
     partitions.close().map_err(io)?;
-    streamed?;
+    let summary = streamed?;
     let read = start.elapsed();
     let all = partitions.partitions();
     let fits = |at: &usize| all[*at].memory() <= memory;
@@ -236,12 +390,12 @@ fn check_partitioned(
     let limits =
         Limits { configurations: options.limits.configurations / workers, ..options.limits };
     let options = &FileCheckOptions { limits, ..*options };
-    let spec = spec_of(format, options);
     let reports = in_parallel(workers, small.len(), |at| {
-        let mut report = FileReport::new(path, format);
-        check_partition(&partitions, small[at], spec, options, &mut report).map(|()| report)
+        let mut report = FileReport::new(path, reading.format);
+        check_partition(&partitions, small[at], reading, options, &mut report).map(|()| report)
     });
-    let mut report = FileReport::new(path, format);
+    let mut report = FileReport::new(path, reading.format);
+    report.ambiguous = summary.ambiguous;
     report.partitions = all.len();
     for partition in reports {
         report.merge(partition?);
@@ -264,13 +418,13 @@ fn check_partitioned(
 fn check_partition(
     partitions: &Partitions,
     at: usize,
-    spec: Spec,
+    reading: &Reading,
     options: &FileCheckOptions<'_>,
     report: &mut FileReport,
 ) -> Result<(), ReadError> {
     let path = report.path.clone();
     let io = |source| ReadError::Io { path: path.clone(), source };
-    let mut observations = Observations::new(spec);
+    let mut observations = reading.observations();
     let read = partitions.read(at, |event| {
         // Each operation gets a process of its own: the order of events is all that matters here.
         let observed = match event {
@@ -310,6 +464,8 @@ struct NamedOperations {
     open: HashMap<u64, u64>,
     operations: u64,
     events: u64,
+    /// The last process that has a name instead of a number, and its name.
+    named_process: Option<(u64, String)>,
 }
 
 impl NamedOperations {
@@ -341,7 +497,14 @@ impl NamedOperations {
                 Invocation::Append(text) => format!("append {text}"),
             };
             let number = u32::try_from(number).expect("numbers of verdicts fit in 32 bits");
-            let process = Some(process);
+            let (process, text) = match &self.named_process {
+                Some((named, name)) if *named == process => match name.parse() {
+                    Ok(process) => (Some(process), text),
+                    Err(_) if name.is_empty() => (None, text),
+                    Err(_) => (None, format!("{text} by {name}")),
+                },
+                _ => ((process < NAMED_PROCESSES).then_some(process), text),
+            };
             *shown = Some(ShownOperation { number, process, text, invoked, returned: None });
         }
     }
@@ -353,8 +516,9 @@ impl NamedOperations {
         match completion {
             Completion::Ok(value) => {
                 shown.returned = Some(now);
-                if shown.text == "get" {
-                    shown.text = format!("get = {}", value.unwrap_or("nothing"));
+                let by = shown.text.strip_prefix("get").map(str::to_owned);
+                if let Some(by) = by.filter(|by| by.is_empty() || by.starts_with(" by ")) {
+                    shown.text = format!("get = {}{by}", value.unwrap_or("nothing"));
                 }
             }
             Completion::Mismatch => {
@@ -367,6 +531,10 @@ impl NamedOperations {
 }
 
 impl Sink for NamedOperations {
+    fn name_process(&mut self, process: u64, name: &str) {
+        self.named_process = Some((process, name.to_owned()));
+    }
+
     fn invoke(
         &mut self,
         process: u64,

@@ -37,6 +37,7 @@
 pub mod certificate;
 pub mod file;
 mod finding;
+mod initial;
 pub mod linearizability;
 pub mod online;
 mod partition;

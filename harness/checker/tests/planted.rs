@@ -43,7 +43,7 @@ fn check(violation: Option<PlantedViolation>, keys: u32, directory: &Path) -> Fi
     let report = check_file(&path, &options).expect("well formed");
     certificates.finish().expect("the disk has room");
     // The violation is on k0, which then has no certificate.
-    let verified = verify_file(&path, None, None, &certificate).expect("well formed");
+    let verified = verify_file(&path, None, None, None, &certificate).expect("well formed");
     let keys = keys as usize;
     match (violation, verified) {
         (None, Verified::Accepted { keys: accepted, .. }) => assert_eq!(accepted, keys),

@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value as Json;
 
-use super::{Action, ClientEvent, Event, EventReader, Function, Kind, ReadError};
+use super::{Action, ClientEvent, Event, EventReader, Function, Kind, ReadError, Value};
 
 /// The format to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,24 +138,7 @@ fn porcupine(event: &ClientEvent) -> String {
 
 /// A text as an EDN string.
 fn quoted(text: &str) -> String {
-    let mut quoted = String::with_capacity(text.len() + 2);
-    quoted.push('"');
-    for letter in text.chars() {
-        match letter {
-            '"' => quoted.push_str("\\\""),
-            '\\' => quoted.push_str("\\\\"),
-            '\n' => quoted.push_str("\\n"),
-            '\r' => quoted.push_str("\\r"),
-            '\t' => quoted.push_str("\\t"),
-            other if other.is_control() => {
-                // Writing to a string cannot fail.
-                let _ = write!(quoted, "\\u{:04x}", u32::from(other));
-            }
-            other => quoted.push(other),
-        }
-    }
-    quoted.push('"');
-    quoted
+    Value::Text(text.into()).to_string()
 }
 
 /// A name as an EDN keyword.

@@ -49,6 +49,7 @@ mod operation;
 mod read;
 mod recorder;
 pub mod synthetic;
+mod value;
 
 pub use description::RunDescription;
 pub use event::{Action, ClientEvent, ErrorCode, Event, Function, Kind, Version};
@@ -57,3 +58,4 @@ pub use observation::{Completion, Invocation, MalformedHistory, Sink};
 pub use operation::{Operation, Outcome, PairError, pair};
 pub use read::{EventReader, ReadError, RecordedHistory, read};
 pub use recorder::{Recorder, monotonic_ns};
+pub use value::{NumberKind, Value};

@@ -16,13 +16,13 @@ use serde_json::Value as Json;
 #[derive(Clone, Debug, PartialEq)]
 pub enum NemesisEvent {
     /// A fault was injected, or a step towards it was taken.
-    Injected(InjectionKind, Injected),
+    Injected(InjectionKind, Box<Injected>),
     /// Nodes that were stopped or down run again.
     Returned(ReturnKind, Returned),
     /// Messages are no longer disturbed.
     NetworkRestored(NetworkRestored),
     /// An injection did not happen.
-    Missed(Missed),
+    Missed(Box<Missed>),
     /// The cluster had time to recover from an injection.
     Recovered(Recovered),
     /// Every fault was undone, at the end of the load.

@@ -17,6 +17,23 @@ pub enum Invocation<'a> {
     Append(&'a str),
 }
 
+/// What a lock holds while it is held. A lock that is free is absent.
+const HELD: &str = "held";
+
+impl Invocation<'_> {
+    /// Takes a lock that is free. Any process may release it.
+    #[must_use]
+    pub fn acquire() -> Self {
+        Invocation::Cas(None, Some(HELD))
+    }
+
+    /// Releases a lock that is held.
+    #[must_use]
+    pub fn release() -> Self {
+        Invocation::Cas(Some(HELD), None)
+    }
+}
+
 /// How an operation completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Completion<'a> {
@@ -32,8 +49,14 @@ pub enum Completion<'a> {
 
 /// Takes the events of a history, in the order in which they were observed.
 ///
-/// A process has one open operation at a time, and none after [`Completion::Info`].
+/// A process has one open operation at a time, and none after [`Completion::Info`]. Keys and values are
+/// texts that are equal exactly if the keys and values of the history are, as its format compares them
+/// ([`Value`](crate::Value)).
 pub trait Sink {
+    /// The process of the next event has this name in the history. Called for processes that are not
+    /// numbered there.
+    fn name_process(&mut self, _process: u64, _name: &str) {}
+
     /// A process invokes an operation.
     ///
     /// # Errors

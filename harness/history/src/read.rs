@@ -34,6 +34,16 @@ pub enum ReadError {
     },
 }
 
+impl ReadError {
+    /// The file that cannot be read.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            ReadError::Io { path, .. } | ReadError::Malformed { path, .. } => path,
+        }
+    }
+}
+
 /// A recorded history, up to the last line that was written completely.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RecordedHistory {

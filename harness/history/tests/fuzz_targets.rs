@@ -23,6 +23,16 @@ fn jsonl() {
     exercise("jsonl", 5_000, readers::jsonl);
 }
 
+#[test]
+fn json() {
+    exercise("json", 5_000, readers::json);
+}
+
+#[test]
+fn lines() {
+    exercise("lines", 5_000, readers::lines);
+}
+
 /// Calls a target with each of its seeds, and with seeds of which some bytes are replaced and a part
 /// is removed or repeated.
 fn exercise(name: &str, cases: u32, target: fn(&[u8])) {

@@ -32,7 +32,7 @@ Exit status:
   0    valid
   1    invalid: a check found a violation
   2    unknown: a check could not decide, or a requested fault was never injected
-  254  bad arguments, or a record that cannot be read
+  254  bad arguments, or a record that cannot be read (of several, unless one is invalid)
   255  the harness failed
 
 Run directory:

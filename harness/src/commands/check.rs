@@ -1,40 +1,31 @@
 //! The command `check`: checks recorded runs and history files.
 
+mod files;
+
 use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
     time::Duration,
 };
 
-use checker::{
-    CheckResult, Limits, Results, Spec, Validity,
-    certificate::Certificates,
-    file::{FileCheckOptions, FileReport, check_file},
-    linearizability::frontier::CONFIGURATION_BYTES,
-};
+use checker::{CheckResult, Limits, Results, Spec, linearizability::frontier::CONFIGURATION_BYTES};
 use clap::Args;
-use history::{ReadError, formats::Format};
+use history::formats::Format;
 use twopc::{
     checks::{self, LoadError, Run},
     page,
 };
 
-use super::{
-    CommandError, history_file,
-    progress::{CheckProgress, checking_files, checking_run},
-};
+pub use self::files::Checked;
+use super::{CommandError, History, histories, progress::checking_run};
 
 /// Arguments of `check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// Run directories, such as histories/latest, or history files: recorded ones, Jepsen's EDN or log
-    /// lines, Porcupine's key/value data.
+    /// Run directories, such as histories/latest; history files, of this harness, Jepsen, Porcupine or
+    /// your own, in any format that the README of the crate history lists; Jepsen's store
+    /// directories; or directories of these.
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
 
@@ -48,7 +39,8 @@ pub struct CheckArgs {
           value_parser = clap::value_parser!(u32).range(16..))]
     pub memory: u32,
 
-    /// Format of files: jsonl, edn, jepsen-log or porcupine; detected from the content by default.
+    /// Format of files: jsonl, edn, jepsen-log, jepsen-txt, json, porcupine, intervals or csv; detected
+    /// from the content by default.
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
 
@@ -56,10 +48,21 @@ pub struct CheckArgs {
     #[arg(long, value_name = "SPEC")]
     pub spec: Option<Spec>,
 
+    /// Value that the registers of files begin with, written as in the file; nil if they begin absent.
+    /// By default they begin absent, unless at least two operations observed a value that nobody
+    /// writes, and a read did so before any write.
+    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
+    pub initial: Option<String>,
+
     /// Write a certificate for every linearizable key to this file: an order of its operations that
     /// shows it. `harness verify` verifies such files. Takes one history.
     #[arg(long, value_name = "FILE")]
     pub certify: Option<PathBuf>,
+
+    /// With several files, print a line and the counterexamples of each. By default, valid files are
+    /// only counted, and counterexamples are printed for the first few.
+    #[arg(long)]
+    pub each: bool,
 
     /// Print results as JSON, one object for each path.
     #[arg(long)]
@@ -81,137 +84,54 @@ impl CheckArgs {
 }
 
 /// Checks each run and each file, prints the results, and returns the greatest verdict. Rewrites
-/// `results.json` and the report of a run. Several files are checked in parallel and get a line each
-/// and a total.
+/// `results.json` and the report of a run. Several files are checked in parallel; those that are not
+/// valid get a line each, and all together a total.
 ///
 /// # Errors
-/// A history or run cannot be read. Nothing is printed for the paths after it.
-pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Validity, CommandError> {
-    let is_run = |path: &&PathBuf| args.certify.is_none() && path.join("test.json").exists();
-    let (runs, files): (Vec<&PathBuf>, Vec<&PathBuf>) = args.paths.iter().partition(is_run);
+/// A path that is given by name, alone, cannot be read; or the output cannot be written.
+pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandError> {
     if args.certify.is_some() && args.paths.len() > 1 {
         return Err(CommandError::Arguments("--certify goes with one PATH"));
     }
-    let mut worst = Validity::Valid;
-    for path in runs {
-        let progress = checking_run(path);
-        let (run, results) = check_run(path, &args.limits())?;
-        page::write(path, &run, &results)?;
+    let all = histories(&args.paths)?;
+    if args.certify.is_some() && all.len() > 1 {
+        return Err(CommandError::Arguments("--certify goes with one history"));
+    }
+    let (runs, files): (Vec<History>, Vec<History>) =
+        all.into_iter().partition(|history| history.is_run && args.certify.is_none());
+    let mut checked = Checked::default();
+    let total = runs.len() + files.len();
+    for History { path, .. } in runs {
+        let progress = checking_run(&path);
+        let results = check_run(&path, &args.limits()).and_then(|(run, results)| {
+            page::write(&path, &run, &results)?;
+            Ok(results)
+        });
         drop(progress);
-        worst = worst.max(results.verdict);
-        if args.json {
-            print_json(&results, out)?;
-        } else {
-            print_results(&results, path, out)?;
+        match results {
+            Ok(results) => {
+                checked.count(results.verdict);
+                if args.json {
+                    print_json(&results, out)?;
+                } else {
+                    print_results(&results, &path, out)?;
+                }
+            }
+            Err(error @ (CommandError::Load(_) | CommandError::Nothing { .. })) if total > 1 => {
+                checked.unreadable += 1;
+                files::print_unreadable(&path, &error, args.json, out)?;
+            }
+            Err(error) => return Err(error),
         }
     }
-    Ok(worst.max(check_history_files(&files, args, out)?))
+    let files: Vec<PathBuf> = files.into_iter().map(|history| history.file()).collect();
+    files::check_files(&files, total, args, &mut checked, out)?;
+    Ok(checked)
 }
 
 fn print_json(results: &impl serde::Serialize, out: &mut impl Write) -> Result<(), CommandError> {
     serde_json::to_writer(&mut *out, results).map_err(io::Error::from)?;
     Ok(writeln!(out)?)
-}
-
-/// Checks files, prints the results, and returns the greatest verdict.
-fn check_history_files(
-    files: &[&PathBuf],
-    args: &CheckArgs,
-    out: &mut impl Write,
-) -> Result<Validity, CommandError> {
-    let files: Vec<PathBuf> =
-        files.iter().map(|path| history_file(path)).collect::<Result<_, _>>()?;
-    let certificates = args.certify.as_deref().map(|path| {
-        let io = |source| CommandError::Certificates { path: path.to_owned(), source };
-        Certificates::create(path).map_err(io).map(|open| (path, open))
-    });
-    let certificates = certificates.transpose()?;
-    let reports = check_in_parallel(&files, args, certificates.as_ref().map(|(_, open)| open));
-    if let Some((path, open)) = certificates {
-        let io = |source| CommandError::Certificates { path: path.to_owned(), source };
-        open.finish().map_err(io)?;
-    }
-    let mut worst = Validity::Valid;
-    let mut counts = [0_usize; 3];
-    for report in reports {
-        let report = report.map_err(LoadError::History)?;
-        worst = worst.max(report.verdict);
-        counts[report.verdict as usize] += 1;
-        if args.json {
-            print_json(&report, out)?;
-        } else {
-            print_report(&report, out)?;
-        }
-    }
-    if files.len() > 1 && !args.json {
-        let [valid, unknown, invalid] = counts;
-        let total = files.len();
-        writeln!(out, "{total} files: {valid} valid, {invalid} invalid, {unknown} unknown")?;
-    }
-    Ok(worst)
-}
-
-/// Checks as many files at a time as there are cores. Reports are in the order of the files.
-fn check_in_parallel(
-    files: &[PathBuf],
-    args: &CheckArgs,
-    certificates: Option<&Certificates>,
-) -> Vec<Result<FileReport, ReadError>> {
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(files.len()).max(1);
-    let Limits { time, configurations } = args.limits();
-    let progress = Arc::new(CheckProgress::default());
-    let bytes = files.iter().filter_map(|file| Some(fs::metadata(file).ok()?.len())).sum();
-    let _line = checking_files(&progress, files.len(), bytes);
-    // Files that are checked at the same time share the limits.
-    let options = FileCheckOptions {
-        format: args.format,
-        spec: args.spec,
-        limits: Limits { time, configurations: configurations / workers },
-        certificates,
-        memory: Some(args.memory_bytes() / workers as u64),
-        progress: Some(&*progress),
-    };
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut reports = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(path) = files.get(at) else { return reports };
-            reports.push((at, check_file(path, &options)));
-            progress.file_done();
-        }
-    };
-    let mut reports: Vec<(usize, Result<FileReport, ReadError>)> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().unwrap_or_else(|why| std::panic::resume_unwind(why)))
-            .collect()
-    });
-    reports.sort_by_key(|(at, _)| *at);
-    reports.into_iter().map(|(_, report)| report).collect()
-}
-
-fn print_report(report: &FileReport, out: &mut impl Write) -> io::Result<()> {
-    let FileReport { path, verdict, keys, operations, certified, partitions, seconds, .. } = report;
-    for sentence in report.violations.iter().chain(&report.unknown_because) {
-        writeln!(out, "  {}", sentence.trim_end().replace('\n', "\n    "))?;
-    }
-    let mut rest = String::new();
-    if *partitions > 1 {
-        rest.push_str(&format!(", in {partitions} partitions"));
-    }
-    if *certified > 0 {
-        rest.push_str(&format!(", {certified} of {keys} keys certified"));
-    }
-    writeln!(
-        out,
-        "{verdict}: {}: {operations} operations on {keys} keys, read in {:.3} s, decided in {:.3} s\
-         {rest}",
-        path.display(),
-        seconds.0,
-        seconds.1
-    )
 }
 
 /// Checks a run directory and writes its `results.json`.

@@ -12,7 +12,7 @@ mod serve;
 mod verify;
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -20,7 +20,7 @@ use history::export::ExportError;
 use twopc::checks::{LoadError, replay::ReplayError};
 
 pub use self::{
-    check::{CheckArgs, check, check_run, print_results},
+    check::{CheckArgs, Checked, check, check_run, print_results},
     export::{ExportArgs, export},
     generate::{GenerateArgs, generate},
     inspect::{InspectArgs, inspect},
@@ -75,14 +75,88 @@ pub enum CommandError {
     Write(#[from] io::Error),
 }
 
+/// The history files in a directory, in the order in which they are looked for: our own, and those of
+/// Jepsen's store.
+const HISTORY_FILES: [&str; 4] = ["history.jsonl", "history.edn", "history.txt", "jepsen.log"];
+
+/// The history in a directory of a run or of Jepsen's store.
+fn history_in(directory: &Path) -> Option<PathBuf> {
+    HISTORY_FILES.iter().map(|name| directory.join(name)).find(|file| file.is_file())
+}
+
 /// The history file that a path names: the file itself, or the history in a directory.
 fn history_file(path: &Path) -> Result<PathBuf, CommandError> {
     if !path.is_dir() {
         return Ok(path.to_owned());
     }
-    let inside = ["history.jsonl", "history.edn"].map(|name| path.join(name));
-    inside.into_iter().find(|file| file.exists()).ok_or_else(|| {
-        let reason = "the directory contains neither history.jsonl nor history.edn";
+    history_in(path).ok_or_else(|| {
+        let reason = "the directory contains neither history.jsonl nor history.edn, history.txt or \
+                      jepsen.log";
         CommandError::Nothing { path: path.to_owned(), reason }
     })
+}
+
+/// A history on disk.
+struct History {
+    /// The file, or the directory of a run.
+    path: PathBuf,
+    /// Whether it is a run of this harness, with records besides the history.
+    is_run: bool,
+}
+
+impl History {
+    /// The file with the clients' history.
+    fn file(self) -> PathBuf {
+        if self.is_run { self.path.join(HISTORY_FILES[0]) } else { self.path }
+    }
+}
+
+/// The histories that paths name: files, directories of runs and of Jepsen's store, and everything in
+/// other directories.
+fn histories(paths: &[PathBuf]) -> Result<Vec<History>, CommandError> {
+    let mut found = Vec::new();
+    for path in paths {
+        let before = found.len();
+        add_histories(path, &mut found)?;
+        if found.len() == before {
+            let reason = "the directory contains no history: neither history.jsonl nor history.edn, \
+                          history.txt or any other file";
+            return Err(CommandError::Nothing { path: path.clone(), reason });
+        }
+    }
+    Ok(found)
+}
+
+fn add_histories(path: &Path, found: &mut Vec<History>) -> Result<(), CommandError> {
+    if !path.is_dir() {
+        found.push(History { path: path.to_owned(), is_run: false });
+        return Ok(());
+    }
+    if path.join("test.json").exists() {
+        found.push(History { path: path.to_owned(), is_run: true });
+        return Ok(());
+    }
+    if let Some(path) = history_in(path) {
+        found.push(History { path, is_run: false });
+        return Ok(());
+    }
+    let unreadable = |source| LoadError::File { path: path.to_owned(), source };
+    let entries = fs::read_dir(path).map_err(unreadable)?;
+    let mut inside: Vec<fs::DirEntry> = entries.collect::<Result<_, _>>().map_err(unreadable)?;
+    inside.sort_unstable_by_key(fs::DirEntry::file_name);
+    for entry in inside {
+        // Hidden files are of tools.
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            continue;
+        }
+        let kind = entry.file_type().map_err(unreadable)?;
+        let path = entry.path();
+        if kind.is_file() {
+            found.push(History { path, is_run: false });
+        } else if !(kind.is_symlink() && path.is_dir()) {
+            // Links to directories, such as latest, are to what is here anyway.
+            add_histories(&path, found)?;
+        }
+    }
+    Ok(())
 }

@@ -23,9 +23,13 @@ pub struct VerifyArgs {
     #[arg(value_name = "CERTIFICATES")]
     pub certificates: PathBuf,
 
-    /// Format of the file: jsonl, edn, jepsen-log or porcupine; detected from the content by default.
+    /// Format of the file, as for `harness check`; detected from the content by default.
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
+
+    /// Value that its registers begin with, as for `harness check`.
+    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
+    pub initial: Option<String>,
 
     /// Specification of its keys: register (put, del, get, cas) or append.
     #[arg(long, value_name = "SPEC")]
@@ -37,9 +41,10 @@ pub struct VerifyArgs {
 /// # Errors
 /// A file cannot be read.
 pub fn verify(args: &VerifyArgs, out: &mut impl Write) -> Result<Validity, CommandError> {
-    let VerifyArgs { history, certificates, format, spec } = args;
+    let VerifyArgs { history, certificates, format, initial, spec } = args;
     let path = history_file(history)?;
-    let verified = verify_file(&path, *format, *spec, certificates).map_err(LoadError::History)?;
+    let verified = verify_file(&path, *format, *spec, initial.as_deref(), certificates)
+        .map_err(LoadError::History)?;
     let name = certificates.display();
     Ok(match verified {
         Verified::Accepted { keys: 0, .. } => {

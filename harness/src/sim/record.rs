@@ -108,8 +108,9 @@ pub(super) fn history(run: &SimulatedRun) -> Vec<Event> {
 
 fn nemesis_event(fault: FaultEvent, node: Option<Node>) -> NemesisEvent {
     let node = node.map(|node| node.to_string());
-    let injected =
-        |kind, node| NemesisEvent::Injected(kind, Injected { node, ..Injected::default() });
+    let injected = |kind, node| {
+        NemesisEvent::Injected(kind, Box::new(Injected { node, ..Injected::default() }))
+    };
     let returned =
         |kind, node| NemesisEvent::Returned(kind, Returned { node, ..Returned::default() });
     match fault {

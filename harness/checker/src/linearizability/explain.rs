@@ -38,8 +38,10 @@ impl ShownOperation {
                 format!("cas {} {}: mismatch", text(from), text(to.value()))
             }
             (Some(Step::Append(more)), _) => format!("append {}", text(more)),
-            (_, Access::Write(ABSENT)) => "del".to_owned(),
-            (_, Access::Write(value)) => format!("put {}", text(value)),
+            (_, Access::Write(value)) => match key.text(value) {
+                Some(text) => format!("put {text}"),
+                None => "del".to_owned(),
+            },
             (_, Access::Read(value)) => format!("get = {}", text(value)),
         };
         let returned = (op.returned != OPEN).then(|| op.returned.into());
@@ -213,12 +215,17 @@ fn rule(
             value(by)
         ),
         ZoneViolation::EmptyGetBlocked { get, by } => {
-            format!("{} found nothing while the key must hold {}", shown(get).name(), value(by))
+            let initial = value(ABSENT);
+            format!("{} found {initial} while the key must hold {}", shown(get).name(), value(by))
         }
         ZoneViolation::NoDelete { get, after, .. } => {
             let after = after.map_or_else(String::new, |after| format!(" after {}", value(after)));
+            let (found, write) = match key.text(ABSENT) {
+                None => ("nothing".to_owned(), "delete"),
+                Some(_) => (value(ABSENT), "write of it"),
+            };
             format!(
-                "{} found nothing, but there is no delete{after} that it can have observed",
+                "{} found {found}, but there is no {write}{after} that it can have observed",
                 shown(get).name()
             )
         }

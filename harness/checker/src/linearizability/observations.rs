@@ -44,6 +44,8 @@ impl std::str::FromStr for Spec {
 #[derive(Clone, Debug, Default)]
 pub struct Observations {
     spec: Spec,
+    /// The value that registers hold at first, `None` if they are absent.
+    initial: Option<Box<str>>,
     by_name: HashMap<Box<str>, usize, RandomState>,
     keys: Vec<ObservedKey>,
     /// The open operation of each process, by key and position. `None` if the process is retired.
@@ -66,16 +68,26 @@ pub struct ObservedKey {
     values: HashMap<Box<str>, u32, RandomState>,
     /// By value: whether a write of it failed.
     failed: Vec<bool>,
+    /// The value of a key that is absent. [`ABSENT`] is what a key holds at first: if that is another
+    /// value, the two change places. Registers do not care what their values are.
+    absent: u32,
 }
 
 /// The access of operations that are left out: failed ones, and gets without a result.
 const IGNORED: Access = Access::Read(OPEN);
 
 impl ObservedKey {
-    fn new(name: &str, spec: Spec) -> Self {
+    fn new(name: &str, spec: Spec, initial: Option<&str>) -> Self {
         let mut values = HashMap::default();
-        if spec == Spec::Append {
-            values.insert("".into(), ABSENT);
+        let (mut failed, mut absent) = (vec![false], ABSENT);
+        match (spec, initial) {
+            (Spec::Append, _) => drop(values.insert("".into(), ABSENT)),
+            (Spec::Register, Some(initial)) => {
+                values.insert(initial.into(), ABSENT);
+                failed.push(false);
+                absent = 1;
+            }
+            (Spec::Register, None) => {}
         }
         ObservedKey {
             name: name.into(),
@@ -84,7 +96,8 @@ impl ObservedKey {
             steps: HashMap::new(),
             numbers: Vec::new(),
             values,
-            failed: vec![false],
+            failed,
+            absent,
         }
     }
 
@@ -115,11 +128,11 @@ impl ObservedKey {
         let position = self.ops.len();
         let access = match invocation {
             Invocation::Get => IGNORED,
-            Invocation::Del => Access::Write(ABSENT),
+            Invocation::Del => Access::Write(self.absent),
             Invocation::Put(value) => Access::Write(self.value(value)),
             Invocation::Cas(from, to) => {
                 let [from, to] =
-                    [from, to].map(|value| value.map_or(ABSENT, |value| self.value(value)));
+                    [from, to].map(|value| value.map_or(self.absent, |value| self.value(value)));
                 self.set_step(position, Step::Cas(from, to));
                 Access::Write(to)
             }
@@ -149,7 +162,7 @@ impl ObservedKey {
             Completion::Info => {}
             Completion::Ok(value) => {
                 if self.ops[position].access == IGNORED {
-                    let value = value.map_or(ABSENT, |value| self.value(value));
+                    let value = value.map_or(self.absent, |value| self.value(value));
                     self.ops[position].access = Access::Read(value);
                 }
                 self.ops[position].returned = returned;
@@ -221,7 +234,7 @@ impl ObservedKey {
         states
     }
 
-    /// The text of a value, `None` for the absent value.
+    /// The text of a value, `None` for that of an absent key.
     #[must_use]
     pub fn text(&self, value: u32) -> Option<&str> {
         self.values.iter().find(|(_, number)| **number == value).map(|(text, _)| &**text)
@@ -267,6 +280,12 @@ impl Observations {
         Observations { spec, ..Observations::default() }
     }
 
+    /// Registers hold this value at first instead of being absent.
+    #[must_use]
+    pub fn with_initial(self, value: &str) -> Self {
+        Observations { initial: Some(value.into()), ..self }
+    }
+
     /// The specification of the keys.
     #[must_use]
     pub fn spec(&self) -> Spec {
@@ -307,7 +326,7 @@ impl Observations {
             Some(at) => *at,
             None => {
                 self.by_name.insert(key.into(), self.keys.len());
-                self.keys.push(ObservedKey::new(key, self.spec));
+                self.keys.push(ObservedKey::new(key, self.spec, self.initial.as_deref()));
                 self.keys.len() - 1
             }
         };

@@ -1,6 +1,6 @@
 //! What every reader of histories guarantees, whatever bytes it is given. Called by libFuzzer and by
 //! `tests/fuzz_targets.rs`.
-#![allow(dead_code, reason = "a target calls one function of the two")]
+#![allow(dead_code, reason = "a target calls one function of these")]
 
 use std::{
     io::{BufRead, BufReader},
@@ -9,13 +9,14 @@ use std::{
 
 use history::{
     Completion, Event, Invocation, MalformedHistory, Sink,
-    formats::{Format, stream_from},
+    formats::{Format, recognise, stream_from},
 };
 
 /// Jepsen's EDN, and Porcupine's.
 pub(crate) fn edn(bytes: &[u8]) {
     reads_alike_in_pieces(Format::Edn, bytes);
     reads_alike_in_pieces(Format::Porcupine, bytes);
+    value_is_normal(bytes);
 }
 
 /// The harness's own JSON lines.
@@ -28,6 +29,32 @@ pub(crate) fn jsonl(bytes: &[u8]) {
             let again: Event = serde_json::from_slice(&written).expect("an event that was written");
             assert_eq!(again, event);
         }
+    }
+}
+
+/// Events and operations as JSON: an array, or one object after the other.
+pub(crate) fn json(bytes: &[u8]) {
+    reads_alike_in_pieces(Format::Json, bytes);
+    reads_alike_in_pieces(Format::Intervals, bytes);
+}
+
+/// Lines: Jepsen's logs and `history.txt`, and comma-separated values.
+pub(crate) fn lines(bytes: &[u8]) {
+    // It is recognised as something that can be read as text, or as nothing.
+    if let Some(format) = recognise(bytes) {
+        reads_alike_in_pieces(format, bytes);
+    }
+    reads_alike_in_pieces(Format::JepsenLog, bytes);
+    reads_alike_in_pieces(Format::JepsenText, bytes);
+    reads_alike_in_pieces(Format::Csv, bytes);
+}
+
+/// An EDN value that was read is written in normal form: as the same value.
+fn value_is_normal(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(Some(normal)) = Format::Edn.value(text) {
+        let again = Format::Edn.value(&normal).expect("a value that was written");
+        assert_eq!(again.as_deref(), Some(&*normal));
     }
 }
 

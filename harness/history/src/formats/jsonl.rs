@@ -1,4 +1,5 @@
-//! Recorded histories (`history.jsonl`), read fast: events are not built and little is copied.
+//! Recorded histories (`history.jsonl`), read fast: events are not built and little is copied. Values
+//! are texts, and compared as they are.
 
 use std::{borrow::Cow, fmt, io::BufRead};
 
@@ -8,7 +9,9 @@ use serde::{
 };
 
 use super::{
-    FormatError, lines,
+    FormatError,
+    events::{NAMED_PROCESSES, Processes},
+    lines,
     pairing::{OperationLabel, PairingSink},
 };
 use crate::{Completion, Invocation, read::EventOrder};
@@ -38,6 +41,8 @@ enum Field<'a> {
     Null,
     Number(u64),
     Text(Cow<'a, str>),
+    /// The value of a cas: the expected text and the new one. `null` stands for an absent key.
+    Pair([Option<Cow<'a, str>>; 2]),
     Other,
 }
 
@@ -85,8 +90,17 @@ impl<'de: 'a, 'a> Deserialize<'de> for Field<'a> {
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Field<'de>, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Field::Other)
+                let mut pair = [None, None];
+                let mut count = 0;
+                while let Some(element) = seq.next_element::<Field<'de>>()? {
+                    match (element, pair.get_mut(count)) {
+                        (Field::Text(text), Some(place)) => *place = Some(text),
+                        (Field::Null, Some(_)) => {}
+                        _ => count = pair.len(),
+                    }
+                    count += 1;
+                }
+                Ok(if count == pair.len() { Field::Pair(pair) } else { Field::Other })
             }
         }
         deserializer.deserialize_any(Any)
@@ -98,9 +112,10 @@ pub(super) fn stream(
     pairs: &mut PairingSink<'_>,
 ) -> Result<(), FormatError> {
     let mut order = EventOrder::default();
+    let mut processes = Processes::default();
     lines(input, |number, line, complete| {
         // A killed recorder leaves a torn last line. It is ignored.
-        if complete { event(number, line, &mut order, pairs) } else { Ok(()) }
+        if complete { event(number, line, &mut order, &mut processes, pairs) } else { Ok(()) }
     })
 }
 
@@ -108,6 +123,7 @@ fn event(
     number: usize,
     text: &[u8],
     order: &mut EventOrder,
+    processes: &mut Processes,
     pairs: &mut PairingSink<'_>,
 ) -> Result<(), FormatError> {
     // Validates UTF-8 once for the line instead of once for each string in it.
@@ -121,51 +137,98 @@ fn event(
     let malformed = |reason: String| FormatError::new(number, 1, reason);
     order.next(line.index, line.time).map_err(malformed)?;
     let process = match line.process {
-        Field::Number(process) => process,
+        Field::Number(process) if process < NAMED_PROCESSES => process,
         Field::Text(name) if name == "nemesis" => return Ok(()),
-        _ => return Err(malformed("process: expected a number or \"nemesis\"".to_owned())),
+        Field::Text(name) => processes.named(&name, pairs),
+        _ => return Err(malformed("process: expected a number or a name".to_owned())),
     };
     let Field::Text(key) = line.key else {
         return Err(malformed("key: expected text".to_owned()));
     };
-    let value = match &line.value {
+    let event = ClientEvent { process, kind: &line.kind, f: &line.f, key: &key };
+    pass_on(event, &line.value, pairs).map_err(malformed)
+}
+
+/// The fields of a client's event, besides the value.
+#[derive(Clone, Copy)]
+struct ClientEvent<'l> {
+    process: u64,
+    kind: &'l str,
+    f: &'l str,
+    key: &'l str,
+}
+
+fn pass_on(
+    event: ClientEvent<'_>,
+    field: &Field<'_>,
+    pairs: &mut PairingSink<'_>,
+) -> Result<(), String> {
+    let ClientEvent { process, kind, f, key } = event;
+    let get = OperationLabel { process, f, key: Some(key), value: None };
+    // What fail and info say of the value is nothing that was observed.
+    let ended = match kind {
+        "fail" => Some(Completion::Fail),
+        "info" => Some(Completion::Info),
+        _ => None,
+    };
+    if let (Some(completion), "get" | "put" | "del" | "cas" | "append") = (ended, f) {
+        return pairs.complete(get, completion).map_err(|error| error.to_string());
+    }
+    if f == "cas" {
+        return cas(get, kind, field, pairs);
+    }
+    let value = match field {
         Field::Missing | Field::Null => None,
         Field::Text(text) => Some(&**text),
-        Field::Number(_) | Field::Other => {
-            return Err(malformed("value: expected text or null".to_owned()));
+        Field::Number(_) | Field::Pair(_) | Field::Other => {
+            return Err("value: expected text or null".to_owned());
         }
     };
-    let f = &*line.f;
-    let get = OperationLabel { process, f, key: Some(&key), value: None };
     let write = OperationLabel { value, ..get };
-    let paired = match (&*line.kind, f) {
+    let paired = match (kind, f) {
         ("invoke", "get") => pairs.invoke(get, Invocation::Get),
         ("invoke", "del") => pairs.invoke(write, Invocation::Del),
-        ("invoke", "put") => match value {
-            Some(value) => pairs.invoke(write, Invocation::Put(value)),
-            None => return Err(malformed("a put needs a value".to_owned())),
+        ("invoke", "put" | "append") => match value {
+            Some(value) if f == "put" => pairs.invoke(write, Invocation::Put(value)),
+            Some(value) => pairs.invoke(write, Invocation::Append(value)),
+            None => return Err(format!("{f} needs a value")),
         },
-        ("ok", "get") if matches!(line.value, Field::Missing) => {
-            return Err(malformed(
-                "an ok get needs a value: null if the key was absent".to_owned(),
-            ));
+        ("ok", "get") if matches!(field, Field::Missing) => {
+            return Err("an ok get needs a value: null if the key was absent".to_owned());
         }
         ("ok", "get") => pairs.complete(get, Completion::Ok(value)),
-        ("ok", "put" | "del") => pairs.complete(write, Completion::Ok(None)),
-        ("fail", "get") => pairs.complete(get, Completion::Fail),
-        ("fail", "put" | "del") => pairs.complete(write, Completion::Fail),
-        ("info", "get") => pairs.complete(get, Completion::Info),
-        ("info", "put" | "del") => pairs.complete(write, Completion::Info),
+        ("ok", "put" | "del" | "append") => pairs.complete(write, Completion::Ok(None)),
         ("invoke" | "ok" | "fail" | "info", other) => {
-            return Err(malformed(format!(
-                "unknown operation '{other}': expected get, put or del"
-            )));
+            return Err(format!(
+                "unknown operation '{other}': expected get, put, del, cas or append"
+            ));
         }
         (other, _) => {
-            return Err(malformed(format!(
-                "unknown type '{other}': expected invoke, ok, fail or info"
-            )));
+            return Err(format!("unknown type '{other}': expected invoke, ok, fail or info"));
         }
     };
-    paired.map_err(|error| malformed(error.to_string()))
+    paired.map_err(|error| error.to_string())
+}
+
+/// A cas with the value `[old, new]`. Its completion may omit it.
+fn cas(
+    label: OperationLabel<'_>,
+    kind: &str,
+    field: &Field<'_>,
+    pairs: &mut PairingSink<'_>,
+) -> Result<(), String> {
+    let pair = match field {
+        Field::Pair([from, to]) => Some((from.as_deref(), to.as_deref())),
+        Field::Missing | Field::Null if kind == "ok" => None,
+        _ => return Err("a cas needs [old, new], texts or null, as its value".to_owned()),
+    };
+    // Texts are compared, so the pair is written as one.
+    let written = pair.map(|pair| format!("{pair:?}"));
+    let label = OperationLabel { value: written.as_deref(), ..label };
+    let paired = match (kind, pair) {
+        ("invoke", Some((from, to))) => pairs.invoke(label, Invocation::Cas(from, to)),
+        ("ok", _) => pairs.complete(label, Completion::Ok(None)),
+        _ => return Err(format!("unknown type '{kind}': expected invoke, ok, fail or info")),
+    };
+    paired.map_err(|error| error.to_string())
 }

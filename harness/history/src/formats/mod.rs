@@ -1,21 +1,29 @@
 //! Reads histories in any known format and streams their events into a [`Sink`]. The format is
-//! detected from the content.
+//! detected from the structure of the content.
 
+mod detect;
 mod edn;
-mod jepsen_log;
+mod events;
+mod intervals;
+mod json;
 mod jsonl;
+mod log;
 mod pairing;
 
 use std::{
     fmt,
     fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read as _},
     path::Path,
     str::FromStr,
 };
 
 use self::pairing::PairingSink;
-use crate::{ReadError, Sink};
+pub use self::{
+    detect::{detect, recognise},
+    events::NAMED_PROCESSES,
+};
+use crate::{ReadError, Sink, Value};
 
 /// A file format of histories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,16 +32,33 @@ pub enum Format {
     Jsonl,
     /// Jepsen's `history.edn`: one map a line, or a vector of maps.
     Edn,
-    /// The log lines of Jepsen's older tests.
+    /// Jepsen's log, in which operations are among other lines.
     JepsenLog,
+    /// Jepsen's `history.txt`: one operation a line.
+    JepsenText,
+    /// Events of Jepsen's shape as JSON: an array, or one object after the other.
+    Json,
     /// Porcupine's key/value data: one map a line, with a `:key`. An absent key reads as the empty
     /// text.
     Porcupine,
+    /// Operations with a start and an end as JSON objects.
+    Intervals,
+    /// Operations with a start and an end as CSV with a header.
+    Csv,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Format; 4] = [Format::Jsonl, Format::Edn, Format::JepsenLog, Format::Porcupine];
+    pub const ALL: [Format; 8] = [
+        Format::Jsonl,
+        Format::Edn,
+        Format::JepsenLog,
+        Format::JepsenText,
+        Format::Json,
+        Format::Porcupine,
+        Format::Intervals,
+        Format::Csv,
+    ];
 
     /// The name, as typed after `--format`.
     #[must_use]
@@ -42,8 +67,29 @@ impl Format {
             Format::Jsonl => "jsonl",
             Format::Edn => "edn",
             Format::JepsenLog => "jepsen-log",
+            Format::JepsenText => "jepsen-txt",
+            Format::Json => "json",
             Format::Porcupine => "porcupine",
+            Format::Intervals => "intervals",
+            Format::Csv => "csv",
         }
+    }
+
+    /// A value as the reader of this format passes it on, `None` if it stands for an absent key. The
+    /// text is written as in the format: EDN, JSON, or plain text.
+    ///
+    /// # Errors
+    /// The text is not a value of the format.
+    pub fn value(self, text: &str) -> Result<Option<String>, String> {
+        let value = match self {
+            Format::Jsonl | Format::Csv | Format::Porcupine => {
+                let is_nil = matches!(text, "nil" | "null");
+                return Ok((!is_nil).then(|| text.to_owned()));
+            }
+            Format::Json | Format::Intervals => json::parse(text)?,
+            Format::Edn | Format::JepsenLog | Format::JepsenText => edn::parse(text)?,
+        };
+        Ok((value != Value::Nil).then(|| value.to_string()))
     }
 }
 
@@ -64,42 +110,21 @@ impl FromStr for Format {
     }
 }
 
-/// Detects the format of a file from its first bytes.
-///
-/// # Errors
-/// The file cannot be read, or its format is unknown.
-pub fn detect(path: &Path) -> Result<Format, ReadError> {
-    let io = |source| ReadError::Io { path: path.to_owned(), source };
-    let mut input = BufReader::new(File::open(path).map_err(io)?);
-    let start = input.fill_buf().map_err(io)?;
-    recognise(start).ok_or_else(|| ReadError::Malformed {
-        path: path.to_owned(),
-        line: 1,
-        column: 1,
-        reason: "unknown format: expected a JSON object, an EDN map or vector, or a log line of \
-                 jepsen.util at the start"
-            .to_owned(),
-    })
+/// What an operation did whose line only says that it is not ok.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ambiguous {
+    /// Its outcome is unknown.
+    #[default]
+    Info,
+    /// It did not happen.
+    Fail,
 }
 
-/// The format of a text that begins with these bytes, `None` if it is unknown.
-#[must_use]
-pub fn recognise(start: &[u8]) -> Option<Format> {
-    let start = String::from_utf8_lossy(start);
-    let first =
-        start.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with(';'));
-    let first = first.unwrap_or_default();
-    if first.contains("jepsen.util - ") {
-        return Some(Format::JepsenLog);
-    }
-    if first.starts_with("{\"") || first.is_empty() && start.is_empty() {
-        return Some(Format::Jsonl);
-    }
-    if first.starts_with(['{', '[', '#', '(']) {
-        let map = first.find('{').map_or(&*start, |at| &first[at..]);
-        return Some(if map.contains(":key ") { Format::Porcupine } else { Format::Edn });
-    }
-    None
+/// What a reader found besides events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadSummary {
+    /// Number of operations with an [`Ambiguous`] outcome.
+    pub ambiguous: u64,
 }
 
 /// Reads the history in a file into a sink.
@@ -112,8 +137,8 @@ pub fn stream(path: &Path, format: Format, sink: &mut dyn Sink) -> Result<(), Re
     stream_from(&mut BufReader::with_capacity(1 << 18, file), format, sink, path)
 }
 
-/// Reads a history from any input into a sink. Holds one event in memory at a time. The path
-/// is for error messages.
+/// Reads a history from any input into a sink. Holds one event in memory at a time, except that
+/// operations with a start and an end are sorted in memory. The path is for error messages.
 ///
 /// # Errors
 /// The input cannot be read or is malformed.
@@ -123,15 +148,49 @@ pub fn stream_from(
     sink: &mut dyn Sink,
     path: &Path,
 ) -> Result<(), ReadError> {
+    stream_with(input, format, Ambiguous::default(), sink, path).map(drop)
+}
+
+/// Like [`stream_from`], with the meaning of ambiguous outcomes.
+///
+/// # Errors
+/// The input cannot be read or is malformed.
+pub fn stream_with(
+    input: &mut dyn BufRead,
+    format: Format,
+    ambiguous: Ambiguous,
+    sink: &mut dyn Sink,
+    path: &Path,
+) -> Result<ReadSummary, ReadError> {
     let mut pairs = PairingSink::new(sink);
+    let start = after_byte_order_mark(input).map_err(|error| error.in_file(path))?;
+    let input: &mut dyn BufRead = if start.is_empty() { input } else { &mut start.chain(input) };
     let read = match format {
-        Format::Jsonl => jsonl::stream(input, &mut pairs),
-        Format::JepsenLog => jepsen_log::stream(input, &mut pairs),
-        Format::Edn | Format::Porcupine => {
-            edn::stream(input, format == Format::Porcupine, &mut pairs)
-        }
+        Format::Jsonl => jsonl::stream(input, &mut pairs).map(|()| 0),
+        Format::Edn => edn::stream(input, &mut pairs).map(|()| 0),
+        Format::JepsenLog => log::stream_log(input, &mut pairs).map(|()| 0),
+        Format::JepsenText => log::stream_text(input, &mut pairs).map(|()| 0),
+        Format::Json => json::stream(input, &mut pairs).map(|()| 0),
+        Format::Porcupine => edn::stream_key_value(input, &mut pairs).map(|()| 0),
+        Format::Intervals => intervals::stream_json(input, ambiguous, &mut pairs),
+        Format::Csv => intervals::stream_csv(input, ambiguous, &mut pairs),
     };
-    read.map_err(|error| error.in_file(path))
+    read.map(|ambiguous| ReadSummary { ambiguous }).map_err(|error| error.in_file(path))
+}
+
+/// The byte order mark that some editors write before UTF-8.
+const BYTE_ORDER_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
+
+/// The bytes at the start of an input that might be a byte order mark, and are none.
+fn after_byte_order_mark(input: &mut dyn BufRead) -> Result<&'static [u8], FormatError> {
+    // An input may return its bytes one by one.
+    for (at, byte) in BYTE_ORDER_MARK.iter().enumerate() {
+        if input.fill_buf().map_err(FormatError::Io)?.first() != Some(byte) {
+            return Ok(&BYTE_ORDER_MARK[..at]);
+        }
+        input.consume(1);
+    }
+    Ok(&[])
 }
 
 /// Why an input cannot be read as a history, and where.

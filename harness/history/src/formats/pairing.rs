@@ -40,6 +40,11 @@ impl<'s> PairingSink<'s> {
         PairingSink { sink, invoked: HashMap::default() }
     }
 
+    /// Names the process of the next event.
+    pub(super) fn name_process(&mut self, process: u64, name: &str) {
+        self.sink.name_process(process, name);
+    }
+
     pub(super) fn invoke(
         &mut self,
         label: OperationLabel<'_>,

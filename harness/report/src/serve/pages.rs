@@ -114,8 +114,11 @@ fn row(run: &RunSummary) -> Markup {
     } }
 }
 
+/// A part of a run's description, as text.
+type Described = fn(&RunDescription) -> String;
+
 /// What the comparison shows of the descriptions of the runs, with its titles.
-const COMPARED: &[(&str, fn(&RunDescription) -> String)] = &[
+const COMPARED: &[(&str, Described)] = &[
     ("faults", |run| run.faults.join(", ")),
     ("disabled rule", |run| run.broken.join(", ")),
     ("seed", |run| shown(run.seed)),

@@ -2,16 +2,21 @@
 //! tuples, and Porcupine's key/value data. Unknown fields are ignored. One operation and the bytes
 //! read ahead of it are in memory at a time.
 
-mod events;
-mod parser;
+mod key_value;
+pub(super) mod parser;
 
 use std::io::BufRead;
 
 use self::{
-    events::EventTranslator,
-    parser::{DEPTH_MAX, Parser, Position, Value},
+    key_value::KeyValueTranslator,
+    parser::{DEPTH_MAX, Form, Parser, Position},
 };
-use super::{FormatError, pairing::PairingSink};
+use super::{
+    FormatError,
+    events::{EventFields, EventTranslator},
+    pairing::PairingSink,
+};
+use crate::Value;
 
 /// The part of the input that is in memory.
 struct ReadBuffer<'i> {
@@ -57,19 +62,59 @@ enum Item<'a> {
     Open(u8),
     /// The end of the innermost open vector or list.
     Close,
-    /// A value.
-    Value(Value<'a>),
+    /// A form, which should be an event.
+    Form(Form<'a>),
     /// A value after `#_`, which EDN ignores.
     Discarded,
 }
 
-/// Reads a history: a sequence of maps, or vectors of maps.
+/// Parses one value.
+///
+/// # Errors
+/// The text is not one EDN value.
+pub(super) fn parse(text: &str) -> Result<Value<'_>, String> {
+    let mut parser = Parser::new(text.as_bytes(), Position { line: 1, column: 1 });
+    let value = parser.value(0);
+    parser.skip_space();
+    match value {
+        Ok(Some(value)) if parser.at == text.len() => Ok(value),
+        Err(FormatError::Malformed { reason, .. }) => Err(format!("'{text}': {reason}")),
+        _ => Err(format!("'{text}': expected one EDN value")),
+    }
+}
+
+/// Takes the maps of a history.
+trait EventMaps {
+    /// Takes the next map.
+    ///
+    /// # Errors
+    /// It is not an event, or does not fit the ones before it.
+    fn take(&mut self, fields: &EventFields<'_>) -> Result<(), String>;
+}
+
+impl EventMaps for EventTranslator<'_, '_> {
+    fn take(&mut self, fields: &EventFields<'_>) -> Result<(), String> {
+        EventTranslator::take(self, fields)
+    }
+}
+
+/// Reads a history of Jepsen's: a sequence of maps, or vectors of maps.
 pub(super) fn stream(
     input: &mut dyn BufRead,
-    porcupine: bool,
     pairs: &mut PairingSink<'_>,
 ) -> Result<(), FormatError> {
-    let mut events = EventTranslator::new(pairs);
+    maps(input, &mut EventTranslator::new(pairs))
+}
+
+/// Reads Porcupine's key/value data.
+pub(super) fn stream_key_value(
+    input: &mut dyn BufRead,
+    pairs: &mut PairingSink<'_>,
+) -> Result<(), FormatError> {
+    maps(input, &mut KeyValueTranslator::new(pairs))
+}
+
+fn maps(input: &mut dyn BufRead, events: &mut dyn EventMaps) -> Result<(), FormatError> {
     let position = Position { line: 1, column: 1 };
     let mut buffer = ReadBuffer { input, text: Vec::new(), at: 0, position, is_complete: false };
     // The vectors around the maps are not parsed as values: their maps are read one at a time.
@@ -92,14 +137,31 @@ pub(super) fn stream(
             }
             Item::Open(close) => open.push((close, here())),
             Item::Close => drop(open.pop()),
-            Item::Value(value) => {
-                events.take(&value, porcupine).map_err(|reason| here().error(reason))?;
+            Item::Form(Form::Map(entries)) => {
+                let fields = event_fields(entries).map_err(|reason| here().error(reason))?;
+                events.take(&fields).map_err(|reason| here().error(reason))?;
+            }
+            Item::Form(Form::Other(value)) => {
+                let reason = format!("expected a map such as {{:process 0, ...}}, found {value}");
+                return Err(here().error(reason));
             }
             Item::Discarded => {}
         }
         let count = parser.at;
         buffer.consume(count);
     }
+}
+
+/// The fields of an event in a map.
+pub(super) fn event_fields<'a>(
+    entries: Vec<(Value<'a>, Value<'a>)>,
+) -> Result<EventFields<'a>, String> {
+    let mut fields = EventFields::default();
+    for (name, value) in entries {
+        let Value::Keyword(name) = name else { continue };
+        fields.set(&name, value).map_err(|()| format!("an event with two fields :{name}"))?;
+    }
+    Ok(fields)
 }
 
 fn item<'a>(
@@ -117,6 +179,6 @@ fn item<'a>(
             parser.at += 1;
             Ok(Item::Close)
         }
-        Some(_) => Ok(parser.value(0)?.map_or(Item::Discarded, Item::Value)),
+        Some(_) => Ok(parser.form()?.map_or(Item::Discarded, Item::Form)),
     }
 }

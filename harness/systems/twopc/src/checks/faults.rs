@@ -72,7 +72,7 @@ impl InjectionTally {
         for event in nemesis.iter().filter(|event| is_injection_of(event, fault)) {
             tally.injected += 1;
             let (kind, injected) = match event {
-                NemesisEvent::Injected(kind, injected) => (Some(*kind), injected),
+                NemesisEvent::Injected(kind, injected) => (Some(*kind), &**injected),
                 // A network fault counts at its end, when it is known what it did.
                 _ => (None, &Injected::default()),
             };

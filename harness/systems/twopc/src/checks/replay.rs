@@ -39,9 +39,9 @@ pub enum Difference {
         /// The line of the event or start that caused the effect.
         cause: usize,
         /// The effect that the state machine requests now, `None` if none.
-        expected: Option<Effect>,
+        expected: Option<Box<Effect>>,
         /// The effect in the journal, `None` if it has no further one here.
-        got: Option<Effect>,
+        got: Option<Box<Effect>>,
     },
     /// A read was served, and the journal goes on without its result.
     NoResult {
@@ -61,7 +61,7 @@ pub enum Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let json = |effect: &Option<Effect>| match effect {
+        let json = |effect: &Option<Box<Effect>>| match effect {
             None => "no further effect".to_owned(),
             Some(effect) => serde_json::to_string(effect).unwrap_or_else(|_| format!("{effect:?}")),
         };
@@ -131,7 +131,7 @@ pub fn replay_entries(
             Entry::Event { t, event } => {
                 let machine = machine.as_mut().ok_or(ReplayError::NoStart { line })?;
                 if let Some(expected) = expected_effects.pop_front() {
-                    let expected = Some(expected);
+                    let expected = Some(Box::new(expected));
                     return Ok(different(Difference::Effect { line, cause, expected, got: None }));
                 }
                 let returned = match &event {
@@ -152,7 +152,7 @@ pub fn replay_entries(
                 }
                 let expected = expected_effects.pop_front();
                 if expected.as_ref() != Some(&got) {
-                    let got = Some(got);
+                    let (expected, got) = (expected.map(Box::new), Some(Box::new(got)));
                     return Ok(different(Difference::Effect { line, cause, expected, got }));
                 }
                 if let Effect::Serve { read, .. } = got {
@@ -282,8 +282,12 @@ mod tests {
         };
         entries.push(Entry::Effect(other.clone()));
         let line = entries.len();
-        let expected =
-            Difference::Effect { line, cause: line - 2, expected: None, got: Some(other) };
+        let expected = Difference::Effect {
+            line,
+            cause: line - 2,
+            expected: None,
+            got: Some(Box::new(other)),
+        };
         assert_eq!(run(entries), different(expected));
 
         let mut entries = journal();

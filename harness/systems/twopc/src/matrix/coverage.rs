@@ -7,7 +7,7 @@ use std::{
 
 use history::{
     NemesisEvent,
-    nemesis::{Injected, InjectionKind, Missed},
+    nemesis::{Injected, InjectionKind},
 };
 use serde::{Deserialize, Serialize};
 use system::protocol::CommitMode;
@@ -89,9 +89,9 @@ impl Coverage {
                     *self.reachable.entry(cell).or_default() += 1;
                 }
             }
-            NemesisEvent::Missed(Missed { injected, action, load_ended: Some(false), .. }) => {
-                let kind = action.as_deref().and_then(InjectionKind::find);
-                self.missed.extend(kind.and_then(|kind| cell(injected, kind)));
+            NemesisEvent::Missed(missed) if missed.load_ended == Some(false) => {
+                let kind = missed.action.as_deref().and_then(InjectionKind::find);
+                self.missed.extend(kind.and_then(|kind| cell(&missed.injected, kind)));
             }
             _ => {}
         }

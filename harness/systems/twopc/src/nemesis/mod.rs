@@ -196,7 +196,7 @@ impl Nemesis<'_> {
 
     /// Records an injection, or a step towards one.
     fn injected(&self, kind: InjectionKind, fields: &Injected) -> Result<(), NemesisError> {
-        self.record(NemesisEvent::Injected(kind, fields.clone()))
+        self.record(NemesisEvent::Injected(kind, Box::new(fields.clone())))
     }
 
     /// Records that the target runs again, and which replicas were in doubt just before.
@@ -220,7 +220,7 @@ impl Nemesis<'_> {
     ) -> Result<(), NemesisError> {
         let action = Some(injection.action.kind().name().to_owned());
         let missed = Missed { injected, action, load_ended, why: why.into() };
-        self.record(NemesisEvent::Missed(missed))
+        self.record(NemesisEvent::Missed(Box::new(missed)))
     }
 
     /// Waits for a time, but not beyond the end of the load. Returns whether the load has ended.

@@ -68,7 +68,7 @@ async fn final_state(testbed: &Testbed) -> Result<FinalState, RunError> {
                 state.replicas.insert(node, replica);
             }
             Err(error) => {
-                let (node, error) = (node.to_string(), error.to_string());
+                let node = node.to_string();
                 testbed.record(NemesisEvent::DumpFailed(DumpFailed { node, error }))?;
             }
         }

@@ -1,0 +1,400 @@
+//! Operations with a start and an end, a line each: JSON objects or CSV. The lines may be in any order,
+//! so that the whole history is in memory while it is sorted.
+
+mod call;
+
+use std::io::BufRead;
+
+use super::{
+    Ambiguous, FormatError,
+    events::{NAMED_PROCESSES, Operation, REGISTER},
+    json,
+    pairing::{OperationLabel, PairingSink},
+};
+use crate::{Completion, Invocation, Value, value::DecimalNumber};
+
+/// Reads JSON objects.
+pub(super) fn stream_json(
+    input: &mut dyn BufRead,
+    ambiguous: Ambiguous,
+    pairs: &mut PairingSink<'_>,
+) -> Result<u64, FormatError> {
+    let mut intervals = Intervals::default();
+    json::objects(input, &mut |object| {
+        let mut row = Row::default();
+        for (name, value) in object {
+            let value = json::value(value)?;
+            row.set(&name, value)?;
+        }
+        intervals.add(row, false)
+    })?;
+    intervals.stream(ambiguous, pairs).map_err(|reason| FormatError::new(1, 1, reason))
+}
+
+/// Reads CSV with a header. Cells are compared as texts.
+pub(super) fn stream_csv(
+    input: &mut dyn BufRead,
+    ambiguous: Ambiguous,
+    pairs: &mut PairingSink<'_>,
+) -> Result<u64, FormatError> {
+    let mut intervals = Intervals::default();
+    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::Headers).from_reader(input);
+    let header = reader.headers().map_err(malformed_csv)?.clone();
+    let is_of_results = |name| matches!(Field::named(name), Some(Field::Value | Field::Output));
+    let has_results = header.iter().any(is_of_results);
+    let mut record = csv::StringRecord::new();
+    while reader.read_record(&mut record).map_err(malformed_csv)? {
+        let line = record.position().map_or(1, csv::Position::line);
+        let at_line = |reason| FormatError::new(usize::try_from(line).unwrap_or(1), 1, reason);
+        let mut row = Row::default();
+        for (name, cell) in header.iter().zip(&record) {
+            let value = match cell.trim() {
+                "" => continue,
+                "nil" | "null" => Value::Nil,
+                // Symbols are written as they are.
+                text => Value::Symbol(text.to_owned().into()),
+            };
+            row.set(name, value).map_err(at_line)?;
+        }
+        intervals.add(row, has_results).map_err(at_line)?;
+    }
+    intervals.stream(ambiguous, pairs).map_err(|reason| FormatError::new(1, 1, reason))
+}
+
+fn malformed_csv(error: csv::Error) -> FormatError {
+    let position = error.position().map_or(1, csv::Position::line);
+    let reason = match error.kind() {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+            format!("{len} columns, but the header has {expected_len}")
+        }
+        csv::ErrorKind::Utf8 { .. } => "not UTF-8".to_owned(),
+        csv::ErrorKind::Io(_) => String::new(),
+        _ => error.to_string(),
+    };
+    match error.into_kind() {
+        csv::ErrorKind::Io(source) => FormatError::Io(source),
+        _ => FormatError::new(usize::try_from(position).unwrap_or(1), 1, reason),
+    }
+}
+
+/// A field of an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Field {
+    Client,
+    Op,
+    Key,
+    Value,
+    Old,
+    New,
+    Input,
+    Output,
+    Start,
+    End,
+    Ok,
+}
+
+impl Field {
+    /// The number of fields.
+    const COUNT: usize = Field::Ok as usize + 1;
+
+    /// The field with this name, in any case. `None`: the field is ignored.
+    pub(super) fn named(name: &str) -> Option<Field> {
+        Some(match name.trim().to_ascii_lowercase().as_str() {
+            "client" | "client_id" | "clientid" | "process" | "thread" | "worker" => Field::Client,
+            "op" | "operation" | "f" => Field::Op,
+            "key" | "k" => Field::Key,
+            "value" | "val" | "v" => Field::Value,
+            "old" | "from" | "expected" => Field::Old,
+            "new" | "to" => Field::New,
+            "input" | "arg" | "argument" => Field::Input,
+            "output" | "result" => Field::Output,
+            "start" | "call" | "invoke" | "invoked" | "begin" => Field::Start,
+            "end" | "return" | "returned" | "complete" | "completed" | "finish" => Field::End,
+            "ok" | "status" | "outcome" => Field::Ok,
+            _ => return None,
+        })
+    }
+}
+
+/// The fields of an operation.
+#[derive(Default)]
+struct Row<'a> {
+    fields: [Option<Value<'a>>; Field::COUNT],
+}
+
+impl<'a> Row<'a> {
+    fn set(&mut self, name: &str, value: Value<'a>) -> Result<(), String> {
+        Field::named(name).map_or(Ok(()), |field| self.put(field, name, value))
+    }
+
+    fn put(&mut self, field: Field, name: &str, value: Value<'a>) -> Result<(), String> {
+        match self.fields[field as usize].replace(value) {
+            None => Ok(()),
+            Some(_) => Err(format!("{name}: the operation has another field for the same")),
+        }
+    }
+
+    fn get(&self, field: Field) -> Option<&Value<'a>> {
+        self.fields[field as usize].as_ref()
+    }
+
+    /// A time, in billionths of its unit.
+    fn time(&self, field: Field, name: &str) -> Result<Option<i128>, String> {
+        let text = match self.get(field) {
+            None | Some(Value::Nil) => return Ok(None),
+            Some(Value::Number(_, text) | Value::Symbol(text)) => text,
+            Some(other) => return Err(format!("{name} {other}: expected a number")),
+        };
+        let number = DecimalNumber::parse(text).and_then(|number| number.scaled(9));
+        number.map(Some).ok_or_else(|| {
+            format!("{name} {text}: expected a number with at most nine decimal places")
+        })
+    }
+
+    fn outcome(&self) -> Result<Outcome, String> {
+        let value = match self.get(Field::Ok) {
+            None | Some(Value::Nil) => return Ok(Outcome::Unsaid),
+            Some(value) => value,
+        };
+        let text = match value {
+            Value::Bool(true) => "true",
+            Value::Bool(false) => "false",
+            other => other.name().unwrap_or_default(),
+        };
+        Ok(match text.to_ascii_lowercase().as_str() {
+            "true" | "ok" => Outcome::Ok,
+            "false" => Outcome::NotOk,
+            "fail" | "failed" => Outcome::Fail,
+            "info" | "unknown" | "timeout" => Outcome::Info,
+            _ => {
+                return Err(format!(
+                    "ok {value}: expected true, false, ok, fail (it did not happen) or info (unknown)"
+                ));
+            }
+        })
+    }
+}
+
+/// What an operation says of its outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Ok,
+    /// It did not happen, or nobody knows: the history does not say which.
+    NotOk,
+    Fail,
+    Info,
+    Unsaid,
+}
+
+/// An operation of a history.
+struct Interval {
+    client: String,
+    f: String,
+    operation: Operation,
+    key: Option<String>,
+    argument: Argument,
+    start: i128,
+    /// `None` if it never ended.
+    end: Option<i128>,
+    outcome: Outcome,
+}
+
+/// What an operation wrote, or read.
+enum Argument {
+    None,
+    Value(Option<Content>),
+    Cas(Option<Content>, Option<Content>),
+}
+
+/// A value, and as what text it is appended. `None`: it is no text.
+struct Content {
+    written: String,
+    raw: Option<String>,
+}
+
+impl Content {
+    /// The value as a sink takes it, `None` if the key is absent.
+    fn of(value: &Value<'_>) -> Option<Content> {
+        let raw = match value {
+            Value::Nil => return None,
+            Value::Text(text) | Value::Symbol(text) => Some(text.to_string()),
+            _ => None,
+        };
+        Some(Content { written: value.to_string(), raw })
+    }
+}
+
+/// The operations of a history.
+#[derive(Default)]
+struct Intervals {
+    operations: Vec<Interval>,
+    has_appends: bool,
+}
+
+impl Intervals {
+    /// Adds an operation. If a missing result stands for nothing, `may_omit` is true.
+    fn add(&mut self, mut row: Row<'_>, may_omit: bool) -> Result<(), String> {
+        call::expand(&mut row)?;
+        let f = row.get(Field::Op).ok_or("an operation without a field op")?;
+        let f = f.name().ok_or_else(|| format!("op {f}: expected a name, such as read"))?;
+        let f = f.to_ascii_lowercase();
+        let operation = Operation::named(&f)?;
+        let start = row.time(Field::Start, "start")?;
+        let start = start.ok_or("an operation without a field start (or call)")?;
+        let end = row.time(Field::End, "end")?;
+        let outcome = match (row.outcome()?, end) {
+            (Outcome::Unsaid, Some(_)) => Outcome::Ok,
+            (Outcome::Unsaid, None) => Outcome::Info,
+            (Outcome::Ok, None) => {
+                return Err("an operation that is ok needs an end (or return)".to_owned());
+            }
+            (said, _) => said,
+        };
+        if end.is_some_and(|end| end < start) {
+            return Err("an operation that ends before it starts".to_owned());
+        }
+        let key = row.get(Field::Key).filter(|key| **key != Value::Nil).map(ToString::to_string);
+        let first = self.operations.first();
+        if first.is_some_and(|first| first.key.is_some() != key.is_some()) {
+            return Err("some operations of this history have a key, and some do not".to_owned());
+        }
+        if first.is_some_and(|first| first.operation.is_of_lock() != operation.is_of_lock()) {
+            return Err("operations on registers and on locks in one history".to_owned());
+        }
+        self.has_appends |= operation == Operation::Append;
+        let argument = argument(&row, operation, outcome, may_omit)?;
+        let client = row.get(Field::Client).map_or_else(String::new, ToString::to_string);
+        self.operations.push(Interval { client, f, operation, key, argument, start, end, outcome });
+        Ok(())
+    }
+
+    /// Passes the operations on in the order of time. At equal times they are concurrent: invocations
+    /// come first. Returns how many outcomes are ambiguous.
+    fn stream(self, ambiguous: Ambiguous, pairs: &mut PairingSink<'_>) -> Result<u64, String> {
+        let mut events: Vec<(i128, bool, usize)> = Vec::with_capacity(2 * self.operations.len());
+        let mut count = 0;
+        for (at, operation) in self.operations.iter().enumerate() {
+            events.push((operation.start, false, at));
+            let is_unsaid = operation.outcome == Outcome::NotOk;
+            count += u64::from(is_unsaid);
+            match (operation.outcome, operation.end) {
+                (Outcome::Info, _) => {}
+                (Outcome::NotOk, _) if ambiguous == Ambiguous::Info => {}
+                // When it failed does not matter.
+                (_, end) => events.push((end.unwrap_or(operation.start), true, at)),
+            }
+        }
+        events.sort_unstable();
+        for (_, is_end, at) in events {
+            let operation = &self.operations[at];
+            // The clients' operations may overlap, so each has a process of its own.
+            let process = NAMED_PROCESSES + at as u64;
+            pairs.name_process(process, &operation.client);
+            let passed = if is_end {
+                self.complete(operation, process, pairs)
+            } else {
+                self.invoke(operation, process, pairs)
+            };
+            passed?;
+        }
+        Ok(count)
+    }
+
+    /// A value as the sink takes it. Where texts are appended, all values must be texts.
+    fn text<'c>(&self, content: &'c Option<Content>) -> Result<Option<&'c str>, String> {
+        let Some(content) = content else { return Ok(None) };
+        if !self.has_appends {
+            return Ok(Some(&content.written));
+        }
+        let raw = content.raw.as_deref();
+        raw.map(Some).ok_or_else(|| {
+            format!("the value {} in a history with appends: expected a text", content.written)
+        })
+    }
+
+    fn invoke(
+        &self,
+        operation: &Interval,
+        process: u64,
+        pairs: &mut PairingSink<'_>,
+    ) -> Result<(), String> {
+        let invocation = match (operation.operation, &operation.argument) {
+            (Operation::Read, _) => Invocation::Get,
+            (Operation::Append, Argument::Value(value)) => {
+                Invocation::Append(self.text(value)?.unwrap_or_default())
+            }
+            (Operation::Write, Argument::Value(value)) => match self.text(value)? {
+                Some(value) => Invocation::Put(value),
+                None => Invocation::Del,
+            },
+            (Operation::Cas, Argument::Cas(from, to)) => {
+                Invocation::Cas(self.text(from)?, self.text(to)?)
+            }
+            (Operation::Acquire, _) => Invocation::acquire(),
+            (Operation::Release, _) => Invocation::release(),
+            _ => Invocation::Del,
+        };
+        let label = operation.label(process);
+        pairs.invoke(label, invocation).map_err(|error| error.to_string())
+    }
+
+    fn complete(
+        &self,
+        operation: &Interval,
+        process: u64,
+        pairs: &mut PairingSink<'_>,
+    ) -> Result<(), String> {
+        let completion = match (operation.outcome, operation.operation, &operation.argument) {
+            (Outcome::Ok, Operation::Read, Argument::Value(value)) => {
+                Completion::Ok(self.text(value)?)
+            }
+            (Outcome::Ok, ..) => Completion::Ok(None),
+            _ => Completion::Fail,
+        };
+        let label = operation.label(process);
+        pairs.complete(label, completion).map_err(|error| error.to_string())
+    }
+}
+
+impl Interval {
+    fn label(&self, process: u64) -> OperationLabel<'_> {
+        let name = if self.operation.is_of_lock() { super::events::LOCK } else { REGISTER };
+        let key = Some(self.key.as_deref().unwrap_or(name));
+        OperationLabel { process, f: &self.f, key, value: None }
+    }
+}
+
+/// What an operation wrote or read.
+fn argument(
+    row: &Row<'_>,
+    operation: Operation,
+    outcome: Outcome,
+    may_omit: bool,
+) -> Result<Argument, String> {
+    let one_of = |other: Field| row.get(Field::Value).or_else(|| row.get(other));
+    match operation {
+        Operation::Read if outcome != Outcome::Ok => Ok(Argument::None),
+        // An empty cell is a value that is absent, a field that is missing is an oversight.
+        Operation::Read => match one_of(Field::Output) {
+            None if !may_omit => Err("a read without a value: null if there was none".to_owned()),
+            value => Ok(Argument::Value(value.and_then(Content::of))),
+        },
+        Operation::Write | Operation::Append => match one_of(Field::Input) {
+            None => Err("a write without a value".to_owned()),
+            Some(value) => Ok(Argument::Value(Content::of(value))),
+        },
+        Operation::Cas => {
+            let pair = match (row.get(Field::Old), row.get(Field::New), one_of(Field::Input)) {
+                (Some(old), Some(new), _) | (Some(old), None, Some(new)) => Some((old, new)),
+                (None, None, Some(Value::List(pair))) if pair.len() == 2 => {
+                    Some((&pair[0], &pair[1]))
+                }
+                _ => None,
+            };
+            let (old, new) =
+                pair.ok_or("a cas needs the fields old and new, or [old, new] as value")?;
+            Ok(Argument::Cas(Content::of(old), Content::of(new)))
+        }
+        Operation::Delete | Operation::Acquire | Operation::Release => Ok(Argument::None),
+    }
+}
