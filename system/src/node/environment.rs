@@ -35,6 +35,7 @@ pub(super) struct PendingCall {
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
+/// Everything outside a node's machine.
 pub(super) struct NodeEnvironment<'a> {
     pub(super) store: Store,
     pub(super) timers: Timers,
