@@ -87,8 +87,11 @@ fn not_text(path: &Path, start: &[u8]) -> Option<&'static str> {
 #[must_use]
 pub fn recognise(start: &[u8]) -> Option<Format> {
     let start = start.strip_prefix(&BYTE_ORDER_MARK).unwrap_or(start);
-    if start.trim_ascii().is_empty() {
+    if start.is_empty() {
         return Some(Format::Jsonl);
+    }
+    if start.trim_ascii().is_empty() {
+        return Some(Format::Edn);
     }
     json(start).or_else(|| edn(start)).or_else(|| lines(start)).or_else(|| csv(start))
 }

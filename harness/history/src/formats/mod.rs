@@ -86,7 +86,11 @@ impl Format {
         }
         let value = match self {
             Format::Jsonl | Format::Csv | Format::Porcupine => return Ok(Some(text.to_owned())),
-            Format::Json | Format::Intervals => json::parse(text)?,
+            // Values are printed as EDN, so they are understood like that too.
+            Format::Json | Format::Intervals => match (json::parse(text), edn::parse(text)) {
+                (Err(_), Ok(value)) => value,
+                (value, _) => value?,
+            },
             Format::Edn | Format::JepsenLog | Format::JepsenText => edn::parse(text)?,
         };
         Ok((value != Value::Nil).then(|| value.to_string()))
