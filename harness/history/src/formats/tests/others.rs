@@ -252,10 +252,10 @@ fn locks_are_read_as_cas() {
 fn other_objects_are_refused_by_name() {
     both(
         &[r#"{"process":0,"type":"invoke","f":"read","value":[["r",1,null],["r",2,null]]}"#],
-        Err("read of [["),
+        Err("[["),
     );
     for (f, value, reason) in [
-        ("txn", "[]", "txn is a transaction: only registers"),
+        ("txn", "[]", "txn is a transaction: only single registers"),
         ("add", "1", "add is an operation on a set or a counter: only"),
         ("enqueue", "1", "enqueue is an operation on a queue: only"),
         ("dequeue", "1", "dequeue is an operation on a queue: only"),
@@ -263,16 +263,32 @@ fn other_objects_are_refused_by_name() {
         ("transfer", "{:from 0}", "transfer is a transfer of a bank: only"),
         ("append", "1", "append: appends to texts are read in history.jsonl"),
         ("jump", "1", "unknown operation jump: expected read, write, cas"),
-        (
-            "read",
-            "[[:r 1 nil] [:append 2 3]]",
-            "read of [[:r 1 nil] [:append 2 3]] is a transaction",
-        ),
-        ("write", "[[:w 1 1]]", "write of [[:w 1 1]] is a transaction"),
+        ("read", "[[:r 1 nil] [:append 2 3]]", "[[:r 1 nil] [:append 2 3]] is a transaction"),
+        ("write", "[[:w 1 1]]", "[[:w 1 1]] is a transaction"),
     ] {
         let text = format!("{{:process 0, :type :invoke, :f :{f}, :value {value}}}\n");
         check(&text, Format::Edn, Err(&*format!("h:1:1: {reason}").leak()));
     }
+}
+
+#[test]
+fn what_only_reads_collections_is_no_register() {
+    let reads = [
+        r#"{"process":0,"type":"invoke","f":"read"}"#,
+        r#"{"process":0,"type":"ok","f":"read","value":{}}"#,
+    ];
+    both(&reads, Err("reads of collections such as {}, and no writes: a bank"));
+    let write = [r#"{"process":1,"type":"invoke","f":"write","value":{}}"#];
+    both(
+        &[&reads[..], &write].concat(),
+        Ok(&["0 register Get", "0 Ok(Some(\"{}\"))", "1 register Put(\"{}\")"]),
+    );
+    // Without its other fields, a transaction is one all the same.
+    check(
+        "{:value [[:append 1 2]]}\n",
+        Format::Edn,
+        Err("h:1:1: [[:append 1 2]] is a transaction"),
+    );
 }
 
 #[test]
