@@ -88,11 +88,12 @@ pub(super) enum Field {
     Start,
     End,
     Ok,
+    Error,
 }
 
 impl Field {
     /// The number of fields.
-    const COUNT: usize = Field::Ok as usize + 1;
+    const COUNT: usize = Field::Error as usize + 1;
 
     /// The field with this name, in any case. `None`: the field is ignored.
     pub(super) fn named(name: &str) -> Option<Field> {
@@ -108,6 +109,7 @@ impl Field {
             "start" | "call" | "invoke" | "invoked" | "begin" => Field::Start,
             "end" | "return" | "returned" | "complete" | "completed" | "finish" => Field::End,
             "ok" | "status" | "outcome" => Field::Ok,
+            "error" | "err" | "exception" => Field::Error,
             _ => return None,
         })
     }
@@ -146,6 +148,27 @@ impl<'a> Row<'a> {
         number.map(Some).ok_or_else(|| {
             format!("{name} {text}: expected a number with at most nine decimal places")
         })
+    }
+
+    /// The error, if there is one.
+    fn error(&self) -> Option<&Value<'a>> {
+        let is_none = |error: &&Value<'_>| {
+            matches!(error, Value::Nil | Value::Bool(false)) || error.name() == Some("")
+        };
+        self.get(Field::Error).filter(|error| !is_none(error))
+    }
+
+    /// What two fields say that stand for the same. The one for results, or arguments, may be alone;
+    /// the one for either is often empty beside it.
+    fn one_of(&self, either: Field, special: Field) -> Result<Option<&Value<'a>>, String> {
+        match (self.get(either), self.get(special)) {
+            (None | Some(Value::Nil), Some(value)) | (Some(value), None) => Ok(Some(value)),
+            (Some(one), Some(other)) if one == other => Ok(Some(one)),
+            (Some(one), Some(other)) => {
+                Err(format!("two values for the same, {one} and {other}: expected one"))
+            }
+            (None, None) => Ok(None),
+        }
     }
 
     fn outcome(&self) -> Result<Outcome, String> {
@@ -193,13 +216,19 @@ fn add(intervals: &mut Intervals, mut row: Row<'_>, may_omit: bool) -> Result<()
     let start = start.ok_or("an operation without a field start (or call)")?;
     let end = row.time(Field::End, "end")?;
     let outcome = match (row.outcome()?, end) {
-        (Outcome::Unsaid, Some(_)) => Outcome::Ok,
         (Outcome::Unsaid, None) => Outcome::Info,
+        (Outcome::Unsaid, Some(_)) if row.error().is_some() => Outcome::NotOk,
+        (Outcome::Unsaid, Some(_)) => Outcome::Ok,
         (Outcome::Ok, None) => {
             return Err("an operation that is ok needs an end (or return)".to_owned());
         }
+        (Outcome::Ok, Some(_)) if row.error().is_some() => {
+            return Err("an operation that is ok and has an error".to_owned());
+        }
         (said, _) => said,
     };
+    let outcome =
+        if operation == Operation::Read { outcome } else { returned(&row, operation, outcome)? };
     if end.is_some_and(|end| end < start) {
         return Err("an operation that ends before it starts".to_owned());
     }
@@ -210,6 +239,25 @@ fn add(intervals: &mut Intervals, mut row: Row<'_>, may_omit: bool) -> Result<()
     intervals.add(Interval { client, operation, key, argument, start, end, outcome })
 }
 
+/// The outcome of a write in the light of what it returned: a cas that returned false did not happen.
+fn returned(row: &Row<'_>, operation: Operation, outcome: Outcome) -> Result<Outcome, String> {
+    let Some(output) = row.get(Field::Output) else { return Ok(outcome) };
+    let text = match output {
+        Value::Nil | Value::Bool(true) => "ok",
+        Value::Bool(false) => "false",
+        other => other.name().unwrap_or_default(),
+    };
+    match (text.to_ascii_lowercase().as_str(), operation, outcome) {
+        ("ok" | "true", ..) => Ok(outcome),
+        ("false" | "fail", Operation::Cas, Outcome::Ok) => Ok(Outcome::Fail),
+        ("false" | "fail", _, Outcome::Ok) => Ok(Outcome::NotOk),
+        ("false" | "fail", ..) => Ok(outcome),
+        _ => Err(format!(
+            "output {output} of an operation that reads nothing: expected true or false"
+        )),
+    }
+}
+
 /// What an operation wrote or read.
 fn argument(
     row: &Row<'_>,
@@ -217,20 +265,20 @@ fn argument(
     outcome: Outcome,
     may_omit: bool,
 ) -> Result<Argument, String> {
-    let one_of = |other: Field| row.get(Field::Value).or_else(|| row.get(other));
     match operation {
         Operation::Read if outcome != Outcome::Ok => Ok(Argument::None),
         // An empty cell is a value that is absent, a field that is missing is an oversight.
-        Operation::Read => match one_of(Field::Output) {
+        Operation::Read => match row.one_of(Field::Value, Field::Output)? {
             None if !may_omit => Err("a read without a value: null if there was none".to_owned()),
             value => Ok(Argument::Value(value.and_then(Content::of))),
         },
-        Operation::Write | Operation::Append => match one_of(Field::Input) {
+        Operation::Write | Operation::Append => match row.one_of(Field::Value, Field::Input)? {
             None => Err("a write without a value".to_owned()),
             Some(value) => Ok(Argument::Value(Content::of(value))),
         },
         Operation::Cas => {
-            let pair = match (row.get(Field::Old), row.get(Field::New), one_of(Field::Input)) {
+            let argument = row.one_of(Field::Value, Field::Input)?;
+            let pair = match (row.get(Field::Old), row.get(Field::New), argument) {
                 (Some(old), Some(new), _) | (Some(old), None, Some(new)) => Some((old, new)),
                 (None, None, Some(Value::List(pair))) if pair.len() == 2 => {
                     Some((&pair[0], &pair[1]))
