@@ -67,7 +67,10 @@ impl Spelling {
                 let written = self.all(values.iter());
                 if variant && !json { format!("({written})") } else { format!("[{written}]") }
             }
-            Model::Set(values) => format!("#{{{}}}", self.all(values.iter())),
+            Model::Set(values) => {
+                let values = values.iter().map(|value| self.write(value)).collect();
+                format!("#{{{}}}", self.joined(values))
+            }
             Model::Map(entries) => {
                 let colon = if json { ":" } else { " " };
                 let entries = entries
@@ -103,7 +106,7 @@ impl Spelling {
         if self.json { written.join(",") } else { written.join(" ") }
     }
 
-    /// Entries of a map, which have no order.
+    /// Entries of a map or elements of a set, which have no order.
     fn joined(self, mut entries: Vec<String>) -> String {
         if self.variant {
             entries.reverse();
