@@ -206,7 +206,7 @@ pub fn check_file(path: &Path, options: &FileCheckOptions<'_>) -> Result<FileRep
         }
         _ => {}
     }
-    if report.operations == 0 {
+    if report.operations == 0 && report.unknown_because.is_empty() {
         report.unknown("the history contains no operations".to_owned());
     }
     Ok(report)
@@ -244,6 +244,15 @@ fn settle_ambiguous(
     Ok(report)
 }
 
+/// Memory for sorting a history, in bytes for each byte of the file. Zero if it is not sorted. Measured.
+fn sorted_bytes(format: Format) -> u64 {
+    match format {
+        Format::Intervals => 3,
+        Format::Csv => 8,
+        _ => 0,
+    }
+}
+
 /// Checks the history in a file with one reading of it.
 fn check_as(
     path: &Path,
@@ -253,7 +262,18 @@ fn check_as(
     let io = |source| ReadError::Io { path: path.to_owned(), source };
     // A history takes no more space in memory than in its file.
     let size = fs::metadata(path).map_err(io)?.len();
+    let sorted = size * sorted_bytes(reading.format);
     match options.memory {
+        Some(memory) if sorted > memory => {
+            let mut report = FileReport::new(path, reading.format);
+            report.unknown(format!(
+                "operations with start and end are sorted in memory, which takes about {} MiB; the limit \
+                 is {} MiB (--memory)",
+                sorted.div_ceil(1 << 20),
+                memory >> 20
+            ));
+            Ok(report)
+        }
         Some(memory) if size > memory => check_partitioned(path, reading, options, memory),
         _ => check_in_memory(path, reading, options),
     }

@@ -124,7 +124,7 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandE
             Err(error) => return Err(error),
         }
     }
-    let files: Vec<PathBuf> = files.into_iter().map(|history| history.file()).collect();
+    let files: Vec<PathBuf> = files.into_iter().map(History::file).collect();
     files::check_files(&files, total, args, &mut checked, out)?;
     Ok(checked)
 }

@@ -121,6 +121,10 @@ pub(crate) fn in_parallel<T: Send>(
     count: usize,
     work: impl Fn(usize) -> T + Sync,
 ) -> Vec<T> {
+    // A thread costs more than deciding a small key, and there may be many files with one.
+    if workers <= 1 {
+        return (0..count).map(work).collect();
+    }
     let next = AtomicUsize::new(0);
     let worker = || {
         let mut done = Vec::new();

@@ -52,8 +52,9 @@ pub fn detect(path: &Path) -> Result<Format, ReadError> {
     Err(unknown(path, UNKNOWN))
 }
 
-const UNKNOWN: &str = "unknown format: expected JSON, EDN, CSV with a header, a log of Jepsen's, or a \
-                       history.txt; the README of the crate history describes them";
+const UNKNOWN: &str = "unknown format: expected events as JSON or EDN (process, type, f, value), \
+                       operations as JSON or CSV with a header (op, value, start, end), a log of \
+                       Jepsen's or a history.txt; the README of the crate history describes them";
 
 fn unknown(path: &Path, reason: &str) -> ReadError {
     ReadError::Malformed { path: path.to_owned(), line: 1, column: 1, reason: reason.to_owned() }
@@ -87,8 +88,11 @@ fn not_text(path: &Path, start: &[u8]) -> Option<&'static str> {
 #[must_use]
 pub fn recognise(start: &[u8]) -> Option<Format> {
     let start = start.strip_prefix(&BYTE_ORDER_MARK).unwrap_or(start);
-    if start.trim_ascii().is_empty() {
+    if start.is_empty() {
         return Some(Format::Jsonl);
+    }
+    if start.trim_ascii().is_empty() {
+        return Some(Format::Edn);
     }
     json(start).or_else(|| edn(start)).or_else(|| lines(start)).or_else(|| csv(start))
 }

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 
 use ahash::RandomState;
 
-use super::pairing::{OperationLabel, PairingSink};
+use super::{
+    FormatError,
+    pairing::{OperationLabel, PairingSink},
+};
 use crate::{Completion, Invocation, Value, value::NumberKind};
 
 /// The fields of an event that matter here. All others are ignored.
@@ -124,6 +127,10 @@ pub(super) fn keyword<'v>(field: &str, value: Option<&'v Value<'_>>) -> Result<&
     Ok(name.strip_prefix(':').unwrap_or(name))
 }
 
+/// What is checked, for messages about everything else.
+const CHECKED: &str =
+    "only single registers (read, write, cas, delete) and locks (acquire, release) are checked";
+
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
@@ -163,10 +170,7 @@ impl Operation {
                 ));
             }
         };
-        Err(format!(
-            "{f} is {object}: only registers (read, write, cas, delete) and locks (acquire, release) \
-             are checked"
-        ))
+        Err(format!("{f} is {object}: {CHECKED}"))
     }
 
     pub(super) fn is_of_lock(self) -> bool {
@@ -196,6 +200,10 @@ pub(super) struct EventTranslator<'p, 's> {
     processes: Processes,
     /// Where keys are named, and whether they are locks: what the first invocation says.
     shape: Option<(Keying, bool)>,
+    /// Whether anything but reads was invoked.
+    has_writes: bool,
+    /// The first map or set that was read.
+    collection: Option<String>,
 }
 
 /// An event with its names resolved.
@@ -215,6 +223,26 @@ impl<'p, 's> EventTranslator<'p, 's> {
             order: EventOrder::default(),
             processes: Processes::default(),
             shape: None,
+            has_writes: false,
+            collection: None,
+        }
+    }
+
+    /// Takes the end of the history.
+    ///
+    /// # Errors
+    /// The history is one of another object than registers or locks.
+    pub(super) fn finish(self) -> Result<(), FormatError> {
+        match self.collection {
+            Some(read) if !self.has_writes => Err(FormatError::new(
+                1,
+                1,
+                format!(
+                    "reads of collections such as {read}, and no writes: a bank, a set or another \
+                     object; {CHECKED}"
+                ),
+            )),
+            _ => Ok(()),
         }
     }
 
@@ -224,6 +252,10 @@ impl<'p, 's> EventTranslator<'p, 's> {
     /// What is wrong with it.
     pub(super) fn take(&mut self, fields: &EventFields<'_>) -> Result<(), String> {
         self.order.next(fields.index.as_ref())?;
+        // Transactions are often written without the other fields.
+        if let Some(transaction) = fields.value.as_ref().filter(|value| is_transaction(value)) {
+            return Err(format!("{transaction} is a transaction: {CHECKED}"));
+        }
         let process = self.processes.number(fields.process.as_ref(), self.pairs)?;
         let Some(process) = process else { return Ok(()) };
         let kind = keyword("type", fields.kind.as_ref())?;
@@ -242,13 +274,8 @@ impl<'p, 's> EventTranslator<'p, 's> {
     }
 
     fn invoke(&mut self, event: ClientEvent<'_, '_>) -> Result<(), String> {
-        let ClientEvent { process, f, operation, value, .. } = event;
-        if let Some(transaction) = value.filter(|value| is_transaction(value)) {
-            return Err(format!(
-                "{f} of {transaction} is a transaction: only operations on single registers (read, \
-                 write, cas, delete) and locks (acquire, release) are checked"
-            ));
-        }
+        let ClientEvent { process, f, operation, .. } = event;
+        self.has_writes |= operation != Operation::Read;
         let keying = self.keying(event)?;
         let (key, value) = split(event, keying)?;
         let written = match operation {
@@ -314,6 +341,9 @@ impl<'p, 's> EventTranslator<'p, 's> {
                 return Err(format!("ok {f} without a value: expected what it read"));
             }
             let (key, value) = split_completion(event, keying)?;
+            if let Some(read @ (Value::Map(_) | Value::Set(_))) = value {
+                self.collection.get_or_insert_with(|| read.to_string());
+            }
             let read = value.filter(|value| **value != Value::Nil).map(Value::text);
             let label = OperationLabel { key: key.as_deref(), ..label };
             self.pairs.complete(label, Completion::Ok(read.as_deref()))

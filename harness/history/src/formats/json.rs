@@ -33,7 +33,8 @@ pub(super) fn stream(
             fields.set(&name, value).map_err(|()| format!("an event with two fields {name}"))?;
         }
         events.take(&fields)
-    })
+    })?;
+    events.finish()
 }
 
 /// The fields of an object, not parsed yet.

@@ -181,7 +181,7 @@ fn pass_on(
         Field::Missing | Field::Null => None,
         Field::Text(text) => Some(&**text),
         Field::Number(_) | Field::Pair(_) | Field::Other => {
-            return Err("value: expected text or null".to_owned());
+            return Err("value: expected text or null; --format json reads other values".to_owned());
         }
     };
     let write = OperationLabel { value, ..get };

@@ -37,7 +37,8 @@ pub(super) fn stream_log(
              value, separated by tabs",
         )),
         None => Ok(()),
-    })
+    })?;
+    events.finish()
 }
 
 /// Reads a `history.txt`.
@@ -62,7 +63,8 @@ pub(super) fn stream_text(
                 "expected process, type, function and value, as in '0 :invoke :read nil'",
             )),
         }
-    })
+    })?;
+    events.finish()
 }
 
 /// The operation in a line of a log, and its offset. `None` if the line is none of an operation.

@@ -75,18 +75,22 @@ impl Format {
         }
     }
 
-    /// A value as the reader of this format passes it on, `None` if it stands for an absent key. The
-    /// text is written as in the format: EDN, JSON, or plain text.
+    /// A value as the reader of this format passes it on. The text is written as in the format: EDN,
+    /// JSON, or plain text. `nil` and `null` stand for an absent key: `None`.
     ///
     /// # Errors
     /// The text is not a value of the format.
     pub fn value(self, text: &str) -> Result<Option<String>, String> {
+        if matches!(text, "nil" | "null") {
+            return Ok(None);
+        }
         let value = match self {
-            Format::Jsonl | Format::Csv | Format::Porcupine => {
-                let is_nil = matches!(text, "nil" | "null");
-                return Ok((!is_nil).then(|| text.to_owned()));
-            }
-            Format::Json | Format::Intervals => json::parse(text)?,
+            Format::Jsonl | Format::Csv | Format::Porcupine => return Ok(Some(text.to_owned())),
+            // Values are printed as EDN, so they are understood like that too.
+            Format::Json | Format::Intervals => match (json::parse(text), edn::parse(text)) {
+                (Err(_), Ok(value)) => value,
+                (value, _) => value?,
+            },
             Format::Edn | Format::JepsenLog | Format::JepsenText => edn::parse(text)?,
         };
         Ok((value != Value::Nil).then(|| value.to_string()))

@@ -45,6 +45,25 @@ impl<'s> PairingSink<'s> {
         self.sink.name_process(process, name);
     }
 
+    /// Passes on an invocation that is known to agree with its completion.
+    pub(super) fn pass_invocation(
+        &mut self,
+        process: u64,
+        key: &str,
+        invocation: Invocation<'_>,
+    ) -> Result<(), MalformedHistory> {
+        self.sink.invoke(process, key, invocation)
+    }
+
+    /// Passes on a completion that is known to agree with its invocation.
+    pub(super) fn pass_completion(
+        &mut self,
+        process: u64,
+        completion: Completion<'_>,
+    ) -> Result<(), MalformedHistory> {
+        self.sink.complete(process, completion)
+    }
+
     pub(super) fn invoke(
         &mut self,
         label: OperationLabel<'_>,

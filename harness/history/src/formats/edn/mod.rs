@@ -103,7 +103,9 @@ pub(super) fn stream(
     input: &mut dyn BufRead,
     pairs: &mut PairingSink<'_>,
 ) -> Result<(), FormatError> {
-    maps(input, &mut EventTranslator::new(pairs))
+    let mut events = EventTranslator::new(pairs);
+    maps(input, &mut events)?;
+    events.finish()
 }
 
 /// Reads Porcupine's key/value data.

@@ -45,7 +45,7 @@ pub(super) fn expand(row: &mut Row<'_>) -> Result<(), String> {
             row.put(Field::Value, &text, plain(result))
         }
         (_, "ok" | "true" | "fail" | "false") => {
-            row.put(Field::Ok, &text, Value::Symbol(result.to_owned().into()))
+            row.put(Field::Output, &text, Value::Symbol(result.to_owned().into()))
         }
         _ => Err(malformed()),
     }

@@ -2,16 +2,13 @@
 //! so that the whole history is in memory while it is sorted.
 
 mod call;
+mod sorted;
 
 use std::io::BufRead;
 
-use super::{
-    Ambiguous, FormatError,
-    events::{NAMED_PROCESSES, Operation, REGISTER},
-    json,
-    pairing::{OperationLabel, PairingSink},
-};
-use crate::{Completion, Invocation, Value, value::DecimalNumber};
+use self::sorted::{Argument, Content, Interval, Intervals};
+use super::{Ambiguous, FormatError, events::Operation, json, pairing::PairingSink};
+use crate::{Value, value::DecimalNumber};
 
 /// Reads JSON objects.
 pub(super) fn stream_json(
@@ -26,7 +23,7 @@ pub(super) fn stream_json(
             let value = json::value(value)?;
             row.set(&name, value)?;
         }
-        intervals.add(row, false)
+        add(&mut intervals, row, false)
     })?;
     intervals.stream(ambiguous, pairs).map_err(|reason| FormatError::new(1, 1, reason))
 }
@@ -56,7 +53,7 @@ pub(super) fn stream_csv(
             };
             row.set(name, value).map_err(at_line)?;
         }
-        intervals.add(row, has_results).map_err(at_line)?;
+        add(&mut intervals, row, has_results).map_err(at_line)?;
     }
     intervals.stream(ambiguous, pairs).map_err(|reason| FormatError::new(1, 1, reason))
 }
@@ -91,11 +88,12 @@ pub(super) enum Field {
     Start,
     End,
     Ok,
+    Error,
 }
 
 impl Field {
     /// The number of fields.
-    const COUNT: usize = Field::Ok as usize + 1;
+    const COUNT: usize = Field::Error as usize + 1;
 
     /// The field with this name, in any case. `None`: the field is ignored.
     pub(super) fn named(name: &str) -> Option<Field> {
@@ -111,6 +109,7 @@ impl Field {
             "start" | "call" | "invoke" | "invoked" | "begin" => Field::Start,
             "end" | "return" | "returned" | "complete" | "completed" | "finish" => Field::End,
             "ok" | "status" | "outcome" => Field::Ok,
+            "error" | "err" | "exception" => Field::Error,
             _ => return None,
         })
     }
@@ -151,6 +150,27 @@ impl<'a> Row<'a> {
         })
     }
 
+    /// The error, if there is one.
+    fn error(&self) -> Option<&Value<'a>> {
+        let is_none = |error: &&Value<'_>| {
+            matches!(error, Value::Nil | Value::Bool(false)) || error.name() == Some("")
+        };
+        self.get(Field::Error).filter(|error| !is_none(error))
+    }
+
+    /// What two fields say that stand for the same. The one for results, or arguments, may be alone;
+    /// the one for either is often empty beside it.
+    fn one_of(&self, either: Field, special: Field) -> Result<Option<&Value<'a>>, String> {
+        match (self.get(either), self.get(special)) {
+            (None | Some(Value::Nil), Some(value)) | (Some(value), None) => Ok(Some(value)),
+            (Some(one), Some(other)) if one == other => Ok(Some(one)),
+            (Some(one), Some(other)) => {
+                Err(format!("two values for the same, {one} and {other}: expected one"))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
     fn outcome(&self) -> Result<Outcome, String> {
         let value = match self.get(Field::Ok) {
             None | Some(Value::Nil) => return Ok(Outcome::Unsaid),
@@ -186,181 +206,55 @@ enum Outcome {
     Unsaid,
 }
 
-/// An operation of a history.
-struct Interval {
-    client: String,
-    f: String,
-    operation: Operation,
-    key: Option<String>,
-    argument: Argument,
-    start: i128,
-    /// `None` if it never ended.
-    end: Option<i128>,
-    outcome: Outcome,
+/// Adds an operation to a history. If a missing result stands for nothing, `may_omit` is true.
+fn add(intervals: &mut Intervals, mut row: Row<'_>, may_omit: bool) -> Result<(), String> {
+    call::expand(&mut row)?;
+    let f = row.get(Field::Op).ok_or("an operation without a field op")?;
+    let f = f.name().ok_or_else(|| format!("op {f}: expected a name, such as read"))?;
+    let operation = Operation::named(&f.to_ascii_lowercase())?;
+    let start = row.time(Field::Start, "start")?;
+    let start = start.ok_or("an operation without a field start (or call)")?;
+    let end = row.time(Field::End, "end")?;
+    let outcome = match (row.outcome()?, end) {
+        (Outcome::Unsaid, None) => Outcome::Info,
+        (Outcome::Unsaid, Some(_)) if row.error().is_some() => Outcome::NotOk,
+        (Outcome::Unsaid, Some(_)) => Outcome::Ok,
+        (Outcome::Ok, None) => {
+            return Err("an operation that is ok needs an end (or return)".to_owned());
+        }
+        (Outcome::Ok, Some(_)) if row.error().is_some() => {
+            return Err("an operation that is ok and has an error".to_owned());
+        }
+        (said, _) => said,
+    };
+    let outcome =
+        if operation == Operation::Read { outcome } else { returned(&row, operation, outcome)? };
+    if end.is_some_and(|end| end < start) {
+        return Err("an operation that ends before it starts".to_owned());
+    }
+    let argument = argument(&row, operation, outcome, may_omit)?;
+    let key = row.get(Field::Key).filter(|key| **key != Value::Nil);
+    let [client, key] = [row.get(Field::Client), key]
+        .map(|name| name.map(|name| intervals.named(name.to_string())));
+    intervals.add(Interval { client, operation, key, argument, start, end, outcome })
 }
 
-/// What an operation wrote, or read.
-enum Argument {
-    None,
-    Value(Option<Content>),
-    Cas(Option<Content>, Option<Content>),
-}
-
-/// A value, and as what text it is appended. `None`: it is no text.
-struct Content {
-    written: String,
-    raw: Option<String>,
-}
-
-impl Content {
-    /// The value as a sink takes it, `None` if the key is absent.
-    fn of(value: &Value<'_>) -> Option<Content> {
-        let raw = match value {
-            Value::Nil => return None,
-            Value::Text(text) | Value::Symbol(text) => Some(text.to_string()),
-            _ => None,
-        };
-        Some(Content { written: value.to_string(), raw })
-    }
-}
-
-/// The operations of a history.
-#[derive(Default)]
-struct Intervals {
-    operations: Vec<Interval>,
-    has_appends: bool,
-}
-
-impl Intervals {
-    /// Adds an operation. If a missing result stands for nothing, `may_omit` is true.
-    fn add(&mut self, mut row: Row<'_>, may_omit: bool) -> Result<(), String> {
-        call::expand(&mut row)?;
-        let f = row.get(Field::Op).ok_or("an operation without a field op")?;
-        let f = f.name().ok_or_else(|| format!("op {f}: expected a name, such as read"))?;
-        let f = f.to_ascii_lowercase();
-        let operation = Operation::named(&f)?;
-        let start = row.time(Field::Start, "start")?;
-        let start = start.ok_or("an operation without a field start (or call)")?;
-        let end = row.time(Field::End, "end")?;
-        let outcome = match (row.outcome()?, end) {
-            (Outcome::Unsaid, Some(_)) => Outcome::Ok,
-            (Outcome::Unsaid, None) => Outcome::Info,
-            (Outcome::Ok, None) => {
-                return Err("an operation that is ok needs an end (or return)".to_owned());
-            }
-            (said, _) => said,
-        };
-        if end.is_some_and(|end| end < start) {
-            return Err("an operation that ends before it starts".to_owned());
-        }
-        let key = row.get(Field::Key).filter(|key| **key != Value::Nil).map(ToString::to_string);
-        let first = self.operations.first();
-        if first.is_some_and(|first| first.key.is_some() != key.is_some()) {
-            return Err("some operations of this history have a key, and some do not".to_owned());
-        }
-        if first.is_some_and(|first| first.operation.is_of_lock() != operation.is_of_lock()) {
-            return Err("operations on registers and on locks in one history".to_owned());
-        }
-        self.has_appends |= operation == Operation::Append;
-        let argument = argument(&row, operation, outcome, may_omit)?;
-        let client = row.get(Field::Client).map_or_else(String::new, ToString::to_string);
-        self.operations.push(Interval { client, f, operation, key, argument, start, end, outcome });
-        Ok(())
-    }
-
-    /// Passes the operations on in the order of time. At equal times they are concurrent: invocations
-    /// come first. Returns how many outcomes are ambiguous.
-    fn stream(self, ambiguous: Ambiguous, pairs: &mut PairingSink<'_>) -> Result<u64, String> {
-        let mut events: Vec<(i128, bool, usize)> = Vec::with_capacity(2 * self.operations.len());
-        let mut count = 0;
-        for (at, operation) in self.operations.iter().enumerate() {
-            events.push((operation.start, false, at));
-            let is_unsaid = operation.outcome == Outcome::NotOk;
-            count += u64::from(is_unsaid);
-            match (operation.outcome, operation.end) {
-                (Outcome::Info, _) => {}
-                (Outcome::NotOk, _) if ambiguous == Ambiguous::Info => {}
-                // When it failed does not matter.
-                (_, end) => events.push((end.unwrap_or(operation.start), true, at)),
-            }
-        }
-        events.sort_unstable();
-        for (_, is_end, at) in events {
-            let operation = &self.operations[at];
-            // The clients' operations may overlap, so each has a process of its own.
-            let process = NAMED_PROCESSES + at as u64;
-            pairs.name_process(process, &operation.client);
-            let passed = if is_end {
-                self.complete(operation, process, pairs)
-            } else {
-                self.invoke(operation, process, pairs)
-            };
-            passed?;
-        }
-        Ok(count)
-    }
-
-    /// A value as the sink takes it. Where texts are appended, all values must be texts.
-    fn text<'c>(&self, content: &'c Option<Content>) -> Result<Option<&'c str>, String> {
-        let Some(content) = content else { return Ok(None) };
-        if !self.has_appends {
-            return Ok(Some(&content.written));
-        }
-        let raw = content.raw.as_deref();
-        raw.map(Some).ok_or_else(|| {
-            format!("the value {} in a history with appends: expected a text", content.written)
-        })
-    }
-
-    fn invoke(
-        &self,
-        operation: &Interval,
-        process: u64,
-        pairs: &mut PairingSink<'_>,
-    ) -> Result<(), String> {
-        let invocation = match (operation.operation, &operation.argument) {
-            (Operation::Read, _) => Invocation::Get,
-            (Operation::Append, Argument::Value(value)) => {
-                Invocation::Append(self.text(value)?.unwrap_or_default())
-            }
-            (Operation::Write, Argument::Value(value)) => match self.text(value)? {
-                Some(value) => Invocation::Put(value),
-                None => Invocation::Del,
-            },
-            (Operation::Cas, Argument::Cas(from, to)) => {
-                Invocation::Cas(self.text(from)?, self.text(to)?)
-            }
-            (Operation::Acquire, _) => Invocation::acquire(),
-            (Operation::Release, _) => Invocation::release(),
-            _ => Invocation::Del,
-        };
-        let label = operation.label(process);
-        pairs.invoke(label, invocation).map_err(|error| error.to_string())
-    }
-
-    fn complete(
-        &self,
-        operation: &Interval,
-        process: u64,
-        pairs: &mut PairingSink<'_>,
-    ) -> Result<(), String> {
-        let completion = match (operation.outcome, operation.operation, &operation.argument) {
-            (Outcome::Ok, Operation::Read, Argument::Value(value)) => {
-                Completion::Ok(self.text(value)?)
-            }
-            (Outcome::Ok, ..) => Completion::Ok(None),
-            _ => Completion::Fail,
-        };
-        let label = operation.label(process);
-        pairs.complete(label, completion).map_err(|error| error.to_string())
-    }
-}
-
-impl Interval {
-    fn label(&self, process: u64) -> OperationLabel<'_> {
-        let name = if self.operation.is_of_lock() { super::events::LOCK } else { REGISTER };
-        let key = Some(self.key.as_deref().unwrap_or(name));
-        OperationLabel { process, f: &self.f, key, value: None }
+/// The outcome of a write in the light of what it returned: a cas that returned false did not happen.
+fn returned(row: &Row<'_>, operation: Operation, outcome: Outcome) -> Result<Outcome, String> {
+    let Some(output) = row.get(Field::Output) else { return Ok(outcome) };
+    let text = match output {
+        Value::Nil | Value::Bool(true) => "ok",
+        Value::Bool(false) => "false",
+        other => other.name().unwrap_or_default(),
+    };
+    match (text.to_ascii_lowercase().as_str(), operation, outcome) {
+        ("ok" | "true", ..) => Ok(outcome),
+        ("false" | "fail", Operation::Cas, Outcome::Ok) => Ok(Outcome::Fail),
+        ("false" | "fail", _, Outcome::Ok) => Ok(Outcome::NotOk),
+        ("false" | "fail", ..) => Ok(outcome),
+        _ => Err(format!(
+            "output {output} of an operation that reads nothing: expected true or false"
+        )),
     }
 }
 
@@ -371,20 +265,20 @@ fn argument(
     outcome: Outcome,
     may_omit: bool,
 ) -> Result<Argument, String> {
-    let one_of = |other: Field| row.get(Field::Value).or_else(|| row.get(other));
     match operation {
         Operation::Read if outcome != Outcome::Ok => Ok(Argument::None),
         // An empty cell is a value that is absent, a field that is missing is an oversight.
-        Operation::Read => match one_of(Field::Output) {
+        Operation::Read => match row.one_of(Field::Value, Field::Output)? {
             None if !may_omit => Err("a read without a value: null if there was none".to_owned()),
             value => Ok(Argument::Value(value.and_then(Content::of))),
         },
-        Operation::Write | Operation::Append => match one_of(Field::Input) {
+        Operation::Write | Operation::Append => match row.one_of(Field::Value, Field::Input)? {
             None => Err("a write without a value".to_owned()),
             Some(value) => Ok(Argument::Value(Content::of(value))),
         },
         Operation::Cas => {
-            let pair = match (row.get(Field::Old), row.get(Field::New), one_of(Field::Input)) {
+            let argument = row.one_of(Field::Value, Field::Input)?;
+            let pair = match (row.get(Field::Old), row.get(Field::New), argument) {
                 (Some(old), Some(new), _) | (Some(old), None, Some(new)) => Some((old, new)),
                 (None, None, Some(Value::List(pair))) if pair.len() == 2 => {
                     Some((&pair[0], &pair[1]))

@@ -252,10 +252,10 @@ fn locks_are_read_as_cas() {
 fn other_objects_are_refused_by_name() {
     both(
         &[r#"{"process":0,"type":"invoke","f":"read","value":[["r",1,null],["r",2,null]]}"#],
-        Err("read of [["),
+        Err("[["),
     );
     for (f, value, reason) in [
-        ("txn", "[]", "txn is a transaction: only registers"),
+        ("txn", "[]", "txn is a transaction: only single registers"),
         ("add", "1", "add is an operation on a set or a counter: only"),
         ("enqueue", "1", "enqueue is an operation on a queue: only"),
         ("dequeue", "1", "dequeue is an operation on a queue: only"),
@@ -263,16 +263,32 @@ fn other_objects_are_refused_by_name() {
         ("transfer", "{:from 0}", "transfer is a transfer of a bank: only"),
         ("append", "1", "append: appends to texts are read in history.jsonl"),
         ("jump", "1", "unknown operation jump: expected read, write, cas"),
-        (
-            "read",
-            "[[:r 1 nil] [:append 2 3]]",
-            "read of [[:r 1 nil] [:append 2 3]] is a transaction",
-        ),
-        ("write", "[[:w 1 1]]", "write of [[:w 1 1]] is a transaction"),
+        ("read", "[[:r 1 nil] [:append 2 3]]", "[[:r 1 nil] [:append 2 3]] is a transaction"),
+        ("write", "[[:w 1 1]]", "[[:w 1 1]] is a transaction"),
     ] {
         let text = format!("{{:process 0, :type :invoke, :f :{f}, :value {value}}}\n");
         check(&text, Format::Edn, Err(&*format!("h:1:1: {reason}").leak()));
     }
+}
+
+#[test]
+fn what_only_reads_collections_is_no_register() {
+    let reads = [
+        r#"{"process":0,"type":"invoke","f":"read"}"#,
+        r#"{"process":0,"type":"ok","f":"read","value":{}}"#,
+    ];
+    both(&reads, Err("reads of collections such as {}, and no writes: a bank"));
+    let write = [r#"{"process":1,"type":"invoke","f":"write","value":{}}"#];
+    both(
+        &[&reads[..], &write].concat(),
+        Ok(&["0 register Get", "0 Ok(Some(\"{}\"))", "1 register Put(\"{}\")"]),
+    );
+    // Without its other fields, a transaction is one all the same.
+    check(
+        "{:value [[:append 1 2]]}\n",
+        Format::Edn,
+        Err("h:1:1: [[:append 1 2]] is a transaction"),
+    );
 }
 
 #[test]
@@ -477,6 +493,41 @@ fn what_is_not_ok_did_not_happen_or_may_have() {
 }
 
 #[test]
+fn what_an_operation_returned_is_not_what_it_was_given() {
+    let end = |fields: &str| -> Result<String, String> {
+        let text = format!("{{{fields},\"start\":0,\"end\":1}}\n");
+        let last = read(&text)?.pop().expect("an event");
+        Ok(last.split_once(' ').expect("a process").1.to_owned())
+    };
+    for (fields, expected) in [
+        (r#""op":"read","value":null,"output":5"#, "Ok(Some(\"5\"))"),
+        (r#""op":"read","output":null"#, "Ok(None)"),
+        (r#""op":"read","value":5,"result":5.0"#, "Ok(Some(\"5\"))"),
+        (r#""op":"write","input":5,"output":null"#, "Ok(None)"),
+        (r#""op":"write","value":5,"result":"ok""#, "Ok(None)"),
+        (r#""op":"cas","value":[1,2],"ok":true,"result":true"#, "Ok(None)"),
+        // It was answered, and did not happen.
+        (r#""op":"cas","value":[1,2],"ok":true,"result":false"#, "Fail"),
+        (r#""op":"cas","old":1,"new":2,"output":"fail""#, "Fail"),
+        // Nobody knows: it never completes.
+        (r#""op":"write","value":5,"result":false"#, "register Put(\"5\")"),
+        (r#""op":"write","value":5,"error":"timeout""#, "register Put(\"5\")"),
+    ] {
+        assert_eq!(end(fields).as_deref(), Ok(expected), "{fields}");
+    }
+    for (fields, reason) in [
+        (r#""op":"read","value":5,"output":6"#, "two values for the same, 5 and 6"),
+        (r#""op":"read","value":5,"output":null"#, "two values for the same, 5 and nil"),
+        (r#""op":"write","value":5,"input":6"#, "two values for the same, 5 and 6"),
+        (r#""op":"write","value":5,"output":6"#, "output 6 of an operation that reads nothing"),
+        (r#""op":"write","value":5,"ok":true,"error":"no""#, "is ok and has an error"),
+    ] {
+        let error = end(fields).expect_err(fields);
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
 fn malformed_intervals_are_refused() {
     for (fields, reason) in [
         (
@@ -584,7 +635,7 @@ fn files_that_are_no_text_are_refused_with_what_to_give_instead() {
         ("history.edn", b"\x1f\x8b\x08", "compressed (gzip)"),
         ("history.txt", b"\xff\xfe0\0", "UTF-16"),
         ("core", b"\x7fELF\0", "a binary file"),
-        ("README", b"# Notes\n", "unknown format: expected JSON, EDN, CSV with a header"),
+        ("README", b"# Notes\n", "unknown format: expected events as JSON or EDN"),
     ] {
         let path = directory.path().join(name);
         std::fs::write(&path, content).expect("the disk has room");
