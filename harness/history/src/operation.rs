@@ -44,6 +44,12 @@ pub enum Outcome {
 }
 
 impl Operation {
+    /// Whether it may or may not have taken effect. A get has no effect, also if it never completed.
+    #[must_use]
+    pub fn is_indeterminate(&self) -> bool {
+        self.outcome == Outcome::Info && self.f.is_write()
+    }
+
     /// Whether the two operations are concurrent: both open at some moment.
     #[must_use]
     pub fn overlaps(&self, other: &Operation) -> bool {

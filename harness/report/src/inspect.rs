@@ -102,6 +102,9 @@ impl LoadedRun {
             let path = directory.join(name);
             move |source| InspectError::File { path, source }
         };
+        if !directory.join("test.json").exists() {
+            return Err(InspectError::NotARun(directory.to_owned()));
+        }
         let test = read_json(&directory.join("test.json")).map_err(file("test.json"))?;
         let path = directory.join("history.jsonl");
         let history::RecordedHistory { events, torn } = history::read(&path)?;
@@ -151,6 +154,9 @@ pub enum InspectError {
         /// The cause.
         source: io::Error,
     },
+    /// The directory is not that of a run.
+    #[error("{}: not a run directory, which has a test.json", .0.display())]
+    NotARun(PathBuf),
     /// The output cannot be written.
     #[error("cannot write: {0}")]
     Write(#[from] io::Error),
@@ -290,7 +296,7 @@ fn faults(out: &mut String, run: &LoadedRun, filter: &Filter) -> fmt::Result {
 }
 
 fn indeterminate(out: &mut String, run: &LoadedRun, filter: &Filter) -> fmt::Result {
-    let open = run.operations.iter().filter(|op| op.outcome == Outcome::Info && filter.selects(op));
+    let open = run.operations.iter().filter(|op| op.is_indeterminate() && filter.selects(op));
     let rows: Vec<Vec<String>> = open
         .map(|op| {
             let error = op.error.as_deref().unwrap_or("the run ended first");
@@ -427,7 +433,7 @@ fn as_json(run: &LoadedRun, filter: &Filter) -> Json {
         "faults": faults.collect::<Vec<_>>(),
         "operations_total": run.operations.len(),
         "indeterminate":
-            selected().filter(|op| op.outcome == Outcome::Info).map(operation).collect::<Vec<_>>(),
+            selected().filter(|op| op.is_indeterminate()).map(operation).collect::<Vec<_>>(),
         "counterexamples": broken.collect::<Vec<_>>(),
         "operations": filter.lists_operations().then(|| selected().map(operation).collect::<Vec<_>>()),
     })

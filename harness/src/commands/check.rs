@@ -12,6 +12,7 @@ use std::{
 use checker::{CheckResult, Limits, Results, Spec, linearizability::frontier::CONFIGURATION_BYTES};
 use clap::Args;
 use history::formats::Format;
+use lab::duration::parse_duration;
 use twopc::{
     checks::{self, LoadError, Run},
     page,
@@ -25,13 +26,15 @@ use super::{CommandError, History, histories, progress::checking_run};
 pub struct CheckArgs {
     /// Run directories, such as histories/latest; history files, of this harness, Jepsen, Porcupine or
     /// your own, in any format that the README of the crate history lists; Jepsen's store
-    /// directories; or directories of these.
+    /// directories; or directories of these. The results.json and report.html of a run are written
+    /// anew.
     #[arg(value_name = "PATH", required = true)]
     pub paths: Vec<PathBuf>,
 
-    /// Spend at most this many seconds on each key; beyond that the verdict is unknown.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub timeout: u64,
+    /// The longest time to spend on each key, for example 60s or 2m, or a number of seconds; beyond
+    /// that the verdict is unknown.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub timeout: Duration,
 
     /// Memory limit in MiB, approximate. A larger file is partitioned by key into temporary files
     /// beside it. A key that does not fit by itself is unknown, and its memory is printed.
@@ -76,7 +79,7 @@ impl CheckArgs {
 
     fn limits(&self) -> Limits {
         Limits {
-            time: Duration::from_secs(self.timeout),
+            time: self.timeout,
             configurations: usize::try_from(self.memory_bytes() / 2).unwrap_or(usize::MAX)
                 / CONFIGURATION_BYTES,
         }
@@ -161,6 +164,10 @@ pub fn print_results(results: &Results, path: &Path, out: &mut impl Write) -> io
     for check_result in &results.checks {
         print_check_result(check_result, out)?;
     }
+    let page = path.join(report::PAGE);
+    if page.exists() {
+        writeln!(out, "page: {}", page.display())?;
+    }
     writeln!(out, "{}: {}", results.verdict, path.display())
 }
 
@@ -177,7 +184,8 @@ fn print_check_result(check_result: &CheckResult, out: &mut impl Write) -> io::R
     }
     if *violations_total > printed {
         let more = violations_total - printed;
-        writeln!(out, "    and {more} more; results.json contains the first")?;
+        let kept = violations.len();
+        writeln!(out, "    and {more} more; results.json has the first {kept}")?;
     }
     for sentence in unknown_because {
         writeln!(out, "    {sentence}")?;

@@ -64,5 +64,9 @@ pub fn replay(args: &ReplayArgs, out: &mut impl Write) -> Result<Validity, Comma
 }
 
 fn print_difference(path: &Path, difference: &Difference, out: &mut impl Write) -> io::Result<()> {
-    writeln!(out, "{}: different: {difference}", path.display())
+    writeln!(out, "{}: different: {difference}", path.display())?;
+    writeln!(
+        out,
+        "  A journal that another version of the node wrote may differ without being wrong."
+    )
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use history::{Function, Operation, Outcome};
+use history::{Function, Operation};
 use maud::{Markup, html};
 
 use crate::{counterexample::describe, page_data::PageData, sections::Resolution};
@@ -92,7 +92,7 @@ pub(super) fn faults(data: &PageData<'_>) -> Markup {
 pub(super) fn indeterminate(data: &PageData<'_>) -> Markup {
     let operations = data.run.operations.iter().enumerate();
     let indeterminate: Vec<(usize, &Operation)> =
-        operations.filter(|(_, operation)| operation.outcome == Outcome::Info).collect();
+        operations.filter(|(_, operation)| operation.is_indeterminate()).collect();
     let resolutions = &data.sections.links.resolutions;
     html! {
         section #indeterminate {

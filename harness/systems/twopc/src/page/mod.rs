@@ -14,7 +14,7 @@ use std::{
 };
 
 use checker::Results;
-use history::{Action, Event, Function, NemesisEvent, Operation, Outcome, nemesis::InjectionKind};
+use history::{Action, Event, Function, NemesisEvent, Operation, nemesis::InjectionKind};
 use report::{
     FaultInterval, RecordedRun, ReportError, SectionRequest, SystemEvidence, SystemSections,
     fault_intervals,
@@ -259,7 +259,7 @@ impl JournalEvidence<'_> {
             Resolution { text: text.to_owned(), transaction: Some(txn.to_string()) }
         };
         let operations = self.run.operations.iter().enumerate();
-        let indeterminate = operations.filter(|(_, op)| op.outcome == Outcome::Info);
+        let indeterminate = operations.filter(|(_, op)| op.is_indeterminate());
         Links { resolutions: indeterminate.map(|(number, op)| (number, resolution(op))).collect() }
     }
 }
