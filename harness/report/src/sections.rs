@@ -232,6 +232,8 @@ pub enum Swatch {
     Edge,
     /// A thin bar.
     Line,
+    /// A triangle.
+    Triangle,
 }
 
 impl Swatch {
@@ -241,6 +243,7 @@ impl Swatch {
             Swatch::Area => "area",
             Swatch::Edge => "edge",
             Swatch::Line => "line",
+            Swatch::Triangle => "triangle",
         }
     }
 }

@@ -57,12 +57,16 @@ fn legend(data: &PageData<'_>) -> Markup {
     html! {
         ul.legend {
             li { i.ok {} "ok" }
+            li { i.ok.get {} "ok: a get" }
             li { i.fail {} "fail: no effect" }
             li { i.info {} "info: indeterminate" }
             @for entry in &data.sections.legend {
                 li { i.(entry.swatch.name()).(entry.tone.name()) {} (entry.text) }
             }
             @if !data.sections.lanes.is_empty() { li { i.hatched {} "node down or paused" } }
+            @if data.faults.iter().any(|fault| fault.recovered.is_some()) {
+                li { i.down.line {} "until every node was ready and none in doubt" }
+            }
         }
     }
 }

@@ -29,6 +29,7 @@ pub(super) fn legend() -> Vec<LegendEntry> {
         LegendEntry::new(Tone::Done, Swatch::Edge, "applied"),
         LegendEntry::new(Tone::Aborted, Swatch::Edge, "aborted"),
         LegendEntry::new(Tone::Io, Swatch::Line, "log force"),
+        LegendEntry::new(Tone::Neutral, Swatch::Triangle, "the node starts"),
     ]
 }
 

@@ -168,11 +168,11 @@ impl SystemEvidence for JournalEvidence<'_> {
         let shown = shown_transactions(run, request, &selection);
         let is_shown = |txn: TxnId| shown.as_ref().is_none_or(|shown| shown.contains(&txn));
         let times = NodeTimes { forces: &forces, locks: &locks, masters: &masters };
+        let all = run.evidence.transactions.by_id.len();
         let omission = format!(
-            "messages are included for {} of {} transactions: those that a fault, a violation or a long \
+            "messages are included for {} of {all} transactions: those that a fault, a violation or a long \
              time in doubt concerns, and a few ordinary ones",
             traces.len(),
-            run.evidence.transactions.by_id.len()
         );
         Ok(SystemSections {
             nodes: run_nodes(run).map(|node| node.to_string()).collect(),
@@ -182,7 +182,7 @@ impl SystemEvidence for JournalEvidence<'_> {
                 .first
                 .filter(|txn| traces.contains_key(txn))
                 .map(|txn| txn.to_string()),
-            omissions: if traces.is_empty() { Vec::new() } else { vec![omission] },
+            omissions: if (1..all).contains(&traces.len()) { vec![omission] } else { Vec::new() },
             traces: traces.into_iter().map(|(txn, trace)| self.section(txn, trace)).collect(),
             quotes,
             links: self.links(),
