@@ -49,6 +49,8 @@ impl NamedOperations {
                 Invocation::Get => "get".to_owned(),
                 Invocation::Put(value) => format!("put {value}"),
                 Invocation::Del => "del".to_owned(),
+                lock if lock == Invocation::acquire() => "acquire".to_owned(),
+                lock if lock == Invocation::release() => "release".to_owned(),
                 Invocation::Cas(from, to) => format!("cas {} {}", or_nothing(from), or_nothing(to)),
                 Invocation::Append(text) => format!("append {text}"),
             };

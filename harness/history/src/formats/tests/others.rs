@@ -233,9 +233,9 @@ fn locks_are_read_as_cas() {
             r#"{"process":0,"type":"fail","f":"release"}"#,
         ],
         Ok(&[
-            "0 lock Cas(None, Some(\"held\"))",
+            "0 lock Cas(None, Some(\"(held)\"))",
             "0 Ok(None)",
-            "0 lock Cas(Some(\"held\"), None)",
+            "0 lock Cas(Some(\"(held)\"), None)",
             "0 Fail",
         ]),
     );
