@@ -186,6 +186,7 @@ impl<'a> Parser<'a> {
                 })
             }
             Some(b'"') => Dispatched::Value(Value::Regex(self.regex()?)),
+            Some(b'\'') => Dispatched::Value(Value::Symbol(format!("#{}", self.token()?).into())),
             Some(b':') => {
                 let namespace = &self.token()?[1..];
                 Dispatched::Value(self.namespaced(namespace, start, depth)?)
@@ -304,6 +305,8 @@ impl<'a> Parser<'a> {
             "true" => Value::Bool(true),
             "false" => Value::Bool(false),
             ":" => return Err(self.error(start, "a keyword without a name")),
+            // Two values that were cut may have been different.
+            "..." => return Err(self.error(start, "a value that was cut when it was printed")),
             _ if token.starts_with(':') => Value::Keyword(token[1..].into()),
             _ if after_sign.starts_with(|first: char| first.is_ascii_digit()) => number(token)
                 .ok_or_else(|| {
@@ -463,6 +466,9 @@ fn number(token: &str) -> Option<Value<'_>> {
         let text = token.strip_suffix('N').unwrap_or(token);
         return (!has_leading_zero(digits)).then(|| Value::integer(text));
     }
+    if let Some(digits) = unsigned.strip_prefix("0x") {
+        return hexadecimal(token.starts_with('-'), digits);
+    }
     if let Some((over, under)) = unsigned.split_once('/') {
         return ratio(token.starts_with('-'), over, under);
     }
@@ -488,6 +494,14 @@ fn number(token: &str) -> Option<Value<'_>> {
         float => format!("{float:?}"),
     };
     Some(Value::Number(NumberKind::Float, text.into()))
+}
+
+/// An integer in base 16, as Clojure prints addresses. `None` if it is too large or not a number.
+fn hexadecimal(minus: bool, digits: &str) -> Option<Value<'static>> {
+    let is_number = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let number = u128::from_str_radix(digits, 16).ok().filter(|_| is_number)?;
+    let sign = if minus && number > 0 { "-" } else { "" };
+    Some(Value::Number(NumberKind::Integer, format!("{sign}{number}").into()))
 }
 
 /// A ratio in lowest terms. `None` if it is too large or not a number.

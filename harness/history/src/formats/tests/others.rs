@@ -97,6 +97,12 @@ fn errors_in_logs_are_no_values() {
             "2 Fail",
         ]),
     );
+    // An operation that is cut is no line of an error.
+    check(
+        "0\t:invoke\t:write\t1\n0\t:info\t:write\t1\terror\n1\t:invo\t:read\n",
+        Format::JepsenText,
+        Err("h:3:1: expected process, type"),
+    );
     // Only an error may have several lines.
     check(
         "0\t:invoke\t:write\t1\nat java\n",
@@ -187,6 +193,19 @@ fn events_of_jepsens_shape_are_read() {
             r#"{"process":0,"type":"ok","f":"read","key":5,"value":null}"#,
         ],
         Ok(&["0 5 Put(\"[1 2]\")", "0 Ok(None)", "0 5 Get", "0 Ok(None)"]),
+    );
+}
+
+#[test]
+fn what_clojure_prints_in_other_fields_is_skipped() {
+    check(
+        "#jepsen.history.Op{:process 0, :type :invoke, :f :write, :value 1, :clock-offsets {\"n1\" 0.5}}\n\
+         {:process 0, :type :ok, :f :write, :value 1, :error #object[java.lang.Thread 0x5e3b \"x\"]}\n\
+         #knossos.op.Op{:process 1, :type :invoke, :f :read, :value nil, :index nil, :by #'user/run}\n\
+         {:process 1, :type :ok, :f :read, :value 1, :exception #error {:cause \"\\\"\\b\", :via \
+         [{:type java.io.IOException, :at [a$fn__1 invoke \"a.clj\" 12]}]}, :re #\"a\\\"[b]\", :x ##NaN}\n",
+        Format::Edn,
+        Ok(WRITE_AND_READ),
     );
 }
 
