@@ -93,22 +93,29 @@ impl<'a> Parser<'a> {
 
     /// The next form at the top level, `None` at the end of the text or after a discarded value.
     pub(in super::super) fn form(&mut self) -> Result<Option<Form<'a>>, FormatError> {
-        self.skip_space();
-        let start = self.at;
-        match self.peek() {
-            Some(b'{') => {
-                self.at += 1;
-                self.entries(start, 0).map(|entries| Some(Form::Map(entries)))
-            }
-            Some(b'#') => match self.dispatched(0)? {
-                Dispatched::Tag(_) => match self.form()? {
-                    Some(form) => Ok(Some(form)),
-                    None => Err(self.error(start, "a tag without a value")),
+        let mut tag = None;
+        loop {
+            self.skip_space();
+            let start = self.at;
+            let form = match self.peek() {
+                Some(b'{') => {
+                    self.at += 1;
+                    Some(Form::Map(self.entries(start, 0)?))
+                }
+                Some(b'#') => match self.dispatched(0)? {
+                    Dispatched::Tag(_) => {
+                        tag = tag.or(Some(start));
+                        continue;
+                    }
+                    Dispatched::Value(value) => Some(Form::Other(value)),
+                    Dispatched::Discarded => None,
                 },
-                Dispatched::Value(value) => Ok(Some(Form::Other(value))),
-                Dispatched::Discarded => Ok(None),
-            },
-            _ => Ok(self.value(0)?.map(Form::Other)),
+                _ => self.value(0)?.map(Form::Other),
+            };
+            return match (form, tag) {
+                (None, Some(tag)) => Err(self.error(tag, "a tag without a value")),
+                (form, _) => Ok(form),
+            };
         }
     }
 

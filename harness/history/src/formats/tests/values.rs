@@ -416,6 +416,10 @@ fn what_is_no_value_is_refused() {
     for text in ["", "1, 2", "{\"a\":1,\"a\":2}", "01", &"[".repeat(100)] {
         assert!(Format::Json.value(text).is_err(), "{text}");
     }
+    // Tags before an event are of records. Any number of them needs no stack.
+    let tagged = "#a ".repeat(1_000_000) + "{:process :nemesis}";
+    assert_eq!(read(&tagged), Ok(Vec::new()));
+    assert!(read(&"#a ".repeat(1_000_000)).is_err());
     let nested = "[".repeat(100) + &"]".repeat(100);
     for format in [Format::Edn, Format::Json] {
         let error = format.value(&nested).expect_err("it is deep");
