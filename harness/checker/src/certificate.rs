@@ -18,12 +18,12 @@ use history::{Completion, Invocation, MalformedHistory, ReadError, Sink, formats
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    file::Reading,
     initial::{InitialValue, initial_value, is_possible},
     linearizability::{
         Spec,
         verify::{Rejection, verify},
     },
+    reading::Reading,
 };
 
 /// A line of a certificate file.

@@ -2,17 +2,15 @@
 //! the memory limit is partitioned first.
 
 use std::{
-    collections::HashMap,
-    fs::{self, File},
-    io::{self, BufReader},
+    fs, io,
     path::{Path, PathBuf},
     thread,
     time::Instant,
 };
 
 use history::{
-    Completion, Invocation, MalformedHistory, ReadError, Sink,
-    formats::{self, Ambiguous, Format, NAMED_PROCESSES, ReadSummary},
+    ReadError,
+    formats::{Ambiguous, Format},
 };
 use serde::Serialize;
 
@@ -21,11 +19,12 @@ use crate::{
     certificate::Certificates,
     initial::{self, InitialValue},
     linearizability::{
-        KeyVerdict, Limits, Observations, ShownOperation, Spec, Verdict, check_keys_with, explain,
-        in_parallel,
+        KeyVerdict, Limits, Observations, Spec, Verdict, check_keys_with, explain, in_parallel,
     },
+    named_operations::NamedOperations,
     partition::{PartitionEvent, Partitions},
-    progress::{CountingReader, ProgressObserver},
+    progress::ProgressObserver,
+    reading::{Reading, sorted_bytes},
 };
 
 /// How to check a file.
@@ -76,85 +75,6 @@ pub struct FileReport {
     /// Number of operations of which the history does not say whether they may have happened.
     #[serde(skip)]
     ambiguous: u64,
-}
-
-/// How a file is read and judged.
-#[derive(Clone, Debug)]
-pub(crate) struct Reading {
-    pub(crate) format: Format,
-    pub(crate) spec: Spec,
-    /// The value that registers hold at first, as a sink takes it.
-    pub(crate) initial: Option<String>,
-    pub(crate) ambiguous: Ambiguous,
-}
-
-impl Reading {
-    /// The reading that the options ask for.
-    ///
-    /// # Errors
-    /// The format is unknown, or the initial value is none of it.
-    pub(crate) fn new(
-        path: &Path,
-        format: Option<Format>,
-        spec: Option<Spec>,
-        initial: Option<&str>,
-    ) -> Result<Reading, ReadError> {
-        let format = format.map_or_else(|| formats::detect(path), Ok)?;
-        let spec = spec.unwrap_or_else(|| Spec::of_format(format));
-        let malformed = |reason: String| ReadError::Malformed {
-            path: path.to_owned(),
-            line: 1,
-            column: 1,
-            reason: format!("--initial {reason}"),
-        };
-        let initial = initial.map_or(Ok(None), |text| format.value(text)).map_err(malformed)?;
-        if let (Some(initial), Spec::Append) = (&initial, spec) {
-            return Err(malformed(format!("{initial}: only registers can begin with a value")));
-        }
-        // What is valid if operations that are not ok did not happen is valid in any case.
-        Ok(Reading { format, spec, initial, ambiguous: Ambiguous::Fail })
-    }
-
-    /// The reading of appends, if the user did not choose and the format may have some.
-    pub(crate) fn with_appends(&self, spec: Option<Spec>) -> Option<Reading> {
-        let may_append = matches!(self.format, Format::Jsonl | Format::Intervals | Format::Csv);
-        let is_chosen = spec.is_some() || self.initial.is_some() || self.spec == Spec::Append;
-        (may_append && !is_chosen).then(|| Reading { spec: Spec::Append, ..self.clone() })
-    }
-
-    /// No observations so far.
-    fn observations(&self) -> Observations {
-        let observations = Observations::new(self.spec);
-        match &self.initial {
-            Some(initial) => observations.with_initial(initial),
-            None => observations,
-        }
-    }
-
-    /// Reads the file.
-    pub(crate) fn stream(
-        &self,
-        path: &Path,
-        sink: &mut dyn Sink,
-        progress: Option<&dyn ProgressObserver>,
-    ) -> Result<ReadSummary, ReadError> {
-        let io = |source| ReadError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        // A small file needs no large buffer.
-        let size = file.metadata().map_or(0, |metadata| metadata.len()).clamp(1 << 10, 1 << 18);
-        let capacity = usize::try_from(size).unwrap_or(1 << 18);
-        match progress {
-            Some(progress) => {
-                let input = CountingReader { input: file, progress };
-                let mut input = BufReader::with_capacity(capacity, input);
-                formats::stream_with(&mut input, self.format, self.ambiguous, sink, path)
-            }
-            None => {
-                let mut input = BufReader::with_capacity(capacity, file);
-                formats::stream_with(&mut input, self.format, self.ambiguous, sink, path)
-            }
-        }
-    }
 }
 
 /// Checks the history in a file.
@@ -244,15 +164,6 @@ fn settle_ambiguous(
     Ok(report)
 }
 
-/// Memory for sorting a history, in bytes for each byte of the file. Zero if it is not sorted. Measured.
-fn sorted_bytes(format: Format) -> u64 {
-    match format {
-        Format::Intervals => 3,
-        Format::Csv => 8,
-        _ => 0,
-    }
-}
-
 /// Checks the history in a file with one reading of it.
 fn check_as(
     path: &Path,
@@ -313,7 +224,7 @@ impl FileReport {
         self.keys += observations.keys().len();
         self.operations += observations.operations();
         let mut named = NamedOperations::of(&verdicts);
-        if !named.shown.is_empty() {
+        if !named.is_empty() {
             find(&mut named)?;
         }
         for KeyVerdict { key, verdict, numbers } in verdicts {
@@ -473,110 +384,6 @@ fn check_partition(
         });
         read.map_err(io)
     })
-}
-
-/// Collects the few operations that explanations name, from a second pass over the history.
-#[derive(Default)]
-struct NamedOperations {
-    /// By number: the operation, once it was found.
-    shown: HashMap<u64, Option<ShownOperation>>,
-    /// The open operation of each process.
-    open: HashMap<u64, u64>,
-    operations: u64,
-    events: u64,
-    /// The last process that has a name instead of a number, and its name.
-    named_process: Option<(u64, String)>,
-}
-
-impl NamedOperations {
-    fn of(verdicts: &[KeyVerdict]) -> Self {
-        let mut named = NamedOperations::default();
-        for KeyVerdict { verdict, numbers, .. } in verdicts {
-            let Verdict::Invalid(counterexample) = verdict else { continue };
-            let number = |position: u32| (u64::from(numbers[position as usize]), None);
-            named.shown.extend(counterexample.named().map(number));
-        }
-        named
-    }
-
-    fn shown(&self, number: u32) -> ShownOperation {
-        let shown = self.shown.get(&number.into()).cloned().flatten();
-        shown.expect("the second pass reads the same file and finds every named operation")
-    }
-
-    fn invoked(&mut self, number: u64, process: u64, invocation: Invocation<'_>) {
-        let invoked = self.events;
-        self.events += 1;
-        if let Some(shown) = self.shown.get_mut(&number) {
-            let or_nothing = |value: Option<&str>| value.unwrap_or("nothing").to_owned();
-            let text = match invocation {
-                Invocation::Get => "get".to_owned(),
-                Invocation::Put(value) => format!("put {value}"),
-                Invocation::Del => "del".to_owned(),
-                Invocation::Cas(from, to) => format!("cas {} {}", or_nothing(from), or_nothing(to)),
-                Invocation::Append(text) => format!("append {text}"),
-            };
-            let number = u32::try_from(number).expect("numbers of verdicts fit in 32 bits");
-            let (process, text) = match &self.named_process {
-                Some((named, name)) if *named == process => match name.parse() {
-                    Ok(process) => (Some(process), text),
-                    Err(_) if name.is_empty() => (None, text),
-                    Err(_) => (None, format!("{text} by {name}")),
-                },
-                _ => ((process < NAMED_PROCESSES).then_some(process), text),
-            };
-            *shown = Some(ShownOperation { number, process, text, invoked, returned: None });
-        }
-    }
-
-    fn completed(&mut self, number: u64, completion: Completion<'_>) {
-        let now = self.events;
-        self.events += 1;
-        let Some(Some(shown)) = self.shown.get_mut(&number) else { return };
-        match completion {
-            Completion::Ok(value) => {
-                shown.returned = Some(now);
-                let by = shown.text.strip_prefix("get").map(str::to_owned);
-                if let Some(by) = by.filter(|by| by.is_empty() || by.starts_with(" by ")) {
-                    shown.text = format!("get = {}{by}", value.unwrap_or("nothing"));
-                }
-            }
-            Completion::Mismatch => {
-                shown.returned = Some(now);
-                shown.text.push_str(": mismatch");
-            }
-            Completion::Fail | Completion::Info => {}
-        }
-    }
-}
-
-impl Sink for NamedOperations {
-    fn name_process(&mut self, process: u64, name: &str) {
-        self.named_process = Some((process, name.to_owned()));
-    }
-
-    fn invoke(
-        &mut self,
-        process: u64,
-        _key: &str,
-        invocation: Invocation<'_>,
-    ) -> Result<(), MalformedHistory> {
-        self.invoked(self.operations, process, invocation);
-        self.open.insert(process, self.operations);
-        self.operations += 1;
-        Ok(())
-    }
-
-    fn complete(
-        &mut self,
-        process: u64,
-        completion: Completion<'_>,
-    ) -> Result<(), MalformedHistory> {
-        if let Some(number) = self.open.remove(&process) {
-            self.completed(number, completion);
-        }
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -39,9 +39,11 @@ pub mod file;
 mod finding;
 mod initial;
 pub mod linearizability;
+mod named_operations;
 pub mod online;
 mod partition;
 pub mod progress;
+mod reading;
 pub mod statistics;
 mod verdict;
 

@@ -306,7 +306,12 @@ fn a_history_gets_the_same_verdict_in_every_format() {
         let count = &counts[usize::from(expected == Validity::Valid)];
         count.set(count.get() + 1);
         let mut texts = vec![recorded(&operations), csv(&operations)];
-        for values in &EDN {
+        // Who only reads maps and sets is refused: it may be a bank.
+        let has_writes = operations.iter().any(|operation| !matches!(operation.op, Op::Read(_)));
+        let is_read = |values: &&Values| {
+            has_writes || values.written.iter().all(|value| !value.contains('{'))
+        };
+        for values in EDN.iter().filter(is_read) {
             let map = |[process, kind, f, value]: [&str; 4]| {
                 format!("{{:process :p{process}, :type :{kind}, :f :{f}, :value {value}}}\n")
             };
@@ -319,7 +324,7 @@ fn a_history_gets_the_same_verdict_in_every_format() {
             texts.push(jepsen(&operations, values, columns));
             texts.push(jepsen(&operations, values, logged));
         }
-        for values in &JSON {
+        for values in JSON.iter().filter(is_read) {
             for keys in [true, false] {
                 let lines = json(&operations, values, keys);
                 texts.push(format!("[{}]", lines.trim_end().replace('\n', ",\n")));

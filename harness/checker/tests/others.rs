@@ -189,7 +189,9 @@ fn a_lock_is_held_once() {
         |first: &str, second: &str| sequential(&[(first, "nil", "nil"), (second, "nil", "nil")]);
     assert_eq!(verdict(&lock("acquire", "release")), Validity::Valid);
     assert_eq!(verdict(&lock("acquire", "acquire")), Validity::Invalid);
-    assert_eq!(verdict(&lock("lock", "lock")), Validity::Invalid);
+    let report = check(&lock("lock", "lock"), None).expect("well formed");
+    assert_eq!(report.verdict, Validity::Invalid);
+    assert!(report.violations[0].contains("'acquire' of process 1"), "{:?}", report.violations);
     assert_eq!(verdict(&lock("release", "acquire")), Validity::Invalid);
     // Two locks.
     let two = sequential(&[("acquire", "[1 nil]", "[1 nil]"), ("acquire", "[2 nil]", "[2 nil]")]);

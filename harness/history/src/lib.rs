@@ -4,8 +4,9 @@
 //! - [`Recorder`] writes events as they happen, one JSON object a line (`history.jsonl`); [`read()`]
 //!   and [`EventReader`] read them back, and [`pair`] joins invocations and completions into
 //!   [`Operation`]s.
-//! - [`formats`] streams a file in any known format (this one, Jepsen's EDN and log lines,
-//!   Porcupine's key/value data) into a [`Sink`].
+//! - [`formats`] streams a file in any known format (this one, Jepsen's EDN, `history.txt` and logs,
+//!   Porcupine's data, operations with start and end as JSON or CSV) into a [`Sink`], and [`Value`]
+//!   is what their values are.
 //! - [`export`] writes a history for Jepsen or Porcupine; [`synthetic`] generates histories.
 //!
 //! ```
@@ -36,8 +37,7 @@
 //! ```
 //!
 //! The fields of a recorded event and the formats that are read are described in the crate's
-//! `README.md`. Does not know what a correct history is, nor which system was tested: keys, values
-//! and versions are text.
+//! `README.md`. Does not know what a correct history is, nor which system was tested.
 
 mod description;
 mod event;

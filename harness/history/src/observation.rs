@@ -17,8 +17,9 @@ pub enum Invocation<'a> {
     Append(&'a str),
 }
 
-/// What a lock holds while it is held. A lock that is free is absent.
-const HELD: &str = "held";
+/// What a lock holds while it is held. A lock that is free is absent. No value of EDN or JSON is
+/// written like this.
+const HELD: &str = "(held)";
 
 impl Invocation<'_> {
     /// Takes a lock that is free. Any process may release it.

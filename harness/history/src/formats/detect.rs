@@ -54,7 +54,7 @@ pub fn detect(path: &Path) -> Result<Format, ReadError> {
 
 const UNKNOWN: &str = "unknown format: expected events as JSON or EDN (process, type, f, value), \
                        operations as JSON or CSV with a header (op, value, start, end), a log of \
-                       Jepsen's or a history.txt; the README of the crate history describes them";
+                       Jepsen's or a history.txt; --format NAME reads it as one of these in any case";
 
 fn unknown(path: &Path, reason: &str) -> ReadError {
     ReadError::Malformed { path: path.to_owned(), line: 1, column: 1, reason: reason.to_owned() }
@@ -137,7 +137,8 @@ fn json(start: &[u8]) -> Option<Format> {
         return if is_interval { Some(Format::Intervals) } else { found };
     }
     // A killed recorder may leave nothing but a torn line.
-    found.or_else(|| (!is_array && !start.contains(&b'\n')).then_some(Format::Jsonl))
+    let is_torn = !is_array && !start.contains(&b'\n') && (start.len() as u64) < START_BYTES;
+    found.or_else(|| is_torn.then_some(Format::Jsonl))
 }
 
 /// Whether an event of a client is one that we record: of a key, and with texts as values.

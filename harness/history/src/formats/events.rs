@@ -24,21 +24,17 @@ pub(super) struct EventFields<'a> {
 }
 
 impl<'a> EventFields<'a> {
-    /// Sets a field by name.
-    ///
-    /// # Errors
-    /// The field was set before.
-    pub(super) fn set(&mut self, name: &str, value: Value<'a>) -> Result<(), ()> {
-        let field = match name {
+    /// The field with this name, `None` if it is ignored.
+    pub(super) fn named(&mut self, name: &str) -> Option<&mut Option<Value<'a>>> {
+        Some(match name {
             "index" => &mut self.index,
             "process" => &mut self.process,
             "type" => &mut self.kind,
             "f" => &mut self.f,
             "key" => &mut self.key,
             "value" => &mut self.value,
-            _ => return Ok(()),
-        };
-        field.replace(value).map_or(Ok(()), |_| Err(()))
+            _ => return None,
+        })
     }
 }
 

@@ -29,8 +29,10 @@ pub(super) fn stream(
     objects(input, &mut |object| {
         let mut fields = EventFields::default();
         for (name, value) in object {
-            let value = self::value(value)?;
-            fields.set(&name, value).map_err(|()| format!("an event with two fields {name}"))?;
+            let Some(field) = fields.named(&name) else { continue };
+            if field.replace(self::value(value)?).is_some() {
+                return Err(format!("an event with two fields {name}"));
+            }
         }
         events.take(&fields)
     })?;

@@ -56,7 +56,8 @@ pub(super) fn stream_text(
                 in_error = event(text, Position { line: number, column: 1 }, &mut events)?;
                 Ok(())
             }
-            _ if in_error || line.trim_ascii().is_empty() => Ok(()),
+            _ if in_error && !is_cut_operation(&String::from_utf8_lossy(line)) => Ok(()),
+            _ if line.trim_ascii().is_empty() => Ok(()),
             _ => Err(FormatError::new(
                 number,
                 1,
@@ -87,14 +88,19 @@ fn is_cut(line: &[u8]) -> bool {
     let text = String::from_utf8_lossy(line);
     text.match_indices(LOGGER).any(|(at, _)| {
         let rest = &text[at + LOGGER.len()..];
-        let mut words = rest.split_ascii_whitespace().skip_while(|word| matches!(*word, "-" | ":"));
-        let is_process = words
-            .next()
-            .is_some_and(|word| word.starts_with([':', '"']) || word.parse::<i64>().is_ok());
-        let has_keyword = words.next().is_some_and(|word| word.starts_with(':'));
+        let fields = rest.trim_start_matches([' ', '-', ':']);
         rest.starts_with([' ', ':'])
-            && (is_process && has_keyword || rest.matches('\t').count() >= 2)
+            && (is_cut_operation(fields) || rest.matches('\t').count() >= 2)
     })
+}
+
+/// Whether a text begins like an operation: with a process and a keyword.
+fn is_cut_operation(text: &str) -> bool {
+    let mut words = text.split_ascii_whitespace();
+    let is_process = words
+        .next()
+        .is_some_and(|word| word.starts_with([':', '"']) || word.parse::<i64>().is_ok());
+    is_process && words.next().is_some_and(|word| word.starts_with(':'))
 }
 
 /// Whether a text begins with a process and a type.

@@ -1,6 +1,7 @@
 //! Samples of every format, and malformed inputs of every kind. The verdicts on the samples are tested
 //! with the checker.
 
+mod intervals;
 mod others;
 mod values;
 

@@ -161,7 +161,10 @@ pub(super) fn event_fields<'a>(
     let mut fields = EventFields::default();
     for (name, value) in entries {
         let Value::Keyword(name) = name else { continue };
-        fields.set(&name, value).map_err(|()| format!("an event with two fields :{name}"))?;
+        let Some(field) = fields.named(&name) else { continue };
+        if field.replace(value).is_some() {
+            return Err(format!("an event with two fields :{name}"));
+        }
     }
     Ok(fields)
 }

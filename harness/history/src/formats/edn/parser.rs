@@ -93,22 +93,29 @@ impl<'a> Parser<'a> {
 
     /// The next form at the top level, `None` at the end of the text or after a discarded value.
     pub(in super::super) fn form(&mut self) -> Result<Option<Form<'a>>, FormatError> {
-        self.skip_space();
-        let start = self.at;
-        match self.peek() {
-            Some(b'{') => {
-                self.at += 1;
-                self.entries(start, 0).map(|entries| Some(Form::Map(entries)))
-            }
-            Some(b'#') => match self.dispatched(0)? {
-                Dispatched::Tag(_) => match self.form()? {
-                    Some(form) => Ok(Some(form)),
-                    None => Err(self.error(start, "a tag without a value")),
+        let mut tag = None;
+        loop {
+            self.skip_space();
+            let start = self.at;
+            let form = match self.peek() {
+                Some(b'{') => {
+                    self.at += 1;
+                    Some(Form::Map(self.entries(start, 0)?))
+                }
+                Some(b'#') => match self.dispatched(0)? {
+                    Dispatched::Tag(_) => {
+                        tag = tag.or(Some(start));
+                        continue;
+                    }
+                    Dispatched::Value(value) => Some(Form::Other(value)),
+                    Dispatched::Discarded => None,
                 },
-                Dispatched::Value(value) => Ok(Some(Form::Other(value))),
-                Dispatched::Discarded => Ok(None),
-            },
-            _ => Ok(self.value(0)?.map(Form::Other)),
+                _ => self.value(0)?.map(Form::Other),
+            };
+            return match (form, tag) {
+                (None, Some(tag)) => Err(self.error(tag, "a tag without a value")),
+                (form, _) => Ok(form),
+            };
         }
     }
 
@@ -186,6 +193,7 @@ impl<'a> Parser<'a> {
                 })
             }
             Some(b'"') => Dispatched::Value(Value::Regex(self.regex()?)),
+            Some(b'\'') => Dispatched::Value(Value::Symbol(format!("#{}", self.token()?).into())),
             Some(b':') => {
                 let namespace = &self.token()?[1..];
                 Dispatched::Value(self.namespaced(namespace, start, depth)?)
@@ -304,6 +312,8 @@ impl<'a> Parser<'a> {
             "true" => Value::Bool(true),
             "false" => Value::Bool(false),
             ":" => return Err(self.error(start, "a keyword without a name")),
+            // Two values that were cut may have been different.
+            "..." => return Err(self.error(start, "a value that was cut when it was printed")),
             _ if token.starts_with(':') => Value::Keyword(token[1..].into()),
             _ if after_sign.starts_with(|first: char| first.is_ascii_digit()) => number(token)
                 .ok_or_else(|| {
@@ -463,6 +473,9 @@ fn number(token: &str) -> Option<Value<'_>> {
         let text = token.strip_suffix('N').unwrap_or(token);
         return (!has_leading_zero(digits)).then(|| Value::integer(text));
     }
+    if let Some(digits) = unsigned.strip_prefix("0x") {
+        return hexadecimal(token.starts_with('-'), digits);
+    }
     if let Some((over, under)) = unsigned.split_once('/') {
         return ratio(token.starts_with('-'), over, under);
     }
@@ -488,6 +501,14 @@ fn number(token: &str) -> Option<Value<'_>> {
         float => format!("{float:?}"),
     };
     Some(Value::Number(NumberKind::Float, text.into()))
+}
+
+/// An integer in base 16, as Clojure prints addresses. `None` if it is too large or not a number.
+fn hexadecimal(minus: bool, digits: &str) -> Option<Value<'static>> {
+    let is_number = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let number = u128::from_str_radix(digits, 16).ok().filter(|_| is_number)?;
+    let sign = if minus && number > 0 { "-" } else { "" };
+    Some(Value::Number(NumberKind::Integer, format!("{sign}{number}").into()))
 }
 
 /// A ratio in lowest terms. `None` if it is too large or not a number.

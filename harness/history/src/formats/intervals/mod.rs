@@ -20,8 +20,9 @@ pub(super) fn stream_json(
     json::objects(input, &mut |object| {
         let mut row = Row::default();
         for (name, value) in object {
-            let value = json::value(value)?;
-            row.set(&name, value)?;
+            if let Some(field) = Field::named(&name) {
+                row.put(field, &name, json::value(value)?)?;
+            }
         }
         add(&mut intervals, row, false)
     })?;
@@ -51,7 +52,9 @@ pub(super) fn stream_csv(
                 // Symbols are written as they are.
                 text => Value::Symbol(text.to_owned().into()),
             };
-            row.set(name, value).map_err(at_line)?;
+            if let Some(field) = Field::named(name) {
+                row.put(field, name, value).map_err(at_line)?;
+            }
         }
         add(&mut intervals, row, has_results).map_err(at_line)?;
     }
@@ -122,10 +125,6 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    fn set(&mut self, name: &str, value: Value<'a>) -> Result<(), String> {
-        Field::named(name).map_or(Ok(()), |field| self.put(field, name, value))
-    }
-
     fn put(&mut self, field: Field, name: &str, value: Value<'a>) -> Result<(), String> {
         match self.fields[field as usize].replace(value) {
             None => Ok(()),

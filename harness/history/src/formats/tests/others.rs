@@ -5,7 +5,7 @@ use super::{super::*, read};
 /// What reading a text gives: its events, or the start of the error.
 type Expected = Result<&'static [&'static str], &'static str>;
 
-fn check(text: &str, format: Format, expected: Expected) {
+pub(super) fn check(text: &str, format: Format, expected: Expected) {
     assert_eq!(recognise(text.as_bytes()), Some(format), "{text}");
     match (read(text), expected) {
         (Ok(events), Ok(expected)) => assert_eq!(events, expected, "{text}"),
@@ -96,6 +96,12 @@ fn errors_in_logs_are_no_values() {
             "2 register Get",
             "2 Fail",
         ]),
+    );
+    // An operation that is cut is no line of an error.
+    check(
+        "0\t:invoke\t:write\t1\n0\t:info\t:write\t1\terror\n1\t:invo\t:read\n",
+        Format::JepsenText,
+        Err("h:3:1: expected process, type"),
     );
     // Only an error may have several lines.
     check(
@@ -191,6 +197,19 @@ fn events_of_jepsens_shape_are_read() {
 }
 
 #[test]
+fn what_clojure_prints_in_other_fields_is_skipped() {
+    check(
+        "#jepsen.history.Op{:process 0, :type :invoke, :f :write, :value 1, :clock-offsets {\"n1\" 0.5}}\n\
+         {:process 0, :type :ok, :f :write, :value 1, :error #object[java.lang.Thread 0x5e3b \"x\"]}\n\
+         #knossos.op.Op{:process 1, :type :invoke, :f :read, :value nil, :index nil, :by #'user/run}\n\
+         {:process 1, :type :ok, :f :read, :value 1, :exception #error {:cause \"\\\"\\b\", :via \
+         [{:type java.io.IOException, :at [a$fn__1 invoke \"a.clj\" 12]}]}, :re #\"a\\\"[b]\", :x ##NaN}\n",
+        Format::Edn,
+        Ok(WRITE_AND_READ),
+    );
+}
+
+#[test]
 fn processes_can_have_any_name() {
     let named = |number: u64| (NAMED_PROCESSES + number).to_string();
     let edn = "{:process :a, :type :invoke, :f :read}\n\
@@ -233,9 +252,9 @@ fn locks_are_read_as_cas() {
             r#"{"process":0,"type":"fail","f":"release"}"#,
         ],
         Ok(&[
-            "0 lock Cas(None, Some(\"held\"))",
+            "0 lock Cas(None, Some(\"(held)\"))",
             "0 Ok(None)",
-            "0 lock Cas(Some(\"held\"), None)",
+            "0 lock Cas(Some(\"(held)\"), None)",
             "0 Fail",
         ]),
     );
@@ -344,240 +363,6 @@ fn events_that_disagree_are_refused() {
         Format::Json,
         Err("h:1:41: EOF while parsing a list"),
     );
-}
-
-const INTERVALS: &str = r#"{"client":"b","op":"read","key":"x","value":1,"start":3.5,"end":1e1,"ok":true}
-{"client":"a","op":"write","key":"x","value":1,"start":1,"end":2}
-{"client":"a","op":"write","key":"x","value":2,"start":2,"ok":"info"}
-{"client":"a","op":"cas","key":"x","value":[1,3],"start":11,"end":12,"ok":"fail"}
-{"client":"a","op":"delete","key":"x","start":20,"end":null}
-"#;
-
-#[test]
-fn operations_with_start_and_end_are_read() {
-    let unnamed = |text: &str| -> Vec<String> {
-        let events = read(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        let renamed = events.into_iter().map(|event| {
-            (0..9).fold(event, |event, n| {
-                event.replace(&(NAMED_PROCESSES + n).to_string(), &n.to_string())
-            })
-        });
-        renamed.collect()
-    };
-    // At equal times, invocations come first. The third operation never ends, nor does the last.
-    let expected = [
-        "1 \"x\" Put(\"1\")",
-        "2 \"x\" Put(\"2\")",
-        "1 Ok(None)",
-        "0 \"x\" Get",
-        "0 Ok(Some(\"1\"))",
-        "3 \"x\" Cas(Some(\"1\"), Some(\"3\"))",
-        "3 Fail",
-        "4 \"x\" Del",
-    ];
-    assert_eq!(recognise(INTERVALS.as_bytes()), Some(Format::Intervals));
-    assert_eq!(unnamed(INTERVALS), expected);
-    let array = format!("[{}]", INTERVALS.trim_end().replace('\n', ","));
-    assert_eq!(unnamed(&array), expected);
-
-    let csv = "client, operation,key,value,old,new,call,return,status\r\n\
-               b,read,x,1,,,3.5,10,ok\r\n\
-               a,WRITE,x,1,,,1,2,true\r\n\
-               a,write,x,2,,,2,,info\r\n\
-               a,cas,x,,1,3,11,12,fail\r\n\
-               a,delete,x,,,,20,,\r\n";
-    assert_eq!(recognise(csv.as_bytes()), Some(Format::Csv));
-    assert_eq!(unnamed(csv), expected.map(|event| event.replace("\"x\"", "x")));
-
-    // One register, a read of nothing, and a text with a comma.
-    let csv = "op,value,start,end\nread,,0,1\nread,nil,2,3\nwrite,\"a,b\",4,5\n";
-    assert_eq!(
-        unnamed(csv),
-        [
-            "0 register Get",
-            "0 Ok(None)",
-            "1 register Get",
-            "1 Ok(None)",
-            "2 register Put(\"a,b\")",
-            "2 Ok(None)"
-        ]
-    );
-    // Appended texts are texts, without quotes.
-    let appends = "{\"op\":\"append\",\"value\":\"a\",\"start\":0,\"end\":1}\n\
-                   {\"op\":\"read\",\"value\":\"a\",\"start\":2,\"end\":3}\n";
-    assert_eq!(unnamed(appends)[..1], ["0 register Append(\"a\")"]);
-    assert_eq!(unnamed(appends)[3..], ["1 Ok(Some(\"a\"))"]);
-}
-
-#[test]
-fn operations_can_be_written_as_calls() {
-    let csv = |operations: &[&str]| {
-        let rows = operations.iter().zip(0..).map(|(operation, at)| {
-            format!("c,\"{}\",{},{}\n", operation.replace('"', "\"\""), 2 * at, 2 * at + 1)
-        });
-        format!("client,operation,call,return\n{}", rows.collect::<String>())
-    };
-    let events = |operations: &[&str]| -> Vec<String> {
-        let text = csv(operations);
-        assert_eq!(recognise(text.as_bytes()), Some(Format::Csv));
-        let events = read(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        events.iter().filter_map(|event| Some(event.split_once(' ')?.1.to_owned())).collect()
-    };
-    assert_eq!(
-        events(&[
-            "write(1)",
-            "read() -> 1",
-            "read() -> nil",
-            "cas(1, 2) -> ok",
-            "cas(1, 2) -> fail"
-        ]),
-        [
-            "register Put(\"1\")",
-            "Ok(None)",
-            "register Get",
-            "Ok(Some(\"1\"))",
-            "register Get",
-            "Ok(None)",
-            "register Cas(Some(\"1\"), Some(\"2\"))",
-            "Ok(None)",
-            "register Cas(Some(\"1\"), Some(\"2\"))",
-            "Fail",
-        ]
-    );
-    assert_eq!(
-        events(&[
-            "put('x', 'a, (b)')",
-            "get(\"x\") -> 'a, (b)'",
-            "delete(x)",
-            "cas(x, nil, 1) -> unknown"
-        ]),
-        [
-            "x Put(\"a, (b)\")",
-            "Ok(None)",
-            "x Get",
-            "Ok(Some(\"a, (b)\"))",
-            "x Del",
-            "Ok(None)",
-            "x Cas(None, Some(\"1\"))",
-        ]
-    );
-    for (operation, reason) in [
-        ("put(1, 2, 3)", "expected a call"),
-        ("cas(1)", "expected a call"),
-        ("get('x'", "expected a call"),
-        ("get('x) -> 1", "expected a call"),
-        ("get(x) 1", "expected a call"),
-        ("get(x) -> 1 2)", "expected a call"),
-        ("put('\\n')", "expected a call"),
-        ("put(x, )", "expected a call"),
-        ("put('x') -> 7", "expected a call"),
-        ("get(x)", "a read without a value"),
-        ("enqueue(1)", "enqueue is an operation on a queue"),
-    ] {
-        let error = read(&csv(&[operation])).expect_err(operation);
-        assert!(error.starts_with("h:2:1: ") && error.contains(reason), "{error}");
-    }
-}
-
-#[test]
-fn what_is_not_ok_did_not_happen_or_may_have() {
-    let text = "{\"op\":\"write\",\"value\":1,\"start\":0,\"end\":1,\"ok\":false}\n";
-    for (ambiguous, expected) in [(Ambiguous::Fail, 2), (Ambiguous::Info, 1)] {
-        let mut sink = super::EventList::default();
-        let path = Path::new("h");
-        let summary =
-            stream_with(&mut text.as_bytes(), Format::Intervals, ambiguous, &mut sink, path);
-        assert_eq!(summary.expect("well formed"), ReadSummary { ambiguous: 1 });
-        assert_eq!(sink.events.len(), expected, "{:?}", sink.events);
-    }
-}
-
-#[test]
-fn what_an_operation_returned_is_not_what_it_was_given() {
-    let end = |fields: &str| -> Result<String, String> {
-        let text = format!("{{{fields},\"start\":0,\"end\":1}}\n");
-        let last = read(&text)?.pop().expect("an event");
-        Ok(last.split_once(' ').expect("a process").1.to_owned())
-    };
-    for (fields, expected) in [
-        (r#""op":"read","value":null,"output":5"#, "Ok(Some(\"5\"))"),
-        (r#""op":"read","output":null"#, "Ok(None)"),
-        (r#""op":"read","value":5,"result":5.0"#, "Ok(Some(\"5\"))"),
-        (r#""op":"write","input":5,"output":null"#, "Ok(None)"),
-        (r#""op":"write","value":5,"result":"ok""#, "Ok(None)"),
-        (r#""op":"cas","value":[1,2],"ok":true,"result":true"#, "Ok(None)"),
-        // It was answered, and did not happen.
-        (r#""op":"cas","value":[1,2],"ok":true,"result":false"#, "Fail"),
-        (r#""op":"cas","old":1,"new":2,"output":"fail""#, "Fail"),
-        // Nobody knows: it never completes.
-        (r#""op":"write","value":5,"result":false"#, "register Put(\"5\")"),
-        (r#""op":"write","value":5,"error":"timeout""#, "register Put(\"5\")"),
-    ] {
-        assert_eq!(end(fields).as_deref(), Ok(expected), "{fields}");
-    }
-    for (fields, reason) in [
-        (r#""op":"read","value":5,"output":6"#, "two values for the same, 5 and 6"),
-        (r#""op":"read","value":5,"output":null"#, "two values for the same, 5 and nil"),
-        (r#""op":"write","value":5,"input":6"#, "two values for the same, 5 and 6"),
-        (r#""op":"write","value":5,"output":6"#, "output 6 of an operation that reads nothing"),
-        (r#""op":"write","value":5,"ok":true,"error":"no""#, "is ok and has an error"),
-    ] {
-        let error = end(fields).expect_err(fields);
-        assert!(error.contains(reason), "{error}");
-    }
-}
-
-#[test]
-fn malformed_intervals_are_refused() {
-    for (fields, reason) in [
-        (
-            "\"op\":\"read\",\"value\":1,\"start\":5,\"end\":4",
-            "an operation that ends before it starts",
-        ),
-        (
-            "\"op\":\"read\",\"value\":1,\"start\":5,\"ok\":true",
-            "an operation that is ok needs an end",
-        ),
-        ("\"op\":\"read\",\"start\":5,\"end\":6", "a read without a value"),
-        ("\"op\":\"write\",\"start\":5,\"end\":6", "a write without a value"),
-        ("\"op\":\"cas\",\"value\":1,\"start\":5,\"end\":6", "a cas needs the fields old and new"),
-        (
-            "\"op\":\"read\",\"value\":1,\"start\":\"noon\",\"end\":6",
-            "start \"noon\": expected a number",
-        ),
-        (
-            "\"op\":\"read\",\"value\":1,\"start\":1e-10,\"end\":6",
-            "start 1e-10: expected a number with at most",
-        ),
-        (
-            "\"op\":\"read\",\"value\":1,\"start\":1,\"call\":2,\"end\":6",
-            "call: the operation has another field",
-        ),
-        (
-            "\"op\":\"read\",\"value\":1,\"start\":1,\"end\":6,\"ok\":7",
-            "ok 7: expected true, false, ok, fail",
-        ),
-        (
-            "\"op\":\"enqueue\",\"value\":1,\"start\":1,\"end\":6",
-            "enqueue is an operation on a queue",
-        ),
-        ("\"op\":\"acquire\",\"start\":1,\"end\":6", "operations on registers and on locks"),
-        (
-            "\"op\":\"read\",\"key\":1,\"value\":1,\"start\":1,\"end\":6",
-            "some operations of this history have a key",
-        ),
-        ("\"op\":7,\"start\":1,\"end\":6", "op 7: expected a name"),
-    ] {
-        let text = format!("{{\"op\":\"delete\",\"start\":0,\"end\":1}}\n{{{fields}}}\n");
-        let error = read(&text).expect_err(fields);
-        assert!(error.starts_with("h:2:") && error.contains(reason), "{error}\nis not {reason}");
-    }
-    for (text, reason) in [
-        ("op,start,end\nread,1\n", "h:2:1: 2 columns, but the header has 3"),
-        ("op,start,end,value\nread,1,2,\nwrite,1,2,\n", "h:3:1: a write without a value"),
-    ] {
-        check(text, Format::Csv, Err(reason));
-    }
 }
 
 #[test]

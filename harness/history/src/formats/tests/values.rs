@@ -284,6 +284,7 @@ fn numbers_of_edn_are_equal_within_their_kind() {
         ["1e999", "##Inf"],
         ["123456789012345678901234567890", "123456789012345678901234567890N"],
         ["\\a", "\\u0061"],
+        ["0x1F", "31"],
         ["(1 2)", "[1 2]"],
         ["#:a{:b 1}", "{:a/b 1}"],
         ["[1 #_2 3 #_4]", "[1,3]"],
@@ -390,7 +391,8 @@ fn a_value_of_json_is_understood_as_it_is_printed() {
 fn what_is_no_value_is_refused() {
     for (text, reason) in [
         ("007", "'007' is not a number"),
-        ("0x1f", "'0x1f' is not a number"),
+        ("0x+f", "'0x+f' is not a number"),
+        ("[1 2 ...]", "a value that was cut"),
         ("1/0", "'1/0' is not a number"),
         ("1.2.3", "'1.2.3' is not a number"),
         ("#{1 1N}", "a set that contains 1 twice"),
@@ -414,6 +416,10 @@ fn what_is_no_value_is_refused() {
     for text in ["", "1, 2", "{\"a\":1,\"a\":2}", "01", &"[".repeat(100)] {
         assert!(Format::Json.value(text).is_err(), "{text}");
     }
+    // Tags before an event are of records. Any number of them needs no stack.
+    let tagged = "#a ".repeat(1_000_000) + "{:process :nemesis}";
+    assert_eq!(read(&tagged), Ok(Vec::new()));
+    assert!(read(&"#a ".repeat(1_000_000)).is_err());
     let nested = "[".repeat(100) + &"]".repeat(100);
     for format in [Format::Edn, Format::Json] {
         let error = format.value(&nested).expect_err("it is deep");

@@ -1,0 +1,101 @@
+//! How a file is read: its format, what its keys are, and what it leaves open.
+
+use std::{fs::File, io::BufReader, path::Path};
+
+use history::{
+    ReadError, Sink,
+    formats::{self, Ambiguous, Format, ReadSummary},
+};
+
+use crate::{
+    linearizability::{Observations, Spec},
+    progress::{CountingReader, ProgressObserver},
+};
+
+/// How a file is read and judged.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    pub(crate) format: Format,
+    pub(crate) spec: Spec,
+    /// The value that registers hold at first, as a sink takes it.
+    pub(crate) initial: Option<String>,
+    pub(crate) ambiguous: Ambiguous,
+}
+
+impl Reading {
+    /// The reading that the options ask for.
+    ///
+    /// # Errors
+    /// The format is unknown, or the initial value is none of it.
+    pub(crate) fn new(
+        path: &Path,
+        format: Option<Format>,
+        spec: Option<Spec>,
+        initial: Option<&str>,
+    ) -> Result<Reading, ReadError> {
+        let format = format.map_or_else(|| formats::detect(path), Ok)?;
+        let spec = spec.unwrap_or_else(|| Spec::of_format(format));
+        let malformed = |reason: String| ReadError::Malformed {
+            path: path.to_owned(),
+            line: 1,
+            column: 1,
+            reason: format!("--initial {reason}"),
+        };
+        let initial = initial.map_or(Ok(None), |text| format.value(text)).map_err(malformed)?;
+        if let (Some(initial), Spec::Append) = (&initial, spec) {
+            return Err(malformed(format!("{initial}: only registers can begin with a value")));
+        }
+        // What is valid if operations that are not ok did not happen is valid in any case.
+        Ok(Reading { format, spec, initial, ambiguous: Ambiguous::Fail })
+    }
+
+    /// The reading of appends, if the user did not choose and the format may have some.
+    pub(crate) fn with_appends(&self, spec: Option<Spec>) -> Option<Reading> {
+        let may_append = matches!(self.format, Format::Jsonl | Format::Intervals | Format::Csv);
+        let is_chosen = spec.is_some() || self.initial.is_some() || self.spec == Spec::Append;
+        (may_append && !is_chosen).then(|| Reading { spec: Spec::Append, ..self.clone() })
+    }
+
+    /// No observations so far.
+    pub(crate) fn observations(&self) -> Observations {
+        let observations = Observations::new(self.spec);
+        match &self.initial {
+            Some(initial) => observations.with_initial(initial),
+            None => observations,
+        }
+    }
+
+    /// Reads the file.
+    pub(crate) fn stream(
+        &self,
+        path: &Path,
+        sink: &mut dyn Sink,
+        progress: Option<&dyn ProgressObserver>,
+    ) -> Result<ReadSummary, ReadError> {
+        let io = |source| ReadError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        // A small file needs no large buffer.
+        let size = file.metadata().map_or(0, |metadata| metadata.len()).clamp(1 << 10, 1 << 18);
+        let capacity = usize::try_from(size).unwrap_or(1 << 18);
+        match progress {
+            Some(progress) => {
+                let input = CountingReader { input: file, progress };
+                let mut input = BufReader::with_capacity(capacity, input);
+                formats::stream_with(&mut input, self.format, self.ambiguous, sink, path)
+            }
+            None => {
+                let mut input = BufReader::with_capacity(capacity, file);
+                formats::stream_with(&mut input, self.format, self.ambiguous, sink, path)
+            }
+        }
+    }
+}
+
+/// Memory for sorting a history, in bytes for each byte of the file. Zero if it is not sorted. Measured.
+pub(crate) fn sorted_bytes(format: Format) -> u64 {
+    match format {
+        Format::Intervals => 3,
+        Format::Csv => 8,
+        _ => 0,
+    }
+}
