@@ -82,7 +82,9 @@ pub(super) fn journal(steps: &[MachineStep]) -> impl Iterator<Item = Entry> {
     steps.iter().flat_map(|MachineStep { time, input, effects }| {
         let t = *time;
         let input = input.as_ref().map(|input| match input.clone() {
-            MachineInput::Start { config, records } => Entry::Start { t, config, records },
+            MachineInput::Start { config, records } => {
+                Entry::Start { t, config, records, read_results: true }
+            }
             MachineInput::Event(event) => Entry::Event { t, event },
         });
         input.into_iter().chain(effects.iter().cloned().map(Entry::Effect))

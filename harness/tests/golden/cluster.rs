@@ -201,7 +201,12 @@ impl Cluster {
         let (machine, effects) = Machine::recover(config.clone(), &records);
         self.machines.insert(node, machine);
         self.world.clock += MILLISECOND;
-        host.journal.push(Entry::Start { t: self.world.clock, config, records });
+        host.journal.push(Entry::Start {
+            t: self.world.clock,
+            config,
+            records,
+            read_results: true,
+        });
         host.journal.extend(effects.iter().cloned().map(Entry::Effect));
         self.perform(node, effects);
     }

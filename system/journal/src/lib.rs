@@ -31,6 +31,10 @@ pub enum Entry {
         config: Config,
         /// The records in its store.
         records: Vec<Record>,
+        /// Whether the results of reads are recorded, as events. Earlier versions answered reads
+        /// without telling the machine.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        read_results: bool,
     },
     /// The machine processed an event.
     Event {

@@ -220,7 +220,12 @@ impl Hooks {
 
     /// The machine was recovered from records, with these effects.
     pub(crate) fn recovered(&mut self, config: Config, records: Vec<Record>, effects: &[Effect]) {
-        self.add(|| journal::Entry::Start { t: monotonic_ns(), config, records });
+        self.add(|| journal::Entry::Start {
+            t: monotonic_ns(),
+            config,
+            records,
+            read_results: true,
+        });
         self.effects(effects);
     }
 

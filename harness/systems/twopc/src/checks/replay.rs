@@ -118,13 +118,13 @@ pub fn replay_entries(
     for entry in entries {
         let (line, entry) = entry?;
         match entry {
-            Entry::Start { config, records, t } => {
+            Entry::Start { config, records, t, read_results } => {
                 // A kill may have interrupted the last batch: effects that are still expected were
                 // not performed.
                 let (started, first) = Machine::recover(config, &records);
                 machine = Some(started);
                 expected_effects = first.into();
-                reads.start(t);
+                reads.start(t, read_results);
                 cause = line;
                 starts += 1;
             }
@@ -182,14 +182,15 @@ struct Reads {
     served: VecDeque<(usize, ReadId)>,
     /// The first read of this start that got no result in its iteration.
     missing: Option<(usize, ReadId)>,
-    /// Whether results return: a read of this start has one.
+    /// Whether results return: the start says so, or a read has one.
     return_results: bool,
     without_result: usize,
 }
 
 impl Reads {
-    fn start(&mut self, time: u64) {
-        *self = Reads { time, without_result: self.without_result, ..Reads::default() };
+    fn start(&mut self, time: u64, return_results: bool) {
+        let without_result = self.without_result;
+        *self = Reads { time, return_results, without_result, ..Reads::default() };
     }
 
     /// An event that is not the result of a read.
@@ -244,10 +245,14 @@ mod tests {
         }
     }
 
+    fn started(config: Config) -> Entry {
+        Entry::Start { t: 1, config, records: Vec::new(), read_results: false }
+    }
+
     /// The journal entries of a replica that starts.
     fn journal() -> Vec<Entry> {
         let (mut machine, effects) = Machine::recover(config(), &[]);
-        let mut entries = vec![Entry::Start { t: 1, config: config(), records: Vec::new() }];
+        let mut entries = vec![started(config())];
         entries.extend(effects.into_iter().map(Entry::Effect));
         let mut effects = Vec::new();
         machine.step(Event::Persisted(2), &mut effects);
@@ -323,7 +328,7 @@ mod tests {
         /// A replica that has completed its handshake.
         fn new() -> Self {
             let (machine, effects) = Machine::recover(config(), &[]);
-            let mut entries = vec![Entry::Start { t: 1, config: config(), records: Vec::new() }];
+            let mut entries = vec![started(config())];
             entries.extend(effects.into_iter().map(Entry::Effect));
             let mut reader = Reader { machine, entries, clock: 1 };
             reader.step(Event::Persisted(2));
@@ -392,7 +397,13 @@ mod tests {
         while let Some(at) = earlier.iter().position(is_result) {
             earlier.drain(at..at + 2);
         }
-        assert_eq!(without(run(earlier)), Ok(2));
+        assert_eq!(without(run(earlier.clone())), Ok(2));
+        // A journal that says that results are recorded is not one of an earlier version.
+        if let Some(Entry::Start { read_results, .. }) = earlier.first_mut() {
+            *read_results = true;
+        }
+        let difference = without(run(earlier)).expect_err("the first result is missing");
+        assert!(difference.contains("the result of read 1.1/0 did not return"), "{difference}");
 
         // Results that are not recorded, without what they caused or with it.
         let results: Vec<usize> = (0..whole.len()).filter(|at| is_result(&whole[*at])).collect();
@@ -425,7 +436,7 @@ mod tests {
     fn a_master_serves_no_reads() {
         let config = Config { node: Node::Master, ..config() };
         let (_, effects) = Machine::recover(config.clone(), &[]);
-        let mut entries = vec![Entry::Start { t: 1, config, records: Vec::new() }];
+        let mut entries = vec![started(config)];
         entries.extend(effects.into_iter().map(Entry::Effect));
         entries
             .push(Entry::Event { t: 2, event: Event::ReadResult { read: read(1), found: None } });
