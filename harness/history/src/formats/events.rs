@@ -380,6 +380,15 @@ impl<'p, 's> EventTranslator<'p, 's> {
             (_, Some(value)) if is_tuple(operation, value) => Keying::Tuple,
             _ => Keying::OneRegister,
         };
+        if let (Keying::Field, Operation::Read, Some(Value::List(pair))) =
+            (keying, operation, value)
+            && matches!(pair.as_slice(), [_, Value::Nil])
+        {
+            let value = &pair[0];
+            return Err(format!(
+                "{f} with a key and the value [{value} nil]: two keys of one event"
+            ));
+        }
         let is_lock = operation.is_of_lock();
         match *self.shape.get_or_insert((keying, is_lock)) {
             (_, was_lock) if was_lock != is_lock => Err(format!(
