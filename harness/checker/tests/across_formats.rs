@@ -287,11 +287,30 @@ fn searched(operations: &[Operation]) -> Validity {
     if is_valid(0) && is_valid(1) { Validity::Valid } else { Validity::Invalid }
 }
 
-fn verdict(path: &Path, text: &str) -> Validity {
+fn verdict(path: &Path, text: &str, initial: &str) -> Validity {
     fs::write(path, text).expect("the disk has room");
     // Whether a history shows another initial value is not the question here.
-    let options = FileCheckOptions { initial: Some("nil"), ..FileCheckOptions::default() };
+    let options = FileCheckOptions { initial: Some(initial), ..FileCheckOptions::default() };
     check_file(path, &options).unwrap_or_else(|error| panic!("{error}\n{text}")).verdict
+}
+
+/// The same history after a write of a value to every key.
+fn after_writes(operations: &[Operation], value: u8) -> Vec<Operation> {
+    let write = |key: u8| Operation {
+        process: 1000,
+        key,
+        op: Op::Write(value),
+        invoked: 2 * usize::from(key),
+        completed: 2 * usize::from(key) + 1,
+        end: End::Ok,
+    };
+    let later = |time: usize| if time < usize::MAX { time + 10 } else { time };
+    let moved = operations.iter().map(|operation| Operation {
+        invoked: later(operation.invoked),
+        completed: later(operation.completed),
+        ..operation.clone()
+    });
+    (0..2).map(write).chain(moved).collect()
 }
 
 #[test]
@@ -333,8 +352,29 @@ fn a_history_gets_the_same_verdict_in_every_format() {
             texts.push(intervals(&operations, values));
         }
         for text in texts {
-            prop_assert_eq!(verdict(&path, &text), expected, "{}", text);
+            prop_assert_eq!(verdict(&path, &text, "nil"), expected, "{}", text);
         }
     });
     assert!(counts.iter().all(|count| count.get() > 30), "both verdicts are frequent: {counts:?}");
+}
+
+#[test]
+fn an_initial_value_is_one_that_was_written_before() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let path = directory.path().join("history");
+    let config =
+        ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() };
+    let counts = [Cell::new(0), Cell::new(0)];
+    proptest!(config, |(operations in history(), value in 1..4_u8)| {
+        let initial = EDN[0].value(value);
+        let map = |[process, kind, f, value]: [&str; 4]| {
+            format!("{{:process {process}, :type :{kind}, :f :{f}, :value {value}}}\n")
+        };
+        let written = verdict(&path, &jepsen(&after_writes(&operations, value), &EDN[0], map), "nil");
+        let count = &counts[usize::from(written == Validity::Valid)];
+        count.set(count.get() + 1);
+        let text = jepsen(&operations, &EDN[0], map);
+        prop_assert_eq!(verdict(&path, &text, initial), written, "{} {}", initial, text);
+    });
+    assert!(counts.iter().all(|count| count.get() > 100), "both verdicts are frequent: {counts:?}");
 }

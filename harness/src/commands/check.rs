@@ -102,16 +102,10 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandE
     }
     let (runs, files): (Vec<History>, Vec<History>) =
         all.into_iter().partition(|history| history.is_run && args.certify.is_none());
-    let mut checked = Checked::default();
     let total = runs.len() + files.len();
+    let mut checked = Checked::default();
     for History { path, .. } in runs {
-        let progress = checking_run(&path);
-        let results = check_run(&path, &args.limits()).and_then(|(run, results)| {
-            page::write(&path, &run, &results)?;
-            Ok(results)
-        });
-        drop(progress);
-        match results {
+        match check_and_report(&path, args) {
             Ok(results) => {
                 checked.count(results.verdict);
                 if args.json {
@@ -130,6 +124,14 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandE
     let files: Vec<PathBuf> = files.into_iter().map(History::file).collect();
     files::check_files(&files, total, args, &mut checked, out)?;
     Ok(checked)
+}
+
+/// Checks a run and rewrites its report.
+fn check_and_report(path: &Path, args: &CheckArgs) -> Result<Results, CommandError> {
+    let _line = checking_run(path);
+    let (run, results) = check_run(path, &args.limits())?;
+    page::write(path, &run, &results)?;
+    Ok(results)
 }
 
 fn print_json(results: &impl serde::Serialize, out: &mut impl Write) -> Result<(), CommandError> {

@@ -38,6 +38,46 @@ impl<'a> EventFields<'a> {
     }
 }
 
+/// Refuses a field that is not known, but that may name what an operation is on. Ignoring it would mix
+/// up keys: a wrong value of one could be a right one of another.
+pub(super) fn is_no_key(name: &str) -> Result<(), String> {
+    let may_be = matches!(
+        name.to_ascii_lowercase().as_str(),
+        "register"
+            | "object"
+            | "obj"
+            | "variable"
+            | "var"
+            | "item"
+            | "resource"
+            | "lock"
+            | "path"
+            | "table"
+            | "database"
+            | "db"
+            | "bucket"
+            | "namespace"
+            | "collection"
+            | "tenant"
+            | "document"
+            | "doc"
+            | "row"
+            | "column"
+            | "cell"
+            | "account"
+            | "address"
+            | "addr"
+            | "name"
+    );
+    if may_be {
+        return Err(format!(
+            "the field {name} may say what an operation is on: call it key, or combine it with the \
+             field key, or remove it"
+        ));
+    }
+    Ok(())
+}
+
 /// Checks that the indices of events grow, where they have some. An excerpt keeps the indices of the
 /// whole history, so they may have gaps. Times are not checked, since old versions of Jepsen do not
 /// always write them in order.
@@ -380,6 +420,15 @@ impl<'p, 's> EventTranslator<'p, 's> {
             (_, Some(value)) if is_tuple(operation, value) => Keying::Tuple,
             _ => Keying::OneRegister,
         };
+        if let (Keying::Field, Operation::Read, Some(Value::List(pair))) =
+            (keying, operation, value)
+            && matches!(pair.as_slice(), [_, Value::Nil])
+        {
+            let value = &pair[0];
+            return Err(format!(
+                "{f} with a key and the value [{value} nil]: two keys of one event"
+            ));
+        }
         let is_lock = operation.is_of_lock();
         match *self.shape.get_or_insert((keying, is_lock)) {
             (_, was_lock) if was_lock != is_lock => Err(format!(

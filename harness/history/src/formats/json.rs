@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::{
     FormatError,
     edn::parser::DEPTH_MAX,
-    events::{EventFields, EventTranslator},
+    events::{EventFields, EventTranslator, is_no_key},
     pairing::PairingSink,
 };
 use crate::value::{DecimalNumber, NumberKind, Value};
@@ -29,7 +29,10 @@ pub(super) fn stream(
     objects(input, &mut |object| {
         let mut fields = EventFields::default();
         for (name, value) in object {
-            let Some(field) = fields.named(&name) else { continue };
+            let Some(field) = fields.named(&name) else {
+                is_no_key(&name)?;
+                continue;
+            };
             if field.replace(self::value(value)?).is_some() {
                 return Err(format!("an event with two fields {name}"));
             }

@@ -86,8 +86,10 @@ impl Format {
         }
         let value = match self {
             Format::Jsonl | Format::Csv | Format::Porcupine => return Ok(Some(text.to_owned())),
-            // Values are printed as EDN, so they are understood like that too.
+            // Values are printed as EDN, so they are understood like that too. JSON has no symbols: a
+            // word without quotes is a text.
             Format::Json | Format::Intervals => match (json::parse(text), edn::parse(text)) {
+                (Err(_), Ok(Value::Symbol(word))) => Value::Text(word),
                 (Err(_), Ok(value)) => value,
                 (value, _) => value?,
             },

@@ -7,7 +7,12 @@ mod sorted;
 use std::io::BufRead;
 
 use self::sorted::{Argument, Content, Interval, Intervals};
-use super::{Ambiguous, FormatError, events::Operation, json, pairing::PairingSink};
+use super::{
+    Ambiguous, FormatError,
+    events::{Operation, is_no_key},
+    json,
+    pairing::PairingSink,
+};
 use crate::{Value, value::DecimalNumber};
 
 /// Reads JSON objects.
@@ -20,8 +25,9 @@ pub(super) fn stream_json(
     json::objects(input, &mut |object| {
         let mut row = Row::default();
         for (name, value) in object {
-            if let Some(field) = Field::named(&name) {
-                row.put(field, &name, json::value(value)?)?;
+            match Field::named(&name) {
+                Some(field) => row.put(field, &name, json::value(value)?)?,
+                None => is_no_key(&name)?,
             }
         }
         add(&mut intervals, row, false)
@@ -40,6 +46,9 @@ pub(super) fn stream_csv(
     let header = reader.headers().map_err(malformed_csv)?.clone();
     let is_of_results = |name| matches!(Field::named(name), Some(Field::Value | Field::Output));
     let has_results = header.iter().any(is_of_results);
+    for name in header.iter().filter(|name| Field::named(name).is_none()) {
+        is_no_key(name).map_err(|reason| FormatError::new(1, 1, reason))?;
+    }
     let mut record = csv::StringRecord::new();
     while reader.read_record(&mut record).map_err(malformed_csv)? {
         let line = record.position().map_or(1, csv::Position::line);

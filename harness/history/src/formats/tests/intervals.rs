@@ -222,6 +222,10 @@ fn malformed_intervals_are_refused() {
             "\"op\":\"read\",\"key\":1,\"value\":1,\"start\":1,\"end\":6",
             "some operations of this history have a key",
         ),
+        (
+            "\"op\":\"read\",\"key\":1,\"table\":2,\"value\":1,\"start\":1,\"end\":6",
+            "the field table may say what an operation is on: call it key, or combine it",
+        ),
         ("\"op\":7,\"start\":1,\"end\":6", "op 7: expected a name"),
     ] {
         let text = format!("{{\"op\":\"delete\",\"start\":0,\"end\":1}}\n{{{fields}}}\n");
@@ -229,6 +233,7 @@ fn malformed_intervals_are_refused() {
         assert!(error.starts_with("h:2:") && error.contains(reason), "{error}\nis not {reason}");
     }
     for (text, reason) in [
+        ("op,register,value,start,end\nread,x,1,1,2\n", "h:1:1: the field register may say"),
         ("op,start,end\nread,1\n", "h:2:1: 2 columns, but the header has 3"),
         ("op,start,end,value\nread,1,2,\nwrite,1,2,\n", "h:3:1: a write without a value"),
     ] {

@@ -341,6 +341,13 @@ fn events_that_disagree_are_refused() {
         read(&text).expect("well formed")[2],
         "0 register Cas(Some(\"1\"), Some(\"[2 3]\"))"
     );
+    check(
+        r#"{"process":0,"type":"invoke","f":"read","object":"x"}"#,
+        Format::Json,
+        Err("h:1:53: the field object may say"),
+    );
+    let keys = "{:process 0, :type :invoke, :f :read, :key \"shard\", :value [1 nil]}\n";
+    check(keys, Format::Edn, Err("h:1:1: read with a key and the value [1 nil]: two keys"));
     let twice = "{:process 0, :process 1, :type :invoke, :f :read}";
     check(twice, Format::Edn, Err("h:1:1: an event with two fields :process"));
     check(

@@ -385,6 +385,8 @@ fn a_value_of_json_is_understood_as_it_is_printed() {
         assert_eq!(value(Format::Json, json).as_deref(), Some(printed));
         assert_eq!(value(Format::Json, printed).as_deref(), Some(printed));
     }
+    assert_eq!(value(Format::Json, "a"), value(Format::Json, "\"a\""));
+    assert_ne!(value(Format::Edn, "a"), value(Format::Edn, "\"a\""));
 }
 
 #[test]
