@@ -6,9 +6,10 @@ use std::fmt;
 use super::{
     Limits,
     counterexample::{self, Counterexample},
-    frontier::{self, FrontierResult, States, Step, TimedStep},
+    frontier::{self, Effort, States, Step, TimedStep},
     observations::{Encoding, PackedHistory},
     order,
+    portfolio::{self, Decision},
     packed::{ABSENT, Access, RegisterHistory},
     verify::{self, Rejection},
     zones,
@@ -56,9 +57,9 @@ pub fn decide(packed: &mut PackedHistory, limits: &Limits, certify: bool) -> Ver
         Encoding::Register(history) if history.unique => by_zones(history, certify),
         Encoding::Register(history) => {
             let operations = timed_steps(history);
-            by_frontier(&operations, &mut States::default(), limits, certify)
+            by_search(&operations, &mut States::default(), limits, certify)
         }
-        Encoding::Steps(operations, states) => by_frontier(operations, states, limits, certify),
+        Encoding::Steps(operations, states) => by_search(operations, states, limits, certify),
     }
 }
 
@@ -76,27 +77,17 @@ fn by_zones(history: &RegisterHistory, certify: bool) -> Verdict {
     }
 }
 
-fn by_frontier(
+fn by_search(
     operations: &[TimedStep],
     states: &mut States,
     limits: &Limits,
     certify: bool,
 ) -> Verdict {
-    let mut result = frontier::check(operations, states, limits, certify);
-    let mut certify = certify;
-    if certify && matches!(result, FrontierResult::TooManyConfigs(_)) {
-        // A certificate needs the trail of each configuration, which takes memory as well: decide
-        // without.
-        certify = false;
-        result = frontier::check(operations, states, limits, certify);
-    }
-    match result {
-        FrontierResult::Valid(order) => Verdict::Valid(certify.then_some(order)),
-        FrontierResult::TooManyConfigs(limit) => {
-            Verdict::Unknown(LimitExceeded::Configurations(limit))
-        }
-        FrontierResult::TimedOut(limit) => Verdict::Unknown(LimitExceeded::Time(limit)),
-        FrontierResult::Invalid { breaks_at, states: possible } => Verdict::Invalid(Box::new(
+    let effort = &mut Effort::new(limits);
+    match portfolio::decide(operations, states, limits, effort, certify) {
+        Decision::Valid(order) => Verdict::Valid(order),
+        Decision::Unknown(limit) => Verdict::Unknown(limit),
+        Decision::Invalid { breaks_at, states: possible, .. } => Verdict::Invalid(Box::new(
             counterexample::from_unreachable(operations, states, limits, breaks_at, possible),
         )),
     }

@@ -23,9 +23,9 @@ mod observations;
 mod operations;
 pub mod order;
 pub mod packed;
+mod portfolio;
 mod search;
 mod sequential;
-mod slot_set;
 pub mod verify;
 pub mod zones;
 

@@ -24,10 +24,13 @@ mod config;
 mod expansion;
 mod observability;
 mod steps;
+mod visited;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
+
+use super::deadline::Deadline;
 
 pub use self::steps::{OPEN, States, Step, TimedStep, UNOBSERVABLE};
 use self::{
@@ -43,15 +46,21 @@ pub enum FrontierResult {
     Valid(Vec<u32>),
     /// Not linearizable.
     Invalid {
-        /// The operation whose return ends the shortest prefix without an order, by position.
+        /// The operation whose return ends a prefix without an order, by position.
         breaks_at: u32,
         /// The states that were possible right before, sorted, without [`UNOBSERVABLE`].
         states: Vec<u32>,
+        /// It is the shortest such prefix, and exactly these states were possible.
+        is_shortest: bool,
     },
-    /// More configurations are needed than this limit allows.
-    TooManyConfigs(usize),
-    /// This time limit has passed.
-    TimedOut(Duration),
+    /// Neither is known, since configurations were dropped or joined.
+    Undecided,
+    /// The configurations take more memory than allowed.
+    TooManyConfigs,
+    /// The steps are used up.
+    OutOfSteps,
+    /// The time limit has passed.
+    TimedOut,
 }
 
 /// Memory of a configuration with up to a dozen classes, in bytes, an upper estimate. In a hash set
@@ -76,6 +85,57 @@ impl Default for Limits {
     }
 }
 
+/// What happens to configurations that differ in the indeterminate operations used, if there are more
+/// of them than a width.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// All are kept: the frontier is exact.
+    Keep,
+    /// Those that used the fewest are kept, at most this many in all: if the end is reached, the history
+    /// is linearizable.
+    Drop(usize),
+    /// The nearest are joined, so that of those that are alike but for what they used at most this many
+    /// remain: if no configuration remains, the history is not linearizable.
+    Join(usize),
+}
+
+/// What a frontier has spent and may spend.
+#[derive(Debug)]
+pub struct Effort {
+    /// Steps so far.
+    pub steps: u64,
+    /// The most steps.
+    pub steps_max: u64,
+    /// The most configurations.
+    pub configurations: usize,
+    /// The time limit.
+    deadline: Deadline,
+}
+
+impl Effort {
+    /// No steps so far, and no limit to them.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        Effort {
+            steps: 0,
+            steps_max: u64::MAX,
+            configurations: limits.configurations,
+            deadline: Deadline::new(limits.time),
+        }
+    }
+
+    /// The limit that is exceeded with this many configurations in memory, if any.
+    fn exceeded(&mut self, configurations: usize) -> Option<StopReason> {
+        if configurations > self.configurations {
+            return Some(StopReason::TooManyConfigs);
+        }
+        if self.steps > self.steps_max {
+            return Some(StopReason::OutOfSteps);
+        }
+        self.deadline.has_passed().then_some(StopReason::TimedOut)
+    }
+}
+
 /// Decides the history of one key. Operations must be in the order of their invocations, and reads
 /// must have returned. With `order`, a valid result comes with an order of the operations.
 #[must_use]
@@ -85,17 +145,34 @@ pub fn check(
     limits: &Limits,
     order: bool,
 ) -> FrontierResult {
+    follow(operations, states, Overflow::Keep, &mut Effort::new(limits), order)
+}
+
+/// Like [`check`], with a way to deal with too many configurations.
+#[must_use]
+pub fn follow(
+    operations: &[TimedStep],
+    states: &mut States,
+    overflow: Overflow,
+    effort: &mut Effort,
+    order: bool,
+) -> FrontierResult {
     let observability = Observability::new(operations, states);
-    let mut frontier = Frontier::new(operations, states, observability, order);
-    match frontier.run(limits, |_, _| {}) {
-        None => FrontierResult::Valid(if order { frontier.order() } else { Vec::new() }),
-        Some((position, StopReason::NoConfig(states))) => {
-            FrontierResult::Invalid { breaks_at: position, states }
+    let mut frontier = Frontier::new(operations, states, observability, order, overflow);
+    let stopped = frontier.run(effort, |_, _| {});
+    let is_inexact = frontier.is_inexact;
+    match (stopped, overflow) {
+        (None, Overflow::Join(_)) if is_inexact => FrontierResult::Undecided,
+        (None, _) => FrontierResult::Valid(if order { frontier.order() } else { Vec::new() }),
+        (Some((_, StopReason::NoConfig(_))), Overflow::Drop(_)) if is_inexact => {
+            FrontierResult::Undecided
         }
-        Some((_, StopReason::TooManyConfigs)) => {
-            FrontierResult::TooManyConfigs(limits.configurations)
+        (Some((position, StopReason::NoConfig(states))), _) => {
+            FrontierResult::Invalid { breaks_at: position, states, is_shortest: !is_inexact }
         }
-        Some((_, StopReason::TimedOut)) => FrontierResult::TimedOut(limits.time),
+        (Some((_, StopReason::TooManyConfigs)), _) => FrontierResult::TooManyConfigs,
+        (Some((_, StopReason::OutOfSteps)), _) => FrontierResult::OutOfSteps,
+        (Some((_, StopReason::TimedOut)), _) => FrontierResult::TimedOut,
     }
 }
 
@@ -105,12 +182,12 @@ pub fn check(
 pub(super) fn possible_states(
     operations: &[TimedStep],
     states: &mut States,
-    limits: &Limits,
+    effort: &mut Effort,
 ) -> Option<Vec<(u32, Vec<u32>)>> {
     let observability = Observability::new(operations, states).unlimited();
-    let mut frontier = Frontier::new(operations, states, observability, false);
+    let mut frontier = Frontier::new(operations, states, observability, false, Overflow::Keep);
     let mut possible = Vec::new();
-    let stopped = frontier.run(limits, |position, configs| {
+    let stopped = frontier.run(effort, |position, configs| {
         possible.push((position, states_of(configs)));
     });
     matches!(stopped, None | Some((_, StopReason::NoConfig(_)))).then_some(possible)
