@@ -9,8 +9,8 @@ use super::{
     frontier::{self, Effort, States, Step, TimedStep},
     observations::{Encoding, PackedHistory},
     order,
-    portfolio::{self, Decision},
     packed::{ABSENT, Access, RegisterHistory},
+    portfolio::{self, Decision},
     verify::{self, Rejection},
     zones,
 };
@@ -37,6 +37,8 @@ pub enum LimitExceeded {
     Time(std::time::Duration),
     /// Configurations held at a time.
     Configurations(usize),
+    /// Steps of the search.
+    Steps(u64),
 }
 
 impl fmt::Display for LimitExceeded {
@@ -46,6 +48,7 @@ impl fmt::Display for LimitExceeded {
             LimitExceeded::Configurations(limit) => {
                 write!(f, "no verdict with {limit} configurations at a time")
             }
+            LimitExceeded::Steps(limit) => write!(f, "no verdict within {limit} steps"),
         }
     }
 }
@@ -87,9 +90,12 @@ fn by_search(
     match portfolio::decide(operations, states, limits, effort, certify) {
         Decision::Valid(order) => Verdict::Valid(order),
         Decision::Unknown(limit) => Verdict::Unknown(limit),
-        Decision::Invalid { breaks_at, states: possible, .. } => Verdict::Invalid(Box::new(
-            counterexample::from_unreachable(operations, states, limits, breaks_at, possible),
-        )),
+        Decision::Invalid { breaks_at, states: possible, is_shortest } => {
+            let found = counterexample::Break { at: breaks_at, states: possible, is_shortest };
+            Verdict::Invalid(Box::new(counterexample::from_break(
+                operations, states, limits, found,
+            )))
+        }
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
     super::{
-        frontier::{self, FrontierResult, Limits, States, Step, TimedStep},
+        frontier::{self, Effort, Limits, States, Step, TimedStep},
         packed::ABSENT,
+        portfolio::{self, Decision},
     },
     Counterexample, Reason, StartState, remove_units,
 };
@@ -18,8 +19,13 @@ use super::{
 const SHRUNK_MAX: usize = 20_000;
 const SHRUNK_APPENDS_MAX: usize = 2_000;
 
-/// The most time to spend on making a counterexample small.
-const SHRINKING_MAX: Duration = Duration::from_secs(10);
+/// The most steps and time to spend on a counterexample. The time is a precaution: steps take a fraction
+/// of a microsecond.
+const STEPS_MAX: u64 = 4_000_000;
+const TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The most steps to spend on the question whether one part has no order.
+const STEPS_OF_PART: u64 = 400_000;
 
 /// A counterexample with this many operations is small enough.
 const SMALL: usize = 6;
@@ -31,25 +37,41 @@ const HELD_MAX: usize = 4;
 const OPEN_MAX: usize = 6;
 const LATER_MAX: usize = 60;
 
+/// A prefix of a history that has no order.
+pub(in super::super) struct Break {
+    /// The operation whose return ends it, by position.
+    pub(in super::super) at: u32,
+    /// The states that were possible right before.
+    pub(in super::super) states: Vec<u32>,
+    /// It is the shortest such prefix.
+    pub(in super::super) is_shortest: bool,
+}
+
 /// The counterexample of an operation that is impossible in every possible state.
 #[must_use]
-pub(in super::super) fn from_unreachable(
+pub(in super::super) fn from_break(
     operations: &[TimedStep],
     states: &mut States,
     limits: &Limits,
-    breaks_at: u32,
-    possible: Vec<u32>,
+    mut found: Break,
 ) -> Counterexample {
-    let prefix = prefix_until(operations, operations[breaks_at as usize].returned);
+    let limits = Limits { time: limits.time.min(TIME_MAX), ..*limits };
+    let mut effort = Effort::new(&limits);
+    effort.steps_max = STEPS_MAX;
+    if !found.is_shortest {
+        shorten(operations, states, &limits, &mut effort, &mut found);
+    }
+    let prefix = prefix_until(operations, operations[found.at as usize].returned);
     let has_result = |op: &TimedStep| op.returned != frontier::OPEN || !is_read_only(op.step);
     let part: Vec<u32> =
         (0_u32..).zip(&prefix).filter(|(_, op)| has_result(op)).map(|(at, _)| at).collect();
-    let step = operations[breaks_at as usize].step;
+    let step = operations[found.at as usize].step;
+    let held = found.is_shortest.then_some(found.states);
     let mut found = Counterexample {
         operations: part,
-        breaks_at,
+        breaks_at: found.at,
         start: None,
-        reason: Reason::Unreachable { step, held: possible },
+        reason: Reason::Unreachable { step, held },
         texts: BTreeMap::new(),
     };
     let has_appends = prefix.iter().any(|op| matches!(op.step, Step::Append(_)));
@@ -57,13 +79,11 @@ pub(in super::super) fn from_unreachable(
     if found.operations.len() > shrunk_max {
         return found;
     }
-    if std::env::var("NOSHRINK").is_ok() { return found; }
-    let limits = Limits { time: limits.time.min(SHRINKING_MAX), ..*limits };
-    let deadline = Instant::now() + limits.time;
-    let mut minimizer = Minimizer { prefix: &prefix, states, deadline, limits };
+    let mut minimizer = Minimizer { prefix: &prefix, states, limits, effort };
     minimizer.minimize(&mut found, step);
     let Reason::Unreachable { held, .. } = &found.reason else { return found };
-    let named = held.iter().chain(found.start.iter().flat_map(|start| &start.held));
+    let start = found.start.iter().flat_map(|start| &start.held);
+    let named = held.iter().flatten().chain(start);
     found.texts = named
         .filter_map(|state| {
             let text = minimizer.states.text(*state)?;
@@ -71,6 +91,45 @@ pub(in super::super) fn from_unreachable(
         })
         .collect();
     found
+}
+
+/// Looks for a shorter prefix without an order, by bisection: every prefix of a linearizable history is
+/// linearizable.
+fn shorten(
+    operations: &[TimedStep],
+    states: &mut States,
+    limits: &Limits,
+    effort: &mut Effort,
+    found: &mut Break,
+) {
+    let until = operations[found.at as usize].returned;
+    let mut returns: Vec<(u32, u32)> = (0_u32..)
+        .zip(operations)
+        .filter(|(_, op)| op.returned <= until)
+        .map(|(at, op)| (op.returned, at))
+        .collect();
+    returns.sort_unstable();
+    // The first `good` of these returns have an order, the first `bad` have none. Most often the
+    // prefix found is the shortest, so the one before it comes first.
+    let (mut good, mut bad) = (0, returns.len());
+    let mut middle = bad - 1;
+    while bad - good > 1 {
+        let prefix = prefix_until(operations, returns[middle - 1].0);
+        match portfolio::decide(&prefix, states, limits, effort, false) {
+            Decision::Valid(_) => good = middle,
+            Decision::Invalid { breaks_at, states, is_shortest } => {
+                *found = Break { at: breaks_at, states, is_shortest };
+                if is_shortest {
+                    return;
+                }
+                bad = returns.partition_point(|(_, at)| {
+                    operations[*at as usize].returned <= operations[breaks_at as usize].returned
+                });
+            }
+            Decision::Unknown(_) => return,
+        }
+        middle = good.midpoint(bad);
+    }
 }
 
 /// The operations invoked up to a time. Those that return later are open.
@@ -94,7 +153,7 @@ struct Minimizer<'a> {
     prefix: &'a [TimedStep],
     states: &'a mut States,
     limits: Limits,
-    deadline: Instant,
+    effort: Effort,
 }
 
 impl Minimizer<'_> {
@@ -103,7 +162,7 @@ impl Minimizer<'_> {
     fn minimize(&mut self, found: &mut Counterexample, step: Step) {
         let possible = self.possible_states(&found.operations);
         if let Some((_, held)) = possible.last() {
-            found.reason = Reason::Unreachable { step, held: held.clone() };
+            found.reason = Reason::Unreachable { step, held: Some(held.clone()) };
         }
         let is_register = |op: &TimedStep| matches!(op.step, Step::Read(_) | Step::Write(_));
         let is_general = !self.prefix.iter().all(is_register);
@@ -127,25 +186,27 @@ impl Minimizer<'_> {
         part.iter().map(|position| self.prefix[*position as usize]).collect()
     }
 
-    /// The states possible right after each return in the part.
+    /// The states possible right after each return in the part. Empty if that takes too many steps.
     fn possible_states(&mut self, part: &[u32]) -> Vec<(u32, Vec<u32>)> {
         let operations = self.steps_at(part);
-        let possible = frontier::possible_states(&operations, self.states, &mut frontier::Effort::new(&self.limits));
+        let possible = self.effort.within(STEPS_OF_PART, |effort| {
+            frontier::possible_states(&operations, self.states, effort)
+        });
         let possible = possible.unwrap_or_default().into_iter();
         possible.map(|(at, held)| (part[at as usize], held)).collect()
     }
 
-    /// Whether a part has no order, from the start of the history or from a later one.
-    fn has_no_order(&self, part: &[u32], start: Option<&StartState>) -> bool {
-        if Instant::now() >= self.deadline {
-            return false;
-        }
-        let is_invalid = |operations: &[TimedStep]| {
-            let states = &mut self.states.clone();
-            let result = frontier::check(operations, states, &self.limits, false);
-            matches!(result, FrontierResult::Invalid { .. })
-        };
+    /// Whether a part certainly has no order, from the start of the history or from a later one.
+    fn has_no_order(&mut self, part: &[u32], start: Option<&StartState>) -> bool {
         let operations = self.steps_at(part);
+        let Minimizer { states, limits, effort, .. } = self;
+        let mut is_invalid = |operations: &[TimedStep]| {
+            let states = &mut states.clone();
+            let decision = effort.within(STEPS_OF_PART, |effort| {
+                portfolio::decide(operations, states, limits, effort, false)
+            });
+            matches!(decision, Decision::Invalid { .. })
+        };
         match start {
             None => is_invalid(&operations),
             Some(start) => {
@@ -160,7 +221,7 @@ impl Minimizer<'_> {
     /// The latest start from which the rest of the part has no order, whichever of the operations
     /// open at that moment had taken effect; and that rest, made small.
     fn later_start(
-        &self,
+        &mut self,
         part: &[u32],
         possible: &[(u32, Vec<u32>)],
     ) -> Option<(StartState, Vec<u32>)> {
@@ -184,8 +245,9 @@ impl Minimizer<'_> {
     /// Removes read-only operations, and all operations of some values: those set a value that only
     /// they need. If a cas makes a value of a removed one, the operations of that value are removed as
     /// well, and with them every mismatch.
-    fn shrink(&self, part: Vec<u32>, start: Option<&StartState>) -> Vec<u32> {
-        let step = |position: &u32| self.prefix[*position as usize].step;
+    fn shrink(&mut self, part: Vec<u32>, start: Option<&StartState>) -> Vec<u32> {
+        let prefix = self.prefix;
+        let step = |position: &u32| prefix[*position as usize].step;
         let mut units: Vec<Vec<u32>> = Vec::new();
         if !part.iter().any(|position| matches!(step(position), Step::Append(_))) {
             let values: BTreeSet<u32> = part

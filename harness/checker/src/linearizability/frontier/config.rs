@@ -49,9 +49,7 @@ pub(super) struct Config {
     pub(super) used: u32,
     /// The open operations that have taken effect, by slot.
     pub(super) done: Words,
-    /// The indeterminate operations that have taken effect, by [`Class::bit`]. The members of a class
-    /// take effect in order, so of two configurations the one that used fewer of each class has a
-    /// subset of the bits of the other, and what both have used is the intersection.
+    /// The indeterminate operations that have taken effect, by [`super::spending::Counter`].
     pub(super) spent: Words,
 }
 
@@ -87,27 +85,6 @@ pub(super) struct OpenStep {
     pub(super) slot: usize,
     pub(super) position: u32,
     pub(super) op: TimedStep,
-}
-
-/// Indeterminate operations that do the same.
-#[derive(Clone, Debug)]
-pub(super) struct Class {
-    pub(super) step: Step,
-    /// Positions of all, in the order of their invocations.
-    pub(super) members: Vec<u32>,
-    /// Number of those invoked so far.
-    pub(super) invoked: usize,
-    /// The bit of the first. The others follow.
-    pub(super) bit: usize,
-}
-
-impl Class {
-    /// The bit and the position of the member that takes effect next in a configuration, if there is
-    /// one.
-    pub(super) fn next(&self, config: &Config) -> Option<(usize, u32)> {
-        let at = (0..self.invoked).find(|at| !has(&config.spent, self.bit + at))?;
-        Some((self.bit + at, self.members[at]))
-    }
 }
 
 /// One operation that took effect, in the linked list that is the trail of a configuration.

@@ -7,10 +7,9 @@ use smallvec::SmallVec;
 
 use super::{
     CONFIGURATION_BYTES, Effort, Overflow,
-    config::{
-        Antichain, Class, Config, Link, NO_LINK, OpenSlots, OpenStep, Words, clear, has, link, set,
-    },
+    config::{Antichain, Config, Link, NO_LINK, OpenSlots, OpenStep, Words, clear, has, link, set},
     observability::Observability,
+    spending::Spending,
     steps::{OPEN, States, Step, TimedStep, UNOBSERVABLE},
     visited::Visited,
 };
@@ -45,8 +44,7 @@ pub(super) struct Frontier<'a> {
     /// The open reads of each state.
     readers: HashMap<u32, Words, RandomState>,
     open_slots: OpenSlots,
-    classes: Vec<Class>,
-    class_of: HashMap<Step, usize, RandomState>,
+    spending: Spending,
     observability: Observability,
     states: &'a mut States,
     /// The history contains a [`Step::Mismatch`].
@@ -84,7 +82,7 @@ impl<'a> Frontier<'a> {
                     _ => true,
                 }
         };
-        let (classes, class_of, members) = classes((0_u32..).zip(operations).filter(useful));
+        let spending = Spending::new((0_u32..).zip(operations).filter(useful), overflow);
         let words = slots_needed(operations).div_ceil(64).max(1);
         let initial = Config {
             state: 0,
@@ -92,7 +90,7 @@ impl<'a> Frontier<'a> {
             trail: NO_LINK,
             used: 0,
             done: SmallVec::from_elem(0, words),
-            spent: SmallVec::from_elem(0, members.div_ceil(64)),
+            spent: SmallVec::from_elem(0, spending.bits.div_ceil(64)),
         };
         Frontier {
             configs: vec![initial],
@@ -101,8 +99,7 @@ impl<'a> Frontier<'a> {
             slots: 0,
             readers: HashMap::default(),
             open_slots: OpenSlots::new(words),
-            classes,
-            class_of,
+            spending,
             observability,
             states,
             has_mismatches,
@@ -147,13 +144,7 @@ impl<'a> Frontier<'a> {
 
     fn invoke(&mut self, position: u32, op: TimedStep) {
         if op.returned == OPEN {
-            if let Some(class) = self.class_of.get(&op.step) {
-                let class = &mut self.classes[*class];
-                // A useless member was left out.
-                if class.members.get(class.invoked) == Some(&position) {
-                    class.invoked += 1;
-                }
-            }
+            self.spending.invoke(position, op.step);
             return;
         }
         let slot = self.free_slots.pop().unwrap_or_else(|| {
@@ -199,7 +190,8 @@ impl<'a> Frontier<'a> {
             }
         }
         while let Some(config) = self.visited.pop() {
-            effort.steps += 1 + std::mem::take(&mut self.visited.comparisons) / 16
+            effort.steps += 1
+                + std::mem::take(&mut self.visited.comparisons) / 16
                 + std::mem::take(&mut next.comparisons) / 16;
             let stop = effort.exceeded(self.weight(self.visited.len() + next.count));
             if stop.is_some() {
@@ -291,7 +283,8 @@ impl<'a> Frontier<'a> {
     fn weight(&self, configurations: usize) -> usize {
         let usual = size_of::<Config>();
         let words = |inline: &Words| if inline.spilled() { inline.len() * 8 + 16 } else { 0 };
-        let more = self.configs.first().map_or(0, |config| words(&config.done) + words(&config.spent));
+        let more =
+            self.configs.first().map_or(0, |config| words(&config.done) + words(&config.spent));
         let links = self.links.as_ref().map_or(0, Vec::len) * size_of::<Link>();
         configurations * (usual + more) / usual + links / CONFIGURATION_BYTES
     }
@@ -300,7 +293,7 @@ impl<'a> Frontier<'a> {
     /// operations observe, and those from which an indeterminate cas leads to one.
     fn find_goals(&mut self) {
         self.goals.clear();
-        if self.classes.is_empty() {
+        if self.spending.len() == 0 {
             return;
         }
         let observed = self.open.iter().filter_map(|other| match other.op.step {
@@ -310,8 +303,8 @@ impl<'a> Frontier<'a> {
         self.goals.extend(observed);
         loop {
             let before = self.goals.len();
-            for class in self.classes.iter().filter(|class| class.invoked > 0) {
-                if let Step::Cas(from, to) = class.step
+            for step in self.spending.invoked() {
+                if let Step::Cas(from, to) = step
                     && self.goals.contains(&to)
                 {
                     self.goals.insert(from);
@@ -368,17 +361,17 @@ impl<'a> Frontier<'a> {
                 self.continue_with(after, target, next);
             }
         }
-        for class in 0..self.classes.len() {
-            let step = self.classes[class].step;
+        for class in 0..self.spending.len() {
+            let step = self.spending.step(class);
             if matches!(step, Step::Cas(from, _) if from != config.state)
                 || tried.iter().any(|(other, _)| *other == step)
+                || !self.spending.is_left(class, config)
             {
                 continue;
             }
-            let Some((bit, position)) = self.classes[class].next(config) else { continue };
-            if let Some(mut after) = self.observable_after(config, step, now, true) {
-                set(&mut after.spent, bit);
-                after.used += 1;
+            if let Some(mut after) = self.observable_after(config, step, now, true)
+                && let Some(position) = self.spending.spend(class, &mut after)
+            {
                 link(&mut self.links, &mut after, position, false);
                 self.continue_with(after, target, next);
             }
@@ -474,14 +467,11 @@ impl<'a> Frontier<'a> {
         if self.open.iter().any(|other| observes(other.op.step) && !has(&before.done, other.slot)) {
             return true;
         }
-        self.classes.iter().any(|class| {
-            class.invoked > 0
-                && match class.step {
-                    Step::Cas(from, to) => {
-                        from == state && (self.has_mismatches || self.goals.contains(&to))
-                    }
-                    step => observes(step),
-                }
+        self.spending.invoked().any(|step| match step {
+            Step::Cas(from, to) => {
+                from == state && (self.has_mismatches || self.goals.contains(&to))
+            }
+            step => observes(step),
         })
     }
 
@@ -542,27 +532,6 @@ impl<'a> Frontier<'a> {
         order.reverse();
         order
     }
-}
-
-/// Sorts indeterminate operations into classes. Also the number of all.
-fn classes<'o>(
-    operations: impl Iterator<Item = (u32, &'o TimedStep)>,
-) -> (Vec<Class>, HashMap<Step, usize, RandomState>, usize) {
-    let mut classes: Vec<Class> = Vec::new();
-    let mut class_of: HashMap<Step, usize, RandomState> = HashMap::default();
-    for (position, op) in operations {
-        let class = *class_of.entry(op.step).or_insert_with(|| {
-            classes.push(Class { step: op.step, members: Vec::new(), invoked: 0, bit: 0 });
-            classes.len() - 1
-        });
-        classes[class].members.push(position);
-    }
-    let mut bit = 0;
-    for class in &mut classes {
-        class.bit = bit;
-        bit += class.members.len();
-    }
-    (classes, class_of, bit)
 }
 
 /// The greatest number of operations open at a time that return.

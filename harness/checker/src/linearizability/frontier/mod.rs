@@ -23,10 +23,11 @@
 mod config;
 mod expansion;
 mod observability;
+mod spending;
 mod steps;
-mod visited;
 #[cfg(test)]
 mod tests;
+mod visited;
 
 use std::time::Duration;
 
@@ -99,10 +100,10 @@ pub enum Overflow {
     Join(usize),
 }
 
-/// What a frontier has spent and may spend.
+/// What has been spent and may be spent, by one frontier or several one after the other.
 #[derive(Debug)]
 pub struct Effort {
-    /// Steps so far.
+    /// Steps so far. A step expands a configuration, or compares a few.
     pub steps: u64,
     /// The most steps.
     pub steps_max: u64,
@@ -124,12 +125,27 @@ impl Effort {
         }
     }
 
+    /// Lets `run` take at most this many steps.
+    pub fn within<R>(&mut self, steps: u64, run: impl FnOnce(&mut Effort) -> R) -> R {
+        let all = self.steps_max;
+        self.steps_max = all.min(self.steps.saturating_add(steps));
+        let result = run(self);
+        self.steps_max = all;
+        result
+    }
+
+    /// Whether the steps are used up.
+    #[must_use]
+    pub fn is_used_up(&self) -> bool {
+        self.steps > self.steps_max
+    }
+
     /// The limit that is exceeded with this many configurations in memory, if any.
     fn exceeded(&mut self, configurations: usize) -> Option<StopReason> {
         if configurations > self.configurations {
             return Some(StopReason::TooManyConfigs);
         }
-        if self.steps > self.steps_max {
+        if self.is_used_up() {
             return Some(StopReason::OutOfSteps);
         }
         self.deadline.has_passed().then_some(StopReason::TimedOut)

@@ -93,7 +93,8 @@ impl Visited {
             match self.overflow {
                 Overflow::Drop(width) if group.len() >= (width / 8).max(1) => {
                     self.is_inexact = true;
-                    let most = (0..group.len()).max_by_key(used).filter(|at| used(at) > config.used);
+                    let most =
+                        (0..group.len()).max_by_key(used).filter(|at| used(at) > config.used);
                     let Some(most) = most else { return };
                     nodes[group.swap_remove(most) as usize].is_replaced = true;
                 }
