@@ -14,16 +14,20 @@
 
 use super::{
     decide::LimitExceeded,
-    frontier::{Effort, FrontierResult, Limits, Overflow, States, TimedStep, follow},
+    frontier::{Effort, FrontierResult, Limits, Overflow, States, TimedStep, Weights, follow},
 };
 
-/// Steps of each method in the first round. They are quadrupled from round to round, and the widths
-/// doubled.
-const FIRST_STEPS: u64 = 100_000;
+/// Steps of each method in the first round, and for each operation. They are quadrupled from round to
+/// round.
+const FIRST_STEPS: u64 = 50_000;
+const STEPS_PER_OPERATION: u64 = 20;
 
-/// The widths of the first round.
-const DIVE_WIDTH: usize = 8;
-const JOIN_WIDTH: usize = 2;
+/// The widths to begin with. A width is doubled when a method has come to an end without a decision.
+const DIVE_WIDTH: usize = 4;
+const JOIN_WIDTH: usize = 1;
+
+/// What a dive does with a width, in turn: see [`Overflow::Drop`]. The one is fast, the other finds more.
+const SEARCHES: [usize; 2] = [1, 3];
 
 /// What the methods found.
 pub(super) enum Decision {
@@ -36,6 +40,37 @@ pub(super) enum Decision {
     Unknown(LimitExceeded),
 }
 
+/// The methods, in the order of their turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Exact,
+    Dive,
+    Join,
+}
+
+/// A method's turn.
+enum Turn {
+    Decided(Decision),
+    /// It needs more steps.
+    OutOfSteps,
+    /// It needs more memory than allowed.
+    OutOfMemory,
+}
+
+/// The methods on one history, and what they have learned.
+struct Portfolio<'a> {
+    operations: &'a [TimedStep],
+    states: &'a mut States,
+    limits: &'a Limits,
+    certify: bool,
+    /// The trails of an exact frontier take memory: if they take too much, it does without.
+    trails: bool,
+    dives: usize,
+    dive_width: usize,
+    join_width: usize,
+    weights: Weights,
+}
+
 /// Decides the history of a key. With `certify`, a valid decision comes with an order.
 pub(super) fn decide(
     operations: &[TimedStep],
@@ -44,51 +79,102 @@ pub(super) fn decide(
     effort: &mut Effort,
     certify: bool,
 ) -> Decision {
-    // The trails of an exact frontier take memory: if they take too much, it is tried without.
-    let mut trails = certify;
-    for round in 0_u32.. {
-        let steps = FIRST_STEPS.saturating_mul(4_u64.saturating_pow(round));
-        let width = |first: usize| first.saturating_mul(2_usize.saturating_pow(round));
-        let mut is_limited_by_memory = true;
-        for overflow in
-            [Overflow::Keep, Overflow::Drop(width(DIVE_WIDTH)), Overflow::Join(width(JOIN_WIDTH))]
-        {
-            // The trail of a dive is short, and costs little.
-            let order = matches!(overflow, Overflow::Drop(_)) && certify
-                || overflow == Overflow::Keep && trails;
-            let result =
-                effort.within(steps, |effort| follow(operations, states, overflow, effort, order));
+    let mut portfolio = Portfolio {
+        operations,
+        states,
+        limits,
+        certify,
+        trails: certify,
+        dives: 0,
+        dive_width: DIVE_WIDTH,
+        join_width: JOIN_WIDTH,
+        weights: Weights::default(),
+    };
+    let mut steps = FIRST_STEPS + STEPS_PER_OPERATION * operations.len() as u64;
+    let mut methods = vec![Method::Exact, Method::Dive, Method::Join];
+    while !methods.is_empty() {
+        let mut decision = None;
+        methods.retain(|method| {
+            if decision.is_some() {
+                return true;
+            }
+            match effort.within(steps, |effort| portfolio.turn(*method, effort)) {
+                Turn::Decided(found) => decision = Some(found),
+                Turn::OutOfSteps => {}
+                Turn::OutOfMemory => return false,
+            }
+            true
+        });
+        if let Some(decision) = decision {
+            return decision;
+        }
+        if effort.is_used_up() {
+            return Decision::Unknown(LimitExceeded::Steps(effort.steps_max));
+        }
+        steps = steps.saturating_mul(4);
+    }
+    Decision::Unknown(LimitExceeded::Configurations(limits.configurations))
+}
+
+impl Portfolio<'_> {
+    /// Lets a method search until it has decided, or its steps are used up.
+    fn turn(&mut self, method: Method, effort: &mut Effort) -> Turn {
+        loop {
+            let (overflow, order) = match method {
+                Method::Exact => (Overflow::Keep, self.trails),
+                // The trail of a dive takes little memory.
+                Method::Dive => (
+                    Overflow::Drop {
+                        width: self.dive_width,
+                        search: SEARCHES[self.dives % SEARCHES.len()],
+                    },
+                    self.certify,
+                ),
+                Method::Join => (Overflow::Join(self.join_width), false),
+            };
+            let Portfolio { operations, states, weights, .. } = self;
+            let result = follow(operations, states, overflow, weights, effort, order);
             if std::env::var("TRACE").is_ok() {
                 let what = match &result {
                     FrontierResult::Valid(_) => "valid".to_owned(),
                     other => format!("{other:?}"),
                 };
-                println!("    {round} {overflow:?}: {what} {} steps", effort.steps);
+                println!("    {overflow:?}: {what} {} steps", effort.steps);
             }
             match result {
-                FrontierResult::Valid(found) => return Decision::Valid(order.then_some(found)),
+                FrontierResult::Valid(found) => {
+                    return Turn::Decided(Decision::Valid(order.then_some(found)));
+                }
                 FrontierResult::Invalid { breaks_at, states, is_shortest } => {
-                    return Decision::Invalid { breaks_at, states, is_shortest };
+                    return Turn::Decided(Decision::Invalid { breaks_at, states, is_shortest });
                 }
                 FrontierResult::TimedOut => {
-                    return Decision::Unknown(LimitExceeded::Time(limits.time));
+                    let limit = LimitExceeded::Time(self.limits.time);
+                    return Turn::Decided(Decision::Unknown(limit));
                 }
-                FrontierResult::TooManyConfigs if overflow == Overflow::Keep && trails => {
-                    trails = false;
-                    is_limited_by_memory = false;
+                FrontierResult::OutOfSteps => return Turn::OutOfSteps,
+                FrontierResult::TooManyConfigs if method == Method::Exact && self.trails => {
+                    self.trails = false;
                 }
-                FrontierResult::TooManyConfigs => {}
-                FrontierResult::Undecided | FrontierResult::OutOfSteps => {
-                    is_limited_by_memory = false;
-                }
+                FrontierResult::TooManyConfigs => return Turn::OutOfMemory,
+                FrontierResult::Undecided { stuck_at } => self.learn(method, stuck_at),
             }
         }
-        if effort.is_used_up() {
-            return Decision::Unknown(LimitExceeded::Steps(effort.steps_max));
+    }
+
+    /// An attempt has come to an end without a decision.
+    fn learn(&mut self, method: Method, stuck_at: Option<u32>) {
+        match method {
+            Method::Dive => {
+                self.dives += 1;
+                if self.dives.is_multiple_of(SEARCHES.len()) {
+                    self.dive_width = self.dive_width.saturating_mul(2);
+                }
+            }
+            _ => self.join_width = self.join_width.saturating_mul(2),
         }
-        if is_limited_by_memory {
-            break;
+        if let Some(at) = stuck_at {
+            self.weights.learn(self.operations[at as usize].step);
         }
     }
-    Decision::Unknown(LimitExceeded::Configurations(limits.configurations))
 }

@@ -205,8 +205,13 @@ fn check(observed: &[Observed], appends: bool, decided: &Decided) -> Result<bool
 
 /// How the frontier deals with too many configurations: the widths are so small that it has to even in
 /// small histories.
-const OVERFLOWS: [Overflow; 5] =
-    [Overflow::Keep, Overflow::Drop(1), Overflow::Drop(2), Overflow::Join(1), Overflow::Join(2)];
+const OVERFLOWS: [Overflow; 5] = [
+    Overflow::Keep,
+    Overflow::Drop { width: 1, search: 1 },
+    Overflow::Drop { width: 2, search: 3 },
+    Overflow::Join(1),
+    Overflow::Join(2),
+];
 
 /// How often each of these has decided a valid history, and an invalid one.
 type Decided = [[AtomicU64; 2]; OVERFLOWS.len()];
@@ -224,7 +229,7 @@ fn check_methods(
             Encoding::Steps(steps, states) => (steps.clone(), states.clone()),
         };
         let effort = &mut Effort::new(&Limits::default());
-        let result = follow(&steps, &mut states, overflow, effort, true);
+        let result = follow(&steps, &mut states, overflow, &Weights::default(), effort, true);
         let is_right = match (&result, breaks_at) {
             (FrontierResult::Valid(order), None) => {
                 verify_order(packed, order).map_err(|rejection| rejection.to_string())?;
@@ -234,13 +239,13 @@ fn check_methods(
                 let returned = |at: u32| operations[at as usize].returned;
                 *breaks_at == at || !is_shortest && returned(*breaks_at) > returned(at)
             }
-            (FrontierResult::Undecided, _) => overflow != Overflow::Keep,
+            (FrontierResult::Undecided { .. }, _) => overflow != Overflow::Keep,
             _ => false,
         };
         if !is_right {
             return Err(format!("{overflow:?} says {result:?}"));
         }
-        if result != FrontierResult::Undecided {
+        if !matches!(result, FrontierResult::Undecided { .. }) {
             decided[usize::from(breaks_at.is_some())].fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -198,6 +198,9 @@ impl Minimizer<'_> {
 
     /// Whether a part certainly has no order, from the start of the history or from a later one.
     fn has_no_order(&mut self, part: &[u32], start: Option<&StartState>) -> bool {
+        if self.effort.is_used_up() {
+            return false;
+        }
         let operations = self.steps_at(part);
         let Minimizer { states, limits, effort, .. } = self;
         let mut is_invalid = |operations: &[TimedStep]| {

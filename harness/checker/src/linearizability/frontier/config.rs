@@ -32,8 +32,17 @@ pub(super) fn is_subset_in(a: &[u64], of: &[u64], b: &[u64]) -> bool {
     a.iter().zip(of).zip(b).all(|((a, of), b)| a & of & !b == 0)
 }
 
-fn count(words: &[u64]) -> u32 {
-    words.iter().map(|word| word.count_ones()).sum()
+/// The sum of the weights of bits.
+fn weight(words: impl Iterator<Item = u64>, weights: &[u32]) -> u64 {
+    let mut sum = 0;
+    for (word, weights) in words.zip(weights.chunks(64)) {
+        let mut rest = word;
+        while rest != 0 {
+            sum += u64::from(weights[rest.trailing_zeros() as usize]);
+            rest &= rest - 1;
+        }
+    }
+    sum
 }
 
 /// A state that the key may have, and the operations that have taken effect to reach it.
@@ -45,8 +54,8 @@ pub(super) struct Config {
     pub(super) hides_before: u32,
     /// The last link of its trail, [`NO_LINK`] if there is none.
     pub(super) trail: u32,
-    /// Number of indeterminate operations that have taken effect.
-    pub(super) used: u32,
+    /// The weights of the indeterminate operations that have taken effect.
+    pub(super) cost: u64,
     /// The open operations that have taken effect, by slot.
     pub(super) done: Words,
     /// The indeterminate operations that have taken effect, by [`super::spending::Counter`].
@@ -56,19 +65,21 @@ pub(super) struct Config {
 impl Config {
     /// The weakest configuration that can do everything that either of two can, which differ in
     /// nothing but the indeterminate operations used.
-    pub(super) fn joined(&self, other: &Config) -> Config {
+    pub(super) fn joined(&self, other: &Config, weights: &[u32]) -> Config {
         let spent: Words = self.spent.iter().zip(&other.spent).map(|(a, b)| a & b).collect();
-        Config { used: count(&spent), spent, trail: NO_LINK, ..self.clone() }
+        let cost = weight(spent.iter().copied(), weights);
+        Config { cost, spent, trail: NO_LINK, ..self.clone() }
     }
 
-    /// Number of indeterminate operations used by one of two configurations and not by the other.
-    pub(super) fn distance(&self, other: &Config) -> u32 {
-        self.spent.iter().zip(&other.spent).map(|(a, b)| (a ^ b).count_ones()).sum()
+    /// The weight of the indeterminate operations used by one of two configurations and not by the
+    /// other.
+    pub(super) fn distance(&self, other: &Config, weights: &[u32]) -> u64 {
+        weight(self.spent.iter().zip(&other.spent).map(|(a, b)| a ^ b), weights)
     }
 
     /// Whether it used a subset of the indeterminate operations of another one.
     pub(super) fn spent_less(&self, other: &Config) -> bool {
-        self.used <= other.used && is_subset(&self.spent, &other.spent)
+        self.cost <= other.cost && is_subset(&self.spent, &other.spent)
     }
 
     /// Whether they differ in nothing but the indeterminate operations used.
@@ -156,6 +167,7 @@ impl Antichain {
         &mut self,
         mut config: Config,
         width: usize,
+        weights: &[u32],
         open: &[OpenStep],
         slots: &OpenSlots,
     ) -> bool {
@@ -181,9 +193,9 @@ impl Antichain {
                 break;
             }
             let alike = same_state.iter().enumerate().filter(alike);
-            let nearest = alike.min_by_key(|(_, other)| config.distance(other));
+            let nearest = alike.min_by_key(|(_, other)| config.distance(other, weights));
             let Some((nearest, _)) = nearest else { break };
-            config = config.joined(&same_state.swap_remove(nearest));
+            config = config.joined(&same_state.swap_remove(nearest), weights);
             self.count -= 1;
             has_joined = true;
         }

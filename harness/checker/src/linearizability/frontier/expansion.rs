@@ -9,7 +9,7 @@ use super::{
     CONFIGURATION_BYTES, Effort, Overflow,
     config::{Antichain, Config, Link, NO_LINK, OpenSlots, OpenStep, Words, clear, has, link, set},
     observability::Observability,
-    spending::Spending,
+    spending::{Spending, Weights},
     steps::{OPEN, States, Step, TimedStep, UNOBSERVABLE},
     visited::Visited,
 };
@@ -69,6 +69,7 @@ impl<'a> Frontier<'a> {
         mut observability: Observability,
         order: bool,
         overflow: Overflow,
+        weights: &Weights,
     ) -> Self {
         let is_register = |op: &TimedStep| matches!(op.step, Step::Read(_) | Step::Write(_));
         let has_mismatches = operations.iter().any(|op| matches!(op.step, Step::Mismatch(_)));
@@ -82,15 +83,15 @@ impl<'a> Frontier<'a> {
                     _ => true,
                 }
         };
-        let spending = Spending::new((0_u32..).zip(operations).filter(useful), overflow);
+        let spending = Spending::new((0_u32..).zip(operations).filter(useful), overflow, weights);
         let words = slots_needed(operations).div_ceil(64).max(1);
         let initial = Config {
             state: 0,
             hides_before: 0,
             trail: NO_LINK,
-            used: 0,
+            cost: 0,
             done: SmallVec::from_elem(0, words),
-            spent: SmallVec::from_elem(0, spending.bits.div_ceil(64)),
+            spent: SmallVec::from_elem(0, spending.weights.len().div_ceil(64)),
         };
         Frontier {
             configs: vec![initial],
@@ -199,8 +200,8 @@ impl<'a> Frontier<'a> {
             }
             self.expand(&config, &target, &mut next);
             // Those that used the fewest are expanded first, so the rest would hardly be kept.
-            if let Overflow::Drop(width) = self.overflow
-                && next.count >= width
+            if let Overflow::Drop { width, search } = self.overflow
+                && next.count >= width * search
             {
                 self.is_inexact = true;
                 break;
@@ -220,10 +221,10 @@ impl<'a> Frontier<'a> {
     /// Drops the configurations that used the most indeterminate operations, if only some are to be
     /// kept.
     fn narrow(&mut self) {
-        if let Overflow::Drop(width) = self.overflow
+        if let Overflow::Drop { width, .. } = self.overflow
             && self.configs.len() > width
         {
-            self.configs.sort_by_key(|config| config.used);
+            self.configs.sort_by_key(|config| config.cost);
             self.configs.truncate(width);
             self.is_inexact = true;
         }
@@ -274,9 +275,10 @@ impl<'a> Frontier<'a> {
     fn add(&mut self, config: Config, to: &mut Antichain) {
         let width = match self.overflow {
             Overflow::Join(width) => width,
-            Overflow::Keep | Overflow::Drop(_) => usize::MAX,
+            Overflow::Keep | Overflow::Drop { .. } => usize::MAX,
         };
-        self.is_inexact |= to.add(config, width, &self.open, &self.open_slots);
+        self.is_inexact |=
+            to.add(config, width, &self.spending.weights, &self.open, &self.open_slots);
     }
 
     /// The number of configurations of usual size that take as much memory as this many take now.
@@ -331,7 +333,7 @@ impl<'a> Frontier<'a> {
                 return;
             }
         }
-        self.visited.push(config);
+        self.visited.push(config, &self.spending.weights);
     }
 
     /// Lets the target take effect, and every other operation whose effect can be observed before.
@@ -384,7 +386,7 @@ impl<'a> Frontier<'a> {
         if has(&after.done, target.slot) {
             self.keep(after, target, next);
         } else {
-            self.visited.push(after);
+            self.visited.push(after, &self.spending.weights);
         }
     }
 

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use super::deadline::Deadline;
 
+pub use self::spending::Weights;
 pub use self::steps::{OPEN, States, Step, TimedStep, UNOBSERVABLE};
 use self::{
     expansion::{Frontier, StopReason, states_of},
@@ -55,7 +56,10 @@ pub enum FrontierResult {
         is_shortest: bool,
     },
     /// Neither is known, since configurations were dropped or joined.
-    Undecided,
+    Undecided {
+        /// The operation at whose return no configuration was left, by position.
+        stuck_at: Option<u32>,
+    },
     /// The configurations take more memory than allowed.
     TooManyConfigs,
     /// The steps are used up.
@@ -92,9 +96,13 @@ impl Default for Limits {
 pub enum Overflow {
     /// All are kept: the frontier is exact.
     Keep,
-    /// Those that used the fewest are kept, at most this many in all: if the end is reached, the history
-    /// is linearizable.
-    Drop(usize),
+    /// Those that cost the least are kept: if the end is reached, the history is linearizable.
+    Drop {
+        /// The most that are kept.
+        width: usize,
+        /// When an operation returns, the search for those to keep ends with this many times as many.
+        search: usize,
+    },
     /// The nearest are joined, so that of those that are alike but for what they used at most this many
     /// remain: if no configuration remains, the history is not linearizable.
     Join(usize),
@@ -161,7 +169,8 @@ pub fn check(
     limits: &Limits,
     order: bool,
 ) -> FrontierResult {
-    follow(operations, states, Overflow::Keep, &mut Effort::new(limits), order)
+    let effort = &mut Effort::new(limits);
+    follow(operations, states, Overflow::Keep, &Weights::default(), effort, order)
 }
 
 /// Like [`check`], with a way to deal with too many configurations.
@@ -170,18 +179,19 @@ pub fn follow(
     operations: &[TimedStep],
     states: &mut States,
     overflow: Overflow,
+    weights: &Weights,
     effort: &mut Effort,
     order: bool,
 ) -> FrontierResult {
     let observability = Observability::new(operations, states);
-    let mut frontier = Frontier::new(operations, states, observability, order, overflow);
+    let mut frontier = Frontier::new(operations, states, observability, order, overflow, weights);
     let stopped = frontier.run(effort, |_, _| {});
     let is_inexact = frontier.is_inexact;
     match (stopped, overflow) {
-        (None, Overflow::Join(_)) if is_inexact => FrontierResult::Undecided,
+        (None, Overflow::Join(_)) if is_inexact => FrontierResult::Undecided { stuck_at: None },
         (None, _) => FrontierResult::Valid(if order { frontier.order() } else { Vec::new() }),
-        (Some((_, StopReason::NoConfig(_))), Overflow::Drop(_)) if is_inexact => {
-            FrontierResult::Undecided
+        (Some((position, StopReason::NoConfig(_))), Overflow::Drop { .. }) if is_inexact => {
+            FrontierResult::Undecided { stuck_at: Some(position) }
         }
         (Some((position, StopReason::NoConfig(states))), _) => {
             FrontierResult::Invalid { breaks_at: position, states, is_shortest: !is_inexact }
@@ -201,7 +211,9 @@ pub(super) fn possible_states(
     effort: &mut Effort,
 ) -> Option<Vec<(u32, Vec<u32>)>> {
     let observability = Observability::new(operations, states).unlimited();
-    let mut frontier = Frontier::new(operations, states, observability, false, Overflow::Keep);
+    let weights = &Weights::default();
+    let mut frontier =
+        Frontier::new(operations, states, observability, false, Overflow::Keep, weights);
     let mut possible = Vec::new();
     let stopped = frontier.run(effort, |position, configs| {
         possible.push((position, states_of(configs)));

@@ -1,6 +1,6 @@
 //! The indeterminate operations, and how configurations count those that have taken effect.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, iter};
 
 use ahash::RandomState;
 
@@ -18,11 +18,19 @@ struct Counter {
     /// The first bit, and the number of bits.
     bit: usize,
     size: usize,
+    /// The weight of each.
+    weight: u32,
     /// Number of operations invoked so far.
     invoked: usize,
 }
 
 impl Counter {
+    /// Takes the next bits.
+    fn place(&mut self, weights: &mut Vec<u32>) {
+        self.bit = weights.len();
+        weights.extend(iter::repeat_n(self.weight, self.size));
+    }
+
     /// How many have taken effect, `None` if all that were invoked have.
     fn used(&self, config: &Config) -> Option<usize> {
         (0..self.invoked).find(|at| !has(&config.spent, self.bit + at))
@@ -48,8 +56,32 @@ pub(super) struct Spending {
     /// When configurations are joined, what all classes with the same state have used together would be
     /// lost: the one used one operation, the other another, both is none. So it is counted as well.
     groups: Vec<Counter>,
-    /// Number of bits of a configuration.
-    pub(super) bits: usize,
+    /// The weight of each bit of a configuration.
+    pub(super) weights: Vec<u32>,
+}
+
+/// What it costs to use indeterminate operations. Those that lead to a state that was missing in an
+/// earlier attempt cost more: they are to be saved for it.
+#[derive(Clone, Debug, Default)]
+pub struct Weights {
+    of_state: HashMap<u32, u32, RandomState>,
+}
+
+impl Weights {
+    /// An attempt ended since this step was not possible.
+    pub fn learn(&mut self, step: Step) {
+        if let Step::Read(state) | Step::Cas(state, _) = step {
+            *self.of_state.entry(state).or_insert(1) += 1;
+        }
+    }
+
+    /// The weight of a step.
+    fn of(&self, step: Step) -> u32 {
+        match step {
+            Step::Write(to) | Step::Cas(_, to) => self.of_state.get(&to).copied().unwrap_or(1),
+            Step::Append(_) | Step::Read(_) | Step::Mismatch(_) => 1,
+        }
+    }
 }
 
 impl Spending {
@@ -57,6 +89,7 @@ impl Spending {
     pub(super) fn new<'o>(
         operations: impl Iterator<Item = (u32, &'o TimedStep)>,
         overflow: Overflow,
+        weights: &Weights,
     ) -> Self {
         let mut spending = Spending::default();
         for (position, op) in operations {
@@ -72,10 +105,17 @@ impl Spending {
         if matches!(overflow, Overflow::Join(_)) {
             spending.group();
         }
-        let classes = spending.classes.iter_mut().map(|class| &mut class.counter);
-        for counter in classes.chain(&mut spending.groups) {
-            counter.bit = spending.bits;
-            spending.bits += counter.size;
+        let Spending { classes, groups, weights: of_bits, .. } = &mut spending;
+        for class in classes {
+            class.counter.weight = weights.of(class.step);
+            // A group has the weight of its classes, which lead to the same state.
+            if let Some(group) = class.group {
+                groups[group].weight = class.counter.weight;
+            }
+            class.counter.place(of_bits);
+        }
+        for group in groups {
+            group.place(of_bits);
         }
         spending
     }
@@ -139,10 +179,10 @@ impl Spending {
             let group = &self.groups[group];
             let used = group.used(config)?;
             set(&mut config.spent, group.bit + used);
-            config.used += 1;
+            config.cost += u64::from(group.weight);
         }
         set(&mut config.spent, class.counter.bit + used);
-        config.used += 1;
+        config.cost += u64::from(class.counter.weight);
         Some(class.members[used])
     }
 }

@@ -17,9 +17,9 @@ fn explosion(states: u32, each: u32) -> Vec<TimedStep> {
 #[test]
 fn a_single_return_stays_within_the_limits() {
     // A read of the last state can be explained, if only it is last.
-    let mut operations = explosion(6, 20);
+    let mut operations = explosion(9, 2);
     let next = u32::try_from(operations.len()).expect("a few");
-    for (invoked, state) in [(next, 5), (next + 2, 6)] {
+    for (invoked, state) in [(next, 7), (next + 2, 8)] {
         let step = Step::Read(state);
         operations.push(TimedStep { invoked, returned: invoked + 1, step });
     }

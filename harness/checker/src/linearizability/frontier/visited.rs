@@ -1,7 +1,10 @@
 //! The configurations visited while one operation returns, and those of them that are still to be
 //! expanded, the ones that used the fewest indeterminate operations first.
 
-use std::collections::HashMap;
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+};
 
 use ahash::RandomState;
 use smallvec::SmallVec;
@@ -22,10 +25,8 @@ struct Node {
 pub(super) struct Visited {
     groups: HashMap<(u32, u32, Words), SmallVec<[u32; 4]>, RandomState>,
     nodes: Vec<Node>,
-    /// By number of indeterminate operations used: nodes to expand.
-    queue: Vec<Vec<u32>>,
-    /// No node to expand used fewer.
-    fewest: usize,
+    /// Nodes to expand, by cost.
+    queue: BinaryHeap<Reverse<(u64, u32)>>,
     overflow: Overflow,
     /// Number of comparisons made.
     pub(super) comparisons: u64,
@@ -38,8 +39,7 @@ impl Visited {
         Visited {
             groups: HashMap::default(),
             nodes: Vec::new(),
-            queue: Vec::new(),
-            fewest: usize::MAX,
+            queue: BinaryHeap::new(),
             overflow,
             comparisons: 0,
             is_inexact: false,
@@ -50,9 +50,8 @@ impl Visited {
         if !self.nodes.is_empty() {
             self.groups.clear();
             self.nodes.clear();
-            self.queue.iter_mut().for_each(Vec::clear);
+            self.queue.clear();
         }
-        self.fewest = usize::MAX;
     }
 
     pub(super) fn len(&self) -> usize {
@@ -61,11 +60,7 @@ impl Visited {
 
     /// Takes the next configuration to expand.
     pub(super) fn pop(&mut self) -> Option<Config> {
-        while let Some(queue) = self.queue.get_mut(self.fewest) {
-            let Some(node) = queue.pop() else {
-                self.fewest += 1;
-                continue;
-            };
+        while let Some(Reverse((_, node))) = self.queue.pop() {
             let node = &self.nodes[node as usize];
             if !node.is_replaced {
                 return Some(node.config.clone());
@@ -75,7 +70,7 @@ impl Visited {
     }
 
     /// Adds a configuration unless one was visited that can do everything that it can.
-    pub(super) fn push(&mut self, mut config: Config) {
+    pub(super) fn push(&mut self, mut config: Config, weights: &[u32]) {
         let key = (config.state, config.hides_before, config.done.clone());
         let group = self.groups.entry(key).or_default();
         let nodes = &mut self.nodes;
@@ -89,35 +84,32 @@ impl Visited {
                 node.is_replaced = config.spent_less(&node.config);
                 !node.is_replaced
             });
-            let used = |at: &usize| nodes[group[*at] as usize].config.used;
+            let cost = |at: &usize| nodes[group[*at] as usize].config.cost;
             match self.overflow {
-                Overflow::Drop(width) if group.len() >= (width / 8).max(1) => {
+                Overflow::Drop { width, .. } if group.len() >= (width / 8).max(1) => {
                     self.is_inexact = true;
                     let most =
-                        (0..group.len()).max_by_key(used).filter(|at| used(at) > config.used);
+                        (0..group.len()).max_by_key(cost).filter(|at| cost(at) > config.cost);
                     let Some(most) = most else { return };
                     nodes[group.swap_remove(most) as usize].is_replaced = true;
                 }
                 Overflow::Join(width) if group.len() >= width => {
                     self.is_inexact = true;
-                    let distance = |at: &usize| config.distance(&nodes[group[*at] as usize].config);
+                    let distance =
+                        |at: &usize| config.distance(&nodes[group[*at] as usize].config, weights);
                     let Some(nearest) = (0..group.len()).min_by_key(distance) else { break };
                     let nearest = &mut nodes[group.swap_remove(nearest) as usize];
                     nearest.is_replaced = true;
-                    config = config.joined(&nearest.config);
+                    config = config.joined(&nearest.config, weights);
                     continue;
                 }
                 _ => {}
             }
             break;
         }
-        let used = config.used as usize;
-        group.push(u32::try_from(nodes.len()).expect("fewer configurations than 2^32"));
-        if self.queue.len() <= used {
-            self.queue.resize_with(used + 1, Vec::new);
-        }
-        self.queue[used].push(u32::try_from(nodes.len()).expect("fewer configurations than 2^32"));
-        self.fewest = self.fewest.min(used);
+        let node = u32::try_from(nodes.len()).expect("fewer configurations than 2^32");
+        group.push(node);
+        self.queue.push(Reverse((config.cost, node)));
         nodes.push(Node { config, is_replaced: false });
     }
 }
