@@ -87,7 +87,7 @@ fn by_search(
     certify: bool,
 ) -> Verdict {
     let effort = &mut Effort::new(limits);
-    match portfolio::decide(operations, states, limits, effort, certify) {
+    match portfolio::decide(operations, states, limits, effort, portfolio::IN_ORDER, certify) {
         Decision::Valid(order) => Verdict::Valid(order),
         Decision::Unknown(limit) => Verdict::Unknown(limit),
         Decision::Invalid { breaks_at, states: possible, is_shortest } => {

@@ -40,13 +40,17 @@ pub(super) enum Decision {
     Unknown(LimitExceeded),
 }
 
-/// The methods, in the order of their turns.
+/// A method.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Method {
+pub(super) enum Method {
     Exact,
     Dive,
     Join,
 }
+
+/// The order of the methods. A short dive decides most valid histories, and is exact as long as it has
+/// to drop nothing. What the exact frontier finds needs no search for the shortest prefix.
+pub(super) const IN_ORDER: [Method; 3] = [Method::Dive, Method::Exact, Method::Join];
 
 /// A method's turn.
 enum Turn {
@@ -77,6 +81,7 @@ pub(super) fn decide(
     states: &mut States,
     limits: &Limits,
     effort: &mut Effort,
+    methods: [Method; 3],
     certify: bool,
 ) -> Decision {
     let mut portfolio = Portfolio {
@@ -91,7 +96,7 @@ pub(super) fn decide(
         weights: Weights::default(),
     };
     let mut steps = FIRST_STEPS + STEPS_PER_OPERATION * operations.len() as u64;
-    let mut methods = vec![Method::Exact, Method::Dive, Method::Join];
+    let mut methods = methods.to_vec();
     while !methods.is_empty() {
         let mut decision = None;
         methods.retain(|method| {

@@ -20,7 +20,9 @@ use checker::{
     linearizability::{
         Counterexample, Encoding, Limits, Observations, ObservedCall, ObservedKey, PackedHistory,
         SearchLimits, SearchResult, SequentialSpec, Spec, StartState, Verdict, decide,
-        frontier::{Effort, FrontierResult, OPEN, Overflow, States, Step, TimedStep, follow},
+        frontier::{
+            Effort, FrontierResult, OPEN, Overflow, States, Step, TimedStep, Weights, follow,
+        },
         search, timed_steps, verify_order,
     },
 };

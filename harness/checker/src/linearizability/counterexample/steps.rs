@@ -9,7 +9,7 @@ use super::{
     super::{
         frontier::{self, Effort, Limits, States, Step, TimedStep},
         packed::ABSENT,
-        portfolio::{self, Decision},
+        portfolio::{self, Decision, Method},
     },
     Counterexample, Reason, StartState, remove_units,
 };
@@ -25,7 +25,11 @@ const STEPS_MAX: u64 = 4_000_000;
 const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The most steps to spend on the question whether one part has no order.
-const STEPS_OF_PART: u64 = 400_000;
+const STEPS_OF_PART: u64 = 200_000;
+
+/// The most steps to spend on the states that were possible. With indeterminate operations, or with
+/// appends, there are soon too many to be of use.
+const STEPS_OF_STATES: u64 = 4_000;
 
 /// A counterexample with this many operations is small enough.
 const SMALL: usize = 6;
@@ -58,8 +62,13 @@ pub(in super::super) fn from_break(
     let limits = Limits { time: limits.time.min(TIME_MAX), ..*limits };
     let mut effort = Effort::new(&limits);
     effort.steps_max = STEPS_MAX;
+    let methods = if found.is_shortest {
+        [Method::Exact, Method::Dive, Method::Join]
+    } else {
+        [Method::Dive, Method::Join, Method::Exact]
+    };
     if !found.is_shortest {
-        shorten(operations, states, &limits, &mut effort, &mut found);
+        shorten(operations, states, &limits, (&mut effort, methods), &mut found);
     }
     let prefix = prefix_until(operations, operations[found.at as usize].returned);
     let has_result = |op: &TimedStep| op.returned != frontier::OPEN || !is_read_only(op.step);
@@ -79,7 +88,7 @@ pub(in super::super) fn from_break(
     if found.operations.len() > shrunk_max {
         return found;
     }
-    let mut minimizer = Minimizer { prefix: &prefix, states, limits, effort };
+    let mut minimizer = Minimizer { methods, prefix: &prefix, states, limits, effort };
     minimizer.minimize(&mut found, step);
     let Reason::Unreachable { held, .. } = &found.reason else { return found };
     let start = found.start.iter().flat_map(|start| &start.held);
@@ -99,7 +108,7 @@ fn shorten(
     operations: &[TimedStep],
     states: &mut States,
     limits: &Limits,
-    effort: &mut Effort,
+    (effort, methods): (&mut Effort, [Method; 3]),
     found: &mut Break,
 ) {
     let until = operations[found.at as usize].returned;
@@ -115,7 +124,7 @@ fn shorten(
     let mut middle = bad - 1;
     while bad - good > 1 {
         let prefix = prefix_until(operations, returns[middle - 1].0);
-        match portfolio::decide(&prefix, states, limits, effort, false) {
+        match portfolio::decide(&prefix, states, limits, effort, methods, false) {
             Decision::Valid(_) => good = middle,
             Decision::Invalid { breaks_at, states, is_shortest } => {
                 *found = Break { at: breaks_at, states, is_shortest };
@@ -150,6 +159,8 @@ fn is_read_only(step: Step) -> bool {
 
 /// Makes a part of a history small.
 struct Minimizer<'a> {
+    /// The methods to decide parts with: first the one that has decided the whole.
+    methods: [Method; 3],
     prefix: &'a [TimedStep],
     states: &'a mut States,
     limits: Limits,
@@ -189,7 +200,7 @@ impl Minimizer<'_> {
     /// The states possible right after each return in the part. Empty if that takes too many steps.
     fn possible_states(&mut self, part: &[u32]) -> Vec<(u32, Vec<u32>)> {
         let operations = self.steps_at(part);
-        let possible = self.effort.within(STEPS_OF_PART, |effort| {
+        let possible = self.effort.within(STEPS_OF_STATES, |effort| {
             frontier::possible_states(&operations, self.states, effort)
         });
         let possible = possible.unwrap_or_default().into_iter();
@@ -202,11 +213,10 @@ impl Minimizer<'_> {
             return false;
         }
         let operations = self.steps_at(part);
-        let Minimizer { states, limits, effort, .. } = self;
+        let Minimizer { states, limits, effort, methods, .. } = self;
         let mut is_invalid = |operations: &[TimedStep]| {
-            let states = &mut states.clone();
             let decision = effort.within(STEPS_OF_PART, |effort| {
-                portfolio::decide(operations, states, limits, effort, false)
+                portfolio::decide(operations, states, limits, effort, *methods, false)
             });
             matches!(decision, Decision::Invalid { .. })
         };

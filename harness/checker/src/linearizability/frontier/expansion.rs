@@ -14,6 +14,10 @@ use super::{
     visited::Visited,
 };
 
+/// Comparisons of configurations, and bytes of texts, that take about as long as the rest of a step.
+const COMPARISONS_PER_STEP: u64 = 16;
+const BYTES_PER_STEP: u64 = 64;
+
 /// Why a frontier stops before the end of the history.
 pub(super) enum StopReason {
     /// No configuration is possible. These states were possible right before.
@@ -58,6 +62,8 @@ pub(super) struct Frontier<'a> {
     /// Configurations were dropped or joined.
     pub(super) is_inexact: bool,
     visited: Visited,
+    /// Bytes of texts handled since they were last counted as steps.
+    text_bytes: u64,
     /// The states from which indeterminate cas lead to one that an open operation observes.
     goals: HashSet<u32, RandomState>,
 }
@@ -110,6 +116,7 @@ impl<'a> Frontier<'a> {
             overflow,
             is_inexact: false,
             visited: Visited::new(overflow),
+            text_bytes: 0,
             goals: HashSet::default(),
         }
     }
@@ -191,9 +198,10 @@ impl<'a> Frontier<'a> {
             }
         }
         while let Some(config) = self.visited.pop() {
-            effort.steps += 1
-                + std::mem::take(&mut self.visited.comparisons) / 16
-                + std::mem::take(&mut next.comparisons) / 16;
+            let comparisons = std::mem::take(&mut self.visited.comparisons)
+                + std::mem::take(&mut next.comparisons);
+            effort.steps += 1 + comparisons / COMPARISONS_PER_STEP;
+            effort.steps += std::mem::take(&mut self.text_bytes) / BYTES_PER_STEP;
             let stop = effort.exceeded(self.weight(self.visited.len() + next.count));
             if stop.is_some() {
                 return stop;
@@ -408,13 +416,12 @@ impl<'a> Frontier<'a> {
             }
             Step::Cas(_, to) => after.state = to,
             Step::Append(text) if config.state != UNOBSERVABLE => {
-                let text = self.states.appended(config.state, text);
-                // A text that nobody can observe does not get a number.
-                let until = match self.states.find(&text) {
-                    Some(state) => self.observability.until(state, self.states),
-                    None => self.observability.text_until(&text),
-                };
-                after.state = if until >= now { self.states.number(&text) } else { UNOBSERVABLE };
+                let always = self.observability.is_unlimited();
+                let (appended, bytes) = self.states.appended(config.state, text, always);
+                self.text_bytes += bytes;
+                after.state = appended
+                    .filter(|state| self.observability.until(*state, self.states) >= now)
+                    .unwrap_or(UNOBSERVABLE);
             }
             Step::Append(_) | Step::Read(_) | Step::Mismatch(_) => {}
         }
