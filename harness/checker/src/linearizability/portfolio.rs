@@ -13,6 +13,7 @@
 //! is unknown.
 
 use super::{
+    counterexample::Break,
     decide::LimitExceeded,
     frontier::{Effort, FrontierResult, Limits, Overflow, States, TimedStep, Weights, follow},
 };
@@ -34,8 +35,8 @@ pub(super) enum Decision {
     /// Linearizable. If an order was requested: the operations that took effect, in an order that shows
     /// it, unless it takes more memory than allowed.
     Valid(Option<Vec<u32>>),
-    /// Not linearizable. The fields are those of [`FrontierResult::Invalid`].
-    Invalid { breaks_at: u32, states: Vec<u32>, is_shortest: bool },
+    /// Not linearizable.
+    Invalid(Break),
     /// Not decided within the limits.
     Unknown(LimitExceeded),
 }
@@ -139,19 +140,16 @@ impl Portfolio<'_> {
             };
             let Portfolio { operations, states, weights, .. } = self;
             let result = follow(operations, states, overflow, weights, effort, order);
-            if std::env::var("TRACE").is_ok() {
-                let what = match &result {
-                    FrontierResult::Valid(_) => "valid".to_owned(),
-                    other => format!("{other:?}"),
-                };
-                println!("    {overflow:?}: {what} {} steps", effort.steps);
-            }
             match result {
                 FrontierResult::Valid(found) => {
                     return Turn::Decided(Decision::Valid(order.then_some(found)));
                 }
                 FrontierResult::Invalid { breaks_at, states, is_shortest } => {
-                    return Turn::Decided(Decision::Invalid { breaks_at, states, is_shortest });
+                    return Turn::Decided(Decision::Invalid(Break {
+                        at: breaks_at,
+                        states,
+                        is_shortest,
+                    }));
                 }
                 FrontierResult::TimedOut => {
                     let limit = LimitExceeded::Time(self.limits.time);

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) use self::{
     register::from_violation,
-    steps::{Break, from_break},
+    steps::{Break, STEPS_MAX, from_break},
 };
 use super::{frontier::Step, zones::ZoneViolation};
 

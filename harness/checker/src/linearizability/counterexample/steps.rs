@@ -19,9 +19,9 @@ use super::{
 const SHRUNK_MAX: usize = 20_000;
 const SHRUNK_APPENDS_MAX: usize = 2_000;
 
-/// The most steps and time to spend on a counterexample. The time is a precaution: steps take a fraction
+/// The most steps and time to spend on counterexamples. The time is a precaution: steps take a fraction
 /// of a microsecond.
-const STEPS_MAX: u64 = 4_000_000;
+pub(in super::super) const STEPS_MAX: u64 = 4_000_000;
 const TIME_MAX: Duration = Duration::from_secs(10);
 
 /// The most steps to spend on the question whether one part has no order.
@@ -42,6 +42,7 @@ const OPEN_MAX: usize = 6;
 const LATER_MAX: usize = 60;
 
 /// A prefix of a history that has no order.
+#[derive(Debug)]
 pub(in super::super) struct Break {
     /// The operation whose return ends it, by position.
     pub(in super::super) at: u32,
@@ -51,17 +52,19 @@ pub(in super::super) struct Break {
     pub(in super::super) is_shortest: bool,
 }
 
-/// The counterexample of an operation that is impossible in every possible state.
+/// The counterexample of an operation that is impossible in every possible state. Spends at most this
+/// many steps on it.
 #[must_use]
 pub(in super::super) fn from_break(
     operations: &[TimedStep],
     states: &mut States,
     limits: &Limits,
     mut found: Break,
+    steps: u64,
 ) -> Counterexample {
     let limits = Limits { time: limits.time.min(TIME_MAX), ..*limits };
     let mut effort = Effort::new(&limits);
-    effort.steps_max = STEPS_MAX;
+    effort.steps_max = steps;
     let methods = if found.is_shortest {
         [Method::Exact, Method::Dive, Method::Join]
     } else {
@@ -126,14 +129,13 @@ fn shorten(
         let prefix = prefix_until(operations, returns[middle - 1].0);
         match portfolio::decide(&prefix, states, limits, effort, methods, false) {
             Decision::Valid(_) => good = middle,
-            Decision::Invalid { breaks_at, states, is_shortest } => {
-                *found = Break { at: breaks_at, states, is_shortest };
-                if is_shortest {
+            Decision::Invalid(shorter) => {
+                *found = shorter;
+                if found.is_shortest {
                     return;
                 }
-                bad = returns.partition_point(|(_, at)| {
-                    operations[*at as usize].returned <= operations[breaks_at as usize].returned
-                });
+                let until = operations[found.at as usize].returned;
+                bad = returns.partition_point(|(returned, _)| *returned <= until);
             }
             Decision::Unknown(_) => return,
         }
@@ -218,7 +220,7 @@ impl Minimizer<'_> {
             let decision = effort.within(STEPS_OF_PART, |effort| {
                 portfolio::decide(operations, states, limits, effort, *methods, false)
             });
-            matches!(decision, Decision::Invalid { .. })
+            matches!(decision, Decision::Invalid(_))
         };
         match start {
             None => is_invalid(&operations),
