@@ -78,14 +78,15 @@ pub(crate) fn with_cas(seed: u64) -> Vec<Observed> {
 pub(crate) fn indeterminate(seed: u64) -> Vec<Observed> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let shape = Shape {
-        ops_max: rng.random_range(6..=12),
+        ops_max: rng.random_range(6..=16),
+        concurrency: rng.random_range(1..=3),
         values: Some(rng.random_range(1..=4)),
         puts: rng.random_range(5..=25),
         deletes: 5,
         cas: rng.random_range(10..=50),
-        open: rng.random_range(30..=80),
+        open: rng.random_range(40..=80),
         omitted: 0,
-        wrong: rng.random_range(0..=40),
+        wrong: rng.random_range(0..=20),
         ..Shape::of(&mut rng)
     };
     history(&shape, &mut rng)
