@@ -158,9 +158,6 @@ pub fn timed_steps(history: &RegisterHistory) -> Vec<TimedStep> {
 /// # Errors
 /// The certificate is wrong.
 pub fn verify_order(packed: &PackedHistory, order: &[u32]) -> Result<(), Rejection> {
-    let time = |invoked: u32, returned: u32| {
-        (u64::from(invoked), (returned != frontier::OPEN).then_some(u64::from(returned)))
-    };
     match &packed.encoding {
         Encoding::Register(history) => {
             let times = history.ops.iter().map(|op| time(op.invoked, op.returned));
@@ -173,30 +170,42 @@ pub fn verify_order(packed: &PackedHistory, order: &[u32]) -> Result<(), Rejecti
                 Access::Read(value) => value == held,
             })
         }
-        Encoding::Steps(operations, states) => {
-            let times = operations.iter().map(|op| time(op.invoked, op.returned));
-            let text = |state: u32| match states.text(state) {
-                Some(text) => text.to_vec(),
-                None => state.to_le_bytes().to_vec(),
-            };
-            let mut held = text(ABSENT);
-            verify::verify(times, order, |position| match operations[position as usize].step {
-                Step::Write(value) => {
-                    held = text(value);
-                    true
-                }
-                Step::Append(more) => {
-                    held.extend(text(more));
-                    true
-                }
-                Step::Read(value) => held == text(value),
-                Step::Mismatch(from) => held != text(from),
-                Step::Cas(from, to) => {
-                    let swaps = held == text(from);
-                    held = text(to);
-                    swaps
-                }
-            })
-        }
+        Encoding::Steps(operations, states) => verify_steps(operations, states, order),
     }
+}
+
+/// Checks an order of steps with the independent verifier.
+pub(super) fn verify_steps(
+    operations: &[TimedStep],
+    states: &States,
+    order: &[u32],
+) -> Result<(), Rejection> {
+    let times = operations.iter().map(|op| time(op.invoked, op.returned));
+    let text = |state: u32| match states.text(state) {
+        Some(text) => text.to_vec(),
+        None => state.to_le_bytes().to_vec(),
+    };
+    let mut held = text(ABSENT);
+    verify::verify(times, order, |position| match operations[position as usize].step {
+        Step::Write(value) => {
+            held = text(value);
+            true
+        }
+        Step::Append(more) => {
+            held.extend(text(more));
+            true
+        }
+        Step::Read(value) => held == text(value),
+        Step::Mismatch(from) => held != text(from),
+        Step::Cas(from, to) => {
+            let swaps = held == text(from);
+            held = text(to);
+            swaps
+        }
+    })
+}
+
+/// An interval as the verifier takes it.
+fn time(invoked: u32, returned: u32) -> (u64, Option<u64>) {
+    (u64::from(invoked), (returned != frontier::OPEN).then_some(u64::from(returned)))
 }

@@ -6,7 +6,8 @@
 //!
 //! - tier 1, [`zones`], for keys whose puts write distinct values: O(n log n);
 //! - tier 2, [`frontier`], for all others: exponential in the number of concurrent operations in the
-//!   worst case, bounded by [`Limits`];
+//!   worst case, bounded by [`Limits`]. Three ways to follow its configurations take turns: one is
+//!   exact, one finds orders, one finds that there is none (`portfolio`);
 //! - tier 0, [`search()`], a plain search that serves any [`SequentialSpec`]. It is the oracle that the
 //!   other tiers are tested against.
 //!

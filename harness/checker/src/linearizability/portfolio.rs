@@ -14,7 +14,7 @@
 
 use super::{
     counterexample::Break,
-    decide::LimitExceeded,
+    decide::{LimitExceeded, verify_steps},
     frontier::{Effort, FrontierResult, Limits, Overflow, States, TimedStep, Weights, follow},
 };
 
@@ -77,6 +77,9 @@ struct Portfolio<'a> {
 }
 
 /// Decides the history of a key. With `certify`, a valid decision comes with an order.
+///
+/// # Panics
+/// If the verifier rejects the order that a dive found, which is a bug of this crate.
 pub(super) fn decide(
     operations: &[TimedStep],
     states: &mut States,
@@ -128,21 +131,24 @@ impl Portfolio<'_> {
         loop {
             let (overflow, order) = match method {
                 Method::Exact => (Overflow::Keep, self.trails),
-                // The trail of a dive takes little memory.
-                Method::Dive => (
-                    Overflow::Drop {
-                        width: self.dive_width,
-                        search: SEARCHES[self.dives % SEARCHES.len()],
-                    },
-                    self.certify,
-                ),
+                // What a dive finds is verified in any case. Its trail takes little memory.
+                Method::Dive => {
+                    let search = SEARCHES[self.dives % SEARCHES.len()];
+                    (Overflow::Drop { width: self.dive_width, search }, true)
+                }
                 Method::Join => (Overflow::Join(self.join_width), false),
             };
             let Portfolio { operations, states, weights, .. } = self;
             let result = follow(operations, states, overflow, weights, effort, order);
             match result {
                 FrontierResult::Valid(found) => {
-                    return Turn::Decided(Decision::Valid(order.then_some(found)));
+                    if method == Method::Dive
+                        && let Err(rejection) = verify_steps(operations, states, &found)
+                    {
+                        panic!("the order that a dive found is wrong: {rejection}");
+                    }
+                    let found = (order && self.certify).then_some(found);
+                    return Turn::Decided(Decision::Valid(found));
                 }
                 FrontierResult::Invalid { breaks_at, states, is_shortest } => {
                     return Turn::Decided(Decision::Invalid(Break {

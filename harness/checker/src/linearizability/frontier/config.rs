@@ -2,7 +2,10 @@
 
 use smallvec::SmallVec;
 
-use super::steps::{Step, TimedStep};
+use super::{
+    steps::{Step, TimedStep},
+    trail::NO_LINK,
+};
 
 /// A set of bits. All sets of a frontier have the same number of words.
 pub(super) type Words = SmallVec<[u64; 4]>;
@@ -96,32 +99,6 @@ pub(super) struct OpenStep {
     pub(super) slot: usize,
     pub(super) position: u32,
     pub(super) op: TimedStep,
-}
-
-/// One operation that took effect, in the linked list that is the trail of a configuration.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Link {
-    pub(super) before: u32,
-    pub(super) position: u32,
-    /// It took effect right before the last blind write.
-    pub(super) hidden: bool,
-}
-
-/// The end of a trail.
-pub(super) const NO_LINK: u32 = u32::MAX;
-
-/// Appends an operation to the trail of a configuration, if trails are kept.
-pub(super) fn link(
-    links: &mut Option<Vec<Link>>,
-    config: &mut Config,
-    position: u32,
-    hidden: bool,
-) {
-    if let Some(links) = links {
-        let here = u32::try_from(links.len()).expect("fewer links than 2^32");
-        links.push(Link { before: config.trail, position, hidden });
-        config.trail = here;
-    }
 }
 
 /// The slots of open operations by what their steps can do.

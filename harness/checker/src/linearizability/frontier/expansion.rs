@@ -7,10 +7,11 @@ use smallvec::SmallVec;
 
 use super::{
     CONFIGURATION_BYTES, Effort, Overflow,
-    config::{Antichain, Config, Link, NO_LINK, OpenSlots, OpenStep, Words, clear, has, link, set},
+    config::{Antichain, Config, OpenSlots, OpenStep, Words, clear, has, set},
     observability::Observability,
     spending::{Spending, Weights},
-    steps::{OPEN, States, Step, TimedStep, UNOBSERVABLE},
+    steps::{OPEN, States, Step, TimedStep, UNOBSERVABLE, slots_needed},
+    trail::{Link, NO_LINK, link, order},
     visited::Visited,
 };
 
@@ -209,7 +210,7 @@ impl<'a> Frontier<'a> {
             self.expand(&config, &target, &mut next);
             // Those that used the fewest are expanded first, so the rest would hardly be kept.
             if let Overflow::Drop { width, search } = self.overflow
-                && next.count >= width * search
+                && next.count >= width.saturating_mul(search)
             {
                 self.is_inexact = true;
                 break;
@@ -517,45 +518,7 @@ impl<'a> Frontier<'a> {
 
     /// An order of all operations that took effect, from the trail of a configuration.
     pub(super) fn order(&self) -> Vec<u32> {
-        let links = self.links.as_deref().unwrap_or_default();
-        let mut chain = Vec::new();
-        let mut at = self.configs.first().map_or(NO_LINK, |config| config.trail);
-        while at != NO_LINK {
-            let link = links[at as usize];
-            chain.push((link.position, link.hidden));
-            at = link.before;
-        }
-        // From the end: a hidden operation waits for the blind write that it comes right before.
-        let mut order = Vec::with_capacity(chain.len());
-        let mut hidden: Vec<u32> = Vec::new();
-        for (position, is_hidden) in chain {
-            if is_hidden {
-                hidden.push(position);
-                continue;
-            }
-            order.push(position);
-            if matches!(self.operations[position as usize].step, Step::Write(_)) {
-                order.append(&mut hidden);
-            }
-        }
-        order.reverse();
-        order
+        let trail = self.configs.first().map_or(NO_LINK, |config| config.trail);
+        order(self.links.as_deref().unwrap_or_default(), trail, self.operations)
     }
-}
-
-/// The greatest number of operations open at a time that return.
-fn slots_needed(operations: &[TimedStep]) -> usize {
-    let mut returns: Vec<u32> =
-        operations.iter().map(|op| op.returned).filter(|at| *at != OPEN).collect();
-    returns.sort_unstable();
-    let (mut open, mut most) = (0, 0);
-    let mut invocations = operations.iter().filter(|op| op.returned != OPEN).peekable();
-    for returned in returns {
-        while invocations.next_if(|op| op.invoked < returned).is_some() {
-            open += 1;
-        }
-        most = most.max(open);
-        open -= 1;
-    }
-    most
 }

@@ -16,9 +16,15 @@
 //!   before a blind write that took effect while it was open. So no choice is made when that write
 //!   takes effect. The configuration records when it last did, and an operation that was invoked
 //!   before may return without changing the state.
-//! - A write takes effect before its return is due only if an open operation can observe it.
+//! - A write takes effect before its return is due only if an open operation can observe it; an
+//!   indeterminate operation, only if it leads to a state that an open operation observes, by itself or by
+//!   indeterminate cas.
+//! - An indeterminate operation whose effect nothing observes after its invocation is left out.
 //! - All states that nobody can observe any more are equivalent.
 //! - A configuration is dropped if another one dominates it, that is, can do everything it can.
+//!
+//! With many indeterminate operations the configurations that differ in those used alone are the many.
+//! [`Overflow`] says what to do with them: keep all, or become sound for one of the two verdicts only.
 
 mod config;
 mod expansion;
@@ -27,6 +33,7 @@ mod spending;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod visited;
 
 use std::time::Duration;

@@ -49,6 +49,23 @@ pub struct TimedStep {
     pub step: Step,
 }
 
+/// The greatest number of operations open at a time that return.
+pub(super) fn slots_needed(operations: &[TimedStep]) -> usize {
+    let mut returns: Vec<u32> =
+        operations.iter().map(|op| op.returned).filter(|at| *at != OPEN).collect();
+    returns.sort_unstable();
+    let (mut open, mut most) = (0, 0);
+    let mut invocations = operations.iter().filter(|op| op.returned != OPEN).peekable();
+    for returned in returns {
+        while invocations.next_if(|op| op.invoked < returned).is_some() {
+            open += 1;
+        }
+        most = most.max(open);
+        open -= 1;
+    }
+    most
+}
+
 /// The states of a key. State 0 is the initial one.
 #[derive(Clone, Debug, Default)]
 pub struct States {
