@@ -99,10 +99,16 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandE
     }
     let (runs, files): (Vec<History>, Vec<History>) =
         all.into_iter().partition(|history| history.is_run && args.certify.is_none());
-    let total = runs.len() + files.len();
     let mut checked = Checked::default();
+    let total = runs.len() + files.len();
     for History { path, .. } in runs {
-        match check_and_report(&path, args) {
+        let progress = checking_run(&path);
+        let results = check_run(&path, &args.limits()).and_then(|(run, results)| {
+            report_twopc::write(&path, &run, &results)?;
+            Ok(results)
+        });
+        drop(progress);
+        match results {
             Ok(results) => {
                 checked.count(results.verdict);
                 if args.json {
@@ -121,14 +127,6 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandE
     let files: Vec<PathBuf> = files.into_iter().map(History::file).collect();
     files::check_files(&files, total, args, &mut checked, out)?;
     Ok(checked)
-}
-
-/// Checks a run and rewrites its report.
-fn check_and_report(path: &Path, args: &CheckArgs) -> Result<Results, CommandError> {
-    let _line = checking_run(path);
-    let (run, results) = check_run(path, &args.limits())?;
-    report_twopc::write(path, &run, &results)?;
-    Ok(results)
 }
 
 fn print_json(results: &impl serde::Serialize, out: &mut impl Write) -> Result<(), CommandError> {
