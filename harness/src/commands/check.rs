@@ -102,10 +102,16 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandE
     }
     let (runs, files): (Vec<History>, Vec<History>) =
         all.into_iter().partition(|history| history.is_run && args.certify.is_none());
-    let total = runs.len() + files.len();
     let mut checked = Checked::default();
+    let total = runs.len() + files.len();
     for History { path, .. } in runs {
-        match check_and_report(&path, args) {
+        let progress = checking_run(&path);
+        let results = check_run(&path, &args.limits()).and_then(|(run, results)| {
+            report_twopc::write(&path, &run, &results)?;
+            Ok(results)
+        });
+        drop(progress);
+        match results {
             Ok(results) => {
                 checked.count(results.verdict);
                 if args.json {
