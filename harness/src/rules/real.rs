@@ -76,7 +76,9 @@ fn profile(rule: Rule) -> RunProfile {
         }
         Rule::WriteAll => RunProfile::of("kill-replica,partition"),
         Rule::ExclusiveStore => RunProfile::of("second-master"),
-        Rule::EmptyStoreRefused => RunProfile::of("wipe-replica"),
+        Rule::EmptyStoreRefused | Rule::MemberBeforePromise | Rule::MembersDurableBeforeWrite => {
+            RunProfile::of("wipe-replica")
+        }
         // Only a power loss can take what a restart has found.
         Rule::EpochForced | Rule::IncarnationForced => {
             RunProfile { length: 3, ..RunProfile::of("power-loss") }
