@@ -142,7 +142,8 @@ fn reported_property(rule: Rule) -> Option<Property> {
     (rule == Rule::IncarnationForced).then_some(Property::Ac1)
 }
 
-/// Why the simulator's seeds do not show a violation, if they do not.
+/// Why the simulator's seeds do not show a violation, if they do not. The faults on real processes do
+/// not show it either, for the same reason.
 fn not_simulated(rule: Rule, commit: CommitMode) -> Option<&'static str> {
     match rule {
         // All replicas must vote for a master that is gone, and settle the transaction among

@@ -141,6 +141,10 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
         if experiments.interrupted() {
             return Ok(verdict.max(Validity::Unknown));
         }
+        if super::not_simulated(*rule, commit).is_some() {
+            writeln!(out, "{:<30}skipped: only the model shows it", rule.name())?;
+            continue;
+        }
         let profile = profile(*rule);
         if let (Err(why), "power-loss") = (&experiments.disks, profile.faults) {
             writeln!(out, "{:<30}skipped: power-loss needs root and FUSE ({why})", rule.name())?;

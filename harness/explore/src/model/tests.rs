@@ -81,7 +81,7 @@ fn a_store_that_is_lost_at_the_beginning_does_not_rejoin() {
         beginning(ModelOptions { master_crashes, wipes: 1, ..writes(replicas, 1) })
     };
     let reached = holds_in(&wiped(2, 0), 2361);
-    assert_eq!(reached["commit"], 20, "12 to begin, then as in a cluster that has handshaken");
+    assert_eq!(reached["commit"], 20, "12 to begin, then 8 as in a cluster that has handshaken");
     holds_in(&votes(wiped(2, 0)), 17988);
     holds_in(&wiped(2, 1), 95000);
     // A single replica has no peers to ask.
