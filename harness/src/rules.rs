@@ -190,7 +190,7 @@ fn kill_matrix(
     let rules = if args.rules.is_empty() { Rule::ALL } else { &args.rules };
     let mut verdict = Validity::Valid;
     let mut row = |rule: &str, model: &str, states: &str, time: &str, sim: &str| {
-        writeln!(out, "{rule:<26}{model:<48}{states:>9}{time:>9}  {sim}").and_then(|()| out.flush())
+        writeln!(out, "{rule:<31}{model:<48}{states:>9}{time:>9}  {sim}").and_then(|()| out.flush())
     };
     let title = format!("commit = {commit}, without");
     row(&title, "the model finds", "states", "time", "the simulator finds")?;
