@@ -105,13 +105,7 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandE
     let mut checked = Checked::default();
     let total = runs.len() + files.len();
     for History { path, .. } in runs {
-        let progress = checking_run(&path);
-        let results = check_run(&path, &args.limits()).and_then(|(run, results)| {
-            report_twopc::write(&path, &run, &results)?;
-            Ok(results)
-        });
-        drop(progress);
-        match results {
+        match check_and_report(&path, args) {
             Ok(results) => {
                 checked.count(results.verdict);
                 if args.json {

@@ -42,7 +42,13 @@ pub fn replay(args: &ReplayArgs, out: &mut impl Write) -> Result<Validity, Comma
             let replayed = replay_journal(&path)
                 .map_err(|source| CommandError::Replay { path: path.clone(), source })?;
             match replayed {
-                Replay::Same { starts, events, effects, reads_without_result } => {
+                Replay::Same {
+                    starts,
+                    events,
+                    effects,
+                    reads_without_result,
+                    earlier_beginning,
+                } => {
                     let path = path.display();
                     write!(
                         out,
@@ -50,6 +56,9 @@ pub fn replay(args: &ReplayArgs, out: &mut impl Write) -> Result<Validity, Comma
                     )?;
                     if reads_without_result > 0 {
                         write!(out, ", {reads_without_result} reads without a recorded result")?;
+                    }
+                    if earlier_beginning {
+                        write!(out, ", a beginning as in earlier versions")?;
                     }
                     writeln!(out)?;
                 }

@@ -76,7 +76,9 @@ fn profile(rule: Rule) -> RunProfile {
         }
         Rule::WriteAll => RunProfile::of("kill-replica,partition"),
         Rule::ExclusiveStore => RunProfile::of("second-master"),
-        Rule::EmptyStoreRefused => RunProfile::of("wipe-replica"),
+        Rule::EmptyStoreRefused | Rule::MemberBeforePromise | Rule::MembersDurableBeforeWrite => {
+            RunProfile::of("wipe-replica")
+        }
         // Only a power loss can take what a restart has found.
         Rule::EpochForced | Rule::IncarnationForced => {
             RunProfile { length: 3, ..RunProfile::of("power-loss") }
@@ -138,6 +140,10 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
     for rule in rules.iter().filter(|rule| rule.applies_to(commit)) {
         if experiments.interrupted() {
             return Ok(verdict.max(Validity::Unknown));
+        }
+        if super::not_simulated(*rule, commit).is_some() {
+            writeln!(out, "{:<30}skipped: only the model shows it", rule.name())?;
+            continue;
         }
         let profile = profile(*rule);
         if let (Err(why), "power-loss") = (&experiments.disks, profile.faults) {

@@ -51,6 +51,9 @@ pub struct Coordinator {
     last_read: u64,
     /// The replicas; slot N is at index N - 1.
     members: Vec<Member>,
+    /// The stores of all replicas are recorded durably, so that a Fence may name them. Until then
+    /// the cluster is at its beginning, and no replica is live.
+    members_durable: bool,
     /// Transactions that are voting, deciding or committed.
     txns: BTreeMap<TxnId, Txn>,
     /// Aborted transactions that some replica has not acknowledged.
@@ -148,6 +151,8 @@ struct Get {
 enum Deferred {
     /// EPOCH: activate the machine.
     Epoch,
+    /// The last MEMBER: name their stores to all replicas.
+    Members,
     /// COMMIT: publish the decision.
     Commit(TxnId),
 }
@@ -169,6 +174,7 @@ impl Coordinator {
             last_seq: 0,
             last_read: 0,
             members: vec![Member::default(); usize::from(config.replicas)],
+            members_durable: false,
             txns: BTreeMap::new(),
             aborted: BTreeMap::new(),
             keys: BTreeMap::new(),
@@ -307,6 +313,7 @@ impl Coordinator {
         {
             match self.deferred.pop_front().expect("front() returned it").1 {
                 Deferred::Epoch => self.activate(effects),
+                Deferred::Members => self.on_members_durable(effects),
                 Deferred::Commit(txn) => self.publish_commit(txn, effects),
             }
         }
@@ -331,7 +338,8 @@ impl Coordinator {
                     member.incarnation = incarnation;
                     member.live = false;
                 }
-                if incarnation == member.incarnation && !member.live {
+                // At the beginning of the cluster a Fence would only be answered by another Alive.
+                if incarnation == member.incarnation && !member.live && self.names_members() {
                     self.send_fence(slot, effects);
                 }
             }

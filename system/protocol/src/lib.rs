@@ -51,6 +51,13 @@
 //! transaction below the watermark that is still in doubt was aborted, because a commit that this
 //! replica had not acknowledged would have held the watermark back.
 //!
+//! # The beginning of a cluster
+//!
+//! The master first meets all replicas and makes its records of their stores durable. Then it names
+//! each replica's store, and only then does the replica promise an epoch. The first write follows the
+//! last promise. So the master always recognizes a replica that has lost its store, and such a replica
+//! neither votes nor serves, whatever messages of the beginning are still on their way.
+//!
 //! # Caveats
 //!
 //! - A write needs every replica. With one down, writes are refused immediately and reads continue.

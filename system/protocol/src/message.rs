@@ -29,10 +29,10 @@ pub struct Message {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Body {
-    /// Master to replica: promise this epoch. Also names the store that the master expects at the
-    /// receiver, if it has recorded one.
+    /// Master to replica: promise this epoch, if it names the receiver's store. At the beginning of the
+    /// cluster it names none, and asks the receiver to make itself known with `Alive`.
     Fence {
-        /// The store id recorded for the receiver's slot.
+        /// The store id that is durably recorded for the receiver's slot.
         member: Option<StoreId>,
         /// What makes a commit.
         #[serde(default, skip_serializing_if = "CommitMode::is_logged")]
@@ -125,8 +125,8 @@ pub enum Body {
     },
     /// Master to replica: the master is alive.
     Heartbeat,
-    /// Replica to master: the replica is alive. Sent in answer to a heartbeat, and once after a
-    /// start.
+    /// Replica to master: the replica is alive. Sent in answer to a heartbeat, in answer to a `Fence`
+    /// that names no store, and once after a start.
     Alive {
         /// The incarnation of the replica.
         #[serde(alias = "boot")]

@@ -312,8 +312,10 @@ impl Participant {
         }
         if let Body::Fence { member, commit } = body {
             self.on_fence(store, epoch, member, commit, effects);
-        } else if epoch > self.promised {
-            // This master has not fenced the replica yet, so the message was reordered.
+        }
+        if epoch > self.promised {
+            // This master has not fenced the replica yet: the message was reordered, or it is a
+            // Fence that does not name this store.
             return;
         }
         self.raise_watermark(watermark, effects);

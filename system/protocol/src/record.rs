@@ -20,7 +20,10 @@ pub enum Record {
         /// The number of replicas in the cluster; the membership is static.
         replicas: u8,
     },
-    /// Both: the node of this role and slot has this store. Appended before the first commit.
+    /// Both: the node of this role and slot has this store. A node records its own with the first
+    /// record of its store. The master's records of all replicas are forced before any `Fence` names
+    /// them; a replica's record of the master is forced before its first `FenceOk`. Hence all are
+    /// durable before the first `Prepare`.
     Member {
         /// The owner of the store.
         node: Node,

@@ -80,6 +80,14 @@ rules! {
     PiggybackOnPrepare = "piggyback-on-prepare": "sends Prepare without the unacknowledged decisions on its key",
     /// A node that lost its directory is refused.
     EmptyStoreRefused = "empty-store-refused": "lets an empty store rejoin",
+    /// A replica promises nothing to a master that does not name the replica's store. A Fence from
+    /// the beginning of the cluster names none and may arrive late, at a replica that has lost its
+    /// store since.
+    MemberBeforePromise = "member-before-promise": "promises an epoch to a master that does not know its store",
+    /// The master's records of every replica's store are durable before it sends the first Prepare.
+    /// In logged mode no check can detect that the rule is broken: they precede the first COMMIT in
+    /// the log, so they are durable before the first commit.
+    MembersDurableBeforeWrite = "members-durable-before-write": "takes writes before its records of the replicas' stores are durable",
     /// Votes mode: an abort is announced only after a replica has vetoed.
     VetoBeforeAbort = "veto-before-abort": "announces an abort that no replica has vetoed",
     /// Votes mode: a veto is reported only once it is durable.
@@ -137,7 +145,7 @@ impl Rule {
     pub fn is_equivalent(self, commit: CommitMode) -> bool {
         match self {
             Rule::HandshakeBeforeServing | Rule::ReplicaLock => true,
-            Rule::EpochCheck => commit == CommitMode::Logged,
+            Rule::EpochCheck | Rule::MembersDurableBeforeWrite => commit == CommitMode::Logged,
             _ => !self.applies_to(commit),
         }
     }

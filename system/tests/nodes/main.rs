@@ -3,6 +3,8 @@
 //! and `cargo test -p system` has not.
 
 #[cfg(feature = "test-hooks")]
+mod beginning;
+#[cfg(feature = "test-hooks")]
 mod client;
 #[cfg(feature = "test-hooks")]
 mod cluster;
@@ -28,5 +30,5 @@ mod skipped {
         )*};
     }
 
-    skipped! { client cluster crash_points journal refusals replica }
+    skipped! { beginning client cluster crash_points journal refusals replica }
 }

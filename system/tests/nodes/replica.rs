@@ -21,6 +21,8 @@ struct Master {
     batches: mpsc::Sender<pb::Batch>,
     incoming: Streaming<pb::Batch>,
     received: VecDeque<Body>,
+    /// The replica's store, once it has made itself known.
+    member: Option<StoreId>,
 }
 
 impl Master {
@@ -31,7 +33,7 @@ impl Master {
         let greeting = pb::Batch { from: 0, to, cluster: name.to_owned(), envelopes: Vec::new() };
         batches.send(greeting).await.expect("there is room");
         let incoming = peer.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
-        Ok(Master { batches, incoming, received: VecDeque::new() })
+        Ok(Master { batches, incoming, received: VecDeque::new(), member: None })
     }
 
     /// Sends messages in one batch.
@@ -55,8 +57,11 @@ impl Master {
             }
             let mut batch = self.incoming.message().await.expect("no error").expect("no end");
             wire::expand(&mut batch.envelopes);
-            let messages = batch.envelopes.into_iter().map(wire::from_wire);
-            self.received.extend(messages.map(|message| message.expect("well-formed").body));
+            for message in batch.envelopes.into_iter().map(wire::from_wire) {
+                let Message { store, body, .. } = message.expect("well-formed");
+                self.member = Some(store);
+                self.received.push_back(body);
+            }
         }
     }
 
@@ -70,10 +75,12 @@ impl Master {
         }
     }
 
-    /// Retransmits as a master does: a replica that has just started may not be listening yet.
+    /// Retransmits as a master does: a replica that has just started may not be listening yet. It
+    /// promises nothing until the master names its store.
     async fn fence(&mut self) {
         loop {
-            self.send([Body::Fence { member: None, commit: CommitMode::Logged }]).await;
+            let member = self.member;
+            self.send([Body::Fence { member, commit: CommitMode::Logged }]).await;
             let answer = timeout(Duration::from_millis(100), async {
                 while !matches!(self.next_of_any_kind().await, Body::FenceOk { .. }) {}
             });

@@ -67,6 +67,32 @@ fn votes_make_the_commit() {
     holds_in(&votes(writes(3, 1)), 10186);
 }
 
+/// From empty stores on.
+fn beginning(options: ModelOptions) -> ModelOptions {
+    let setup = ScheduleSetup { handshaken: false, ..options.setup };
+    ModelOptions { setup, ..options }
+}
+
+/// At the beginning of a cluster a replica may lose its store while messages to it are on their way,
+/// and the master may start again before its records are durable.
+#[test]
+fn a_store_that_is_lost_at_the_beginning_does_not_rejoin() {
+    let wiped = |replicas, master_crashes| {
+        beginning(ModelOptions { master_crashes, wipes: 1, ..writes(replicas, 1) })
+    };
+    let reached = holds_in(&wiped(2, 0), 2361);
+    assert_eq!(reached["commit"], 20, "12 to begin, then 8 as in a cluster that has handshaken");
+    holds_in(&votes(wiped(2, 0)), 17988);
+    holds_in(&wiped(2, 1), 95000);
+    // A single replica has no peers to ask.
+    let alone = |mut options: ModelOptions| {
+        options.setup.peers = false;
+        options
+    };
+    holds_in(&alone(wiped(1, 1)), 3699);
+    holds_in(&alone(votes(wiped(1, 1))), 5164);
+}
+
 #[test]
 fn two_writes_of_one_key() {
     holds_in(&writes(2, 2), 11223);
@@ -154,6 +180,18 @@ fn a_broken_rule_is_caught_and_the_counterexample_can_be_replayed() {
         (Rule::PreparedWaits, writes(2, 1), Property::R1, 9),
         (Rule::WriteAll, writes(3, 1), Property::R1, 8),
         (Rule::RefuseBeforePeerAbort, writes(2, 1), Property::ReplySoundness, 11),
+        (
+            Rule::MemberBeforePromise,
+            beginning(ModelOptions { wipes: 1, ..writes(2, 1) }),
+            Property::R1,
+            25,
+        ),
+        (
+            Rule::MembersDurableBeforeWrite,
+            votes(beginning(ModelOptions { master_crashes: 1, wipes: 1, ..writes(1, 1) })),
+            Property::R1,
+            19,
+        ),
     ] {
         let mut broken = options;
         broken.setup.rules = Rules::ALL.without(rule);

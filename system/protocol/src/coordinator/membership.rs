@@ -1,13 +1,21 @@
 //! The replicas: admission, the handshake, and who is live.
+//!
+//! A cluster begins in this order: the master's Fence names no store, and each replica answers by
+//! making itself known. When the master has met all of them, it forces its records of their stores.
+//! Only then does it name them, and each replica promises and completes the handshake. The first
+//! Prepare follows the last handshake. So a write is only made in a cluster whose master, in
+//! whatever state it starts again, recognizes a replica that has lost its store; and a replica that
+//! has lost its store has promised nothing, in whatever order the messages of the beginning arrive.
 
 use super::{
-    Aborted, Body, Coordinator, Decision, Effect, HaltKind, Key, Member, Node, Phase, Record,
-    Replicas, Rule, StoreId, TimerId, Timing, Txn, TxnId,
+    Aborted, Body, Coordinator, Decision, Deferred, Effect, HaltKind, Key, Member, Node, Phase,
+    Record, Replicas, Rule, StoreId, TimerId, Timing, Txn, TxnId,
 };
 
 impl Coordinator {
-    /// Checks that the sender is the replica that it claims to be. A new replica is admitted with
-    /// its handshake, if this master may begin a membership.
+    /// Checks that the sender is the replica that it claims to be. A new replica is admitted when it
+    /// makes itself known, if this master may begin a membership. (Replicas of earlier versions do so
+    /// with their handshake.)
     pub(super) fn admit(
         &mut self,
         slot: u8,
@@ -34,16 +42,21 @@ impl Coordinator {
             }
             Some(_) => return true,
             None => {
-                if let Body::FenceOk { .. } = body {
-                    member.store = Some(id);
-                    let node = Node::Replica(slot);
-                    self.append(Record::Member { node, store: id }, effects);
+                let introduces = match body {
+                    Body::FenceOk { .. } => true,
+                    Body::Alive { .. } => self.config.rules.keep(Rule::MemberBeforePromise),
+                    _ => false,
+                };
+                if introduces {
+                    self.record_member(slot, id, effects);
                 }
                 return true;
             }
         };
         if !self.config.rules.keep(Rule::EmptyStoreRefused) {
             *member = Member { store: Some(id), ..Member::default() };
+            // A master that lets anybody rejoin records nothing that could become durable.
+            self.members_durable |= self.all_known();
             return true;
         }
         if !member.warned {
@@ -51,6 +64,34 @@ impl Coordinator {
             effects.push(Effect::Warn(format!("refused r{slot} with store {id}: {refusal}")));
         }
         false
+    }
+
+    /// Records the store of a new replica. If it was the last unknown one, forces the records.
+    fn record_member(&mut self, slot: u8, store: StoreId, effects: &mut Vec<Effect>) {
+        self.members[usize::from(slot) - 1].store = Some(store);
+        let lsn = self.append(Record::Member { node: Node::Replica(slot), store }, effects);
+        if self.all_known() && !self.names_members() {
+            effects.push(Effect::Force(lsn));
+            self.deferred.push_back((lsn, Deferred::Members));
+        }
+    }
+
+    /// Whether the store of every replica is recorded.
+    pub(super) fn all_known(&self) -> bool {
+        self.members.iter().all(|member| member.store.is_some())
+    }
+
+    /// Whether this master may name the stores of the replicas in its Fence.
+    pub(super) fn names_members(&self) -> bool {
+        self.members_durable || !self.config.rules.keep(Rule::MembersDurableBeforeWrite)
+    }
+
+    /// The records of all stores are durable: names them, and so begins the handshakes.
+    pub(super) fn on_members_durable(&mut self, effects: &mut Vec<Effect>) {
+        self.members_durable = true;
+        for slot in self.all().slots() {
+            self.send_fence(slot, effects);
+        }
     }
 
     /// A replica has promised this epoch. Resolves the transactions that it is in doubt about, and
@@ -63,6 +104,11 @@ impl Coordinator {
         watermark: TxnId,
         effects: &mut Vec<Effect>,
     ) {
+        // A replica of an earlier version, which promises without being named. It is asked again
+        // when the records of all stores are durable.
+        if !self.names_members() {
+            return;
+        }
         let member = &mut self.members[usize::from(slot) - 1];
         // The answer is from an earlier incarnation, or a duplicate. The replica itself inquires
         // about transactions that came into doubt since.
@@ -141,7 +187,7 @@ impl Coordinator {
     }
 
     pub(super) fn send_fence(&self, slot: u8, effects: &mut Vec<Effect>) {
-        let member = self.members[usize::from(slot) - 1].store;
+        let member = self.members[usize::from(slot) - 1].store.filter(|_| self.names_members());
         let commit = self.config.commit;
         self.send(slot, Body::Fence { member, commit }, effects);
     }

@@ -69,6 +69,8 @@ impl Coordinator {
                 }
             }
         }
+        // They are durable when the machine activates, because EPOCH is.
+        self.members_durable = self.all_known();
     }
 
     /// EPOCH is durable: fences the replicas off from every earlier master.

@@ -35,6 +35,13 @@ impl Participant {
             );
             return self.halt(HaltKind::Refused, why, effects);
         }
+        // A Fence that names no store is from the beginning of the cluster. It may have been sent
+        // before this replica lost its store, which the master then knows, so promise nothing: the
+        // master, if it does not know this store yet, names it in its next Fence.
+        if member.is_none() && self.config.rules.keep(Rule::MemberBeforePromise) {
+            let incarnation = self.incarnation;
+            return self.send(Node::Master, Body::Alive { incarnation }, effects);
+        }
         if self.master_store.is_none() {
             self.master_store = Some(store);
             self.append(Record::Member { node: Node::Master, store }, effects);

@@ -3,13 +3,22 @@
 //!
 //! The result of each read must return to the state machine, as an event. Earlier versions answered
 //! reads without telling it; their journals have no results, and are replayed as they are.
+//!
+//! Earlier versions also began a cluster in another order: replicas promised at once, and the master
+//! wrote before its records of their stores were durable. That is what a node does today that breaks
+//! two rules. So a journal that differs is replayed once more with these rules broken, and the result
+//! says so.
 
 use std::{collections::VecDeque, fmt, io, path::Path};
 
 use system::{
     journal::Entry,
-    protocol::{Effect, Event, Machine, ReadId},
+    protocol::{Effect, Event, Machine, ReadId, Rule},
 };
+
+/// The rules that earlier versions did not have.
+const RULES_OF_THE_BEGINNING: [Rule; 2] =
+    [Rule::MemberBeforePromise, Rule::MembersDurableBeforeWrite];
 
 /// The result of a replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +33,8 @@ pub enum Replay {
         effects: usize,
         /// Reads without a result, in a journal that an earlier version wrote.
         reads_without_result: usize,
+        /// The cluster began in the order of an earlier version.
+        earlier_beginning: bool,
     },
     /// The first difference.
     Different(Box<Difference>),
@@ -57,6 +68,17 @@ pub enum Difference {
         /// The read.
         read: ReadId,
     },
+}
+
+impl Difference {
+    /// The line at which the journal differs.
+    fn line(&self) -> usize {
+        match self {
+            Difference::Effect { line, .. }
+            | Difference::NoResult { line, .. }
+            | Difference::NotServed { line, .. } => *line,
+        }
+    }
 }
 
 impl fmt::Display for Difference {
@@ -100,14 +122,33 @@ pub enum ReplayError {
 /// # Errors
 /// The journal cannot be read, or does not begin with a start.
 pub fn replay(path: &Path) -> Result<Replay, ReplayError> {
-    replay_entries(system::journal::read(path)?)
+    replay_entries(|| system::journal::read(path))
 }
 
-/// Replays entries, each with its line number.
+/// Replays entries, each with its line number. `read` reads them from the first.
 ///
 /// # Errors
 /// An entry cannot be read, or comes before the first start.
-pub fn replay_entries(
+pub fn replay_entries<E>(read: impl Fn() -> io::Result<E>) -> Result<Replay, ReplayError>
+where
+    E: Iterator<Item = io::Result<(usize, Entry)>>,
+{
+    let current = replay_without(&[], read()?)?;
+    let Replay::Different(difference) = current else { return Ok(current) };
+    let earlier = replay_without(&RULES_OF_THE_BEGINNING, read()?)?;
+    Ok(match earlier {
+        // The version that replays more of the journal has written it.
+        Replay::Different(other) if other.line() <= difference.line() => {
+            Replay::Different(difference)
+        }
+        earlier => earlier,
+    })
+}
+
+/// Replays entries with these rules broken, in addition to those that were broken when the journal
+/// was written.
+fn replay_without(
+    rules: &[Rule],
     entries: impl Iterator<Item = io::Result<(usize, Entry)>>,
 ) -> Result<Replay, ReplayError> {
     let mut machine: Option<Machine> = None;
@@ -118,7 +159,8 @@ pub fn replay_entries(
     for entry in entries {
         let (line, entry) = entry?;
         match entry {
-            Entry::Start { config, records, t, read_results } => {
+            Entry::Start { mut config, records, t, read_results } => {
+                config.rules = rules.iter().fold(config.rules, |all, rule| all.without(*rule));
                 // A kill may have interrupted the last batch: effects that are still expected were
                 // not performed.
                 let (started, first) = Machine::recover(config, &records);
@@ -162,7 +204,8 @@ pub fn replay_entries(
             }
         }
     }
-    Ok(Replay::Same { starts, events, effects, reads_without_result: reads.without_result })
+    let (reads_without_result, earlier_beginning) = (reads.without_result, !rules.is_empty());
+    Ok(Replay::Same { starts, events, effects, reads_without_result, earlier_beginning })
 }
 
 fn different(difference: Difference) -> Replay {
@@ -228,7 +271,7 @@ mod tests {
     use std::time::Duration;
 
     use system::protocol::{
-        Body, CommitMode, Config, Message, Node, Rules, StoreId, Timing, TxnId,
+        Body, CommitMode, Config, Message, Node, Record, Rules, StoreId, Timing, TxnId,
     };
 
     use super::*;
@@ -262,8 +305,9 @@ mod tests {
     }
 
     fn run(entries: Vec<Entry>) -> Replay {
-        let lines = entries.into_iter().enumerate().map(|(at, entry)| Ok((at + 1, entry)));
-        replay_entries(lines).expect("it begins with a start")
+        let lines = || entries.clone().into_iter().enumerate();
+        replay_entries(|| Ok(lines().map(|(at, entry)| Ok((at + 1, entry)))))
+            .expect("it begins with a start")
     }
 
     #[test]
@@ -274,7 +318,13 @@ mod tests {
         twice.extend(journal());
         assert_eq!(
             run(twice),
-            Replay::Same { starts: 2, events: 2, effects: 7, reads_without_result: 0 }
+            Replay::Same {
+                starts: 2,
+                events: 2,
+                effects: 7,
+                reads_without_result: 0,
+                earlier_beginning: false
+            }
         );
     }
 
@@ -332,7 +382,7 @@ mod tests {
             entries.extend(effects.into_iter().map(Entry::Effect));
             let mut reader = Reader { machine, entries, clock: 1 };
             reader.step(Event::Persisted(2));
-            reader.receive(Body::Fence { member: None, commit: CommitMode::Logged });
+            reader.receive(Body::Fence { member: Some(StoreId(7)), commit: CommitMode::Logged });
             reader.step(Event::Persisted(4));
             reader
         }
@@ -430,6 +480,37 @@ mod tests {
         entries.remove(first - 1);
         let difference = without(run(entries)).expect_err("the read is missing");
         assert!(difference.contains("\"serve\""), "{difference}");
+    }
+
+    #[test]
+    fn a_journal_of_an_earlier_version_begins_in_its_order() {
+        let mut entries = journal();
+        let (store, watermark) = (StoreId(1), TxnId::new(1, 1));
+        let body = Body::Fence { member: None, commit: CommitMode::Logged };
+        let message = Message { store, epoch: 1, watermark, body };
+        let event = Event::Message { from: Node::Master, message };
+        entries.push(Entry::Event { t: 3, event });
+        let member = Record::Member { node: Node::Master, store };
+        let effects = [
+            Effect::Append(member),
+            Effect::Append(Record::Promise { epoch: 1 }),
+            Effect::Force(4),
+        ];
+        entries.extend(effects.map(Entry::Effect));
+        let replayed = run(entries.clone());
+        let Replay::Same { events: 2, earlier_beginning: true, .. } = replayed else {
+            panic!("{replayed:?}")
+        };
+
+        // What differs from that version is reported where it differs from it.
+        entries.pop();
+        entries.push(Entry::Effect(Effect::Force(3)));
+        let line = entries.len();
+        let Replay::Different(difference) = run(entries) else { panic!("it differs") };
+        assert!(
+            matches!(*difference, Difference::Effect { line: at, .. } if at == line),
+            "{difference}"
+        );
     }
 
     #[test]
