@@ -180,7 +180,7 @@ fn print_check_result(check_result: &CheckResult, out: &mut impl Write) -> io::R
         writeln!(out, "    and {more} more; results.json contains the first")?;
     }
     for sentence in unknown_because {
-        writeln!(out, "    {sentence}")?;
+        writeln!(out, "    {}", sentence.to_string().replace('\n', "\n      "))?;
     }
     Ok(())
 }
