@@ -84,13 +84,18 @@ pub(super) async fn serve(
         .then(|| PeerServer::new(PeerService(peers)).max_decoding_message_size(usize::MAX));
     let inspect =
         InspectService { inspections, cluster, dumps: Arc::new(Semaphore::new(DUMPS_MAX)) };
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let reflection = reflection.build_v1().expect("the descriptors are generated");
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let current = reflection().build_v1().expect("the descriptors are generated");
+    // Clients of some languages know only the older version, Python's among them.
+    let older = reflection().build_v1alpha().expect("the descriptors are generated");
     let rest = Routes::new(InspectServer::new(inspect))
         .add_service(health)
-        .add_service(reflection)
+        .add_service(current)
+        .add_service(older)
         .prepare();
     let router = Router { kv, peer, rest };
     let mut builder = h2::server::Builder::new();
