@@ -27,6 +27,7 @@ use tonic::{Response, Status, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
+    descriptors::{Connections, connections_max},
     http2,
     kv_service::{self, Call, KvService, Method},
     peers::Peers,
@@ -75,6 +76,7 @@ pub(super) async fn serve(
     health: HealthService,
     stop: impl Future<Output = ()>,
 ) {
+    let mut accepted = Connections::new(connections_max(services.peers.send_buffers().count()));
     let is_master = services.peers.me() == protocol::Node::Master;
     let streams =
         u32::try_from(services.limits.max_inflight).unwrap_or(u32::MAX).saturating_add(64);
@@ -116,7 +118,10 @@ pub(super) async fn serve(
         tokio::select! {
             () = &mut stop => break,
             stream = accept(&listener) => {
-                connections.spawn(serve_connection(builder.clone(), stream, router.clone(), stopped.clone()));
+                let meter = stream.meter();
+                accepted.make_room().await;
+                let served = serve_connection(builder.clone(), stream, router.clone(), stopped.clone());
+                accepted.add(connections.spawn(served), meter);
             }
             Some(_) = connections.join_next() => {}
         }

@@ -15,6 +15,8 @@ mod refusals;
 #[cfg(feature = "test-hooks")]
 mod replica;
 #[cfg(feature = "test-hooks")]
+mod strangers;
+#[cfg(feature = "test-hooks")]
 mod support;
 
 /// Stand in for the tests that this build skips, so that a run lists them.
@@ -28,5 +30,5 @@ mod skipped {
         )*};
     }
 
-    skipped! { client cluster crash_points journal refusals replica }
+    skipped! { client cluster crash_points journal refusals replica strangers }
 }
