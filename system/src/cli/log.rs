@@ -135,7 +135,7 @@ impl Write for Log {
         let shown = &line[..line.len().min(LINE_BYTES_MAX + 4)];
         let mut text = String::from_utf8_lossy(shown).into_owned();
         if shown.len() < line.len() {
-            text.push_str("…");
+            text.push('…');
         }
         self.line(&text);
         Ok(line.len())
