@@ -8,14 +8,17 @@ mod test;
 
 use std::{
     env,
-    io::{self},
+    io::{self, IsTerminal as _, StdoutLock, Write},
     path::PathBuf,
     process::ExitCode,
 };
 
 use checker::Validity;
 use clap::{Args, Parser, Subcommand};
-use report::inspect::InspectError;
+use report::{
+    inspect::InspectError,
+    terminal::{Escaped, escape},
+};
 use system::{
     cli::{MasterArgs, ReplicaArgs},
     protocol::{CommitMode, Rule},
@@ -175,21 +178,34 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(Failure { exit, error }) => {
             if let Some(error) = error {
-                eprintln!("harness: {}", describe(&error));
+                eprintln!("harness: {}", escape(&describe(&error)));
             }
             exit.into()
         }
     }
 }
 
+/// Standard output. A record may hold anything, and nothing in it may control the terminal.
+fn stdout() -> Escaped<StdoutLock<'static>> {
+    Escaped::new(io::stdout().lock())
+}
+
+/// Standard output for a history, which must arrive as it is, but not at a terminal.
+fn data_out() -> Box<dyn Write> {
+    match io::stdout().is_terminal() {
+        true => Box::new(stdout()),
+        false => Box::new(io::stdout().lock()),
+    }
+}
+
 fn execute(command: Command) -> Result<Exit, Failure> {
-    let out = || io::stdout().lock();
+    let out = stdout;
     match command {
         Command::Test(args) => test::test(&args),
         Command::Check(args) => checked_all(commands::check(&args, &mut out())),
         Command::Verify(args) => checked(commands::verify(&args, &mut out())),
-        Command::Export(args) => checked(commands::export(&args, &mut out())),
-        Command::Generate(args) => checked(commands::generate(&args, &mut out())),
+        Command::Export(args) => checked(commands::export(&args, &mut data_out())),
+        Command::Generate(args) => checked(commands::generate(&args, &mut data_out())),
         Command::Replay { args, real: false, .. } => replay::replay(&args),
         Command::Replay { args, real: true, store } => replay::replay_on_processes(&args, &store),
         Command::Model(args) => {

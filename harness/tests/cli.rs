@@ -312,6 +312,80 @@ fn registers_can_begin_with_a_value() {
     assert_eq!(output_of(&["verify", &history, &certificate, "--initial", "[7]"]).0, Some(0));
 }
 
+/// What clears a screen, in a terminal that is sent it.
+const CLEAR: &str = "\u{1b}[2J\u{9b}8m";
+
+#[test]
+fn what_a_record_says_cannot_control_the_terminal() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../histories/golden");
+    copy(&kept.join("checks/linearizability-invalid"), directory.path());
+    let path = directory.path().to_str().expect("a name in UTF-8");
+    let history = directory.path().join("history.jsonl");
+    let text = fs::read_to_string(&history).expect("the kept history");
+    let key = serde_json::to_string(&format!("k1{CLEAR}\nvalid: all")).expect("JSON");
+    fs::write(&history, text.replace("\"k1\"", &key)).expect("the disk has room");
+    let file = history.to_str().expect("a name in UTF-8");
+    let mut wrong = fs::read_to_string(&history).expect("the history");
+    wrong = wrong.replacen("\"invoke\"", "\"ok\"", 1).replacen("\"get\"", &key, 1);
+    let malformed = directory.path().join("malformed.jsonl");
+    fs::write(&malformed, wrong).expect("the disk has room");
+    let malformed = malformed.to_str().expect("a name in UTF-8");
+    for arguments in [
+        &["check", path][..],
+        &["check", file],
+        &["check", file, malformed],
+        &["check", malformed],
+        &["check", "--json", file],
+        &["inspect", path],
+        &["inspect", path, "--process", "0", "--process", "1", "--process", "2"],
+        &["inspect", path, "--json"],
+        &["replay", path],
+        &["verify", file, malformed],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_harness"))
+            .args(arguments)
+            .env("CLICOLOR_FORCE", "1")
+            .output()
+            .expect("it starts");
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
+        assert!(!text.contains("\u{1b}[2J") && !text.contains('\u{9b}'), "{arguments:?}: {text:?}");
+        assert!(text.lines().all(|line| line != "valid: all"), "{arguments:?}: {text:?}");
+        if arguments[1] != malformed && !["replay", "verify"].contains(&arguments[0]) {
+            assert!(text.contains("k1\\u001b[2J\\u009b8m"), "{arguments:?}: {text}");
+        }
+        if arguments.contains(&"--json") {
+            assert!(
+                serde_json::from_str::<serde_json::Value>(&text).is_ok(),
+                "{arguments:?}: {text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_time_in_a_history_stops_the_harness() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../histories/golden");
+    copy(&kept.join("checks/linearizability-invalid"), directory.path());
+    let path = directory.path().to_str().expect("a name in UTF-8");
+    let file = directory.path().join("history.jsonl");
+    let history = fs::read_to_string(&file).expect("the kept history");
+    let mut lines: Vec<serde_json::Value> =
+        history.lines().map(|line| serde_json::from_str(line).expect("an event")).collect();
+    let half = lines.len() / 2;
+    for (time, statuses) in [(history::TIME_MAX, [1, 1]), (u64::MAX, [254, 254])] {
+        lines[half..].iter_mut().for_each(|line| line["time"] = time.into());
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(&file, text).expect("the disk has room");
+        for (command, status) in ["check", "inspect"].into_iter().zip(statuses) {
+            let (found, text) = output_of(&[command, path]);
+            assert_eq!(found, Some(status), "{command} at {time}: {text}");
+            assert_eq!(text.contains("is later than"), status == 254, "{command}: {text}");
+        }
+    }
+}
+
 const APPENDS: &str = r#"{:process 8, :type :invoke, :f :append, :key "0", :value "x 8 0 y"}
 {:process 8, :type :ok, :f :append, :key "0", :value "x 8 0 y"}
 {:process 9, :type :invoke, :f :get, :key "0", :value nil}

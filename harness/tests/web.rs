@@ -18,9 +18,13 @@ use self::server::Server;
 
 /// Requests a path verbatim. Returns the head and the body of the response.
 fn get(server: &Server, path: &str) -> (String, Vec<u8>) {
+    get_from(server, &server.host, path)
+}
+
+/// Requests a path verbatim, under any name of the server.
+fn get_from(server: &Server, host: &str, path: &str) -> (String, Vec<u8>) {
     let mut stream = TcpStream::connect(&server.host).expect("the server listens");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    let host = &server.host;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
         .expect("the request is sent");
     let mut response = Vec::new();
@@ -89,12 +93,47 @@ fn files_of_runs_are_served_and_no_others() {
     }
     // Other methods than GET are refused.
     let mut stream = TcpStream::connect(&server.host).expect("the server listens");
-    write!(stream, "DELETE {base}/test.json HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        .expect("the request is sent");
+    write!(
+        stream,
+        "DELETE {base}/test.json HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+    )
+    .expect("the request is sent");
     let mut response = String::new();
     stream.read_to_string(&mut response).expect("the server responds");
     assert!(response.starts_with("HTTP/1.1 405"), "{response}");
     assert!(run.join("test.json").exists());
+}
+
+#[test]
+fn other_web_sites_cannot_read_the_runs() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let run = directory.path().join("twopc-none/20260101T000000Z");
+    fs::create_dir_all(&run).expect("the directory is created");
+    for (file, text) in [("history.jsonl", ""), ("test.json", "{}"), ("report.html", "<p>page")] {
+        fs::write(run.join(file), text).expect("the file is written");
+    }
+    let server = Server::start(directory.path());
+    let port = server.host.rsplit(':').next().expect("a port");
+    let page = "/run/twopc-none/20260101T000000Z/report.html";
+    // A name that leads to this address, as a web site can arrange it.
+    for path in ["/", page, "/web.js", "/archive/twopc-none/20260101T000000Z.tar.gz"] {
+        let (head, body) = get_from(&server, &format!("evil.example:{port}"), path);
+        assert!(head.starts_with("HTTP/1.1 421"), "{path}: {head}");
+        assert!(!String::from_utf8_lossy(&body).contains("2026"), "{path}");
+        let (head, _) = get_from(&server, &format!("localhost:{port}"), path);
+        assert!(head.starts_with("HTTP/1.1 200"), "{path}: {head}");
+    }
+    // The server's pages run no script but the server's; a page of a run is apart from the others.
+    let (head, body) = get(&server, "/");
+    assert!(
+        head.contains("content-security-policy: default-src 'none'; script-src 'self'"),
+        "{head}"
+    );
+    let body = String::from_utf8_lossy(&body);
+    assert!(!body.contains("<style") && !body.contains("<script>"), "{body}");
+    let (head, _) = get(&server, page);
+    assert!(head.contains("content-security-policy: sandbox allow-scripts"), "{head}");
+    assert!(!head.contains("allow-same-origin"), "{head}");
 }
 
 #[test]

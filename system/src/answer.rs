@@ -23,6 +23,8 @@ pub enum ReasonKind {
     Unavailable,
     /// Votes were missing at the vote timeout.
     Timeout,
+    /// The deadline of a write had passed before the write began.
+    Expired,
     /// Too many calls are in flight.
     Overloaded,
     /// The node is stopping.
@@ -36,11 +38,12 @@ pub enum ReasonKind {
 
 impl ReasonKind {
     /// Every kind.
-    pub const ALL: [ReasonKind; 8] = [
+    pub const ALL: [ReasonKind; 9] = [
         ReasonKind::Conflict,
         ReasonKind::Refused,
         ReasonKind::Unavailable,
         ReasonKind::Timeout,
+        ReasonKind::Expired,
         ReasonKind::Overloaded,
         ReasonKind::Stopping,
         ReasonKind::Invalid,
@@ -55,6 +58,7 @@ impl ReasonKind {
             ReasonKind::Refused => "REFUSED",
             ReasonKind::Unavailable => "UNAVAILABLE",
             ReasonKind::Timeout => "TIMEOUT",
+            ReasonKind::Expired => "EXPIRED",
             ReasonKind::Overloaded => "OVERLOADED",
             ReasonKind::Stopping => "STOPPING",
             ReasonKind::Invalid => "INVALID",

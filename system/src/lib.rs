@@ -7,6 +7,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 mod connection;
+mod excerpt;
 pub mod hooks;
 mod meter;
 pub mod node;

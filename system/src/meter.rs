@@ -9,19 +9,36 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::SetOnce,
+    time::Instant,
 };
 
 /// The counters of a connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Meter {
     data: AtomicU64,
     ended: AtomicU64,
     heard: SetOnce<()>,
+    begun: Instant,
+    /// When the other side last sent something, in milliseconds since `begun`.
+    last_heard: AtomicU64,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        Meter {
+            data: AtomicU64::default(),
+            ended: AtomicU64::default(),
+            heard: SetOnce::new(),
+            begun: Instant::now(),
+            last_heard: AtomicU64::default(),
+        }
+    }
 }
 
 impl Meter {
@@ -34,6 +51,21 @@ impl Meter {
     #[cfg_attr(not(feature = "test-hooks"), allow(dead_code, reason = "only the hooks read it"))]
     pub(crate) fn ended(&self) -> u64 {
         self.ended.load(Ordering::Acquire)
+    }
+
+    /// When the other side last sent something, or when the connection was made.
+    pub(crate) fn last_heard(&self) -> Instant {
+        self.begun + Duration::from_millis(self.last_heard.load(Ordering::Relaxed))
+    }
+
+    /// The other side has sent something.
+    pub(crate) fn set_heard(&self) {
+        let ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_heard.store(ms, Ordering::Relaxed);
+        if !self.heard.initialized() {
+            // Only the connection's reader sets it, so it is not set twice.
+            let _ = self.heard.set(());
+        }
     }
 
     /// Waits until the other side has sent anything.
@@ -138,9 +170,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        if buf.filled().len() > before && !self.meter.heard.initialized() {
-            // Only this reader sets it, so it is not set twice.
-            let _ = self.meter.heard.set(());
+        if buf.filled().len() > before {
+            self.meter.set_heard();
         }
         read
     }

@@ -7,6 +7,23 @@ use serde_json::Value as Json;
 
 use crate::NemesisEvent;
 
+/// The latest time that a history may have, in nanoseconds: 146 years. Times are added and subtracted, signed
+/// and unsigned, in many places, and none of them overflows below it.
+pub const TIME_MAX: u64 = (1 << 62) - 1;
+
+/// Refuses a time that is later than [`TIME_MAX`].
+///
+/// # Errors
+/// It is, in words.
+pub(crate) fn check_time(time: u64) -> Result<(), String> {
+    if time <= TIME_MAX {
+        return Ok(());
+    }
+    Err(format!(
+        "time {time} is later than {TIME_MAX}, the maximum: times are nanoseconds since the history began"
+    ))
+}
+
 /// An observation and its position in the order of observation.
 ///
 /// In JSON it is one flat object with the fields `index`, `time`, `process`, `type`, `f`, `key`,
@@ -15,7 +32,7 @@ use crate::NemesisEvent;
 pub struct Event {
     /// Sequence number in the history, from 0 without gaps.
     pub index: u64,
-    /// Time on the monotonic clock since the history began, in nanoseconds.
+    /// Time on the monotonic clock since the history began, in nanoseconds. At most [`TIME_MAX`].
     pub time: u64,
     /// What was observed.
     pub action: Action,
@@ -296,6 +313,7 @@ impl Serialize for Event {
 impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let line = Line::deserialize(deserializer)?;
+        check_time(line.time).map_err(D::Error::custom)?;
         let action = match line.process {
             Process::Nemesis => {
                 let value = line.value.unwrap_or(Json::Null);

@@ -52,7 +52,7 @@ pub mod synthetic;
 mod value;
 
 pub use description::RunDescription;
-pub use event::{Action, ClientEvent, ErrorCode, Event, Function, Kind, Version};
+pub use event::{Action, ClientEvent, ErrorCode, Event, Function, Kind, TIME_MAX, Version};
 pub use nemesis::NemesisEvent;
 pub use observation::{Completion, Invocation, MalformedHistory, Sink};
 pub use operation::{Operation, Outcome, PairError, pair};

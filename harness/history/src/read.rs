@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Event;
+use super::{Event, event::check_time};
 
 /// Why a history cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,8 @@ pub fn read(path: &Path) -> Result<RecordedHistory, ReadError> {
     Ok(RecordedHistory { events: read, torn: events.torn })
 }
 
-/// Checks the order of events: indices count from 0 without gaps, and time never goes back.
+/// Checks the order of events: indices count from 0 without gaps, and time never goes back nor passes the
+/// maximum.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct EventOrder {
     next_index: u64,
@@ -82,6 +83,7 @@ impl EventOrder {
             let missing = if index > next_index { ": events are missing" } else { "" };
             return Err(format!("index {index}, expected {next_index}{missing}"));
         }
+        check_time(time)?;
         if time < last {
             return Err(format!("time {time} after time {last}"));
         }
@@ -197,6 +199,9 @@ mod tests {
         let earlier = GOOD.replace(":0,", ":1,").replace(":1,\"process", ":0,\"process");
         let error = text(&format!("{GOOD}\n{earlier}\n")).expect_err("time goes back");
         assert_eq!(error, "h:2:1: time 0 after time 1");
+        let late = GOOD.replace("\"time\":1", &format!("\"time\":{}", u64::MAX));
+        let error = text(&format!("{late}\n")).expect_err("no clock shows it");
+        assert!(error.starts_with("h:1:") && error.contains("is later than"), "{error}");
         let error = text("\n").expect_err("an empty line is not an event");
         assert!(error.starts_with("h:1:1: "), "{error}");
         let error = read(Path::new("/nonexistent/h")).expect_err("no such file").to_string();

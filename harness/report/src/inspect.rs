@@ -3,6 +3,7 @@
 //! `results.json`, not the journals, so it is fast also for long runs.
 
 use std::{
+    borrow::Cow,
     fmt::{self, Write as _},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -17,7 +18,12 @@ use checker::{
 use history::{Event, Operation, Outcome, PairError, ReadError, RunDescription};
 use serde_json::{Value as Json, json};
 
-use super::{FaultInterval, fault_intervals, read_json, summary::Tally};
+use super::{
+    FaultInterval, fault_intervals, read_json,
+    summary::Tally,
+    terminal::{Escaped, StyledText, escape_line},
+};
+
 /// Selects operations and faults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -63,23 +69,12 @@ const BAD: Style = AnsiColor::Red.on_default().effects(Effects::BOLD);
 const GOOD: Style = AnsiColor::Green.on_default().effects(Effects::BOLD);
 const WARN: Style = AnsiColor::Yellow.on_default().effects(Effects::BOLD);
 
-/// Styled text. The writer strips the styles if it is not a terminal.
-struct Styled<T>(Style, T);
-
-impl<T: fmt::Display> fmt::Display for Styled<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Styled(style, text) = self;
-        write!(f, "{style}{text}{style:#}")
-    }
-}
-
-fn styled(verdict: Validity) -> Styled<Validity> {
-    let style = match verdict {
+fn style_of(verdict: Validity) -> Style {
+    match verdict {
         Validity::Valid => GOOD,
         Validity::Unknown => WARN,
         Validity::Invalid => BAD,
-    };
-    Styled(style, verdict)
+    }
 }
 
 /// How long counterexamples are searched for.
@@ -177,38 +172,32 @@ pub fn inspect(
     let run = LoadedRun::load(directory)?;
     match format {
         Format::Json => {
-            serde_json::to_writer(&mut *out, &as_json(&run, filter)).map_err(io::Error::from)?;
+            let mut out = Escaped::new(out);
+            serde_json::to_writer(&mut out, &as_json(&run, filter)).map_err(io::Error::from)?;
             writeln!(out)?;
         }
         Format::Text => {
-            let mut text = String::new();
-            write_text(&mut text, &run, filter, summarize)
+            let mut text = StyledText::default();
+            write_text(&mut text, &run, directory, filter, summarize)
                 .expect("writing to a string cannot fail");
             out.write_all(text.as_bytes())?;
-            let verdict = styled(run.verdict());
-            match run.results {
-                Some(_) => writeln!(out, "{verdict}: {}", directory.display())?,
-                None => writeln!(
-                    out,
-                    "{verdict}: {}: not checked yet; run harness check",
-                    directory.display()
-                )?,
-            }
         }
     }
     Ok(run.verdict())
 }
 
-/// The run as text, without the line with the verdict.
+/// The run as text.
 fn write_text(
-    out: &mut String,
+    out: &mut StyledText,
     run: &LoadedRun,
+    directory: &Path,
     filter: &Filter,
     summarize: fn(&[Event]) -> Tally,
 ) -> fmt::Result {
     for (title, text) in [("Started", &run.test.started), ("Repeat with", &run.test.command)] {
         if let Some(text) = text {
-            writeln!(out, "{FAINT}{title}:{FAINT:#} {text}")?;
+            out.styled(FAINT, format_args!("{title}:"))?;
+            writeln!(out, " {}", escape_line(text))?;
         }
     }
     if filter.lists_operations() {
@@ -224,9 +213,22 @@ fn write_text(
     for broken in &run.broken {
         counterexample(out, broken, &run.operations)?;
     }
-    let Some(results) = &run.results else { return Ok(()) };
-    writeln!(out, "{}", Styled(BOLD, "Checks"))?;
-    results.checks.iter().try_for_each(|check_result| check(out, check_result))
+    if let Some(results) = &run.results {
+        headline(out, BOLD, "Checks")?;
+        results.checks.iter().try_for_each(|check_result| check(out, check_result))?;
+    }
+    out.styled(style_of(run.verdict()), run.verdict())?;
+    write!(out, ": {}", escape_line(&directory.to_string_lossy()))?;
+    writeln!(
+        out,
+        "{}",
+        if run.results.is_none() { ": not checked yet; run harness check" } else { "" }
+    )
+}
+
+fn headline(out: &mut StyledText, style: Style, text: impl fmt::Display) -> fmt::Result {
+    out.styled(style, text)?;
+    writeln!(out)
 }
 
 /// The most rows of a table that are printed; further rows are counted.
@@ -237,19 +239,22 @@ fn seconds(time: u64) -> f64 {
 }
 
 /// Prints a table. Columns of numbers are right-aligned.
-fn table(out: &mut String, head: &[&str], rows: &[Vec<String>]) -> fmt::Result {
+fn table(out: &mut StyledText, head: &[&str], rows: &[Vec<String>]) -> fmt::Result {
+    let shown = rows.iter().take(ROWS_MAX);
+    let shown: Vec<Vec<Cow<'_, str>>> =
+        shown.map(|row| row.iter().map(|cell| escape_line(cell)).collect()).collect();
     let width = |at: usize| {
-        let cells = rows.iter().take(ROWS_MAX).filter_map(|row| row.get(at));
+        let cells = shown.iter().filter_map(|row| row.get(at));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(head[at].chars().count())
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let number = |cell: &str| cell.starts_with(|c: char| c.is_ascii_digit() || c == '–');
-    write!(out, "{FAINT}")?;
+    let mut names = String::new();
     for (name, width) in head.iter().zip(&widths) {
-        write!(out, "  {name:<width$}")?;
+        write!(names, "  {name:<width$}")?;
     }
-    writeln!(out, "{FAINT:#}")?;
-    for row in rows.iter().take(ROWS_MAX) {
+    headline(out, FAINT, names)?;
+    for row in &shown {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
             if number(cell) {
@@ -266,7 +271,7 @@ fn table(out: &mut String, head: &[&str], rows: &[Vec<String>]) -> fmt::Result {
     Ok(())
 }
 
-fn faults(out: &mut String, run: &LoadedRun, filter: &Filter) -> fmt::Result {
+fn faults(out: &mut StyledText, run: &LoadedRun, filter: &Filter) -> fmt::Result {
     let number = |n: Option<u64>| n.map_or_else(|| "–".to_owned(), |n| n.to_string());
     let shown = run.faults.iter().filter(|fault| filter.overlaps(fault.from, fault.to));
     let rows: Vec<Vec<String>> = shown
@@ -281,7 +286,7 @@ fn faults(out: &mut String, run: &LoadedRun, filter: &Filter) -> fmt::Result {
                 fault.at.clone().unwrap_or_else(|| "at any time".to_owned()),
                 fault.txn.clone().unwrap_or_default(),
                 in_doubt,
-                format!("{:.0}", seconds(fault.to - fault.from) * 1e3),
+                format!("{:.0}", seconds(fault.to.saturating_sub(fault.from)) * 1e3),
                 number(fault.resolved_ms),
             ]
         })
@@ -289,13 +294,13 @@ fn faults(out: &mut String, run: &LoadedRun, filter: &Filter) -> fmt::Result {
     if rows.is_empty() {
         return Ok(());
     }
-    writeln!(out, "{}", Styled(BOLD, "Faults, and the replicas in doubt when they were injected"))?;
+    headline(out, BOLD, "Faults, and the replicas in doubt when they were injected")?;
     let head =
         ["at, s", "fault", "point", "transaction", "in doubt", "duration, ms", "resolved, ms"];
     table(out, &head, &rows)
 }
 
-fn indeterminate(out: &mut String, run: &LoadedRun, filter: &Filter) -> fmt::Result {
+fn indeterminate(out: &mut StyledText, run: &LoadedRun, filter: &Filter) -> fmt::Result {
     let open = run.operations.iter().filter(|op| op.is_indeterminate() && filter.selects(op));
     let rows: Vec<Vec<String>> = open
         .map(|op| {
@@ -312,22 +317,20 @@ fn indeterminate(out: &mut String, run: &LoadedRun, filter: &Filter) -> fmt::Res
     if rows.is_empty() {
         return Ok(());
     }
-    writeln!(
-        out,
-        "{}",
-        Styled(BOLD, "Indeterminate operations: each may or may not have taken effect")
-    )?;
+    headline(out, BOLD, "Indeterminate operations: each may or may not have taken effect")?;
     table(out, &["index", "at, s", "process", "operation", "error"], &rows)
 }
 
 /// The selected operations, one per line.
-fn operations(out: &mut String, run: &LoadedRun, filter: &Filter) -> fmt::Result {
+fn operations(out: &mut StyledText, run: &LoadedRun, filter: &Filter) -> fmt::Result {
     let shown: Vec<&Operation> = run.operations.iter().filter(|op| filter.selects(op)).collect();
-    writeln!(out, "{}", Styled(BOLD, format!("{} operations", shown.len())))?;
+    headline(out, BOLD, format_args!("{} operations", shown.len()))?;
     for operation in shown {
         let took = operation.returned.map_or_else(
             || "no completion".to_owned(),
-            |returned| format!("{:.3} ms", seconds(returned - operation.invoked) * 1e3),
+            |returned| {
+                format!("{:.3} ms", seconds(returned.saturating_sub(operation.invoked)) * 1e3)
+            },
         );
         let style = match operation.outcome {
             Outcome::Ok => Style::new(),
@@ -341,32 +344,33 @@ fn operations(out: &mut String, run: &LoadedRun, filter: &Filter) -> fmt::Result
             Outcome::Fail => ("fail", operation.error.clone().unwrap_or_default()),
             Outcome::Info => ("info", operation.error.clone().unwrap_or_default()),
         };
-        writeln!(
-            out,
-            "{style}  {:>7}  {:>11.6} s  p{:<4} {sign}  {:<22} {took:>14}  {rest}{style:#}",
+        let line = format!(
+            "  {:>7}  {:>11.6} s  p{:<4} {sign}  {:<22} {took:>14}  {rest}",
             operation.invoked_index,
             seconds(operation.invoked),
             operation.process,
             super::counterexample::describe(operation),
-        )?;
+        );
+        headline(out, style, escape_line(&line))?;
     }
     Ok(())
 }
 
 fn counterexample(
-    out: &mut String,
+    out: &mut StyledText,
     broken: &NonLinearizableKey,
     operations: &[Operation],
 ) -> fmt::Result {
     let title = format!("The history of {} is not linearizable", broken.explanation.key);
-    writeln!(out, "{}", Styled(BAD, title))?;
-    writeln!(out, "  {}", broken.explanation.sentence)?;
+    headline(out, BAD, escape_line(&title))?;
+    writeln!(out, "  {}", indented(&broken.explanation.sentence, 4))?;
     let breaks = |shown: &ShownOperation| shown.number == broken.breaks_at;
     for (line, shown) in
         timeline(&broken.explanation.operations).lines().zip(&broken.explanation.operations)
     {
         let style = if breaks(shown) { BAD } else { Style::new() };
-        writeln!(out, "    {style}{line}{style:#}")?;
+        write!(out, "    ")?;
+        headline(out, style, line)?;
     }
     if !broken.prefix.is_empty() {
         let last = &broken.prefix[broken.prefix.len().saturating_sub(6)..];
@@ -375,7 +379,9 @@ fn counterexample(
             .map(|at| super::counterexample::describe(&operations[*at as usize]))
             .collect();
         let more = if broken.prefix.len() > last.len() { "… " } else { "" };
-        writeln!(out, "  the longest linearizable prefix ends with: {more}{}", order.join(", "))?;
+        let order = order.join(", ");
+        let order = escape_line(&order);
+        writeln!(out, "  the longest linearizable prefix ends with: {more}{order}")?;
     }
     Ok(())
 }
@@ -383,21 +389,27 @@ fn counterexample(
 /// The most violations of one check that are printed.
 const VIOLATIONS_MAX: usize = 6;
 
-fn check(out: &mut String, check_result: &CheckResult) -> fmt::Result {
+/// A text whose further lines are indented, so that none of them is taken for a line of the program.
+fn indented(text: &str, columns: usize) -> String {
+    text.trim_end().replace('\n', &format!("\n{:columns$}", ""))
+}
+
+fn check(out: &mut StyledText, check_result: &CheckResult) -> fmt::Result {
     let CheckResult { check, verdict, violations, violations_total, unknown_because, .. } =
         check_result;
-    writeln!(out, "  {check:<16} {}", styled(*verdict))?;
+    write!(out, "  {:<16} ", escape_line(check))?;
+    headline(out, style_of(*verdict), verdict)?;
     // The counterexamples above show the violations of linearizability.
     let shown =
         if check == linearizability::NAME { 0 } else { violations.len().min(VIOLATIONS_MAX) };
     for sentence in &violations[..shown] {
-        writeln!(out, "    {}", sentence.trim_end().replace('\n', "\n      "))?;
+        writeln!(out, "    {}", indented(&sentence.to_string(), 6))?;
     }
     if shown > 0 && *violations_total > shown {
         writeln!(out, "    and {} more; see results.json", violations_total - shown)?;
     }
     for reason in unknown_because {
-        writeln!(out, "    {reason}")?;
+        writeln!(out, "    {}", indented(&reason.to_string(), 6))?;
     }
     Ok(())
 }

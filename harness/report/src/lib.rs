@@ -42,6 +42,7 @@ mod sample;
 pub mod sections;
 pub mod serve;
 pub mod summary;
+pub mod terminal;
 
 use std::{
     fs, io,
@@ -52,7 +53,7 @@ use checker::Results;
 use history::{Event, Operation};
 use serde::de::DeserializeOwned;
 
-use self::page::{THEME, verdict_mark};
+use self::page::verdict_mark;
 use self::page_data::PageData;
 pub use self::{
     fault_intervals::{FaultInterval, fault_intervals},

@@ -154,7 +154,7 @@ impl Packer {
             |f: &dyn Fn(&Operation) -> i64| operations.iter().map(|op| f(op)).collect::<Vec<_>>();
         let completion = |op: &Operation| {
             let index = op.returned_index?;
-            Some((int(index) - int(op.invoked_index), int(data.run.completion(op)?)))
+            Some((int(index).saturating_sub(int(op.invoked_index)), int(data.run.completion(op)?)))
         };
         let columns = &mut self.columns;
         columns.deltas("op.index", each(&|op| int(op.invoked_index)));
@@ -163,7 +163,7 @@ impl Packer {
         columns.values("op.completion", each(&|op| completion(op).map_or(0, |(index, _)| index)));
         columns.values(
             "op.duration",
-            each(&|op| completion(op).map_or(0, |(_, time)| time - int(op.invoked))),
+            each(&|op| completion(op).map_or(0, |(_, time)| time.saturating_sub(int(op.invoked)))),
         );
         columns.values("op.process", each(&|op| int(op.process)));
         columns.values("op.kind", each(&kind));
@@ -262,8 +262,10 @@ impl Packer {
         let every = series.intervals.len().div_ceil(MARKS_MAX).max(1);
         let shown = || series.intervals.iter().step_by(every);
         self.columns.deltas(&format!("{name}.from"), shown().map(|(from, _)| from / 1000));
-        self.columns
-            .values(&format!("{name}.duration"), shown().map(|(from, to)| (to - from) / 1000));
+        self.columns.values(
+            &format!("{name}.duration"),
+            shown().map(|(from, to)| to.saturating_sub(*from) / 1000),
+        );
     }
 }
 

@@ -62,7 +62,7 @@ impl<'a> PageData<'a> {
         self.test
             .concurrency
             .filter(|clients| *clients > 0)
-            .or_else(|| self.run.operations.iter().map(|op| op.process + 1).max())
+            .or_else(|| self.run.operations.iter().map(|op| op.process.saturating_add(1)).max())
             .unwrap_or(1)
     }
 

@@ -49,8 +49,12 @@ impl Sample {
             .map(|number| number as usize)
             .collect();
         let (before, after) = NEAR_FAULT;
-        let near_fault =
-            |t: u64| faults.iter().any(|f| t + before >= f.from && t <= f.from + after);
+        let near_fault = |t: u64| {
+            let near = |f: &FaultInterval| {
+                t.saturating_add(before) >= f.from && t <= f.from.saturating_add(after)
+            };
+            faults.iter().any(near)
+        };
         // Where faults are frequent, nearly everything is near one: the budget bounds the sample.
         let mut budget = total / every / 2;
         let mut selected = Vec::with_capacity(total / every + cited.len());

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, fmt};
 
+use crate::terminal::escape_line;
 use history::{
     Action, Event, Function, Kind, NemesisEvent,
     nemesis::{Died, ForbiddenStart, Injected, InjectionKind, Violated},
@@ -152,7 +153,8 @@ impl Tally {
                 let kinds = &restored.intercepted.kinds;
                 tally.with_messages += u64::from(kinds.values().any(|count| *count > 0));
                 for (kind, count) in kinds {
-                    *tally.messages.entry(kind.clone()).or_default() += count;
+                    let total = tally.messages.entry(kind.clone()).or_default();
+                    *total = total.saturating_add(*count);
                 }
             }
             NemesisEvent::Recovered(recovered) => {
@@ -230,7 +232,7 @@ impl fmt::Display for Tally {
             writeln!(f, "  {function}  {invoked:>7}: {ok} ok, {fail} fail, {info} info")?;
         }
         for (name, fault) in &self.faults {
-            write!(f, "Fault {name}: {} injected", fault.injections())?;
+            write!(f, "Fault {}: {} injected", escape_line(name), fault.injections())?;
             if fault.missed > 0 {
                 write!(f, ", {} not reached", fault.missed)?;
             }
@@ -244,6 +246,7 @@ impl fmt::Display for Tally {
                     .iter()
                     .map(|(replicas, times)| format!("{replicas} ({times}×)"))
                     .collect();
+                let name = escape_line(name);
                 write!(f, "  {name:width$}  {kills:>3} killed, {pauses:>3} paused")?;
                 if *power_losses > 0 {
                     write!(f, ", {power_losses:>3} power losses")?;
@@ -256,7 +259,7 @@ impl fmt::Display for Tally {
             if !fault.messages.is_empty() {
                 let kinds: Vec<_> =
                     fault.messages.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-                writeln!(f, "  messages affected: {}", kinds.join(", "))?;
+                writeln!(f, "  messages affected: {}", escape_line(&kinds.join(", ")))?;
             }
             if fault.refused + fault.admitted + fault.undetermined > 0 {
                 write!(f, "  refused: {}, admitted: {}", fault.refused, fault.admitted)?;
@@ -278,7 +281,7 @@ impl fmt::Display for Tally {
             f.write_str(text)?;
         }
         for exit in &self.unexpected_exits {
-            writeln!(f, "Unexpected exit: {exit}")?;
+            writeln!(f, "Unexpected exit: {}", escape_line(exit))?;
         }
         if let Some(OnlineViolation { key, at, ended }) = &self.online_violation {
             if *ended {
@@ -286,7 +289,7 @@ impl fmt::Display for Tally {
             } else {
                 write!(f, "Found after {:.1} s", *at as f64 / 1e9)?;
             }
-            writeln!(f, ": the history of {key} is not linearizable")?;
+            writeln!(f, ": the history of {} is not linearizable", escape_line(key))?;
         }
         Ok(())
     }

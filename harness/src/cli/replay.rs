@@ -2,7 +2,7 @@
 //! processes.
 
 use std::{
-    io::{self, Write as _},
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +16,7 @@ use twopc::{
     schedule_replay::{self, StepResult},
 };
 
-use super::{Exit, Failure, checked};
+use super::{Exit, Failure, checked, stdout};
 use crate::{
     commands::{self, ReplayArgs},
     schedule,
@@ -28,7 +28,7 @@ pub(super) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
         |path: &&PathBuf| path.extension().is_some_and(|extension| extension == "json");
     let (schedules, paths): (Vec<_>, Vec<_>) = args.paths.iter().partition(is_schedule);
     let mut verdict = Validity::Valid;
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     for path in schedules {
         let found = schedule::replay(path, &mut out).map_err(Failure::arguments)?;
         verdict = verdict.max(found);
@@ -48,7 +48,7 @@ pub(super) fn replay_on_processes(args: &ReplayArgs, store: &Path) -> Result<Exi
         let results = commands::check_run(&run.directory, &Limits::default());
         let (record, results) = results.map_err(Failure::harness)?;
         page::write(&run.directory, &record, &results).map_err(Failure::harness)?;
-        commands::print_results(&results, &run.directory, &mut io::stdout().lock())?;
+        commands::print_results(&results, &run.directory, &mut stdout())?;
         verdict = verdict.max(results.verdict);
     }
     Ok(verdict.into())
@@ -62,7 +62,7 @@ fn force(path: &Path, store: &Path) -> Result<CompletedRun, Failure> {
     let options = options.map_err(anyhow::Error::msg).with_context(name);
     let options = options.map_err(Failure::arguments)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let mut out = io::stdout().lock();
+    let mut out = stdout();
     let (mut not_forced, mut written) = (0, Ok(()));
     let run = runtime.block_on(async {
         let interrupt = follow_signals().map_err(Failure::harness)?;

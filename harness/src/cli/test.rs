@@ -25,7 +25,7 @@ use twopc::{
     run::{CompletedRun, RunOptions},
 };
 
-use super::{Exit, Failure, require_effect};
+use super::{Exit, Failure, require_effect, stdout};
 use crate::{
     blocking::{BlockingArgs, blocking},
     commands::{self, progress},
@@ -191,7 +191,7 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
             print_line(&run, number, args.test_count, seed, started.elapsed())?;
         }
         if run.results.verdict != Validity::Valid || !many {
-            let mut out = io::stdout().lock();
+            let mut out = stdout();
             write!(out, "{}", run.tally)?;
             commands::print_results(&run.results, &run.completed.directory, &mut out)?;
             return Ok(run.results.verdict.into());
@@ -204,11 +204,11 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
         }
     }
     if !coverage.is_empty() {
-        write!(io::stdout(), "{coverage}")?;
+        write!(stdout(), "{coverage}")?;
     }
     if let Some(run) = last {
         let directory = run.completed.directory.display();
-        writeln!(io::stdout(), "{}: {directory}", run.results.verdict)?;
+        writeln!(stdout(), "{}: {directory}", run.results.verdict)?;
     }
     Ok(Exit::Valid)
 }
@@ -248,7 +248,7 @@ fn print_line(
 ) -> io::Result<()> {
     let JudgedRun { completed, tally, results, .. } = run;
     writeln!(
-        io::stdout(),
+        stdout(),
         "run {number} of {count}: {}, seed {seed}, {:.1} s, {} operations, {} injections, {}, {}",
         results.verdict,
         elapsed.as_secs_f64(),
@@ -262,7 +262,7 @@ fn print_line(
 /// The command `blocking`.
 pub(super) fn blocking_test(args: &BlockingArgs) -> Result<Exit, Failure> {
     let (runtime, interrupt) = runtime()?;
-    match runtime.block_on(blocking(args, interrupt, &mut io::stdout().lock())) {
+    match runtime.block_on(blocking(args, interrupt, &mut stdout())) {
         Ok(verdict) => Ok(verdict.into()),
         Err(error) => Err(Failure::harness(error)),
     }

@@ -190,7 +190,7 @@ fn print_check_result(check_result: &CheckResult, out: &mut impl Write) -> io::R
         writeln!(out, "    and {more} more; results.json has the first {kept}")?;
     }
     for sentence in unknown_because {
-        writeln!(out, "    {sentence}")?;
+        writeln!(out, "    {}", sentence.to_string().replace('\n', "\n      "))?;
     }
     Ok(())
 }

@@ -8,7 +8,10 @@ use std::{
 use checker::Validity;
 use clap::Args;
 use lab::duration::parse_duration;
-use report::inspect::{Filter, Format, InspectError};
+use report::{
+    inspect::{Filter, Format, InspectError},
+    terminal::Escaped,
+};
 use system::journal;
 use twopc::{checks::find_journals, page};
 
@@ -81,6 +84,7 @@ fn print_journal(run: &Path, node: &str, out: &mut impl Write) -> Result<(), Ins
         };
         return Err(unreadable(run, io::Error::new(io::ErrorKind::NotFound, reason)));
     };
+    let mut out = Escaped::new(out);
     let mut lines = journal::Lines::open(path).map_err(|error| unreadable(path, error))?;
     while let Some((_, line)) = lines.next_line().map_err(|error| unreadable(path, error))? {
         out.write_all(line)?;

@@ -15,6 +15,12 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub addr: SocketAddr,
 
+    /// A further name that the server goes by, for use behind a proxy or with a name of this machine. It
+    /// answers to its address and to localhost; requests for any other name are refused, since the name
+    /// may be that of a web site that leads browsers here. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub host: Vec<String>,
+
     /// The directory of recorded runs.
     #[arg(long, value_name = "DIR", default_value = "histories")]
     pub store: PathBuf,
@@ -40,7 +46,8 @@ pub async fn serve(args: &ServeArgs) -> Result<(), ServeFailure> {
             println!("Warning: every client that can connect to {addr} can read all runs.");
         }
     };
-    let served = serve_runs(&args.store, args.addr, page::check_property, on_listening).await;
+    let served =
+        serve_runs(&args.store, args.addr, &args.host, page::check_property, on_listening).await;
     served.map_err(|error| match error {
         ServeError::Store { .. } => ServeFailure::Argument(anyhow!("--store {error}")),
         ServeError::Listen { .. } => ServeFailure::Argument(anyhow!("--addr {error}")),

@@ -233,7 +233,11 @@ fn the_pages_of_the_server_work() {
     chrome.wait("document.querySelector('output[name=status]').textContent.includes('select two')");
     chrome.click("#runs tbody tr:nth-child(3) input");
     chrome.click("form.tools button");
-    chrome.wait("document.querySelector('table.compare') && [...document.images].length === 8");
+    // Complete, so that the style sheet has moved what is clicked.
+    chrome.wait(
+        "document.readyState === 'complete' && document.querySelector('table.compare') \
+         && [...document.images].length === 8",
+    );
     chrome.click("thead a");
     chrome.wait(READY);
     assert_no_errors(&mut chrome, "the list, the comparison, a run");

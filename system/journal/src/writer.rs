@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -33,14 +34,15 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens a journal for appending after its last complete frame, and creates it if it does not
-    /// exist. The incomplete frame that a kill in the middle of a write leaves is cut off: its
+    /// Opens a journal for appending after its last complete frame, and creates it, for its owner alone,
+    /// if it does not exist: it holds keys and values. The incomplete frame that a kill in the middle of a write leaves is cut off: its
     /// effects were not performed.
     ///
     /// # Errors
     /// The file cannot be opened, created, read or written, or it is not an intact journal.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        let mut open = OpenOptions::new();
+        let mut file = open.create(true).mode(0o600).read(true).append(true).open(path)?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let intact = intact_bytes(&bytes)?;

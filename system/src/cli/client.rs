@@ -116,7 +116,7 @@ impl ClientArgs {
     /// Runs the command and prints its result to standard output.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        super::log();
+        super::log_to(io::stderr);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let done = match runtime {
             Ok(runtime) => runtime.block_on(self.execute()),

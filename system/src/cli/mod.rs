@@ -4,17 +4,15 @@
 
 mod client;
 mod load;
+mod log;
 mod node;
 mod output;
 
-use std::{
-    io::{self, IsTerminal as _},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
-    fmt,
+    fmt::{self, MakeWriter},
     layer::{Layer as _, SubscriberExt as _},
     util::SubscriberInitExt as _,
 };
@@ -25,20 +23,17 @@ pub use self::{
     node::{MasterArgs, NodeArgs, ReplicaArgs},
 };
 
-/// Logs to standard error, filtered by `TWOPC_LOG` or `RUST_LOG` (a level, or a comma-separated
+/// Logs to a writer, filtered by `TWOPC_LOG` or `RUST_LOG` (a level, or a comma-separated
 /// list of `TARGET=LEVEL`), by default at level `info`. Does nothing if the process has already set
 /// up logging.
-fn log() {
+fn log_to(writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static) {
     let filter = ["TWOPC_LOG", "RUST_LOG"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok()?.parse::<Targets>().ok())
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
-    let to_stderr = fmt::layer()
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        .with_filter(filter);
+    let layer = fmt::layer().with_ansi(false).with_writer(writer).with_filter(filter);
     // Fails only if there is a subscriber already, which then stays.
-    let _ = tracing_subscriber::registry().with(to_stderr).try_init();
+    let _ = tracing_subscriber::registry().with(layer).try_init();
 }
 
 /// The longest duration that a flag accepts: a thousand hours.

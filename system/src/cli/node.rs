@@ -6,10 +6,11 @@ use clap::Args;
 use nix::libc;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::log::Log;
 use crate::{
     config::{Address, ClusterConfig},
     hooks::HookArgs,
-    node::{self, NodeError, NodeOptions},
+    node::{self, NodeError, NodeOptions, descriptors::raise_limit},
     protocol::{CommitMode, Node},
 };
 
@@ -82,9 +83,18 @@ impl ReplicaArgs {
 
 impl NodeArgs {
     fn run(self, node: Node) -> ExitCode {
-        super::log();
+        let log = Log::new(io::stderr());
+        let lines = log.clone();
+        super::log_to(move || lines.clone());
+        let status = self.run_logged(node, &log);
+        log.flush();
+        status
+    }
+
+    fn run_logged(self, node: Node, log: &Log) -> ExitCode {
+        // Through the log as well: a write of its own could wait forever, and come before earlier lines.
         let fail = |error: &dyn Display, status: u8| {
-            eprintln!("{node}: {error}");
+            log.line(&format!("{node}: {error}"));
             ExitCode::from(status)
         };
         if let Err(why) = self.hooks.tie_to_parent() {
@@ -100,20 +110,24 @@ impl NodeArgs {
             Err(why) => return fail(&why, 2),
         };
         let NodeArgs { dir, bootstrap, listen, .. } = self;
-        match run(NodeOptions { cluster, node, dir, bootstrap, listen, hooks }) {
+        match run(NodeOptions { cluster, node, dir, bootstrap, listen, hooks }, log) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, error.exit_status()),
         }
     }
 }
 
-fn run(options: NodeOptions) -> Result<(), NodeError> {
+fn run(options: NodeOptions, log: &Log) -> Result<(), NodeError> {
     if options.cluster.node.sched_batch
         && let Err(cause) = use_sched_batch()
     {
         tracing::warn!("cannot use SCHED_BATCH: {cause}");
     }
+    if let Err(cause) = raise_limit() {
+        tracing::warn!("cannot raise the limit of open files: {cause}");
+    }
     let failed = |doing| move |cause: io::Error| NodeError::Process { doing, cause };
+    log.start().map_err(failed("start the thread that writes the log"))?;
     let runtime = node::runtime().map_err(failed("start the runtime"))?;
     runtime.block_on(async {
         let mut term =

@@ -67,7 +67,11 @@ impl EventLoop<'_> {
     }
 
     pub(super) fn on_call(&mut self, call: Call) {
-        let Call { request, handle, meter, _permit } = call;
+        if call.is_expired(Instant::now()) {
+            call.refuse_expired();
+            return;
+        }
+        let Call { request, handle, meter, _permit, deadline: _ } = call;
         self.last_call += 1;
         let pending = PendingCall { handle, meter, _permit };
         self.environment.pending_calls.insert(self.last_call, pending);

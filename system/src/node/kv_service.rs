@@ -16,7 +16,10 @@ use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use prost::Message;
 use proto::v1 as pb;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::Instant,
+};
 use tonic::{Code, Status};
 
 use crate::{
@@ -32,7 +35,7 @@ use crate::{
 pub(super) const SERVICE: &str = pb::kv_server::SERVICE_NAME;
 
 /// The size that a request may have beyond the maximum value size. A larger request is refused
-/// before it is read, without details.
+/// before it is read.
 const REQUEST_OVERHEAD_BYTES_MAX: usize = 16 << 20;
 /// The gRPC prefix of a message: a compression flag and the length.
 const PREFIX_BYTES: usize = 5;
@@ -42,6 +45,8 @@ const PREFIX_BYTES: usize = 5;
 pub(super) struct Call {
     pub(super) request: protocol::Request,
     pub(super) handle: ResponseHandle,
+    /// When the client gives up, if it said so. A write that has not begun by then must not begin.
+    pub(super) deadline: Option<Instant>,
     /// The meter of the client's connection.
     pub(super) meter: Arc<Meter>,
     /// Held while the call is in progress, whether or not the client still waits.
@@ -118,15 +123,17 @@ impl KvService {
         meter: Arc<Meter>,
     ) {
         let (head, mut body) = request.into_parts();
+        let timeout = grpc_timeout(&head.headers);
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let message_bytes_max =
             self.sizes.value_bytes_max.saturating_add(REQUEST_OVERHEAD_BYTES_MAX);
         let read = match read_message(&mut body, message_bytes_max).await {
-            Ok(message) => self.request(handle.method, message, &head.headers),
+            Ok(message) => self.request(handle.method, message, timeout),
             Err(status) => Err(status),
         };
         match read.and_then(|request| Ok((request, self.permit()?))) {
             Ok((request, permit)) => {
-                let call = Call { request, handle, meter, _permit: permit };
+                let call = Call { request, handle, deadline, meter, _permit: permit };
                 // The queue has room for as many calls as there are permits, so this fails only if
                 // it is closed.
                 if let Err(call) = self.calls.try_send(call) {
@@ -142,7 +149,7 @@ impl KvService {
         &self,
         method: Method,
         message: Bytes,
-        headers: &HeaderMap,
+        timeout: Option<Duration>,
     ) -> Result<protocol::Request, Status> {
         let (key, value) = match method {
             Method::Put => {
@@ -159,7 +166,7 @@ impl KvService {
         Ok(match method {
             Method::Put | Method::Del => protocol::Request::Write(Write { key, value }),
             Method::Get => {
-                let deadline = grpc_timeout(headers)
+                let deadline = timeout
                     .unwrap_or(Duration::from_millis(self.limits.get_deadline_ms))
                     .min(Duration::from_millis(self.limits.get_deadline_max_ms));
                 protocol::Request::Get { key, choice: rand::random(), deadline }
@@ -176,6 +183,21 @@ impl KvService {
                 format!("{} calls are in flight, which is the limit", self.limits.max_inflight);
             answer::refusal(Code::ResourceExhausted, ReasonKind::Overloaded, text, [])
         })
+    }
+}
+
+impl Call {
+    /// Whether it is a write whose client has already given up. The client may have told its user that the write
+    /// failed, or have written something else since.
+    pub(super) fn is_expired(&self, now: Instant) -> bool {
+        matches!(self.request, protocol::Request::Write(_))
+            && self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Refuses a call that has expired, which had no effect.
+    pub(super) fn refuse_expired(self) {
+        let text = "the deadline of the call passed before the write began".to_owned();
+        self.handle.refuse(answer::refusal(Code::DeadlineExceeded, ReasonKind::Expired, text, []));
     }
 }
 
@@ -272,7 +294,8 @@ async fn read_message(body: &mut RecvStream, bytes_max: usize) -> Result<Bytes, 
                 parts.extend_from_slice(&more);
                 if parts.len() > PREFIX_BYTES + bytes_max {
                     let text = format!("a request has at most {bytes_max} bytes");
-                    return Err(Status::out_of_range(text));
+                    let (code, kind) = (Code::InvalidArgument, ReasonKind::Invalid);
+                    return Err(answer::refusal(code, kind, text, []));
                 }
                 next = next_chunk(body).await?;
             }
@@ -428,7 +451,7 @@ mod tests {
             (short, Code::Internal),
             (two.into(), Code::Internal),
             (foreign.into(), Code::Internal),
-            (large.into(), Code::OutOfRange),
+            (large.into(), Code::InvalidArgument),
         ];
         for (request, code) in cases {
             let (answer, mut body) = begin(&mut sender, "/twopc.v1.Kv/Put");
@@ -438,6 +461,10 @@ mod tests {
                 _ = called.recv() => panic!("is taken"),
             };
             assert_eq!(status.code(), code, "{status}");
+            // A request that is too large certainly had no effect, like a value that is.
+            let reason = answer::reason(&status).map(|reason| reason.kind);
+            let certain = (code == Code::InvalidArgument).then_some(ReasonKind::Invalid);
+            assert_eq!(reason, certain, "{status}");
         }
     }
 
@@ -479,6 +506,33 @@ mod tests {
         let reply = Reply::Committed { version: Version::new(1, 7) };
         assert!(!first.handle.send(reply.clone()));
         assert!(second.handle.send(reply));
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_deadline_has_passed_is_refused() {
+        let (mut sender, mut called) = connected().await;
+        let timeout = Duration::from_millis(150);
+        for (path, waited, expired) in [
+            ("/twopc.v1.Kv/Put", timeout, true),
+            ("/twopc.v1.Kv/Put", Duration::from_millis(149), false),
+            // A get has no effect, and its machine limits its time.
+            ("/twopc.v1.Kv/Get", timeout, false),
+        ] {
+            let head = Request::post(format!("http://here{path}")).header("grpc-timeout", "150m");
+            let (answer, mut body) =
+                sender.send_request(head.body(()).expect("a request"), false).expect("is sent");
+            let get = encode(&pb::GetRequest { key: "k".into() });
+            body.send_data(if path.ends_with("Put") { put() } else { get }, true).expect("is sent");
+            let call = called.recv().await.expect("a call");
+            let received = call.deadline.expect("it has one") - timeout;
+            assert_eq!(call.is_expired(received + waited), expired, "{path} after {waited:?}");
+            if expired {
+                call.refuse_expired();
+                let status = end(answer).await.expect_err("is refused");
+                let reason = answer::reason(&status).expect("certainly without effect").kind;
+                assert_eq!((status.code(), reason), (Code::DeadlineExceeded, ReasonKind::Expired));
+            }
+        }
     }
 
     #[test]

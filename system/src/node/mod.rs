@@ -9,6 +9,7 @@
 //! waits for a disk, a peer or a client. If there is a journal, an entry is written before its effect
 //! leaves the process.
 
+pub(crate) mod descriptors;
 mod environment;
 mod event_loop;
 mod http2;

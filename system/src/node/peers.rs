@@ -11,6 +11,7 @@ use super::send_buffer::{BatchStream, SendBuffer};
 use crate::{
     config::{Address, ClusterConfig},
     connection::Connection,
+    excerpt::excerpt,
     meter::Meter,
     protocol::{Message, Node},
     wire,
@@ -111,12 +112,12 @@ impl Peers {
                 }
                 Err(status) if status.code() == Code::FailedPrecondition => {
                     // Needs the operator, so do not retry fast.
-                    let why = status.message();
+                    let why = excerpt(status.message());
                     tracing::warn!("{to} at {address} refuses this node: {why}");
                     wait = self.reconnect_max;
                 }
                 Err(status) => {
-                    let why = status.message().to_owned();
+                    let why = excerpt(status.message());
                     if why == reported {
                         tracing::debug!("still no stream to {to} at {address}: {why}");
                     } else {
@@ -164,7 +165,7 @@ impl Peers {
             .map_err(|_| Status::deadline_exceeded("the caller did not identify itself"))??
             .ok_or_else(|| Status::invalid_argument("the caller did not identify itself"))?;
         let from = self.check(&greeting, None).inspect_err(|status| {
-            tracing::warn!("refused a caller: {}", status.message());
+            tracing::warn!("refused a caller: {}", excerpt(status.message()));
         })?;
         let buffer = self.send_buffer(from).ok_or_else(|| Status::internal("not a peer"))?;
         let stream = buffer.attach(meter);
@@ -176,7 +177,7 @@ impl Peers {
             match peers.deliver(from, greeting).await {
                 Ok(()) => peers.receive(from, incoming).await,
                 Err(status) => {
-                    tracing::warn!("malformed message from {from}: {}", status.message());
+                    tracing::warn!("malformed message from {from}: {}", excerpt(status.message()));
                 }
             }
         });
@@ -192,12 +193,12 @@ impl Peers {
                     Err(status) => Err(status),
                 },
                 Err(status) => {
-                    tracing::debug!("stream with {from} failed: {status}");
+                    tracing::debug!("stream with {from} failed: {}", excerpt(&status.to_string()));
                     return;
                 }
             };
             if let Err(status) = taken {
-                tracing::warn!("closed the stream with {from}: {}", status.message());
+                tracing::warn!("closed the stream with {from}: {}", excerpt(status.message()));
                 return;
             }
         }
@@ -208,7 +209,9 @@ impl Peers {
         if batch.cluster != self.cluster {
             return Err(Status::failed_precondition(format!(
                 "this is {} of cluster '{}', not of cluster '{}'",
-                self.me, self.cluster, batch.cluster
+                self.me,
+                self.cluster,
+                excerpt(&batch.cluster)
             )));
         }
         let from = wire::node_from_wire(batch.from).map_err(malformed)?;

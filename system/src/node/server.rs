@@ -27,6 +27,7 @@ use tonic::{Response, Status, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
+    descriptors::{Connections, connections_max},
     http2,
     kv_service::{self, Call, KvService, Method},
     peers::Peers,
@@ -75,6 +76,7 @@ pub(super) async fn serve(
     health: HealthService,
     stop: impl Future<Output = ()>,
 ) {
+    let mut accepted = Connections::new(connections_max(services.peers.send_buffers().count()));
     let is_master = services.peers.me() == protocol::Node::Master;
     let streams =
         u32::try_from(services.limits.max_inflight).unwrap_or(u32::MAX).saturating_add(64);
@@ -84,13 +86,18 @@ pub(super) async fn serve(
         .then(|| PeerServer::new(PeerService(peers)).max_decoding_message_size(usize::MAX));
     let inspect =
         InspectService { inspections, cluster, dumps: Arc::new(Semaphore::new(DUMPS_MAX)) };
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let reflection = reflection.build_v1().expect("the descriptors are generated");
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let current = reflection().build_v1().expect("the descriptors are generated");
+    // Clients of some languages know only the older version, Python's among them.
+    let older = reflection().build_v1alpha().expect("the descriptors are generated");
     let rest = Routes::new(InspectServer::new(inspect))
         .add_service(health)
-        .add_service(reflection)
+        .add_service(current)
+        .add_service(older)
         .prepare();
     let router = Router { kv, peer, rest };
     let mut builder = h2::server::Builder::new();
@@ -111,7 +118,10 @@ pub(super) async fn serve(
         tokio::select! {
             () = &mut stop => break,
             stream = accept(&listener) => {
-                connections.spawn(serve_connection(builder.clone(), stream, router.clone(), stopped.clone()));
+                let meter = stream.meter();
+                accepted.make_room().await;
+                let served = serve_connection(builder.clone(), stream, router.clone(), stopped.clone());
+                accepted.add(connections.spawn(served), meter);
             }
             Some(_) = connections.join_next() => {}
         }

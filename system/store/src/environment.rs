@@ -3,8 +3,9 @@
 //! Knows the tables, but not records, queues or threads.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Read as _, Seek as _, Write as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -75,7 +76,10 @@ impl Environment {
             return Err(StoreError::Absent { dir: dir.to_owned() });
         }
         if !contents.directory {
-            fs::create_dir_all(dir).map_err(io(dir, "cannot create the directory"))?;
+            private_directory()
+                .recursive(true)
+                .create(dir)
+                .map_err(io(dir, "cannot create the directory"))?;
         }
         let mut lock = LockFile::open(dir, options.exclusive)?;
         let opened = Environment::open_locked::<S>(dir, options, &mut lock);
@@ -274,6 +278,7 @@ impl LockFile {
             .read(true)
             .write(true)
             .create(true)
+            .mode(PRIVATE_FILE)
             .truncate(false)
             .open(&path)
             .map_err(io(&path, "cannot open the lock file"))?;
@@ -322,6 +327,17 @@ impl LockFile {
     }
 }
 
+/// The permissions of the files of a store: they hold its data, so they are for its owner alone. LMDB's have the
+/// same, set by heed.
+pub(crate) const PRIVATE_FILE: u32 = 0o600;
+
+/// Creates directories for their owner alone.
+fn private_directory() -> DirBuilder {
+    let mut builder = DirBuilder::new();
+    builder.mode(0o700);
+    builder
+}
+
 /// Creates a new environment in a subdirectory, and moves it into place once it is complete and
 /// durable, the data file last. So a data file that is in place is complete and has its WAL.
 fn create(dir: &Path, options: &StoreOptions) -> Result<(), StoreError> {
@@ -334,7 +350,8 @@ fn create(dir: &Path, options: &StoreOptions) -> Result<(), StoreError> {
         }
         _ => {}
     }
-    fs::create_dir(&temporary).map_err(io(&temporary, "cannot create the directory"))?;
+    let created = private_directory().create(&temporary);
+    created.map_err(io(&temporary, "cannot create the directory"))?;
     let id = StoreId(rand::random_range(1..=u64::MAX));
     drop(map(&temporary, options, Some(id))?);
     Wal::create(&temporary.join(LOG_FILE), id, options.wal_bytes)?;

@@ -39,7 +39,10 @@ use std::{
 
 use nix::fcntl::OFlag;
 
-use crate::{RowError, Schema, StoreError, StoreId, SyncMode, environment};
+use crate::{
+    RowError, Schema, StoreError, StoreId, SyncMode,
+    environment::{self, PRIVATE_FILE},
+};
 
 /// The first bytes of the file.
 const MAGIC: [u8; 8] = *b"2pc log\0";
@@ -76,7 +79,8 @@ impl Wal {
     /// at least `bytes` bytes, rounded up to whole pages.
     pub(crate) fn create(path: &Path, id: StoreId, bytes: u64) -> Result<(), StoreError> {
         let write = || {
-            let file = File::create_new(path)?;
+            let mut new = OpenOptions::new();
+            let file = new.write(true).create_new(true).mode(PRIVATE_FILE).open(path)?;
             let mut head = [0; PAGE];
             head[..8].copy_from_slice(&MAGIC);
             head[8..16].copy_from_slice(&id.0.to_be_bytes());

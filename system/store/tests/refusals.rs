@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     env, fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -50,6 +51,22 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
 
 fn data(dir: &TempDir) -> PathBuf {
     dir.path().join("data.mdb")
+}
+
+#[test]
+fn what_a_store_creates_is_for_its_owner_alone() {
+    let dir = TempDir::new().unwrap();
+    // Missing directories above the store as well.
+    let path = dir.path().join("above/store");
+    let store = open(&path, StoreOptions { create: true, ..StoreOptions::default() }).unwrap();
+    store.put(b"k", b"v").unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o700, 0o700));
+    let mut files: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap()).collect();
+    files.sort_by_key(fs::DirEntry::file_name);
+    let modes: Vec<_> = files.iter().map(|file| mode(&file.path())).collect();
+    assert_eq!(files.len(), 4, "{files:?}");
+    assert_eq!(modes, [0o600; 4], "{files:?}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{process::Stdio, time::Instant};
 
 use futures::StreamExt as _;
 use nix::sys::signal::Signal;
+use prost::Message as _;
 use proto::v1::{self as pb, kv_client::KvClient};
 use system::{
     client::{Inspector, ReasonKind, WriteOutcome},
@@ -14,6 +15,9 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+use tonic_reflection::pb::v1alpha::{
+    self, server_reflection_client::ServerReflectionClient as ServerReflectionClientV1Alpha,
 };
 use tonic_types::StatusExt as _;
 
@@ -265,7 +269,7 @@ async fn health_and_reflection_work() {
     cluster.kill(R1);
     until("NOT_SERVING").await;
 
-    let mut reflection = ServerReflectionClient::new(channel);
+    let mut reflection = ServerReflectionClient::new(channel.clone());
     let request = ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),
@@ -282,5 +286,51 @@ async fn health_and_reflection_work() {
     let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
     for name in ["twopc.v1.Kv", "twopc.v1.Peer", "twopc.v1.Inspect", "grpc.health.v1.Health"] {
         assert!(names.contains(&name), "{names:?}");
+    }
+
+    // The older version, which clients of some languages still ask first or only.
+    let mut older = ServerReflectionClientV1Alpha::new(channel);
+    let symbol = v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
+        "twopc.v1.Kv".to_owned(),
+    );
+    let request =
+        v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(symbol) };
+    let answers = older.server_reflection_info(tokio_stream::once(request)).await;
+    let answer = answers.expect("answered").into_inner().message().await;
+    let answer = answer.expect("no error").expect("an answer").message_response;
+    let Some(v1alpha::server_reflection_response::MessageResponse::FileDescriptorResponse(files)) =
+        answer
+    else {
+        panic!("{answer:?}");
+    };
+    assert!(!files.file_descriptor_proto.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_after_its_deadline_has_no_effect() {
+    let cluster = Cluster::started(1, LONG_TIMEOUTS).await;
+    // Over HTTP/2 itself: tonic's client would give up before it asks.
+    let stream = tokio::net::TcpStream::connect(cluster.address(MASTER).as_str()).await;
+    let (mut sender, connection) =
+        h2::client::handshake(stream.expect("connected")).await.expect("HTTP/2");
+    tokio::spawn(connection);
+    let message = pb::PutRequest { key: "k".into(), value: "late".into() }.encode_to_vec();
+    let length = u32::try_from(message.len()).expect("short");
+    let body = [&[0][..], &length.to_be_bytes(), &message].concat();
+    for (timeout, refused) in [("0n", true), ("1n", true), ("30S", false)] {
+        let head =
+            http::Request::post("http://here/twopc.v1.Kv/Put").header("grpc-timeout", timeout);
+        let head = head.body(()).expect("a request");
+        let (answer, mut sending) = sender.send_request(head, false).expect("sent");
+        sending.send_data(body.clone().into(), true).expect("sent");
+        let answer = answer.await.expect("answered");
+        let status = Status::from_header_map(answer.headers());
+        let refusal = status.as_ref().map(code_and_reason);
+        let expected = refused.then(|| (Code::DeadlineExceeded, "EXPIRED".to_owned()));
+        assert_eq!(refusal, expected, "{timeout}: {status:?}");
+        if refused {
+            let entries = cluster.dump(R1).await;
+            assert!(entries.is_empty(), "{timeout}: {entries:?}");
+        }
     }
 }

@@ -14,8 +14,8 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{packed, page_data::PageData, plots::Plot, sections::SystemEvidence};
 
-/// The style sheet that all pages share.
-pub(crate) const THEME: &str = include_str!("theme.css");
+/// The style sheet that this page shares with those of the server.
+const THEME: &str = include_str!("theme.css");
 const STYLE: &str = include_str!("page.css");
 
 /// The script of the page, in one strict function scope, so that nothing becomes global. A file may use

@@ -103,7 +103,8 @@ fn trace_text(data: &PageData<'_>, trace: &Trace) -> Markup {
     for message in &trace.messages {
         let arrival = match (message.sent, message.received) {
             (Some(sent), Some(received)) => {
-                format!("received after {:.3} ms", (received.time - sent.time) as f64 / 1e6)
+                let ns = received.time.saturating_sub(sent.time);
+                format!("received after {:.3} ms", ns as f64 / 1e6)
             }
             (Some(_), None) => "never received".to_owned(),
             (None, _) => "received, a duplicate".to_owned(),

@@ -20,6 +20,9 @@ use crate::fault_intervals;
 /// The interval between two reads of the history.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
+/// The number of seconds in a snapshot, the latest ones: what the page shows.
+const RECENT_SECONDS: u64 = 120;
+
 /// The number of recent faults in a snapshot.
 const RECENT_FAULTS: usize = 12;
 
@@ -31,8 +34,9 @@ struct HistoryTail {
     offset: u64,
     /// Events by function: invoke, ok, fail, info.
     counts: BTreeMap<String, [u64; 4]>,
-    /// Completions by second: ok, fail, info.
-    seconds: Vec<[u64; 3]>,
+    /// Completions by second: ok, fail, info. Only recent seconds, and only those with completions: a time
+    /// in the file may be any number.
+    seconds: BTreeMap<u64, [u64; 3]>,
     nemesis: Vec<Event>,
     time: u64,
 }
@@ -44,7 +48,7 @@ impl HistoryTail {
             file: None,
             offset: 0,
             counts: BTreeMap::new(),
-            seconds: Vec::new(),
+            seconds: BTreeMap::new(),
             nemesis: Vec::new(),
             time: 0,
         }
@@ -86,13 +90,22 @@ impl HistoryTail {
                 };
                 self.counts.entry(client.f.to_string()).or_default()[kind] += 1;
                 if kind > 0 {
-                    let second = usize::try_from(event.time / 1_000_000_000).unwrap_or(0);
-                    let missing = (second + 1).saturating_sub(self.seconds.len());
-                    self.seconds.extend(std::iter::repeat_n([0; 3], missing));
-                    self.seconds[second][kind - 1] += 1;
+                    let second = event.time / 1_000_000_000;
+                    self.seconds.entry(second).or_default()[kind - 1] += 1;
+                    if let Some((last, _)) = self.seconds.last_key_value() {
+                        let first = (last + 1).saturating_sub(RECENT_SECONDS);
+                        self.seconds = self.seconds.split_off(&first);
+                    }
                 }
             }
         }
+    }
+
+    /// The completions of each recent second, without gaps.
+    fn recent_seconds(&self) -> Vec<[u64; 3]> {
+        let Some((last, _)) = self.seconds.last_key_value() else { return Vec::new() };
+        let first = (last + 1).saturating_sub(RECENT_SECONDS);
+        (first..=*last).map(|at| self.seconds.get(&at).copied().unwrap_or_default()).collect()
     }
 
     /// The counts so far.
@@ -102,14 +115,14 @@ impl HistoryTail {
         events.extend(self.nemesis.last().map(|last| {
             let now = NemesisEvent::Other { f: "now".to_owned(), value: Json::Null };
             let action = Action::Nemesis(now);
-            Event { index: last.index + 1, time: self.time.max(last.time), action }
+            Event { index: last.index.saturating_add(1), time: self.time.max(last.time), action }
         }));
         let faults = fault_intervals(&events);
         let recent = &faults[faults.len().saturating_sub(RECENT_FAULTS)..];
         json!({
             "time": self.time,
             "counts": self.counts,
-            "seconds": self.seconds,
+            "seconds": self.recent_seconds(),
             "faults_total": faults.len(),
             "faults": recent.iter().rev().map(|fault| json!({
                 "title": fault.title(), "fault": fault.fault, "at": fault.at,
@@ -184,6 +197,26 @@ mod tests {
             json!(2_400_000_000_u64),
             "a fault that was not undone is in force until now"
         );
+        // Times and indices are whatever the file says.
+        let last = line(4, "ok").replace(":2400000000,", ":18446744073709551615,");
+        file.write_all(last.replace(":4,", ":18446744073709551615,").as_bytes())?;
+        file.write_all(
+            line(4, "ok").replace("\"index\":4", "\"index\":18446744073709551615").as_bytes(),
+        )?;
+        tail.read()?;
+        let snapshot = tail.snapshot();
+        assert_eq!(
+            snapshot["counts"]["get"],
+            json!([2, 2, 1, 0]),
+            "the line with such a time is none"
+        );
+        assert_eq!(snapshot["seconds"].as_array().map(Vec::len), Some(3));
+        let late = line(5, "ok").replace(":3000000000,", &format!(":{},", history::TIME_MAX));
+        file.write_all(late.as_bytes())?;
+        tail.read()?;
+        let snapshot = tail.snapshot();
+        assert_eq!(snapshot["counts"]["get"], json!([2, 3, 1, 0]));
+        assert_eq!(snapshot["seconds"].as_array().map(Vec::len), Some(120), "the latest");
         assert_eq!(snapshot["done"], json!(false));
         std::fs::write(directory.path().join("results.json"), "{}")?;
         assert_eq!(tail.snapshot()["done"], json!(true));

@@ -2,6 +2,7 @@
 //! compares two runs, follows a running test, and offers runs as archives.
 
 mod archive;
+mod guard;
 mod live;
 mod pages;
 mod store;
@@ -16,7 +17,8 @@ use std::{
 use axum::{
     Router,
     extract::{Path as Address, Query, State},
-    http::{HeaderName, StatusCode, header},
+    http::{StatusCode, header},
+    middleware::from_fn_with_state,
     response::{Html, IntoResponse, Redirect, Response, Sse, sse::KeepAlive},
     routing::get,
 };
@@ -57,13 +59,15 @@ pub enum ServeError {
 }
 
 /// Serves the runs in a directory until Ctrl-C. Port 0 selects a free port; `on_listening` receives the
-/// address with the actual port. Every client that can connect can read all runs.
+/// address with the actual port. Every client that can connect can read all runs, if it names the server by an
+/// address, `localhost` or one of `names`: a name that somebody else controls is refused.
 ///
 /// # Errors
 /// The store cannot be opened, or the address cannot be bound.
 pub async fn serve(
     store: &Path,
     addr: SocketAddr,
+    names: &[String],
     check_property: CheckProperty,
     on_listening: impl FnOnce(SocketAddr),
 ) -> Result<(), ServeError> {
@@ -72,7 +76,7 @@ pub async fn serve(
     let listen = |source| ServeError::Listen { addr, source };
     let listener = TcpListener::bind(addr).await.map_err(listen)?;
     on_listening(listener.local_addr()?);
-    let server = axum::serve(listener, router(store, check_property));
+    let server = axum::serve(listener, router(store, names, check_property));
     tokio::select! {
         result = server => Ok(result?),
         signal = tokio::signal::ctrl_c() => Ok(signal?),
@@ -81,7 +85,7 @@ pub async fn serve(
 
 type Shared = State<Arc<Store>>;
 
-fn router(store: Store, check_property: CheckProperty) -> Router {
+fn router(store: Store, names: &[String], check_property: CheckProperty) -> Router {
     Router::new()
         .route("/", get(list))
         .route("/compare", get(move |store, runs| compare(store, runs, check_property)))
@@ -90,8 +94,20 @@ fn router(store: Store, check_property: CheckProperty) -> Router {
         .route("/live/{group}/{name}", get(live_page))
         .route("/live/{group}/{name}/events", get(live_events))
         .route("/archive/{group}/{file}", get(download))
+        .route("/web.js", get(asset("text/javascript; charset=utf-8", pages::SCRIPT)))
+        .route("/web.css", get(asset("text/css; charset=utf-8", pages::STYLE)))
         .fallback(|| async { not_found("There is no such page.") })
+        .layer(from_fn_with_state(Arc::from(names), guard::guard))
         .with_state(Arc::new(store))
+}
+
+/// Answers with a constant text.
+fn asset(
+    content_type: &'static str,
+    text: &'static str,
+) -> impl Fn() -> std::future::Ready<([(header::HeaderName, &'static str); 1], &'static str)> + Clone
+{
+    move || std::future::ready(([(header::CONTENT_TYPE, content_type)], text))
 }
 
 fn not_found(reason: &str) -> Response {
@@ -180,14 +196,9 @@ async fn run_file(
             Redirect::temporary(&format!("{name}/")).into_response()
         }
         Some(Content::Directory(page)) => Html(page).into_response(),
-        Some(Content::File(bytes)) => (
-            [
-                (header::CONTENT_TYPE, content_type(&path)),
-                (HeaderName::from_static("x-content-type-options"), "nosniff"),
-            ],
-            bytes,
-        )
-            .into_response(),
+        Some(Content::File(bytes)) => {
+            ([(header::CONTENT_TYPE, content_type(&path))], bytes).into_response()
+        }
     }
 }
 

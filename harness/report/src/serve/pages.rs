@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 
 use checker::Validity;
 use history::RunDescription;
-use maud::{DOCTYPE, Markup, PreEscaped, html};
+use maud::{DOCTYPE, Markup, html};
 use serde_json::Value as Json;
 
 use super::{CheckProperty, store::RunSummary};
-use crate::{PAGE, THEME, links::linked, verdict_mark};
+use crate::{PAGE, links::linked, verdict_mark};
 
-const STYLE: &str = include_str!("web.css");
-const SCRIPT: &str = include_str!("web.js");
+/// The style sheet of the server's pages, and their script. They are files, so that the pages can forbid
+/// scripts and styles inside.
+pub(super) const STYLE: &str = concat!(include_str!("../page/theme.css"), include_str!("web.css"));
+pub(super) const SCRIPT: &str = include_str!("web.js");
 
 fn page(title: &str, content: &Markup) -> String {
     html! {
@@ -22,12 +24,12 @@ fn page(title: &str, content: &Markup) -> String {
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 link rel="icon" href="data:,";
                 title { (title) }
-                style { (PreEscaped(THEME)) (PreEscaped(STYLE)) }
+                link rel="stylesheet" href="/web.css";
             }
             body {
                 nav { a href="/" { "All runs" } }
                 main { (content) }
-                script { (PreEscaped(SCRIPT)) }
+                script src="/web.js" {}
             }
         }
     }

@@ -216,7 +216,7 @@ pub(super) fn print_unreadable(
         let unreadable = serde_json::json!({ "path": path, "verdict": null, "error": error });
         return print_json(&unreadable, out);
     }
-    Ok(writeln!(out, "unreadable: {error}")?)
+    Ok(writeln!(out, "unreadable: {}", error.replace('\n', "\n    "))?)
 }
 
 fn print_line(report: &FileReport, out: &mut impl Write) -> io::Result<()> {

@@ -80,6 +80,7 @@ fn failure(reason: &Reason) -> Answer {
         ReasonKind::Refused => (ErrorCode::Refused.name(), reason.text.clone()),
         ReasonKind::Timeout => (ErrorCode::Timeout.name(), fact("missing").to_owned()),
         ReasonKind::Unavailable => (ErrorCode::Unavailable.name(), reason.text.clone()),
+        ReasonKind::Expired => ("expired", reason.text.clone()),
         ReasonKind::Overloaded => ("overloaded", reason.text.clone()),
         ReasonKind::Stopping => ("stopping", reason.text.clone()),
         ReasonKind::Invalid => ("invalid", reason.text.clone()),

@@ -20,7 +20,10 @@ use super::{
     Quote, Selection,
     journal_lines::{Kind, Line, Lines},
 };
-use crate::checks::{Run, evidence::FactKind};
+use crate::checks::{
+    Run,
+    evidence::{FactKind, time_of},
+};
 
 /// FactKind was read from the journals.
 #[derive(Clone, Debug, Default)]
@@ -315,8 +318,7 @@ fn scan<'a>(
     let mut lines = Lines::open(path)?;
     let mut line = Line::default();
     while lines.read(&mut line)? {
-        let time = i128::from(line.clock) - i128::from(clock_origin);
-        scan.time = i64::try_from(time).unwrap_or(0);
+        scan.time = time_of(line.clock, clock_origin);
         scan.line(&line)?;
     }
     Ok(scan)

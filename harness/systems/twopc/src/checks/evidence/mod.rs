@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use history::TIME_MAX;
 use system::{
     journal::Entry,
     protocol::{AbortReason, Config, Effect, Event, HaltKind, Key, Node, Record, TxnId, Write},
@@ -245,6 +246,14 @@ impl FactSink<'_> {
     }
 }
 
+/// A clock of a journal as a time of the history, in nanoseconds. Clamped to what a history can have, so that
+/// differences do not overflow: a record that was tampered with may say anything.
+pub(crate) fn time_of(clock: u64, clock_origin: u64) -> i64 {
+    const LIMIT: i64 = TIME_MAX.cast_signed();
+    let time = i128::from(clock) - i128::from(clock_origin);
+    i64::try_from(time.clamp(-i128::from(LIMIT), LIMIT.into())).expect("it was clamped")
+}
+
 fn scan(
     node: Node,
     entries: impl Iterator<Item = io::Result<(usize, Entry)>>,
@@ -256,7 +265,7 @@ fn scan(
     for entry in entries {
         let (line, entry) = entry?;
         if let Entry::Start { t, .. } | Entry::Event { t, .. } = &entry {
-            time = i64::try_from(i128::from(*t) - i128::from(clock_origin)).unwrap_or(i64::MAX);
+            time = time_of(*t, clock_origin);
         }
         let mut out =
             FactSink { facts: &mut facts, position: JournalPosition { node, line, time } };
