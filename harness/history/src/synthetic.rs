@@ -8,6 +8,8 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::{Action, ClientEvent, Event, Function, Kind};
 
+pub mod cas;
+
 /// The kinds of violation that can be planted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PlantedViolation {
