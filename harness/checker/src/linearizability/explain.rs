@@ -103,7 +103,10 @@ pub fn explain(
     };
     let reason = match &counterexample.reason {
         Reason::Rule(violation) => rule(key, *violation, &shown),
-        Reason::Unreachable { step, held } => unreachable_step(*step, &any_of(held, text), text),
+        Reason::Unreachable { step, held } => {
+            let held = held.as_ref().map(|held| any_of(held, text));
+            unreachable_step(*step, held.as_deref(), text)
+        }
     };
     let mut sentence = format!("no order of the operations explains {last}: {reason}");
     let mut timeline = timeline(&operations);
@@ -137,21 +140,25 @@ fn any_of(values: &[u32], text: impl Fn(u32) -> String) -> String {
 }
 
 /// Why a step is impossible in all possible states, in words.
-fn unreachable_step(step: Step, held: &str, text: impl Fn(u32) -> String) -> String {
+fn unreachable_step(step: Step, held: Option<&str>, text: impl Fn(u32) -> String) -> String {
+    let needs = match step {
+        Step::Read(read) => format!("it read {}", text(read)),
+        Step::Cas(from, _) => format!("it must have read {}", text(from)),
+        Step::Mismatch(from) => format!("it read something other than {}", text(from)),
+        Step::Write(_) | Step::Append(_) => String::new(),
+    };
+    let Some(held) = held else {
+        let needs = if needs.is_empty() { "" } else { &format!("{needs}, but ") };
+        return format!("{needs}no order of the operations before it allows that");
+    };
     let held = if held.is_empty() { "a value that nobody can observe" } else { held };
     let held = format!("right before its return the key held {held}");
-    let no_order = "no order of the open operations leads to";
-    match step {
-        Step::Read(read) => format!("it read {0}, but {held}, and {no_order} {0}", text(read)),
-        Step::Cas(from, _) => {
-            format!("it must have read {0}, but {held}, and {no_order} {0}", text(from))
-        }
-        Step::Mismatch(from) => format!(
-            "it read something other than {}, but {held}, and {no_order} anything else",
-            text(from)
-        ),
-        Step::Write(_) | Step::Append(_) => held,
-    }
+    let goal = match step {
+        Step::Read(state) | Step::Cas(state, _) => text(state),
+        Step::Mismatch(_) => "anything else".to_owned(),
+        Step::Write(_) | Step::Append(_) => return held,
+    };
+    format!("{needs}, but {held}, and no order of the open operations leads to {goal}")
 }
 
 /// A value in words.

@@ -6,7 +6,8 @@
 //!
 //! - tier 1, [`zones`], for keys whose puts write distinct values: O(n log n);
 //! - tier 2, [`frontier`], for all others: exponential in the number of concurrent operations in the
-//!   worst case, bounded by [`Limits`];
+//!   worst case, bounded by [`Limits`]. Three ways to follow its configurations take turns: one is
+//!   exact, one finds orders, one finds that there is none (`portfolio`);
 //! - tier 0, [`search()`], a plain search that serves any [`SequentialSpec`]. It is the oracle that the
 //!   other tiers are tested against.
 //!
@@ -19,13 +20,14 @@ mod deadline;
 mod decide;
 mod explain;
 pub mod frontier;
+mod keys;
 mod observations;
 mod operations;
 pub mod order;
 pub mod packed;
+mod portfolio;
 mod search;
 mod sequential;
-mod slot_set;
 pub mod verify;
 pub mod zones;
 
@@ -39,6 +41,8 @@ pub use counterexample::{Counterexample, Reason, StartState};
 pub use decide::{Certificate, LimitExceeded, Verdict, decide, timed_steps, verify_order};
 pub use explain::{Explanation, ShownOperation, explain, timeline};
 pub use frontier::Limits;
+pub use keys::check_keys;
+pub(crate) use keys::check_keys_with;
 pub use observations::{Encoding, Observations, ObservedKey, PackedHistory, Spec};
 pub use operations::{NonLinearizableKey, check, non_linearizable_keys};
 pub use search::{ExceededLimit, ObservedCall, SearchLimits, SearchResult, ShortestPrefix, search};
@@ -67,52 +71,6 @@ impl KeyVerdict {
         let shown = |position: u32| ShownOperation::of(key, self.numbers[position as usize]);
         Some(explain(key, counterexample, shown))
     }
-}
-
-/// Decides every key, on all cores. With `certify`, valid verdicts come with certificates that the
-/// independent verifier has accepted.
-///
-/// # Panics
-/// If the verifier rejects a certificate, which is a bug of this crate.
-#[must_use]
-pub fn check_keys(observations: &Observations, limits: &Limits, certify: bool) -> Vec<KeyVerdict> {
-    check_keys_with(observations, limits, certify, &|| {})
-}
-
-/// Like [`check_keys`], and calls `key_decided` after each key.
-pub(crate) fn check_keys_with(
-    observations: &Observations,
-    limits: &Limits,
-    certify: bool,
-    key_decided: &(dyn Fn() + Sync),
-) -> Vec<KeyVerdict> {
-    let keys = observations.keys();
-    let verdict_of = |at: usize, limits: &Limits| {
-        let key = &keys[at];
-        let mut packed = key.history(observations.spec());
-        let verdict = decide(&mut packed, limits, certify);
-        if let Verdict::Valid(Some(order)) = &verdict
-            && let Err(rejection) = verify_order(&packed, order)
-        {
-            panic!("the certificate of key {} is wrong: {rejection}", key.name);
-        }
-        KeyVerdict { key: at, verdict, numbers: packed.numbers }
-    };
-    let workers = thread::available_parallelism().map_or(1, usize::from).min(keys.len());
-    // Keys that are decided at the same time share the memory limit.
-    let share = Limits { configurations: limits.configurations / workers.max(1), ..*limits };
-    let mut verdicts = in_parallel(workers, keys.len(), |at| {
-        let verdict = verdict_of(at, &share);
-        key_decided();
-        verdict
-    });
-    // A key whose share was too small is tried again with all the memory.
-    for verdict in verdicts.iter_mut().filter(|_| workers > 1) {
-        if matches!(verdict.verdict, Verdict::Unknown(LimitExceeded::Configurations(_))) {
-            *verdict = verdict_of(verdict.key, limits);
-        }
-    }
-    verdicts
 }
 
 /// Calls `work` with `0..count` on a number of threads. The results are in the order of the numbers.

@@ -177,6 +177,11 @@ impl ObservedKey {
         Ok(())
     }
 
+    /// Number of operations invoked so far.
+    pub(super) fn len(&self) -> usize {
+        self.ops.len()
+    }
+
     /// The key's history so far. Open operations may or may not have taken effect.
     #[must_use]
     pub fn history(&self, spec: Spec) -> PackedHistory {

@@ -74,6 +74,24 @@ pub(crate) fn with_cas(seed: u64) -> Vec<Observed> {
     history(&shape, &mut rng)
 }
 
+/// With cas, and with many changes that never return.
+pub(crate) fn indeterminate(seed: u64) -> Vec<Observed> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let shape = Shape {
+        ops_max: rng.random_range(6..=16),
+        concurrency: rng.random_range(1..=3),
+        values: Some(rng.random_range(1..=4)),
+        puts: rng.random_range(5..=25),
+        deletes: 5,
+        cas: rng.random_range(10..=50),
+        open: rng.random_range(40..=80),
+        omitted: 0,
+        wrong: rng.random_range(0..=20),
+        ..Shape::of(&mut rng)
+    };
+    history(&shape, &mut rng)
+}
+
 /// With appends, of texts that are numbers in base 4.
 pub(crate) fn with_appends(seed: u64) -> Vec<Observed> {
     let mut rng = SmallRng::seed_from_u64(seed);

@@ -4,7 +4,7 @@
 //! are checked against the oracle as well.
 //!
 //! `FUZZ_HISTORIES=6250000 cargo test --release -p checker --test fuzz` is a long run with that
-//! number of histories of each of the four kinds. Each seed is a history, counting from `FUZZ_SEED`
+//! number of histories of each of the five kinds. Each seed is a history, counting from `FUZZ_SEED`
 //! (0).
 
 mod histories;
@@ -18,10 +18,12 @@ use std::{
 use checker::{
     Completion, Invocation,
     linearizability::{
-        Counterexample, Limits, Observations, ObservedCall, ObservedKey, SearchLimits,
-        SearchResult, SequentialSpec, Spec, StartState, Verdict, decide,
-        frontier::{OPEN, Step, TimedStep},
-        search, verify_order,
+        Counterexample, Encoding, Limits, Observations, ObservedCall, ObservedKey, PackedHistory,
+        SearchLimits, SearchResult, SequentialSpec, Spec, StartState, Verdict, decide,
+        frontier::{
+            Effort, FrontierResult, OPEN, Overflow, States, Step, TimedStep, Weights, follow,
+        },
+        search, timed_steps, verify_order,
     },
 };
 use histories::Observed;
@@ -169,7 +171,7 @@ fn text(number: u32) -> String {
 }
 
 /// Compares the checker's result with the oracle's. An error describes how they differ.
-fn check(observed: &[Observed], appends: bool) -> Result<bool, String> {
+fn check(observed: &[Observed], appends: bool, decided: &Decided) -> Result<bool, String> {
     let operations = effective(observed);
     let breaks_at = oracle(&operations);
     let observations = recorded(observed, appends);
@@ -199,7 +201,57 @@ fn check(observed: &[Observed], appends: bool) -> Result<bool, String> {
             (verdict, _) => return Err(format!("the checker's verdict is {verdict:?}")),
         }
     }
+    check_methods(&key.history(observations.spec()), &operations, breaks_at, decided)?;
     Ok(breaks_at.is_none())
+}
+
+/// How the frontier deals with too many configurations: the widths are so small that it has to even in
+/// small histories.
+const OVERFLOWS: [Overflow; 5] = [
+    Overflow::Keep,
+    Overflow::Drop { width: 1, search: 1 },
+    Overflow::Drop { width: 2, search: 3 },
+    Overflow::Join(1),
+    Overflow::Join(2),
+];
+
+/// How often each of these has decided a valid history, and an invalid one.
+type Decided = [[AtomicU64; 2]; OVERFLOWS.len()];
+
+/// Compares each method by itself with the oracle.
+fn check_methods(
+    packed: &PackedHistory,
+    operations: &[TimedStep],
+    breaks_at: Option<u32>,
+    decided: &Decided,
+) -> Result<(), String> {
+    for (overflow, decided) in OVERFLOWS.into_iter().zip(decided) {
+        let (steps, mut states) = match &packed.encoding {
+            Encoding::Register(history) => (timed_steps(history), States::default()),
+            Encoding::Steps(steps, states) => (steps.clone(), states.clone()),
+        };
+        let effort = &mut Effort::new(&Limits::default());
+        let result = follow(&steps, &mut states, overflow, &Weights::default(), effort, true);
+        let is_right = match (&result, breaks_at) {
+            (FrontierResult::Valid(order), None) => {
+                verify_order(packed, order).map_err(|rejection| rejection.to_string())?;
+                true
+            }
+            (FrontierResult::Invalid { breaks_at, is_shortest, .. }, Some(at)) => {
+                let returned = |at: u32| operations[at as usize].returned;
+                *breaks_at == at || !is_shortest && returned(*breaks_at) > returned(at)
+            }
+            (FrontierResult::Undecided { .. }, _) => overflow != Overflow::Keep,
+            _ => false,
+        };
+        if !is_right {
+            return Err(format!("{overflow:?} says {result:?}"));
+        }
+        if !matches!(result, FrontierResult::Undecided { .. }) {
+            decided[usize::from(breaks_at.is_some())].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    Ok(())
 }
 
 /// Checks a counterexample against the oracle. An error describes what is wrong with it.
@@ -272,7 +324,7 @@ fn shrink(mut observed: Vec<Observed>, appends: bool) -> Vec<Observed> {
     while at < observed.len() {
         let mut fewer = observed.clone();
         fewer.remove(at);
-        if !fewer.is_empty() && check(&fewer, appends).is_err() {
+        if !fewer.is_empty() && check(&fewer, appends, &Decided::default()).is_err() {
             observed = fewer;
             at = 0;
         } else {
@@ -288,6 +340,7 @@ fn fuzz(make: impl Fn(u64) -> Vec<Observed> + Sync, appends: bool) {
     let end = first + number("FUZZ_HISTORIES", HISTORIES);
     let next = AtomicU64::new(first);
     let valid = AtomicU64::new(0);
+    let decided = &Decided::default();
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
@@ -295,15 +348,15 @@ fn fuzz(make: impl Fn(u64) -> Vec<Observed> + Sync, appends: bool) {
                     let from = next.fetch_add(1000, Ordering::Relaxed);
                     for seed in from..(from + 1000).min(end) {
                         let observed = make(seed);
-                        match check(&observed, appends) {
+                        match check(&observed, appends, decided) {
                             Ok(is_valid) => {
                                 valid.fetch_add(is_valid.into(), Ordering::Relaxed);
                             }
                             Err(why) => {
                                 next.store(end, Ordering::Relaxed);
                                 let small = shrink(observed, appends);
-                                let now =
-                                    check(&small, appends).expect_err("the checker is still wrong");
+                                let now = check(&small, appends, &Decided::default())
+                                    .expect_err("the checker is still wrong");
                                 let oracle = oracle(&effective(&small));
                                 panic!(
                                     "FUZZ_SEED={seed}: {why}\nminimized: {now}\n\
@@ -322,6 +375,11 @@ fn fuzz(make: impl Fn(u64) -> Vec<Observed> + Sync, appends: bool) {
     let (valid, all) = (valid.into_inner(), end - first);
     // Both verdicts must be common, or agreement means little.
     assert!(valid * 10 > all && valid * 10 < all * 9, "{valid} of {all} were valid");
+    // Each method by itself has been compared on both.
+    for (overflow, decided) in OVERFLOWS.into_iter().zip(decided) {
+        let [of_valid, of_invalid] = decided.each_ref().map(|count| count.load(Ordering::Relaxed));
+        assert!(of_valid > 0 && of_invalid > 0, "{overflow:?}: {decided:?}");
+    }
 }
 
 /// Tier 1.
@@ -340,6 +398,12 @@ fn repeated_values() {
 #[test]
 fn compare_and_swap() {
     fuzz(histories::with_cas, false);
+}
+
+/// Tier 2, with many operations that never return.
+#[test]
+fn indeterminate() {
+    fuzz(histories::indeterminate, false);
 }
 
 /// Tier 2, with appends.
@@ -364,5 +428,5 @@ fn an_append_is_hidden_and_an_equal_one_is_observed() {
         op: TimedStep { invoked, returned, step },
         omitted: false,
     });
-    assert_eq!(check(&observed, true), Ok(true));
+    assert_eq!(check(&observed, true, &Decided::default()), Ok(true));
 }

@@ -9,7 +9,10 @@ mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub(super) use self::{register::from_violation, steps::from_unreachable};
+pub(super) use self::{
+    register::from_violation,
+    steps::{Break, STEPS_MAX, from_break},
+};
 use super::{frontier::Step, zones::ZoneViolation};
 
 /// Operations that have no order, by position, and why.
@@ -17,7 +20,8 @@ use super::{frontier::Step, zones::ZoneViolation};
 pub struct Counterexample {
     /// The smallest part of the history found that has no order.
     pub operations: Vec<u32>,
-    /// The operation whose return ends the shortest prefix of the history without an order.
+    /// The operation whose return ends the shortest prefix of the history without an order that was
+    /// found. It is the shortest of all unless finding that takes too many steps.
     pub breaks_at: u32,
     /// Where the part begins, `None` if with the history.
     pub start: Option<StartState>,
@@ -46,8 +50,8 @@ pub enum Reason {
     Unreachable {
         /// What the operation does.
         step: Step,
-        /// The states possible right before its return.
-        held: Vec<u32>,
+        /// The states possible right before its return, `None` if finding them takes too many steps.
+        held: Option<Vec<u32>>,
     },
 }
 
@@ -72,7 +76,7 @@ impl Counterexample {
 fn remove_units(
     mut part: Vec<u32>,
     mut units: Vec<Vec<u32>>,
-    has_no_order: impl Fn(&[u32]) -> bool,
+    mut has_no_order: impl FnMut(&[u32]) -> bool,
 ) -> Vec<u32> {
     let mut size = units.len().next_power_of_two();
     while size > 0 {

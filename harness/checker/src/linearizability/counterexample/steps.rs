@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
     super::{
-        frontier::{self, FrontierResult, Limits, States, Step, TimedStep},
+        frontier::{self, Effort, Limits, States, Step, TimedStep},
         packed::ABSENT,
+        portfolio::{self, Decision, Method},
     },
     Counterexample, Reason, StartState, remove_units,
 };
@@ -18,8 +19,17 @@ use super::{
 const SHRUNK_MAX: usize = 20_000;
 const SHRUNK_APPENDS_MAX: usize = 2_000;
 
-/// The most time to spend on making a counterexample small.
-const SHRINKING_MAX: Duration = Duration::from_secs(10);
+/// The most steps and time to spend on counterexamples. The time is a precaution: steps take a fraction
+/// of a microsecond.
+pub(in super::super) const STEPS_MAX: u64 = 4_000_000;
+const TIME_MAX: Duration = Duration::from_secs(10);
+
+/// The most steps to spend on the question whether one part has no order.
+const STEPS_OF_PART: u64 = 200_000;
+
+/// The most steps to spend on the states that were possible. With indeterminate operations, or with
+/// appends, there are soon too many to be of use.
+const STEPS_OF_STATES: u64 = 4_000;
 
 /// A counterexample with this many operations is small enough.
 const SMALL: usize = 6;
@@ -31,25 +41,49 @@ const HELD_MAX: usize = 4;
 const OPEN_MAX: usize = 6;
 const LATER_MAX: usize = 60;
 
-/// The counterexample of an operation that is impossible in every possible state.
+/// A prefix of a history that has no order.
+#[derive(Debug)]
+pub(in super::super) struct Break {
+    /// The operation whose return ends it, by position.
+    pub(in super::super) at: u32,
+    /// The states that were possible right before.
+    pub(in super::super) states: Vec<u32>,
+    /// It is the shortest such prefix.
+    pub(in super::super) is_shortest: bool,
+}
+
+/// The counterexample of an operation that is impossible in every possible state. Spends at most this
+/// many steps on it.
 #[must_use]
-pub(in super::super) fn from_unreachable(
+pub(in super::super) fn from_break(
     operations: &[TimedStep],
     states: &mut States,
     limits: &Limits,
-    breaks_at: u32,
-    possible: Vec<u32>,
+    mut found: Break,
+    steps: u64,
 ) -> Counterexample {
-    let prefix = prefix_until(operations, operations[breaks_at as usize].returned);
+    let limits = Limits { time: limits.time.min(TIME_MAX), ..*limits };
+    let mut effort = Effort::new(&limits);
+    effort.steps_max = steps;
+    let methods = if found.is_shortest {
+        [Method::Exact, Method::Dive, Method::Join]
+    } else {
+        [Method::Dive, Method::Join, Method::Exact]
+    };
+    if !found.is_shortest {
+        shorten(operations, states, &limits, (&mut effort, methods), &mut found);
+    }
+    let prefix = prefix_until(operations, operations[found.at as usize].returned);
     let has_result = |op: &TimedStep| op.returned != frontier::OPEN || !is_read_only(op.step);
     let part: Vec<u32> =
         (0_u32..).zip(&prefix).filter(|(_, op)| has_result(op)).map(|(at, _)| at).collect();
-    let step = operations[breaks_at as usize].step;
+    let step = operations[found.at as usize].step;
+    let held = found.is_shortest.then_some(found.states);
     let mut found = Counterexample {
         operations: part,
-        breaks_at,
+        breaks_at: found.at,
         start: None,
-        reason: Reason::Unreachable { step, held: possible },
+        reason: Reason::Unreachable { step, held },
         texts: BTreeMap::new(),
     };
     let has_appends = prefix.iter().any(|op| matches!(op.step, Step::Append(_)));
@@ -57,12 +91,11 @@ pub(in super::super) fn from_unreachable(
     if found.operations.len() > shrunk_max {
         return found;
     }
-    let limits = Limits { time: limits.time.min(SHRINKING_MAX), ..*limits };
-    let deadline = Instant::now() + limits.time;
-    let mut minimizer = Minimizer { prefix: &prefix, states, deadline, limits };
+    let mut minimizer = Minimizer { methods, prefix: &prefix, states, limits, effort };
     minimizer.minimize(&mut found, step);
     let Reason::Unreachable { held, .. } = &found.reason else { return found };
-    let named = held.iter().chain(found.start.iter().flat_map(|start| &start.held));
+    let start = found.start.iter().flat_map(|start| &start.held);
+    let named = held.iter().flatten().chain(start);
     found.texts = named
         .filter_map(|state| {
             let text = minimizer.states.text(*state)?;
@@ -70,6 +103,44 @@ pub(in super::super) fn from_unreachable(
         })
         .collect();
     found
+}
+
+/// Looks for a shorter prefix without an order, by bisection: every prefix of a linearizable history is
+/// linearizable.
+fn shorten(
+    operations: &[TimedStep],
+    states: &mut States,
+    limits: &Limits,
+    (effort, methods): (&mut Effort, [Method; 3]),
+    found: &mut Break,
+) {
+    let until = operations[found.at as usize].returned;
+    let mut returns: Vec<(u32, u32)> = (0_u32..)
+        .zip(operations)
+        .filter(|(_, op)| op.returned <= until)
+        .map(|(at, op)| (op.returned, at))
+        .collect();
+    returns.sort_unstable();
+    // The first `good` of these returns have an order, the first `bad` have none. Most often the
+    // prefix found is the shortest, so the one before it comes first.
+    let (mut good, mut bad) = (0, returns.len());
+    let mut middle = bad - 1;
+    while bad - good > 1 {
+        let prefix = prefix_until(operations, returns[middle - 1].0);
+        match portfolio::decide(&prefix, states, limits, effort, methods, false) {
+            Decision::Valid(_) => good = middle,
+            Decision::Invalid(shorter) => {
+                *found = shorter;
+                if found.is_shortest {
+                    return;
+                }
+                let until = operations[found.at as usize].returned;
+                bad = returns.partition_point(|(returned, _)| *returned <= until);
+            }
+            Decision::Unknown(_) => return,
+        }
+        middle = good.midpoint(bad);
+    }
 }
 
 /// The operations invoked up to a time. Those that return later are open.
@@ -90,10 +161,12 @@ fn is_read_only(step: Step) -> bool {
 
 /// Makes a part of a history small.
 struct Minimizer<'a> {
+    /// The methods to decide parts with: first the one that has decided the whole.
+    methods: [Method; 3],
     prefix: &'a [TimedStep],
     states: &'a mut States,
     limits: Limits,
-    deadline: Instant,
+    effort: Effort,
 }
 
 impl Minimizer<'_> {
@@ -102,7 +175,7 @@ impl Minimizer<'_> {
     fn minimize(&mut self, found: &mut Counterexample, step: Step) {
         let possible = self.possible_states(&found.operations);
         if let Some((_, held)) = possible.last() {
-            found.reason = Reason::Unreachable { step, held: held.clone() };
+            found.reason = Reason::Unreachable { step, held: Some(held.clone()) };
         }
         let is_register = |op: &TimedStep| matches!(op.step, Step::Read(_) | Step::Write(_));
         let is_general = !self.prefix.iter().all(is_register);
@@ -126,25 +199,29 @@ impl Minimizer<'_> {
         part.iter().map(|position| self.prefix[*position as usize]).collect()
     }
 
-    /// The states possible right after each return in the part.
+    /// The states possible right after each return in the part. Empty if that takes too many steps.
     fn possible_states(&mut self, part: &[u32]) -> Vec<(u32, Vec<u32>)> {
         let operations = self.steps_at(part);
-        let possible = frontier::possible_states(&operations, self.states, &self.limits);
+        let possible = self.effort.within(STEPS_OF_STATES, |effort| {
+            frontier::possible_states(&operations, self.states, effort)
+        });
         let possible = possible.unwrap_or_default().into_iter();
         possible.map(|(at, held)| (part[at as usize], held)).collect()
     }
 
-    /// Whether a part has no order, from the start of the history or from a later one.
-    fn has_no_order(&self, part: &[u32], start: Option<&StartState>) -> bool {
-        if Instant::now() >= self.deadline {
+    /// Whether a part certainly has no order, from the start of the history or from a later one.
+    fn has_no_order(&mut self, part: &[u32], start: Option<&StartState>) -> bool {
+        if self.effort.is_used_up() {
             return false;
         }
-        let is_invalid = |operations: &[TimedStep]| {
-            let states = &mut self.states.clone();
-            let result = frontier::check(operations, states, &self.limits, false);
-            matches!(result, FrontierResult::Invalid { .. })
-        };
         let operations = self.steps_at(part);
+        let Minimizer { states, limits, effort, methods, .. } = self;
+        let mut is_invalid = |operations: &[TimedStep]| {
+            let decision = effort.within(STEPS_OF_PART, |effort| {
+                portfolio::decide(operations, states, limits, effort, *methods, false)
+            });
+            matches!(decision, Decision::Invalid(_))
+        };
         match start {
             None => is_invalid(&operations),
             Some(start) => {
@@ -159,7 +236,7 @@ impl Minimizer<'_> {
     /// The latest start from which the rest of the part has no order, whichever of the operations
     /// open at that moment had taken effect; and that rest, made small.
     fn later_start(
-        &self,
+        &mut self,
         part: &[u32],
         possible: &[(u32, Vec<u32>)],
     ) -> Option<(StartState, Vec<u32>)> {
@@ -183,8 +260,9 @@ impl Minimizer<'_> {
     /// Removes read-only operations, and all operations of some values: those set a value that only
     /// they need. If a cas makes a value of a removed one, the operations of that value are removed as
     /// well, and with them every mismatch.
-    fn shrink(&self, part: Vec<u32>, start: Option<&StartState>) -> Vec<u32> {
-        let step = |position: &u32| self.prefix[*position as usize].step;
+    fn shrink(&mut self, part: Vec<u32>, start: Option<&StartState>) -> Vec<u32> {
+        let prefix = self.prefix;
+        let step = |position: &u32| prefix[*position as usize].step;
         let mut units: Vec<Vec<u32>> = Vec::new();
         if !part.iter().any(|position| matches!(step(position), Step::Append(_))) {
             let values: BTreeSet<u32> = part
@@ -255,4 +333,26 @@ fn continuations(
         });
         std::iter::once(first).chain(rest).collect()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_prefix_is_found() {
+        let steps = [1, 2, 1, 3, 1, 4].map(Step::Read);
+        let mut operations = vec![TimedStep { invoked: 0, returned: 1, step: Step::Write(1) }];
+        operations.extend((1..).zip(steps).map(|(at, step)| TimedStep {
+            invoked: 2 * at,
+            returned: 2 * at + 1,
+            step,
+        }));
+        // 2 is read before 3 and 4, and none of them was written.
+        let found = Break { at: 6, states: Vec::new(), is_shortest: false };
+        let (states, limits) = (&mut States::default(), &Limits::default());
+        let counterexample = from_break(&operations, states, limits, found, STEPS_MAX);
+        assert_eq!(counterexample.breaks_at, 2);
+        assert_eq!(counterexample.operations, [2]);
+    }
 }

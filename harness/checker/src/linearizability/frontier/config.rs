@@ -1,23 +1,96 @@
 //! Configurations, and the set of those that no other one dominates.
 
+use smallvec::SmallVec;
+
 use super::{
-    super::slot_set::SlotSet,
     steps::{Step, TimedStep},
+    trail::NO_LINK,
 };
 
-/// A state that the key may have, and the open operations that have taken effect to reach it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A set of bits. All sets of a frontier have the same number of words.
+pub(super) type Words = SmallVec<[u64; 4]>;
+
+/// Whether a bit is set.
+pub(super) fn has(words: &[u64], bit: usize) -> bool {
+    words[bit / 64] >> (bit % 64) & 1 == 1
+}
+
+/// Sets a bit.
+pub(super) fn set(words: &mut [u64], bit: usize) {
+    words[bit / 64] |= 1 << (bit % 64);
+}
+
+/// Clears a bit.
+pub(super) fn clear(words: &mut [u64], bit: usize) {
+    words[bit / 64] &= !(1 << (bit % 64));
+}
+
+/// Whether every bit of `a` is one of `b`.
+pub(super) fn is_subset(a: &[u64], b: &[u64]) -> bool {
+    a.iter().zip(b).all(|(a, b)| a & !b == 0)
+}
+
+/// Whether every bit of both `a` and `of` is one of `b`.
+pub(super) fn is_subset_in(a: &[u64], of: &[u64], b: &[u64]) -> bool {
+    a.iter().zip(of).zip(b).all(|((a, of), b)| a & of & !b == 0)
+}
+
+/// The sum of the weights of bits.
+fn weight(words: impl Iterator<Item = u64>, weights: &[u32]) -> u64 {
+    let mut sum = 0;
+    for (word, weights) in words.zip(weights.chunks(64)) {
+        let mut rest = word;
+        while rest != 0 {
+            sum += u64::from(weights[rest.trailing_zeros() as usize]);
+            rest &= rest - 1;
+        }
+    }
+    sum
+}
+
+/// A state that the key may have, and the operations that have taken effect to reach it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Config {
     pub(super) state: u32,
     /// The event at which a blind write last took effect, plus one. An operation invoked before it
     /// can be hidden under that write.
     pub(super) hides_before: u32,
-    /// The open operations that have taken effect, by slot.
-    pub(super) done: SlotSet,
-    /// How many indeterminate operations of each class have taken effect, without trailing zeros.
-    pub(super) used: Vec<u32>,
     /// The last link of its trail, [`NO_LINK`] if there is none.
     pub(super) trail: u32,
+    /// The weights of the indeterminate operations that have taken effect.
+    pub(super) cost: u64,
+    /// The open operations that have taken effect, by slot.
+    pub(super) done: Words,
+    /// The indeterminate operations that have taken effect, by [`super::spending::Counter`].
+    pub(super) spent: Words,
+}
+
+impl Config {
+    /// The weakest configuration that can do everything that either of two can, which differ in
+    /// nothing but the indeterminate operations used.
+    pub(super) fn joined(&self, other: &Config, weights: &[u32]) -> Config {
+        let spent: Words = self.spent.iter().zip(&other.spent).map(|(a, b)| a & b).collect();
+        let cost = weight(spent.iter().copied(), weights);
+        Config { cost, spent, trail: NO_LINK, ..self.clone() }
+    }
+
+    /// The weight of the indeterminate operations used by one of two configurations and not by the
+    /// other.
+    pub(super) fn distance(&self, other: &Config, weights: &[u32]) -> u64 {
+        weight(self.spent.iter().zip(&other.spent).map(|(a, b)| a ^ b), weights)
+    }
+
+    /// Whether it used a subset of the indeterminate operations of another one.
+    pub(super) fn spent_less(&self, other: &Config) -> bool {
+        self.cost <= other.cost && is_subset(&self.spent, &other.spent)
+    }
+
+    /// Whether they differ in nothing but the indeterminate operations used.
+    pub(super) fn differs_in_spent_only(&self, other: &Config) -> bool {
+        self.state == other.state
+            && self.hides_before == other.hides_before
+            && self.done == other.done
+    }
 }
 
 /// An open operation that will return.
@@ -28,50 +101,21 @@ pub(super) struct OpenStep {
     pub(super) op: TimedStep,
 }
 
-/// Indeterminate operations that do the same.
-#[derive(Clone, Debug)]
-pub(super) struct Class {
-    pub(super) step: Step,
-    /// Positions of those invoked so far.
-    pub(super) members: Vec<u32>,
-}
-
-/// One operation that took effect, in the linked list that is the trail of a configuration.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Link {
-    pub(super) before: u32,
-    pub(super) position: u32,
-    /// It took effect right before the last blind write.
-    pub(super) hidden: bool,
-}
-
-/// The end of a trail.
-pub(super) const NO_LINK: u32 = u32::MAX;
-
-/// Appends an operation to the trail of a configuration, if trails are kept.
-pub(super) fn link(
-    links: &mut Option<Vec<Link>>,
-    config: &mut Config,
-    position: u32,
-    hidden: bool,
-) {
-    if let Some(links) = links {
-        let here = u32::try_from(links.len()).expect("fewer links than 2^32");
-        links.push(Link { before: config.trail, position, hidden });
-        config.trail = here;
-    }
-}
-
 /// The slots of open operations by what their steps can do.
 #[derive(Debug, Default)]
 pub(super) struct OpenSlots {
-    pub(super) read_only: SlotSet,
-    pub(super) blind: SlotSet,
-    pub(super) others: SlotSet,
+    pub(super) read_only: Words,
+    pub(super) blind: Words,
+    pub(super) others: Words,
 }
 
 impl OpenSlots {
-    pub(super) fn of_kind(&mut self, step: Step) -> &mut SlotSet {
+    pub(super) fn new(words: usize) -> Self {
+        let none = || SmallVec::from_elem(0, words);
+        OpenSlots { read_only: none(), blind: none(), others: none() }
+    }
+
+    pub(super) fn of_kind(&mut self, step: Step) -> &mut Words {
         if step.is_read_only() {
             &mut self.read_only
         } else if step.is_blind() {
@@ -88,25 +132,53 @@ pub(super) struct Antichain {
     /// A list, since there are few states at a time.
     by_state: Vec<(u32, Vec<Config>)>,
     pub(super) count: usize,
+    /// Number of comparisons made.
+    pub(super) comparisons: u64,
 }
 
 impl Antichain {
-    /// Adds a configuration unless another one dominates it, and drops those that it dominates.
-    pub(super) fn add(&mut self, config: Config, open: &[OpenStep], slots: &OpenSlots) {
+    /// Adds a configuration unless another one dominates it, and drops those that it dominates. If
+    /// more than `width` would differ in the indeterminate operations used alone, the nearest are
+    /// joined. Returns whether that happened.
+    pub(super) fn add(
+        &mut self,
+        mut config: Config,
+        width: usize,
+        weights: &[u32],
+        open: &[OpenStep],
+        slots: &OpenSlots,
+    ) -> bool {
         let Some(at) = self.by_state.iter().position(|(state, _)| *state == config.state) else {
             self.by_state.push((config.state, vec![config]));
             self.count += 1;
-            return;
+            return false;
         };
         let same_state = &mut self.by_state[at].1;
-        if same_state.iter().any(|other| dominates(other, &config, open, slots)) {
-            return;
+        let mut has_joined = false;
+        loop {
+            self.comparisons += same_state.len() as u64;
+            if same_state.iter().any(|other| dominates(other, &config, open, slots)) {
+                return has_joined;
+            }
+            let before = same_state.len();
+            same_state.retain(|other| !dominates(&config, other, open, slots));
+            self.count -= before - same_state.len();
+            let alike = |(_, other): &(usize, &Config)| config.differs_in_spent_only(other);
+            if same_state.len() < width
+                || same_state.iter().enumerate().filter(alike).count() < width
+            {
+                break;
+            }
+            let alike = same_state.iter().enumerate().filter(alike);
+            let nearest = alike.min_by_key(|(_, other)| config.distance(other, weights));
+            let Some((nearest, _)) = nearest else { break };
+            config = config.joined(&same_state.swap_remove(nearest), weights);
+            self.count -= 1;
+            has_joined = true;
         }
-        let before = same_state.len();
-        same_state.retain(|other| !dominates(&config, other, open, slots));
-        self.count -= before - same_state.len();
         same_state.push(config);
         self.count += 1;
+        has_joined
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Config> {
@@ -121,23 +193,20 @@ impl Antichain {
 /// Whether `a` can do everything that `b`, of the same state, can.
 fn dominates(a: &Config, b: &Config, open: &[OpenStep], slots: &OpenSlots) -> bool {
     // It has observed as much, and agrees on the operations whose order matters.
-    if !b.done.intersection_is_subset(&slots.read_only, &a.done)
-        || !a.done.intersection_is_subset(&slots.blind, &b.done)
-        || !a.done.intersection_is_subset(&slots.others, &b.done)
-        || !b.done.intersection_is_subset(&slots.others, &a.done)
+    if !a.spent_less(b)
+        || !is_subset_in(&b.done, &slots.read_only, &a.done)
+        || !is_subset_in(&a.done, &slots.blind, &b.done)
+        || !is_subset_in(&a.done, &slots.others, &b.done)
+        || !is_subset_in(&b.done, &slots.others, &a.done)
     {
-        return false;
-    }
-    let used = |config: &Config, class: usize| config.used.get(class).copied().unwrap_or(0);
-    if (0..a.used.len()).any(|class| used(a, class) > used(b, class)) {
         return false;
     }
     // A blind operation that `a` still has to do and that costs `b` nothing, because it is done or
     // can be hidden, must be one that `a` can hide as well.
     let same = a.hides_before >= b.hides_before && a.done == b.done;
     same || open.iter().all(|other| {
-        let is_due = other.op.step.is_blind() && !a.done.contains(other.slot);
-        let is_free_for_b = b.done.contains(other.slot) || other.op.invoked < b.hides_before;
+        let is_due = other.op.step.is_blind() && !has(&a.done, other.slot);
+        let is_free_for_b = has(&b.done, other.slot) || other.op.invoked < b.hides_before;
         !(is_due && is_free_for_b) || other.op.invoked < a.hides_before
     })
 }

@@ -58,6 +58,11 @@ impl Observability {
         Observability { is_unlimited: true, ..self }
     }
 
+    /// Whether every state counts as observable for ever.
+    pub(super) fn is_unlimited(&self) -> bool {
+        self.is_unlimited
+    }
+
     /// The last time at which an operation may observe the state, or a text that begins with it.
     pub(super) fn until(&mut self, state: u32, states: &States) -> u32 {
         if self.is_unlimited {
@@ -75,10 +80,7 @@ impl Observability {
     }
 
     /// The same for a text.
-    pub(super) fn text_until(&self, text: &[u8]) -> u32 {
-        if self.is_unlimited {
-            return OPEN;
-        }
+    fn text_until(&self, text: &[u8]) -> u32 {
         let from = self.texts.partition_point(|other| **other < *text);
         let count = self.texts[from..].partition_point(|other| other.starts_with(text));
         match count.checked_ilog2() {

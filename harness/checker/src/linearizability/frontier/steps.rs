@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use ahash::RandomState;
+
 /// The time of an event that never happens.
 pub const OPEN: u32 = u32::MAX;
 
@@ -47,13 +49,43 @@ pub struct TimedStep {
     pub step: Step,
 }
 
+/// The greatest number of operations open at a time that return.
+pub(super) fn slots_needed(operations: &[TimedStep]) -> usize {
+    let mut returns: Vec<u32> =
+        operations.iter().map(|op| op.returned).filter(|at| *at != OPEN).collect();
+    returns.sort_unstable();
+    let (mut open, mut most) = (0, 0);
+    let mut invocations = operations.iter().filter(|op| op.returned != OPEN).peekable();
+    for returned in returns {
+        while invocations.next_if(|op| op.invoked < returned).is_some() {
+            open += 1;
+        }
+        most = most.max(open);
+        open -= 1;
+    }
+    most
+}
+
 /// The states of a key. State 0 is the initial one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct States {
     /// The text of each state. Only needed for appends.
     texts: Vec<Box<[u8]>>,
-    numbers: HashMap<Box<[u8]>, u32>,
+    numbers: HashMap<Box<[u8]>, u32, RandomState>,
+    /// The texts that the operations name, sorted, once they are needed.
+    named: Vec<Box<[u8]>>,
+    /// By state and appended text: the state after, `None` if no named text begins with its text.
+    appended: HashMap<(u32, u32), Option<u32>, RandomState>,
 }
+
+impl PartialEq for States {
+    fn eq(&self, other: &Self) -> bool {
+        // The rest follows from the texts.
+        self.texts == other.texts
+    }
+}
+
+impl Eq for States {}
 
 impl States {
     /// States with texts. The initial state is the empty text.
@@ -69,17 +101,13 @@ impl States {
     /// # Panics
     /// If there are 2^32 states.
     pub fn number(&mut self, text: &[u8]) -> u32 {
-        if let Some(number) = self.find(text) {
-            return number;
+        if let Some(number) = self.numbers.get(text) {
+            return *number;
         }
         let number = u32::try_from(self.texts.len()).expect("fewer states than 2^32");
         self.texts.push(text.into());
         self.numbers.insert(text.into(), number);
         number
-    }
-
-    pub(super) fn find(&self, text: &[u8]) -> Option<u32> {
-        self.numbers.get(text).copied()
     }
 
     /// The text of a state, `None` if states have no texts.
@@ -88,9 +116,24 @@ impl States {
         self.texts.get(state as usize).map(|text| &**text)
     }
 
-    /// The text of a state followed by the text of another.
-    pub(super) fn appended(&self, state: u32, text: u32) -> Vec<u8> {
-        [&*self.texts[state as usize], &*self.texts[text as usize]].concat()
+    /// The state whose text is that of a state followed by that of another, and the number of bytes
+    /// handled to find it. Unless `always`, a text that no operation can observe gets no number.
+    pub(super) fn appended(&mut self, state: u32, text: u32, always: bool) -> (Option<u32>, u64) {
+        match self.appended.get(&(state, text)) {
+            Some(None) if always => {}
+            Some(after) => return (*after, 0),
+            None => {}
+        }
+        if self.named.is_empty() {
+            self.named.clone_from(&self.texts);
+            self.named.sort_unstable();
+        }
+        let whole = [&*self.texts[state as usize], &*self.texts[text as usize]].concat();
+        let from = self.named.partition_point(|named| **named < *whole);
+        let is_named = self.named.get(from).is_some_and(|named| named.starts_with(&whole));
+        let after = (is_named || always).then(|| self.number(&whole));
+        self.appended.insert((state, text), after);
+        (after, whole.len() as u64)
     }
 
     /// The text of a state that has one.
