@@ -334,3 +334,25 @@ fn continuations(
         std::iter::once(first).chain(rest).collect()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_prefix_is_found() {
+        let steps = [1, 2, 1, 3, 1, 4].map(Step::Read);
+        let mut operations = vec![TimedStep { invoked: 0, returned: 1, step: Step::Write(1) }];
+        operations.extend((1..).zip(steps).map(|(at, step)| TimedStep {
+            invoked: 2 * at,
+            returned: 2 * at + 1,
+            step,
+        }));
+        // 2 is read before 3 and 4, and none of them was written.
+        let found = Break { at: 6, states: Vec::new(), is_shortest: false };
+        let (states, limits) = (&mut States::default(), &Limits::default());
+        let counterexample = from_break(&operations, states, limits, found, STEPS_MAX);
+        assert_eq!(counterexample.breaks_at, 2);
+        assert_eq!(counterexample.operations, [2]);
+    }
+}
