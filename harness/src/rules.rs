@@ -118,9 +118,11 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<ModelOptions> {
         Rule::PiggybackOnPrepare => vec![writes(2, 2)],
         Rule::EmptyStoreRefused => vec![ModelOptions { wipes: 1, ..one }],
         Rule::MemberBeforePromise => vec![beginning(ModelOptions { wipes: 1, ..one })],
-        Rule::MembersDurableBeforeWrite => [writes(1, 1), one]
-            .map(|options| beginning(ModelOptions { master_crashes: 1, wipes: 1, ..options }))
-            .to_vec(),
+        Rule::MembersDurableBeforeWrite => {
+            let lost = |options| beginning(ModelOptions { master_crashes: 1, wipes: 1, ..options });
+            let larger = commit.is_logged().then(|| lost(one.clone()));
+            std::iter::once(lost(writes(1, 1))).chain(larger).collect()
+        }
         Rule::VetoBeforeAbort | Rule::LateYesIsVoid | Rule::FreezeBeforeAnswer => vec![one],
         Rule::VetoForced => vec![replica_crashes(1)],
         Rule::NoPresumption | Rule::WatermarkWaitsForHandshakes => vec![master_crashes(1)],
