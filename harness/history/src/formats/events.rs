@@ -41,34 +41,38 @@ impl<'a> EventFields<'a> {
 /// Refuses a field that is not known, but that may name what an operation is on. Ignoring it would mix
 /// up keys: a wrong value of one could be a right one of another.
 pub(super) fn is_no_key(name: &str) -> Result<(), String> {
-    let may_be = matches!(
-        name.to_ascii_lowercase().as_str(),
-        "register"
-            | "object"
-            | "obj"
-            | "variable"
-            | "var"
-            | "item"
-            | "resource"
-            | "lock"
-            | "path"
-            | "table"
-            | "database"
-            | "db"
-            | "bucket"
-            | "namespace"
-            | "collection"
-            | "tenant"
-            | "document"
-            | "doc"
-            | "row"
-            | "column"
-            | "cell"
-            | "account"
-            | "address"
-            | "addr"
-            | "name"
-    );
+    let name_lower = name.to_ascii_lowercase();
+    // Also the word itself misspelt.
+    let is_like_key = name_lower.contains("key") || matches!(&*name_lower, "kye" | "eky" | "ky");
+    let may_be = is_like_key
+        || matches!(
+            name_lower.as_str(),
+            "k" | "register"
+                | "object"
+                | "obj"
+                | "variable"
+                | "var"
+                | "item"
+                | "resource"
+                | "lock"
+                | "path"
+                | "table"
+                | "database"
+                | "db"
+                | "bucket"
+                | "namespace"
+                | "collection"
+                | "tenant"
+                | "document"
+                | "doc"
+                | "row"
+                | "column"
+                | "cell"
+                | "account"
+                | "address"
+                | "addr"
+                | "name"
+        );
     if may_be {
         return Err(format!(
             "the field {name} may say what an operation is on: call it key, or combine it with the \
@@ -510,5 +514,21 @@ fn split_completion<'v, 'a>(
     match (keying, event.key) {
         (Keying::Field, None) => Ok((None, event.value)),
         _ => split(event, keying).map(|(key, value)| (Some(key), value)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_no_key;
+
+    #[test]
+    fn a_field_that_may_be_a_key_is_refused_and_others_are_ignored() {
+        for name in ["k", "Key", "keys", "kye", "key_name", "Register", "table"] {
+            let why = is_no_key(name).expect_err(name);
+            assert!(why.contains(&format!("the field {name} may say")), "{why}");
+        }
+        for name in ["time", "error", "node", "clock", "link", "ok"] {
+            is_no_key(name).unwrap_or_else(|why| panic!("{why}"));
+        }
     }
 }
