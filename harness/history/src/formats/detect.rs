@@ -141,7 +141,9 @@ fn json(start: &[u8]) -> Option<Format> {
     found.or_else(|| is_torn.then_some(Format::Jsonl))
 }
 
-/// Whether an event of a client is one that we record: of a key, and with texts as values.
+/// Whether an event of a client is one that we record: of a key, and with texts as values. Without any
+/// key, an operation on one is taken for one of ours too, whose reader misses the key: it may be there
+/// under another name, and mixing up keys would make a wrong verdict.
 fn is_recorded_operation(fields: &serde_json::Map<String, Json>) -> bool {
     let f = fields.get("f").and_then(Json::as_str).unwrap_or_default();
     let is_text = |value: &Json| value.is_string() || value.is_null();
@@ -151,7 +153,10 @@ fn is_recorded_operation(fields: &serde_json::Map<String, Json>) -> bool {
         None => true,
     };
     let is_known = matches!(f, "get" | "put" | "del" | "cas" | "append");
-    fields.get("key").is_some_and(Json::is_string) && is_known && has_texts
+    match fields.get("key") {
+        Some(key) => key.is_string() && is_known && has_texts,
+        None => matches!(f, "get" | "put" | "del"),
+    }
 }
 
 /// The format of EDN maps: Porcupine's data if the first event of a client has a `:key`.

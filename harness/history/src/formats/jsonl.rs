@@ -143,7 +143,8 @@ fn event(
         _ => return Err(malformed("process: expected a number or a name".to_owned())),
     };
     let Field::Text(key) = line.key else {
-        return Err(malformed("key: expected text".to_owned()));
+        let reason = "key: expected text; operations on one register are called read and write";
+        return Err(malformed(reason.to_owned()));
     };
     let event = ClientEvent { process, kind: &line.kind, f: &line.f, key: &key };
     pass_on(event, &line.value, pairs).map_err(malformed)

@@ -469,3 +469,17 @@ fn own_lines_may_have_cas_and_append() {
         check(&text.replacen(from, to, 1), Format::Jsonl, Err(reason));
     }
 }
+
+#[test]
+fn a_key_under_another_name_is_not_overlooked() {
+    let line = |name: &str, f: &str| {
+        format!(
+            "{{\"index\":0,\"time\":1,\"process\":0,\"type\":\"invoke\",\"f\":\"{f}\",\
+             \"{name}\":\"k\",\"value\":\"1\"}}\n"
+        )
+    };
+    let missing = "h:1:1: key: expected text; operations on one register are called read and write";
+    check(&line("kye", "put"), Format::Jsonl, Err(missing));
+    check(&line("keys", "write"), Format::Json, Err("h:1:83: the field keys may say what"));
+    check(&line("node", "write"), Format::Json, Ok(&["0 register Put(\"\\\"1\\\"\")"]));
+}
