@@ -1,10 +1,13 @@
 //! The value that the registers of a history begin with, where the history shows it.
 //!
 //! Registers are absent at first, unless the user says otherwise. Other testers begin with a value,
-//! often 0, and their histories do not name it. A history shows it beyond doubt if at least two
+//! often 0, and their histories do not name it. A history is taken to show it if at least two
 //! operations observed the value, one of them a read that completed before any write of its key was
-//! invoked; if nobody ever writes it; and if no such early read found something else. One early read
-//! of a value that nobody wrote shows nothing: it is what a violation looks like.
+//! invoked; if nobody ever writes it, not even in vain; and if no such early read found something else.
+//! One early read of a value that nobody wrote shows nothing: it is what a violation looks like.
+//!
+//! This is an assumption, not a proof: a system that answers early reads with the same invented value
+//! looks alike. So the report states it, and `--initial nil` withdraws it.
 
 use std::{
     collections::{HashMap, HashSet},

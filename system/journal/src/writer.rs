@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Read as _, Write as _},
+    io::{self, Read, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
@@ -44,7 +44,9 @@ impl Writer {
         let mut open = OpenOptions::new();
         let mut file = open.create(true).mode(0o600).read(true).append(true).open(path)?;
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)?;
+        // As much as it has, since a device may never end.
+        let length = file.metadata()?.len();
+        Read::by_ref(&mut file).take(length).read_to_end(&mut bytes)?;
         let intact = intact_bytes(&bytes)?;
         if intact < bytes.len() {
             file.set_len(intact as u64)?;
