@@ -176,8 +176,23 @@ async fn with_sealable_journal(node: Node) -> (Cluster, SealableJournal) {
     assert!(matches!(cluster.client().put("k", "v").await, WriteOutcome::Committed { .. }));
     cluster.settled().await;
     // Records that nobody waits for are synced a little later, and the machine is told.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    within("every record durable", || {
+        every_record_is_durable(&cluster.journal(node)).then_some(())
+    });
     (cluster, journal)
+}
+
+/// Whether the machine of a node that has started once knows that all its records are durable.
+fn every_record_is_durable(journal: &[Entry]) -> bool {
+    let (mut appended, mut durable) = (0, 0);
+    for entry in journal {
+        match entry {
+            Entry::Effect(Effect::Append(_)) => appended += 1,
+            Entry::Event { event: Event::Persisted(lsn), .. } => durable = *lsn,
+            _ => {}
+        }
+    }
+    durable == appended
 }
 
 async fn seal(cluster: &Cluster, node: Node, journal: &SealableJournal) {
