@@ -216,7 +216,7 @@ fn the_pages_of_the_server_work() {
     }
     let server = Server::start(store.path());
     let rows = "[...document.querySelectorAll('#runs tbody tr')].filter((row) => !row.hidden)";
-    chrome.open(&url(&server, "/"), &format!("{rows}.length === 3"));
+    chrome.open(&url(&server, "/"), &format!("{rows}.length === 3 && {READY}"));
     chrome.value(
         "(() => { const f = document.querySelector('input[name=filter]'); f.value = 'unknown'; \
          f.dispatchEvent(new Event('input')); })()",
@@ -239,7 +239,7 @@ fn the_pages_of_the_server_work() {
          && [...document.images].length === 8",
     );
     chrome.click("thead a");
-    chrome.wait(READY);
+    chrome.wait(&format!("document.querySelector('#timeline') && {READY}"));
     assert_no_errors(&mut chrome, "the list, the comparison, a run");
 
     // A running test is followed until its check results exist.
@@ -265,7 +265,7 @@ fn the_pages_of_the_server_work() {
     line(2, "invoke");
     chrome.wait("document.querySelector('#total').textContent === '2'");
     checked_copy(&store.path().join("twopc-atomicity-valid/20260101T000000Z"), &run);
-    chrome.wait(READY);
+    chrome.wait(&format!("document.querySelector('#timeline') && {READY}"));
     assert_no_errors(&mut chrome, "a running test");
 }
 

@@ -99,4 +99,6 @@
 
   if ($("#runs")) runs($("#runs"));
   if ($("#live")) live($("#live"));
+  // Before this, the page is there, but answers to nothing.
+  document.documentElement.dataset.ready = "yes";
 })();
