@@ -14,7 +14,7 @@ use std::{
 };
 
 use crate::{
-    Lsn, Schema, StoreError, SyncMode,
+    Lsn, Rule, Rules, Schema, StoreError, SyncMode,
     checkpoint::Checkpointer,
     environment::Environment,
     memtable::{Change, Changes, Memtable},
@@ -62,6 +62,14 @@ struct Queue<S: Schema> {
     timed_wait: bool,
     /// The state after every appended record.
     memtable: Memtable<S>,
+}
+
+/// What the writer has to do next.
+enum Work {
+    /// Make the group of records up to a position durable.
+    Commit(Lsn),
+    /// Nothing came for a while: seal the last frame.
+    Seal,
 }
 
 /// The state to checkpoint, after every record up to a position.
@@ -172,15 +180,21 @@ impl<S: Schema> Shared<S> {
     }
 
     /// Waits for the next group: records that are forced, or that have been queued for
-    /// `flush_interval`. Swaps them with the empty `batch` and returns the last position. Returns
-    /// none when the store is closed and no record is left.
-    fn next_batch(&self, batch: &mut Vec<S::Record>, flush_interval: Duration) -> Option<Lsn> {
+    /// `flush_interval`. Swaps them with the empty `batch`. If the last frame is `unsealed`, waits for
+    /// `flush_interval` at most. Returns none when the store is closed and no record is left.
+    fn next_work(
+        &self,
+        batch: &mut Vec<S::Record>,
+        flush_interval: Duration,
+        unsealed: bool,
+    ) -> Option<Work> {
         let mut queue = self.queue();
         // After a group another one is likely soon, so the first wait has a timeout.
         let mut active = true;
         loop {
             let wait = match queue.since {
                 None if queue.closing => return None,
+                None if unsealed && !active => return Some(Work::Seal),
                 None => active.then_some(flush_interval),
                 Some(since) => {
                     let wait = flush_interval.saturating_sub(since.elapsed());
@@ -189,7 +203,7 @@ impl<S: Schema> Shared<S> {
                     if queue.closing || queue.forced >= first || wait.is_zero() {
                         mem::swap(&mut queue.records, batch);
                         queue.since = None;
-                        return Some(queue.appended);
+                        return Some(Work::Commit(queue.appended));
                     }
                     Some(wait)
                 }
@@ -223,6 +237,17 @@ impl<S: Schema> Shared<S> {
         }
     }
 
+    /// Checkpoints the state after all records, before there is a writer.
+    pub(crate) fn checkpoint_now(
+        &self,
+        write: impl FnOnce(&S::Facts, &Changes<S>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let snapshot = self.snapshot(&mut Vec::new());
+        write(&snapshot.facts, &snapshot.changed)?;
+        self.queue().memtable.checkpoint_done();
+        Ok(())
+    }
+
     /// Fails if an appended write has a version that does not increase.
     pub(crate) fn check_versions(&self, environment: &Environment) -> Result<(), StoreError> {
         match self.queue().memtable.version_conflict() {
@@ -238,6 +263,7 @@ pub(crate) struct Writer<S: Schema> {
     pub(crate) wal: Wal,
     pub(crate) checkpointer: Checkpointer,
     pub(crate) sync_mode: SyncMode,
+    pub(crate) rules: Rules,
     pub(crate) shared: Arc<Shared<S>>,
     pub(crate) flush_interval: Duration,
     pub(crate) observer: Option<Box<dyn Observer<S::Record>>>,
@@ -260,15 +286,25 @@ impl<S: Schema> Writer<S> {
 
     fn commits(&mut self) -> Result<(), StoreError> {
         let mut batch = Vec::new();
-        let mut inherited_synced = false;
-        while let Some(lsn) = self.shared.next_batch(&mut batch, self.flush_interval) {
-            if !mem::replace(&mut inherited_synced, true) {
-                self.sync_inherited()?;
+        let mut begun = false;
+        loop {
+            let unsealed = self.wal.is_unsealed();
+            let Some(work) = self.shared.next_work(&mut batch, self.flush_interval, unsealed)
+            else {
+                break;
+            };
+            if !mem::replace(&mut begun, true) {
+                self.begin()?;
             }
-            let lsn = self.commit(&mut batch, lsn)?;
-            batch.clear();
-            self.shared.durable.store(lsn, Ordering::Release);
-            (self.persisted)(Ok(lsn));
+            match work {
+                Work::Seal => self.wal.seal()?,
+                Work::Commit(lsn) => {
+                    let lsn = self.commit(&mut batch, lsn)?;
+                    batch.clear();
+                    self.shared.durable.store(lsn, Ordering::Release);
+                    (self.persisted)(Ok(lsn));
+                }
+            }
         }
         // A checkpoint at the end leaves the next start nothing to replay.
         if self.wal.is_empty() {
@@ -280,9 +316,12 @@ impl<S: Schema> Writer<S> {
 
     /// A killed process may have left data in the WAL and in the tables that it had not made
     /// durable. Makes it durable before anything is overwritten or appended.
-    fn sync_inherited(&self) -> Result<(), StoreError> {
-        self.wal.sync()?;
-        if self.sync_mode == SyncMode::All { self.environment.sync() } else { Ok(()) }
+    fn begin(&mut self) -> Result<(), StoreError> {
+        self.wal.begin()?;
+        if self.sync_mode == SyncMode::All && self.rules.keep(Rule::ReuseAfterSync) {
+            self.environment.sync()?;
+        }
+        Ok(())
     }
 
     /// Makes a group durable atomically, so that a crash keeps a prefix of the records. A
@@ -315,8 +354,9 @@ impl<S: Schema> Writer<S> {
 
     /// Checkpoints to the tables and starts the next WAL generation.
     fn checkpoint(&mut self, snapshot: &Snapshot<S>) -> Result<(), StoreError> {
-        self.checkpointer.write::<S>(&snapshot.facts, &snapshot.changed, self.wal.generation())?;
-        self.wal.start_next_generation();
+        let anchor = self.wal.next_anchor();
+        self.checkpointer.write::<S>(&snapshot.facts, &snapshot.changed, &anchor)?;
+        self.wal.start_next_generation(&anchor);
         self.shared.queue().memtable.checkpoint_done();
         Ok(())
     }
