@@ -21,7 +21,7 @@ use crate::{
     environment::{Environment, Log},
     memtable::Change,
     upgrade,
-    writer::{Shared, Writer},
+    writer::{Background, Shared, Writer},
 };
 
 /// How to open a store.
@@ -128,7 +128,11 @@ impl<S: Schema> Store<S> {
         let (environment, log, logged) = Environment::open::<S>(dir, &options)?;
         let environment = Arc::new(environment);
         let mut checkpointer = Checkpointer::new(environment.clone());
-        let shared = Arc::new(Shared::new(checkpointer.load_facts::<S>()?, &logged));
+        let shared = Shared::new(checkpointer.load_facts::<S>()?, &logged);
+        let shared = Arc::new(shared.map_err(|why| StoreError::Damaged {
+            file: dir.to_owned(),
+            what: format!("a record of the WAL cannot follow what is before it: {why}"),
+        })?);
         shared.check_versions(&environment)?;
         checkpointer.check_versions::<S>(&shared.changes())?;
         let mut wal = match log {
@@ -146,6 +150,7 @@ impl<S: Schema> Store<S> {
                     checkpointer.write::<S>(facts, changed, &anchor)
                 })?;
                 wal.start_next_generation(&anchor);
+                wal.set_next_salt(&anchor);
             }
         }
         wal.resize(options.wal_bytes)?;
@@ -153,7 +158,7 @@ impl<S: Schema> Store<S> {
         let writer = Writer {
             environment: environment.clone(),
             wal,
-            checkpointer,
+            background: Background::Idle(checkpointer),
             sync_mode: options.sync_mode,
             rules: options.rules,
             shared: shared.clone(),

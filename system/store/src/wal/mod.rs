@@ -55,6 +55,9 @@ impl Anchor {
     }
 }
 
+/// The part of a segment that is kept for its last group.
+const NEARLY_FULL: u64 = 8;
+
 /// How to open a WAL.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WalOptions {
@@ -74,6 +77,8 @@ pub(crate) struct Wal {
     /// The salt of the next generation, once the tables contain the one before the current.
     next_salt: Option<Salt>,
     end: End,
+    /// The length of the largest frame of the generation, in bytes.
+    largest_frame: u64,
     /// The body of the next frame.
     body: Vec<u8>,
     /// An aligned buffer for the pages of a frame.
@@ -114,8 +119,17 @@ impl Wal {
         } else {
             (number, anchor.salts[0], Some(anchor.salts[1]), end)
         };
-        let (body, pages) = (Vec::new(), Vec::new());
-        let wal = Wal { segments, options, generation: number, salt, next_salt, end, body, pages };
+        let wal = Wal {
+            segments,
+            options,
+            generation: number,
+            salt,
+            next_salt,
+            end,
+            largest_frame: 0,
+            body: Vec::new(),
+            pages: Vec::new(),
+        };
         Ok((wal, records))
     }
 
@@ -197,13 +211,22 @@ impl Wal {
         Anchor { applied: self.generation, chain: self.end.chain, salts: [salt, Salt::random()] }
     }
 
-    /// Starts the next generation. The tables must durably contain this one, with this anchor.
+    /// Whether the segment has little room left for more than one group of the usual size.
+    pub(crate) fn is_nearly_full(&self) -> bool {
+        let len = if self.options.append { self.segment().len() } else { 0 };
+        let left = len.saturating_sub(self.end.offset);
+        let reserve = (len / NEARLY_FULL).max(2 * self.largest_frame) + (SEAL_PAGES * PAGE) as u64;
+        self.end.frame > 0 && left < reserve
+    }
+
+    /// Starts the next generation, which continues this one in the other segment. This one's anchor need
+    /// not be durable yet, but the one before it must be.
     pub(crate) fn start_next_generation(&mut self, anchor: &Anchor) {
-        let [salt, next_salt] = anchor.salts;
-        self.generation = anchor.applied + 1;
         let durable = self.options.rules.keep(Rule::SaltBeforeSegment);
-        self.salt = if durable { salt } else { Salt::random() };
-        self.next_salt = Some(next_salt);
+        self.generation = anchor.applied + 1;
+        self.salt = if durable { anchor.salts[0] } else { Salt::random() };
+        self.next_salt = None;
+        self.largest_frame = 0;
         self.end = End {
             offset: FRAMES_AT,
             frame: 0,
@@ -211,6 +234,11 @@ impl Wal {
             torn_until: 0,
             unsealed: false,
         };
+    }
+
+    /// The anchor of the generation before this one is durable.
+    pub(crate) fn set_next_salt(&mut self, anchor: &Anchor) {
+        self.next_salt = Some(anchor.salts[1]);
     }
 
     fn segment(&self) -> &Segment {
@@ -232,6 +260,7 @@ impl Wal {
         self.end.chain = sum;
         self.end.frame += 1;
         self.end.offset += len as u64;
+        self.largest_frame = self.largest_frame.max(len as u64);
         Ok(())
     }
 

@@ -120,7 +120,7 @@ pub(super) fn read(page: &[u8], generation: u64, salt: Salt, rules: Rules) -> Pa
     let u32_at = |at: usize| u32::from_be_bytes(page[at..at + 4].try_into().expect("4 bytes"));
     let u64_at = |at: usize| u64::from_be_bytes(page[at..at + 8].try_into().expect("8 bytes"));
     let sum = u32_at(0);
-    if sum == 0 && page.iter().all(|byte| *byte == 0) {
+    if page == [0; PAGE] {
         return Page::Zero;
     }
     if rules.keep(Rule::PageChecksum) && crc32c::crc32c(&page[4..]) != sum {

@@ -112,6 +112,7 @@ impl Disk {
     fn checkpoint(&mut self, wal: &mut Wal) {
         self.anchor = wal.next_anchor();
         wal.start_next_generation(&self.anchor);
+        wal.set_next_salt(&self.anchor);
     }
 
     /// The damage that opening reports.
@@ -258,8 +259,7 @@ fn both_segments_are_read_while_the_tables_lack_the_first() {
     let mut disk = Disk::new(9, Rules::ALL);
     let mut wal = disk.wal();
     append(&mut wal, &[record(1, 10)]);
-    let anchor = wal.next_anchor();
-    wal.start_next_generation(&Anchor { salts: [disk.anchor.salts[1]; 2], ..anchor });
+    wal.start_next_generation(&wal.next_anchor());
     append(&mut wal, &[record(2, 10)]);
     let (mut wal, records) = disk.open().expect("a WAL");
     assert_eq!(numbers(&records), [1, 2]);
@@ -381,8 +381,7 @@ fn a_gap_between_segments_is_noticed(rules: Rules, how: fn(&mut [u8])) -> bool {
     let before = disk.content();
     append(&mut wal, &[record(2, 10)]);
     let lost = changed(&before, &disk.content());
-    let anchor = wal.next_anchor();
-    wal.start_next_generation(&Anchor { salts: [disk.anchor.salts[1]; 2], ..anchor });
+    wal.start_next_generation(&wal.next_anchor());
     append(&mut wal, &[record(3, 10)]);
     assert_eq!(numbers(&disk.records()), [1, 2, 3]);
     let mut content = disk.content();
