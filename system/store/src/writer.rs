@@ -259,6 +259,14 @@ impl<S: Schema> Shared<S> {
         queue.freeze()
     }
 
+    /// The state as it is by now, instead of one that was frozen.
+    fn freeze_again(&self, frozen: Snapshot<S>) -> Snapshot<S> {
+        let mut queue = self.queue();
+        queue.memtable.thaw();
+        drop(frozen);
+        queue.freeze()
+    }
+
     /// The tables contain the frozen state. The caller should still hold it, because dropping that
     /// much under a lock could take long.
     fn checkpoint_done(&self) {
@@ -321,7 +329,8 @@ impl<S: Schema> Writer<S> {
             (self.persisted)(Err(error));
         }
         // The directory must not be unlocked while a thread still writes to the tables.
-        if let Background::Running(_, thread) = mem::replace(&mut self.background, Background::Taken)
+        if let Background::Running(_, thread) =
+            mem::replace(&mut self.background, Background::Taken)
         {
             let _ = thread.join();
         }
@@ -438,6 +447,11 @@ impl<S: Schema> Writer<S> {
             mem::replace(&mut self.background, Background::Taken)
         else {
             unreachable!("a checkpoint waits for the one before")
+        };
+        let frozen = if self.rules.keep(Rule::CheckpointAtBoundary) {
+            frozen
+        } else {
+            self.shared.freeze_again(frozen)
         };
         let anchor = self.wal.next_anchor();
         self.wal.start_next_generation(&anchor);
