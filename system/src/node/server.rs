@@ -82,10 +82,12 @@ pub(super) async fn serve(
         u32::try_from(services.limits.max_inflight).unwrap_or(u32::MAX).saturating_add(64);
     let Services { calls, inspections, stopping, peers, limits, sizes, cluster } = services;
     let kv = is_master.then(|| Arc::new(KvService::new(calls, stopping, limits, sizes)));
-    let peer = (!is_master)
-        .then(|| PeerServer::new(PeerService(peers)).max_decoding_message_size(usize::MAX));
-    let inspect =
-        InspectService { inspections, cluster, dumps: Arc::new(Semaphore::new(DUMPS_MAX)) };
+    let peer = (!is_master).then(|| {
+        let bytes_max = peers.batch_bytes_max();
+        PeerServer::new(PeerService(peers.clone())).max_decoding_message_size(bytes_max)
+    });
+    let dumps = Arc::new(Semaphore::new(DUMPS_MAX));
+    let inspect = InspectService { inspections, cluster, dumps, peers };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
@@ -252,6 +254,7 @@ struct InspectService {
     inspections: mpsc::Sender<InspectRequest>,
     cluster: String,
     dumps: Arc<Semaphore>,
+    peers: Arc<Peers>,
 }
 
 impl InspectService {
@@ -286,6 +289,7 @@ impl Inspect for InspectService {
             ready: status.ready,
             live: status.live.into_iter().map(wire::node_to_wire).collect(),
             unsettled: unsettled.collect(),
+            refused: self.peers.refusals().count(),
         }))
     }
 
