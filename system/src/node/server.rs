@@ -87,12 +87,12 @@ pub(super) async fn serve(
     let streams_max = budgets.connection_calls_max();
     let is_master = peers.me() == protocol::Node::Master;
     let kv = is_master.then(|| Arc::new(KvService::new(calls, stopping, limits.clone(), sizes)));
-    // A batch that is larger than a send buffer is never sent.
-    let batch_bytes_max = limits.send_buffer_bytes;
-    let peer = (!is_master)
-        .then(|| PeerServer::new(PeerService(peers)).max_decoding_message_size(batch_bytes_max));
-    let inspect =
-        InspectService { inspections, cluster, dumps: Arc::new(Semaphore::new(DUMPS_MAX)) };
+    let peer = (!is_master).then(|| {
+        let bytes_max = peers.batch_bytes_max();
+        PeerServer::new(PeerService(peers.clone())).max_decoding_message_size(bytes_max)
+    });
+    let dumps = Arc::new(Semaphore::new(DUMPS_MAX));
+    let inspect = InspectService { inspections, cluster, dumps, peers };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
@@ -308,6 +308,7 @@ struct InspectService {
     inspections: mpsc::Sender<InspectRequest>,
     cluster: String,
     dumps: Arc<Semaphore>,
+    peers: Arc<Peers>,
 }
 
 impl InspectService {
@@ -342,6 +343,7 @@ impl Inspect for InspectService {
             ready: status.ready,
             live: status.live.into_iter().map(wire::node_to_wire).collect(),
             unsettled: unsettled.collect(),
+            refused: self.peers.refusals().count(),
         }))
     }
 
