@@ -19,6 +19,8 @@ mod refusals;
 #[cfg(feature = "test-hooks")]
 mod replica;
 #[cfg(feature = "test-hooks")]
+mod rot;
+#[cfg(feature = "test-hooks")]
 mod strangers;
 #[cfg(feature = "test-hooks")]
 mod support;
@@ -34,5 +36,5 @@ mod skipped {
         )*};
     }
 
-    skipped! { beginning client cluster crash_points journal limits refusals replica strangers }
+    skipped! { beginning client cluster crash_points journal limits refusals replica rot strangers }
 }
