@@ -279,7 +279,8 @@ impl Hooks {
             Event::Persisted(_)
             | Event::Timer(_)
             | Event::ReadResult { .. }
-            | Event::ReadFailed { .. } => None,
+            | Event::ReadFailed { .. }
+            | Event::Room { .. } => None,
         })
     }
 

@@ -1,13 +1,13 @@
-//! Disks that rot under a replica, and clients whose values look like the nodes' own formats.
+//! Disks that rot under a replica or are full, and clients whose values look like the nodes' own formats.
 
-use std::fs;
+use std::{fs, time::Instant};
 
 use system::{
-    client::WriteOutcome,
+    client::{ReasonKind, WriteOutcome},
     protocol::{Node, Value},
 };
 
-use crate::support::{Cluster, LONG_TIMEOUTS};
+use crate::support::{Cluster, DEADLINE, LONG_TIMEOUTS};
 
 const R1: Node = Node::Replica(1);
 
@@ -114,5 +114,41 @@ async fn values_that_look_like_frames_of_the_wal_stay_values() {
         }
         cluster.ready().await;
         assert!(get(&cluster, "key").await == Some(value.clone()), "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_cluster_refuses_values_and_goes_on() {
+    let small = format!("{LONG_TIMEOUTS}\n[store]\nmap_bytes = 1048576\nwal_bytes = 65536");
+    let mut cluster = Cluster::started(3, &small).await;
+    let client = cluster.client();
+    let key = |n: u32| format!("key{n}");
+    let value = Value::from(vec![b'v'; 3000]);
+    let mut stored = 0;
+    let reason = loop {
+        match client.put(key(stored).as_str(), value.clone()).await {
+            WriteOutcome::Committed { .. } => stored += 1,
+            WriteOutcome::Aborted(reason) => break reason,
+            outcome @ WriteOutcome::Unknown(_) => panic!("{outcome:?}"),
+        }
+    };
+    assert_eq!(reason.kind, ReasonKind::Full, "{reason}");
+    assert!(stored > 20, "only {stored} fit");
+
+    // A full replica starts, and everything but puts goes on.
+    cluster.settled().await;
+    cluster.kill(R1);
+    cluster.start(R1, &[]);
+    cluster.ready().await;
+    assert_eq!(get(&cluster, "key0").await, Some(value.clone()));
+    for n in 0..stored {
+        let outcome = client.del(key(n).as_str()).await;
+        assert!(matches!(outcome, WriteOutcome::Committed { .. }), "{n}: {outcome:?}");
+    }
+    // What the deletes have freed is counted at the next checkpoint, which a delete begins.
+    let deadline = Instant::now() + DEADLINE;
+    while !matches!(client.put("key0", value.clone()).await, WriteOutcome::Committed { .. }) {
+        assert!(Instant::now() < deadline, "there is no room again");
+        client.del("key1").await;
     }
 }

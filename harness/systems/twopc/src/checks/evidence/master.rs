@@ -178,7 +178,8 @@ impl JournalVisitor for MasterScan {
             Event::Client { .. }
             | Event::Timer(_)
             | Event::ReadResult { .. }
-            | Event::ReadFailed { .. } => {}
+            | Event::ReadFailed { .. }
+            | Event::Room { .. } => {}
         }
     }
 
