@@ -58,8 +58,12 @@ impl Message {
             }
         }
         match self.body {
-            Body::FenceOk { incarnation, .. } | Body::Alive { incarnation } => {
-                starts(incarnation, "the incarnation")
+            Body::FenceOk { incarnation, .. }
+            | Body::Alive { incarnation, .. }
+            | Body::Leaving { incarnation } => starts(incarnation, "the incarnation"),
+            Body::Fence { supersedes, seen, .. } => {
+                starts(supersedes.map_or(0, |(epoch, _)| epoch), "the superseded epoch")?;
+                starts(seen.map_or(0, |seen| seen.incarnation), "the incarnation")
             }
             Body::Stale { promised } => starts(promised, "the promised epoch"),
             Body::Read { read: ReadId { n, epoch, .. }, .. }

@@ -44,7 +44,7 @@ pub use crate::hooks::{Point, Role, Side, Site};
 use crate::{
     config::{Address, ClusterConfig},
     hooks::{HookOptions, Hooks},
-    protocol::{self, HaltKind, Lsn, Node, Rule},
+    protocol::{self, HaltKind, Lsn, Node, Rule, StoreId},
     records,
     store::{Limits, Opened, Store, StoreError, StoreOptions},
 };
@@ -190,11 +190,14 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
     tracing::info!("{node} of cluster '{}' with store {id} listens on {address}", cluster.name);
     hooks.listening(&address);
 
-    let (mut network, inputs, health) = Network::start(node, &cluster, listener, persisted);
+    let identity = records::store_id(id);
+    let (mut network, inputs, health) =
+        Network::start(node, identity, &cluster, listener, persisted);
     let config = protocol::Config {
         node,
         replicas,
-        store: records::store_id(id),
+        store: identity,
+        nonce: rand::random_range(1..=u64::MAX),
         bootstrap,
         commit: cluster.commit,
         rules,
@@ -269,11 +272,12 @@ struct Network {
 impl Network {
     fn start(
         node: Node,
+        store: StoreId,
         cluster: &ClusterConfig,
         listener: TcpListener,
         persisted: Persisted,
     ) -> (Self, Inputs, Health) {
-        let (peers, inbound) = Peers::new(node, cluster);
+        let (peers, inbound) = Peers::new(node, store, cluster);
         let (calls, incoming_calls) = mpsc::channel(cluster.node.max_inflight);
         let (inspections, incoming_inspections) = mpsc::channel(INSPECTIONS_MAX);
         let stopping = Arc::new(AtomicBool::new(false));

@@ -69,7 +69,7 @@ async fn what_left_a_stopped_node_is_in_its_journal() {
             sends(effect, |body| matches!(body, Body::VoteYes { txn } if txn.seq == 5))
         }),
         (R1, "replica:after-send:ack", |effect, _| {
-            sends(effect, |body| matches!(body, Body::Ack { txns } if txns[0].seq == 6))
+            sends(effect, |body| matches!(body, Body::Ack { txns, .. } if txns[0].seq == 6))
         }),
     ];
     for (node, point, wanted) in points {
