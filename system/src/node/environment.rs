@@ -6,15 +6,17 @@ use std::{collections::HashMap, mem, sync::Arc, time::Duration};
 
 use ahash::RandomState;
 use proto::v1 as pb;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
-use super::{NodeError, kv_service::ResponseHandle, peers::Peers, timers::Timers};
+use super::{
+    NodeError,
+    kv_service::{Held, ResponseHandle},
+    limits::Account,
+    peers::Peers,
+    timers::Timers,
+};
 use crate::{
     hooks::{Crossing, Hit, Hooks, Side},
-    meter::Meter,
     protocol::{
         CallId, Effect, Key, Lsn, Message, Node, Record, Reply, TimerId, Value, Version,
         driver::{self, Clients, Environment, Network, Operator, Storage},
@@ -30,9 +32,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// A call that the machine has not answered yet.
 pub(super) struct PendingCall {
     pub(super) handle: ResponseHandle,
-    pub(super) meter: Arc<Meter>,
-    /// Released with the call.
-    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) account: Arc<Account>,
+    pub(super) held: Held,
 }
 
 /// Everything outside a node's machine.
@@ -168,11 +169,11 @@ impl driver::Timers for NodeEnvironment<'_> {
 
 impl Clients for NodeEnvironment<'_> {
     fn reply(&mut self, call: CallId, reply: Reply) {
-        if let Some(PendingCall { handle, meter, _permit }) = self.pending_calls.remove(&call) {
+        if let Some(PendingCall { handle, account, held }) = self.pending_calls.remove(&call) {
             // A client that has disconnected does not get its answer; its transaction proceeded
             // without it.
-            if handle.send(reply) {
-                self.hooks.replied(meter);
+            if handle.send(reply, held, &account) {
+                self.hooks.replied(account.meter.clone());
             }
         }
     }

@@ -15,6 +15,8 @@ mod identity;
 #[cfg(feature = "test-hooks")]
 mod journal;
 #[cfg(feature = "test-hooks")]
+mod limits;
+#[cfg(feature = "test-hooks")]
 mod refusals;
 #[cfg(feature = "test-hooks")]
 mod replica;
@@ -34,5 +36,7 @@ mod skipped {
         )*};
     }
 
-    skipped! { beginning client cluster crash_points identity journal refusals replica strangers }
+    skipped! {
+        beginning client cluster crash_points identity journal limits refusals replica strangers
+    }
 }
