@@ -8,9 +8,9 @@ use std::{
 };
 
 use protocol::{
-    Body, CallId, ClusterId, CommitMode, Config, Decision, Effect, Event, Facts, HaltKind, Key,
-    Lsn, Machine, Message, Node, PeerKnowledge, Record, Reply, Request, Rule, Rules, Seen, StoreId,
-    TimerId, Timing, TxnId, Value, Version, Write,
+    Body, CallId, ClusterId, CommitMode, Config, Decision, EPOCHS_AHEAD_MAX, Effect, Event, Facts,
+    HaltKind, Key, Lsn, Machine, Message, Node, PeerKnowledge, Record, Reply, Request, Rule, Rules,
+    Seen, StoreId, TXNS_AHEAD_MAX, TimerId, Timing, TxnId, Value, Version, Write,
     driver::{self, Clients, Environment, Halt, Network, Operator, Storage, Timers},
 };
 
@@ -486,7 +486,6 @@ fn a_healthy_store_is_never_refused() {
 #[test]
 fn a_late_fence_does_not_make_a_healthy_store_a_copy() {
     let mut cluster = Cluster::logged(None);
-    let (store, _) = (cluster.store(R1), ());
     let fence = |seen| Body::Fence {
         member: Some(StoreId(0xabc1)),
         commit: CommitMode::Logged,
@@ -494,7 +493,6 @@ fn a_late_fence_does_not_make_a_healthy_store_a_copy() {
         supersedes: Some((0, 0)),
         seen: Some(seen),
     };
-    drop(store);
     cluster.put("k", "v");
     cluster.settle();
     let late = cluster.message(MASTER, fence(Seen { incarnation: 1, nonce: 2, ..Seen::default() }));
@@ -574,5 +572,54 @@ fn nobody_waits_for_a_replica_that_leaves() {
         assert!(!cluster.is_ready());
         cluster.restart(R1);
         assert!(cluster.is_ready(), "{:?}", cluster.halts());
+    }
+}
+
+/// Whoever knows the identities can still not do lasting harm with one number.
+#[test]
+fn numbers_out_of_bounds_change_nothing() {
+    let mut cluster = Cluster::logged(None);
+    cluster.put("k", "v");
+    cluster.settle();
+    let far = TxnId::new(1, TXNS_AHEAD_MAX + 100);
+    let write = Write { key: "l".into(), value: None };
+    let fence = Body::Fence {
+        member: Some(StoreId(0xabc1)),
+        commit: CommitMode::Logged,
+        members: Vec::new(),
+        supersedes: Some((1, cluster.promise().2)),
+        seen: None,
+    };
+    let mut forged = Vec::new();
+    let mut watermark = cluster.message(MASTER, Body::Heartbeat);
+    watermark.watermark = far;
+    forged.push((MASTER, R1, watermark));
+    let mut epoch = cluster.message(MASTER, fence);
+    epoch.epoch = EPOCHS_AHEAD_MAX + 2;
+    forged.push((MASTER, R1, epoch));
+    let prepare = Body::Prepare { txn: far, write, piggybacked: Vec::new() };
+    forged.push((MASTER, R1, cluster.message(MASTER, prepare)));
+    forged.push((R2, R1, cluster.message(R2, Body::PeerInquire { txn: far })));
+    let stale = Body::Stale { promised: EPOCHS_AHEAD_MAX + 2 };
+    forged.push((R2, MASTER, cluster.message(R2, stale)));
+    let mut later = cluster.message(R2, Body::Heartbeat);
+    later.epoch = EPOCHS_AHEAD_MAX + 2;
+    forged.push((R2, MASTER, later));
+    let mut watermark = cluster.message(R2, Body::Heartbeat);
+    watermark.watermark = TxnId::new(1, 3);
+    forged.push((R2, MASTER, watermark));
+    forged.push((R2, MASTER, cluster.message(R2, Body::VoteYes { txn: TxnId::new(1, 2) })));
+    let mut before: Vec<_> = Vec::new();
+    for node in [MASTER, R1] {
+        before.push(cluster.host(node).machine.clone());
+    }
+    for (n, (from, to, message)) in forged.into_iter().enumerate() {
+        let refused = cluster.host(to).outside.refused.len();
+        cluster.deliver(from, to, message);
+        assert_eq!(cluster.host(to).outside.refused.len(), refused + 1, "message {n}");
+    }
+    assert_eq!(cluster.halts(), []);
+    for (node, before) in [MASTER, R1].into_iter().zip(before) {
+        assert_eq!(cluster.host(node).machine, before, "{node}");
     }
 }

@@ -213,7 +213,7 @@ impl Peers {
                 Err(status) if status.code() == Code::FailedPrecondition => {
                     // Needs the operator, so do not retry fast.
                     let why = excerpt(status.message());
-                    tracing::warn!("{to} at {address} refuses this node: {why}");
+                    tracing::warn!("{to} at {address} and this node refuse each other: {why}");
                     wait = self.reconnect_max;
                 }
                 Err(status) => {
