@@ -20,8 +20,8 @@ pub struct Config {
     /// The identity of this node's store directory.
     pub store: StoreId,
     /// A number drawn at random for this start of the node. That of the first start of a new
-    /// cluster's master becomes the identity of the cluster. Zero draws none, as before nonces
-    /// existed.
+    /// cluster's master becomes the identity of the cluster. Zero stands for none, as before nonces
+    /// existed: then no copy of a store is detected, and nothing is kept for that.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub nonce: Nonce,
     /// Whether a node with an empty store may join a new cluster.

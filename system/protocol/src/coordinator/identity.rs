@@ -43,7 +43,14 @@ impl Coordinator {
 
     /// Whether commits are counted. In votes mode the master's store says nothing about them.
     pub(super) fn counts_commits(&self) -> bool {
-        !self.votes_decide() && self.config.rules.keep(Rule::DecisionNumberChecked)
+        self.config.nonce != 0
+            && !self.votes_decide()
+            && self.config.rules.keep(Rule::DecisionNumberChecked)
+    }
+
+    /// Whether this master remembers what the replicas' stores hold.
+    pub(super) fn remembers_stores(&self) -> bool {
+        self.config.nonce != 0 && self.config.rules.keep(Rule::RestoredStoreRefused)
     }
 
     /// Whether a member's message comes from another cluster. A replica that no master has fenced in
@@ -118,7 +125,7 @@ impl Coordinator {
     /// Whether a replica reports another start than the one that had the same number: one of the two
     /// runs on a copy of the store. Keeps the first one that is reported.
     pub(super) fn is_other_start(&mut self, slot: u8, incarnation: u64, nonce: Nonce) -> bool {
-        if !self.config.rules.keep(Rule::RestoredStoreRefused) {
+        if !self.remembers_stores() {
             return false;
         }
         let seen = &mut self.members[usize::from(slot) - 1].seen;
@@ -131,7 +138,7 @@ impl Coordinator {
     /// A yes vote tells that the replica's store holds PREPARE of the transaction.
     pub(super) fn note_vote(&mut self, slot: u8, body: &Body) {
         if let Body::VoteYes { txn } | Body::Inquire { txn } = body
-            && self.config.rules.keep(Rule::RestoredStoreRefused)
+            && self.remembers_stores()
         {
             let Seen { voted, .. } = &mut self.members[usize::from(slot) - 1].seen;
             *voted = (*voted).max(*txn);
@@ -140,10 +147,10 @@ impl Coordinator {
 
     /// A replica reports how many commits its store holds.
     pub(super) fn note_commits(&mut self, slot: u8, commits: u64, effects: &mut Vec<Effect>) {
-        let member = &mut self.members[usize::from(slot) - 1];
-        if !self.config.rules.keep(Rule::RestoredStoreRefused) {
+        if !self.remembers_stores() {
             return;
         }
+        let member = &mut self.members[usize::from(slot) - 1];
         member.seen.commits = member.seen.commits.max(commits);
         if member.seen.commits >= member.recorded + SEEN_COMMITS {
             self.record_seen(slot, effects);
@@ -152,7 +159,7 @@ impl Coordinator {
 
     /// Appends what a replica's store is known to hold. Nothing waits for it.
     pub(super) fn record_seen(&mut self, slot: u8, effects: &mut Vec<Effect>) {
-        if !self.config.rules.keep(Rule::RestoredStoreRefused) {
+        if !self.remembers_stores() {
             return;
         }
         let member = &mut self.members[usize::from(slot) - 1];
@@ -164,6 +171,6 @@ impl Coordinator {
     /// What a Fence tells a replica about its own store.
     pub(super) fn seen(&self, slot: u8) -> Option<Seen> {
         let seen = self.members[usize::from(slot) - 1].seen;
-        self.config.rules.keep(Rule::RestoredStoreRefused).then_some(seen)
+        self.remembers_stores().then_some(seen)
     }
 }

@@ -118,11 +118,12 @@ impl Coordinator {
         if self.is_other_start(slot, incarnation, start) {
             return;
         }
+        let remembers_stores = self.remembers_stores();
         let member = &mut self.members[usize::from(slot) - 1];
         member.incarnation = incarnation;
         member.live = true;
         member.promise = Some((self.epoch, self.config.nonce));
-        if self.config.rules.keep(Rule::RestoredStoreRefused) {
+        if remembers_stores {
             let Seen { voted, commits: seen, .. } = &mut member.seen;
             *voted = in_doubt.last().map_or(*voted, |(txn, _)| (*voted).max(*txn));
             *seen = (*seen).max(commits);

@@ -3,7 +3,7 @@
 
 use super::{
     Body, ClusterId, Effect, HaltKind, Message, Node, Nonce, Participant, Record, Rule, StoreId,
-    bounds,
+    TxnId, bounds,
 };
 use crate::Seen;
 
@@ -19,8 +19,16 @@ impl Participant {
     /// Whether commits are counted, so that a master can tell that its log lacks one, and this replica
     /// that its store does.
     pub(super) fn counts_commits(&self) -> bool {
-        self.config.rules.keep(Rule::DecisionNumberChecked)
+        self.config.nonce != 0
+            && self.config.rules.keep(Rule::DecisionNumberChecked)
             && self.config.rules.keep(Rule::RestoredStoreRefused)
+    }
+
+    /// PREPARE of a transaction is durable here.
+    pub(super) fn note_durable_vote(&mut self, txn: TxnId) {
+        if self.config.nonce != 0 {
+            self.voted = self.voted.max(txn);
+        }
     }
 
     /// Why a message cannot be from the master that this replica has promised to obey, although it

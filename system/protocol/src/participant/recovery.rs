@@ -49,7 +49,7 @@ impl Participant {
         }
         self.promised_nonce = record::nonce_of(records, self.promised);
         let last = self.txns.last_key_value().map(|(txn, _)| *txn);
-        self.voted = self.watermark.max(last.unwrap_or_default());
+        self.note_durable_vote(self.watermark.max(last.unwrap_or_default()));
         if self.config.rules.keep(Rule::RelockOnRecovery) {
             for (txn, state) in &self.txns {
                 if let Some(key) = state.undecided_key() {

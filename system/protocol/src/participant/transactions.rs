@@ -68,7 +68,7 @@ impl Participant {
         let Some(state) = self.txns.get_mut(&txn) else { return };
         if let TxnState::Pending { key } = state {
             *state = TxnState::prepared(key.clone());
-            self.voted = self.voted.max(txn);
+            self.note_durable_vote(txn);
             self.send(Node::Master, Body::VoteYes { txn }, effects);
         }
     }
