@@ -222,7 +222,10 @@ fn body_to_wire(body: Body) -> envelope::Body {
             Wire::NotServing(pb::NotServing { read: Some(read_to_wire(read)) })
         }
         Body::Heartbeat => Wire::Heartbeat(pb::Heartbeat {}),
-        Body::Alive { incarnation, start } => Wire::Alive(pb::Alive { incarnation, start }),
+        Body::Alive { incarnation, start, promised } => {
+            let promised = promised.map(|(epoch, nonce)| pb::Promise { epoch, nonce });
+            Wire::Alive(pb::Alive { incarnation, start, promised })
+        }
         Body::Leaving { incarnation } => Wire::Leaving(pb::Leaving { incarnation }),
         Body::Stale { promised } => Wire::Stale(pb::Stale { promised }),
         Body::Veto { txn } => Wire::Veto(pb::Veto { txn: Some(txn_to_wire(txn)) }),
@@ -306,7 +309,10 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         }
         Wire::NotServing(not) => Body::NotServing { read: read_from_wire(not.read)? },
         Wire::Heartbeat(pb::Heartbeat {}) => Body::Heartbeat,
-        Wire::Alive(pb::Alive { incarnation, start }) => Body::Alive { incarnation, start },
+        Wire::Alive(pb::Alive { incarnation, start, promised }) => {
+            let promised = promised.map(|pb::Promise { epoch, nonce }| (epoch, nonce));
+            Body::Alive { incarnation, start, promised }
+        }
         Wire::Leaving(pb::Leaving { incarnation }) => Body::Leaving { incarnation },
         Wire::Stale(stale) => Body::Stale { promised: stale.promised },
         Wire::Veto(veto) => Body::Veto { txn: txn_from_wire(veto.txn)? },
@@ -448,7 +454,9 @@ mod tests {
                 }
             ),
             Just(Body::Heartbeat),
-            any::<[u64; 2]>().prop_map(|[incarnation, start]| Body::Alive { incarnation, start }),
+            (any::<[u64; 2]>(), any::<Option<(u64, u64)>>()).prop_map(
+                |([incarnation, start], promised)| Body::Alive { incarnation, start, promised }
+            ),
             any::<u64>().prop_map(|incarnation| Body::Leaving { incarnation }),
             any::<u64>().prop_map(|promised| Body::Stale { promised }),
         ];

@@ -287,7 +287,11 @@ fn mutate(rng: &mut impl Rng, envelope: &mut pb::Envelope) {
             8 => Wire::Read(pb::Read { read, key, wait_ns: rng.random(), ..pb::Read::default() }),
             9 => Wire::Value(pb::Value { read, found: None }),
             10 => Wire::Busy(pb::Busy { read, txn }),
-            11 => Wire::Alive(pb::Alive { incarnation: number(rng, 1), start: number(rng, 1) }),
+            11 => Wire::Alive(pb::Alive {
+                incarnation: number(rng, 1),
+                start: number(rng, 1),
+                promised: Some(pb::Promise { epoch: number(rng, 1), nonce: number(rng, 1) }),
+            }),
             12 => Wire::Stale(pb::Stale { promised: number(rng, 1) }),
             13 => Wire::PeerInquire(pb::PeerInquire { txn }),
             15 => Wire::Leaving(pb::Leaving { incarnation: number(rng, 1) }),

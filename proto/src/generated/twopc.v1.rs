@@ -839,6 +839,9 @@ pub struct Alive {
     /// The nonce of this start of the replica.
     #[prost(fixed64, tag = "2")]
     pub start: u64,
+    /// In answer to a Fence that names another promise: the replica's promise.
+    #[prost(message, optional, tag = "3")]
+    pub promised: ::core::option::Option<Promise>,
 }
 /// Replica to master: the replica stops, by order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -89,6 +89,8 @@ struct Member {
     missed_heartbeats: u8,
     /// The operator has been warned about a different store in this slot.
     warned: bool,
+    /// The replica has sent the identity of the cluster, so it knows it.
+    knows_cluster: bool,
     /// The promise that the replica has reported, if any: an epoch and its nonce.
     promise: Option<(u64, Nonce)>,
     /// What the replica's store is known to hold.
@@ -373,9 +375,9 @@ impl Coordinator {
                     self.on_fence_ok(slot, replica, in_doubt, watermark, effects);
                 }
             }
-            Body::Alive { incarnation, start } => {
+            Body::Alive { incarnation, start, promised } => {
                 let member = &mut self.members[usize::from(slot) - 1];
-                member.promise = member.promise.max(Some((epoch, nonce)));
+                member.promise = promised.or(member.promise);
                 if incarnation > member.incarnation {
                     member.incarnation = incarnation;
                     member.live = false;

@@ -49,7 +49,7 @@ pub enum Body {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         members: Vec<StoreId>,
         /// The promise that this one supersedes: an epoch and the nonce of its master. A replica
-        /// with another promise answers with `Alive`, whose epoch and nonce say which.
+        /// with another promise answers with `Alive`, which names it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         supersedes: Option<(u64, Nonce)>,
         /// What the receiver's store is known to hold. A store that holds less is an older copy.
@@ -161,6 +161,10 @@ pub enum Body {
         /// The nonce of this start of the replica.
         #[serde(default, skip_serializing_if = "is_zero")]
         start: Nonce,
+        /// In answer to a `Fence` that names another promise: this replica's promise, an epoch and
+        /// the nonce of its master.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        promised: Option<(u64, Nonce)>,
     },
     /// Replica to master: this replica stops, by order. Nobody has to wait for it.
     Leaving {

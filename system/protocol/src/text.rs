@@ -108,6 +108,9 @@ impl Display for Body {
             Body::Busy { read, txn } => write!(f, "Busy {read} (locked by {txn})"),
             Body::NotServing { read } => write!(f, "NotServing {read}"),
             Body::Heartbeat => f.write_str("Heartbeat"),
+            Body::Alive { incarnation, promised: Some((epoch, _)), .. } => {
+                write!(f, "Alive incarnation {incarnation}, promised {epoch}")
+            }
             Body::Alive { incarnation, .. } => write!(f, "Alive incarnation {incarnation}"),
             Body::Leaving { incarnation } => write!(f, "Leaving incarnation {incarnation}"),
             Body::Stale { promised } => write!(f, "Stale, promised {promised}"),

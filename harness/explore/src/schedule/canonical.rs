@@ -106,8 +106,7 @@ impl ScheduleSetup {
             _ => {}
         }
         if from != Node::Master {
-            // A replica that answers a Fence with `Alive` says which epoch it has promised.
-            let handshake = matches!(message.body, Body::FenceOk { .. } | Body::Alive { .. });
+            let handshake = matches!(message.body, Body::FenceOk { .. });
             if !handshake || self.commit.is_logged() {
                 message.watermark = TxnId::default();
             }

@@ -55,10 +55,16 @@ impl Coordinator {
 
     /// Whether a member's message comes from another cluster. A replica that no master has fenced in
     /// this cluster does not know its identity yet, and can only make itself known and ask.
-    pub(super) fn is_of_other_cluster(&self, slot: u8, cluster: ClusterId, body: &Body) -> bool {
-        let promise = self.members[usize::from(slot) - 1].promise;
+    pub(super) fn is_of_other_cluster(
+        &mut self,
+        slot: u8,
+        cluster: ClusterId,
+        body: &Body,
+    ) -> bool {
+        let member = &mut self.members[usize::from(slot) - 1];
+        member.knows_cluster |= cluster == self.cluster && !cluster.is_unknown();
         let introduces = cluster.is_unknown()
-            && promise.is_none_or(|(_, nonce)| nonce == 0)
+            && !member.knows_cluster
             && matches!(body, Body::Alive { .. } | Body::Inquire { .. } | Body::Stale { .. });
         cluster != self.cluster && !introduces && self.config.rules.keep(Rule::NonceOnEveryMessage)
     }
@@ -147,12 +153,14 @@ impl Coordinator {
 
     /// A replica reports how many commits its store holds.
     pub(super) fn note_commits(&mut self, slot: u8, commits: u64, effects: &mut Vec<Effect>) {
-        if !self.remembers_stores() {
+        // No replica has applied what was not decided.
+        let too_many = self.counts_commits() && commits > self.commits;
+        if !self.remembers_stores() || too_many {
             return;
         }
         let member = &mut self.members[usize::from(slot) - 1];
         member.seen.commits = member.seen.commits.max(commits);
-        if member.seen.commits >= member.recorded + SEEN_COMMITS {
+        if member.seen.commits >= member.recorded.saturating_add(SEEN_COMMITS) {
             self.record_seen(slot, effects);
         }
     }

@@ -122,7 +122,6 @@ impl Coordinator {
         let member = &mut self.members[usize::from(slot) - 1];
         member.incarnation = incarnation;
         member.live = true;
-        member.promise = Some((self.epoch, self.config.nonce));
         if remembers_stores {
             let Seen { voted, commits: seen, .. } = &mut member.seen;
             *voted = in_doubt.last().map_or(*voted, |(txn, _)| (*voted).max(*txn));

@@ -128,6 +128,7 @@ impl Participant {
 
     /// What this replica says of itself.
     pub(super) fn alive(&self) -> Body {
-        Body::Alive { incarnation: self.incarnation, start: self.config.nonce }
+        let (incarnation, start) = (self.incarnation, self.config.nonce);
+        Body::Alive { incarnation, start, promised: None }
     }
 }

@@ -35,13 +35,17 @@ impl Participant {
             return self.send(Node::Master, self.alive(), effects);
         }
         // A master that names another promise does not know this one. It may run on a copy of the
-        // master's store, and if this replica promised, the original could not come back. The
-        // answer says which promise it is.
+        // master's store, and if this replica promised, the original could not come back. So the
+        // answer says which promise it is. A replica without a promise has none to lose.
+        let promised = (self.promised, self.promised_nonce);
         if epoch > self.promised
-            && *supersedes != Some((self.promised, self.promised_nonce))
+            && self.promised > 0
+            && *supersedes != Some(promised)
             && self.config.rules.keep(Rule::FenceNamesSuperseded)
         {
-            return self.send(Node::Master, self.alive(), effects);
+            let (incarnation, start) = (self.incarnation, self.config.nonce);
+            let promised = Some(promised);
+            return self.send(Node::Master, Body::Alive { incarnation, start, promised }, effects);
         }
         if seen.is_some_and(|seen| self.halts_as_copy(seen, effects)) {
             return;
