@@ -207,25 +207,30 @@ impl Graph {
     pub(super) fn each_component(&self, kinds: Kinds, mut each: impl FnMut(&[u32])) {
         const UNSEEN: u32 = 0;
         const DONE: u32 = u32::MAX;
+        // Set in a path entry whose node reaches an earlier one that is open: it is no root.
+        const REACHES_BACK: u32 = 1 << 31;
         let nodes = self.nodes();
         // The least number of a node that is reached from this one and still open.
         let mut low = vec![UNSEEN; nodes as usize];
         let mut open: Vec<u32> = Vec::new();
-        // The path: a node, its next edge, and its own number.
-        let mut path: Vec<(u32, u32, u32)> = Vec::new();
+        // The path: a node, and its next edge.
+        let mut path: Vec<(u32, u32)> = Vec::new();
         let mut numbered = 0;
         for root in 0..nodes {
             if low[root as usize] != UNSEEN {
                 continue;
             }
-            numbered += 1;
-            low[root as usize] = numbered;
-            open.push(root);
-            path.push((root, self.starts[root as usize], numbered));
-            while let Some((node, next, number)) = path.last_mut() {
-                let node = *node;
+            let mut entered = Some(root);
+            loop {
+                if let Some(node) = entered.take() {
+                    numbered += 1;
+                    low[node as usize] = numbered;
+                    open.push(node);
+                    path.push((node, self.starts[node as usize]));
+                }
+                let Some((entry, next)) = path.last_mut() else { break };
+                let node = *entry & !REACHES_BACK;
                 let end = self.starts[node as usize + 1];
-                let mut entered = None;
                 let mut lowest = low[node as usize];
                 while *next < end {
                     let edge = self.edges[*next as usize];
@@ -233,34 +238,34 @@ impl Graph {
                     if !edge.is_of(kinds) {
                         continue;
                     }
-                    let to = edge.target();
-                    let seen = low[to as usize];
+                    let seen = low[edge.target() as usize];
                     if seen == UNSEEN {
-                        entered = Some(to);
+                        entered = Some(edge.target());
                         break;
                     }
-                    if seen != DONE {
-                        lowest = lowest.min(seen);
+                    // What is done has the greatest number.
+                    if seen < lowest {
+                        lowest = seen;
+                        *entry |= REACHES_BACK;
                     }
                 }
                 low[node as usize] = lowest;
-                if let Some(to) = entered {
-                    numbered += 1;
-                    low[to as usize] = numbered;
-                    open.push(to);
-                    path.push((to, self.starts[to as usize], numbered));
+                if entered.is_some() {
                     continue;
                 }
-                let is_root = lowest == *number;
+                let is_root = *entry & REACHES_BACK == 0;
                 path.pop();
                 if is_root {
                     let start =
                         open.iter().rposition(|other| *other == node).expect("it is still open");
                     each(&open[start..]);
                     open.drain(start..).for_each(|member| low[member as usize] = DONE);
-                } else if let Some((parent, ..)) = path.last() {
-                    let parent = *parent as usize;
-                    low[parent] = low[parent].min(lowest);
+                } else if let Some((parent, _)) = path.last_mut() {
+                    let lowest_of_parent = &mut low[(*parent & !REACHES_BACK) as usize];
+                    if lowest < *lowest_of_parent {
+                        *lowest_of_parent = lowest;
+                        *parent |= REACHES_BACK;
+                    }
                 }
             }
         }

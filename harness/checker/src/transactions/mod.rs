@@ -108,9 +108,9 @@ pub fn judge(history: &mut TransactionHistory) -> Result<Judged, String> {
 }
 
 fn judge_lists(history: &TransactionHistory, versions: &Versions) -> (Anomalies, Decided) {
+    let mut anomalies = anomalies::find(history, versions);
     let edges = Edges::new(history, versions);
     let graph = Graph::new(edges.transactions(), edges.nodes(), |emit| edges.each(emit));
-    let mut anomalies = anomalies::find(history, versions);
     let mut order = certificate::order(&graph, Order::RealTime);
     let found = match order {
         Some(_) => Found::nothing(),
