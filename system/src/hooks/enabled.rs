@@ -276,7 +276,11 @@ impl Hooks {
                 Some((message.body.kind(), message.body.txns().first().copied()))
             }
             Event::Client { request, .. } => Some((request.kind(), None)),
-            Event::Persisted(_) | Event::Timer(_) | Event::Leave | Event::ReadResult { .. } => None,
+            Event::Persisted(_)
+            | Event::Timer(_)
+            | Event::Leave
+            | Event::ReadResult { .. }
+            | Event::ReadFailed { .. } => None,
         })
     }
 

@@ -175,7 +175,11 @@ impl JournalVisitor for MasterScan {
                     out.fact(FactKind::Decided(txn, key));
                 }
             }
-            Event::Client { .. } | Event::Timer(_) | Event::Leave | Event::ReadResult { .. } => {}
+            Event::Client { .. }
+            | Event::Timer(_)
+            | Event::Leave
+            | Event::ReadResult { .. }
+            | Event::ReadFailed { .. } => {}
         }
     }
 
