@@ -38,6 +38,7 @@ pub mod certificate;
 pub mod file;
 mod finding;
 mod initial;
+pub mod levels;
 pub mod linearizability;
 mod named_operations;
 pub mod online;
@@ -46,6 +47,7 @@ pub mod progress;
 mod reading;
 pub mod statistics;
 mod verdict;
+pub mod workloads;
 
 pub use finding::{Citation, Finding, JournalLine, Reference, ReferenceRecorder};
 pub use history::{Completion, Invocation, MalformedHistory};
