@@ -255,7 +255,10 @@ impl fmt::Display for Tally {
                 if *power_losses > 0 {
                     write!(f, ", {power_losses:>3} power losses")?;
                 }
-                writeln!(f, "; replicas in doubt: {}", in_doubt.join(", "))?;
+                if !in_doubt.is_empty() {
+                    write!(f, "; replicas in doubt: {}", in_doubt.join(", "))?;
+                }
+                writeln!(f)?;
             }
             for note in self.notes.get(name).into_iter().flatten() {
                 writeln!(f, "  {note}")?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use history::{Action, Event, Function, NemesisEvent, Operation, Outcome, nemesis::InjectionKind};
 use serde_json::json;
 
-use super::WorkloadRun;
+use super::Run;
 use crate::CheckResult;
 
 /// The name of the check.
@@ -14,7 +14,7 @@ const NAME: &str = "activity";
 /// The fewest operations of a kind that must succeed.
 const OK_MIN: usize = 10;
 
-pub(super) fn check(run: &WorkloadRun<'_>) -> CheckResult {
+pub(super) fn check(run: &Run<'_>) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
     let ok: Vec<&Operation> =
         run.operations.iter().filter(|operation| operation.outcome == Outcome::Ok).collect();
@@ -38,7 +38,7 @@ pub(super) fn check(run: &WorkloadRun<'_>) -> CheckResult {
     if !after(first_fault(run.events)) {
         check_result.unknown("no operation succeeded after the first fault");
     }
-    match run.settled() {
+    match run.settled {
         None => check_result.unknown(
             "the nodes were not all ready after the end of all faults, so nothing can be said of what they \
              hold",

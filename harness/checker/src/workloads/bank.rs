@@ -3,13 +3,13 @@
 
 use history::Function;
 
-use super::{Named, WorkloadRun, is_ok};
+use super::{Named, Run, is_ok};
 use crate::{CheckResult, levels::Level};
 
 /// The name of the check.
 const NAME: &str = "bank";
 
-pub(super) fn check(run: &WorkloadRun<'_>, claim: Level) -> CheckResult {
+pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
     let options = &run.description.options;
     let accounts = options.get("accounts").and_then(|accounts| accounts.as_array());

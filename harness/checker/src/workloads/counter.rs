@@ -4,13 +4,13 @@
 
 use history::{Function, Operation, Outcome};
 
-use super::{Named, WorkloadRun, is_ok, precedes};
+use super::{Named, Run, is_ok, precedes};
 use crate::{CheckResult, levels::Level};
 
 /// The name of the check.
 const NAME: &str = "counter";
 
-pub(super) fn check(run: &WorkloadRun<'_>, claim: Level) -> CheckResult {
+pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
     let (mut wrong, mut final_reads) = (0_u64, 0_u64);
     for (key, operations) in run.by_key() {

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 
 use history::{Function, Operation, Outcome};
 
-use super::{Named, WorkloadRun, is_ok, precedes};
+use super::{Named, Run, is_ok, precedes};
 use crate::CheckResult;
 
 /// The name of the check.
 const NAME: &str = "durability";
 
-pub(super) fn check(run: &WorkloadRun<'_>) -> CheckResult {
+pub(super) fn check(run: &Run<'_>) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
     let mut reads = 0_u64;
     let mut acknowledged = 0_usize;

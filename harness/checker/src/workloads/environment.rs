@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use history::{Action, NemesisEvent, nemesis::Died};
 use serde_json::json;
 
-use super::WorkloadRun;
+use super::Run;
 use crate::CheckResult;
 
 /// Clients: one that breaks the rules of clients may have reported anything.
-pub(super) fn clients(run: &WorkloadRun<'_>) -> CheckResult {
+pub(super) fn clients(run: &Run<'_>) -> CheckResult {
     let mut check_result = CheckResult::new("clients");
     let mut refused: BTreeMap<String, u64> = BTreeMap::new();
     for event in run.events {
@@ -33,7 +33,7 @@ pub(super) fn clients(run: &WorkloadRun<'_>) -> CheckResult {
 }
 
 /// Exits: a node that ends by itself was not tested for what is asked here.
-pub(super) fn exits(run: &WorkloadRun<'_>) -> CheckResult {
+pub(super) fn exits(run: &Run<'_>) -> CheckResult {
     let mut check_result = CheckResult::new("unexpected-exits");
     for event in run.events {
         if let Action::Nemesis(NemesisEvent::Died(Died { node, status, log })) = &event.action {
@@ -51,7 +51,7 @@ pub(super) fn exits(run: &WorkloadRun<'_>) -> CheckResult {
 }
 
 /// Faults: each that was asked for was injected.
-pub(super) fn faults(run: &WorkloadRun<'_>) -> CheckResult {
+pub(super) fn faults(run: &Run<'_>) -> CheckResult {
     let mut check_result = CheckResult::new("faults");
     let mut injected: BTreeMap<&str, u64> = BTreeMap::new();
     for event in run.events {

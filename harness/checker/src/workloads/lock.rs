@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use history::{Function, Operation};
 
-use super::{Named, WorkloadRun, is_ok, precedes};
+use super::{Named, Run, is_ok, precedes};
 use crate::{CheckResult, levels::Level};
 
 /// The name of the check.
@@ -20,7 +20,7 @@ struct Holding<'a> {
     to: u64,
 }
 
-pub(super) fn check(run: &WorkloadRun<'_>, claim: Level) -> CheckResult {
+pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
     let (mut overlaps, mut holdings_total) = (0_u64, 0_usize);
     for (key, operations) in run.by_key() {

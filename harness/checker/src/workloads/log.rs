@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use history::{Function, Operation, Outcome};
 use serde_json::Value as Json;
 
-use super::{Named, WorkloadRun, failed_value, is_ok};
+use super::{Named, Run, failed_value, is_ok};
 use crate::{CheckResult, levels::Level};
 
 /// The name of the check.
 const NAME: &str = "log";
 
-pub(super) fn check(run: &WorkloadRun<'_>, claim: Level) -> CheckResult {
+pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
     let (mut lost, mut twice) = (0_u64, 0_u64);
     for (key, operations) in run.by_key() {
@@ -127,7 +127,7 @@ fn misplaced(
 }
 
 /// The elements that consumers found after the end of all faults, and whether one of them read to the end.
-fn read_at_end(run: &WorkloadRun<'_>, polls: &[Poll<'_>]) -> (BTreeSet<String>, bool) {
+fn read_at_end(run: &Run<'_>, polls: &[Poll<'_>]) -> (BTreeSet<String>, bool) {
     let last = polls.iter().filter(|(poll, _)| run.is_final(poll));
     let complete = last.clone().any(|(_, records)| records.is_empty());
     let values = last.flat_map(|(_, records)| records.iter().map(|(_, value)| value.clone()));

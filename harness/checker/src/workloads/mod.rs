@@ -37,6 +37,7 @@ pub struct WorkloadRun<'a> {
 /// # Errors
 /// There is no such workload or claim; in words.
 pub fn check(run: &WorkloadRun<'_>, limits: &Limits) -> Result<Results, String> {
+    let run = &Run::new(run);
     let workload = run.description.workload.as_deref().ok_or("missing field `workload`")?;
     let claim = match &run.description.claim {
         None => Level::Durable,
@@ -60,7 +61,7 @@ pub fn check(run: &WorkloadRun<'_>, limits: &Limits) -> Result<Results, String> 
     Ok(Results::new(results))
 }
 
-fn registers(run: &WorkloadRun<'_>, claim: Level, limits: &Limits) -> Vec<CheckResult> {
+fn registers(run: &Run<'_>, claim: Level, limits: &Limits) -> Vec<CheckResult> {
     let mut results = vec![durability::check(run)];
     let linearizable = linearizability::check(run.operations, limits);
     if claim == Level::Linearizable {
@@ -72,7 +73,28 @@ fn registers(run: &WorkloadRun<'_>, claim: Level, limits: &Limits) -> Vec<CheckR
     results
 }
 
-impl WorkloadRun<'_> {
+/// A run as the checks see it.
+#[derive(Clone, Copy, Debug)]
+struct Run<'a> {
+    description: &'a RunDescription,
+    events: &'a [Event],
+    operations: &'a [Operation],
+    /// The index of the event after which nothing but final reads happens. `None` if the run ended before,
+    /// or the nodes were not all ready.
+    settled: Option<u64>,
+}
+
+impl<'a> Run<'a> {
+    fn new(run: &WorkloadRun<'a>) -> Self {
+        let WorkloadRun { description, events, operations } = *run;
+        let settled = |event: &&Event| match &event.action {
+            Action::Nemesis(NemesisEvent::Settled(settled)) => settled.ms.is_some(),
+            _ => false,
+        };
+        let settled = events.iter().find(settled).map(|event| event.index);
+        Run { description, events, operations, settled }
+    }
+
     /// The operations on each object.
     fn by_key(&self) -> BTreeMap<&str, Vec<&Operation>> {
         let mut objects: BTreeMap<&str, Vec<&Operation>> = BTreeMap::new();
@@ -80,12 +102,6 @@ impl WorkloadRun<'_> {
             objects.entry(&operation.key).or_default().push(operation);
         }
         objects
-    }
-
-    /// The index of the event after which nothing but final reads happens. `None` if the run ended before.
-    fn settled(&self) -> Option<u64> {
-        let settled = |event: &&Event| matches!(&event.action, Action::Nemesis(NemesisEvent::Settled(settled)) if settled.ms.is_some());
-        self.events.iter().find(settled).map(|event| event.index)
     }
 
     /// What could not be read at the end.
@@ -98,7 +114,7 @@ impl WorkloadRun<'_> {
 
     /// Whether an operation was invoked after the last fault was undone and the load had ended.
     fn is_final(&self, operation: &Operation) -> bool {
-        self.settled().is_some_and(|settled| operation.invoked_index > settled)
+        self.settled.is_some_and(|settled| operation.invoked_index > settled)
     }
 }
 

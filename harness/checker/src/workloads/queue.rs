@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use history::{Function, Operation, Outcome};
 use serde_json::Value as Json;
 
-use super::{Named, WorkloadRun, failed_value};
+use super::{Named, Run, failed_value};
 use crate::{CheckResult, levels::Level};
 
 /// The name of the check.
 const NAME: &str = "queue";
 
-pub(super) fn check(run: &WorkloadRun<'_>, claim: Level) -> CheckResult {
+pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
     let (mut lost_total, mut twice) = (0_usize, 0_u64);
     for (key, operations) in run.by_key() {
@@ -115,7 +115,7 @@ fn takes_unseen(operation: &Operation) -> bool {
 }
 
 /// Whether the queue was found empty after the end of all faults.
-fn is_drained(run: &WorkloadRun<'_>, key: &str, operations: &[&Operation]) -> bool {
+fn is_drained(run: &Run<'_>, key: &str, operations: &[&Operation]) -> bool {
     let is_unread = run.unread().is_none_or(|unread| unread.iter().any(|name| names(name, key)));
     let emptied = |operation: &&&Operation| {
         let empties = operation.f == Function::Dequeue && operation.value.is_none()

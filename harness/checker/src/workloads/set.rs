@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use history::{Function, Operation, Outcome};
 use serde_json::Value as Json;
 
-use super::{Named, WorkloadRun, failed_value, is_ok};
+use super::{Named, Run, failed_value, is_ok};
 use crate::{CheckResult, levels::Level};
 
 /// The name of the check.
@@ -20,7 +20,7 @@ struct Element<'a> {
     known: Option<u64>,
 }
 
-pub(super) fn check(run: &WorkloadRun<'_>, claim: Level) -> CheckResult {
+pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
     let (mut lost, mut stale, mut unread) = (0_u64, 0_u64, 0_u64);
     for operations in run.by_key().into_values() {
@@ -114,7 +114,7 @@ fn returned(
 type Set<'a> = (&'a Operation, BTreeSet<String>);
 
 /// The last read after the end of all faults at each node.
-fn last_of_each_node<'s, 'a>(run: &WorkloadRun<'_>, sets: &'s [Set<'a>]) -> Vec<&'s Set<'a>> {
+fn last_of_each_node<'s, 'a>(run: &Run<'_>, sets: &'s [Set<'a>]) -> Vec<&'s Set<'a>> {
     let mut last: BTreeMap<Option<&str>, &Set<'a>> = BTreeMap::new();
     for set in sets.iter().filter(|(read, _)| run.is_final(read)) {
         last.insert(set.0.node.as_deref(), set);
