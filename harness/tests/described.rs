@@ -145,16 +145,15 @@ STORE, HOW = sys.argv[1:3]
 hello = json.loads(sys.stdin.readline())
 print(json.dumps({"hello": 1, "ops": ["read", "write"]}), flush=True)
 def perform(f, key, value):
-    with open(STORE, "a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        text = file.read()
-        data = json.loads(text) if text else {}
+    with open(STORE + ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        data = json.load(open(STORE)) if os.path.exists(STORE) else {}
         if f == "write":
             data[key] = value
-            file.truncate(0)
-            file.write(json.dumps(data))
-            file.flush()
+            # A client that is killed leaves the old file or the new one.
+            with open(STORE + ".new", "w") as new:
+                json.dump(data, new)
+            os.replace(STORE + ".new", STORE)
         return data.get(key)
 count = 0
 for line in sys.stdin:
@@ -265,7 +264,7 @@ fn what_is_wrong_with_a_file_is_named_with_its_line() {
     let good = fs::read_to_string(example("fixed.toml")).expect("the example is there");
     for (from, to, part) in [
         ("count = 2", "cuont = 2", "unknown field `cuont`"),
-        ("count = 2", "count = 0", "bad.toml:17: count = 0: a role has from 1 to 99 nodes"),
+        ("count = 2", "count = 0", "bad.toml:16: count = 0: a role has from 1 to 99 nodes"),
         ("\"{name}\"", "\"{nmae}\"", "bad.toml:10: '{nmae}' is no placeholder"),
         ("kind = \"exec\"", "kind = \"java\"", "kind = 'java': expected exec"),
         ("tcp = \"client\"", "tcp = \"rpc\"", "the role has no such port; its ports are client"),

@@ -1,7 +1,11 @@
 //! The mapping between the outcome of a client's call and its gRPC status, in both directions, so
 //! that they agree. Does not know about connections.
 
-use std::{collections::BTreeMap, collections::HashMap, fmt};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    time::Duration,
+};
 
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -82,6 +86,8 @@ pub struct Reason {
     pub text: String,
     /// Details for programs, such as `holder`, the conflicting transaction.
     pub facts: BTreeMap<String, String>,
+    /// How long to wait before a new attempt, if the node said so.
+    pub retry_after: Option<Duration>,
 }
 
 impl fmt::Display for Reason {
@@ -104,6 +110,18 @@ pub(crate) fn refusal(
         text,
         ErrorDetails::with_error_info(kind.name(), DOMAIN, facts),
     )
+}
+
+/// When a client may try again what was refused for overload. Long enough that the refusals themselves cost little,
+/// and not longer than most of what is in progress takes.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// The status of a call that was refused because too much is in progress. Carries a `google.rpc.RetryInfo`.
+pub(crate) fn overloaded(text: String) -> Status {
+    let name = ReasonKind::Overloaded.name();
+    let mut details = ErrorDetails::with_error_info(name, DOMAIN, HashMap::new());
+    details.set_retry_info(Some(RETRY_AFTER));
+    Status::with_error_details(Code::ResourceExhausted, text, details)
 }
 
 /// The status of an aborted write.
@@ -147,6 +165,7 @@ pub(crate) fn reason(status: &Status) -> Option<Reason> {
         kind,
         text: status.message().to_owned(),
         facts: info.metadata.into_iter().collect(),
+        retry_after: status.get_details_retry_info().and_then(|info| info.retry_delay),
     })
 }
 
@@ -193,6 +212,14 @@ mod tests {
             assert_eq!(reason.kind, kind);
             assert_eq!(reason.facts.get(fact).map(String::as_str), Some(value));
         }
+    }
+
+    #[test]
+    fn overload_says_when_to_try_again() {
+        let status = overloaded("full".to_owned());
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let reason = reason(&status).expect("one of ours");
+        assert_eq!((reason.kind, reason.retry_after), (ReasonKind::Overloaded, Some(RETRY_AFTER)));
     }
 
     #[test]

@@ -257,7 +257,7 @@ fn write_outcome(answer: Result<Option<pb::TxnId>, Failure>) -> WriteOutcome {
 }
 
 fn unreachable(text: String) -> Reason {
-    Reason { kind: ReasonKind::Unreachable, text, facts: Default::default() }
+    Reason { kind: ReasonKind::Unreachable, text, facts: Default::default(), retry_after: None }
 }
 
 fn describe(status: &Status) -> String {

@@ -129,6 +129,33 @@ pub struct NodeLimits {
     /// Default 4096.
     #[serde(alias = "calls")]
     pub max_inflight: usize,
+    /// The maximum number of client calls in flight on one connection. Default 1024.
+    pub connection_max_inflight: usize,
+    /// The maximum size of all requests that are being read, in bytes, as their prefixes announce it; and of
+    /// those of one connection. There is always room for one. Default 64 MiB and 16 MiB.
+    pub request_bytes_max: usize,
+    /// See `request_bytes_max`.
+    pub connection_request_bytes_max: usize,
+    /// The maximum size of all writes that are not decided, in bytes, and of those of one connection. Further
+    /// writes are refused, without effect. There is always room for one. Default 16 MiB and 8 MiB.
+    pub write_bytes_max: usize,
+    /// See `write_bytes_max`.
+    pub connection_write_bytes_max: usize,
+    /// The maximum size of all answers that wait to be sent, in bytes, and of those of one connection. A get
+    /// whose answer does not fit is refused. There is always room for one. Default 128 MiB and 32 MiB.
+    pub answer_bytes_max: usize,
+    /// See `answer_bytes_max`.
+    pub connection_answer_bytes_max: usize,
+    /// How long the HTTP/2 handshake of a connection may take, in milliseconds. Default 5000.
+    pub handshake_timeout_ms: u64,
+    /// How long a request may take to arrive, in milliseconds. Default 10000.
+    pub request_timeout_ms: u64,
+    /// A connection on which answers wait is closed if its client takes less than 64 KiB in this time, in
+    /// milliseconds. Default 10000.
+    pub answer_timeout_ms: u64,
+    /// A connection without calls that is silent for this time is closed, in milliseconds. 0: never. Default
+    /// 600000, ten minutes.
+    pub idle_timeout_ms: u64,
     /// The deadline of a get that does not set one, in milliseconds. Default 2000.
     #[serde(alias = "get_deadline")]
     pub get_deadline_ms: u64,
@@ -159,6 +186,17 @@ impl Default for NodeLimits {
     fn default() -> Self {
         NodeLimits {
             max_inflight: 4096,
+            connection_max_inflight: 1024,
+            request_bytes_max: 64 << 20,
+            connection_request_bytes_max: 16 << 20,
+            write_bytes_max: 16 << 20,
+            connection_write_bytes_max: 8 << 20,
+            answer_bytes_max: 128 << 20,
+            connection_answer_bytes_max: 32 << 20,
+            handshake_timeout_ms: 5000,
+            request_timeout_ms: 10_000,
+            answer_timeout_ms: 10_000,
+            idle_timeout_ms: 600_000,
             get_deadline_ms: 2000,
             get_deadline_max_ms: 60_000,
             reconnect_ms: 50,
@@ -285,6 +323,10 @@ impl ClusterConfig {
             ("timing.read_wait_ms", 0, timing.read_wait),
             ("timing.read_slack_ms", 0, timing.read_slack),
             ("timing.heartbeat_ms", 1, timing.heartbeat_interval),
+            ("node.handshake_timeout_ms", 1, ms(node.handshake_timeout_ms)),
+            ("node.request_timeout_ms", 1, ms(node.request_timeout_ms)),
+            ("node.answer_timeout_ms", 1, ms(node.answer_timeout_ms)),
+            ("node.idle_timeout_ms", 0, ms(node.idle_timeout_ms)),
             ("node.get_deadline_ms", 1, ms(node.get_deadline_ms)),
             ("node.get_deadline_max_ms", 1, ms(node.get_deadline_max_ms)),
             ("node.reconnect_ms", 1, ms(node.reconnect_ms)),
@@ -300,8 +342,13 @@ impl ClusterConfig {
         if self.timing.missed_heartbeats_max < 2 {
             return Err("timing.missed_heartbeats_max: expected at least 2".into());
         }
-        if self.node.max_inflight == 0 || self.node.max_inflight > 1 << 20 {
-            return Err("node.max_inflight: expected 1 to 1048576".into());
+        for (name, calls) in [
+            ("node.max_inflight", node.max_inflight),
+            ("node.connection_max_inflight", node.connection_max_inflight),
+        ] {
+            if calls == 0 || calls > 1 << 20 {
+                return Err(format!("{name}: expected 1 to 1048576"));
+            }
         }
         if self.store.max_value_bytes == 0 || self.store.max_value_bytes > 1 << 30 {
             return Err("store.max_value_bytes: expected 1 byte to 1 GiB".into());

@@ -1,5 +1,6 @@
-//! Counts what the kernel has accepted on a connection's socket. Data in a buffer above the socket
-//! does not count. Parses the HTTP/2 frames that pass just enough for that, and changes nothing.
+//! Counts what passes a connection's socket: what the kernel has accepted, and what the other side has sent. Data
+//! in a buffer above the socket does not count. Parses the HTTP/2 frames that pass just enough for that, and changes
+//! nothing. A connection on which many frames arrive yields to other tasks.
 
 use std::{
     io::{self, IoSlice},
@@ -15,14 +16,21 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::SetOnce,
+    task::coop,
     time::Instant,
 };
+
+/// A task may read this many frames for each unit of its cooperative budget, of which tokio gives it 128 at each
+/// poll. A read of the socket alone takes one unit, and may bring hundreds of small frames: a connection that sends
+/// nothing else would otherwise keep its thread for tens of milliseconds.
+const FRAMES_PER_UNIT: usize = 4;
 
 /// The counters of a connection.
 #[derive(Debug)]
 pub(crate) struct Meter {
     data: AtomicU64,
     ended: AtomicU64,
+    resets: AtomicU64,
     heard: SetOnce<()>,
     begun: Instant,
     /// When the other side last sent something, in milliseconds since `begun`.
@@ -34,6 +42,7 @@ impl Default for Meter {
         Meter {
             data: AtomicU64::default(),
             ended: AtomicU64::default(),
+            resets: AtomicU64::default(),
             heard: SetOnce::new(),
             begun: Instant::now(),
             last_heard: AtomicU64::default(),
@@ -47,10 +56,20 @@ impl Meter {
         self.data.load(Ordering::Acquire)
     }
 
+    /// The kernel has accepted message data.
+    pub(crate) fn count_data(&self, bytes: u64) {
+        self.data.fetch_add(bytes, Ordering::Release);
+    }
+
     /// Streams ended by this side. On a server: complete answers that the kernel has accepted.
     #[cfg_attr(not(feature = "test-hooks"), allow(dead_code, reason = "only the hooks read it"))]
     pub(crate) fn ended(&self) -> u64 {
         self.ended.load(Ordering::Acquire)
+    }
+
+    /// Streams that the other side of an accepted connection has reset.
+    pub(crate) fn resets(&self) -> u64 {
+        self.resets.load(Ordering::Relaxed)
     }
 
     /// When the other side last sent something, or when the connection was made.
@@ -79,20 +98,21 @@ impl Meter {
 pub(crate) struct Metered<T> {
     io: T,
     meter: Arc<Meter>,
-    frames: Frames,
+    sent: Frames,
+    /// None on a dialed connection: nodes trust those that they dial.
+    received: Option<Frames>,
 }
 
 impl<T> Metered<T> {
     /// Meters an accepted connection.
     pub(crate) fn server(io: T) -> Self {
-        Metered { io, meter: Arc::default(), frames: Frames::default() }
+        let received = Some(Frames::after_preface());
+        Metered { io, meter: Arc::default(), sent: Frames::default(), received }
     }
 
     /// Meters a dialed connection.
     pub(crate) fn client(io: T) -> Self {
-        // A client first sends the preface, which is not a frame.
-        let frames = Frames { skip: PREFACE_LEN, ..Frames::default() };
-        Metered { io, meter: Arc::default(), frames }
+        Metered { io, meter: Arc::default(), sent: Frames::after_preface(), received: None }
     }
 
     /// The meter.
@@ -120,8 +140,50 @@ struct Frames {
     payload: usize,
 }
 
+/// What is counted of the frames that pass in one direction.
+trait Counted {
+    /// Bytes of the payload of a DATA frame.
+    fn data(&mut self, _bytes: usize) {}
+    /// A frame has passed.
+    fn frame(&mut self, kind: u8, flags: u8);
+}
+
+struct Sent<'a>(&'a Meter);
+
+impl Counted for Sent<'_> {
+    fn data(&mut self, bytes: usize) {
+        self.0.count_data(bytes as u64);
+    }
+
+    fn frame(&mut self, kind: u8, flags: u8) {
+        let ends = matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
+        if ends || kind == RST_STREAM {
+            self.0.ended.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+struct Received<'a> {
+    meter: &'a Meter,
+    frames: usize,
+}
+
+impl Counted for Received<'_> {
+    fn frame(&mut self, kind: u8, _: u8) {
+        self.frames += 1;
+        if kind == RST_STREAM {
+            self.meter.resets.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Frames {
-    fn track(&mut self, mut bytes: &[u8], meter: &Meter) {
+    /// A client first sends the preface, which is not a frame.
+    fn after_preface() -> Self {
+        Frames { skip: PREFACE_LEN, ..Frames::default() }
+    }
+
+    fn track(&mut self, mut bytes: &[u8], counted: &mut impl Counted) {
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let n = self.skip.min(bytes.len());
@@ -135,30 +197,38 @@ impl Frames {
                 if self.filled == HEADER_LEN {
                     let [a, b, c, ..] = self.header;
                     self.payload = u32::from_be_bytes([0, a, b, c]) as usize;
-                    self.finish_if_complete(meter);
+                    self.finish_if_complete(counted);
                 }
             } else {
                 let n = self.payload.min(bytes.len());
                 if self.header[3] == DATA {
-                    meter.data.fetch_add(n as u64, Ordering::Release);
+                    counted.data(n);
                 }
                 self.payload -= n;
                 bytes = &bytes[n..];
-                self.finish_if_complete(meter);
+                self.finish_if_complete(counted);
             }
         }
     }
 
-    fn finish_if_complete(&mut self, meter: &Meter) {
+    fn finish_if_complete(&mut self, counted: &mut impl Counted) {
         if self.payload > 0 {
             return;
         }
         let [.., kind, flags, _, _, _, _] = self.header;
-        let ends = matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
-        if ends || kind == RST_STREAM {
-            meter.ended.fetch_add(1, Ordering::Release);
-        }
+        counted.frame(kind, flags);
         self.filled = 0;
+    }
+}
+
+/// Takes units of the task's cooperative budget for frames that have arrived. Once it is used up, the socket appears
+/// to have nothing more until other tasks had their turn.
+fn pay_for_frames(frames: usize, cx: &mut Context<'_>) {
+    for _ in 0..frames / FRAMES_PER_UNIT {
+        match coop::poll_proceed(cx) {
+            Poll::Ready(unit) => unit.made_progress(),
+            Poll::Pending => return,
+        }
     }
 }
 
@@ -170,8 +240,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.meter.set_heard();
+        let arrived = &buf.filled()[before..];
+        if !arrived.is_empty() {
+            let Metered { meter, received, .. } = &mut *self;
+            meter.set_heard();
+            if let Some(received) = received {
+                let mut counted = Received { meter, frames: 0 };
+                received.track(arrived, &mut counted);
+                pay_for_frames(counted.frames, cx);
+            }
         }
         read
     }
@@ -185,8 +262,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.io).poll_write(cx, buf);
         if let Poll::Ready(Ok(n)) = wrote {
-            let Metered { meter, frames, .. } = &mut *self;
-            frames.track(&buf[..n], meter);
+            let Metered { meter, sent, .. } = &mut *self;
+            sent.track(&buf[..n], &mut Sent(meter));
         }
         wrote
     }
@@ -198,10 +275,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         if let Poll::Ready(Ok(mut left)) = wrote {
-            let Metered { meter, frames, .. } = &mut *self;
+            let Metered { meter, sent, .. } = &mut *self;
             for buf in bufs {
                 let n = left.min(buf.len());
-                frames.track(&buf[..n], meter);
+                sent.track(&buf[..n], &mut Sent(meter));
                 left -= n;
             }
         }
@@ -223,6 +300,10 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -246,11 +327,45 @@ mod tests {
         bytes.extend(frame(DATA, 0, b"abc"));
         for size in 1..bytes.len() {
             let meter = Meter::default();
-            let mut frames = Frames { skip: PREFACE_LEN, ..Frames::default() };
+            let (mut sent, mut received) = (Frames::after_preface(), Frames::after_preface());
+            let mut counted = Received { meter: &meter, frames: 0 };
             for piece in bytes.chunks(size) {
-                frames.track(piece, &meter);
+                sent.track(piece, &mut Sent(&meter));
+                received.track(piece, &mut counted);
             }
+            let frames = counted.frames;
             assert_eq!((meter.data(), meter.ended()), (13, 3), "in pieces of {size}");
+            assert_eq!((frames, meter.resets()), (8, 1), "in pieces of {size}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_with_many_small_frames_yields() {
+        let (mut far, near) = tokio::io::duplex(1 << 20);
+        let frames = 4096;
+        let bytes =
+            [vec![b'P'; PREFACE_LEN], frame(RST_STREAM, 0, b"code").repeat(frames)].concat();
+        far.write_all(&bytes).await.expect("there is room");
+        let mut near = Metered::server(near);
+        let mut buffer = vec![0; bytes.len()];
+        let mut read = 0;
+        let mut yields = 0;
+        poll_fn(|cx| {
+            // Another task of the thread would run now.
+            yields += 1;
+            // A real reader asks for some kilobytes at a time.
+            while read < bytes.len() {
+                let mut part = ReadBuf::new(&mut buffer[read..bytes.len().min(read + 1024)]);
+                match Pin::new(&mut near).poll_read(cx, &mut part) {
+                    Poll::Ready(done) => done.expect("it reads"),
+                    Poll::Pending => return Poll::Pending,
+                }
+                read += part.filled().len();
+            }
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!(near.meter().resets(), 4096);
+        assert!((4..100).contains(&yields), "{yields}");
     }
 }

@@ -24,9 +24,10 @@ use report::summary::Tally;
 use serde_json::json;
 use system_file::{Deployment, SystemSpec, Task, scaffold, trial};
 use tokio::{runtime::Runtime, sync::watch};
+use twopc::commands::Progress;
 
 use super::{Exit, Failure, stdout};
-use crate::{commands, run_progress::Progress};
+use crate::commands;
 
 /// The command `system`.
 #[derive(Clone, Debug, Subcommand)]

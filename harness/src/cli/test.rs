@@ -21,10 +21,13 @@ use lab::{
     workloads::LoadShape,
 };
 use report::summary::Tally;
-use system::protocol::CommitMode;
 use tokio::{runtime::Runtime, sync::watch};
 use twopc::{
-    Mutation, Timings,
+    CommitMode, Mutation, Timings, checks,
+    commands::{
+        blocking::{BlockingArgs, blocking},
+        run_with_progress,
+    },
     deployment::find_programs,
     faults::{FaultName, Faults},
     matrix::{Coverage, Shard},
@@ -37,11 +40,7 @@ use super::{
     described::{self, FileRun, SystemCommand},
     require_effect, stdout,
 };
-use crate::{
-    blocking::{BlockingArgs, blocking},
-    commands::{self, progress},
-    run_progress::run_with_progress,
-};
+use crate::commands::{self, progress};
 
 /// The options of a test run.
 #[derive(Clone, Debug, Args)]
@@ -414,7 +413,7 @@ fn judge(completed: CompletedRun) -> Result<JudgedRun, Failure> {
     let judging = progress::checking_run(&completed.directory);
     // A record that this harness has just written and cannot read is a failure of the harness.
     let (record, results) =
-        commands::check_run(&completed.directory, &Limits::default()).map_err(Failure::harness)?;
+        checks::check_run(&completed.directory, &Limits::default()).map_err(Failure::harness)?;
     page::write(&completed.directory, &record, &results).map_err(Failure::harness)?;
     drop(judging);
     let (tally, coverage) = (page::summary(&record.events), page::coverage(&record.events));

@@ -1238,6 +1238,9 @@ pub struct StatusResponse {
     /// those in doubt, whose keys are locked.
     #[prost(message, repeated, tag = "8")]
     pub unsettled: ::prost::alloc::vec::Vec<Unsettled>,
+    /// Messages of other nodes, or of strangers, that this node has refused since it started.
+    #[prost(uint64, tag = "9")]
+    pub refused: u64,
 }
 /// An unfinished transaction.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -40,6 +40,12 @@ pub enum Event {
         /// The version and value of the key; `None` if it is absent.
         found: Option<(Version, Value)>,
     },
+    /// A read that was requested with [`Effect::Serve`] met a damaged entry: what the store holds under
+    /// its key is not known. It does not change the machine.
+    ReadFailed {
+        /// The read.
+        read: ReadId,
+    },
 }
 
 /// An output of a machine: something that the driver must do, in the given order.
@@ -82,6 +88,14 @@ pub enum Effect {
         id: TimerId,
         /// The time from now.
         after: Duration,
+    },
+    /// A message was refused: it is out of bounds, or its sender is not the node that it claims to
+    /// be. It has changed nothing. The driver counts refusals.
+    Refuse {
+        /// The sender, as the message has it.
+        from: Node,
+        /// The reason, for the operator.
+        why: String,
     },
     /// Warn the operator about something that needs attention.
     Warn(String),

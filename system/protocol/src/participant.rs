@@ -22,7 +22,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
     Body, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message, NoReason, Node,
-    PeerKnowledge, ReadId, Record, Replicas, Rule, Status, StoreId, TimerId, TxnId, Write, record,
+    PeerKnowledge, ReadId, Record, Replicas, Rule, Status, StoreId, TimerId, TxnId, Write, bounds,
+    record,
 };
 
 /// The participant of one replica.
@@ -169,6 +170,10 @@ impl Participant {
             // Even if the step that served the read has halted the machine: the read came first.
             return self.send(Node::Master, Body::Value { read, found }, effects);
         }
+        if let Event::ReadFailed { read } = event {
+            // Another replica has a good copy: all of them hold the same writes.
+            return self.send(Node::Master, Body::NotServing { read }, effects);
+        }
         if self.halted {
             return;
         }
@@ -185,7 +190,10 @@ impl Participant {
             }
             Event::Timer(TimerId::InquiryTimeout(txn)) => self.on_inquiry_timeout(txn, effects),
             Event::Timer(TimerId::ReadWait(read)) => self.on_read_wait_timeout(read, effects),
-            Event::Timer(_) | Event::Client { .. } | Event::ReadResult { .. } => {
+            Event::Timer(_)
+            | Event::Client { .. }
+            | Event::ReadResult { .. }
+            | Event::ReadFailed { .. } => {
                 unreachable!("a replica has no clients and never sets this timer: {event:?}")
             }
         }
@@ -290,6 +298,7 @@ impl Participant {
     }
 
     fn on_master_message(&mut self, message: Message, effects: &mut Vec<Effect>) {
+        let far_ahead = self.is_far_ahead(&message);
         let Message { store, epoch, watermark, body } = message;
         let rules = self.config.rules;
         if self.master_store.is_some_and(|known| known != store)
@@ -309,6 +318,11 @@ impl Participant {
         if epoch < self.promised && (rules.keep(Rule::EpochCheck) || !prepares) {
             self.send(Node::Master, Body::Stale { promised: self.promised }, effects);
             return;
+        }
+        if bounds::is_epoch_too_far_ahead(epoch, self.promised) || far_ahead {
+            // No master can have come that far since this replica last heard one.
+            let why = format!("epoch {epoch} or a transaction in it is too far ahead");
+            return effects.push(bounds::refuse(Node::Master, &why));
         }
         if let Body::Fence { member, commit } = body {
             self.on_fence(store, epoch, member, commit, effects);
@@ -343,6 +357,14 @@ impl Participant {
             // Handled above, or not a message that masters send.
             _ => {}
         }
+    }
+
+    /// Whether a message names a transaction that no master can have begun since the last one that
+    /// this replica knows.
+    fn is_far_ahead(&self, message: &Message) -> bool {
+        let last = self.txns.last_key_value().map(|(txn, _)| *txn);
+        let known = self.watermark.max(last.unwrap_or_default());
+        message.watermark_and_txns().any(|txn| bounds::is_too_far_ahead(txn, known))
     }
 
     fn in_doubt(&self) -> impl Iterator<Item = (TxnId, &Key)> {

@@ -197,6 +197,7 @@ impl Display for Event {
                 write!(f, "read {read} returns {value} (version {version})")
             }
             Event::ReadResult { read, found: None } => write!(f, "read {read} returns absent"),
+            Event::ReadFailed { read } => write!(f, "read {read} meets a damaged entry"),
         }
     }
 }
@@ -210,6 +211,7 @@ impl Display for Effect {
             Effect::Reply { call, reply } => write!(f, "reply to call {call}: {reply}"),
             Effect::Serve { read, key } => write!(f, "serve {read} {key}"),
             Effect::SetTimer { id, .. } => write!(f, "set timer {id}"),
+            Effect::Refuse { from, why } => write!(f, "refuse a message of {from}: {why}"),
             Effect::Warn(what) => write!(f, "warn: {what}"),
             Effect::Halt { why, .. } => write!(f, "halt: {why}"),
         }

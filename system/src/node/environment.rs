@@ -2,19 +2,26 @@
 //! and a reply take place at once. Forces and messages are gathered and handed over together, one
 //! force to the store and one batch to each peer. Does not know the machine.
 
-use std::{collections::HashMap, mem, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::Arc,
+    time::Duration,
+};
 
 use ahash::RandomState;
 use proto::v1 as pb;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
-use super::{NodeError, kv_service::ResponseHandle, peers::Peers, timers::Timers};
+use super::{
+    NodeError,
+    kv_service::{Held, ResponseHandle},
+    limits::Account,
+    peers::Peers,
+    timers::Timers,
+};
 use crate::{
     hooks::{Crossing, Hit, Hooks, Side},
-    meter::Meter,
     protocol::{
         CallId, Effect, Key, Lsn, Message, Node, Record, Reply, TimerId, Value, Version,
         driver::{self, Clients, Environment, Network, Operator, Storage},
@@ -30,9 +37,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// A call that the machine has not answered yet.
 pub(super) struct PendingCall {
     pub(super) handle: ResponseHandle,
-    pub(super) meter: Arc<Meter>,
-    /// Released with the call.
-    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) account: Arc<Account>,
+    pub(super) held: Held,
 }
 
 /// Everything outside a node's machine.
@@ -48,6 +54,8 @@ pub(super) struct NodeEnvironment<'a> {
     force: Lsn,
     /// The messages that were not handed over, by wire number of their receiver.
     messages: Vec<Vec<pb::Envelope>>,
+    /// The keys whose entries were found damaged since the start. Each is reported once.
+    damaged: HashSet<Key, RandomState>,
 }
 
 impl<'a> NodeEnvironment<'a> {
@@ -62,6 +70,7 @@ impl<'a> NodeEnvironment<'a> {
             now,
             force: 0,
             messages: vec![Vec::new(); usize::from(replicas) + 1],
+            damaged: HashSet::default(),
         }
     }
 
@@ -146,7 +155,21 @@ impl Storage for NodeEnvironment<'_> {
     }
 
     fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, StoreError> {
-        self.store.get(key)
+        let found = self.store.get(key);
+        if let Err(error) = &found
+            && Self::is_damaged_entry(error)
+            && self.damaged.insert(key.clone())
+        {
+            let count = self.damaged.len();
+            tracing::error!(
+                "{error}; gets of it go to other replicas (damaged keys so far: {count})"
+            );
+        }
+        found
+    }
+
+    fn is_damaged_entry(error: &StoreError) -> bool {
+        matches!(error, StoreError::DamagedEntry { .. })
     }
 }
 
@@ -167,11 +190,11 @@ impl driver::Timers for NodeEnvironment<'_> {
 
 impl Clients for NodeEnvironment<'_> {
     fn reply(&mut self, call: CallId, reply: Reply) {
-        if let Some(PendingCall { handle, meter, _permit }) = self.pending_calls.remove(&call) {
+        if let Some(PendingCall { handle, account, held }) = self.pending_calls.remove(&call) {
             // A client that has disconnected does not get its answer; its transaction proceeded
             // without it.
-            if handle.send(reply) {
-                self.hooks.replied(meter);
+            if handle.send(reply, held, &account) {
+                self.hooks.replied(account.meter.clone());
             }
         }
     }
@@ -180,6 +203,10 @@ impl Clients for NodeEnvironment<'_> {
 impl Operator for NodeEnvironment<'_> {
     fn warn(&mut self, message: &str) {
         tracing::warn!("{message}");
+    }
+
+    fn refused(&mut self, from: Node, why: &str) {
+        self.peers.refusals().add(from, why);
     }
 }
 

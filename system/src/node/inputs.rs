@@ -71,9 +71,9 @@ impl EventLoop<'_> {
             call.refuse_expired();
             return;
         }
-        let Call { request, handle, meter, _permit, deadline: _ } = call;
+        let Call { request, handle, account, held, deadline: _ } = call;
         self.last_call += 1;
-        let pending = PendingCall { handle, meter, _permit };
+        let pending = PendingCall { handle, account, held };
         self.environment.pending_calls.insert(self.last_call, pending);
         self.events.push(Event::Client { call: self.last_call, request });
     }

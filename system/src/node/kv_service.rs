@@ -17,15 +17,18 @@ use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use prost::Message;
 use proto::v1 as pb;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
-    time::Instant,
+    sync::mpsc,
+    time::{Instant, timeout},
 };
 use tonic::{Code, Status};
 
+use super::{
+    http2::PREFIX_BYTES,
+    limits::{Account, Exhausted, Hold, Resource},
+};
 use crate::{
     answer::{self, ReasonKind},
     config::NodeLimits,
-    meter::Meter,
     protocol::{self, Blob, Reply, Write},
     store::Limits,
     wire,
@@ -34,11 +37,14 @@ use crate::{
 /// The name of the service.
 pub(super) const SERVICE: &str = pb::kv_server::SERVICE_NAME;
 
-/// The size that a request may have beyond the maximum value size. A larger request is refused
-/// before it is read.
-const REQUEST_OVERHEAD_BYTES_MAX: usize = 16 << 20;
-/// The gRPC prefix of a message: a compression flag and the length.
-const PREFIX_BYTES: usize = 5;
+/// The size that a request or an answer may have beyond its value: the key, and what the encoding adds. A larger
+/// request is refused before it is read.
+const OVERHEAD_BYTES_MAX: usize = 64 << 10;
+
+/// The largest message of a call.
+pub(super) fn message_bytes_max(sizes: Limits) -> usize {
+    sizes.value_bytes_max.saturating_add(OVERHEAD_BYTES_MAX)
+}
 
 /// A client's call on its way to the event loop.
 #[derive(Debug)]
@@ -47,10 +53,18 @@ pub(super) struct Call {
     pub(super) handle: ResponseHandle,
     /// When the client gives up, if it said so. A write that has not begun by then must not begin.
     pub(super) deadline: Option<Instant>,
-    /// The meter of the client's connection.
-    pub(super) meter: Arc<Meter>,
-    /// Held while the call is in progress, whether or not the client still waits.
-    pub(super) _permit: OwnedSemaphorePermit,
+    /// Of the client's connection.
+    pub(super) account: Arc<Account>,
+    pub(super) held: Held,
+}
+
+/// What a call holds while it is in progress, whether or not the client still waits.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Until the answer has left.
+    slot: Hold,
+    /// For a write, until it is decided.
+    _write: Option<Hold>,
 }
 
 /// The methods of the service.
@@ -76,7 +90,6 @@ impl Method {
 /// Receives calls.
 pub(super) struct KvService {
     calls: mpsc::Sender<Call>,
-    permits: Arc<Semaphore>,
     /// Set when no more calls are accepted.
     stopping: Arc<AtomicBool>,
     limits: NodeLimits,
@@ -91,13 +104,7 @@ impl KvService {
         limits: NodeLimits,
         sizes: Limits,
     ) -> Self {
-        KvService {
-            calls,
-            permits: Arc::new(Semaphore::new(limits.max_inflight)),
-            stopping,
-            limits,
-            sizes,
-        }
+        KvService { calls, stopping, limits, sizes }
     }
 
     /// Receives a call: immediately if it is complete, as it nearly always is, and otherwise in a
@@ -107,34 +114,58 @@ impl KvService {
         method: Method,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        meter: &Arc<Meter>,
+        account: &Arc<Account>,
     ) {
-        let handle = ResponseHandle { method, respond: Some(respond) };
-        let mut reading = Box::pin(self.clone().read(request, handle, meter.clone()));
+        let handle = ResponseHandle { method, respond: Some(respond), accepted: false };
+        let slot = match self.admit(method, account) {
+            Ok(slot) => slot,
+            Err(status) => return handle.refuse(status),
+        };
+        let (head, body) = request.into_parts();
+        let limit = grpc_timeout(&head.headers);
+        let mut reading = Box::pin(self.clone().read(body, handle, limit, slot, account.clone()));
         if reading.as_mut().now_or_never().is_none() {
-            tokio::spawn(reading);
+            let within = Duration::from_millis(self.limits.request_timeout_ms);
+            // A call that is given up before it is accepted tells its client that it had no effect.
+            tokio::spawn(timeout(within, reading));
         }
+    }
+
+    /// Takes a slot for a call, before anything of it is read.
+    fn admit(&self, method: Method, account: &Arc<Account>) -> Result<Hold, Status> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(stopping());
+        }
+        // The size of an answer is known only when it is there. Whoever does not take answers gets no more.
+        if matches!(method, Method::Get) {
+            account.check(Resource::AnswerBytes).map_err(overloaded)?;
+        }
+        account.take(Resource::Calls, 1).map_err(overloaded)
     }
 
     async fn read(
         self: Arc<Self>,
-        request: Request<RecvStream>,
-        handle: ResponseHandle,
-        meter: Arc<Meter>,
+        mut body: RecvStream,
+        mut handle: ResponseHandle,
+        timeout: Option<Duration>,
+        slot: Hold,
+        account: Arc<Account>,
     ) {
-        let (head, mut body) = request.into_parts();
-        let timeout = grpc_timeout(&head.headers);
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let message_bytes_max =
-            self.sizes.value_bytes_max.saturating_add(REQUEST_OVERHEAD_BYTES_MAX);
-        let read = match read_message(&mut body, message_bytes_max).await {
-            Ok(message) => self.request(handle.method, message, timeout),
-            Err(status) => Err(status),
-        };
-        match read.and_then(|request| Ok((request, self.permit()?))) {
-            Ok((request, permit)) => {
-                let call = Call { request, handle, deadline, meter, _permit: permit };
-                // The queue has room for as many calls as there are permits, so this fails only if
+        let is_write = !matches!(handle.method, Method::Get);
+        let read = read_message(&mut body, message_bytes_max(self.sizes), &account).await;
+        let admitted = read.and_then(|message| {
+            let bytes = message.len();
+            let request = self.request(handle.method, message, timeout)?;
+            let write = is_write.then(|| account.take(Resource::WriteBytes, bytes)).transpose();
+            Ok((request, write.map_err(overloaded)?))
+        });
+        match admitted {
+            Ok((request, write)) => {
+                handle.accepted = true;
+                let held = Held { slot, _write: write };
+                let call = Call { request, handle, deadline, account, held };
+                // The queue has room for as many calls as there are slots, so this fails only if
                 // it is closed.
                 if let Err(call) = self.calls.try_send(call) {
                     call.into_inner().handle.refuse(stopping());
@@ -173,17 +204,6 @@ impl KvService {
             }
         })
     }
-
-    fn permit(&self) -> Result<OwnedSemaphorePermit, Status> {
-        if self.stopping.load(Ordering::Relaxed) {
-            return Err(stopping());
-        }
-        self.permits.clone().try_acquire_owned().map_err(|_| {
-            let text =
-                format!("{} calls are in flight, which is the limit", self.limits.max_inflight);
-            answer::refusal(Code::ResourceExhausted, ReasonKind::Overloaded, text, [])
-        })
-    }
 }
 
 impl Call {
@@ -197,24 +217,36 @@ impl Call {
     /// Refuses a call that has expired, which had no effect.
     pub(super) fn refuse_expired(self) {
         let text = "the deadline of the call passed before the write began".to_owned();
-        self.handle.refuse(answer::refusal(Code::DeadlineExceeded, ReasonKind::Expired, text, []));
+        self.handle.refuse(expired(text));
     }
 }
 
-/// The handle for the response to a call. If it is dropped, the call ends without our `ErrorInfo`:
-/// it was accepted, and its outcome is unknown.
+/// The handle for the response to a call. If it is dropped once the call was accepted, the call ends without our
+/// `ErrorInfo`: its outcome is unknown.
 #[derive(Debug)]
 pub(super) struct ResponseHandle {
     method: Method,
     respond: Option<SendResponse<Bytes>>,
+    /// The call is on its way to the event loop, so it may take effect.
+    accepted: bool,
 }
 
 impl ResponseHandle {
-    /// Sends the reply. Returns whether the client is still there.
-    pub(super) fn send(mut self, reply: Reply) -> bool {
+    /// Sends the reply. The call keeps its slot, and its answer a part of the budget, until the kernel has accepted
+    /// the answer. Returns whether the client is still there.
+    pub(super) fn send(mut self, reply: Reply, held: Held, account: &Arc<Account>) -> bool {
         let Some(respond) = self.respond.take() else { return false };
-        match message(self.method, reply) {
-            Ok(message) => finish(respond, message).is_ok(),
+        let answer = message(self.method, reply).and_then(|bytes| {
+            // Only a get has a long answer. It had no effect, so it may be refused.
+            let room = account.take(Resource::AnswerBytes, bytes.len());
+            let room = match (self.method, room) {
+                (Method::Get, room) => Some(room.map_err(overloaded)?),
+                (Method::Put | Method::Del, room) => room.ok(),
+            };
+            Ok(Bytes::from_owner(Answer { bytes, _slot: held.slot, _room: room }))
+        });
+        match answer {
+            Ok(answer) => finish(respond, answer).is_ok(),
             Err(status) => refuse(respond, status).is_ok(),
         }
     }
@@ -230,12 +262,35 @@ impl ResponseHandle {
 impl Drop for ResponseHandle {
     fn drop(&mut self) {
         if let Some(respond) = self.respond.take() {
-            let _ = refuse(
-                respond,
-                Status::unavailable("the node stopped before the call was answered"),
-            );
+            let status = if self.accepted {
+                Status::unavailable("the node stopped before the call was answered")
+            } else {
+                expired("the request did not arrive in time".to_owned())
+            };
+            let _ = refuse(respond, status);
         }
     }
+}
+
+/// An answer on its way: HTTP/2 drops it when the kernel has accepted it, or when the stream is gone.
+struct Answer {
+    bytes: Bytes,
+    _slot: Hold,
+    _room: Option<Hold>,
+}
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn expired(text: String) -> Status {
+    answer::refusal(Code::DeadlineExceeded, ReasonKind::Expired, text, [])
+}
+
+fn overloaded(why: Exhausted) -> Status {
+    answer::overloaded(why.to_string())
 }
 
 /// The response message for a reply, or the error status.
@@ -282,36 +337,58 @@ fn stopping() -> Status {
     answer::refusal(Code::Unavailable, ReasonKind::Stopping, text, [])
 }
 
-/// Reads the single message of a request, of at most `bytes_max` bytes.
-async fn read_message(body: &mut RecvStream, bytes_max: usize) -> Result<Bytes, Status> {
-    let first = next_chunk(body).await?.unwrap_or_default();
-    let mut message = match next_chunk(body).await? {
-        None => first,
-        Some(second) => {
-            let mut parts = BytesMut::from(first);
-            let mut next = Some(second);
-            while let Some(more) = next {
-                parts.extend_from_slice(&more);
-                if parts.len() > PREFIX_BYTES + bytes_max {
-                    let text = format!("a request has at most {bytes_max} bytes");
-                    let (code, kind) = (Code::InvalidArgument, ReasonKind::Invalid);
-                    return Err(answer::refusal(code, kind, text, []));
-                }
-                next = next_chunk(body).await?;
-            }
-            parts.freeze()
+/// Reads the single message of a request, of at most `bytes_max` bytes. One that is longer, or that does not fit into
+/// the budget of its connection, is refused once its prefix has arrived.
+async fn read_message(
+    body: &mut RecvStream,
+    bytes_max: usize,
+    account: &Arc<Account>,
+) -> Result<Bytes, Status> {
+    let mut chunk = next_chunk(body).await?.unwrap_or_default();
+    if chunk.len() < PREFIX_BYTES {
+        // Copied: a part of a few bytes would keep the buffer in which it arrived.
+        let mut parts = BytesMut::from(&chunk[..]);
+        while parts.len() < PREFIX_BYTES
+            && let Some(more) = next_chunk(body).await?
+        {
+            parts.extend_from_slice(&more);
         }
-    };
-    let cut = |_| Status::internal("the request is truncated");
-    let compressed = message.try_get_u8().map_err(cut)?;
-    let length = message.try_get_u32().map_err(cut)?;
+        chunk = parts.freeze();
+    }
+    let cut = || Status::internal("the request is truncated");
+    let compressed = chunk.try_get_u8().map_err(|_| cut())?;
+    let length = chunk.try_get_u32().map_err(|_| cut())?;
     if compressed != 0 {
         return Err(Status::unimplemented("compressed requests are not supported"));
     }
-    if usize::try_from(length) != Ok(message.len()) {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if length > bytes_max {
+        let text = format!("a request has at most {bytes_max} bytes");
+        return Err(answer::refusal(Code::InvalidArgument, ReasonKind::Invalid, text, []));
+    }
+    // Until the rest has arrived.
+    let mut _room = None;
+    if chunk.len() < length {
+        _room = Some(account.take(Resource::RequestBytes, length).map_err(overloaded)?);
+        let mut message = BytesMut::with_capacity(length);
+        message.extend_from_slice(&chunk);
+        drop(chunk);
+        while message.len() < length {
+            let more = next_chunk(body).await?.ok_or_else(cut)?;
+            message.extend_from_slice(&more);
+        }
+        chunk = message.freeze();
+    }
+    let mut excess = chunk.len() - length;
+    while excess == 0
+        && let Some(more) = next_chunk(body).await?
+    {
+        excess = more.len();
+    }
+    if excess > 0 {
         return Err(Status::internal("the request must be exactly one message"));
     }
-    Ok(message)
+    Ok(chunk)
 }
 
 /// The next chunk of a body. Releases its flow-control capacity.
@@ -363,27 +440,48 @@ mod tests {
     use h2::{SendStream, client};
 
     use super::*;
-    use crate::{node::http2, protocol::Version};
+    use crate::{
+        node::{
+            http2,
+            limits::{Budgets, RESOURCES},
+        },
+        protocol::Version,
+    };
 
     type Answer = Result<Bytes, Status>;
 
+    const VALUE_BYTES_MAX: usize = 100;
+
     /// A connection to the service, and the calls that it passes on.
     async fn connected() -> (client::SendRequest<Bytes>, mpsc::Receiver<Call>) {
+        let (sender, called, _) = limited(&NodeLimits::default()).await;
+        (sender, called)
+    }
+
+    /// A connection to a service with these limits, the calls that it passes on, and the account of the connection.
+    async fn limited(
+        limits: &NodeLimits,
+    ) -> (client::SendRequest<Bytes>, mpsc::Receiver<Call>, Arc<Account>) {
         let (near, far) = tokio::io::duplex(1 << 16);
         let (calls, called) = mpsc::channel(16);
-        let sizes = Limits { value_bytes_max: 100 };
-        let service = Arc::new(KvService::new(calls, Arc::default(), NodeLimits::default(), sizes));
+        let sizes = Limits { value_bytes_max: VALUE_BYTES_MAX };
+        let service = Arc::new(KvService::new(calls, Arc::default(), limits.clone(), sizes));
+        let budgets = Arc::new(Budgets::new(&limits, message_bytes_max(sizes)));
+        let account = Account::new(budgets, Arc::default());
+        let connection = account.clone();
         tokio::spawn(async move {
             let take = |request: Request<RecvStream>, respond| {
                 let method = Method::of(request.uri().path()).expect("a method");
-                service.take(method, request, respond, &Arc::default());
+                service.take(method, request, respond, &connection);
             };
             let builder = h2::server::Builder::new();
-            http2::serve(&builder, far, take, future::pending()).await
+            let (meter, resets) = (connection.meter.clone(), http2::Resets::new(1000));
+            let within = Duration::from_secs(60);
+            http2::serve(&builder, far, &meter, within, resets, take, future::pending()).await
         });
         let (sender, connection) = client::handshake(near).await.expect("speaks HTTP/2");
         tokio::spawn(connection);
-        (sender, called)
+        (sender, called, account)
     }
 
     fn begin(
@@ -401,10 +499,17 @@ mod tests {
         if head.headers.contains_key(Status::GRPC_STATUS) {
             return Err(status(&head.headers));
         }
-        let message = read_message(&mut body, usize::MAX >> 1).await.expect("one message");
+        let account =
+            Account::new(Arc::new(Budgets::new(&NodeLimits::default(), 0)), Arc::default());
+        let message = read_message(&mut body, 8 << 20, &account).await.expect("one message");
         let trailers = body.trailers().await.expect("no error").expect("trailers");
         assert_eq!(status(&trailers).code(), Code::Ok);
         Ok(message)
+    }
+
+    fn reply(call: Call, reply: Reply) -> bool {
+        let Call { handle, held, account, .. } = call;
+        handle.send(reply, held, &account)
     }
 
     fn put() -> Bytes {
@@ -426,10 +531,10 @@ mod tests {
                 call = called.recv() => call.expect("a call"),
                 answer = &mut answer => panic!("not taken: {answer:?}"),
             };
-            let protocol::Request::Write(write) = call.request else { panic!("no write") };
+            let protocol::Request::Write(write) = &call.request else { panic!("no write") };
             assert_eq!(write.key.as_bytes(), b"k");
-            assert_eq!(write.value.expect("a value").as_bytes(), b"some value");
-            assert!(call.handle.send(Reply::Committed { version: Version::new(1, 7) }));
+            assert_eq!(write.value.as_ref().expect("a value").as_bytes(), b"some value");
+            assert!(reply(call, Reply::Committed { version: Version::new(1, 7) }));
             let message = answer.await.expect("ok");
             let put: pb::PutResponse = decode(message).expect("a message");
             assert_eq!(put.version, Some(pb::TxnId { epoch: 1, seq: 7 }));
@@ -444,7 +549,7 @@ mod tests {
         let short = put().slice(..put().len() - 1);
         let two = [put(), put()].concat();
         let foreign = [&[0, 0, 0, 0, 3][..], &[0xff; 3]].concat();
-        let large = vec![0; REQUEST_OVERHEAD_BYTES_MAX + 200];
+        let large = [&[0, 0xff, 0xff, 0xff, 0xff][..], &[0; 200]].concat();
         let cases: [(Bytes, Code); 6] = [
             (Bytes::new(), Code::Internal),
             (compressed.into(), Code::Unimplemented),
@@ -476,7 +581,7 @@ mod tests {
         body.send_data(encode(&request), true).expect("is sent");
         let call = called.recv().await.expect("a call");
         let value = protocol::Value::from(vec![7; 1 << 20]);
-        assert!(call.handle.send(Reply::Value(Some((Version::new(1, 7), value)))));
+        assert!(reply(call, Reply::Value(Some((Version::new(1, 7), value)))));
         let message = end(answer).await.expect("ok");
         let got: pb::GetResponse = decode(message).expect("a message");
         assert_eq!(got.found.expect("a value").value, vec![7; 1 << 20]);
@@ -503,9 +608,9 @@ mod tests {
         let (_there, mut body) = begin(&mut sender, "/twopc.v1.Kv/Put");
         body.send_data(put(), true).expect("is sent");
         let second = called.recv().await.expect("a call");
-        let reply = Reply::Committed { version: Version::new(1, 7) };
-        assert!(!first.handle.send(reply.clone()));
-        assert!(second.handle.send(reply));
+        let committed = Reply::Committed { version: Version::new(1, 7) };
+        assert!(!reply(first, committed.clone()));
+        assert!(reply(second, committed));
     }
 
     #[tokio::test]
@@ -533,6 +638,122 @@ mod tests {
                 assert_eq!((status.code(), reason), (Code::DeadlineExceeded, ReasonKind::Expired));
             }
         }
+    }
+
+    async fn get(sender: &mut client::SendRequest<Bytes>) -> client::ResponseFuture {
+        let (answer, mut body) = begin(sender, "/twopc.v1.Kv/Get");
+        let request = pb::GetRequest { key: "k".into() };
+        body.send_data(encode(&request), true).expect("is sent");
+        answer
+    }
+
+    fn is_overload(status: &Status) -> bool {
+        let reason = answer::reason(status).expect("certainly without effect");
+        status.code() == Code::ResourceExhausted
+            && reason.kind == ReasonKind::Overloaded
+            && reason.retry_after.is_some()
+    }
+
+    #[tokio::test]
+    async fn an_answer_keeps_its_slot_and_its_bytes_until_the_client_takes_it() {
+        let size = 1 << 20;
+        let limits = NodeLimits {
+            connection_max_inflight: 3,
+            connection_answer_bytes_max: 5 * size / 2,
+            ..NodeLimits::default()
+        };
+        let (mut sender, mut called, account) = limited(&limits).await;
+        let value = Reply::Value(Some((Version::new(1, 7), vec![7; size].into())));
+        // More than fits into the window of the connection, so none of it leaves before it is taken.
+        let mut answers = Vec::new();
+        for _ in 0..3 {
+            answers.push(get(&mut sender).await);
+            assert!(reply(called.recv().await.expect("a call"), value.clone()));
+        }
+        let heads = [answers.remove(0).await, answers.remove(0).await].map(|it| it.expect("ok"));
+        // The third does not fit any more: it had no effect, and is refused.
+        assert!(is_overload(&end(answers.remove(0)).await.expect_err("is refused")));
+        assert_eq!(account.used(Resource::Calls), 2);
+        assert!(account.used(Resource::AnswerBytes) > 2 * size);
+        let another = begin(&mut sender, "/twopc.v1.Kv/Put");
+        let fourth = end(begin(&mut sender, "/twopc.v1.Kv/Del").0).await.expect_err("is refused");
+        assert!(is_overload(&fourth), "a slot is taken by a call of which nothing has arrived");
+        drop(another);
+        let [first, second] = heads.map(|head| head.into_body());
+        // One stream is given up, the other is read.
+        drop(first);
+        let mut body = second;
+        while let Some(part) = body.data().await {
+            let part = part.expect("no error").len();
+            body.flow_control().release_capacity(part).expect("was taken");
+        }
+        body.trailers().await.expect("no error").expect("trailers");
+        let nothing = || RESOURCES.iter().all(|resource| account.used(*resource) == 0);
+        while !nothing() {
+            tokio::task::yield_now().await;
+        }
+        let next = get(&mut sender).await;
+        assert!(reply(called.recv().await.expect("a call"), Reply::Value(None)));
+        end(next).await.expect("ok");
+    }
+
+    #[tokio::test]
+    async fn requests_are_refused_by_their_prefix() {
+        let limits = NodeLimits { connection_request_bytes_max: 1, ..NodeLimits::default() };
+        let (mut sender, _called, account) = limited(&limits).await;
+        // Budgets have room for one request of the largest size.
+        let length = u32::try_from(VALUE_BYTES_MAX).expect("small") + (64 << 10);
+        let begin_put = |sender: &mut client::SendRequest<Bytes>, length: u32| {
+            let (answer, mut body) = begin(sender, "/twopc.v1.Kv/Put");
+            let prefix = [&[0][..], &length.to_be_bytes()].concat();
+            body.send_data(prefix.into(), false).expect("is sent");
+            (answer, body)
+        };
+        let (unfinished, body) = begin_put(&mut sender, length);
+        while account.used(Resource::RequestBytes) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let (refused, _body) = begin_put(&mut sender, length);
+        assert!(is_overload(&end(refused).await.expect_err("is refused")));
+        let (refused, _body) = begin_put(&mut sender, length + 1);
+        let status = end(refused).await.expect_err("is refused");
+        assert_eq!(answer::reason(&status).expect("ours").kind, ReasonKind::Invalid, "{status}");
+        drop((unfinished, body));
+        while account.used(Resource::RequestBytes) > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_arrive_is_refused_and_had_no_effect() {
+        let limits = NodeLimits { request_timeout_ms: 20, ..NodeLimits::default() };
+        let (mut sender, mut called, account) = limited(&limits).await;
+        let (answer, mut body) = begin(&mut sender, "/twopc.v1.Kv/Put");
+        body.send_data(put().slice(..7), false).expect("is sent");
+        let status = end(answer).await.expect_err("is refused");
+        assert_eq!(answer::reason(&status).expect("ours").kind, ReasonKind::Expired, "{status}");
+        assert!(called.try_recv().is_err());
+        assert_eq!(account.used(Resource::Calls), 0);
+    }
+
+    #[tokio::test]
+    async fn writes_are_admitted_by_bytes() {
+        let limits = NodeLimits { write_bytes_max: 1, ..NodeLimits::default() };
+        let (mut sender, mut called, account) = limited(&limits).await;
+        let value = vec![7; VALUE_BYTES_MAX];
+        let large = encode(&pb::PutRequest { key: "k".into(), value: value.into() });
+        let held = account.take(Resource::WriteBytes, 64 << 10).expect("there is room");
+        let (answer, mut body) = begin(&mut sender, "/twopc.v1.Kv/Put");
+        body.send_data(large.clone(), true).expect("is sent");
+        assert!(is_overload(&end(answer).await.expect_err("is refused")));
+        drop(held);
+        let (answer, mut body) = begin(&mut sender, "/twopc.v1.Kv/Put");
+        body.send_data(large, true).expect("is sent");
+        let call = called.recv().await.expect("a call");
+        assert!(account.used(Resource::WriteBytes) > VALUE_BYTES_MAX);
+        assert!(reply(call, Reply::Committed { version: Version::new(1, 7) }));
+        end(answer).await.expect("ok");
+        assert_eq!(account.used(Resource::WriteBytes), 0, "it is decided");
     }
 
     #[test]

@@ -9,12 +9,14 @@
 //! waits for a disk, a peer or a client. If there is a journal, an entry is written before its effect
 //! leaves the process.
 
+mod connections;
 pub(crate) mod descriptors;
 mod environment;
 mod event_loop;
 mod http2;
 mod inputs;
 mod kv_service;
+mod limits;
 mod peers;
 mod send_buffer;
 mod server;

@@ -19,17 +19,20 @@ use proto::v1::{
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{Notify, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
+    time::{MissedTickBehavior, interval},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
-    descriptors::{Connections, connections_max},
-    http2,
-    kv_service::{self, Call, KvService, Method},
+    connections::{Connections, SWEEP_INTERVAL},
+    descriptors::connections_max,
+    http2::{self, Resets, ServiceLimits},
+    kv_service::{self, Call, KvService, Method, message_bytes_max},
+    limits::{Account, Budgets, Resource},
     peers::Peers,
 };
 use crate::{
@@ -43,6 +46,8 @@ use crate::{
 
 /// The maximum size of request headers, as HTTP/2 counts it.
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
+/// The maximum size of a request of any service but `Kv`, and of the greeting of a peer.
+const SMALL_REQUEST_BYTES_MAX: u32 = 64 << 10;
 /// The size at which a chunk of a dump is sent.
 const DUMP_CHUNK_BYTES: usize = 256 << 10;
 /// The maximum number of concurrent dumps. Each prevents the reuse of the pages that it reads, and
@@ -76,75 +81,115 @@ pub(super) async fn serve(
     health: HealthService,
     stop: impl Future<Output = ()>,
 ) {
-    let mut accepted = Connections::new(connections_max(services.peers.send_buffers().count()));
-    let is_master = services.peers.me() == protocol::Node::Master;
-    let streams =
-        u32::try_from(services.limits.max_inflight).unwrap_or(u32::MAX).saturating_add(64);
     let Services { calls, inspections, stopping, peers, limits, sizes, cluster } = services;
-    let kv = is_master.then(|| Arc::new(KvService::new(calls, stopping, limits, sizes)));
-    let peer = (!is_master)
-        .then(|| PeerServer::new(PeerService(peers)).max_decoding_message_size(usize::MAX));
-    let inspect =
-        InspectService { inspections, cluster, dumps: Arc::new(Semaphore::new(DUMPS_MAX)) };
+    let mut accepted = Connections::new(connections_max(peers.send_buffers().count()), &limits);
+    let budgets = Arc::new(Budgets::new(&limits, message_bytes_max(sizes)));
+    let streams_max = budgets.connection_calls_max();
+    let is_master = peers.me() == protocol::Node::Master;
+    let kv = is_master.then(|| Arc::new(KvService::new(calls, stopping, limits.clone(), sizes)));
+    let peer = (!is_master).then(|| {
+        let bytes_max = peers.batch_bytes_max();
+        PeerServer::new(PeerService(peers.clone())).max_decoding_message_size(bytes_max)
+    });
+    let dumps = Arc::new(Semaphore::new(DUMPS_MAX));
+    let inspect = InspectService { inspections, cluster, dumps, peers };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    let small = SMALL_REQUEST_BYTES_MAX as usize;
     let current = reflection().build_v1().expect("the descriptors are generated");
     // Clients of some languages know only the older version, Python's among them.
     let older = reflection().build_v1alpha().expect("the descriptors are generated");
-    let rest = Routes::new(InspectServer::new(inspect))
-        .add_service(health)
-        .add_service(current)
-        .add_service(older)
+    let rest = Routes::new(InspectServer::new(inspect).max_decoding_message_size(small))
+        .add_service(health.max_decoding_message_size(small))
+        .add_service(current.max_decoding_message_size(small))
+        .add_service(older.max_decoding_message_size(small))
         .prepare();
-    let router = Router { kv, peer, rest };
+    let within = Duration::from_millis;
+    let service_limits = ServiceLimits {
+        first_message_bytes_max: SMALL_REQUEST_BYTES_MAX,
+        timeout: within(limits.request_timeout_ms),
+    };
+    let router = Router { kv, peer, rest, service_limits };
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_header_list_size(HEADERS_BYTES_MAX)
-        .max_concurrent_streams(streams)
+        .max_concurrent_streams(u32::try_from(streams_max).unwrap_or(u32::MAX))
+        // Requests are refused while their bodies arrive. The rest of a body that belongs to no known stream would
+        // be taken for an error of the client.
+        .max_concurrent_reset_streams(streams_max)
         // Clients that time out while this process is paused reset their calls all at once. By
         // default h2 takes that for an attack and closes their connections.
-        .max_pending_accept_reset_streams(streams as usize);
-    let builder = Arc::new(builder);
+        .max_pending_accept_reset_streams(streams_max);
+    let serving = Arc::new(Serving {
+        builder,
+        router,
+        handshake_timeout: within(limits.handshake_timeout_ms),
+        resets_max: 2 * streams_max,
+    });
 
     let mut stop = pin!(stop);
     let (stopping, stopped) = watch::channel(());
     let mut connections = JoinSet::new();
+    let mut sweep = interval(SWEEP_INTERVAL);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = &mut stop => break,
             stream = accept(&listener) => {
-                let meter = stream.meter();
+                let account = Account::new(budgets.clone(), stream.meter());
+                let close = Arc::new(Notify::new());
                 accepted.make_room().await;
-                let served = serve_connection(builder.clone(), stream, router.clone(), stopped.clone());
-                accepted.add(connections.spawn(served), meter);
+                let ended = ended(stopped.clone(), close.clone());
+                let served = serving.clone().serve(stream, account.clone(), ended);
+                accepted.add(connections.spawn(served), account, close);
             }
             Some(_) = connections.join_next() => {}
+            now = sweep.tick() => accepted.sweep(now),
         }
     }
     drop((listener, stopping));
     while connections.join_next().await.is_some() {}
 }
 
-/// Serves a connection until it closes, and accepts no new calls once the node stops.
-async fn serve_connection(
-    builder: Arc<h2::server::Builder>,
-    stream: Metered<TcpStream>,
-    router: Router,
-    mut stopped: watch::Receiver<()>,
-) {
-    let meter = stream.meter();
-    let stopped = async {
+/// Completes when a connection is to accept no new calls: the node stops, or nobody uses the connection.
+async fn ended(mut stopped: watch::Receiver<()>, close: Arc<Notify>) {
+    tokio::select! {
         // Nothing is ever sent: the sender is dropped.
-        let _ = stopped.changed().await;
-    };
-    let take = |request, respond| router.take(request, respond, &meter);
-    if let Err(error) = http2::serve(&builder, stream, take, stopped).await {
-        tracing::debug!("a connection failed: {error}");
+        _ = stopped.changed() => {}
+        () = close.notified() => {}
+    }
+}
+
+/// How connections are served.
+struct Serving {
+    builder: h2::server::Builder,
+    router: Router,
+    handshake_timeout: Duration,
+    /// Calls that the client of a connection may reset at once.
+    resets_max: usize,
+}
+
+impl Serving {
+    /// Serves a connection until it closes, and accepts no new calls once `ended` completes.
+    async fn serve(
+        self: Arc<Self>,
+        stream: Metered<TcpStream>,
+        account: Arc<Account>,
+        ended: impl Future<Output = ()>,
+    ) {
+        let Serving { builder, router, handshake_timeout, resets_max } = &*self;
+        let take = |request, respond| router.take(request, respond, &account);
+        let resets = Resets::new(*resets_max);
+        let served =
+            http2::serve(builder, stream, &account.meter, *handshake_timeout, resets, take, ended);
+        if let Err(error) = served.await {
+            tracing::debug!("a connection failed: {error}");
+        }
     }
 }
 
@@ -154,30 +199,41 @@ struct Router {
     kv: Option<Arc<KvService>>,
     peer: Option<PeerServer<PeerService>>,
     rest: Routes,
+    service_limits: ServiceLimits,
 }
 
 impl Router {
     fn take(
         &self,
         mut request: Request<RecvStream>,
-        respond: SendResponse<Bytes>,
-        meter: &Arc<Meter>,
+        mut respond: SendResponse<Bytes>,
+        account: &Arc<Account>,
     ) {
         let path = request.uri().path();
         if let (Some(kv), Some(method)) = (&self.kv, Method::of(path)) {
-            kv.take(method, request, respond, meter);
+            kv.take(method, request, respond, account);
             return;
         }
+        let slot = match account.take(Resource::OtherCalls, 1) {
+            Ok(slot) => slot,
+            Err(why) => {
+                let refusal = Status::resource_exhausted(why.to_string()).into_http();
+                // The client may have disconnected.
+                let _ = respond.send_response(refusal, true);
+                return;
+            }
+        };
         let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
-        match (service, &self.peer) {
-            (Some((PEER, _)), Some(peer)) => {
-                request.extensions_mut().insert(meter.clone());
-                tokio::spawn(http2::forward(peer.clone(), request, respond));
+        let is_peer = matches!(service, Some((PEER, _)));
+        let (peer, rest, limits) = (self.peer.clone(), self.rest.clone(), self.service_limits);
+        request.extensions_mut().insert(account.meter.clone());
+        tokio::spawn(async move {
+            match peer.filter(|_| is_peer) {
+                Some(peer) => http2::forward(peer, request, respond, limits).await,
+                None => http2::forward(rest, request, respond, limits).await,
             }
-            _ => {
-                tokio::spawn(http2::forward(self.rest.clone(), request, respond));
-            }
-        }
+            drop(slot);
+        });
     }
 }
 
@@ -252,6 +308,7 @@ struct InspectService {
     inspections: mpsc::Sender<InspectRequest>,
     cluster: String,
     dumps: Arc<Semaphore>,
+    peers: Arc<Peers>,
 }
 
 impl InspectService {
@@ -286,6 +343,7 @@ impl Inspect for InspectService {
             ready: status.ready,
             live: status.live.into_iter().map(wire::node_to_wire).collect(),
             unsettled: unsettled.collect(),
+            refused: self.peers.refusals().count(),
         }))
     }
 

@@ -10,6 +10,7 @@ use crate::{
     RowError, Schema, StoreError, codec,
     environment::{Environment, Table},
     memtable::Changes,
+    wal::Anchor,
 };
 
 /// Rows longer than this may be stored in overflow pages.
@@ -55,13 +56,14 @@ impl Checkpointer {
         for (key, (version, _)) in changed {
             let row = environment.entries.get(&txn, key.as_ref());
             let row = row.map_err(environment.error("cannot read"))?;
-            self.check_version_grows::<S>(*version, row.and_then(codec::version_of_entry::<S>))?;
+            let current = row.and_then(|row| codec::version_of_entry::<S>(key.as_ref(), row));
+            self.check_version_grows::<S>(*version, current)?;
         }
         Ok(())
     }
 
-    /// Replaces the facts in the tables, writes the changed entries, and records the WAL
-    /// generation, in one durable transaction.
+    /// Replaces the facts in the tables, writes the changed entries, and records the anchor of the WAL,
+    /// in one durable transaction.
     ///
     /// # Errors
     /// The tables cannot be written, or a key would go back to an earlier version.
@@ -69,13 +71,14 @@ impl Checkpointer {
         &mut self,
         facts: &S::Facts,
         changed: &Changes<S>,
-        generation: u64,
+        anchor: &Anchor,
     ) -> Result<(), StoreError> {
         let environment = self.environment.clone();
         let mut txn = environment.write()?;
         self.write_facts::<S>(&mut txn, facts)?;
         self.write_entries::<S>(&mut txn, changed)?;
-        environment.set_checkpoint_generation(&mut txn, generation)?;
+        environment.set_anchor(&mut txn, anchor)?;
+        environment.set_format(&mut txn)?;
         txn.commit().map_err(environment.error("cannot commit"))
     }
 
@@ -127,7 +130,8 @@ impl Checkpointer {
         changed.sort_unstable_by_key(|(key, _)| *key);
         for (key, (version, value)) in changed {
             let before = entries.get(txn, key.as_ref()).map_err(&failed)?;
-            self.check_version_grows::<S>(*version, before.and_then(codec::version_of_entry::<S>))?;
+            let current = before.and_then(|row| codec::version_of_entry::<S>(key.as_ref(), row));
+            self.check_version_grows::<S>(*version, current)?;
             let before = before.map(<[u8]>::len);
             if let Some(value) = value {
                 codec::encode_entry::<S>(key, *version, value, &mut self.row);

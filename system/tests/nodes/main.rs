@@ -13,6 +13,8 @@ mod crash_points;
 #[cfg(feature = "test-hooks")]
 mod journal;
 #[cfg(feature = "test-hooks")]
+mod limits;
+#[cfg(feature = "test-hooks")]
 mod refusals;
 #[cfg(feature = "test-hooks")]
 mod replica;
@@ -32,5 +34,5 @@ mod skipped {
         )*};
     }
 
-    skipped! { beginning client cluster crash_points journal refusals replica strangers }
+    skipped! { beginning client cluster crash_points journal limits refusals replica strangers }
 }

@@ -1,6 +1,8 @@
 //! The file that describes a system: its tables as types, and what is checked of them before anything is
 //! started.
 
+mod raw;
+
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
@@ -11,9 +13,9 @@ use checker::levels::Level;
 use history::Function;
 use lab::{fault::FaultAction, workloads};
 use regex_lite::Regex;
-use serde::Deserialize;
 use toml::Spanned;
 
+use self::raw::{File, RawClient, RawFaults, RawFile, RawOperation, RawReady, RawRole, Text};
 use crate::{
     http::{Operation, Place},
     template::{self, Template},
@@ -136,116 +138,6 @@ pub enum ClientSpec {
         /// How each operation is asked for.
         operations: BTreeMap<Function, Operation>,
     },
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    system: System,
-    roles: BTreeMap<String, RawRole>,
-    #[serde(default)]
-    files: Vec<RawFile>,
-    #[serde(default)]
-    hooks: RawHooks,
-    client: Spanned<RawClient>,
-    #[serde(default)]
-    claims: BTreeMap<Spanned<String>, Spanned<String>>,
-    #[serde(default)]
-    faults: RawFaults,
-}
-
-type Text = Spanned<String>;
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct System {
-    name: Text,
-    version_cmd: Option<Vec<Text>>,
-    /// The package that contains the programs, for the message when one is missing.
-    package: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRole {
-    count: Spanned<u32>,
-    start: Spanned<Vec<Text>>,
-    first_start: Option<Spanned<Vec<Text>>>,
-    #[serde(default)]
-    env: BTreeMap<String, Text>,
-    ports: Vec<Text>,
-    ready: Spanned<RawReady>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawReady {
-    tcp: Option<Text>,
-    http: Option<Text>,
-    contains: Option<String>,
-    log: Option<Text>,
-    cmd: Option<Spanned<Vec<Text>>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawFile {
-    role: Option<Text>,
-    path: Text,
-    template: Text,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawHooks {
-    prepare: Option<Spanned<Vec<Text>>>,
-    after_start: Option<Spanned<Vec<Text>>>,
-    leader: Option<Spanned<Vec<Text>>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawClient {
-    kind: Text,
-    command: Option<Spanned<Vec<Text>>>,
-    #[serde(default)]
-    env: BTreeMap<String, Text>,
-    port: Option<Text>,
-    #[serde(default)]
-    ops: BTreeMap<Text, Spanned<RawOperation>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawOperation {
-    method: Text,
-    path: Text,
-    #[serde(default)]
-    headers: BTreeMap<String, Text>,
-    body: Option<Text>,
-    ok: Vec<u16>,
-    #[serde(default)]
-    fail: Vec<u16>,
-    #[serde(default)]
-    absent: Vec<u16>,
-    value: Option<Text>,
-    succeeded: Option<Text>,
-    #[serde(default)]
-    base64: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RawFaults {
-    kill: bool,
-    pause: bool,
-    restart: bool,
-}
-
-impl Default for RawFaults {
-    fn default() -> Self {
-        RawFaults { kill: true, pause: true, restart: true }
-    }
 }
 
 /// The text of a file, which turns positions into lines.

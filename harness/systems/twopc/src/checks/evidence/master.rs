@@ -175,7 +175,10 @@ impl JournalVisitor for MasterScan {
                     out.fact(FactKind::Decided(txn, key));
                 }
             }
-            Event::Client { .. } | Event::Timer(_) | Event::ReadResult { .. } => {}
+            Event::Client { .. }
+            | Event::Timer(_)
+            | Event::ReadResult { .. }
+            | Event::ReadFailed { .. } => {}
         }
     }
 

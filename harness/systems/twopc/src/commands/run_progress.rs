@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::run::{self, CompletedRun, RunError, RunOptions};
 use history::{Action, Event, Kind, NemesisEvent, nemesis::InjectionKind};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::progress::RunProgress;
 use tokio::sync::watch;
-use twopc::run::{self, CompletedRun, RunError, RunOptions};
 
 /// How often a line is written if standard error is not a terminal.
 const LINE_PERIOD: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ const REDRAW_PERIOD: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// The harness cannot do its part.
-pub(crate) async fn run_with_progress(
+pub async fn run_with_progress(
     options: &RunOptions,
     interrupt: watch::Receiver<bool>,
 ) -> Result<CompletedRun, RunError> {
@@ -35,7 +35,7 @@ pub(crate) async fn run_with_progress(
 }
 
 /// The progress of one run.
-pub(crate) struct Progress {
+pub struct Progress {
     state: Mutex<State>,
 }
 
@@ -54,7 +54,8 @@ struct State {
 
 impl Progress {
     /// The progress of a run whose load lasts for `limit`.
-    pub(crate) fn new(limit: Duration) -> Self {
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
             // `wide_msg` truncates: a line that wraps could not be redrawn.
@@ -84,7 +85,7 @@ impl Progress {
     }
 
     /// Removes the live line.
-    pub(crate) fn finish(&self) {
+    pub fn finish(&self) {
         if let Some(bar) = &self.lock().bar {
             bar.finish_and_clear();
         }

@@ -1,0 +1,256 @@
+//! What clients may use of a node at one time: calls, bytes of requests that are being read, bytes of writes in
+//! progress, and bytes of answers that the kernel has not accepted. Each is bounded for the node, and to a part of
+//! that for a connection, so that one connection cannot keep the others out. Does not know what is called.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use crate::{config::NodeLimits, meter::Meter};
+
+/// Calls of the other services than `Kv` that may be in progress, at the node and on a connection. Some last: the
+/// streams of peers, and those that watch the health.
+const OTHER_CALLS_MAX: usize = 256;
+const CONNECTION_OTHER_CALLS_MAX: usize = 32;
+
+/// What is bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resource {
+    /// Calls of `Kv`, from their arrival until the answer has left, or until it is known that nobody waits for it.
+    Calls,
+    /// Calls of the other services.
+    OtherCalls,
+    /// Announced bytes of requests that have not arrived in full.
+    RequestBytes,
+    /// Bytes of writes that are not decided.
+    WriteBytes,
+    /// Bytes of answers that the kernel has not accepted.
+    AnswerBytes,
+}
+
+/// Every resource.
+pub(super) const RESOURCES: [Resource; 5] = [
+    Resource::Calls,
+    Resource::OtherCalls,
+    Resource::RequestBytes,
+    Resource::WriteBytes,
+    Resource::AnswerBytes,
+];
+
+/// A number for each resource.
+#[derive(Debug, Default)]
+struct Amounts<T>([T; RESOURCES.len()]);
+
+impl<T> Amounts<T> {
+    fn of(&self, resource: Resource) -> &T {
+        &self.0[resource as usize]
+    }
+}
+
+/// The limits of a node, and what is in use.
+#[derive(Debug)]
+pub(super) struct Budgets {
+    used: Amounts<AtomicUsize>,
+    node_max: Amounts<usize>,
+    connection_max: Amounts<usize>,
+}
+
+impl Budgets {
+    /// The budgets for these limits. There is always room for one message of the largest size.
+    pub(super) fn new(limits: &NodeLimits, message_bytes_max: usize) -> Self {
+        let maximum = |resource| {
+            let (node, connection) = match resource {
+                Resource::Calls => (limits.max_inflight, limits.connection_max_inflight),
+                Resource::OtherCalls => (OTHER_CALLS_MAX, CONNECTION_OTHER_CALLS_MAX),
+                Resource::RequestBytes => {
+                    (limits.request_bytes_max, limits.connection_request_bytes_max)
+                }
+                Resource::WriteBytes => (limits.write_bytes_max, limits.connection_write_bytes_max),
+                Resource::AnswerBytes => {
+                    (limits.answer_bytes_max, limits.connection_answer_bytes_max)
+                }
+            };
+            let least = match resource {
+                Resource::Calls | Resource::OtherCalls => 1,
+                Resource::RequestBytes | Resource::WriteBytes | Resource::AnswerBytes => {
+                    message_bytes_max
+                }
+            };
+            (node.max(least), connection.min(node).max(least))
+        };
+        Budgets {
+            used: Amounts::default(),
+            node_max: Amounts(RESOURCES.map(|resource| maximum(resource).0)),
+            connection_max: Amounts(RESOURCES.map(|resource| maximum(resource).1)),
+        }
+    }
+
+    /// What all connections together use of a resource.
+    pub(super) fn used(&self, resource: Resource) -> usize {
+        self.used.of(resource).load(Ordering::Relaxed)
+    }
+
+    /// The largest number of calls of one connection, of all services.
+    pub(super) fn connection_calls_max(&self) -> usize {
+        self.connection_max.of(Resource::Calls) + self.connection_max.of(Resource::OtherCalls)
+    }
+}
+
+/// What a connection uses.
+#[derive(Debug)]
+pub(super) struct Account {
+    budgets: Arc<Budgets>,
+    used: Amounts<AtomicUsize>,
+    /// The meter of the connection.
+    pub(super) meter: Arc<Meter>,
+}
+
+/// There is no room for more of a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Exhausted {
+    resource: Resource,
+    /// Whether the connection uses up its part, or all connections together the whole.
+    on_connection: bool,
+    max: usize,
+}
+
+impl fmt::Display for Exhausted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.resource {
+            Resource::Calls => "calls are in progress",
+            Resource::OtherCalls => "calls of this kind are in progress",
+            Resource::RequestBytes => "bytes of requests are arriving",
+            Resource::WriteBytes => "bytes of writes are in progress",
+            Resource::AnswerBytes => "bytes of answers wait to be taken",
+        };
+        let of = if self.on_connection { "a connection" } else { "the node" };
+        write!(f, "too many {what}; the limit of {of} is {}", self.max)
+    }
+}
+
+impl Account {
+    /// Opens the account of a connection.
+    pub(super) fn new(budgets: Arc<Budgets>, meter: Arc<Meter>) -> Arc<Self> {
+        Arc::new(Account { budgets, used: Amounts::default(), meter })
+    }
+
+    /// Takes an amount of a resource, until the hold is dropped.
+    ///
+    /// # Errors
+    /// The connection or the node has no room for it.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        resource: Resource,
+        amount: usize,
+    ) -> Result<Hold, Exhausted> {
+        let Budgets { used, node_max, connection_max } = &*self.budgets;
+        let exhausted = |on_connection, max| Exhausted { resource, on_connection, max };
+        let own_max = *connection_max.of(resource);
+        if !add(self.used.of(resource), amount, own_max) {
+            return Err(exhausted(true, own_max));
+        }
+        let max = *node_max.of(resource);
+        if !add(used.of(resource), amount, max) {
+            self.used.of(resource).fetch_sub(amount, Ordering::Relaxed);
+            return Err(exhausted(false, max));
+        }
+        Ok(Hold { account: self.clone(), resource, amount })
+    }
+
+    /// Whether there is room for any more of a resource.
+    ///
+    /// # Errors
+    /// The connection or the node has none.
+    pub(super) fn check(&self, resource: Resource) -> Result<(), Exhausted> {
+        let Budgets { node_max, connection_max, .. } = &*self.budgets;
+        for (on_connection, used, max) in [
+            (true, self.used(resource), *connection_max.of(resource)),
+            (false, self.budgets.used(resource), *node_max.of(resource)),
+        ] {
+            if used >= max {
+                return Err(Exhausted { resource, on_connection, max });
+            }
+        }
+        Ok(())
+    }
+
+    /// What the connection uses of a resource.
+    pub(super) fn used(&self, resource: Resource) -> usize {
+        self.used.of(resource).load(Ordering::Relaxed)
+    }
+}
+
+/// Adds an amount unless the sum would exceed a maximum.
+fn add(used: &AtomicUsize, amount: usize, max: usize) -> bool {
+    let sum = |used: usize| used.checked_add(amount).filter(|sum| *sum <= max);
+    used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, sum).is_ok()
+}
+
+/// An amount in use. It is given back when this is dropped.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Hold {
+    account: Arc<Account>,
+    resource: Resource,
+    amount: usize,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let Hold { account, resource, amount } = self;
+        account.used.of(*resource).fetch_sub(*amount, Ordering::Relaxed);
+        account.budgets.used.of(*resource).fetch_sub(*amount, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(budgets: &Arc<Budgets>) -> Arc<Account> {
+        Account::new(budgets.clone(), Arc::default())
+    }
+
+    #[test]
+    fn a_connection_has_a_part_and_gives_back_what_it_held() {
+        let limits = NodeLimits {
+            write_bytes_max: 300,
+            connection_write_bytes_max: 200,
+            ..NodeLimits::default()
+        };
+        let budgets = Arc::new(Budgets::new(&limits, 100));
+        let [one, other] = [account(&budgets), account(&budgets)];
+        let held = one.take(Resource::WriteBytes, 200).expect("its part");
+        let why = one.take(Resource::WriteBytes, 1).expect_err("its part is used up");
+        assert_eq!(
+            why.to_string(),
+            "too many bytes of writes are in progress; the limit of a connection is 200"
+        );
+        let of_other = other.take(Resource::WriteBytes, 100).expect("the rest");
+        let why = other.take(Resource::WriteBytes, 1).expect_err("nothing is left");
+        assert_eq!(
+            why.to_string(),
+            "too many bytes of writes are in progress; the limit of the node is 300"
+        );
+        assert_eq!(other.used(Resource::WriteBytes), 100, "a refusal takes nothing");
+        assert_eq!(other.check(Resource::WriteBytes), Err(why));
+        assert_eq!(other.check(Resource::AnswerBytes), Ok(()));
+        drop(held);
+        assert_eq!((one.used(Resource::WriteBytes), budgets.used(Resource::WriteBytes)), (0, 100));
+        drop(of_other);
+        assert_eq!(budgets.used(Resource::WriteBytes), 0);
+    }
+
+    #[test]
+    fn there_is_room_for_one_message_of_any_size() {
+        let limits = NodeLimits { request_bytes_max: 1, ..NodeLimits::default() };
+        let budgets = Arc::new(Budgets::new(&limits, 1000));
+        let held = account(&budgets).take(Resource::RequestBytes, 1000).expect("there is room");
+        assert!(account(&budgets).take(Resource::RequestBytes, 1).is_err());
+        drop(held);
+    }
+}
