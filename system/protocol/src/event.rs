@@ -33,6 +33,8 @@ pub enum Event {
     Persisted(Lsn),
     /// A timer expired.
     Timer(TimerId),
+    /// The process is about to stop, by order. The machine says so and then takes no more events.
+    Leave,
     /// The result of a read that was requested with [`Effect::Serve`]. It does not change the machine.
     ReadResult {
         /// The read.
