@@ -312,6 +312,9 @@ impl<S: Schema> fmt::Debug for Store<S> {
     }
 }
 
+/// A key, and its entry or how that is damaged.
+type Stored<S> = (<S as Schema>::Key, Result<Versioned<S>, StoreError>);
+
 /// Every live key of a [`Store`] at one moment, with its version and value.
 pub struct Entries<S: Schema> {
     /// Declared before the environment, so that it is dropped first.
@@ -323,7 +326,7 @@ pub struct Entries<S: Schema> {
     last: Option<S::Key>,
     /// The next entry of the database, not returned yet. If it is damaged, a change of its key may hide
     /// that.
-    stored: Option<(S::Key, Result<Versioned<S>, StoreError>)>,
+    stored: Option<Stored<S>>,
     /// The database is exhausted or has failed.
     done: bool,
 }

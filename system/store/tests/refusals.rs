@@ -257,7 +257,7 @@ fn a_full_map_refuses_values_and_goes_on_with_a_wal_too() {
     for round in 0..3 {
         let put = |n: u32| {
             // Short ones, and long ones that have pages of their own.
-            database.put(&numbered(n), &vec![b'v'; if n % 3 == 0 { 9000 } else { 300 }])
+            database.put(&numbered(n), &vec![b'v'; if n.is_multiple_of(3) { 9000 } else { 300 }])
         };
         let (durable, error) =
             (0..).find_map(|n| put(n).err().map(|error| (n, error))).expect("it fails");

@@ -95,11 +95,8 @@ impl Wal {
         options: WalOptions,
     ) -> Result<(Wal, Vec<S::Record>), StoreError> {
         let open = |number| Segment::open(dir, id, number, options.sync_mode);
-        let (segments, bytes) = match (open(0)?, open(1)?) {
-            ((first, first_bytes), (second, second_bytes)) => {
-                ([first, second], [first_bytes, second_bytes])
-            }
-        };
+        let ((first, first_bytes), (second, second_bytes)) = (open(0)?, open(1)?);
+        let (segments, bytes) = ([first, second], [first_bytes, second_bytes]);
         let generation = |number, salt| Generation {
             bytes: &bytes[slot(number)],
             path: segments[slot(number)].path(),

@@ -168,12 +168,12 @@ fn history(rules: Rules, mut between: impl FnMut(&Disk, &Content, &Content, &[u6
     for n in 1..25 {
         let before = disk.content();
         let next = [record(n, n as usize % 4 * 3000)];
-        if !wal.prepare_frame::<Raw>(&next) {
+        if wal.prepare_frame::<Raw>(&next) {
+            wal.append_frame().expect("written");
+        } else {
             disk.checkpoint(&mut wal);
             durable.clear();
             append(&mut wal, &next);
-        } else {
-            wal.append_frame().expect("written");
         }
         let mut written = durable.clone();
         written.push(n);
