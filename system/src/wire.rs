@@ -112,6 +112,11 @@ pub(crate) fn blob_from_wire(bytes: &Bytes) -> Blob {
     Blob::from(bytes.as_ref())
 }
 
+/// Encodes a duration, in whole milliseconds.
+pub(crate) fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Encodes the result of a read.
 pub(crate) fn found_to_wire(found: Option<(Version, Blob)>) -> Option<pb::Found> {
     found.map(|(version, value)| pb::Found {
@@ -186,7 +191,10 @@ fn body_to_wire(body: Body) -> envelope::Body {
             Wire::NotServing(pb::NotServing { read: Some(read_to_wire(read)) })
         }
         Body::Heartbeat => Wire::Heartbeat(pb::Heartbeat {}),
-        Body::Alive { incarnation } => Wire::Alive(pb::Alive { incarnation }),
+        Body::Alive { incarnation, force_age } => {
+            let force_age_ms = ms(force_age);
+            Wire::Alive(pb::Alive { incarnation, force_age_ms })
+        }
         Body::Stale { promised } => Wire::Stale(pb::Stale { promised }),
         Body::Veto { txn } => Wire::Veto(pb::Veto { txn: Some(txn_to_wire(txn)) }),
         Body::PeerInquire { txn } => {
@@ -264,7 +272,10 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         }
         Wire::NotServing(not) => Body::NotServing { read: read_from_wire(not.read)? },
         Wire::Heartbeat(pb::Heartbeat {}) => Body::Heartbeat,
-        Wire::Alive(alive) => Body::Alive { incarnation: alive.incarnation },
+        Wire::Alive(alive) => Body::Alive {
+            incarnation: alive.incarnation,
+            force_age: Duration::from_millis(alive.force_age_ms),
+        },
         Wire::Stale(stale) => Body::Stale { promised: stale.promised },
         Wire::Veto(veto) => Body::Veto { txn: txn_from_wire(veto.txn)? },
         Wire::PeerInquire(inquire) => Body::PeerInquire { txn: txn_from_wire(inquire.txn)? },
@@ -377,7 +388,10 @@ mod tests {
             (any::<u64>(), prop::collection::vec((txn(), blob()), 0..4))
                 .prop_map(|(incarnation, in_doubt)| Body::FenceOk { incarnation, in_doubt }),
             Just(Body::Heartbeat),
-            any::<u64>().prop_map(|incarnation| Body::Alive { incarnation }),
+            (any::<u64>(), any::<u64>()).prop_map(|(incarnation, ms)| Body::Alive {
+                incarnation,
+                force_age: Duration::from_millis(ms),
+            }),
             any::<u64>().prop_map(|promised| Body::Stale { promised }),
         ];
         let writes = prop_oneof![

@@ -764,6 +764,9 @@ pub struct Alive {
     /// The incarnation of the replica.
     #[prost(uint64, tag = "1")]
     pub incarnation: u64,
+    /// How long the oldest force of its disk has been under way, in milliseconds; 0 if there is none, or not for long.
+    #[prost(uint64, tag = "2")]
+    pub force_age_ms: u64,
 }
 /// Replica to master: a newer master has fenced the receiver off.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1238,6 +1241,13 @@ pub struct StatusResponse {
     /// those in doubt, whose keys are locked.
     #[prost(message, repeated, tag = "8")]
     pub unsettled: ::prost::alloc::vec::Vec<Unsettled>,
+    /// How long the oldest force of the node's disk has been under way, in milliseconds; 0 if there is none, or not for
+    /// long.
+    #[prost(uint64, tag = "9")]
+    pub force_age_ms: u64,
+    /// Master: the slots of the replicas that are not live because a force takes too long there.
+    #[prost(uint32, repeated, tag = "10")]
+    pub stalled: ::prost::alloc::vec::Vec<u32>,
 }
 /// An unfinished transaction.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1250,14 +1260,21 @@ pub struct Unsettled {
     pub key: ::prost::bytes::Bytes,
 }
 /// Requests every entry.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DumpRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DumpRequest {
+    /// Only the entries after this key; empty: all.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub after: ::prost::bytes::Bytes,
+}
 /// A chunk of entries.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DumpResponse {
     /// In key order.
     #[prost(message, repeated, tag = "1")]
     pub entries: ::prost::alloc::vec::Vec<Entry>,
+    /// In the first chunk: every transaction below it is finished, and if it was committed, it is in the dump.
+    #[prost(message, optional, tag = "2")]
+    pub watermark: ::core::option::Option<TxnId>,
 }
 /// An entry of the store.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1380,7 +1397,8 @@ pub mod inspect_client {
             req.extensions_mut().insert(GrpcMethod::new("twopc.v1.Inspect", "Status"));
             self.inner.unary(req, path, codec).await
         }
-        /// Every entry of the node's store at one moment, in key order. The master has none.
+        /// Every entry of the node's store at one moment, in key order. The master has none. A dump that takes longer than the
+        /// configuration allows ends with DEADLINE_EXCEEDED; another one can begin after the last key.
         pub async fn dump(
             &mut self,
             request: impl tonic::IntoRequest<super::DumpRequest>,
@@ -1428,7 +1446,8 @@ pub mod inspect_server {
             >
             + std::marker::Send
             + 'static;
-        /// Every entry of the node's store at one moment, in key order. The master has none.
+        /// Every entry of the node's store at one moment, in key order. The master has none. A dump that takes longer than the
+        /// configuration allows ends with DEADLINE_EXCEEDED; another one can begin after the last key.
         async fn dump(
             &self,
             request: tonic::Request<super::DumpRequest>,

@@ -23,7 +23,10 @@ mod recovery;
 mod takeover;
 mod writes;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use super::{
     AbortReason, Body, CallId, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn,
@@ -41,6 +44,8 @@ pub struct Coordinator {
     /// The last record appended by this incarnation.
     lsn: Lsn,
     epoch: u64,
+    /// How long the oldest force at the master has been under way.
+    force_age: Duration,
     /// EPOCH is durable, so the machine may act.
     active: bool,
     /// The machine has halted and ignores events.
@@ -77,6 +82,8 @@ struct Member {
     incarnation: u64,
     /// Has completed the handshake of this epoch, and answers heartbeats.
     live: bool,
+    /// Reports that its oldest force takes too long. It is heard, and keeps its handshake, but nothing is asked of it.
+    stalled: bool,
     /// Heartbeats sent since the last message from the replica.
     missed_heartbeats: u8,
     /// The operator has been warned about a different store in this slot.
@@ -169,6 +176,7 @@ impl Coordinator {
         let mut this = Coordinator {
             lsn: 0,
             epoch: 0,
+            force_age: Duration::ZERO,
             active: false,
             halted: false,
             last_seq: 0,
@@ -226,6 +234,7 @@ impl Coordinator {
                 self.send_read(self.last_read, get, effects);
             }
             Event::Persisted(lsn) => self.on_persisted(lsn, effects),
+            Event::ForceAge(age) => self.force_age = age,
             // Before EPOCH is durable the recovered records may still be lost, so no answer may
             // rely on them. Senders retransmit.
             _ if !self.active => {}
@@ -263,7 +272,9 @@ impl Coordinator {
             incarnation: self.epoch,
             watermark: self.watermark(),
             ready: self.takes_writes() && !self.halted,
-            live: self.live().nodes(),
+            live: self.in_service().nodes(),
+            force_age: self.force_age,
+            stalled: self.live().without(self.in_service()).nodes(),
             unsettled: txns.chain(aborted).collect(),
         }
     }
@@ -332,8 +343,10 @@ impl Coordinator {
             Body::FenceOk { incarnation, in_doubt } if epoch == self.epoch => {
                 self.on_fence_ok(slot, incarnation, in_doubt, watermark, effects);
             }
-            Body::Alive { incarnation } => {
+            Body::Alive { incarnation, force_age } => {
+                let stalled = force_age > self.config.timing.force_age_max;
                 let member = &mut self.members[usize::from(slot) - 1];
+                member.stalled = stalled;
                 if incarnation > member.incarnation {
                     member.incarnation = incarnation;
                     member.live = false;

@@ -131,6 +131,9 @@ pub enum Body {
         /// The incarnation of the replica.
         #[serde(alias = "boot")]
         incarnation: u64,
+        /// How long its oldest force has been under way; zero if there is none, or not for long.
+        #[serde(default, skip_serializing_if = "Duration::is_zero")]
+        force_age: Duration,
     },
     /// Replica to master: a newer master has fenced the receiver off.
     Stale {

@@ -18,7 +18,10 @@ mod recovery;
 mod termination;
 mod transactions;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use super::{
     Body, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message, NoReason, Node,
@@ -45,6 +48,8 @@ pub struct Participant {
     master_store: Option<StoreId>,
     /// The operator has been warned about a master with a different store.
     warned: bool,
+    /// How long the oldest force has been under way.
+    force_age: Duration,
     /// The greatest watermark received.
     watermark: TxnId,
     txns: BTreeMap<TxnId, TxnState>,
@@ -132,6 +137,7 @@ impl Participant {
             fenced: false,
             master_store: None,
             warned: false,
+            force_age: Duration::ZERO,
             watermark: TxnId::default(),
             txns: BTreeMap::new(),
             locks: BTreeMap::new(),
@@ -174,6 +180,7 @@ impl Participant {
         }
         match event {
             Event::Persisted(lsn) => self.on_persisted(lsn, effects),
+            Event::ForceAge(age) => self.force_age = age,
             // Before INCARNATION is durable the recovered records may still be lost, so no message
             // may rely on them. Senders retransmit.
             _ if !self.active => {}
@@ -203,8 +210,10 @@ impl Participant {
             epoch: self.promised,
             incarnation: self.incarnation,
             watermark: self.watermark,
-            ready: self.active && self.fenced && !self.halted,
+            ready: self.active && self.fenced && !self.halted && !self.is_stalled(),
             live: Vec::new(),
+            force_age: self.force_age,
+            stalled: Vec::new(),
             unsettled: self
                 .txns
                 .iter()
@@ -336,13 +345,22 @@ impl Participant {
                 self.on_read(read, key, wait, effects);
             }
             Body::Heartbeat => {
-                self.send(Node::Master, Body::Alive { incarnation: self.incarnation }, effects);
+                self.send(Node::Master, self.alive(), effects);
             }
             Body::Veto { txn } => self.answer_inquiry(txn, Node::Master, true, effects),
             Body::PeerInquire { txn } => self.answer_inquiry(txn, Node::Master, false, effects),
             // Handled above, or not a message that masters send.
             _ => {}
         }
+    }
+
+    fn alive(&self) -> Body {
+        Body::Alive { incarnation: self.incarnation, force_age: self.force_age }
+    }
+
+    /// The disk hangs. The master asks for nothing until it goes on.
+    fn is_stalled(&self) -> bool {
+        self.force_age > self.config.timing.force_age_max
     }
 
     fn in_doubt(&self) -> impl Iterator<Item = (TxnId, &Key)> {

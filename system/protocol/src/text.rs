@@ -108,7 +108,12 @@ impl Display for Body {
             Body::Busy { read, txn } => write!(f, "Busy {read} (locked by {txn})"),
             Body::NotServing { read } => write!(f, "NotServing {read}"),
             Body::Heartbeat => f.write_str("Heartbeat"),
-            Body::Alive { incarnation } => write!(f, "Alive incarnation {incarnation}"),
+            Body::Alive { incarnation, force_age } if force_age.is_zero() => {
+                write!(f, "Alive incarnation {incarnation}")
+            }
+            Body::Alive { incarnation, force_age } => {
+                write!(f, "Alive incarnation {incarnation}, a force takes {force_age:?}")
+            }
             Body::Stale { promised } => write!(f, "Stale, promised {promised}"),
             Body::Veto { txn } => write!(f, "Veto {txn}"),
             Body::PeerInquire { txn } => write!(f, "PeerInquire {txn}"),
@@ -193,6 +198,7 @@ impl Display for Event {
             Event::Client { call, request } => write!(f, "client call {call}: {request}"),
             Event::Persisted(lsn) => write!(f, "persisted up to {lsn}"),
             Event::Timer(id) => write!(f, "timer {id}"),
+            Event::ForceAge(age) => write!(f, "the oldest force takes {age:?}"),
             Event::ReadResult { read, found: Some((version, value)) } => {
                 write!(f, "read {read} returns {value} (version {version})")
             }

@@ -276,7 +276,10 @@ impl Hooks {
                 Some((message.body.kind(), message.body.txns().first().copied()))
             }
             Event::Client { request, .. } => Some((request.kind(), None)),
-            Event::Persisted(_) | Event::Timer(_) | Event::ReadResult { .. } => None,
+            Event::Persisted(_)
+            | Event::Timer(_)
+            | Event::ForceAge(_)
+            | Event::ReadResult { .. } => None,
         })
     }
 

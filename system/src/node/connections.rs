@@ -205,6 +205,7 @@ mod tests {
                 connections.sweep(Instant::now());
             }
             drop(waits);
+            slow.account.meter.count_data(TAKEN_BYTES_MIN / 2);
             connections.sweep(Instant::now());
             yield_now().await;
         }

@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -57,6 +57,8 @@ pub(super) struct Budgets {
     used: Amounts<AtomicUsize>,
     node_max: Amounts<usize>,
     connection_max: Amounts<usize>,
+    /// How often there was no room.
+    refused: AtomicU64,
 }
 
 impl Budgets {
@@ -86,12 +88,23 @@ impl Budgets {
             used: Amounts::default(),
             node_max: Amounts(RESOURCES.map(|resource| maximum(resource).0)),
             connection_max: Amounts(RESOURCES.map(|resource| maximum(resource).1)),
+            refused: AtomicU64::default(),
         }
     }
 
     /// What all connections together use of a resource.
     pub(super) fn used(&self, resource: Resource) -> usize {
         self.used.of(resource).load(Ordering::Relaxed)
+    }
+
+    /// How often there was no room for more of a resource.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    fn exhausted(&self, resource: Resource, on_connection: bool, max: usize) -> Exhausted {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Exhausted { resource, on_connection, max }
     }
 
     /// The largest number of calls of one connection, of all services.
@@ -147,8 +160,8 @@ impl Account {
         resource: Resource,
         amount: usize,
     ) -> Result<Hold, Exhausted> {
-        let Budgets { used, node_max, connection_max } = &*self.budgets;
-        let exhausted = |on_connection, max| Exhausted { resource, on_connection, max };
+        let Budgets { used, node_max, connection_max, .. } = &*self.budgets;
+        let exhausted = |on_connection, max| self.budgets.exhausted(resource, on_connection, max);
         let own_max = *connection_max.of(resource);
         if !add(self.used.of(resource), amount, own_max) {
             return Err(exhausted(true, own_max));
@@ -172,7 +185,7 @@ impl Account {
             (false, self.budgets.used(resource), *node_max.of(resource)),
         ] {
             if used >= max {
-                return Err(Exhausted { resource, on_connection, max });
+                return Err(self.budgets.exhausted(resource, on_connection, max));
             }
         }
         Ok(())

@@ -1,7 +1,13 @@
 //! The streams between nodes: who dials whom, who is admitted, and which messages arrive. Does not
 //! know what the messages mean.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use proto::v1::{self as pb, peer_client::PeerClient};
 use tokio::{sync::mpsc, time};
@@ -36,6 +42,9 @@ pub(super) struct Peers {
     inbox: mpsc::Sender<InboundBatch>,
     reconnect: Duration,
     reconnect_max: Duration,
+    batch_bytes_max: usize,
+    /// Callers that were refused.
+    refused: AtomicU64,
 }
 
 impl Peers {
@@ -66,6 +75,8 @@ impl Peers {
             inbox,
             reconnect: Duration::from_millis(cluster.node.reconnect_ms),
             reconnect_max: Duration::from_millis(cluster.node.reconnect_max_ms),
+            batch_bytes_max: cluster.node.send_buffer_bytes,
+            refused: AtomicU64::default(),
         };
         (Arc::new(peers), inbound)
     }
@@ -83,6 +94,11 @@ impl Peers {
     /// Every send buffer, with the wire number of its node.
     pub(super) fn send_buffers(&self) -> impl Iterator<Item = (usize, &Arc<SendBuffer>)> {
         self.send_buffers.iter().enumerate().filter_map(|(n, buffer)| Some((n, buffer.as_ref()?)))
+    }
+
+    /// The number of callers that were refused.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Ends every stream, so that its connection can close.
@@ -140,7 +156,8 @@ impl Peers {
         let stream = buffer.attach(connection.meter().clone());
         let _detach = stream.detach_guard();
         let mut peer = PeerClient::with_origin(connection.request_handle(), connection.origin())
-            .max_decoding_message_size(usize::MAX);
+            // A batch that is larger than a send buffer is never sent.
+            .max_decoding_message_size(self.batch_bytes_max);
         let mut incoming = peer.exchange(stream).await?.into_inner();
         tracing::info!("stream to {to} at {address} established");
         let greeting = incoming
@@ -165,6 +182,7 @@ impl Peers {
             .map_err(|_| Status::deadline_exceeded("the caller did not identify itself"))??
             .ok_or_else(|| Status::invalid_argument("the caller did not identify itself"))?;
         let from = self.check(&greeting, None).inspect_err(|status| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("refused a caller: {}", excerpt(status.message()));
         })?;
         let buffer = self.send_buffer(from).ok_or_else(|| Status::internal("not a peer"))?;

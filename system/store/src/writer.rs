@@ -41,6 +41,8 @@ pub(crate) struct Shared<S: Schema> {
     wake: Condvar,
     /// Everything up to here is durable.
     durable: AtomicU64,
+    /// The number of checkpoints since the store was opened.
+    checkpoints: AtomicU64,
     /// The error that stopped the writer.
     failed: OnceLock<Arc<StoreError>>,
 }
@@ -91,6 +93,7 @@ impl<S: Schema> Shared<S> {
             queue: Mutex::new(queue),
             wake: Condvar::new(),
             durable: AtomicU64::new(0),
+            checkpoints: AtomicU64::new(0),
             failed: OnceLock::new(),
         }
     }
@@ -149,6 +152,11 @@ impl<S: Schema> Shared<S> {
     /// Everything up to here is durable.
     pub(crate) fn durable(&self) -> Lsn {
         self.durable.load(Ordering::Acquire)
+    }
+
+    /// The number of checkpoints since the store was opened.
+    pub(crate) fn checkpoints(&self) -> u64 {
+        self.checkpoints.load(Ordering::Relaxed)
     }
 
     /// Fails if the writer has failed.
@@ -317,6 +325,7 @@ impl<S: Schema> Writer<S> {
     fn checkpoint(&mut self, snapshot: &Snapshot<S>) -> Result<(), StoreError> {
         self.checkpointer.write::<S>(&snapshot.facts, &snapshot.changed, self.wal.generation())?;
         self.wal.start_next_generation();
+        self.shared.checkpoints.fetch_add(1, Ordering::Relaxed);
         self.shared.queue().memtable.checkpoint_done();
         Ok(())
     }

@@ -39,8 +39,7 @@ impl Participant {
         // before this replica lost its store, which the master then knows, so promise nothing: the
         // master, if it does not know this store yet, names it in its next Fence.
         if member.is_none() && self.config.rules.keep(Rule::MemberBeforePromise) {
-            let incarnation = self.incarnation;
-            return self.send(Node::Master, Body::Alive { incarnation }, effects);
+            return self.send(Node::Master, self.alive(), effects);
         }
         if self.master_store.is_none() {
             self.master_store = Some(store);

@@ -75,7 +75,7 @@ impl Participant {
     /// doubt.
     pub(super) fn activate(&mut self, effects: &mut Vec<Effect>) {
         self.active = true;
-        self.send(Node::Master, Body::Alive { incarnation: self.incarnation }, effects);
+        self.send(Node::Master, self.alive(), effects);
         let in_doubt: Vec<_> = self.in_doubt().map(|(txn, _)| txn).collect();
         for txn in in_doubt {
             if txn < self.watermark {

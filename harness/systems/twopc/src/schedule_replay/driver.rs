@@ -448,7 +448,8 @@ mod tests {
         ));
         assert!(!corresponds(&Body::VoteYes { txn }, &Body::Inquire { txn }));
         assert!(corresponds(&Body::Inquire { txn }, &Body::VoteYes { txn }));
-        assert!(corresponds(&Body::Alive { incarnation: 2 }, &Body::Alive { incarnation: 6 }));
+        let alive = |incarnation| Body::Alive { incarnation, force_age: Duration::ZERO };
+        assert!(corresponds(&alive(2), &alive(6)));
         assert!(corresponds(
             &Body::Fence { member: None, commit: CommitMode::Logged },
             &Body::Fence { member: Some(StoreId(3)), commit: CommitMode::Logged }

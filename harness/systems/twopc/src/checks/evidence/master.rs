@@ -149,7 +149,7 @@ impl JournalVisitor for MasterScan {
                         self.acknowledge(from, txn, out);
                     }
                 }
-                Body::Alive { incarnation } => {
+                Body::Alive { incarnation, .. } => {
                     let latest = self.incarnations.entry(from).or_default();
                     *latest = incarnation.max(*latest);
                 }
@@ -175,7 +175,10 @@ impl JournalVisitor for MasterScan {
                     out.fact(FactKind::Decided(txn, key));
                 }
             }
-            Event::Client { .. } | Event::Timer(_) | Event::ReadResult { .. } => {}
+            Event::Client { .. }
+            | Event::Timer(_)
+            | Event::ForceAge(_)
+            | Event::ReadResult { .. } => {}
         }
     }
 
