@@ -14,28 +14,26 @@ use std::{
 };
 
 use checker::Validity;
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use report::{
     inspect::InspectError,
     terminal::{Escaped, escape},
 };
-use system::{
-    cli::{MasterArgs, ReplicaArgs},
-    protocol::{CommitMode, Rule},
-    store::SyncMode,
+use twopc::{
+    CommitMode, Rule,
+    commands::{
+        blocking::BlockingArgs,
+        model::{self, ModelArgs},
+        node::{self, NodeCommand},
+        rules::{self, RulesArgs},
+        sim::{self, SimArgs},
+    },
 };
-use twopc::Mutation;
 
 use self::test::TestArgs;
-use crate::{
-    blocking::BlockingArgs,
-    commands::{
-        self, CheckArgs, Checked, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
-        ServeArgs, ServeFailure, VerifyArgs,
-    },
-    model::{self, ModelArgs},
-    rules::{self, RulesArgs},
-    sim::{self, command::SimArgs},
+use crate::commands::{
+    self, CheckArgs, Checked, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
+    ServeArgs, ServeFailure, VerifyArgs,
 };
 
 /// The exit status of a command.
@@ -119,36 +117,7 @@ enum Command {
     Serve(ServeArgs),
     /// Run a node. A test run starts its nodes with this command.
     #[command(subcommand, hide = true)]
-    Node(Role),
-}
-
-#[derive(Debug, Subcommand)]
-enum Role {
-    /// The master.
-    Master(BuiltInNode<MasterArgs>),
-    /// A replica.
-    Replica(BuiltInNode<ReplicaArgs>),
-}
-
-/// The arguments of a node that is built into the harness: those of the system's program, and
-/// mutations that the program does not offer.
-#[derive(Debug, Args)]
-struct BuiltInNode<T: Args> {
-    #[command(flatten)]
-    node: T,
-    /// Skip syncs of the store.
-    #[arg(long, hide = true, value_name = "store-syncs|store-meta-syncs")]
-    without: Vec<Mutation>,
-}
-
-impl<T: Args> BuiltInNode<T> {
-    fn sync_mode(&self) -> SyncMode {
-        let skipped = self.without.iter().find_map(|mutation| match mutation {
-            Mutation::SyncMode(mode) => Some(*mode),
-            Mutation::Rule(_) => None,
-        });
-        skipped.unwrap_or_default()
-    }
+    Node(NodeCommand),
 }
 
 /// The program: parses the command line, executes the command, and returns its exit status.
@@ -163,14 +132,7 @@ pub fn main() -> ExitCode {
         }
     };
     let command = match cli.command.unwrap_or(Command::Test(cli.test)) {
-        Command::Node(Role::Master(args)) => {
-            let mode = args.sync_mode();
-            return args.node.run_with(mode);
-        }
-        Command::Node(Role::Replica(args)) => {
-            let mode = args.sync_mode();
-            return args.node.run_with(mode);
-        }
+        Command::Node(command) => return node::run(command),
         command => command,
     };
     renamed::warn(env::args().skip(1));
@@ -214,7 +176,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         }
         Command::Sim(args) => {
             require_effect(&args.broken, &[args.commit])?;
-            explored(sim::command::run(&args, &mut out()))
+            explored(sim::run(&args, &mut out()))
         }
         Command::Rules(args) => {
             require_effect(&args.rules, &args.modes())?;

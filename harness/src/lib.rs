@@ -1,12 +1,5 @@
-//! The harness: runs a system, injects faults, records what its clients observe, and checks the
-//! record.
+//! The command line of the tester: commands, options and what they print. The crates below it run
+//! systems, inject faults, record what clients observe, and check the record.
 
-pub mod blocking;
 pub mod cli;
 pub mod commands;
-pub mod model;
-pub mod progress;
-pub mod rules;
-mod run_progress;
-pub mod schedule;
-pub mod sim;

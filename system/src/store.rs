@@ -1,8 +1,8 @@
 //! The store of a node: the crate `store` with the protocol's records.
 
 pub use ::store::{
-    Database, KEY_BYTES_MAX, LimitError, Limits, Observer, OnPersisted, StoreError, StoreId,
-    StoreOptions, SyncMode,
+    Database, KEY_BYTES_MAX, LimitError, Limits, Observer, OnPersisted, Rule, Rules, StoreError,
+    StoreId, StoreOptions, SyncMode,
 };
 
 use records::NodeSchema;

@@ -1,4 +1,4 @@
-//! Conversion of messages to and from their wire format.
+//! Conversion of messages to and from their wire format, and the bounds of what arrives.
 
 use std::time::Duration;
 
@@ -9,6 +9,10 @@ use crate::protocol::{
     Blob, Body, CommitMode, Decision, Message, NoReason, Node, PeerKnowledge, ReadId, StoreId,
     TxnId, Version, Write,
 };
+use crate::store::Limits;
+
+/// The longest wait for a locked key that a read may ask for: the longest that can be configured.
+const READ_WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A received message cannot be decoded: the sender is a different version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +62,28 @@ pub fn from_wire(envelope: pb::Envelope) -> Result<Message, Malformed> {
         watermark: txn_from_wire(envelope.watermark)?,
         body: body_from_wire(envelope.body.ok_or(Malformed("the body is missing"))?)?,
     })
+}
+
+/// Checks the sizes and numbers in a message that a peer has sent, before a state machine sees it:
+/// every key and value can be stored, and every number can be reached.
+///
+/// # Errors
+/// What is out of bounds, for the operator.
+pub fn check_bounds(message: &Message, sizes: &Limits) -> Result<(), String> {
+    message.check_bounds().map_err(|error| error.to_string())?;
+    let key = |key: &Blob, value: Option<&Blob>| {
+        sizes.check(key.as_bytes(), value.map(Blob::as_bytes)).map_err(|error| error.to_string())
+    };
+    match &message.body {
+        Body::Prepare { write, .. } => key(&write.key, write.value.as_ref()),
+        Body::Read { wait, .. } if *wait > READ_WAIT_MAX => {
+            Err("a read that waits for more than a day".to_owned())
+        }
+        Body::Read { key: read, .. } => key(read, None),
+        Body::FenceOk { in_doubt, .. } => in_doubt.iter().try_for_each(|(_, held)| key(held, None)),
+        // A value that was stored under an earlier configuration may exceed the current limit.
+        _ => Ok(()),
+    }
 }
 
 /// Clears the fields of each message of a batch that equal those of the previous message.

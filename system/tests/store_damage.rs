@@ -257,9 +257,9 @@ fn a_used_page_in_the_free_list_is_refused() {
 #[test]
 fn a_store_of_another_format_is_refused() {
     let dir = filled();
-    damage(&dir, |bytes| replace(bytes, b"\0store\0\0\0\x04", b"\0store\0\0\0\x01"));
+    damage(&dir, |bytes| replace(bytes, b"\0store\0\0\0\x05", b"\0store\0\0\0\x01"));
     let error = refusal(dir.path(), StoreOptions::default());
-    assert!(matches!(error, StoreError::Format { found: 1, expected: 4, .. }), "{error}");
+    assert!(matches!(error, StoreError::Format { found: 1, expected: 5, .. }), "{error}");
 }
 
 #[test]
@@ -429,7 +429,7 @@ fn the_store_of_a_node_is_refused_as_a_database() {
     let lsn = write(&mut store, 1, "k", b"value".to_vec());
     store.force(lsn);
     assert_eq!(reports.recv_timeout(DEADLINE).unwrap().unwrap(), lsn);
-    for file in ["LOCK", "data.mdb", "log"] {
+    for file in ["LOCK", "data.mdb", "wal-0", "wal-1"] {
         fs::copy(running.path().join(file), killed.path().join(file)).unwrap();
     }
     for dir in [filled(), killed] {

@@ -233,7 +233,7 @@ impl Disk {
 }
 
 fn copy(from: &Path, to: &Path) {
-    for file in ["LOCK", "data.mdb", "log"] {
+    for file in ["LOCK", "data.mdb", "wal-0", "wal-1"] {
         fs::copy(from.join(file), to.join(file)).unwrap();
     }
 }

@@ -38,6 +38,7 @@ mod packed;
 mod page;
 mod page_data;
 mod plots;
+pub mod progress;
 mod sample;
 pub mod sections;
 pub mod serve;

@@ -1,8 +1,7 @@
 //! Names of earlier versions on the command line: each is accepted, with a warning that states the
 //! present name.
 
-use system::protocol::Rule;
-use twopc::{Timings, faults::FaultName};
+use twopc::{Rule, Timings, faults::FaultName};
 
 /// Flags of earlier versions, and their present names.
 const FLAGS: &[(&str, &str)] =

@@ -8,19 +8,17 @@ use std::{
 
 use anyhow::Context as _;
 use checker::{Limits, Validity};
-use explore::schedule::Schedule;
 use lab::signals::follow_signals;
 use twopc::{
+    checks,
+    commands::schedule,
     page,
     run::CompletedRun,
-    schedule_replay::{self, StepResult},
+    schedule_replay::{self, Schedule, StepResult},
 };
 
 use super::{Exit, Failure, checked, stdout};
-use crate::{
-    commands::{self, ReplayArgs},
-    schedule,
-};
+use crate::commands::{self, ReplayArgs};
 
 /// Replays journals, and schedules, which are the files whose names end in `.json`.
 pub(super) fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
@@ -45,7 +43,7 @@ pub(super) fn replay_on_processes(args: &ReplayArgs, store: &Path) -> Result<Exi
     let mut verdict = Validity::Valid;
     for path in &args.paths {
         let run = force(path, store)?;
-        let results = commands::check_run(&run.directory, &Limits::default());
+        let results = checks::check_run(&run.directory, &Limits::default());
         let (record, results) = results.map_err(Failure::harness)?;
         page::write(&run.directory, &record, &results).map_err(Failure::harness)?;
         commands::print_results(&results, &run.directory, &mut stdout())?;

@@ -14,10 +14,13 @@ use lab::{
     disk, duration::parse_duration, seeds::run_seeds, signals::follow_signals, workload::Mix,
 };
 use report::summary::Tally;
-use system::protocol::CommitMode;
 use tokio::{runtime::Runtime, sync::watch};
 use twopc::{
-    Mutation, Timings,
+    CommitMode, Mutation, Timings, checks,
+    commands::{
+        blocking::{BlockingArgs, blocking},
+        run_with_progress,
+    },
     deployment::find_programs,
     faults::{FaultName, Faults},
     matrix::{Coverage, Shard},
@@ -26,11 +29,7 @@ use twopc::{
 };
 
 use super::{Exit, Failure, require_effect, stdout};
-use crate::{
-    blocking::{BlockingArgs, blocking},
-    commands::{self, progress},
-    run_progress::run_with_progress,
-};
+use crate::commands::{self, progress};
 
 /// The options of a test run.
 #[derive(Clone, Debug, Args)]
@@ -314,7 +313,7 @@ fn judge(completed: CompletedRun) -> Result<JudgedRun, Failure> {
     let judging = progress::checking_run(&completed.directory);
     // A record that this harness has just written and cannot read is a failure of the harness.
     let (record, results) =
-        commands::check_run(&completed.directory, &Limits::default()).map_err(Failure::harness)?;
+        checks::check_run(&completed.directory, &Limits::default()).map_err(Failure::harness)?;
     page::write(&completed.directory, &record, &results).map_err(Failure::harness)?;
     drop(judging);
     let (tally, coverage) = (page::summary(&record.events), page::coverage(&record.events));

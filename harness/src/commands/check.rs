@@ -3,7 +3,6 @@
 mod files;
 
 use std::{
-    fs,
     io::{self, Write},
     path::{Path, PathBuf},
     time::Duration,
@@ -13,10 +12,7 @@ use checker::{CheckResult, Limits, Results, Spec, linearizability::frontier::CON
 use clap::Args;
 use history::formats::Format;
 use lab::duration::parse_duration;
-use twopc::{
-    checks::{self, LoadError, Run},
-    page,
-};
+use twopc::{checks, page};
 
 pub use self::files::Checked;
 use super::{CommandError, History, histories, progress::checking_run};
@@ -129,7 +125,7 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandE
 /// Checks a run and rewrites its report.
 fn check_and_report(path: &Path, args: &CheckArgs) -> Result<Results, CommandError> {
     let _line = checking_run(path);
-    let (run, results) = check_run(path, &args.limits())?;
+    let (run, results) = checks::check_run(path, &args.limits())?;
     page::write(path, &run, &results)?;
     Ok(results)
 }
@@ -137,24 +133,6 @@ fn check_and_report(path: &Path, args: &CheckArgs) -> Result<Results, CommandErr
 fn print_json(results: &impl serde::Serialize, out: &mut impl Write) -> Result<(), CommandError> {
     serde_json::to_writer(&mut *out, results).map_err(io::Error::from)?;
     Ok(writeln!(out)?)
-}
-
-/// Checks a run directory and writes its `results.json`.
-///
-/// # Errors
-/// The run cannot be read, or the results cannot be written.
-pub fn check_run(directory: &Path, limits: &Limits) -> Result<(Run, Results), CommandError> {
-    if !directory.join("history.jsonl").exists() {
-        let reason = "not a run directory: it contains no history.jsonl";
-        return Err(CommandError::Nothing { path: directory.to_owned(), reason });
-    }
-    let run = Run::load(directory)?;
-    let results = checks::check(&run, limits);
-    let mut text = serde_json::to_string_pretty(&results).map_err(io::Error::from)?;
-    text.push('\n');
-    let path = directory.join("results.json");
-    fs::write(&path, text).map_err(|source| LoadError::File { path, source })?;
-    Ok((run, results))
 }
 
 /// Prints the results of a run: a line for each check, a sentence for each violation and each reason

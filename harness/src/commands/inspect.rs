@@ -1,19 +1,12 @@
 //! The command `inspect`: shows a recorded run in the terminal.
 
-use std::{
-    io::{self, Write},
-    path::{Path, PathBuf},
-};
+use std::{io::Write, path::PathBuf};
 
 use checker::Validity;
 use clap::Args;
 use lab::duration::parse_duration;
-use report::{
-    inspect::{Filter, Format, InspectError},
-    terminal::Escaped,
-};
-use system::journal;
-use twopc::{checks::find_journals, page};
+use report::inspect::{Filter, Format, InspectError};
+use twopc::{commands::print_journal, page};
 
 /// Arguments of `inspect`.
 #[derive(Clone, Debug, Args)]
@@ -69,26 +62,4 @@ pub fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<Validity, Ins
     };
     let format = if args.json { Format::Json } else { Format::Text };
     report::inspect::inspect(&args.path, &filter, format, page::summary, out)
-}
-
-/// Prints the lines of a node's journal.
-fn print_journal(run: &Path, node: &str, out: &mut impl Write) -> Result<(), InspectError> {
-    let unreadable = |path: &Path, source| InspectError::File { path: path.to_owned(), source };
-    let journals = find_journals(run).map_err(|error| unreadable(run, io::Error::other(error)))?;
-    let journal = journals.iter().find(|(name, _)| name.to_string() == node);
-    let Some((_, path)) = journal else {
-        let names: Vec<_> = journals.keys().map(ToString::to_string).collect();
-        let reason = match names.is_empty() {
-            true => "the run has no journals; expected nodes/<name>/journal.bin".to_owned(),
-            false => format!("no journal of '{node}'; there are those of {}", names.join(", ")),
-        };
-        return Err(unreadable(run, io::Error::new(io::ErrorKind::NotFound, reason)));
-    };
-    let mut out = Escaped::new(out);
-    let mut lines = journal::Lines::open(path).map_err(|error| unreadable(path, error))?;
-    while let Some((_, line)) = lines.next_line().map_err(|error| unreadable(path, error))? {
-        out.write_all(line)?;
-        out.write_all(b"\n")?;
-    }
-    Ok(())
 }

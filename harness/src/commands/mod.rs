@@ -20,7 +20,7 @@ use history::export::ExportError;
 use twopc::checks::{LoadError, replay::ReplayError};
 
 pub use self::{
-    check::{CheckArgs, Checked, check, check_run, print_results},
+    check::{CheckArgs, Checked, check, print_results},
     export::{ExportArgs, export},
     generate::{GenerateArgs, generate},
     inspect::{InspectArgs, inspect},

@@ -11,8 +11,7 @@ use std::{
 
 use checker::progress::ProgressObserver;
 use indicatif::DecimalBytes;
-
-use crate::progress::Progress;
+use report::progress::Progress;
 
 /// Counters of a check of files, shared by all threads.
 #[derive(Debug, Default)]

@@ -1241,12 +1241,15 @@ pub struct StatusResponse {
     /// those in doubt, whose keys are locked.
     #[prost(message, repeated, tag = "8")]
     pub unsettled: ::prost::alloc::vec::Vec<Unsettled>,
+    /// Messages of other nodes, or of strangers, that this node has refused since it started.
+    #[prost(uint64, tag = "9")]
+    pub refused: u64,
     /// How long the oldest force of the node's disk has been under way, in milliseconds; 0 if there is none, or not for
     /// long.
-    #[prost(uint64, tag = "9")]
+    #[prost(uint64, tag = "10")]
     pub force_age_ms: u64,
     /// Master: the slots of the replicas that are not live because a force takes too long there.
-    #[prost(uint32, repeated, tag = "10")]
+    #[prost(uint32, repeated, tag = "11")]
     pub stalled: ::prost::alloc::vec::Vec<u32>,
 }
 /// An unfinished transaction.

@@ -31,7 +31,7 @@ use std::{
 use super::{
     AbortReason, Body, CallId, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn,
     Message, NoReason, Node, PeerKnowledge, ReadId, Record, Replicas, Reply, Request, Rule, Status,
-    StoreId, TimerId, Timing, TxnId, Value, Version, Write, record,
+    StoreId, TimerId, Timing, TxnId, Value, Version, Write, bounds, record,
 };
 
 /// How often the retransmission interval doubles before it stays constant.
@@ -331,9 +331,13 @@ impl Coordinator {
     }
 
     fn on_message(&mut self, slot: u8, message: Message, effects: &mut Vec<Effect>) {
+        let out_of_bounds = self.out_of_bounds(&message);
         let Message { store, epoch, watermark, body } = message;
         if !self.admit(slot, store, epoch, &body, effects) {
             return;
+        }
+        if let Some(why) = out_of_bounds {
+            return effects.push(bounds::refuse(Node::Replica(slot), why));
         }
         if epoch > self.epoch {
             return self.superseded(epoch, effects);
@@ -377,6 +381,28 @@ impl Coordinator {
             // The answer is for an earlier master, or the message is not one that replicas send.
             _ => {}
         }
+    }
+
+    /// What no replica can have learned from this master or from an earlier one.
+    fn out_of_bounds(&self, message: &Message) -> Option<&'static str> {
+        let promised = match message.body {
+            Body::Stale { promised } => promised.max(message.epoch),
+            _ => message.epoch,
+        };
+        if bounds::is_epoch_too_far_ahead(promised, self.epoch) {
+            return Some("an epoch that is too far ahead");
+        }
+        let next = TxnId::new(self.epoch, self.last_seq + 1);
+        if message.epoch > self.epoch {
+            // Of a later master.
+            return None;
+        }
+        if message.watermark > next {
+            return Some("a watermark above every transaction of this master");
+        }
+        let unknown = |txn: TxnId| txn >= next;
+        let txns = message.watermark_and_txns().skip(1);
+        txns.into_iter().any(unknown).then_some("a transaction that this master has not begun")
     }
 
     /// Every transaction below it is aborted, or committed and acknowledged by every replica.

@@ -99,6 +99,9 @@ pub trait Clients {
 pub trait Operator {
     /// Reports something that needs the attention of a person.
     fn warn(&mut self, _message: &str) {}
+
+    /// Counts a refused message.
+    fn refused(&mut self, _from: Node, _why: &str) {}
 }
 
 /// Everything outside a machine.
@@ -149,6 +152,7 @@ pub fn perform<E: Environment>(effect: Effect, environment: &mut E) -> Result<Pe
             return Ok(Performed::Event(Event::ReadResult { read, found }));
         }
         Effect::SetTimer { id, after } => environment.set_timer(id, after),
+        Effect::Refuse { from, why } => environment.refused(from, &why),
         Effect::Warn(message) => environment.warn(&message),
         Effect::Halt { kind, why } => return Ok(Performed::Halted(Halt { kind, why })),
     }

@@ -86,6 +86,14 @@ pub enum Effect {
         /// The time from now.
         after: Duration,
     },
+    /// A message was refused: it is out of bounds, or its sender is not the node that it claims to
+    /// be. It has changed nothing. The driver counts refusals.
+    Refuse {
+        /// The sender, as the message has it.
+        from: Node,
+        /// The reason, for the operator.
+        why: String,
+    },
     /// Warn the operator about something that needs attention.
     Warn(String),
     /// Stop the process, after all effects before this one have been performed.

@@ -66,6 +66,7 @@
 //! - Receivers tolerate messages that are lost, duplicated, reordered and delayed without bound,
 //!   also across restarts, but not forged ones.
 
+mod bounds;
 mod config;
 mod coordinator;
 pub mod driver;
@@ -80,6 +81,7 @@ mod types;
 
 use std::time::Duration;
 
+pub use bounds::{EPOCHS_AHEAD_MAX, OutOfBounds, SEQ_MAX, STARTS_MAX, TXNS_AHEAD_MAX};
 pub use config::{CommitMode, Config, Timing};
 pub use coordinator::Coordinator;
 pub use event::{Effect, Event, HaltKind, TimerId};

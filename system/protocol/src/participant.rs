@@ -25,7 +25,8 @@ use std::{
 
 use super::{
     Body, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message, NoReason, Node,
-    PeerKnowledge, ReadId, Record, Replicas, Rule, Status, StoreId, TimerId, TxnId, Write, record,
+    PeerKnowledge, ReadId, Record, Replicas, Rule, Status, StoreId, TimerId, TxnId, Write, bounds,
+    record,
 };
 
 /// The participant of one replica.
@@ -299,6 +300,7 @@ impl Participant {
     }
 
     fn on_master_message(&mut self, message: Message, effects: &mut Vec<Effect>) {
+        let far_ahead = self.is_far_ahead(&message);
         let Message { store, epoch, watermark, body } = message;
         let rules = self.config.rules;
         if self.master_store.is_some_and(|known| known != store)
@@ -318,6 +320,11 @@ impl Participant {
         if epoch < self.promised && (rules.keep(Rule::EpochCheck) || !prepares) {
             self.send(Node::Master, Body::Stale { promised: self.promised }, effects);
             return;
+        }
+        if bounds::is_epoch_too_far_ahead(epoch, self.promised) || far_ahead {
+            // No master can have come that far since this replica last heard one.
+            let why = format!("epoch {epoch} or a transaction in it is too far ahead");
+            return effects.push(bounds::refuse(Node::Master, &why));
         }
         if let Body::Fence { member, commit } = body {
             self.on_fence(store, epoch, member, commit, effects);
@@ -361,6 +368,14 @@ impl Participant {
     /// The disk hangs. The master asks for nothing until it goes on.
     fn is_stalled(&self) -> bool {
         self.force_age > self.config.timing.force_age_max
+    }
+
+    /// Whether a message names a transaction that no master can have begun since the last one that
+    /// this replica knows.
+    fn is_far_ahead(&self, message: &Message) -> bool {
+        let last = self.txns.last_key_value().map(|(txn, _)| *txn);
+        let known = self.watermark.max(last.unwrap_or_default());
+        message.watermark_and_txns().any(|txn| bounds::is_too_far_ahead(txn, known))
     }
 
     fn in_doubt(&self) -> impl Iterator<Item = (TxnId, &Key)> {

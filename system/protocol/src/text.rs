@@ -216,6 +216,7 @@ impl Display for Effect {
             Effect::Reply { call, reply } => write!(f, "reply to call {call}: {reply}"),
             Effect::Serve { read, key } => write!(f, "serve {read} {key}"),
             Effect::SetTimer { id, .. } => write!(f, "set timer {id}"),
+            Effect::Refuse { from, why } => write!(f, "refuse a message of {from}: {why}"),
             Effect::Warn(what) => write!(f, "warn: {what}"),
             Effect::Halt { why, .. } => write!(f, "halt: {why}"),
         }

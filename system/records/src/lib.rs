@@ -40,6 +40,16 @@ impl Schema for NodeSchema {
         Some(store::Write { key, version, value })
     }
 
+    fn check(facts: &Facts, record: &Record) -> Result<(), &'static str> {
+        match record {
+            Record::Commit { txn } => match facts.of_txn(*txn) {
+                Some(Record::Prepare { .. } | Record::Commit { .. }) => Ok(()),
+                _ => Err("a transaction is committed but was not prepared"),
+            },
+            _ => Ok(()),
+        }
+    }
+
     fn restore(facts: &mut Facts, record: Record) {
         facts.restore(record);
     }

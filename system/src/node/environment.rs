@@ -190,6 +190,10 @@ impl Operator for NodeEnvironment<'_> {
     fn warn(&mut self, message: &str) {
         tracing::warn!("{message}");
     }
+
+    fn refused(&mut self, from: Node, why: &str) {
+        self.peers.refusals().add(from, why);
+    }
 }
 
 impl Environment for NodeEnvironment<'_> {}

@@ -2,9 +2,10 @@
 //! asks the event loop once, and costs nothing otherwise. Does not know what the numbers lead to.
 
 use std::{
+    collections::BTreeMap,
     convert::Infallible,
     fmt::{Display, Write as _},
-    fs, io,
+    fs,
     path::PathBuf,
     sync::{
         Arc,
@@ -176,8 +177,12 @@ impl Sources {
         let replies = OUTCOMES.iter().zip(snapshot.replies.0);
         let replies = replies.map(|(outcome, n)| (format!("{{outcome=\"{outcome}\"}}"), n));
         page.metric("replies_total", "counter", "Calls that were decided, by outcome.", replies);
-        let refused = self.peers.refused();
-        page.counter("refused_peers_total", "Callers that were refused as peers.", refused);
+        let refused = self.peers.refusals().count();
+        page.counter(
+            "refused_messages_total",
+            "Messages of peers and strangers that were refused.",
+            refused,
+        );
         let dropped = self.dropped_log_lines.load(Ordering::Relaxed);
         page.counter(
             "dropped_log_lines_total",
@@ -204,16 +209,23 @@ impl Sources {
             "Checkpoints of the write-ahead log to the tables.",
             snapshot.checkpoints,
         );
-        let files = ["data.mdb", "log"].map(|name| (name, self.file_bytes(name)));
-        let files = files
-            .into_iter()
-            .filter_map(|(name, bytes)| Some((format!("{{file=\"{name}\"}}"), bytes.ok()?)));
+        let files = self.files().into_iter();
+        let files = files.map(|(name, bytes)| (format!("{{file=\"{name}\"}}"), bytes));
         page.metric("file_bytes", "gauge", "The size of the files of the store.", files);
         page.gauge("map_bytes", "The largest size of the tables' file.", self.map_bytes);
     }
 
-    fn file_bytes(&self, name: &str) -> io::Result<u64> {
-        Ok(fs::metadata(self.dir.join(name))?.len())
+    /// The files of the store and their sizes.
+    fn files(&self) -> BTreeMap<String, u64> {
+        let files = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let sized = files.filter_map(|file| {
+            let metadata = file.metadata().ok().filter(fs::Metadata::is_file)?;
+            // A name that needs no escapes: the store has no others, and an operator may add any.
+            let name = file.file_name().into_string().ok()?;
+            let plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+            name.chars().all(plain).then_some((name, metadata.len()))
+        });
+        sized.collect()
     }
 
     fn limits(&self, snapshot: &Snapshot, page: &mut Page) {

@@ -2,11 +2,12 @@
 //! know what the messages mean.
 
 use std::{
+    fmt::Display,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use proto::v1::{self as pb, peer_client::PeerClient};
@@ -20,6 +21,7 @@ use crate::{
     excerpt::excerpt,
     meter::Meter,
     protocol::{Message, Node},
+    store::Limits,
     wire,
 };
 
@@ -33,6 +35,36 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Messages that arrived together, and their sender.
 pub(super) type InboundBatch = (Node, Vec<Message>);
 
+/// How often refused messages are reported, at most.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The messages that this node has refused. Counts all of them, and reports one in a while: whoever
+/// can connect can send any number.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    count: AtomicU64,
+    reported: Mutex<Option<Instant>>,
+}
+
+impl Refusals {
+    /// Counts a refused message. The sender is the one that it names.
+    pub(super) fn add(&self, from: impl Display, why: &str) {
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = Instant::now();
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.is_none_or(|at| now.duration_since(at) >= REFUSAL_INTERVAL) {
+            *reported = Some(now);
+            let why = excerpt(why);
+            tracing::warn!("refused a message from {from}: {why} ({count} refused in all)");
+        }
+    }
+
+    /// The number of messages refused since the node started.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+}
+
 /// The connections to the other nodes.
 pub(super) struct Peers {
     me: Node,
@@ -42,9 +74,11 @@ pub(super) struct Peers {
     inbox: mpsc::Sender<InboundBatch>,
     reconnect: Duration,
     reconnect_max: Duration,
+    /// The sizes of keys and values.
+    sizes: Limits,
+    /// The largest batch that a peer can send: it has to fit into a send buffer.
     batch_bytes_max: usize,
-    /// Callers that were refused.
-    refused: AtomicU64,
+    refusals: Refusals,
 }
 
 impl Peers {
@@ -75,8 +109,9 @@ impl Peers {
             inbox,
             reconnect: Duration::from_millis(cluster.node.reconnect_ms),
             reconnect_max: Duration::from_millis(cluster.node.reconnect_max_ms),
+            sizes: Limits { value_bytes_max: cluster.store.max_value_bytes },
             batch_bytes_max: cluster.node.send_buffer_bytes,
-            refused: AtomicU64::default(),
+            refusals: Refusals::default(),
         };
         (Arc::new(peers), inbound)
     }
@@ -84,6 +119,16 @@ impl Peers {
     /// This node.
     pub(super) fn me(&self) -> Node {
         self.me
+    }
+
+    /// The messages that this node has refused.
+    pub(super) fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// The size of the largest batch that a peer can send.
+    pub(super) fn batch_bytes_max(&self) -> usize {
+        self.batch_bytes_max
     }
 
     /// The send buffer for a node, if it is a peer.
@@ -94,11 +139,6 @@ impl Peers {
     /// Every send buffer, with the wire number of its node.
     pub(super) fn send_buffers(&self) -> impl Iterator<Item = (usize, &Arc<SendBuffer>)> {
         self.send_buffers.iter().enumerate().filter_map(|(n, buffer)| Some((n, buffer.as_ref()?)))
-    }
-
-    /// The number of callers that were refused.
-    pub(super) fn refused(&self) -> u64 {
-        self.refused.load(Ordering::Relaxed)
     }
 
     /// Ends every stream, so that its connection can close.
@@ -156,7 +196,6 @@ impl Peers {
         let stream = buffer.attach(connection.meter().clone());
         let _detach = stream.detach_guard();
         let mut peer = PeerClient::with_origin(connection.request_handle(), connection.origin())
-            // A batch that is larger than a send buffer is never sent.
             .max_decoding_message_size(self.batch_bytes_max);
         let mut incoming = peer.exchange(stream).await?.into_inner();
         tracing::info!("stream to {to} at {address} established");
@@ -182,8 +221,7 @@ impl Peers {
             .map_err(|_| Status::deadline_exceeded("the caller did not identify itself"))??
             .ok_or_else(|| Status::invalid_argument("the caller did not identify itself"))?;
         let from = self.check(&greeting, None).inspect_err(|status| {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!("refused a caller: {}", excerpt(status.message()));
+            self.refusals.add("a caller", status.message());
         })?;
         let buffer = self.send_buffer(from).ok_or_else(|| Status::internal("not a peer"))?;
         let stream = buffer.attach(meter);
@@ -260,7 +298,11 @@ impl Peers {
         }
         wire::expand(&mut batch.envelopes);
         let messages = batch.envelopes.into_iter().map(wire::from_wire);
-        let messages = messages.collect::<Result<Vec<_>, _>>().map_err(malformed)?;
+        let mut messages = messages.collect::<Result<Vec<_>, _>>().map_err(malformed)?;
+        messages.retain(|message| {
+            let checked = wire::check_bounds(message, &self.sizes);
+            checked.inspect_err(|why| self.refusals.add(from, why)).is_ok()
+        });
         // If the queue is full, flow control of the stream holds the sender back.
         let gone = |_| Status::unavailable("this node is stopping");
         self.inbox.send((from, messages)).await.map_err(gone)

@@ -96,13 +96,13 @@ pub(super) async fn serve(
     let streams_max = budgets.connection_calls_max();
     let is_master = peers.me() == protocol::Node::Master;
     let kv = is_master.then(|| Arc::new(KvService::new(calls, stopping, limits.clone(), sizes)));
-    // A batch that is larger than a send buffer is never sent.
-    let batch_bytes_max = limits.send_buffer_bytes;
-    let peer = (!is_master)
-        .then(|| PeerServer::new(PeerService(peers)).max_decoding_message_size(batch_bytes_max));
+    let peer = (!is_master).then(|| {
+        let bytes_max = peers.batch_bytes_max();
+        PeerServer::new(PeerService(peers.clone())).max_decoding_message_size(bytes_max)
+    });
     let dump_timeout = Duration::from_millis(limits.dump_timeout_ms);
     let dumps = Arc::new(Semaphore::new(DUMPS_MAX));
-    let inspect = InspectService { inspections, cluster, dump_timeout, dumps };
+    let inspect = InspectService { inspections, cluster, dump_timeout, dumps, peers };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
@@ -320,6 +320,7 @@ struct InspectService {
     /// How long a dump may keep the store from using its space again.
     dump_timeout: Duration,
     dumps: Arc<Semaphore>,
+    peers: Arc<Peers>,
 }
 
 impl InspectService {
@@ -354,6 +355,7 @@ impl Inspect for InspectService {
             ready: status.ready,
             live: status.live.into_iter().map(wire::node_to_wire).collect(),
             unsettled: unsettled.collect(),
+            refused: self.peers.refusals().count(),
             force_age_ms: wire::ms(status.force_age),
             stalled: status.stalled.into_iter().map(wire::node_to_wire).collect(),
         }))

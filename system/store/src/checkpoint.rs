@@ -10,6 +10,7 @@ use crate::{
     RowError, Schema, StoreError, codec,
     environment::{Environment, Table},
     memtable::Changes,
+    wal::Anchor,
 };
 
 /// Rows longer than this may be stored in overflow pages.
@@ -60,8 +61,8 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Replaces the facts in the tables, writes the changed entries, and records the WAL
-    /// generation, in one durable transaction.
+    /// Replaces the facts in the tables, writes the changed entries, and records the anchor of the WAL,
+    /// in one durable transaction.
     ///
     /// # Errors
     /// The tables cannot be written, or a key would go back to an earlier version.
@@ -69,13 +70,14 @@ impl Checkpointer {
         &mut self,
         facts: &S::Facts,
         changed: &Changes<S>,
-        generation: u64,
+        anchor: &Anchor,
     ) -> Result<(), StoreError> {
         let environment = self.environment.clone();
         let mut txn = environment.write()?;
         self.write_facts::<S>(&mut txn, facts)?;
         self.write_entries::<S>(&mut txn, changed)?;
-        environment.set_checkpoint_generation(&mut txn, generation)?;
+        environment.set_anchor(&mut txn, anchor)?;
+        environment.set_format(&mut txn)?;
         txn.commit().map_err(environment.error("cannot commit"))
     }
 

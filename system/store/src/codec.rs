@@ -8,7 +8,10 @@
 //!
 //! All numbers are big-endian. Does not know about LMDB.
 
-use crate::{RowError, Schema, Versioned};
+use crate::{
+    RowError, Schema, Versioned,
+    wal::{Anchor, Salt},
+};
 
 /// Encodes the row value of a fact into `row`.
 pub(crate) fn encode_fact<S: Schema>(key: &[u8], record: &S::Record, row: &mut Vec<u8>) {
@@ -51,14 +54,30 @@ pub(crate) fn version_of_entry<S: Schema>(row: &[u8]) -> Option<S::Version> {
     S::version_from_bytes(row.get(4..20)?.try_into().ok()?)
 }
 
-/// Encodes the row with the WAL generation into `row`.
-pub(crate) fn encode_generation(key: &[u8], generation: u64, row: &mut Vec<u8>) {
+/// Encodes the row with the anchor of the WAL into `row`.
+pub(crate) fn encode_anchor(key: &[u8], anchor: &Anchor, row: &mut Vec<u8>) {
     begin(row);
-    row.extend_from_slice(&generation.to_be_bytes());
+    row.extend_from_slice(&anchor.applied.to_be_bytes());
+    row.extend_from_slice(&anchor.chain.to_be_bytes());
+    for salt in anchor.salts {
+        row.extend_from_slice(&salt.0.to_be_bytes());
+    }
     seal(key, row);
 }
 
-/// Decodes the row with the WAL generation; the error says what is wrong with it.
+/// Decodes the row with the anchor of the WAL; the error says what is wrong with it.
+pub(crate) fn decode_anchor(key: &[u8], row: &[u8]) -> Result<Anchor, &'static str> {
+    const LENGTH: &str = "wrong length";
+    let (applied, rest) = open(key, row)?.split_first_chunk().ok_or(LENGTH)?;
+    let (chain, rest) = rest.split_first_chunk().ok_or(LENGTH)?;
+    let (first, rest) = rest.split_first_chunk().ok_or(LENGTH)?;
+    let second = rest.try_into().map_err(|_| LENGTH)?;
+    let salts = [*first, second].map(|salt| Salt(u64::from_be_bytes(salt)));
+    let (applied, chain) = (u64::from_be_bytes(*applied), u32::from_be_bytes(*chain));
+    Ok(Anchor { applied, chain, salts })
+}
+
+/// Decodes the row that had the place of the anchor in format 4: the WAL generation alone.
 pub(crate) fn decode_generation(key: &[u8], row: &[u8]) -> Result<u64, &'static str> {
     open(key, row)?.try_into().map(u64::from_be_bytes).map_err(|_| "not a number")
 }

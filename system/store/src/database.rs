@@ -209,6 +209,16 @@ impl Schema for DatabaseSchema {
         }
     }
 
+    fn check(facts: &DatabaseFacts, record: &DatabaseRecord) -> Result<(), &'static str> {
+        match record {
+            DatabaseRecord::Applied { version } => match facts.writes.get(version) {
+                Some(DatabaseRecord::Staged { .. }) => Ok(()),
+                _ => Err("a write is applied but was not staged"),
+            },
+            _ => Ok(()),
+        }
+    }
+
     fn restore(facts: &mut DatabaseFacts, record: DatabaseRecord) {
         match &record {
             DatabaseRecord::Staged { version, .. } | DatabaseRecord::Applied { version } => {

@@ -18,22 +18,26 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-use crate::{Schema, StoreError, StoreId, StoreOptions, SyncMode, codec, verify, wal::Wal};
+use crate::{
+    Rule, Schema, StoreError, StoreId, StoreOptions, SyncMode, codec, verify,
+    wal::{self, Anchor, Wal, WalOptions, legacy},
+};
 
 /// The version of the row format, independent of LMDB's version.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
+/// The format before, which is upgraded: one log file, whose frames have no salt.
+const FORMAT_ONE_LOG: u32 = 4;
 /// The key of the row that identifies the store: format and store id. It has no checksum, because a
 /// store of another format need not have one there, and damage to it shows in the values.
 const IDENTITY: &[u8] = b"\0store";
-/// The key of the row with the last WAL generation that the tables contain.
-const CHECKPOINT: &[u8] = b"\0log";
+/// The key of the row with the anchor of the WAL.
+const ANCHOR: &[u8] = b"\0log";
 /// The table of the key/value entries.
 const ENTRIES: &str = "kv";
 
 const LOCK_FILE: &str = "LOCK";
 const DATA_FILE: &str = "data.mdb";
 const LMDB_LOCK_FILE: &str = "lock.mdb";
-const LOG_FILE: &str = "log";
 /// The directory in which a new environment is created before its files are moved into place.
 const CREATING: &str = "creating";
 /// The text of the lock file before the store id.
@@ -42,7 +46,8 @@ const LOCK_WORDS: &str = "two-phase commit store ";
 type Env = heed::Env<WithoutTls>;
 
 /// A table that maps bytes to bytes.
-pub(crate) type Table = heed::Database<'static, RawBytes, RawBytes>;
+pub(crate) type Table = AnyTable<'static>;
+type AnyTable<'e> = heed::Database<'e, RawBytes, RawBytes>;
 
 /// A key and its value.
 type Row<'t> = (&'t [u8], &'t [u8]);
@@ -70,7 +75,7 @@ impl Environment {
     pub(crate) fn open<S: Schema>(
         dir: &Path,
         options: &StoreOptions,
-    ) -> Result<(Environment, Wal, Vec<S::Record>), StoreError> {
+    ) -> Result<(Environment, Log, Vec<S::Record>), StoreError> {
         let contents = DirContents::scan(dir)?;
         if !contents.data && !contents.lock && !options.create {
             return Err(StoreError::Absent { dir: dir.to_owned() });
@@ -86,7 +91,7 @@ impl Environment {
         if opened.is_err() && !contents.lock {
             lock.remove();
         }
-        let ((env, facts, entries, id), wal, records) = opened?;
+        let (Mapped { env, facts, entries, id, .. }, log, records) = opened?;
         let environment = Environment {
             env,
             facts,
@@ -96,14 +101,14 @@ impl Environment {
             map_bytes: options.map_bytes,
             _lock: lock.held,
         };
-        Ok((environment, wal, records))
+        Ok((environment, log, records))
     }
 
     fn open_locked<S: Schema>(
         dir: &Path,
         options: &StoreOptions,
         lock: &mut LockFile,
-    ) -> Result<(Mapped, Wal, Vec<S::Record>), StoreError> {
+    ) -> Result<(Mapped, Log, Vec<S::Record>), StoreError> {
         let file = dir.join(DATA_FILE);
         let len = match fs::metadata(&file) {
             Ok(data) => Some(data.len()),
@@ -124,28 +129,15 @@ impl Environment {
             _ => {}
         }
         let mapped = map(dir, options, None)?;
-        let (env, facts, _, id) = &mapped;
-        let id = *id;
+        let id = mapped.id;
         if let Some(expected) = lock.store.filter(|expected| *expected != id) {
             return Err(StoreError::Swapped { file, found: id, expected });
         }
-        let checkpointed = {
-            let failed =
-                |error| store_error(dir, options.map_bytes, "cannot read the records", error);
-            let txn = env.read_txn().map_err(failed)?;
-            let row = facts.get(&txn, CHECKPOINT).map_err(failed)?.ok_or("missing");
-            row.and_then(|row| codec::decode_generation(CHECKPOINT, row)).map_err(|why| {
-                let what = format!("the row with the WAL generation is invalid: {why}");
-                StoreError::Damaged { file, what }
-            })?
-        };
-        let path = dir.join(LOG_FILE);
-        let (wal, records) =
-            Wal::open::<S>(&path, id, checkpointed, options.exclusive, options.sync_mode)?;
+        let (log, records) = open_log::<S>(dir, options, &mapped)?;
         if lock.store.is_none() {
             lock.write_store_id(dir, id)?;
         }
-        Ok((mapped, wal, records))
+        Ok((mapped, log, records))
     }
 
     /// Makes the data file durable, including what an earlier process wrote.
@@ -153,15 +145,18 @@ impl Environment {
         self.env.force_sync().map_err(self.error("cannot sync"))
     }
 
-    /// Records that the tables contain everything up to a WAL generation.
-    pub(crate) fn set_checkpoint_generation(
+    /// Records that the tables contain everything up to the generation of an anchor.
+    pub(crate) fn set_anchor(
         &self,
         txn: &mut RwTxn<'_>,
-        generation: u64,
+        anchor: &Anchor,
     ) -> Result<(), StoreError> {
-        let mut row = Vec::new();
-        codec::encode_generation(CHECKPOINT, generation, &mut row);
-        self.facts.put(txn, CHECKPOINT, &row).map_err(self.error("cannot write"))
+        put_anchor(self.facts, txn, anchor).map_err(self.error("cannot write"))
+    }
+
+    /// Records that the store has the current format.
+    pub(crate) fn set_format(&self, txn: &mut RwTxn<'_>) -> Result<(), StoreError> {
+        put_identity(self.facts, txn, self.id).map_err(self.error("cannot write"))
     }
 
     /// Begins to read, from the last commit.
@@ -186,7 +181,7 @@ impl Environment {
     ) -> Result<impl Iterator<Item = heed::Result<Row<'t>>> + use<'t>, StoreError> {
         let rows = self.facts.iter(txn).map_err(self.error("cannot read the records"))?;
         Ok(rows.filter(
-            |row| !matches!(row, Ok((key, _)) if [IDENTITY, CHECKPOINT, ENTRIES.as_bytes()].contains(key)),
+            |row| !matches!(row, Ok((key, _)) if [IDENTITY, ANCHOR, ENTRIES.as_bytes()].contains(key)),
         ))
     }
 
@@ -247,7 +242,8 @@ impl DirContents {
             match name.to_str() {
                 Some(LOCK_FILE) => contents.lock = true,
                 Some(DATA_FILE) => contents.data = true,
-                Some(LMDB_LOCK_FILE | LOG_FILE | CREATING) => {}
+                Some(LMDB_LOCK_FILE | legacy::LOG_FILE | CREATING) => {}
+                Some(name) if wal::SEGMENT_FILES.contains(&name) => {}
                 _ => foreign = Some(name),
             }
         }
@@ -354,8 +350,8 @@ fn create(dir: &Path, options: &StoreOptions) -> Result<(), StoreError> {
     created.map_err(io(&temporary, "cannot create the directory"))?;
     let id = StoreId(rand::random_range(1..=u64::MAX));
     drop(map(&temporary, options, Some(id))?);
-    Wal::create(&temporary.join(LOG_FILE), id, options.wal_bytes)?;
-    for name in [LOG_FILE, DATA_FILE] {
+    wal::create(&temporary, id, options.wal_bytes)?;
+    for name in wal::SEGMENT_FILES.into_iter().chain([DATA_FILE]) {
         let (from, to) = (temporary.join(name), dir.join(name));
         fs::rename(&from, &to).map_err(io(&to, "cannot move the new file into place"))?;
     }
@@ -368,8 +364,59 @@ fn create(dir: &Path, options: &StoreOptions) -> Result<(), StoreError> {
         .map_err(io(dir, "cannot sync the new directory"))
 }
 
-/// A mapped environment: the environment, its two tables, and its store id.
-type Mapped = (Env, Table, Table, StoreId);
+/// A mapped environment: its two tables, and what its identity says.
+struct Mapped {
+    env: Env,
+    facts: Table,
+    entries: Table,
+    id: StoreId,
+    format: u32,
+}
+
+/// The log of a store.
+pub(crate) enum Log {
+    /// The write-ahead log.
+    Current(Wal),
+    /// The log of format 4, of which the tables contain everything up to a generation.
+    Old(u64),
+}
+
+/// Opens the log of a store and reads the records that the tables do not contain.
+fn open_log<S: Schema>(
+    dir: &Path,
+    options: &StoreOptions,
+    mapped: &Mapped,
+) -> Result<(Log, Vec<S::Record>), StoreError> {
+    let Mapped { env, facts, id, format, .. } = mapped;
+    let failed = |error| store_error(dir, options.map_bytes, "cannot read the records", error);
+    let txn = env.read_txn().map_err(failed)?;
+    let row = facts.get(&txn, ANCHOR).map_err(failed)?.ok_or("missing");
+    let damaged = |why| {
+        let what = format!("the row that joins the tables to the WAL is invalid: {why}");
+        StoreError::Damaged { file: dir.join(DATA_FILE), what }
+    };
+    if *format == FORMAT_ONE_LOG {
+        let applied = row.and_then(|row| codec::decode_generation(ANCHOR, row)).map_err(damaged)?;
+        return Ok((Log::Old(applied), legacy::read::<S>(dir, *id, applied)?));
+    }
+    let anchor = row.and_then(|row| codec::decode_anchor(ANCHOR, row)).map_err(damaged)?;
+    let StoreOptions { exclusive, sync_mode, rules, .. } = *options;
+    let (wal, records) =
+        Wal::open::<S>(dir, *id, anchor, WalOptions { append: exclusive, sync_mode, rules })?;
+    Ok((Log::Current(wal), records))
+}
+
+fn put_anchor(facts: AnyTable<'_>, txn: &mut RwTxn<'_>, anchor: &Anchor) -> heed::Result<()> {
+    let mut row = Vec::new();
+    codec::encode_anchor(ANCHOR, anchor, &mut row);
+    facts.put(txn, ANCHOR, &row)
+}
+
+fn put_identity(facts: AnyTable<'_>, txn: &mut RwTxn<'_>, id: StoreId) -> heed::Result<()> {
+    let mut identity = FORMAT.to_be_bytes().to_vec();
+    identity.extend_from_slice(&id.0.to_be_bytes());
+    facts.put(txn, IDENTITY, &identity)
+}
 
 /// Maps the environment in `dir`. Creates it if `new` gives its id.
 fn map(dir: &Path, options: &StoreOptions, new: Option<StoreId>) -> Result<Mapped, StoreError> {
@@ -378,6 +425,7 @@ fn map(dir: &Path, options: &StoreOptions, new: Option<StoreId>) -> Result<Mappe
     let mut open = EnvOpenOptions::new().read_txn_without_tls();
     open.map_size(whole_pages(options.map_bytes)).max_dbs(1).max_readers(READERS_MAX);
     if let Some(flag) = match options.sync_mode {
+        SyncMode::All if !options.rules.keep(Rule::ReuseAfterSync) => Some(EnvFlags::NO_META_SYNC),
         SyncMode::All => None,
         SyncMode::NoMeta => Some(EnvFlags::NO_META_SYNC),
         SyncMode::None => Some(EnvFlags::NO_SYNC),
@@ -401,17 +449,13 @@ fn map(dir: &Path, options: &StoreOptions, new: Option<StoreId>) -> Result<Mappe
             .create_databases_and_commit(env.write_txn().map_err(explained)?, |create, txn| {
                 let facts = create.create_database::<RawBytes, RawBytes>(txn, None)?;
                 let entries = create.create_database::<RawBytes, RawBytes>(txn, Some(ENTRIES))?;
-                let mut identity = FORMAT.to_be_bytes().to_vec();
-                identity.extend_from_slice(&id.0.to_be_bytes());
-                facts.put(txn, IDENTITY, &identity)?;
-                let mut generation = Vec::new();
-                codec::encode_generation(CHECKPOINT, 0, &mut generation);
-                facts.put(txn, CHECKPOINT, &generation)?;
+                put_identity(facts, txn, id)?;
+                put_anchor(facts, txn, &Anchor::new(0))?;
                 Ok(CommitOrAbort::<_, ()>::Commit((facts, entries)))
             })
             .map_err(explained)?
             .unwrap_commit();
-        return Ok((env, facts, entries, id));
+        return Ok(Mapped { env, facts, entries, id, format: FORMAT });
     }
 
     let file = dir.join(DATA_FILE);
@@ -438,16 +482,17 @@ fn map(dir: &Path, options: &StoreOptions, new: Option<StoreId>) -> Result<Mappe
     };
     let identity = identity.ok_or_else(foreign)?;
     let (format, id) = identity.split_first_chunk().ok_or_else(foreign)?;
-    match u32::from_be_bytes(*format) {
-        FORMAT => {}
-        found => return Err(StoreError::Format { file, found, expected: FORMAT }),
+    let format = u32::from_be_bytes(*format);
+    // Only the owner of the directory's lock may upgrade a store.
+    if format != FORMAT && !(format == FORMAT_ONE_LOG && options.exclusive) {
+        return Err(StoreError::Format { file, found: format, expected: FORMAT });
     }
     let id = id.try_into().map(u64::from_be_bytes).map(StoreId).map_err(|_| foreign())?;
     let (facts, entries) = tables.ok_or_else(|| StoreError::Damaged {
         file,
         what: format!("the table '{ENTRIES}' is missing"),
     })?;
-    Ok((env, facts, entries, id))
+    Ok(Mapped { env, facts, entries, id, format })
 }
 
 /// The maximum number of concurrent readers. LMDB's default is low for a library.
@@ -470,7 +515,8 @@ fn whole_pages(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX - LARGEST_PAGE).next_multiple_of(LARGEST_PAGE)
 }
 
-fn sync_directory(dir: &Path) -> io::Result<()> {
+/// Makes the names of the files in a directory durable.
+pub(crate) fn sync_directory(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 

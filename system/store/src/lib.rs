@@ -29,9 +29,10 @@
 //! and simulators.
 //!
 //! The parts: each group of records is appended to the write-ahead log (`wal`) and applied to the
-//! newest state, which is kept in memory (`memtable`). When the WAL is full, the writer checkpoints
-//! that state to LMDB in one synced transaction (`checkpoint`), stamps it with the WAL generation,
-//! and reuses the file. Opening a store verifies the LMDB file (`verify`) and replays the WAL.
+//! newest state, which is kept in memory (`memtable`). When a segment of the WAL is full, the writer
+//! checkpoints that state to LMDB in one synced transaction (`checkpoint`), stamps it with the WAL
+//! generation, and goes on in the other segment. Opening a store verifies the LMDB file (`verify`) and
+//! replays the WAL. `rules` names what all of this relies on.
 
 mod checkpoint;
 mod codec;
@@ -42,8 +43,10 @@ mod id;
 mod limits;
 mod memory;
 mod memtable;
+mod rules;
 mod schema;
 mod store;
+mod upgrade;
 mod verify;
 mod wal;
 mod writer;
@@ -53,6 +56,7 @@ pub use error::StoreError;
 pub use id::StoreId;
 pub use limits::{KEY_BYTES_MAX, LimitError, Limits};
 pub use memory::{Memory, State};
+pub use rules::{Rule, Rules};
 pub use schema::{Bytes, RowError, RowKey, Schema, Versioned, Write, decode_write, encode_write};
 pub use store::{Entries, Opened, Store, StoreOptions, SyncMode};
 pub use writer::{Observer, OnPersisted};

@@ -83,6 +83,13 @@ impl<S: Schema> Memtable<S> {
         self.checkpointing.clone()
     }
 
+    /// Takes back the changes of a checkpoint that has not begun.
+    pub(crate) fn thaw(&mut self) {
+        for (key, change) in mem::take(&mut self.checkpointing).iter() {
+            self.changed.entry(key.clone()).or_insert_with(|| change.clone());
+        }
+    }
+
     /// The tables contain the changes of the last checkpoint. The caller should still hold them,
     /// because dropping that many under a lock could take long.
     pub(crate) fn checkpoint_done(&mut self) {

@@ -32,6 +32,14 @@ pub trait Schema: Clone + Debug + Default + Eq + Hash + Send + Sync + 'static {
     /// May panic on a record that cannot follow the earlier ones.
     fn apply(facts: &mut Self::Facts, record: &Self::Record) -> Option<Write<Self>>;
 
+    /// Checks that a record which was read back can follow the earlier ones.
+    ///
+    /// # Errors
+    /// It cannot: [`apply`](Schema::apply) would panic. The reason.
+    fn check(_facts: &Self::Facts, _record: &Self::Record) -> Result<(), &'static str> {
+        Ok(())
+    }
+
     /// Adds a fact that was read back. Restoring all [`records`](Schema::records) of some facts gives
     /// equal facts.
     fn restore(facts: &mut Self::Facts, record: Self::Record);

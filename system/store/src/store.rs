@@ -15,12 +15,13 @@ use std::{
 use heed::{RoTxn, WithoutTls};
 
 use crate::{
-    Limits, Lsn, Observer, OnPersisted, Schema, StoreError, StoreId, Versioned,
+    Limits, Lsn, Observer, OnPersisted, Rules, Schema, StoreError, StoreId, Versioned,
     checkpoint::Checkpointer,
     codec,
-    environment::Environment,
+    environment::{Environment, Log},
     memtable::Change,
-    writer::{Shared, Writer},
+    upgrade,
+    writer::{Background, Shared, Writer},
 };
 
 /// How to open a store.
@@ -36,14 +37,17 @@ pub struct StoreOptions {
     pub map_bytes: u64,
     /// Records that are not forced become durable after this time. Default 10 ms.
     pub flush_interval: Duration,
-    /// The size of the write-ahead log, in bytes. When it is full, the newest state is checkpointed
-    /// to the tables. With 0, and for a group that does not fit, every group is written to the
-    /// tables directly. Not used without the directory's lock. Default 16 MiB.
+    /// The size of each of the two segments of the write-ahead log, in bytes. When one is full, the
+    /// newest state is checkpointed to the tables. With 0, and for a group that does not fit, every
+    /// group is written to the tables directly. Not used without the directory's lock. Default 16
+    /// MiB.
     pub wal_bytes: u64,
     /// The size limits of keys and values. Callers of `append` must check them.
     pub limits: Limits,
     /// What a commit waits for. Default all syncs.
     pub sync_mode: SyncMode,
+    /// The rules in force. Default all. Tests break one to show what goes wrong.
+    pub rules: Rules,
 }
 
 /// Which syncs a commit waits for. Every mode but [`SyncMode::All`] loses acknowledged records when
@@ -71,6 +75,7 @@ impl Default for StoreOptions {
             wal_bytes: 16 << 20,
             limits: Limits::default(),
             sync_mode: SyncMode::All,
+            rules: Rules::ALL,
         }
     }
 }
@@ -120,19 +125,42 @@ impl<S: Schema> Store<S> {
         persisted: OnPersisted,
         observer: Option<Box<dyn Observer<S::Record>>>,
     ) -> Result<Opened<S>, StoreError> {
-        let (environment, mut wal, logged) = Environment::open::<S>(dir, &options)?;
+        let (environment, log, logged) = Environment::open::<S>(dir, &options)?;
         let environment = Arc::new(environment);
-        let checkpointer = Checkpointer::new(environment.clone());
-        let shared = Arc::new(Shared::new(checkpointer.load_facts::<S>()?, &logged));
+        let mut checkpointer = Checkpointer::new(environment.clone());
+        let shared = Shared::new(checkpointer.load_facts::<S>()?, &logged);
+        let shared = Arc::new(shared.map_err(|why| StoreError::Damaged {
+            file: dir.to_owned(),
+            what: format!("a record of the WAL cannot follow what is before it: {why}"),
+        })?);
         shared.check_versions(&environment)?;
         checkpointer.check_versions::<S>(&shared.changes())?;
+        let mut wal = match log {
+            Log::Old(applied) => {
+                upgrade::upgrade(&environment, &mut checkpointer, &shared, applied, &options)?
+            }
+            Log::Current(wal) => wal,
+        };
+        if options.exclusive {
+            upgrade::remove_old_log(dir)?;
+            if wal.fills_both_segments() {
+                // A checkpoint was interrupted. There is no third segment to go on in.
+                let anchor = wal.next_anchor();
+                shared.checkpoint_now(|facts, changed| {
+                    checkpointer.write::<S>(facts, changed, &anchor)
+                })?;
+                wal.start_next_generation(&anchor);
+                wal.set_next_salt(&anchor);
+            }
+        }
         wal.resize(options.wal_bytes)?;
         let records = shared.facts();
         let writer = Writer {
             environment: environment.clone(),
             wal,
-            checkpointer,
+            background: Background::Idle(checkpointer),
             sync_mode: options.sync_mode,
+            rules: options.rules,
             shared: shared.clone(),
             flush_interval: options.flush_interval,
             observer,

@@ -1,24 +1,29 @@
 //! The queue of records with the newest state, and the writer thread. The thread takes all queued
-//! records, makes them durable in one frame of the WAL, and reports that. When the WAL is full, it
-//! checkpoints the newest state to the tables instead. Records that arrive during a sync go into
-//! the next group. Does not know who appends or why.
+//! records, makes them durable in one frame of the WAL, and reports that. Records that arrive during a
+//! sync go into the next group. Does not know who appends or why.
+//!
+//! When a segment of the WAL is nearly full, the state is frozen with the group that is taken next.
+//! That group is the segment's last, and the frozen state is checkpointed in the background while
+//! frames go to the other segment. If that one fills up before the checkpoint is done, the writer
+//! waits. A group that does not fit in its segment is checkpointed at once, instead of being logged.
 
 use std::{
     mem,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{self, AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use crate::{
-    Lsn, Schema, StoreError, SyncMode,
+    Lsn, Rule, Rules, Schema, StoreError, SyncMode,
     checkpoint::Checkpointer,
     environment::Environment,
     memtable::{Change, Changes, Memtable},
-    wal::Wal,
+    wal::{Anchor, Wal},
 };
 
 /// Called with each group of records before and after it becomes durable, in the writer thread. If
@@ -66,6 +71,15 @@ struct Queue<S: Schema> {
     memtable: Memtable<S>,
 }
 
+/// What the writer has to do next.
+enum Work<S: Schema> {
+    /// Make the group of records up to a position durable. If the state after it was to be frozen, with
+    /// that state.
+    Commit(Lsn, Option<Snapshot<S>>),
+    /// Nothing came for a while: seal the last frame.
+    Seal,
+}
+
 /// The state to checkpoint, after every record up to a position.
 struct Snapshot<S: Schema> {
     upto: Lsn,
@@ -73,12 +87,29 @@ struct Snapshot<S: Schema> {
     changed: Arc<Changes<S>>,
 }
 
+impl<S: Schema> Queue<S> {
+    /// Begins a checkpoint of the state after every appended record.
+    fn freeze(&mut self) -> Snapshot<S> {
+        Snapshot {
+            upto: self.appended,
+            changed: self.memtable.begin_checkpoint(),
+            facts: self.memtable.facts().clone(),
+        }
+    }
+}
+
 impl<S: Schema> Shared<S> {
     /// Starts from the facts in the tables and the records in the WAL that the tables do not
     /// contain.
-    pub(crate) fn new(facts: S::Facts, logged: &[S::Record]) -> Self {
+    ///
+    /// # Errors
+    /// A record cannot follow the earlier ones.
+    pub(crate) fn new(facts: S::Facts, logged: &[S::Record]) -> Result<Self, &'static str> {
         let mut memtable = Memtable::new(facts);
-        logged.iter().for_each(|record| memtable.apply(record));
+        for record in logged {
+            S::check(memtable.facts(), record)?;
+            memtable.apply(record);
+        }
         let queue = Queue {
             records: Vec::new(),
             appended: 0,
@@ -89,13 +120,13 @@ impl<S: Schema> Shared<S> {
             timed_wait: false,
             memtable,
         };
-        Shared {
+        Ok(Shared {
             queue: Mutex::new(queue),
             wake: Condvar::new(),
             durable: AtomicU64::new(0),
             checkpoints: AtomicU64::new(0),
             failed: OnceLock::new(),
-        }
+        })
     }
 
     /// Every fact, in canonical order.
@@ -180,15 +211,23 @@ impl<S: Schema> Shared<S> {
     }
 
     /// Waits for the next group: records that are forced, or that have been queued for
-    /// `flush_interval`. Swaps them with the empty `batch` and returns the last position. Returns
-    /// none when the store is closed and no record is left.
-    fn next_batch(&self, batch: &mut Vec<S::Record>, flush_interval: Duration) -> Option<Lsn> {
+    /// `flush_interval`. Swaps them with the empty `batch`, and freezes the state after them if
+    /// `freeze`. If the last frame is `unsealed`, waits for `flush_interval` at most. Returns none when
+    /// the store is closed and no record is left.
+    fn next_work(
+        &self,
+        batch: &mut Vec<S::Record>,
+        flush_interval: Duration,
+        unsealed: bool,
+        freeze: bool,
+    ) -> Option<Work<S>> {
         let mut queue = self.queue();
         // After a group another one is likely soon, so the first wait has a timeout.
         let mut active = true;
         loop {
             let wait = match queue.since {
                 None if queue.closing => return None,
+                None if unsealed && !active => return Some(Work::Seal),
                 None => active.then_some(flush_interval),
                 Some(since) => {
                     let wait = flush_interval.saturating_sub(since.elapsed());
@@ -197,7 +236,8 @@ impl<S: Schema> Shared<S> {
                     if queue.closing || queue.forced >= first || wait.is_zero() {
                         mem::swap(&mut queue.records, batch);
                         queue.since = None;
-                        return Some(queue.appended);
+                        let frozen = freeze.then(|| queue.freeze());
+                        return Some(Work::Commit(queue.appended, frozen));
                     }
                     Some(wait)
                 }
@@ -224,11 +264,33 @@ impl<S: Schema> Shared<S> {
         let mut queue = self.queue();
         batch.append(&mut queue.records);
         queue.since = None;
-        Snapshot {
-            upto: queue.appended,
-            changed: queue.memtable.begin_checkpoint(),
-            facts: queue.memtable.facts().clone(),
-        }
+        queue.freeze()
+    }
+
+    /// The state as it is by now, instead of one that was frozen.
+    fn freeze_again(&self, frozen: Snapshot<S>) -> Snapshot<S> {
+        let mut queue = self.queue();
+        queue.memtable.thaw();
+        drop(frozen);
+        queue.freeze()
+    }
+
+    /// The tables contain the frozen state. The caller should still hold it, because dropping that
+    /// much under a lock could take long.
+    fn checkpoint_done(&self) {
+        self.queue().memtable.checkpoint_done();
+        self.checkpoints.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Checkpoints the state after all records, before there is a writer.
+    pub(crate) fn checkpoint_now(
+        &self,
+        write: impl FnOnce(&S::Facts, &Changes<S>) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let snapshot = self.snapshot(&mut Vec::new());
+        write(&snapshot.facts, &snapshot.changed)?;
+        self.checkpoint_done();
+        Ok(())
     }
 
     /// Fails if an appended write has a version that does not increase.
@@ -244,12 +306,23 @@ impl<S: Schema> Shared<S> {
 pub(crate) struct Writer<S: Schema> {
     pub(crate) environment: Arc<Environment>,
     pub(crate) wal: Wal,
-    pub(crate) checkpointer: Checkpointer,
+    pub(crate) background: Background,
     pub(crate) sync_mode: SyncMode,
+    pub(crate) rules: Rules,
     pub(crate) shared: Arc<Shared<S>>,
     pub(crate) flush_interval: Duration,
     pub(crate) observer: Option<Box<dyn Observer<S::Record>>>,
     pub(crate) persisted: OnPersisted,
+}
+
+/// Who has the tables.
+pub(crate) enum Background {
+    /// Nobody.
+    Idle(Checkpointer),
+    /// A thread that checkpoints a generation, with the anchor that it writes.
+    Running(Anchor, JoinHandle<(Checkpointer, Result<(), StoreError>)>),
+    /// The writer, between two of the others, or for good because a checkpoint has failed.
+    Taken,
 }
 
 impl<S: Schema> Writer<S> {
@@ -264,21 +337,37 @@ impl<S: Schema> Writer<S> {
             let _ = self.shared.failed.set(error.clone());
             (self.persisted)(Err(error));
         }
+        // The directory must not be unlocked while a thread still writes to the tables.
+        if let Background::Running(_, thread) =
+            mem::replace(&mut self.background, Background::Taken)
+        {
+            let _ = thread.join();
+        }
     }
 
     fn commits(&mut self) -> Result<(), StoreError> {
         let mut batch = Vec::new();
-        let mut inherited_synced = false;
-        while let Some(lsn) = self.shared.next_batch(&mut batch, self.flush_interval) {
-            if !mem::replace(&mut inherited_synced, true) {
-                self.sync_inherited()?;
+        let mut begun = false;
+        loop {
+            let unsealed = self.wal.is_unsealed();
+            let freeze = self.is_to_freeze()?;
+            let work = self.shared.next_work(&mut batch, self.flush_interval, unsealed, freeze);
+            let Some(work) = work else { break };
+            if !mem::replace(&mut begun, true) {
+                self.begin()?;
             }
-            let lsn = self.commit(&mut batch, lsn)?;
-            batch.clear();
-            self.shared.durable.store(lsn, Ordering::Release);
-            (self.persisted)(Ok(lsn));
+            match work {
+                Work::Seal => self.wal.seal()?,
+                Work::Commit(lsn, frozen) => {
+                    let lsn = self.commit(&mut batch, lsn, frozen)?;
+                    batch.clear();
+                    self.shared.durable.store(lsn, Ordering::Release);
+                    (self.persisted)(Ok(lsn));
+                }
+            }
         }
         // A checkpoint at the end leaves the next start nothing to replay.
+        self.end_background()?;
         if self.wal.is_empty() {
             Ok(())
         } else {
@@ -288,31 +377,58 @@ impl<S: Schema> Writer<S> {
 
     /// A killed process may have left data in the WAL and in the tables that it had not made
     /// durable. Makes it durable before anything is overwritten or appended.
-    fn sync_inherited(&self) -> Result<(), StoreError> {
-        self.wal.sync()?;
-        if self.sync_mode == SyncMode::All { self.environment.sync() } else { Ok(()) }
+    fn begin(&mut self) -> Result<(), StoreError> {
+        self.wal.begin()?;
+        if self.sync_mode == SyncMode::All && self.rules.keep(Rule::ReuseAfterSync) {
+            self.environment.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Whether the next group is the last of its segment. If the checkpoint of the other segment is
+    /// still running, waits for it: there is nowhere to go on.
+    fn is_to_freeze(&mut self) -> Result<bool, StoreError> {
+        let running = match &self.background {
+            Background::Running(_, thread) => !thread.is_finished(),
+            _ => false,
+        };
+        if self.wal.is_nearly_full() || !running {
+            self.end_background()?;
+        }
+        Ok(self.wal.is_nearly_full())
     }
 
     /// Makes a group durable atomically, so that a crash keeps a prefix of the records. A
     /// checkpoint includes the records queued meanwhile. Returns the last durable position.
-    fn commit(&mut self, batch: &mut Vec<S::Record>, lsn: Lsn) -> Result<Lsn, StoreError> {
-        let snapshot = if self.wal.prepare_frame::<S>(batch) {
-            None
-        } else {
-            Some(self.shared.snapshot(batch))
+    fn commit(
+        &mut self,
+        batch: &mut Vec<S::Record>,
+        lsn: Lsn,
+        frozen: Option<Snapshot<S>>,
+    ) -> Result<Lsn, StoreError> {
+        let fits = self.wal.prepare_frame::<S>(batch);
+        let frozen = match frozen {
+            None if !fits => {
+                self.end_background()?;
+                Some(self.shared.snapshot(batch))
+            }
+            frozen => frozen,
         };
         self.shared.check_versions(&self.environment)?;
         if let Some(observer) = &mut self.observer {
             observer.before(batch);
         }
-        let durable = match &snapshot {
-            None => {
-                self.wal.append_frame()?;
-                lsn
-            }
-            Some(snapshot) => {
-                self.checkpoint(snapshot)?;
+        let durable = match frozen {
+            Some(snapshot) if !fits => {
+                self.checkpoint(&snapshot)?;
                 snapshot.upto
+            }
+            frozen => {
+                self.wal.append_frame()?;
+                if let Some(snapshot) = frozen {
+                    self.start_background(snapshot)?;
+                }
+                lsn
             }
         };
         if let Some(observer) = &mut self.observer {
@@ -323,10 +439,60 @@ impl<S: Schema> Writer<S> {
 
     /// Checkpoints to the tables and starts the next WAL generation.
     fn checkpoint(&mut self, snapshot: &Snapshot<S>) -> Result<(), StoreError> {
-        self.checkpointer.write::<S>(&snapshot.facts, &snapshot.changed, self.wal.generation())?;
-        self.wal.start_next_generation();
-        self.shared.checkpoints.fetch_add(1, Ordering::Relaxed);
-        self.shared.queue().memtable.checkpoint_done();
+        let Background::Idle(checkpointer) = &mut self.background else {
+            unreachable!("a checkpoint waits for the one before")
+        };
+        let anchor = self.wal.next_anchor();
+        checkpointer.write::<S>(&snapshot.facts, &snapshot.changed, &anchor)?;
+        self.wal.start_next_generation(&anchor);
+        self.wal.set_next_salt(&anchor);
+        self.shared.checkpoint_done();
+        Ok(())
+    }
+
+    /// Goes on in the other segment, and checkpoints the state after this one in a thread.
+    fn start_background(&mut self, frozen: Snapshot<S>) -> Result<(), StoreError> {
+        let Background::Idle(mut checkpointer) =
+            mem::replace(&mut self.background, Background::Taken)
+        else {
+            unreachable!("a checkpoint waits for the one before")
+        };
+        let frozen = if self.rules.keep(Rule::CheckpointAtBoundary) {
+            frozen
+        } else {
+            self.shared.freeze_again(frozen)
+        };
+        let anchor = self.wal.next_anchor();
+        self.wal.start_next_generation(&anchor);
+        let shared = self.shared.clone();
+        let write = move || {
+            let result = checkpointer.write::<S>(&frozen.facts, &frozen.changed, &anchor);
+            if result.is_ok() {
+                shared.checkpoint_done();
+            }
+            (checkpointer, result)
+        };
+        let thread = thread::Builder::new().name("checkpoint".to_owned()).spawn(write);
+        let thread = thread.map_err(|source| {
+            let doing = "cannot start the checkpoint thread";
+            StoreError::Io { path: self.environment.dir().to_owned(), doing, source }
+        })?;
+        self.background = Background::Running(anchor, thread);
+        Ok(())
+    }
+
+    /// Waits until no checkpoint is running.
+    fn end_background(&mut self) -> Result<(), StoreError> {
+        match mem::replace(&mut self.background, Background::Taken) {
+            Background::Running(anchor, thread) => {
+                let (checkpointer, result) =
+                    thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+                result?;
+                self.wal.set_next_salt(&anchor);
+                self.background = Background::Idle(checkpointer);
+            }
+            idle => self.background = idle,
+        }
         Ok(())
     }
 }

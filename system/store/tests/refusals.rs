@@ -65,8 +65,8 @@ fn what_a_store_creates_is_for_its_owner_alone() {
     let mut files: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap()).collect();
     files.sort_by_key(fs::DirEntry::file_name);
     let modes: Vec<_> = files.iter().map(|file| mode(&file.path())).collect();
-    assert_eq!(files.len(), 4, "{files:?}");
-    assert_eq!(modes, [0o600; 4], "{files:?}");
+    assert_eq!(files.len(), 5, "{files:?}");
+    assert_eq!(modes, [0o600; 5], "{files:?}");
 }
 
 #[test]

@@ -80,7 +80,10 @@ impl TimedEffect {
             Effect::SetTimer { id, after } => Some(TimedEffect::SetTimer { id, after }),
             Effect::Reply { call, reply } => Some(TimedEffect::Reply { call, reply }),
             Effect::Halt { .. } => Some(TimedEffect::Halt),
-            Effect::Send { .. } | Effect::Serve { .. } | Effect::Warn(_) => None,
+            Effect::Send { .. }
+            | Effect::Serve { .. }
+            | Effect::Refuse { .. }
+            | Effect::Warn(_) => None,
         }
     }
 }

@@ -24,7 +24,8 @@ const META_PAGES: u64 = 2;
 
 /// The files of a node whose writes and syncs have crash points.
 pub const LAYOUTS: &[FileLayout] = &[
-    FileLayout { name: "log", regions: &[(0, LOG)] },
+    FileLayout { name: "wal-0", regions: &[(0, LOG)] },
+    FileLayout { name: "wal-1", regions: &[(0, LOG)] },
     FileLayout { name: "data.mdb", regions: &[(0, META), (META_PAGES, DATA)] },
 ];
 
@@ -106,8 +107,10 @@ mod tests {
 
     #[test]
     fn a_sync_of_meta_pages_alone_is_the_second_sync_of_a_commit() {
-        let [log, tables] = LAYOUTS else { panic!("there are two files") };
-        assert_eq!((log.name, log.regions), ("log", &[(0, LOG)][..]));
+        let [first, second, tables] = LAYOUTS else { panic!("there are three files") };
+        for (segment, name) in [(first, "wal-0"), (second, "wal-1")] {
+            assert_eq!((segment.name, segment.regions), (name, &[(0, LOG)][..]));
+        }
         assert_eq!((tables.name, tables.regions), ("data.mdb", &[(0, META), (2, DATA)][..]));
     }
 }

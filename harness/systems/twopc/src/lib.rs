@@ -7,6 +7,8 @@
 //! - [`matrix`] enumerates every crash point and every way to crash there.
 //! - [`run`] makes a run, and [`checks`] check its record. [`schedule_replay`] makes a run that follows
 //!   a schedule of the model or the simulator.
+//! - [`simulation`] judges the runs of the simulator like real ones.
+//! - [`commands`] are the commands that all this adds to the command line.
 //! - [`page`] adds what the journals show to the page of a run.
 //!
 //! This crate joins the `lab`, which knows no system, with the types of `system`.
@@ -14,6 +16,7 @@
 pub mod checks;
 pub mod client;
 pub mod cluster;
+pub mod commands;
 mod crash_point;
 pub mod deployment;
 pub mod disk;
@@ -25,10 +28,12 @@ pub mod network;
 pub mod page;
 pub mod run;
 pub mod schedule_replay;
+pub mod simulation;
 mod timings;
 
 use lab::NodeName;
 use system::protocol::Node;
+pub use system::protocol::{CommitMode, Rule};
 
 pub use self::{crash_point::CrashPoint, mutation::Mutation, timings::Timings};
 

@@ -14,7 +14,7 @@ use lab::{
 };
 use system::{
     node::Role,
-    store::{Database, StoreOptions, SyncMode},
+    store::{Database, Rule, Rules, StoreOptions, SyncMode},
 };
 use tempfile::TempDir;
 use twopc::disk::{DiskPoint, LAYOUTS, LOG};
@@ -63,13 +63,13 @@ impl Mounted {
     }
 }
 
-/// With a WAL that holds three puts: every fourth put checkpoints.
+/// With a WAL of which each segment holds three puts: every third put begins a checkpoint.
 fn options(create: bool, syncs: SyncMode) -> StoreOptions {
     StoreOptions {
         create,
         sync_mode: syncs,
         map_bytes: 16 << 20,
-        wal_bytes: 16 << 10,
+        wal_bytes: 24 << 10,
         ..StoreOptions::default()
     }
 }
@@ -79,8 +79,8 @@ fn value(n: u32) -> Vec<u8> {
 }
 
 /// Puts keys until the disk fails. Returns the number of acknowledged puts.
-fn put_until_failure(at: &Path, syncs: SyncMode, count: u32) -> u32 {
-    let database = Database::open(&at.join("store"), options(true, syncs)).expect("a store");
+fn put_until_failure(at: &Path, options: StoreOptions, count: u32) -> u32 {
+    let database = Database::open(&at.join("store"), options).expect("a store");
     (0..count).find(|n| database.put(&n.to_be_bytes(), &value(*n)).is_err()).unwrap_or(count)
 }
 
@@ -101,15 +101,16 @@ fn found(at: &Path) -> Result<u32, String> {
 async fn lose_power_at(
     mounted: &Mounted,
     point: DiskPoint,
-    syncs: SyncMode,
+    options: StoreOptions,
     partial: Option<u64>,
 ) -> Option<(u32, Result<u32, String>)> {
     // The store exists before the point is armed.
-    mounted.on(move |at| put_until_failure(at, SyncMode::All, 0)).await;
+    let whole = StoreOptions { sync_mode: SyncMode::All, rules: Rules::ALL, ..options };
+    mounted.on(move |at| put_until_failure(at, whole, 0)).await;
     mounted.lose_power(None).await;
     let device = mounted.disks.device(&mounted.node);
     device.arm(point.at);
-    let puts = mounted.on(move |at| put_until_failure(at, syncs, 12));
+    let puts = mounted.on(move |at| put_until_failure(at, options, 24));
     tokio::pin!(puts);
     let acknowledged = tokio::select! {
         () = device.until_reached() => {
@@ -131,9 +132,10 @@ async fn a_store_keeps_acknowledged_puts_wherever_the_power_fails() {
         for (partial, n) in [(None, 1), (Some(seed), 2), (Some(seed + 100), 3)] {
             let Some(mounted) = Mounted::new().await else { return };
             let point = point.occurrence(every * n);
-            let (acknowledged, found) = lose_power_at(&mounted, point, SyncMode::All, partial)
-                .await
-                .unwrap_or_else(|| panic!("{point} was not reached"));
+            let (acknowledged, found) =
+                lose_power_at(&mounted, point, options(true, SyncMode::All), partial)
+                    .await
+                    .unwrap_or_else(|| panic!("{point} was not reached"));
             let found = found.unwrap_or_else(|why| panic!("{point}, partial {partial:?}: {why}"));
             // The put in progress may have become durable.
             assert!(
@@ -155,22 +157,33 @@ async fn a_store_that_skips_syncs_loses_acknowledged_puts() {
     {
         let Some(mounted) = Mounted::new().await else { return };
         let point = "master:before-disk-sync:meta:2".parse().expect("a point");
-        let reached = lose_power_at(&mounted, point, syncs, None).await.is_some();
+        let reached = lose_power_at(&mounted, point, options(true, syncs), None).await.is_some();
         assert_eq!(reached, reaches, "{syncs:?}");
         mounted.unmount().await;
     }
-    // Without the sync of the meta page, only the next checkpoint makes the last one durable, and the
-    // WAL records that it came from are overwritten meanwhile.
-    for (syncs, point) in [
-        (SyncMode::NoMeta, "master:before-disk-sync:data:2"),
-        (SyncMode::None, "master:after-disk-write:log:6"),
+    for (options, point) in [
+        // Without the sync of the meta page, only the next checkpoint makes the last one durable. The
+        // WAL does not hold it meanwhile: here, because there is none.
+        (
+            StoreOptions { wal_bytes: 0, ..options(true, SyncMode::NoMeta) },
+            "before-disk-sync:data:2",
+        ),
+        (
+            StoreOptions {
+                wal_bytes: 0,
+                rules: Rules::ALL.without(Rule::ReuseAfterSync),
+                ..options(true, SyncMode::All)
+            },
+            "before-disk-sync:data:2",
+        ),
+        (options(true, SyncMode::None), "after-disk-write:log:6"),
     ] {
         let Some(mounted) = Mounted::new().await else { return };
-        let point = point.parse().expect("a point");
+        let point = format!("master:{point}").parse().expect("a point");
         let (acknowledged, found) =
-            lose_power_at(&mounted, point, syncs, None).await.expect("it commits");
+            lose_power_at(&mounted, point, options, None).await.expect("it commits");
         let kept = found.is_ok_and(|found| found >= acknowledged);
-        assert!(!kept, "{syncs:?}: all {acknowledged} are there");
+        assert!(!kept, "{options:?}: all {acknowledged} are there");
         mounted.unmount().await;
     }
 }

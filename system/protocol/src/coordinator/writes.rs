@@ -205,6 +205,8 @@ impl Coordinator {
         key: Key,
         effects: &mut Vec<Effect>,
     ) {
+        // One transaction has one key, whatever the replica says.
+        let key = self.aborted.get(&txn).map_or(key, |aborted| aborted.key.clone());
         self.mark_unacknowledged(key.clone(), txn, Decision::Abort);
         let aborted = Aborted { key, unacked: Replicas::default() };
         self.aborted.entry(txn).or_insert(aborted).unacked.insert(slot);

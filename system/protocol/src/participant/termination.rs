@@ -3,7 +3,7 @@
 
 use super::{
     AbortBasis, Body, Config, Deferred, Effect, Message, Node, Participant, PeerKnowledge, Record,
-    Rule, TimerId, TxnId, TxnState,
+    Rule, TimerId, TxnId, TxnState, bounds,
 };
 
 impl Participant {
@@ -41,6 +41,10 @@ impl Participant {
         message: Message,
         effects: &mut Vec<Effect>,
     ) {
+        if self.is_far_ahead(&message) {
+            let why = "a transaction that is too far ahead";
+            return effects.push(bounds::refuse(Node::Replica(slot), why));
+        }
         match message.body {
             // The asker prepared the transaction in an epoch that every replica had promised by
             // then. A replica that has not promised it has lost its state and knows nothing.

@@ -17,6 +17,8 @@ pub mod replay;
 pub mod reply_soundness;
 mod run;
 
+use std::{fs, io, path::Path};
+
 use checker::{CheckResult, Limits, Results, linearizability, statistics};
 
 pub use errors::error_of;
@@ -50,4 +52,24 @@ pub fn check(run: &Run, limits: &Limits) -> Results {
         statistics::check(&run.events, &run.operations),
     ];
     Results::new(monitored.chain(recorded).collect())
+}
+
+/// Checks a run directory and writes its `results.json`.
+///
+/// # Errors
+/// The run cannot be read, or the results cannot be written.
+pub fn check_run(directory: &Path, limits: &Limits) -> Result<(Run, Results), LoadError> {
+    if !directory.join("history.jsonl").exists() {
+        return Err(LoadError::NoRun { path: directory.to_owned() });
+    }
+    let run = Run::load(directory)?;
+    let results = check(&run, limits);
+    let path = directory.join("results.json");
+    let write = || {
+        let mut text = serde_json::to_string_pretty(&results).map_err(io::Error::from)?;
+        text.push('\n');
+        fs::write(&path, text)
+    };
+    write().map_err(|source| LoadError::File { path: path.clone(), source })?;
+    Ok((run, results))
 }

@@ -94,6 +94,12 @@ pub struct Run {
 /// Why a run cannot be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// A directory is not that of a run.
+    #[error("{}: not a run directory: it contains no history.jsonl", path.display())]
+    NoRun {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The history cannot be read.
     #[error(transparent)]
     History(#[from] ReadError),

@@ -9,7 +9,8 @@ mod lost_records;
 
 use std::{fmt, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
-use explore::schedule::{Schedule, ScheduleSetup, Step};
+pub use explore::schedule::Schedule;
+use explore::schedule::{ScheduleSetup, Step};
 use history::{NemesisEvent, nemesis};
 use lab::{disk, progress::NoProgress, worker::Worker, workload::Mix};
 use system::{

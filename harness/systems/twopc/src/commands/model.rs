@@ -18,7 +18,7 @@ use explore::{
 };
 use system::protocol::{CommitMode, Rule, Rules};
 
-use crate::progress::Progress;
+use report::progress::Progress;
 
 /// Explore every schedule of a small cluster exhaustively: the machines that run in production, under
 /// stateright.

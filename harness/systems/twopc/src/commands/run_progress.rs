@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::run::{self, CompletedRun, RunError, RunOptions};
 use history::{Action, Event, Kind, NemesisEvent, nemesis::InjectionKind};
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::progress::RunProgress;
 use tokio::sync::watch;
-use twopc::run::{self, CompletedRun, RunError, RunOptions};
 
 /// How often a line is written if standard error is not a terminal.
 const LINE_PERIOD: Duration = Duration::from_secs(5);
@@ -24,7 +24,7 @@ const REDRAW_PERIOD: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// The harness cannot do its part.
-pub(crate) async fn run_with_progress(
+pub async fn run_with_progress(
     options: &RunOptions,
     interrupt: watch::Receiver<bool>,
 ) -> Result<CompletedRun, RunError> {

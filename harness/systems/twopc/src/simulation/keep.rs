@@ -8,6 +8,10 @@ use std::{
     time::SystemTime,
 };
 
+use crate::{
+    checks::{self, FinalState, JOURNAL, Run, RunParameters},
+    page,
+};
 use anyhow::Context as _;
 use explore::{
     schedule::Schedule,
@@ -20,15 +24,11 @@ use system::{
     journal,
     protocol::{CommitMode, Rules},
 };
-use twopc::{
-    checks::{self, FinalState, JOURNAL, Run, RunParameters},
-    page,
-};
 
 use super::{SeedVerdict, record};
 
 /// The command that runs a seed again.
-pub(super) fn command(seed: u64, commit: CommitMode, rules: Rules) -> String {
+pub fn command(seed: u64, commit: CommitMode, rules: Rules) -> String {
     let breaks: String = rules.broken().map(|rule| format!(" --break {rule}")).collect();
     format!("harness sim --commit {commit} --seeds {seed}..{}{breaks}", seed + 1)
 }
@@ -38,7 +38,7 @@ pub(super) fn command(seed: u64, commit: CommitMode, rules: Rules) -> String {
 ///
 /// # Errors
 /// A file cannot be written; the error names it.
-pub(super) fn keep(
+pub fn keep(
     store: &Path,
     plan: &SimulationPlan,
     run: &SimulatedRun,

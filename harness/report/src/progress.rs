@@ -22,7 +22,7 @@ pub struct Progress {
 
 impl Progress {
     /// Starts to show progress. `status` returns the text to show after the elapsed time.
-    pub(crate) fn show(status: impl Fn(Duration) -> String + Send + 'static) -> Progress {
+    pub fn show(status: impl Fn(Duration) -> String + Send + 'static) -> Progress {
         let (end, ended) = mpsc::channel();
         let is_terminal = io::stderr().is_terminal();
         let period = if is_terminal { REDRAW_PERIOD } else { LINE_PERIOD };

@@ -15,7 +15,7 @@ use explore::{
 use lab::duration::parse_duration;
 use system::protocol::{CommitMode, Request, Rule, Rules};
 
-use crate::sim::command::{SeedRange, SeedResults, run_seeds};
+use crate::simulation::{SeedRange, SeedResults, run_seeds};
 
 /// The arguments of `harness rules`.
 #[derive(Args, Clone, Debug)]

@@ -1,9 +1,9 @@
 //! Simulated runs judged: seeds are run by the [`simulator`], and the checks of real runs judge what
 //! it recorded.
 
-pub mod command;
-mod keep;
+pub mod keep;
 mod record;
+mod seeds;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +20,9 @@ use explore::{
 };
 use lab::workload::{ClientRequest, Generator, Mix};
 use system::protocol::{CommitMode, Rules};
-use twopc::checks;
+
+pub use self::seeds::{FirstFailure, SeedRange, SeedResults, run_seeds};
+use crate::checks;
 
 /// The verdict on a seed.
 #[derive(Debug)]
@@ -63,7 +65,7 @@ impl SeedVerdict {
     }
 
     /// Linearizability, then the other checks.
-    fn check_results(&self) -> impl Iterator<Item = &CheckResult> {
+    pub fn check_results(&self) -> impl Iterator<Item = &CheckResult> {
         let checks = self.checks.iter().flat_map(|results| &results.checks);
         std::iter::once(&self.linearizability).chain(checks)
     }

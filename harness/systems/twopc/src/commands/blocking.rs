@@ -16,18 +16,15 @@ use lab::duration::{duration_text, parse_duration};
 use serde::Serialize;
 use system::protocol::{CommitMode, Node};
 use tokio::sync::watch;
-use twopc::{
+
+use super::run_progress::run_with_progress;
+use crate::{
     CrashPoint,
-    checks::Run,
+    checks::{self, LoadError, Run},
     faults::{FaultAction, FaultName, Faults, Injection, Trigger, uncertainty_points},
     matrix::Shard,
     page,
     run::{RunError, RunOptions},
-};
-
-use crate::{
-    commands::{self, CommandError},
-    run_progress::run_with_progress,
 };
 
 /// The arguments of `harness blocking`.
@@ -77,7 +74,7 @@ pub enum BlockingError {
     Run(#[from] RunError),
     /// A run cannot be judged.
     #[error(transparent)]
-    Judge(#[from] CommandError),
+    Judge(#[from] LoadError),
     /// The output cannot be written.
     #[error("cannot write: {0}")]
     Write(#[from] io::Error),
@@ -117,8 +114,8 @@ pub async fn blocking(
     for peers in [true, false] {
         let options = args.options(peers);
         let completed = run_with_progress(&options, interrupt.clone()).await?;
-        let (run, results) = commands::check_run(&completed.directory, &Limits::default())?;
-        page::write(&completed.directory, &run, &results).map_err(CommandError::Load)?;
+        let (run, results) = checks::check_run(&completed.directory, &Limits::default())?;
+        page::write(&completed.directory, &run, &results)?;
         worst = worst.max(results.verdict);
         verdicts.push(format!("{}: {}", results.verdict, completed.directory.display()));
         rows.extend(measure(&run, args, peers));

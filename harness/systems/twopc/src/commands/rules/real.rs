@@ -4,20 +4,19 @@
 
 use std::{collections::BTreeMap, fs, io::Write, path::PathBuf, sync::Arc, time::Instant};
 
+use super::RulesArgs;
+use crate::{
+    Mutation,
+    checks::check_run,
+    faults::Faults,
+    matrix::Shard,
+    run::{self, RunOptions},
+};
 use anyhow::Context as _;
 use checker::{Limits, Validity};
 use lab::{disk, progress::NoProgress, seeds::run_seeds, signals::follow_signals, workload::Mix};
 use system::protocol::{CommitMode, Rule};
 use tokio::{runtime::Runtime, sync::watch};
-use twopc::{
-    Mutation,
-    faults::Faults,
-    matrix::Shard,
-    run::{self, RunOptions},
-};
-
-use super::RulesArgs;
-use crate::commands::check_run;
 
 /// The kind of run in which a mutation is to be detected.
 #[derive(Clone, Copy, Debug)]
@@ -322,7 +321,7 @@ fn print_row(
 
 #[cfg(test)]
 mod tests {
-    use twopc::Timings;
+    use crate::Timings;
 
     use super::*;
 

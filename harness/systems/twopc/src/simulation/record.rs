@@ -2,6 +2,10 @@
 
 use std::{collections::BTreeMap, io};
 
+use crate::checks::{
+    FinalReplicaState, FinalState, Run, RunParameters, error_of,
+    evidence::{self, Evidence},
+};
 use explore::{
     schedule::ScheduleHost,
     simulator::{
@@ -16,10 +20,6 @@ use history::{
 use system::{
     journal::Entry,
     protocol::{Node, Reply, Request, Write},
-};
-use twopc::checks::{
-    FinalReplicaState, FinalState, Run, RunParameters, error_of,
-    evidence::{self, Evidence},
 };
 
 /// The run as the checks of recorded runs take it.
