@@ -55,6 +55,7 @@ impl Open {
         let in_use = |resource| self.account.used(resource) > 0;
         now.duration_since(self.account.meter.last_heard()) > idle_timeout
             && !in_use(Resource::Calls)
+            && !in_use(Resource::PeerCalls)
             && !in_use(Resource::OtherCalls)
     }
 }

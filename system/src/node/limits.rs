@@ -12,8 +12,11 @@ use std::{
 
 use crate::{config::NodeLimits, meter::Meter};
 
-/// Calls of the other services than `Kv` that may be in progress, at the node and on a connection. Some last: the
-/// streams of peers, and those that watch the health.
+/// Streams of peers, and of callers that have not identified themselves, at the node and on a connection. A budget of
+/// their own: calls that last, such as those that watch the health, must not keep a peer out.
+const PEER_CALLS_MAX: usize = 1024;
+const CONNECTION_PEER_CALLS_MAX: usize = 4;
+/// Calls of the other services that may be in progress, at the node and on a connection.
 const OTHER_CALLS_MAX: usize = 256;
 const CONNECTION_OTHER_CALLS_MAX: usize = 32;
 
@@ -22,6 +25,8 @@ const CONNECTION_OTHER_CALLS_MAX: usize = 32;
 pub(super) enum Resource {
     /// Calls of `Kv`, from their arrival until the answer has left, or until it is known that nobody waits for it.
     Calls,
+    /// Streams of peers.
+    PeerCalls,
     /// Calls of the other services.
     OtherCalls,
     /// Announced bytes of requests that have not arrived in full.
@@ -33,8 +38,9 @@ pub(super) enum Resource {
 }
 
 /// Every resource.
-pub(super) const RESOURCES: [Resource; 5] = [
+pub(super) const RESOURCES: [Resource; 6] = [
     Resource::Calls,
+    Resource::PeerCalls,
     Resource::OtherCalls,
     Resource::RequestBytes,
     Resource::WriteBytes,
@@ -67,6 +73,7 @@ impl Budgets {
         let maximum = |resource| {
             let (node, connection) = match resource {
                 Resource::Calls => (limits.max_inflight, limits.connection_max_inflight),
+                Resource::PeerCalls => (PEER_CALLS_MAX, CONNECTION_PEER_CALLS_MAX),
                 Resource::OtherCalls => (OTHER_CALLS_MAX, CONNECTION_OTHER_CALLS_MAX),
                 Resource::RequestBytes => {
                     (limits.request_bytes_max, limits.connection_request_bytes_max)
@@ -77,7 +84,7 @@ impl Budgets {
                 }
             };
             let least = match resource {
-                Resource::Calls | Resource::OtherCalls => 1,
+                Resource::Calls | Resource::PeerCalls | Resource::OtherCalls => 1,
                 Resource::RequestBytes | Resource::WriteBytes | Resource::AnswerBytes => {
                     message_bytes_max
                 }
@@ -109,7 +116,8 @@ impl Budgets {
 
     /// The largest number of calls of one connection, of all services.
     pub(super) fn connection_calls_max(&self) -> usize {
-        self.connection_max.of(Resource::Calls) + self.connection_max.of(Resource::OtherCalls)
+        let calls = [Resource::Calls, Resource::PeerCalls, Resource::OtherCalls];
+        calls.iter().map(|resource| self.connection_max.of(*resource)).sum()
     }
 }
 
@@ -135,7 +143,7 @@ impl fmt::Display for Exhausted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.resource {
             Resource::Calls => "calls are in progress",
-            Resource::OtherCalls => "calls of this kind are in progress",
+            Resource::PeerCalls | Resource::OtherCalls => "calls of this kind are in progress",
             Resource::RequestBytes => "bytes of requests are arriving",
             Resource::WriteBytes => "bytes of writes are in progress",
             Resource::AnswerBytes => "bytes of answers wait to be taken",

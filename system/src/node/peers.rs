@@ -221,7 +221,8 @@ impl Peers {
             .map_err(|_| Status::deadline_exceeded("the caller did not identify itself"))??
             .ok_or_else(|| Status::invalid_argument("the caller did not identify itself"))?;
         let from = self.check(&greeting, None).inspect_err(|status| {
-            self.refusals.add("a caller", status.message());
+            self.refusals.count.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!("refused a caller: {}", excerpt(status.message()));
         })?;
         let buffer = self.send_buffer(from).ok_or_else(|| Status::internal("not a peer"))?;
         let stream = buffer.attach(meter);

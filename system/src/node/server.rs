@@ -224,7 +224,10 @@ impl Router {
             kv.take(method, request, respond, account);
             return;
         }
-        let slot = match account.take(Resource::OtherCalls, 1) {
+        let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+        let is_peer = self.peer.is_some() && matches!(service, Some((PEER, _)));
+        let kind = if is_peer { Resource::PeerCalls } else { Resource::OtherCalls };
+        let slot = match account.take(kind, 1) {
             Ok(slot) => slot,
             Err(why) => {
                 let refusal = Status::resource_exhausted(why.to_string()).into_http();
@@ -233,8 +236,6 @@ impl Router {
                 return;
             }
         };
-        let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
-        let is_peer = matches!(service, Some((PEER, _)));
         let (peer, rest, limits) = (self.peer.clone(), self.rest.clone(), self.service_limits);
         request.extensions_mut().insert(account.meter.clone());
         tokio::spawn(async move {

@@ -25,9 +25,14 @@ use tokio::{
 };
 use tonic::{Code, Status};
 
-use crate::support::{Cluster, DEADLINE};
+use crate::support::{Cluster, DEADLINE, LONG_TIMEOUTS};
 
 const R1: Node = Node::Replica(1);
+
+/// A configuration with these limits of a node, in which no write is given up on a busy machine.
+fn patient(limits: &str) -> String {
+    format!("{LONG_TIMEOUTS}\n[node]\n{limits}")
+}
 
 /// A connection, and its end.
 struct Attacker {
@@ -73,7 +78,7 @@ fn status(headers: &HeaderMap) -> Status {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_nobody_takes_are_bounded_in_bytes_and_time() {
-    let mut cluster = Cluster::started(1, "[node]\nanswer_timeout_ms = 1000").await;
+    let mut cluster = Cluster::started(1, &patient("answer_timeout_ms = 1000")).await;
     let value = vec![7; 1 << 20];
     let outcome = cluster.client().put("k", value).await;
     assert!(matches!(outcome, WriteOutcome::Committed { .. }), "{outcome:?}");
@@ -113,7 +118,7 @@ async fn answers_that_nobody_takes_are_bounded_in_bytes_and_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_do_not_arrive_are_bounded_in_bytes_and_time() {
-    let mut cluster = Cluster::started(1, "[node]\nrequest_timeout_ms = 1000").await;
+    let mut cluster = Cluster::started(1, &patient("request_timeout_ms = 1000")).await;
     let idle = memory(&mut cluster, Node::Master);
     let mut attacker = Attacker::connect(&cluster, Node::Master, 1 << 16).await;
     let mut unfinished = Vec::new();
@@ -170,7 +175,7 @@ async fn a_prefix_reserves_no_memory_at_any_service() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_resets_its_calls_over_and_over_has_to_go() {
-    let cluster = Cluster::started(1, "").await;
+    let cluster = Cluster::started(1, &patient("")).await;
     let mut attacker = Attacker::connect(&cluster, Node::Master, 1 << 16).await;
     let get = framed(&pb::GetRequest { key: "k".into() });
     let deadline = Instant::now() + DEADLINE;
@@ -187,16 +192,17 @@ async fn a_client_that_resets_its_calls_over_and_over_has_to_go() {
     let end =
         timeout(DEADLINE, attacker.end).await.expect("the connection ends").expect("no panic");
     let why = end.expect_err("it is told to go");
-    assert_eq!(why.reason(), Some(Reason::ENHANCE_YOUR_CALM), "{why} after {reset}");
-    assert!(why.is_go_away() && why.is_remote(), "{why}");
+    // Whoever still sends may see the end of the connection before it has read why.
+    assert!(why.is_io() || why.reason() == Some(Reason::ENHANCE_YOUR_CALM), "{why}");
+    assert!((1000..100_000).contains(&reset), "{reset} resets");
     let outcome = cluster.client().put("k", "v").await;
     assert!(matches!(outcome, WriteOutcome::Committed { .. }), "{outcome:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_say_nothing_are_closed() {
-    let limits = "[node]\nhandshake_timeout_ms = 200\nidle_timeout_ms = 1000";
-    let cluster = Cluster::started(1, limits).await;
+    let limits = patient("handshake_timeout_ms = 200\nidle_timeout_ms = 1000");
+    let cluster = Cluster::started(1, &limits).await;
     let address = cluster.address(Node::Master).as_str();
     // Before the handshake, and within it.
     for begun in ["", "PRI * HTTP/2.0\r\n"] {
@@ -222,8 +228,8 @@ async fn connections_that_say_nothing_are_closed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_beyond_the_budget_are_refused_and_had_no_effect() {
-    let cluster =
-        Cluster::started(1, "[node]\nwrite_bytes_max = 1\nconnection_write_bytes_max = 1").await;
+    let limits = patient("write_bytes_max = 1\nconnection_write_bytes_max = 1");
+    let cluster = Cluster::started(1, &limits).await;
     let client = cluster.client();
     let puts = (0..16).map(|n| {
         let (client, value) = (client.clone(), vec![n; 1 << 20]);
@@ -354,7 +360,7 @@ async fn a_disk_that_hangs_is_noticed_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dump_that_takes_too_long_is_ended_and_another_goes_on() {
-    let cluster = Cluster::started(1, "[node]\ndump_timeout_ms = 500").await;
+    let cluster = Cluster::started(1, &patient("dump_timeout_ms = 500")).await;
     let client = cluster.client();
     for n in 10..40 {
         let outcome = client.put(format!("k{n}").as_str(), vec![b'v'; 1 << 20]).await;
@@ -404,7 +410,7 @@ fn value(page: &str, metric: &str) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_tell_what_a_node_does() {
-    let mut cluster = Cluster::new(1, "");
+    let mut cluster = Cluster::new(1, LONG_TIMEOUTS);
     let host = cluster.address(R1).as_str().trim_end_matches(":7001").to_owned();
     let [master, replica] = [7200, 7201].map(|port| format!("{host}:{port}"));
     let flags = |address| ["--bootstrap", "--log-format", "json", "--metrics", address];
@@ -469,4 +475,34 @@ async fn metrics_tell_what_a_node_does() {
         "{}",
         cluster.log(R1)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_last_keep_no_peer_out() {
+    let mut cluster = Cluster::started(1, "[timing]\nheartbeat_ms = 100").await;
+    let watch = framed(&tonic_health::pb::HealthCheckRequest::default());
+    let mut attackers = Vec::new();
+    let (mut served, mut refused) = (0, 0);
+    for _ in 0..10 {
+        let mut attacker = Attacker::connect(&cluster, R1, 1 << 16).await;
+        for _ in 0..40 {
+            let (answer, mut body) = attacker.begin("/grpc.health.v1.Health/Watch").await;
+            // One that is refused takes nothing more.
+            let _ = body.send_data(watch.clone(), true);
+            let answer = timeout(DEADLINE, answer).await.expect("in time").expect("is answered");
+            if answer.headers().contains_key("grpc-status") {
+                assert_eq!(status(answer.headers()).code(), Code::ResourceExhausted);
+                refused += 1;
+            } else {
+                served += 1;
+                attackers.push((attacker.sender.clone(), answer));
+            }
+        }
+    }
+    assert!(served <= 256 && refused >= 144, "{served} served, {refused} refused");
+    // The master comes back, and finds its replica.
+    cluster.stop(Node::Master);
+    cluster.start(Node::Master, &[]);
+    cluster.ready().await;
+    drop(attackers);
 }
