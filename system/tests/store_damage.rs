@@ -281,17 +281,41 @@ fn a_value_with_a_wrong_checksum_is_refused_on_read() {
     assert!(store.get(&"key39".into()).unwrap().is_some());
     for key in ["key40", "long"] {
         let error = store.get(&key.into()).unwrap_err();
-        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        assert!(matches!(error, StoreError::DamagedEntry { .. }), "{error}");
         let message = error.to_string();
-        let expected = format!("key '{key}' is invalid: wrong checksum");
+        let expected = format!("key '{key}' is damaged: wrong checksum");
         assert!(message.contains(&expected), "{message}");
     }
     let read: Vec<_> = store.entries().unwrap().collect();
     assert_eq!(read.iter().filter(|entry| entry.is_ok()).count(), 39);
     assert!(
-        matches!(read.last(), Some(Err(StoreError::Damaged { .. }))),
+        matches!(read.last(), Some(Err(StoreError::DamagedEntry { .. }))),
         "the iterator ends at the error"
     );
+}
+
+#[test]
+fn a_write_repairs_a_damaged_entry_whatever_its_version_has_become() {
+    let dir = filled();
+    // The version stands between the checksum and the value: 7.40 becomes 0xff..., later than any other.
+    let version = |seq: u8| [&7_u64.to_be_bytes()[..], &u64::from(seq).to_be_bytes()].concat();
+    let row = |version: &[u8]| [version, b"needle40"].concat();
+    let high = [&[0xff; 8][..], &40_u64.to_be_bytes()].concat();
+    damage(&dir, |bytes| replace(bytes, &row(&version(40)), &row(&high)));
+    for (seq, value) in [(60, Some("repaired")), (61, None)] {
+        let Opened { mut store, .. } = open(dir.path(), StoreOptions::default()).unwrap();
+        if seq == 60 {
+            assert!(matches!(store.get(&"key40".into()), Err(StoreError::DamagedEntry { .. })));
+        }
+        let write = Write { key: "key40".into(), value: value.map(Value::from) };
+        store.append(Record::Prepare { txn: txn(seq), write });
+        store.append(Record::Commit { txn: txn(seq) });
+        let expected = value.map(|value| (txn(seq), Value::from(value)));
+        assert_eq!(store.get(&"key40".into()).unwrap(), expected);
+        store.close().unwrap();
+        let Opened { store, .. } = open(dir.path(), StoreOptions::default()).unwrap();
+        assert_eq!(store.get(&"key40".into()).unwrap(), expected);
+    }
 }
 
 /// What a store holds.

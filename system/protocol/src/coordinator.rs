@@ -249,7 +249,8 @@ impl Coordinator {
             Event::Timer(TimerId::Heartbeat) => self.on_heartbeat_timer(effects),
             Event::Message { from: Node::Master, .. }
             | Event::Timer(_)
-            | Event::ReadResult { .. } => {
+            | Event::ReadResult { .. }
+            | Event::ReadFailed { .. } => {
                 unreachable!(
                     "the master has no master, never sets this timer and serves no read: {event:?}"
                 )

@@ -41,7 +41,8 @@
 //!
 //! [`Effect::Serve`] reads the store when it is performed, after the appends before it and before
 //! those after it: that moment is the read's linearization point. The result returns to the machine
-//! as [`Event::ReadResult`], whose effects are performed at once, before the next effect. Serving a
+//! as [`Event::ReadResult`], or as [`Event::ReadFailed`] if the entry is damaged. Its effects are
+//! performed at once, before the next effect. Serving a
 //! read, its result and the answer are therefore one atomic step, in production as in the model.
 //!
 //! # Drivers that do something between effects
@@ -74,6 +75,12 @@ pub trait Storage {
     /// # Errors
     /// The store cannot be read.
     fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, Self::Error>;
+
+    /// Whether an error of [`get`](Storage::get) says that the entry of the key is damaged. The store
+    /// goes on with its other keys then, and the driver steps the machine with [`Event::ReadFailed`].
+    fn is_damaged_entry(_error: &Self::Error) -> bool {
+        false
+    }
 }
 
 /// The network between the nodes. It may lose, duplicate, reorder and delay messages.
@@ -148,8 +155,12 @@ pub fn perform<E: Environment>(effect: Effect, environment: &mut E) -> Result<Pe
         Effect::Send { to, message } => environment.send(to, message),
         Effect::Reply { call, reply } => environment.reply(call, reply),
         Effect::Serve { read, key } => {
-            let found = environment.get(&key)?;
-            return Ok(Performed::Event(Event::ReadResult { read, found }));
+            let event = match environment.get(&key) {
+                Ok(found) => Event::ReadResult { read, found },
+                Err(error) if E::is_damaged_entry(&error) => Event::ReadFailed { read },
+                Err(error) => return Err(error),
+            };
+            return Ok(Performed::Event(event));
         }
         Effect::SetTimer { id, after } => environment.set_timer(id, after),
         Effect::Refuse { from, why } => environment.refused(from, &why),

@@ -43,6 +43,12 @@ pub enum Event {
         /// The version and value of the key; `None` if it is absent.
         found: Option<(Version, Value)>,
     },
+    /// A read that was requested with [`Effect::Serve`] met a damaged entry: what the store holds under
+    /// its key is not known. It does not change the machine.
+    ReadFailed {
+        /// The read.
+        read: ReadId,
+    },
 }
 
 /// An output of a machine: something that the driver must do, in the given order.

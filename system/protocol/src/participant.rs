@@ -176,6 +176,10 @@ impl Participant {
             // Even if the step that served the read has halted the machine: the read came first.
             return self.send(Node::Master, Body::Value { read, found }, effects);
         }
+        if let Event::ReadFailed { read } = event {
+            // Another replica has a good copy: all of them hold the same writes.
+            return self.send(Node::Master, Body::NotServing { read }, effects);
+        }
         if self.halted {
             return;
         }
@@ -193,7 +197,10 @@ impl Participant {
             }
             Event::Timer(TimerId::InquiryTimeout(txn)) => self.on_inquiry_timeout(txn, effects),
             Event::Timer(TimerId::ReadWait(read)) => self.on_read_wait_timeout(read, effects),
-            Event::Timer(_) | Event::Client { .. } | Event::ReadResult { .. } => {
+            Event::Timer(_)
+            | Event::Client { .. }
+            | Event::ReadResult { .. }
+            | Event::ReadFailed { .. } => {
                 unreachable!("a replica has no clients and never sets this timer: {event:?}")
             }
         }

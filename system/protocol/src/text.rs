@@ -203,6 +203,7 @@ impl Display for Event {
                 write!(f, "read {read} returns {value} (version {version})")
             }
             Event::ReadResult { read, found: None } => write!(f, "read {read} returns absent"),
+            Event::ReadFailed { read } => write!(f, "read {read} meets a damaged entry"),
         }
     }
 }

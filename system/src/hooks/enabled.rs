@@ -279,7 +279,8 @@ impl Hooks {
             Event::Persisted(_)
             | Event::Timer(_)
             | Event::ForceAge(_)
-            | Event::ReadResult { .. } => None,
+            | Event::ReadResult { .. }
+            | Event::ReadFailed { .. } => None,
         })
     }
 

@@ -2,7 +2,12 @@
 //! and a reply take place at once. Forces and messages are gathered and handed over together, one
 //! force to the store and one batch to each peer. Does not know the machine.
 
-use std::{collections::HashMap, mem, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::Arc,
+    time::Duration,
+};
 
 use ahash::RandomState;
 use proto::v1 as pb;
@@ -53,6 +58,8 @@ pub(super) struct NodeEnvironment<'a> {
     force: Lsn,
     /// The messages that were not handed over, by wire number of their receiver.
     messages: Vec<Vec<pb::Envelope>>,
+    /// The keys whose entries were found damaged since the start. Each is reported once.
+    damaged: HashSet<Key, RandomState>,
 }
 
 impl<'a> NodeEnvironment<'a> {
@@ -69,6 +76,7 @@ impl<'a> NodeEnvironment<'a> {
             now,
             force: 0,
             messages: vec![Vec::new(); usize::from(replicas) + 1],
+            damaged: HashSet::default(),
         }
     }
 
@@ -154,7 +162,21 @@ impl Storage for NodeEnvironment<'_> {
     }
 
     fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, StoreError> {
-        self.store.get(key)
+        let found = self.store.get(key);
+        if let Err(error) = &found
+            && Self::is_damaged_entry(error)
+            && self.damaged.insert(key.clone())
+        {
+            let count = self.damaged.len();
+            tracing::error!(
+                "{error}; gets of it go to other replicas (damaged keys so far: {count})"
+            );
+        }
+        found
+    }
+
+    fn is_damaged_entry(error: &StoreError) -> bool {
+        matches!(error, StoreError::DamagedEntry { .. })
     }
 }
 

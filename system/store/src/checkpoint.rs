@@ -56,7 +56,8 @@ impl Checkpointer {
         for (key, (version, _)) in changed {
             let row = environment.entries.get(&txn, key.as_ref());
             let row = row.map_err(environment.error("cannot read"))?;
-            self.check_version_grows::<S>(*version, row.and_then(codec::version_of_entry::<S>))?;
+            let current = row.and_then(|row| codec::version_of_entry::<S>(key.as_ref(), row));
+            self.check_version_grows::<S>(*version, current)?;
         }
         Ok(())
     }
@@ -129,7 +130,8 @@ impl Checkpointer {
         changed.sort_unstable_by_key(|(key, _)| *key);
         for (key, (version, value)) in changed {
             let before = entries.get(txn, key.as_ref()).map_err(&failed)?;
-            self.check_version_grows::<S>(*version, before.and_then(codec::version_of_entry::<S>))?;
+            let current = before.and_then(|row| codec::version_of_entry::<S>(key.as_ref(), row));
+            self.check_version_grows::<S>(*version, current)?;
             let before = before.map(<[u8]>::len);
             if let Some(value) = value {
                 codec::encode_entry::<S>(key, *version, value, &mut self.row);

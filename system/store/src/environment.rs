@@ -185,6 +185,14 @@ impl Environment {
         ))
     }
 
+    /// The size of the entries, in bytes.
+    pub(crate) fn entry_bytes(&self) -> Result<u64, StoreError> {
+        let txn = self.read()?;
+        let stat = self.entries.stat(&txn).map_err(self.error("cannot inspect"))?;
+        let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+        Ok((pages as u64).saturating_mul(stat.page_size.into()))
+    }
+
     /// The directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
@@ -208,6 +216,12 @@ impl Environment {
     /// The error for a damaged row.
     pub(crate) fn damaged(&self, what: String) -> StoreError {
         StoreError::Damaged { file: self.dir.join(DATA_FILE), what }
+    }
+
+    /// The error for a damaged entry.
+    pub(crate) fn damaged_entry(&self, key: &[u8], why: &'static str) -> StoreError {
+        let (file, key) = (self.dir.join(DATA_FILE), key.escape_ascii().to_string());
+        StoreError::DamagedEntry { file, key, why }
     }
 
     /// Puts an error of LMDB into words.

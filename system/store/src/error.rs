@@ -108,6 +108,19 @@ pub enum StoreError {
         /// What is wrong, and where in the file.
         what: String,
     },
+    /// The entry of one key is damaged. The store goes on with all others.
+    #[error(
+        "{}: the entry of key '{key}' is damaged: {why}; the next write of the key replaces it",
+        file.display()
+    )]
+    DamagedEntry {
+        /// The data file.
+        file: PathBuf,
+        /// The key, escaped.
+        key: String,
+        /// What is wrong.
+        why: &'static str,
+    },
     /// The store was written by another version of this program.
     #[error(
         "{}: the store has format {found}, and this program supports format {expected}; use the \

@@ -21,7 +21,7 @@ use crate::{
     environment::{Environment, Log},
     memtable::Change,
     upgrade,
-    writer::{Background, Shared, Writer},
+    writer::{Background, Shared, Writer, segment_bytes},
 };
 
 /// How to open a store.
@@ -37,8 +37,9 @@ pub struct StoreOptions {
     pub map_bytes: u64,
     /// Records that are not forced become durable after this time. Default 10 ms.
     pub flush_interval: Duration,
-    /// The size of each of the two segments of the write-ahead log, in bytes. When one is full, the
-    /// newest state is checkpointed to the tables. With 0, and for a group that does not fit, every
+    /// The size of each of the two segments of the write-ahead log, in bytes. It grows with the data,
+    /// up to 8 times this. When one is nearly full, the newest state is checkpointed to the tables in
+    /// the background, while records go to the other. With 0, and for a group that does not fit, every
     /// group is written to the tables directly. Not used without the directory's lock. Default 16
     /// MiB.
     pub wal_bytes: u64,
@@ -153,13 +154,14 @@ impl<S: Schema> Store<S> {
                 wal.set_next_salt(&anchor);
             }
         }
-        wal.resize(options.wal_bytes)?;
+        wal.resize(segment_bytes(options.wal_bytes, environment.entry_bytes()?))?;
         let records = shared.facts();
         let writer = Writer {
             environment: environment.clone(),
             wal,
             background: Background::Idle(checkpointer),
             sync_mode: options.sync_mode,
+            wal_bytes: options.wal_bytes,
             rules: options.rules,
             shared: shared.clone(),
             flush_interval: options.flush_interval,
@@ -379,8 +381,5 @@ fn entry<S: Schema>(
     key: &[u8],
     row: &[u8],
 ) -> Result<Versioned<S>, StoreError> {
-    codec::decode_entry::<S>(key, row).map_err(|why| {
-        let name = key.escape_ascii();
-        environment.damaged(format!("the entry of key '{name}' is invalid: {why}"))
-    })
+    codec::decode_entry::<S>(key, row).map_err(|why| environment.damaged_entry(key, why))
 }

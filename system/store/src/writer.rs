@@ -23,7 +23,7 @@ use crate::{
     checkpoint::Checkpointer,
     environment::Environment,
     memtable::{Change, Changes, Memtable},
-    wal::{Anchor, Wal},
+    wal::{Anchor, Retired, Wal},
 };
 
 /// Called with each group of records before and after it becomes durable, in the writer thread. If
@@ -308,6 +308,8 @@ pub(crate) struct Writer<S: Schema> {
     pub(crate) wal: Wal,
     pub(crate) background: Background,
     pub(crate) sync_mode: SyncMode,
+    /// The size of a segment at least.
+    pub(crate) wal_bytes: u64,
     pub(crate) rules: Rules,
     pub(crate) shared: Arc<Shared<S>>,
     pub(crate) flush_interval: Duration,
@@ -315,12 +317,21 @@ pub(crate) struct Writer<S: Schema> {
     pub(crate) persisted: OnPersisted,
 }
 
+/// The size of a segment for entries of some size. A checkpoint writes each page that it changes, so the
+/// larger the data, the more writes must share one checkpoint to share its pages too. At most 8 times
+/// the configured size, which bounds the memory of the frozen state and the time of a restart.
+pub(crate) fn segment_bytes(wal_bytes: u64, entry_bytes: u64) -> u64 {
+    let doublings = (0..3).take_while(|n| wal_bytes << n < entry_bytes / 4).count();
+    wal_bytes << doublings
+}
+
 /// Who has the tables.
 pub(crate) enum Background {
     /// Nobody.
     Idle(Checkpointer),
-    /// A thread that checkpoints a generation, with the anchor that it writes.
-    Running(Anchor, JoinHandle<(Checkpointer, Result<(), StoreError>)>),
+    /// A thread that checkpoints a generation, with the anchor that it writes. It then has the tables
+    /// no more, and has enlarged the generation's segment if they have grown.
+    Running(Anchor, JoinHandle<(Checkpointer, Result<Retired, StoreError>)>),
     /// The writer, between two of the others, or for good because a checkpoint has failed.
     Taken,
 }
@@ -463,16 +474,20 @@ impl<S: Schema> Writer<S> {
             self.shared.freeze_again(frozen)
         };
         let anchor = self.wal.next_anchor();
+        let retired = self.wal.retire();
         self.wal.start_next_generation(&anchor);
-        let shared = self.shared.clone();
-        let write = move || {
-            let result = checkpointer.write::<S>(&frozen.facts, &frozen.changed, &anchor);
-            if result.is_ok() {
+        let (shared, environment) = (self.shared.clone(), self.environment.clone());
+        let wal_bytes = self.wal_bytes;
+        let thread = thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
+            let written = checkpointer.write::<S>(&frozen.facts, &frozen.changed, &anchor);
+            let result = written.and_then(|()| {
                 shared.checkpoint_done();
-            }
+                let mut retired = retired;
+                retired.enlarge(segment_bytes(wal_bytes, environment.entry_bytes()?))?;
+                Ok(retired)
+            });
             (checkpointer, result)
-        };
-        let thread = thread::Builder::new().name("checkpoint".to_owned()).spawn(write);
+        });
         let thread = thread.map_err(|source| {
             let doing = "cannot start the checkpoint thread";
             StoreError::Io { path: self.environment.dir().to_owned(), doing, source }
@@ -487,7 +502,7 @@ impl<S: Schema> Writer<S> {
             Background::Running(anchor, thread) => {
                 let (checkpointer, result) =
                     thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
-                result?;
+                self.wal.resized(&result?);
                 self.wal.set_next_salt(&anchor);
                 self.background = Background::Idle(checkpointer);
             }

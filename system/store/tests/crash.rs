@@ -11,7 +11,7 @@ use std::{
 
 use store::{
     Lsn, Observer, Opened, RowError, RowKey, Rule, Rules, Schema, Store, StoreError, StoreOptions,
-    Write,
+    SyncMode, Write,
 };
 use tempfile::TempDir;
 
@@ -103,6 +103,8 @@ fn options(rules: Rules) -> StoreOptions {
         create: true,
         map_bytes: 8 << 20,
         wal_bytes: 20 * 4096,
+        // A copy of the directory has what was written, synced or not.
+        sync_mode: SyncMode::None,
         rules,
         ..StoreOptions::default()
     }
@@ -150,6 +152,25 @@ fn live(rules: Rules) -> Result<(usize, usize), String> {
     let opened =
         Store::<Puts>::open_observed(dir.path(), options(rules), persisted, Some(observer));
     let Opened { mut store, .. } = opened.unwrap();
+    let lived = survive(dir.path(), rules, &mut store, &stops, &release, &reports);
+    // The writer must not wait for a test that has ended.
+    drop((stops, release));
+    let (crashes, tables, appended) = lived?;
+    store.close().map_err(|error| error.to_string())?;
+    crash(dir.path(), rules, appended)?;
+    Ok((crashes, tables))
+}
+
+/// The rounds of `live`. Returns the number of crashes, of different states of the tables among them, and of
+/// puts.
+fn survive(
+    dir: &Path,
+    rules: Rules,
+    store: &mut Store<Puts>,
+    stops: &mpsc::Receiver<Vec<Put>>,
+    release: &mpsc::Sender<()>,
+    reports: &mpsc::Receiver<Result<Lsn, String>>,
+) -> Result<(usize, usize, u64), String> {
     let (mut crashes, mut tables) = (0, Vec::new());
     let (mut appended, mut durable) = (0, 0);
     for round in 0..40_u64 {
@@ -163,9 +184,9 @@ fn live(rules: Rules) -> Result<(usize, usize), String> {
             if after {
                 durable = batch.last().expect("a group is not empty").number;
             }
-            crash(dir.path(), rules, durable)?;
+            crash(dir, rules, durable)?;
             crashes += 1;
-            let data = fs::read(dir.path().join("data.mdb")).unwrap();
+            let data = fs::read(dir.join("data.mdb")).unwrap();
             if tables.last() != Some(&data) {
                 tables.push(data);
             }
@@ -181,10 +202,7 @@ fn live(rules: Rules) -> Result<(usize, usize), String> {
             reported = reports.recv_timeout(DEADLINE).expect("a report")?;
         }
     }
-    drop((stops, release));
-    store.close().map_err(|error| error.to_string())?;
-    crash(dir.path(), rules, appended)?;
-    Ok((crashes, tables.len()))
+    Ok((crashes, tables.len(), appended))
 }
 
 #[test]

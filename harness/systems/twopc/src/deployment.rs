@@ -34,8 +34,8 @@ const OBSERVE_DEADLINE: Duration = Duration::from_millis(400);
 /// How long a replica has to report everything that it stores.
 const DUMP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// The size of each node's WAL: so small that it fills, and is checkpointed, several times a second.
-const WAL_BYTES: u64 = 16 << 10;
+/// The size of each segment of a node's WAL: so small that it fills, and is checkpointed, several times a second.
+const WAL_BYTES: u64 = 32 << 10;
 
 /// A cluster, set up for one run.
 pub struct Deployment {

@@ -24,7 +24,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(crate) use self::{
     page::Salt,
@@ -241,6 +241,18 @@ impl Wal {
         self.next_salt = Some(anchor.salts[1]);
     }
 
+    /// The segment of the current generation, for [`Retired::enlarge`] when the tables contain it.
+    pub(crate) fn retire(&self) -> Retired {
+        let segment = self.segment();
+        let (path, len) = (segment.path().to_owned(), segment.len());
+        Retired { slot: slot(self.generation), path, len }
+    }
+
+    /// A segment was enlarged.
+    pub(crate) fn resized(&mut self, retired: &Retired) {
+        self.segments[retired.slot].set_len(retired.len);
+    }
+
     fn segment(&self) -> &Segment {
         &self.segments[slot(self.generation)]
     }
@@ -269,6 +281,22 @@ impl Wal {
         let segment = &self.segments[slot(self.generation)];
         segment.write(aligned(&mut self.pages, len), offset)?;
         segment.sync()
+    }
+}
+
+/// A segment whose generation the tables contain.
+#[derive(Debug)]
+pub(crate) struct Retired {
+    slot: usize,
+    path: PathBuf,
+    len: u64,
+}
+
+impl Retired {
+    /// Makes the segment larger, so that more writes of a page of the tables share a checkpoint.
+    pub(crate) fn enlarge(&mut self, bytes: u64) -> Result<(), StoreError> {
+        self.len = segment::enlarge(&self.path, self.len, bytes)?;
+        Ok(())
     }
 }
 

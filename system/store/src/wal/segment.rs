@@ -95,6 +95,11 @@ impl Segment {
         self.len
     }
 
+    /// The file was enlarged.
+    pub(super) fn set_len(&mut self, len: u64) {
+        self.len = len;
+    }
+
     /// The path.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -156,6 +161,21 @@ fn open_direct(path: &Path) -> io::Result<File> {
     match open(OFlag::O_DIRECT) {
         Err(error) if error.kind() == ErrorKind::InvalidInput => open(OFlag::empty()),
         open => open,
+    }
+}
+
+/// Enlarges a segment that holds no frames which are still needed. Returns its new length, which is the old
+/// one if there is no room.
+pub(super) fn enlarge(path: &Path, len: u64, bytes: u64) -> Result<u64, StoreError> {
+    let to = rounded_size(bytes);
+    if to <= len {
+        return Ok(len);
+    }
+    let io = |doing| environment::io(path, doing);
+    let file = OpenOptions::new().write(true).open(path).map_err(io("cannot open the WAL"))?;
+    match resize(&file, len, to) {
+        Ok(()) => Ok(to),
+        Err(_) => file.set_len(len).map(|()| len).map_err(io("cannot resize the WAL")),
     }
 }
 

@@ -177,7 +177,9 @@ fn replay_without(
                     return Ok(different(Difference::Effect { line, cause, expected, got: None }));
                 }
                 let returned = match &event {
-                    Event::ReadResult { read, .. } => reads.result(line, *read),
+                    Event::ReadResult { read, .. } | Event::ReadFailed { read } => {
+                        reads.result(line, *read)
+                    }
                     _ => reads.event(t),
                 };
                 if let Err(difference) = returned {

@@ -178,7 +178,8 @@ impl JournalVisitor for MasterScan {
             Event::Client { .. }
             | Event::Timer(_)
             | Event::ForceAge(_)
-            | Event::ReadResult { .. } => {}
+            | Event::ReadResult { .. }
+            | Event::ReadFailed { .. } => {}
         }
     }
 
