@@ -13,6 +13,8 @@ const AGE_STEP: Duration = Duration::from_millis(250);
 /// The forces under way, and a count of those that are done.
 #[derive(Debug, Default)]
 pub(super) struct Forces {
+    /// Everything up to here was reported as durable.
+    durable: Lsn,
     /// In the order of their positions.
     under_way: VecDeque<(Lsn, Instant)>,
     done: u64,
@@ -23,15 +25,16 @@ pub(super) struct Forces {
 }
 
 impl Forces {
-    /// A force up to this position was requested.
+    /// A force up to this position was requested. One of what is durable already is never reported as done.
     pub(super) fn begin(&mut self, lsn: Lsn, now: Instant) {
-        if self.under_way.back().is_none_or(|(last, _)| *last < lsn) {
+        if lsn > self.durable && self.under_way.back().is_none_or(|(last, _)| *last < lsn) {
             self.under_way.push_back((lsn, now));
         }
     }
 
     /// Everything up to this position is durable.
     pub(super) fn persisted(&mut self, lsn: Lsn, now: Instant) {
+        self.durable = lsn;
         while let Some((_, begun)) = self.under_way.front().filter(|(up_to, _)| *up_to <= lsn) {
             self.done += 1;
             self.time += now.saturating_duration_since(*begun);
@@ -74,5 +77,7 @@ mod tests {
         forces.persisted(9, ms(800));
         assert_eq!(forces.new_age(ms(900)), Some(Duration::ZERO));
         assert_eq!(forces.done(), (2, Duration::from_millis(1400)));
+        forces.begin(9, ms(1000));
+        assert_eq!(forces.new_age(ms(9000)), None, "it was durable already");
     }
 }
