@@ -6,7 +6,7 @@
 //!   [`Operation`]s.
 //! - [`formats`] streams a file in any known format (this one, Jepsen's EDN, `history.txt` and logs,
 //!   Porcupine's data, operations with start and end as JSON or CSV) into a [`Sink`], and [`Value`]
-//!   is what their values are.
+//!   is what their values are. Transactions are passed on as lists of [`MicroOp`]s.
 //! - [`export`] writes a history for Jepsen or Porcupine; [`synthetic`] generates histories.
 //!
 //! ```
@@ -43,6 +43,7 @@ mod description;
 mod event;
 pub mod export;
 pub mod formats;
+mod function;
 pub mod nemesis;
 mod observation;
 mod operation;
@@ -52,9 +53,10 @@ pub mod synthetic;
 mod value;
 
 pub use description::RunDescription;
-pub use event::{Action, ClientEvent, ErrorCode, Event, Function, Kind, TIME_MAX, Version};
+pub use event::{Action, ClientEvent, ErrorCode, Event, Kind, TIME_MAX, Version};
+pub use function::Function;
 pub use nemesis::NemesisEvent;
-pub use observation::{Completion, Invocation, MalformedHistory, Sink};
+pub use observation::{Completion, Invocation, MalformedHistory, MicroFunction, MicroOp, Sink};
 pub use operation::{Operation, Outcome, PairError, pair};
 pub use read::{EventReader, ReadError, RecordedHistory, read};
 pub use recorder::{Recorder, monotonic_ns};

@@ -9,6 +9,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use super::{Action, ClientEvent, Event, Function, Kind};
 
 pub mod cas;
+pub mod transactions;
 
 /// The kinds of violation that can be planted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -200,6 +201,7 @@ impl EventWriter<'_> {
                 Kind::Info => Some("connection reset".to_owned()),
                 Kind::Invoke | Kind::Ok => None,
             },
+            node: None,
         };
         let event = Event { index: self.index, time: self.time, action: Action::Client(client) };
         self.index += 1;

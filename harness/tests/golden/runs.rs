@@ -265,8 +265,12 @@ fn votes_by_handshake(files: &mut Files) {
         if let Entry::Event { event: Event::Message { from: R3, message }, .. } = entry
             && matches!(message.body, Body::VoteYes { txn } if txn == IN_DOUBT)
         {
-            message.body =
-                Body::FenceOk { incarnation: 1, in_doubt: vec![(IN_DOUBT, "k1".into())] };
+            message.body = Body::FenceOk {
+                incarnation: 1,
+                in_doubt: vec![(IN_DOUBT, "k1".into())],
+                start: 0,
+                commits: 0,
+            };
         }
     }
 }
@@ -421,6 +425,7 @@ fn conflicts_with_the_past(files: &mut Files) {
             value: Some("9-1".to_owned()),
             version: None,
             error: error.map(str::to_owned),
+            node: None,
         })
     };
     let actions = [put(Kind::Invoke, None), put(Kind::Fail, Some("conflict: 1.2 was first"))];

@@ -85,6 +85,7 @@ fn master() -> SocketAddr {
                 bootstrap: true,
                 listen: None,
                 metrics: None,
+                insecure: false,
                 hooks: HookOptions::default(),
             };
             thread::spawn(move || {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use protocol::{
-    AbortReason, Body, CommitMode, Config, Effect, Event, Machine, Message, Node, Record, Reply,
-    Request, Rules, StoreId, Timing, TxnId, Write,
+    AbortReason, Body, ClusterId, CommitMode, Config, Effect, Event, Machine, Message, Node,
+    Record, Reply, Request, Rules, StoreId, Timing, TxnId, Write,
 };
 
 const MASTER: StoreId = StoreId(1);
@@ -14,7 +14,7 @@ const R2: Node = Node::Replica(2);
 
 fn config(node: Node, store: StoreId) -> Config {
     let (commit, rules, timing) = (CommitMode::Logged, Rules::ALL, Timing::default());
-    Config { node, replicas: 2, store, bootstrap: false, commit, rules, timing }
+    Config { node, replicas: 2, store, nonce: 0, bootstrap: false, commit, rules, timing }
 }
 
 fn member(node: Node, store: StoreId) -> Record {
@@ -28,7 +28,15 @@ fn step(machine: &mut Machine, event: Event) -> Vec<Effect> {
 }
 
 fn message(from: Node, store: StoreId, epoch: u64, body: Body) -> Event {
-    Event::Message { from, message: Message { store, epoch, watermark: TxnId::new(1, 1), body } }
+    let message = Message {
+        cluster: ClusterId(0),
+        store,
+        epoch,
+        nonce: 0,
+        watermark: TxnId::new(1, 1),
+        body,
+    };
+    Event::Message { from, message }
 }
 
 /// A master that takes writes, in epoch 2.
@@ -42,7 +50,7 @@ fn master() -> Machine {
     let (mut master, _) = Machine::recover(config(Node::Master, MASTER), &records);
     step(&mut master, Event::Persisted(1));
     for (replica, store) in [R1, R2].into_iter().zip(STORES) {
-        let body = Body::FenceOk { incarnation: 1, in_doubt: Vec::new() };
+        let body = Body::FenceOk { incarnation: 1, in_doubt: Vec::new(), start: 0, commits: 0 };
         step(&mut master, message(replica, store, 2, body));
     }
     assert!(master.status().ready);
@@ -50,7 +58,8 @@ fn master() -> Machine {
 }
 
 fn alive(replica: Node, store: StoreId, ms: u64) -> Event {
-    let body = Body::Alive { incarnation: 1, force_age: Duration::from_millis(ms) };
+    let force_age = Duration::from_millis(ms);
+    let body = Body::Alive { incarnation: 1, start: 0, promised: None, force_age };
     message(replica, store, 2, body)
 }
 
@@ -128,7 +137,13 @@ fn a_replica_tells_the_age_of_its_oldest_force() {
     ];
     let (mut replica, _) = Machine::recover(config(R1, STORES[0]), &records);
     step(&mut replica, Event::Persisted(1));
-    let fence = Body::Fence { member: Some(STORES[0]), commit: CommitMode::Logged };
+    let fence = Body::Fence {
+        member: Some(STORES[0]),
+        commit: CommitMode::Logged,
+        members: Vec::new(),
+        supersedes: None,
+        seen: None,
+    };
     step(&mut replica, message(Node::Master, MASTER, 2, fence));
     assert!(replica.status().ready);
     for age in [Duration::from_secs(3), Duration::ZERO] {
@@ -136,6 +151,7 @@ fn a_replica_tells_the_age_of_its_oldest_force() {
         assert_eq!(replica.status().ready, age.is_zero());
         let effects = step(&mut replica, message(Node::Master, MASTER, 2, Body::Heartbeat));
         let [Effect::Send { message, .. }] = effects.as_slice() else { panic!("{effects:?}") };
-        assert_eq!(message.body, Body::Alive { incarnation: 2, force_age: age });
+        let (start, promised, force_age) = (0, None, age);
+        assert_eq!(message.body, Body::Alive { incarnation: 2, start, promised, force_age });
     }
 }

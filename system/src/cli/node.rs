@@ -47,6 +47,11 @@ pub struct NodeArgs {
     #[arg(long, env = "TWOPC_METRICS", value_name = "HOST:PORT")]
     pub metrics: Option<Address>,
 
+    /// Listen on an address that other machines can reach. Nothing is authenticated or encrypted: whoever
+    /// can connect can read and change everything
+    #[arg(long, env = "TWOPC_INSECURE")]
+    pub insecure: bool,
+
     /// Flags for tests.
     #[command(flatten)]
     pub hooks: HookArgs,
@@ -117,10 +122,13 @@ impl NodeArgs {
             Ok(hooks) => hooks,
             Err(why) => return fail(&why, 2),
         };
-        let NodeArgs { dir, bootstrap, listen, metrics, .. } = self;
+        let NodeArgs { dir, bootstrap, listen, insecure, metrics, .. } = self;
         let dropped_log_lines = log.dropped_lines();
         let metrics = metrics.map(|address| MetricsOptions { address, dropped_log_lines });
-        match run(NodeOptions { cluster, node, dir, bootstrap, listen, metrics, hooks }, log) {
+        match run(
+            NodeOptions { cluster, node, dir, bootstrap, listen, insecure, metrics, hooks },
+            log,
+        ) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, error.exit_status()),
         }

@@ -279,6 +279,7 @@ impl Hooks {
             Event::Persisted(_)
             | Event::Timer(_)
             | Event::ForceAge(_)
+            | Event::Leave
             | Event::ReadResult { .. }
             | Event::ReadFailed { .. } => None,
         })

@@ -61,6 +61,8 @@ impl<'a> EventLoop<'a> {
         let replicas = config.replicas;
         let force_age_max = config.timing.force_age_max;
         let (machine, effects) = Machine::recover(config.clone(), &records);
+        let (cluster, stores) = machine.identities();
+        peers.know(cluster, stores);
         hooks.recovered(config, records, &effects);
         EventLoop {
             machine,
@@ -121,6 +123,7 @@ impl<'a> EventLoop<'a> {
                 () = &mut stop, if until.is_none() => {
                     stopping.store(true, Ordering::Relaxed);
                     until = Some(Instant::now() + grace);
+                    self.events.push(Event::Leave);
                 }
                 Some(report) = inputs.persisted.recv() => self.on_persisted(report, inputs)?,
                 Some(batch) = inputs.inbound.recv() => self.on_inbound(batch),

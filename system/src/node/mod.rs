@@ -26,13 +26,14 @@ mod timers;
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, lookup_host},
     sync::{mpsc, oneshot},
     task::{JoinError, JoinHandle, JoinSet},
 };
@@ -51,7 +52,7 @@ pub use crate::hooks::{Point, Role, Side, Site};
 use crate::{
     config::{Address, ClusterConfig},
     hooks::{HookOptions, Hooks},
-    protocol::{self, HaltKind, Lsn, Node, Rule},
+    protocol::{self, HaltKind, Lsn, Node, Rule, StoreId},
     records,
     store::{Limits, Opened, Store, StoreError, StoreOptions},
 };
@@ -79,6 +80,8 @@ pub struct NodeOptions {
     pub listen: Option<Address>,
     /// Where to offer metrics, if anywhere.
     pub metrics: Option<MetricsOptions>,
+    /// Whether the address may be one that other machines can reach, although nothing is authenticated.
+    pub insecure: bool,
     /// Options for tests.
     pub hooks: HookOptions,
 }
@@ -97,6 +100,18 @@ pub enum NodeError {
     /// The store cannot be opened, or has failed.
     #[error("store: {error}{}", store_advice(.0), error = .0)]
     Store(Arc<StoreError>),
+    /// The node would listen on an address that other machines can reach.
+    #[error(
+        "refuses to listen on {address}: {ip} is not a loopback address, and whoever can connect can read \
+         and change everything, because nothing is authenticated or encrypted. If only trusted \
+         machines can connect, start the node with --insecure"
+    )]
+    Exposed {
+        /// The address.
+        address: Address,
+        /// What it resolves to.
+        ip: IpAddr,
+    },
     /// The node cannot listen on its address.
     #[error("cannot listen on {address}: {cause}")]
     Listen {
@@ -147,7 +162,9 @@ impl NodeError {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            NodeError::Halted { kind: HaltKind::Refused, .. } | NodeError::NoSuchNode { .. } => 2,
+            NodeError::Halted { kind: HaltKind::Refused, .. }
+            | NodeError::NoSuchNode { .. }
+            | NodeError::Exposed { .. } => 2,
             NodeError::Halted { kind: HaltKind::Superseded, .. } => 3,
             NodeError::Halted { kind: HaltKind::Violation, .. } => 4,
             NodeError::Store(error) => match **error {
@@ -183,18 +200,22 @@ fn store_advice(error: &StoreError) -> &'static str {
 /// # Errors
 /// The node could not start, or failed.
 pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let NodeOptions { cluster, node, dir, bootstrap, listen, metrics, hooks } = options;
+    let NodeOptions { cluster, node, dir, bootstrap, listen, insecure, metrics, hooks } = options;
     let replicas = cluster.replica_count();
     let address = cluster.address(node).ok_or(NodeError::NoSuchNode { node, replicas })?;
     let address = listen.unwrap_or_else(|| address.clone());
+    let addresses = resolve(&address, insecure).await?;
     let rules = hooks.rules();
     let store_options = store_options(&cluster, bootstrap, &hooks);
     let (mut hooks, control_closed) = Hooks::new(hooks, node)?;
     let (Opened { store, id, records }, persisted) = open_store(&dir, store_options, &hooks)?;
 
-    let listener = bind(&address).await?;
+    let listener = bind(&address, &addresses).await?;
     let metrics = match metrics {
-        Some(options) => Some((bind(&options.address).await?, options)),
+        Some(options) => {
+            let addresses = resolve(&options.address, insecure).await?;
+            Some((bind(&options.address, &addresses).await?, options))
+        }
         None => None,
     };
     // Port 0 was replaced by a free port.
@@ -202,14 +223,17 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
     tracing::info!("{node} of cluster '{}' with store {id} listens on {address}", cluster.name);
     hooks.listening(&address);
 
-    let (mut network, inputs, health) = Network::start(node, &cluster, listener, persisted);
+    let identity = records::store_id(id);
+    let (mut network, inputs, health) =
+        Network::start(node, identity, &cluster, listener, persisted);
     if let Some((listener, options)) = metrics {
         network.offer_metrics(listener, options, dir, cluster.store.map_bytes);
     }
     let config = protocol::Config {
         node,
         replicas,
-        store: records::store_id(id),
+        store: identity,
+        nonce: rand::random_range(1..=u64::MAX),
         bootstrap,
         commit: cluster.commit,
         rules,
@@ -239,9 +263,20 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
     Ok(())
 }
 
-async fn bind(address: &Address) -> Result<TcpListener, NodeError> {
+async fn bind(address: &Address, addresses: &[SocketAddr]) -> Result<TcpListener, NodeError> {
     let failed = |cause| NodeError::Listen { address: address.clone(), cause };
-    TcpListener::bind(address.as_str()).await.map_err(failed)
+    TcpListener::bind(addresses).await.map_err(failed)
+}
+
+/// What an address resolves to, unless other machines can reach it and must not.
+async fn resolve(address: &Address, insecure: bool) -> Result<Vec<SocketAddr>, NodeError> {
+    let found = lookup_host(address.as_str()).await;
+    let found = found.map_err(|cause| NodeError::Listen { address: address.clone(), cause })?;
+    let addresses: Vec<_> = found.collect();
+    match addresses.iter().map(SocketAddr::ip).find(|ip| !ip.is_loopback()) {
+        Some(ip) if !insecure => Err(NodeError::Exposed { address: address.clone(), ip }),
+        _ => Ok(addresses),
+    }
 }
 
 fn store_options(cluster: &ClusterConfig, bootstrap: bool, hooks: &HookOptions) -> StoreOptions {
@@ -292,11 +327,12 @@ struct Network {
 impl Network {
     fn start(
         node: Node,
+        store: StoreId,
         cluster: &ClusterConfig,
         listener: TcpListener,
         persisted: Persisted,
     ) -> (Self, Inputs, Health) {
-        let (peers, inbound) = Peers::new(node, cluster);
+        let (peers, inbound) = Peers::new(node, store, cluster);
         let (calls, incoming_calls) = mpsc::channel(cluster.node.max_inflight);
         let (inspections, incoming_inspections) = mpsc::channel(INSPECTIONS_MAX);
         let stopping = Arc::new(AtomicBool::new(false));

@@ -78,7 +78,11 @@ fn status(headers: &HeaderMap) -> Status {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_nobody_takes_are_bounded_in_bytes_and_time() {
-    let mut cluster = Cluster::started(1, &patient("answer_timeout_ms = 1000")).await;
+    let mut cluster = Cluster::started(
+        1,
+        &patient("answer_timeout_ms = 1000\nconnection_answer_bytes_max = 4000000"),
+    )
+    .await;
     let value = vec![7; 1 << 20];
     let outcome = cluster.client().put("k", value).await;
     assert!(matches!(outcome, WriteOutcome::Committed { .. }), "{outcome:?}");
@@ -86,7 +90,8 @@ async fn answers_that_nobody_takes_are_bounded_in_bytes_and_time() {
     let mut attacker = Attacker::connect(&cluster, Node::Master, 0).await;
     let get = framed(&pb::GetRequest { key: "k".into() });
     let mut answers = Vec::new();
-    for _ in 0..100 {
+    // Not many: their journals hold each value several times.
+    for _ in 0..16 {
         let (answer, mut body) = attacker.begin("/twopc.v1.Kv/Get").await;
         body.send_data(get.clone(), true).expect("is sent");
         answers.push(tokio::spawn(answer));
@@ -107,8 +112,8 @@ async fn answers_that_nobody_takes_are_bounded_in_bytes_and_time() {
         }
     }
     let more = memory(&mut cluster, Node::Master).saturating_sub(idle);
-    assert!(served <= 32 && refused >= 68, "{served} served, {refused} refused");
-    assert!(more < 128 << 20, "{more} bytes more");
+    assert!(served <= 4 && refused >= 12, "{served} served, {refused} refused");
+    assert!(more < 64 << 20, "{more} bytes more");
     // Others are served meanwhile, and the connection is closed in the end.
     assert!(cluster.client().get("k").await.expect("answered").is_some());
     let ended = timeout(DEADLINE, attacker.end).await.expect("the node closes the connection");

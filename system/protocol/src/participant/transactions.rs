@@ -68,6 +68,7 @@ impl Participant {
         let Some(state) = self.txns.get_mut(&txn) else { return };
         if let TxnState::Pending { key } = state {
             *state = TxnState::prepared(key.clone());
+            self.note_durable_vote(txn);
             self.send(Node::Master, Body::VoteYes { txn }, effects);
         }
     }
@@ -155,7 +156,13 @@ impl Participant {
 
     /// Applies a prepared write and unlocks its key, in one step with respect to reads.
     pub(super) fn commit(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
-        let lsn = self.append(Record::Commit { txn }, effects);
+        let mut lsn = self.append(Record::Commit { txn }, effects);
+        if self.counts_commits() {
+            // After COMMIT, so that what a crash keeps never counts a commit that it lost: the master
+            // would be taken for a copy. Acknowledged when both are durable.
+            self.commits += 1;
+            lsn = self.append(Record::Commits { count: self.commits }, effects);
+        }
         let state = self.txns.insert(txn, TxnState::Committed { durable: false });
         self.deferred.push_back((lsn, Deferred::Commit(txn)));
         if !self.config.rules.keep(Rule::AckAfterDurable) {
@@ -195,7 +202,8 @@ impl Participant {
                 self.txns.remove(txn);
             }
         }
-        self.send(Node::Master, Body::Ack { txns }, effects);
+        let commits = self.durable_commits;
+        self.send(Node::Master, Body::Ack { txns, commits }, effects);
     }
 
     /// Handles a watermark: every transaction below it is finished at every node.
