@@ -137,7 +137,8 @@ pub struct NodeLimits {
     /// See `request_bytes_max`.
     pub connection_request_bytes_max: usize,
     /// The maximum size of all writes that are not decided, in bytes, and of those of one connection. Further
-    /// writes are refused, without effect. There is always room for one. Default 16 MiB and 8 MiB.
+    /// writes are refused, without effect. There is always room for one. Default 9 MiB and 5 MiB: eight of the
+    /// largest values, and four on a connection.
     pub write_bytes_max: usize,
     /// See `write_bytes_max`.
     pub connection_write_bytes_max: usize,
@@ -192,8 +193,8 @@ impl Default for NodeLimits {
             connection_max_inflight: 1024,
             request_bytes_max: 64 << 20,
             connection_request_bytes_max: 16 << 20,
-            write_bytes_max: 16 << 20,
-            connection_write_bytes_max: 8 << 20,
+            write_bytes_max: 9 << 20,
+            connection_write_bytes_max: 5 << 20,
             answer_bytes_max: 128 << 20,
             connection_answer_bytes_max: 32 << 20,
             handshake_timeout_ms: 5000,
