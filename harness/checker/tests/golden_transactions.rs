@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use checker::{
     Validity,
+    certificate::{Certificates, Verified, verify_file},
     file::{FileCheckOptions, check_file},
     transactions::{Level, TransactionReport},
 };
@@ -83,6 +84,46 @@ fn every_kept_history_is_tested() {
         path.extension().is_some_and(|extension| extension == "edn")
     });
     assert_eq!(count.count(), 2 * KEPT.len());
+}
+
+#[test]
+fn a_certificate_is_accepted_and_a_changed_one_is_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("certificate");
+    let certificates = Certificates::create(&file).expect("created");
+    let options = FileCheckOptions { certificates: Some(&certificates), ..Default::default() };
+    let history = path("lost-update-valid");
+    check_file(&history, &options).expect("well formed");
+    certificates.finish().expect("written");
+    let written = std::fs::read_to_string(&file).expect("written");
+    assert_eq!(written, "{\"level\":\"strict-serializable\",\"order\":[0,1,2,3]}\n");
+    let verified = |text: &str| {
+        std::fs::write(&file, text).expect("written");
+        verify_file(&history, None, None, None, &file).unwrap_or_else(|error| panic!("{error}"))
+    };
+    assert_eq!(verified(&written), Verified::Accepted { keys: 1, operations: 4 });
+    for (order, why) in [
+        ("[0,2,1,3]", "transaction 2: does not read x as it is then"),
+        ("[0,1,3]", "transaction 3: does not read x as it is then"),
+        ("[0,1,2]", "transaction 3: is ok and missing from the order"),
+        ("[0,1,2,3,3]", "transaction 3: is twice in the order"),
+        ("[0,1,2,3,4]", "transaction 4: is not in the history"),
+    ] {
+        let Verified::Rejected { key, reason } = verified(&written.replace("[0,1,2,3]", order))
+        else {
+            panic!("{order} is no order");
+        };
+        assert_eq!(format!("{key}: {reason}"), why);
+    }
+    // A stale read is serializable; the order does not show more.
+    let stale = path("g-single-realtime");
+    let verified = |level: &str| {
+        let text = format!("{{\"level\":\"{level}\",\"order\":[1,0,2]}}\n");
+        std::fs::write(&file, text).expect("written");
+        verify_file(&stale, None, None, None, &file).unwrap_or_else(|error| panic!("{error}"))
+    };
+    assert!(matches!(verified("serializable"), Verified::Accepted { .. }));
+    assert!(matches!(verified("strict-serializable"), Verified::Rejected { .. }));
 }
 
 #[test]

@@ -53,9 +53,18 @@ fn a_simulated_database_has_its_level() {
         (Isolation::StrictSerializable, Serializable, Order::RealTime),
     ] {
         for seed in 0..8 {
-            let (history, judged) =
-                judged(&TransactionOptions { isolation, seed, ..options(2_000) });
+            // The order of the versions of registers is not seen, so snapshot isolation stays unknown.
+            let is_seen = seed < 4 || isolation == Isolation::Snapshot;
+            let workload =
+                if is_seen { SyntheticWorkload::Append } else { SyntheticWorkload::Registers };
+            let options = TransactionOptions { isolation, seed, workload, ..options(2_000) };
+            let (history, judged) = judged(&options);
             let level = Level { base, order };
+            // Without real time, the search for an order of writes to registers may be too long.
+            if workload == SyntheticWorkload::Registers && isolation == Isolation::Serializable {
+                assert_ne!(judged.standing(level), &Standing::RuledOut, "{seed}");
+                continue;
+            }
             assert_eq!(judged.standing(level), &Standing::Holds, "{isolation:?} {seed}");
             // None of the weaker ones is a stronger one by accident.
             let strict = Level { base: Serializable, order: Order::RealTime };
@@ -103,11 +112,16 @@ fn expected(anomaly: PlantedAnomaly) -> (AnomalyKind, Order, Option<usize>) {
 
 #[test]
 fn each_planted_anomaly_is_found_and_nothing_that_it_does_not_imply() {
-    for anomaly in PlantedAnomaly::ALL {
+    let of_registers = PlantedAnomaly::ALL.into_iter().filter(|anomaly| anomaly.is_of_registers());
+    let all = PlantedAnomaly::ALL.into_iter().map(|anomaly| (SyntheticWorkload::Append, anomaly));
+    for (workload, anomaly) in
+        all.chain(of_registers.map(|anomaly| (SyntheticWorkload::Registers, anomaly)))
+    {
         for workers in [2, 8] {
             let options = TransactionOptions {
                 anomaly: Some(anomaly),
                 concurrency: workers,
+                workload,
                 ..options(size())
             };
             let (history, judged) = judged(&options);

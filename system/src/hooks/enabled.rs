@@ -281,7 +281,8 @@ impl Hooks {
             | Event::ForceAge(_)
             | Event::Leave
             | Event::ReadResult { .. }
-            | Event::ReadFailed { .. } => None,
+            | Event::ReadFailed { .. }
+            | Event::Room { .. } => None,
         })
     }
 

@@ -32,8 +32,6 @@ pub enum AnomalyKind {
     DirtyUpdate,
     /// Reads of a key that are not prefixes of one order.
     IncompatibleOrder,
-    /// Versions of a register in a cycle.
-    CyclicVersions,
     /// A read of what nobody wrote.
     GarbageRead,
     /// A read of what the same transaction writes later.
@@ -63,7 +61,6 @@ impl AnomalyKind {
             AnomalyKind::G1c => "G1c",
             AnomalyKind::DirtyUpdate => "dirty-update",
             AnomalyKind::IncompatibleOrder => "incompatible-order",
-            AnomalyKind::CyclicVersions => "cyclic-versions",
             AnomalyKind::GarbageRead => "garbage-read",
             AnomalyKind::FutureRead => "future-read",
             AnomalyKind::LostUpdate => "lost-update",
@@ -124,9 +121,6 @@ impl AnomalyKind {
             AnomalyKind::IncompatibleOrder => {
                 "Reads of a list disagree on its order. One of them saw a state that was never \
                  committed, for example on another replica."
-            }
-            AnomalyKind::CyclicVersions => {
-                "The versions of a register come before one another in a circle."
             }
             AnomalyKind::GarbageRead => "A read returned what no transaction of the history wrote.",
             AnomalyKind::FutureRead => {

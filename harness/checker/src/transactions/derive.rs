@@ -234,10 +234,10 @@ impl Own {
 
 /// The most transactions for which a reader has an edge to each; beyond, one auxiliary node stands for
 /// them all.
-const DIRECT_MAX: usize = 4;
+pub(super) const DIRECT_MAX: usize = 4;
 /// The most edges from a transaction that reads the longest list and appends to it itself, where there
 /// are more such: any two of them are a lost update.
-const UPDATERS_MAX: usize = 64;
+pub(super) const UPDATERS_MAX: usize = 64;
 
 /// The edges of a history.
 pub(super) struct Edges<'h> {

@@ -340,12 +340,7 @@ impl Explainer<'_> {
             let (key, value) = (history.key_name(read.key), self.value(read.value));
             return format!("T{from} wrote {key} = {value}, and T{to} read it");
         }
-        let edges = |order| RegisterEdges {
-            history,
-            versions: self.versions,
-            registers: &self.registers,
-            order,
-        };
+        let edges = |order| RegisterEdges::new(history, self.versions, &self.registers, order);
         for read in reads(from) {
             for order in Order::ALL {
                 let mut is_it = false;

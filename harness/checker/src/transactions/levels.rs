@@ -76,7 +76,6 @@ impl BaseLevel {
             | A::G1c
             | A::DirtyUpdate
             | A::IncompatibleOrder
-            | A::CyclicVersions
             | A::GarbageRead
             | A::FutureRead => at_least(BaseLevel::ReadCommitted),
             A::LostUpdate => at_least(BaseLevel::CursorStability),

@@ -25,6 +25,7 @@ mod levels;
 mod open;
 mod registers;
 mod replay;
+mod saturate;
 mod versions;
 
 #[cfg(test)]
@@ -91,8 +92,14 @@ struct Decided {
 /// # Errors
 /// The history is too large.
 pub fn judge(history: &mut TransactionHistory) -> Result<Judged, String> {
-    if history.len() as u64 * 2 >= u64::from(NODES_MAX) - history.keys() as u64 {
-        return Err(format!("more than {} transactions", NODES_MAX / 2));
+    let nodes = 2 * history.len() + history.keys();
+    if nodes.max(history.micro_ops()) >= NODES_MAX as usize {
+        return Err(format!(
+            "{} transactions with {} micro-operations are too many: at most {} and {NODES_MAX}",
+            history.len(),
+            history.micro_ops(),
+            NODES_MAX / 2
+        ));
     }
     let versions = Versions::of(history);
     let history = &*history;
@@ -140,7 +147,7 @@ fn judge_lists(history: &TransactionHistory, versions: &Versions) -> (Anomalies,
 }
 
 /// How much work goes into the search for an order of transactions on registers, by order.
-const REPLAY_STEPS: u64 = 50_000_000;
+const REPLAY_STEPS: u64 = 3_000_000;
 
 fn judge_registers(history: &TransactionHistory, versions: &Versions) -> (Anomalies, Decided) {
     let (registers, mut anomalies) = registers::observe(history, versions);
@@ -153,13 +160,9 @@ fn judge_registers(history: &TransactionHistory, versions: &Versions) -> (Anomal
     };
     let mut cycles = Vec::new();
     for order in Order::ALL.into_iter().rev() {
-        let edges = RegisterEdges { history, versions, registers: &registers, order };
-        let instants = match order {
-            Order::RealTime => derive::instants(history, versions),
-            _ => 0,
-        };
+        let edges = RegisterEdges::new(history, versions, &registers, order);
         let transactions = history.len() as u32;
-        let graph = Graph::new(transactions, transactions + instants, |emit| edges.each(emit));
+        let graph = Graph::new(transactions, edges.nodes(), |emit| edges.each(emit));
         let mut found = cycles::find(&graph, &[order], &[], SEARCH_STEPS);
         // An anti-dependency may need the order, too.
         found.cycles.iter_mut().for_each(|cycle| cycle.order = order);
@@ -168,7 +171,11 @@ fn judge_registers(history: &TransactionHistory, versions: &Versions) -> (Anomal
         if !is_clean || found.kinds[order as usize].any {
             continue;
         }
-        match replay::replay(history, versions, &registers, &graph, REPLAY_STEPS) {
+        let replayed = match saturate::saturate(history, &registers, graph) {
+            Some(graph) => replay::replay(history, versions, &registers, &graph, REPLAY_STEPS),
+            None => Replayed::None,
+        };
+        match replayed {
             Replayed::Order(found) => {
                 decided.certificate = Some(Certificate::new(versions, order, found));
                 // It respects every weaker order too.

@@ -18,7 +18,7 @@ use history::Outcome;
 use super::{
     anomalies::{Anomalies, AnomalyKind, Evidence},
     cycles::Order,
-    derive::{real_time_edges, sessions},
+    derive::{DIRECT_MAX, UPDATERS_MAX, instants, real_time_edges, sessions},
     graph::EdgeKind,
     history::{NONE, Step, TransactionHistory},
     versions::Versions,
@@ -155,20 +155,42 @@ pub(super) struct RegisterEdges<'h> {
     pub(super) versions: &'h Versions,
     pub(super) registers: &'h Registers,
     pub(super) order: Order,
+    /// Number of instants, which real time needs.
+    pub(super) instants: u32,
 }
 
-impl RegisterEdges<'_> {
+impl<'h> RegisterEdges<'h> {
+    pub(super) fn new(
+        history: &'h TransactionHistory,
+        versions: &'h Versions,
+        registers: &'h Registers,
+        order: Order,
+    ) -> Self {
+        let instants = match order {
+            Order::RealTime => instants(history, versions),
+            _ => 0,
+        };
+        RegisterEdges { history, versions, registers, order, instants }
+    }
+
+    /// Number of nodes: transactions, instants, and one for each key.
+    pub(super) fn nodes(&self) -> u32 {
+        self.history.len() as u32 + self.instants + self.history.keys() as u32
+    }
+
     /// Calls `emit` with each edge.
     pub(super) fn each(&self, emit: &mut dyn FnMut(u32, u32, EdgeKind)) {
-        let RegisterEdges { history, versions, registers, order } = *self;
+        let RegisterEdges { history, versions, registers, order, .. } = *self;
         for reads in
             registers.reads.chunk_by(|one, other| (one.key, one.value) == (other.key, other.value))
         {
             let ExternalRead { key, value, .. } = reads[0];
-            if value != NONE {
-                let writer = history.elements[value as usize].writer;
-                reads.iter().for_each(|read| emit(writer, read.transaction, EdgeKind::Wr));
+            if value == NONE {
+                self.before_all_writers(key, reads, emit);
+                continue;
             }
+            let writer = history.elements[value as usize].writer;
+            reads.iter().for_each(|read| emit(writer, read.transaction, EdgeKind::Wr));
             self.successors(key, value, &mut |next| {
                 for read in reads.iter().filter(|read| read.transaction != next) {
                     emit(read.transaction, next, EdgeKind::Rw);
@@ -180,6 +202,36 @@ impl RegisterEdges<'_> {
         }
         if order == Order::RealTime {
             real_time_edges(history, versions, emit);
+        }
+    }
+
+    /// The edges from who found a key unwritten to all who write it: through a node of the key if there
+    /// are many.
+    fn before_all_writers(
+        &self,
+        key: u32,
+        reads: &[ExternalRead],
+        emit: &mut dyn FnMut(u32, u32, EdgeKind),
+    ) {
+        let writers = of_key(&self.registers.writers, key, |writer| writer.0);
+        let node = self.history.len() as u32 + self.instants + key;
+        let mut is_used = false;
+        for ExternalRead { transaction, .. } in reads {
+            let is_writer = writers.binary_search(&(key, *transaction)).is_ok();
+            if writers.len() > DIRECT_MAX && !is_writer {
+                emit(*transaction, node, EdgeKind::Rw);
+                is_used = true;
+                continue;
+            }
+            // Two that find a key unwritten and write it are a lost update, so this is enough of them.
+            for (_, writer) in writers.iter().take(UPDATERS_MAX) {
+                if writer != transaction {
+                    emit(*transaction, *writer, EdgeKind::Rw);
+                }
+            }
+        }
+        if is_used {
+            writers.iter().for_each(|(_, writer)| emit(node, *writer, EdgeKind::Onward));
         }
     }
 

@@ -129,12 +129,13 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<ModelOptions> {
         Rule::HandshakeAfterCommits => {
             vec![ModelOptions { master_crashes: 1, replica_crashes: 1, ..one.clone() }]
         }
-        Rule::EpochCheck if commit == CommitMode::Votes => vec![master_crashes(1)],
+        // Nobody forges a message or copies a store: the unit tests of the protocol do.
         Rule::NonceOnEveryMessage
         | Rule::FenceNamesSuperseded
         | Rule::DecisionNumberChecked
         | Rule::RestoredStoreRefused
-        | Rule::PeerIdChecked => vec![master_crashes(1)],
+        | Rule::PeerIdChecked => vec![master_crashes(1), replica_crashes(1)],
+        Rule::EpochCheck if commit == CommitMode::Votes => vec![master_crashes(1)],
         Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => vec![
             writes(2, 2),
             ModelOptions { master_crashes: 1, replica_crashes: 1, ..one.clone() },

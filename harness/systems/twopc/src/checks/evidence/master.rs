@@ -180,7 +180,8 @@ impl JournalVisitor for MasterScan {
             | Event::ForceAge(_)
             | Event::Leave
             | Event::ReadResult { .. }
-            | Event::ReadFailed { .. } => {}
+            | Event::ReadFailed { .. }
+            | Event::Room { .. } => {}
         }
     }
 

@@ -90,7 +90,7 @@ fn profile(rule: Rule) -> RunProfile {
         Rule::NoPresumption => RunProfile::of("master-uncertainty"),
         Rule::WatermarkWaitsForHandshakes | Rule::HandshakeAfterCommits => RunProfile::all(),
         Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => RunProfile::all(),
-        // No fault matters to them.
+        // No fault forges a message or copies a store.
         Rule::NonceOnEveryMessage
         | Rule::FenceNamesSuperseded
         | Rule::DecisionNumberChecked
