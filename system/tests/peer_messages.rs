@@ -291,6 +291,7 @@ fn mutate(rng: &mut impl Rng, envelope: &mut pb::Envelope) {
                 incarnation: number(rng, 1),
                 start: number(rng, 1),
                 promised: Some(pb::Promise { epoch: number(rng, 1), nonce: number(rng, 1) }),
+                force_age_ms: number(rng, 1),
             }),
             12 => Wire::Stale(pb::Stale { promised: number(rng, 1) }),
             13 => Wire::PeerInquire(pb::PeerInquire { txn }),
