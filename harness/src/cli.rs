@@ -1,6 +1,7 @@
 //! The command line: commands, options, help, and exit statuses. Calls the parts of the harness and
 //! does not know how they work.
 
+mod described;
 mod help;
 mod renamed;
 mod replay;
@@ -30,7 +31,7 @@ use twopc::{
     },
 };
 
-use self::test::TestArgs;
+use self::{described::SystemCommand, test::TestArgs};
 use crate::commands::{
     self, CheckArgs, Checked, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
     ServeArgs, ServeFailure, VerifyArgs,
@@ -113,6 +114,9 @@ enum Command {
     /// Measure how long keys stay locked while the master is down, with and without inquiries among
     /// the replicas.
     Blocking(BlockingArgs),
+    /// Check or write a file that describes a system to test.
+    #[command(subcommand)]
+    System(SystemCommand),
     /// Serve the recorded runs as web pages.
     Serve(ServeArgs),
     /// Run a node. A test run starts its nodes with this command.
@@ -184,6 +188,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         }
         Command::Inspect(args) => inspected(&args),
         Command::Blocking(args) => test::blocking_test(&args),
+        Command::System(command) => test::system_command(&command),
         Command::Serve(args) => serve_runs(&args),
         Command::Node(_) => unreachable!("nodes do not return to the command line"),
     }

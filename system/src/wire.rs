@@ -193,9 +193,10 @@ fn body_to_wire(body: Body) -> envelope::Body {
         Body::VoteNo { txn, reason } => {
             let holder = match reason {
                 NoReason::Locked { holder } => Some(txn_to_wire(holder)),
-                NoReason::Aborted => None,
+                NoReason::Aborted | NoReason::Full => None,
             };
-            Wire::VoteNo(pb::VoteNo { txn: Some(txn_to_wire(txn)), holder })
+            let full = reason == NoReason::Full;
+            Wire::VoteNo(pb::VoteNo { txn: Some(txn_to_wire(txn)), holder, full })
         }
         Body::Decide { txn, decision } => Wire::Decide(pb::Decide {
             txn: Some(txn_to_wire(txn)),
@@ -280,6 +281,7 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         Wire::VoteNo(vote) => {
             let reason = match vote.holder {
                 Some(holder) => NoReason::Locked { holder: txn_from_wire(Some(holder))? },
+                None if vote.full => NoReason::Full,
                 None => NoReason::Aborted,
             };
             Body::VoteNo { txn: txn_from_wire(vote.txn)?, reason }
@@ -425,7 +427,8 @@ mod tests {
         ];
         let reason = prop_oneof![
             txn().prop_map(|holder| NoReason::Locked { holder }),
-            Just(NoReason::Aborted)
+            Just(NoReason::Aborted),
+            Just(NoReason::Full)
         ];
         let seen = (any::<u64>(), any::<u64>(), txn(), any::<u64>()).prop_map(
             |(incarnation, nonce, voted, commits)| Seen { incarnation, nonce, voted, commits },

@@ -280,7 +280,7 @@ fn mutate(rng: &mut impl Rng, envelope: &mut pb::Envelope) {
             }),
             2 => Wire::Prepare(pb::Prepare { txn, key, ..pb::Prepare::default() }),
             3 => Wire::VoteYes(pb::VoteYes { txn }),
-            4 => Wire::VoteNo(pb::VoteNo { txn, holder: txn }),
+            4 => Wire::VoteNo(pb::VoteNo { txn, holder: txn, full: rng.random() }),
             5 => Wire::Decide(pb::Decide { txn, decision }),
             6 => Wire::Ack(pb::Ack { txns: txn.into_iter().collect(), commits: number(rng, 1) }),
             7 => Wire::Inquire(pb::Inquire { txn }),

@@ -39,6 +39,7 @@ pub mod certificate;
 pub mod file;
 mod finding;
 mod initial;
+pub mod levels;
 pub mod linearizability;
 mod named_operations;
 pub mod online;
@@ -48,6 +49,7 @@ mod reading;
 pub mod statistics;
 pub mod transactions;
 mod verdict;
+pub mod workloads;
 
 pub use finding::{Citation, Finding, JournalLine, Reference, ReferenceRecorder};
 pub use history::{Completion, Invocation, MalformedHistory};

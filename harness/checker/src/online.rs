@@ -33,6 +33,10 @@ impl OnlineCheck {
                     (Function::Get, _) => Invocation::Get,
                     (Function::Put, Some(value)) => Invocation::Put(value),
                     (Function::Put | Function::Del, _) => Invocation::Del,
+                    (f, _) => {
+                        let reason = "only get, put and del are checked while they are recorded";
+                        return Err(MalformedHistory(format!("{f}: {reason}")));
+                    }
                 };
                 observations.invoke(process, &client.key, invocation)
             }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value as Json, json};
 
-use history::{Action, Event, NemesisEvent, Operation, Outcome, nemesis::InjectionKind};
+use history::{Action, Event, NemesisEvent, Operation, Outcome};
 
 use crate::CheckResult;
 
@@ -122,7 +122,7 @@ fn fault_intervals(events: &[Event], end: u64) -> Vec<(u64, u64)> {
         let Action::Nemesis(nemesis) = &event.action else { continue };
         let was_healthy = since.is_empty();
         match nemesis {
-            NemesisEvent::Injected(InjectionKind::Kill | InjectionKind::Pause, injected) => {
+            NemesisEvent::Injected(kind, injected) if kind.is_outage() => {
                 since.insert(injected.node.as_deref().unwrap_or_default(), event.time);
                 if was_healthy {
                     began = event.time;

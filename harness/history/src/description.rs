@@ -33,6 +33,16 @@ pub struct RunDescription {
     /// The number of replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u8>,
+    /// The workload, if the run was of a system that the harness does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
+    /// The level that the history is checked for, such as `linearizable`. `None`: only that
+    /// acknowledged operations are not lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<String>,
+    /// The nodes, if the run was of a system that the harness does not know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
     /// The monotonic clock at time 0 of the history, in nanoseconds. Subtracted from the times of
     /// the nodes, it gives times of the history.
     #[serde(default, skip_serializing_if = "Option::is_none")]

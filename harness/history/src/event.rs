@@ -2,10 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _, ser::Error as _};
 use serde_json::Value as Json;
 
-use crate::NemesisEvent;
+use crate::{Function, NemesisEvent};
 
 /// The latest time that a history may have, in nanoseconds: 146 years. Times are added and subtracted, signed
 /// and unsigned, in many places, and none of them overflows below it.
@@ -66,12 +66,15 @@ pub struct ClientEvent {
     pub f: Function,
     /// The key.
     pub key: String,
-    /// Put: the value written. Get that is `ok`: the value read, `None` if the key was absent.
+    /// Put: the value written. Get that is `ok`: the value read, `None` if the key was absent. Of
+    /// [functions whose values are JSON](Function::has_json_value): its text, in one form.
     pub value: Option<String>,
     /// If `ok`: the version written or read.
     pub version: Option<Version>,
     /// If `fail` or `info`: the reason. A known reason begins with an [`ErrorCode`] and a colon.
     pub error: Option<String>,
+    /// The node that the client is connected to, where that is recorded.
+    pub node: Option<String>,
 }
 
 /// Jepsen's `type`: an invocation, or one of the three completions.
@@ -127,36 +130,6 @@ impl Version {
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
-    }
-}
-
-/// What an operation does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Function {
-    /// Reads a key.
-    Get,
-    /// Writes a value.
-    Put,
-    /// Deletes a key.
-    Del,
-}
-
-impl Function {
-    /// Whether it changes the key: put or del.
-    #[must_use]
-    pub fn is_write(self) -> bool {
-        self != Function::Get
-    }
-}
-
-impl fmt::Display for Function {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Function::Get => "get",
-            Function::Put => "put",
-            Function::Del => "del",
-        })
     }
 }
 
@@ -265,6 +238,8 @@ struct Line {
     version: Option<Version>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
 }
 
 /// Keeps a field that is present but `null` as `Some(null)`.
@@ -277,10 +252,13 @@ impl Serialize for Event {
         let (index, time) = (self.index, self.time);
         match &self.action {
             Action::Client(event) => {
-                let is_get_result = event.f == Function::Get && event.kind == Kind::Ok;
+                let is_result = event.f.returns_value() && event.kind == Kind::Ok;
                 let value = match &event.value {
+                    Some(text) if event.f.has_json_value() => {
+                        Some(serde_json::from_str(text).map_err(S::Error::custom)?)
+                    }
                     Some(value) => Some(Json::String(value.clone())),
-                    None => is_get_result.then_some(Json::Null),
+                    None => is_result.then_some(Json::Null),
                 };
                 Line {
                     index,
@@ -292,6 +270,7 @@ impl Serialize for Event {
                     value,
                     version: event.version.clone(),
                     error: event.error.clone(),
+                    node: event.node.clone(),
                 }
             }
             Action::Nemesis(event) => Line {
@@ -304,6 +283,7 @@ impl Serialize for Event {
                 value: Some(event.value()).filter(|value| !value.is_null()),
                 version: None,
                 error: None,
+                node: None,
             },
         }
         .serialize(serializer)
@@ -320,34 +300,9 @@ impl<'de> Deserialize<'de> for Event {
                 Action::Nemesis(NemesisEvent::new(&line.f, value).map_err(D::Error::custom)?)
             }
             Process::Client(process) => {
-                let f = match line.f.as_str() {
-                    "get" => Function::Get,
-                    "put" => Function::Put,
-                    "del" => Function::Del,
-                    other => {
-                        return Err(D::Error::custom(format!(
-                            "unknown operation '{other}': expected get, put or del"
-                        )));
-                    }
-                };
+                let f: Function = line.f.parse().map_err(D::Error::custom)?;
                 let key = line.key.ok_or_else(|| D::Error::missing_field("key"))?;
-                if f == Function::Get && line.kind == Kind::Ok && line.value.is_none() {
-                    return Err(D::Error::custom(
-                        "an ok get needs a value: null if the key was absent",
-                    ));
-                }
-                let value = match line.value {
-                    None | Some(Json::Null) => None,
-                    Some(Json::String(value)) => Some(value),
-                    Some(other) => {
-                        return Err(D::Error::custom(format!(
-                            "value {other}: expected text or null"
-                        )));
-                    }
-                };
-                if f == Function::Put && line.kind == Kind::Invoke && value.is_none() {
-                    return Err(D::Error::custom("a put needs a value"));
-                }
+                let value = value_of(f, line.kind, line.value).map_err(D::Error::custom)?;
                 Action::Client(ClientEvent {
                     process,
                     kind: line.kind,
@@ -356,11 +311,32 @@ impl<'de> Deserialize<'de> for Event {
                     value,
                     version: line.version,
                     error: line.error,
+                    node: line.node,
                 })
             }
         };
         Ok(Event { index: line.index, time: line.time, action })
     }
+}
+
+/// The value of an event in the form of [`ClientEvent::value`].
+fn value_of(f: Function, kind: Kind, value: Option<Json>) -> Result<Option<String>, String> {
+    if f.returns_value() && kind == Kind::Ok && value.is_none() {
+        return Err(match f {
+            Function::Get => "an ok get needs a value: null if the key was absent".to_owned(),
+            _ => format!("an ok {f} needs a value"),
+        });
+    }
+    let value = match value {
+        None | Some(Json::Null) => None,
+        Some(value) if f.has_json_value() => Some(value.to_string()),
+        Some(Json::String(value)) => Some(value),
+        Some(other) => return Err(format!("value {other}: expected text or null")),
+    };
+    if f.needs_value() && kind == Kind::Invoke && value.is_none() {
+        return Err(format!("a {f} needs a value"));
+    }
+    Ok(value)
 }
 
 #[cfg(test)]
@@ -393,11 +369,24 @@ mod tests {
     }
 
     #[test]
+    fn values_that_are_json_round_trip() {
+        for text in [
+            r#"{"index":0,"time":1,"process":3,"type":"invoke","f":"cas","key":"k","value":["1",null],"node":"n2"}"#,
+            r#"{"index":0,"time":1,"process":3,"type":"ok","f":"read","key":"s","value":[1,2,3]}"#,
+            r#"{"index":0,"time":1,"process":3,"type":"ok","f":"dequeue","key":"q","value":null}"#,
+            r#"{"index":0,"time":1,"process":3,"type":"ok","f":"append","key":"l","value":7,"version":"12"}"#,
+            r#"{"index":0,"time":1,"process":3,"type":"invoke","f":"lock","key":"m"}"#,
+        ] {
+            round_trip(text);
+        }
+    }
+
+    #[test]
     fn malformed_lines_are_rejected() {
         for (text, reason) in [
             (
-                r#"{"index":0,"time":1,"process":1,"type":"ok","f":"cas","key":"a"}"#,
-                "unknown operation",
+                r#"{"index":0,"time":1,"process":1,"type":"ok","f":"leap","key":"a"}"#,
+                "unknown operation 'leap'",
             ),
             (r#"{"index":0,"time":1,"process":1,"type":"ok","f":"get"}"#, "missing field `key`"),
             (r#"{"index":0,"time":1,"process":"x","type":"ok","f":"get","key":"a"}"#, "nemesis"),

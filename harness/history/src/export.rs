@@ -51,6 +51,18 @@ pub enum ExportError {
         /// The index of the event.
         index: u64,
     },
+    /// The format has no such operation.
+    #[error("event {index} is {function}, which the format cannot express: {format} has {names}")]
+    Function {
+        /// The index of the event.
+        index: u64,
+        /// The function.
+        function: Function,
+        /// The name of the format.
+        format: &'static str,
+        /// The functions of the format.
+        names: &'static str,
+    },
     /// The output cannot be written.
     #[error("cannot write: {0}")]
     Write(#[from] io::Error),
@@ -69,6 +81,10 @@ pub fn export(path: &Path, format: ExportFormat, out: &mut impl Write) -> Result
         let Event { index, time, action } = event?;
         match (format, action) {
             (ExportFormat::Edn, Action::Client(event)) => {
+                if !event.f.is_on_register() {
+                    let (format, names) = ("edn", "get, put, del and cas");
+                    return Err(ExportError::Function { index, function: event.f, format, names });
+                }
                 writeln!(out, "{{:index {index}, :time {time}, {}}}", jepsen(&event))?;
             }
             (ExportFormat::Edn, Action::Nemesis(event)) => writeln!(
@@ -78,6 +94,10 @@ pub fn export(path: &Path, format: ExportFormat, out: &mut impl Write) -> Result
                 Edn(&event.value())
             )?,
             (ExportFormat::Porcupine, Action::Client(event)) => {
+                if !event.f.is_on_register() || event.f == Function::Cas {
+                    let (format, names) = ("porcupine", "get, put and del");
+                    return Err(ExportError::Function { index, function: event.f, format, names });
+                }
                 if event.f == Function::Put && event.value.as_deref() == Some("") {
                     return Err(ExportError::EmptyValue { index });
                 }
@@ -115,10 +135,20 @@ fn without_result(path: &Path) -> Result<HashSet<u64>, ReadError> {
 
 fn jepsen(event: &ClientEvent) -> String {
     let ClientEvent { process, kind, f, key, value, error, .. } = event;
-    let f = if f.is_write() { "write" } else { "read" };
-    let value = value.as_deref().map_or_else(|| "nil".to_owned(), quoted);
+    let name = match f {
+        Function::Get => "read",
+        Function::Cas => "cas",
+        _ => "write",
+    };
+    let value = match value {
+        // It is JSON, as the reader of events and the recorder both saw to.
+        Some(pair) if *f == Function::Cas => {
+            serde_json::from_str(pair).map_or_else(|_| quoted(pair), |pair| Edn(&pair).to_string())
+        }
+        value => value.as_deref().map_or_else(|| "nil".to_owned(), quoted),
+    };
     let mut text =
-        format!(":process {process}, :type :{kind}, :f :{f}, :value [{} {value}]", quoted(key));
+        format!(":process {process}, :type :{kind}, :f :{name}, :value [{} {value}]", quoted(key));
     if let Some(error) = error {
         // Writing to a string cannot fail.
         let _ = write!(text, ", :error {}", quoted(error));
@@ -205,7 +235,7 @@ mod tests {
         let value = value.map(str::to_owned);
         let error = (kind == Kind::Fail).then(|| "timeout: \"r1\"".to_owned());
         let key = "a".to_owned();
-        let event = ClientEvent { process, kind, f, key, value, version: None, error };
+        let event = ClientEvent { process, kind, f, key, value, version: None, error, node: None };
         Event { index, time: 10 * index, action: Action::Client(event) }
     }
 

@@ -43,6 +43,7 @@ mod description;
 mod event;
 pub mod export;
 pub mod formats;
+mod function;
 pub mod nemesis;
 mod observation;
 mod operation;
@@ -52,7 +53,8 @@ pub mod synthetic;
 mod value;
 
 pub use description::RunDescription;
-pub use event::{Action, ClientEvent, ErrorCode, Event, Function, Kind, TIME_MAX, Version};
+pub use event::{Action, ClientEvent, ErrorCode, Event, Kind, TIME_MAX, Version};
+pub use function::Function;
 pub use nemesis::NemesisEvent;
 pub use observation::{Completion, Invocation, MalformedHistory, MicroFunction, MicroOp, Sink};
 pub use operation::{Operation, Outcome, PairError, pair};

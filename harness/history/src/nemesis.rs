@@ -37,6 +37,10 @@ pub enum NemesisEvent {
     Died(Died),
     /// A violation was found while the run was in progress.
     Violated(Violated),
+    /// A client broke the rules of clients: nothing that it says can be relied on.
+    ClientFailed(ClientFailed),
+    /// Connections of clients could not be opened.
+    OpensFailed(OpensFailed),
     /// A step of a schedule was forced onto the cluster.
     Step(Step),
     /// An event of the system under test, or of a kind that this version does not know.
@@ -55,6 +59,8 @@ pub enum InjectionKind {
     Hold,
     /// A node was killed.
     Kill,
+    /// A node was asked to exit, by SIGTERM.
+    Terminate,
     /// A node was stopped, and is to be continued.
     Pause,
     /// Nodes lost what they had not synced.
@@ -71,9 +77,10 @@ pub enum InjectionKind {
 
 impl InjectionKind {
     /// Every kind, its name in histories, and the names that earlier versions gave it.
-    const NAMES: [(InjectionKind, &str, &[&str]); 8] = [
+    const NAMES: [(InjectionKind, &str, &[&str]); 9] = [
         (InjectionKind::Hold, "hold", &[]),
         (InjectionKind::Kill, "kill", &[]),
+        (InjectionKind::Terminate, "terminate", &[]),
         (InjectionKind::Pause, "pause", &[]),
         (InjectionKind::PowerLoss, "power-loss", &[]),
         (InjectionKind::Wipe, "wipe-replica", &["wipe"]),
@@ -95,6 +102,12 @@ impl InjectionKind {
         let mut all = InjectionKind::NAMES.into_iter();
         let found = all.find(|(_, now, before)| *now == name || before.contains(&name));
         found.map(|(kind, ..)| kind)
+    }
+
+    /// Whether one node is out of service from here until it [returns](NemesisEvent::Returned).
+    #[must_use]
+    pub fn is_outage(self) -> bool {
+        matches!(self, InjectionKind::Kill | InjectionKind::Terminate | InjectionKind::Pause)
     }
 
     /// Whether the node does not run until it [returns](NemesisEvent::Returned).
@@ -441,6 +454,27 @@ pub struct Violated {
     pub ended: bool,
 }
 
+/// A client that broke the rules of clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientFailed {
+    /// The process that it worked for.
+    pub process: u64,
+    /// What it did.
+    pub why: String,
+}
+
+/// Connections that could not be opened by one worker during the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpensFailed {
+    /// The node that it connects to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// How many.
+    pub count: u64,
+    /// Why the last of them failed.
+    pub error: String,
+}
+
 /// A step of a schedule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
@@ -473,6 +507,8 @@ impl NemesisEvent {
             NemesisEvent::DumpFailed(_) => "dump-failed",
             NemesisEvent::Died(_) => "died",
             NemesisEvent::Violated(_) => "broken",
+            NemesisEvent::ClientFailed(_) => "client-failed",
+            NemesisEvent::OpensFailed(_) => "opens-failed",
             NemesisEvent::Step(_) => "step",
             NemesisEvent::Other { f, .. } => f,
         }
@@ -493,6 +529,8 @@ impl NemesisEvent {
             NemesisEvent::DumpFailed(fields) => serde_json::to_value(fields),
             NemesisEvent::Died(fields) => serde_json::to_value(fields),
             NemesisEvent::Violated(fields) => serde_json::to_value(fields),
+            NemesisEvent::ClientFailed(fields) => serde_json::to_value(fields),
+            NemesisEvent::OpensFailed(fields) => serde_json::to_value(fields),
             NemesisEvent::Step(fields) => serde_json::to_value(fields),
             NemesisEvent::Other { value, .. } => Ok(value.clone()),
         };
@@ -517,6 +555,8 @@ impl NemesisEvent {
                 NemesisEvent::NetworkRestored(fields(f, value)?)
             }
             "miss" => NemesisEvent::Missed(fields(f, value)?),
+            "client-failed" => NemesisEvent::ClientFailed(fields(f, value)?),
+            "opens-failed" => NemesisEvent::OpensFailed(fields(f, value)?),
             "recovered" => NemesisEvent::Recovered(fields(f, value)?),
             "heal" => NemesisEvent::Healed(fields(f, value)?),
             "settled" => NemesisEvent::Settled(fields(f, value)?),

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use serde_json::Value as Json;
+
 use super::{Action, ClientEvent, Event, Function, Kind, MalformedHistory, Version};
 
 /// An operation of a client: its invocation, and its completion if there was one.
@@ -21,6 +23,8 @@ pub struct Operation {
     pub version: Option<Version>,
     /// If `Fail` or `Info`: the reason.
     pub error: Option<String>,
+    /// The node that the client was connected to, where that is recorded.
+    pub node: Option<String>,
     /// Event index of the invocation.
     pub invoked_index: u64,
     /// Time of the invocation, in nanoseconds since the history began.
@@ -44,6 +48,19 @@ pub enum Outcome {
 }
 
 impl Operation {
+    /// The value of a function whose [values are JSON](Function::has_json_value). `None` if there is
+    /// none, or it is no JSON.
+    #[must_use]
+    pub fn json(&self) -> Option<Json> {
+        serde_json::from_str(self.value.as_deref()?).ok()
+    }
+
+    /// What a compare-and-set expects and what it writes. `None` if its value has another form.
+    #[must_use]
+    pub fn cas(&self) -> Option<(Option<String>, Option<String>)> {
+        serde_json::from_str(self.value.as_deref()?).ok()
+    }
+
     /// Whether it may or may not have taken effect. A get has no effect, also if it never completed.
     #[must_use]
     pub fn is_indeterminate(&self) -> bool {
@@ -114,7 +131,7 @@ fn agrees(operation: &Operation, completion: &ClientEvent) -> Result<(), String>
             operation.f, operation.key
         ));
     }
-    if f.is_write() && value.is_some() && *value != operation.value {
+    if !f.returns_value() && value.is_some() && *value != operation.value {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
         return Err(format!(
             "process {process} completes {f} of {key} with the value {}, but invoked it with {}",
@@ -134,6 +151,7 @@ fn invoke(event: &Event, client: &ClientEvent) -> Operation {
         outcome: Outcome::Info,
         version: None,
         error: None,
+        node: client.node.clone(),
         invoked_index: event.index,
         invoked: event.time,
         returned: None,
@@ -153,7 +171,7 @@ fn complete(operation: &mut Operation, event: &Event, client: &ClientEvent) {
     if operation.outcome != Outcome::Info {
         operation.returned = Some(event.time);
     }
-    if operation.f == Function::Get {
+    if operation.f.returns_value() {
         operation.value.clone_from(&client.value);
     }
 }
@@ -171,6 +189,7 @@ mod tests {
             value: None,
             version: None,
             error: None,
+            node: None,
         };
         Event { index, time: index * 10, action: Action::Client(client) }
     }

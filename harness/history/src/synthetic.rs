@@ -201,6 +201,7 @@ impl EventWriter<'_> {
                 Kind::Info => Some("connection reset".to_owned()),
                 Kind::Invoke | Kind::Ok => None,
             },
+            node: None,
         };
         let event = Event { index: self.index, time: self.time, action: Action::Client(client) };
         self.index += 1;

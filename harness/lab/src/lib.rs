@@ -42,10 +42,15 @@ pub mod cluster;
 pub mod disk;
 pub mod duration;
 mod events;
+pub mod fault;
 pub mod injection;
+pub mod keeper;
+pub mod nemesis;
 mod node;
 pub mod process;
 pub mod progress;
+pub mod request;
+mod run;
 pub mod run_directory;
 pub mod scratch;
 pub mod seeds;
@@ -54,9 +59,11 @@ pub mod supervisor;
 mod system;
 pub mod worker;
 pub mod workload;
+pub mod workloads;
 
 pub use self::{
     events::EventLog,
     node::NodeName,
+    run::{CompletedRun, RunError, RunSettings, run},
     system::{ForbiddenStart, StartOptions, System},
 };

@@ -98,6 +98,8 @@ impl ProcessState {
 pub struct Process {
     shared: Arc<Shared>,
     stdin: Mutex<Option<ChildStdin>>,
+    /// Whether the process is the [keeper](crate::keeper) of a program, which passes signals on.
+    is_keeper: bool,
 }
 
 #[derive(Debug)]
@@ -114,6 +116,7 @@ impl Process {
         pid: Pid,
         stdin: Option<ChildStdin>,
         stdout: Option<ChildStdout>,
+        is_keeper: bool,
     ) -> io::Result<Process> {
         let state = ProcessState {
             activity: Activity::Running,
@@ -126,7 +129,7 @@ impl Process {
         let shared =
             Arc::new(Shared { pid, reaped: Mutex::new(false), state: watch::Sender::new(state) });
         // From here on dropping the process kills it, even if a thread cannot be started.
-        let process = Process { shared: shared.clone(), stdin: Mutex::new(stdin) };
+        let process = Process { shared: shared.clone(), stdin: Mutex::new(stdin), is_keeper };
         let waiting = shared.clone();
         thread::Builder::new().name(format!("wait {pid}")).spawn(move || waiting.wait())?;
         if let Some(stdout) = stdout {
@@ -166,9 +169,20 @@ impl Process {
         Some(state.clone())
     }
 
-    /// Sends a signal. Returns whether the process still existed.
+    /// Sends a signal: to every process of a tree that has a [keeper](crate::keeper), if it is SIGKILL,
+    /// SIGSTOP or SIGCONT. Returns whether the process still existed.
     pub fn signal(&self, signal: Signal) -> bool {
-        self.shared.signal(signal)
+        if !self.is_keeper {
+            return self.shared.signal(signal);
+        }
+        let passed = self.send_line(&format!("signal {}\n", signal as i32)).is_ok();
+        passed && self.state().exit_status().is_none()
+    }
+
+    /// Whether a keeper runs the program.
+    #[must_use]
+    pub fn is_keeper(&self) -> bool {
+        self.is_keeper
     }
 
     /// Sends SIGKILL and waits until the process is reaped.
@@ -281,6 +295,15 @@ impl Shared {
         self.state.send_modify(|state| state.activity = Activity::Exited(status));
     }
 
+    /// Takes note of what the keeper says of the program, unless it has exited since.
+    fn become_active(&self, activity: Activity) {
+        self.state.send_modify(|state| {
+            if state.exit_status().is_none() {
+                state.activity = activity;
+            }
+        });
+    }
+
     /// Reads the control protocol from the process; other lines are ignored.
     fn read_output(&self, lines: impl BufRead) {
         for line in lines.lines().map_while(Result::ok) {
@@ -297,6 +320,8 @@ impl Shared {
                         ReachedPoint { point: point.to_owned(), details: details.to_owned() };
                     self.state.send_modify(|state| state.reached = Some(reached));
                 }
+                "stopped" => self.become_active(Activity::Stopped),
+                "continued" => self.become_active(Activity::Running),
                 "disarmed" => self.state.send_modify(|state| state.disarmed += 1),
                 "error" => {
                     self.state.send_modify(|state| state.arm_error = Some(rest.to_owned()));

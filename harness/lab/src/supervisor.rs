@@ -76,7 +76,24 @@ impl Supervisor {
     ///
     /// # Errors
     /// The program cannot be started.
-    pub async fn spawn(&self, mut command: Command, log: File) -> io::Result<Process> {
+    pub async fn spawn(&self, command: Command, log: File) -> io::Result<Process> {
+        self.spawn_as(command, log, false).await
+    }
+
+    /// Spawns the [keeper](crate::keeper) of a program: signals are sent to the whole tree.
+    ///
+    /// # Errors
+    /// The keeper cannot be started.
+    pub async fn spawn_keeper(&self, command: Command, log: File) -> io::Result<Process> {
+        self.spawn_as(command, log, true).await
+    }
+
+    async fn spawn_as(
+        &self,
+        mut command: Command,
+        log: File,
+        is_keeper: bool,
+    ) -> io::Result<Process> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).process_group(0);
         let (answer, spawned) = oneshot::channel::<io::Result<(Child, Pid)>>();
         self.submit(Box::new(move || {
@@ -94,7 +111,7 @@ impl Supervisor {
         let (mut child, pid) = spawned.await.map_err(failed)??;
         let stdin = child.stdin.take();
         let stdout = child.stdout.take();
-        Process::watch(pid, stdin, stdout)
+        Process::watch(pid, stdin, stdout, is_keeper)
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus},
 };
 
 use futures::future::BoxFuture;
 
-use crate::{disk::FileLayout, node::NodeName};
+use crate::{client::Client, disk::FileLayout, node::NodeName};
 
 /// A system under test, as it was set up for one run.
 pub trait System: Send + Sync {
@@ -21,18 +21,59 @@ pub trait System: Send + Sync {
     /// Whether a node reports that it does its full work. False if it does not answer in time.
     fn is_ready<'a>(&'a self, node: &'a NodeName) -> BoxFuture<'a, bool>;
 
+    /// A client for a worker, connected to no node yet. The worker is numbered from 0.
+    fn client(&self, worker: u32) -> Box<dyn Client>;
+
+    /// Whether a started process writes `listening ADDRESS` to its standard output, and is not up
+    /// before. Otherwise a start is not waited for, and only [`is_ready`](System::is_ready) is asked.
+    fn announces_address(&self) -> bool {
+        false
+    }
+
+    /// The program that keeps the processes of a node together: one that calls
+    /// [`keeper::main`](crate::keeper::main) for [`keeper::COMMAND`](crate::keeper::COMMAND). Without
+    /// one, a node is one process.
+    fn keeper(&self) -> Option<&Path> {
+        None
+    }
+
+    /// The temporary directory of the nodes, which excerpts of their logs do not mention.
+    fn scratch(&self) -> &Path {
+        Path::new("/nonexistent")
+    }
+
+    /// The run begins, and is recorded in this directory.
+    fn begin(&self, _directory: &Path) {}
+
+    /// A process of a node is about to start; what it writes follows `offset` of its log.
+    fn starting(&self, _node: &NodeName, _log: &Path, _offset: u64) {}
+
+    /// Called once, after the first start, when every node is ready.
+    fn after_start(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Which node leads. `None` if nobody says so.
+    fn leader(&self) -> BoxFuture<'_, Option<NodeName>> {
+        Box::pin(std::future::ready(None))
+    }
+
     /// Whether a process exited because the system refused this [forbidden](ForbiddenStart) start,
     /// judged by its exit status and the last line of its log.
-    fn is_refusal(&self, start: &StartOptions, status: ExitStatus, last_log_line: &str) -> bool;
+    fn is_refusal(&self, _start: &StartOptions, _status: ExitStatus, _last_log_line: &str) -> bool {
+        false
+    }
 
     /// Creates an empty directory on which a node can be started.
     ///
     /// # Errors
     /// The directory cannot be created.
-    fn create_empty_directory(&self, node: &NodeName) -> io::Result<PathBuf>;
+    fn create_empty_directory(&self, _node: &NodeName) -> io::Result<PathBuf> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
 
     /// Makes this the directory of the node from now on.
-    fn set_directory(&self, node: &NodeName, directory: PathBuf);
+    fn set_directory(&self, _node: &NodeName, _directory: PathBuf) {}
 
     /// The files whose writes and syncs have crash points.
     fn disk_layouts(&self) -> &'static [FileLayout] {

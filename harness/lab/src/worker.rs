@@ -4,7 +4,10 @@
 
 use std::{io, time::Duration};
 
-use history::{Action, ClientEvent, Function, Kind, Recorder};
+use history::{
+    Action, ClientEvent, Kind, NemesisEvent, Recorder,
+    nemesis::{ClientFailed, OpensFailed},
+};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
@@ -12,7 +15,9 @@ use tokio::{
 
 use crate::{
     client::{Answer, Client},
-    workload::{ClientRequest, Generator},
+    node::NodeName,
+    request::Request,
+    workload::RequestSource,
 };
 
 /// How long to wait before a failed read is retried.
@@ -21,9 +26,9 @@ const RETRY_PERIOD: Duration = Duration::from_millis(50);
 /// How long a worker waits for the answer to a request.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientTimeouts {
-    /// For puts and dels.
+    /// For operations with an effect.
     pub write: Duration,
-    /// For gets.
+    /// For reads.
     pub get: Duration,
 }
 
@@ -32,6 +37,9 @@ pub struct Worker {
     process: u64,
     concurrency: u64,
     client: Box<dyn Client>,
+    is_open: bool,
+    /// Opens that have failed, and why the last one did.
+    failed_opens: (u64, String),
     recorder: Recorder,
     timeouts: ClientTimeouts,
     misreports: bool,
@@ -51,6 +59,8 @@ impl Worker {
             process: number.into(),
             concurrency: concurrency.into(),
             client,
+            is_open: false,
+            failed_opens: (0, String::new()),
             recorder,
             timeouts,
             misreports: false,
@@ -64,21 +74,40 @@ impl Worker {
         Worker { misreports: true, ..self }
     }
 
-    /// Sends the generator's requests until the load ends, and returns the worker.
+    /// The number of the worker, from 0.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.process % self.concurrency
+    }
+
+    /// The node that the worker's client connects to.
+    #[must_use]
+    pub fn node(&self) -> Option<&NodeName> {
+        self.client.node()
+    }
+
+    /// Sends the source's requests until the load ends, and returns the worker.
     ///
     /// # Errors
     /// The history cannot be written.
     pub async fn work(
         mut self,
-        mut generator: Generator,
+        mut source: impl RequestSource,
         mut load_ended: watch::Receiver<bool>,
     ) -> io::Result<Worker> {
         while !*load_ended.borrow() {
-            let request = generator.next(self.process);
-            let answer = self.perform(&request).await?;
-            let mut pause = generator.pause();
-            if let Answer::Fail { unavailable: true, .. } = answer {
-                pause = pause.max(generator.backoff());
+            // A client in this process may answer without ever waiting.
+            tokio::task::coop::consume_budget().await;
+            let mut pause = source.pause();
+            if self.open().await? {
+                let request = source.next_request(self.process);
+                let answer = self.perform(&request).await?;
+                source.observe(&request, &answer);
+                if let Answer::Fail { unavailable: true, .. } = answer {
+                    pause = pause.max(source.backoff());
+                }
+            } else {
+                pause = pause.max(source.backoff());
             }
             if !pause.is_zero() {
                 // Only the end of the load cuts a pause short.
@@ -88,79 +117,130 @@ impl Worker {
         Ok(self)
     }
 
-    /// Sends one request.
+    /// Sends one request, if a connection can be opened.
     ///
     /// # Errors
     /// The history cannot be written.
-    pub async fn send(&mut self, request: &ClientRequest) -> io::Result<()> {
-        self.perform(request).await.map(|_| ())
+    pub async fn send(&mut self, request: &Request) -> io::Result<Option<Answer>> {
+        if !self.open().await? {
+            return Ok(None);
+        }
+        self.perform(request).await.map(Some)
     }
 
-    /// Reads a key, and retries until the read succeeds or the deadline has passed.
+    /// Sends a request until it succeeds or the deadline has passed.
     ///
     /// # Errors
-    /// The history cannot be written. The inner error is that of the last read.
-    pub async fn read(&mut self, key: &str, deadline: Duration) -> io::Result<Result<(), String>> {
+    /// The history cannot be written. The inner error is that of the last attempt.
+    pub async fn retry(
+        &mut self,
+        request: &Request,
+        deadline: Duration,
+    ) -> io::Result<Result<Option<String>, String>> {
         let end = Instant::now() + deadline;
-        let request = ClientRequest::Get { key: key.to_owned() };
         loop {
-            match self.perform(&request).await? {
-                Answer::Ok { .. } => return Ok(Ok(())),
-                Answer::Fail { error, .. } | Answer::Info { error } => {
-                    if Instant::now() >= end {
-                        return Ok(Err(error));
-                    }
-                }
+            let error = match self.send(request).await? {
+                Some(Answer::Ok { value, .. }) => return Ok(Ok(value)),
+                Some(Answer::Fail { error, .. } | Answer::Info { error, .. }) => error,
+                None => self.failed_opens.1.clone(),
+            };
+            if Instant::now() >= end {
+                return Ok(Err(error));
             }
             sleep(RETRY_PERIOD).await;
         }
     }
 
+    /// Closes the client, and records the opens that failed.
+    ///
+    /// # Errors
+    /// The history cannot be written.
+    pub async fn close(mut self) -> io::Result<()> {
+        self.client.close().await;
+        self.note_misconduct()?;
+        let (count, error) = self.failed_opens;
+        if count > 0 {
+            let node = self.client.node().map(|node| node.as_str().to_owned());
+            let failed = OpensFailed { node, count, error };
+            self.recorder.record(Action::Nemesis(NemesisEvent::OpensFailed(failed)))?;
+        }
+        Ok(())
+    }
+
+    /// Opens the client's connection unless it is open. A failure is no operation.
+    async fn open(&mut self) -> io::Result<bool> {
+        if !self.is_open {
+            match self.client.open().await {
+                Ok(()) => self.is_open = true,
+                Err(error) => self.failed_opens = (self.failed_opens.0 + 1, error),
+            }
+            self.note_misconduct()?;
+        }
+        Ok(self.is_open)
+    }
+
+    fn note_misconduct(&mut self) -> io::Result<()> {
+        let Some(why) = self.client.misconduct() else { return Ok(()) };
+        let failed = ClientFailed { process: self.process, why };
+        self.recorder.record(Action::Nemesis(NemesisEvent::ClientFailed(failed))).map(|_| ())
+    }
+
     /// Performs one request and records its invocation and completion.
-    async fn perform(&mut self, request: &ClientRequest) -> io::Result<Answer> {
+    async fn perform(&mut self, request: &Request) -> io::Result<Answer> {
         let ClientTimeouts { write, get } = self.timeouts;
-        let (f, key, written, deadline) = match request {
-            ClientRequest::Get { key } => (Function::Get, key, None, get),
-            ClientRequest::Put { key, value } => (Function::Put, key, Some(value), write),
-            ClientRequest::Del { key } => (Function::Del, key, None, write),
-        };
+        let Request { f, key, value } = request;
         let mut event = ClientEvent {
             process: self.process,
             kind: Kind::Invoke,
-            f,
+            f: *f,
             key: key.clone(),
-            value: written.cloned(),
+            value: value.clone(),
             version: None,
             error: None,
+            node: self.client.node().map(|node| node.as_str().to_owned()),
         };
         self.recorder.record(Action::Client(event.clone()))?;
+        let deadline = if f.is_write() { write } else { get };
         let mut answer = self.client.perform(request, deadline).await;
-        if let Answer::Info { error } = &answer
-            && (f == Function::Get || self.misreports)
-        {
-            // A get has no effect that could occur later, so it has failed.
-            answer = Answer::Fail { error: error.clone(), unavailable: false };
+        if let Answer::Info { error, .. } = &answer {
+            // The connection may still carry the old answer, or be broken.
+            self.is_open = false;
+            if !f.is_write() || self.misreports {
+                // A read has no effect that could occur later, so it has failed.
+                answer = Answer::Fail { error: error.clone(), unavailable: false };
+            }
         }
-        match &answer {
+        if let Answer::Fail { unavailable: true, .. } = answer {
+            self.is_open = false;
+        }
+        self.note_misconduct()?;
+        self.complete(&mut event, &answer);
+        self.recorder.record(Action::Client(event))?;
+        Ok(answer)
+    }
+
+    /// Makes the event of an invocation that of its completion.
+    fn complete(&mut self, event: &mut ClientEvent, answer: &Answer) {
+        let returned = |value: &Option<String>, written: &Option<String>| {
+            if event.f.returns_value() { value.clone() } else { written.clone() }
+        };
+        match answer {
             Answer::Ok { version, value } => {
                 event.kind = Kind::Ok;
                 event.version.clone_from(version);
-                if f == Function::Get {
-                    event.value.clone_from(value);
-                }
+                event.value = returned(value, &event.value);
             }
             Answer::Fail { error, .. } => {
                 event.kind = Kind::Fail;
                 event.error = Some(error.clone());
             }
-            Answer::Info { error } => {
+            Answer::Info { error, value } => {
                 event.kind = Kind::Info;
                 event.error = Some(error.clone());
+                event.value = returned(value, &event.value);
                 self.process += self.concurrency;
             }
         }
-        self.recorder.record(Action::Client(event))?;
-        Ok(answer)
     }
 }
 
@@ -168,10 +248,10 @@ impl Worker {
 mod tests {
     use futures::future::BoxFuture;
 
-    use history::{Event, read};
+    use history::{Event, Function, read};
 
     use super::*;
-    use crate::workload::Mix;
+    use crate::workload::{Generator, Mix};
 
     const TIMEOUTS: ClientTimeouts =
         ClientTimeouts { write: Duration::from_secs(1), get: Duration::from_secs(1) };
@@ -180,11 +260,11 @@ mod tests {
     struct Alternating(u32);
 
     impl Client for Alternating {
-        fn perform<'a>(&'a mut self, _: &'a ClientRequest, _: Duration) -> BoxFuture<'a, Answer> {
+        fn perform<'a>(&'a mut self, _: &'a Request, _: Duration) -> BoxFuture<'a, Answer> {
             self.0 += 1;
             let error = "because".to_owned();
             Box::pin(std::future::ready(match self.0 % 3 {
-                0 => Answer::Info { error },
+                0 => Answer::info(error),
                 1 => Answer::Ok { version: None, value: None },
                 _ => Answer::Fail { error, unavailable: false },
             }))
@@ -198,7 +278,7 @@ mod tests {
         let mut worker = Worker::new(2, 5, Box::new(Alternating(0)), recorder.clone(), TIMEOUTS);
         let mut generator = Generator::new(1, 2, 5, mix, 3, 0.0);
         for _ in 0..count {
-            let request = generator.next(worker.process);
+            let request = generator.next_request(worker.process);
             worker.perform(&request).await.expect("the disk has room");
         }
         recorder.flush().expect("the disk has room");

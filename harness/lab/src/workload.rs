@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use crate::seeds::worker_rng;
+use crate::{client::Answer, request::Request, seeds::worker_rng};
 
 /// A request of a client to the system under test.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +28,37 @@ pub enum ClientRequest {
         /// The key to delete.
         key: String,
     },
+}
+
+/// A stream of requests for one worker. Pure: what it has seen of the answers and the seed determine
+/// it.
+pub trait RequestSource: Send {
+    /// The next request, to be sent by `process`.
+    fn next_request(&mut self, process: u64) -> Request;
+
+    /// Takes note of an answer.
+    fn observe(&mut self, _request: &Request, _answer: &Answer) {}
+
+    /// How long to wait before the next request.
+    fn pause(&mut self) -> Duration;
+
+    /// How long to wait after a request that found the system unavailable, so that refusals do not
+    /// fill the history.
+    fn backoff(&mut self) -> Duration;
+}
+
+impl RequestSource for Generator {
+    fn next_request(&mut self, process: u64) -> Request {
+        self.next(process).into()
+    }
+
+    fn pause(&mut self) -> Duration {
+        Generator::pause(self)
+    }
+
+    fn backoff(&mut self) -> Duration {
+        Generator::backoff(self)
+    }
 }
 
 /// The share of each operation in the workload, as weights: `get=50,put=40,del=10`.

@@ -115,6 +115,8 @@ pub(super) fn describe(operation: &Operation) -> String {
     match (f, outcome) {
         (Function::Get, Outcome::Ok) => format!("get {key} = {value}"),
         (Function::Put, _) => format!("put {key} = {value}"),
+        (_, Outcome::Ok) if f.returns_value() => format!("{f} {key} = {value}"),
+        _ if operation.value.is_some() => format!("{f} {key} {value}"),
         _ => format!("{f} {key}"),
     }
 }

@@ -96,8 +96,9 @@ fn apply(intervals: &mut Vec<FaultInterval>, event: &Event, nemesis: &NemesisEve
             if let Some(interval) = interval {
                 interval.resolved_ms = recovered.resolved_ms;
                 interval.ready_ms = recovered.ready_ms;
-                interval.recovered =
-                    interval.resolved_ms.and(interval.ready_ms).map(|_| event.time);
+                // Not every system says what is in doubt.
+                let is_resolved = recovered.resolved_ms.is_some() || recovered.in_doubt.is_none();
+                interval.recovered = interval.ready_ms.filter(|_| is_resolved).map(|_| event.time);
                 interval.close(event.time);
             }
         }
@@ -141,6 +142,8 @@ fn apply(intervals: &mut Vec<FaultInterval>, event: &Event, nemesis: &NemesisEve
         | NemesisEvent::FinalReads(_)
         | NemesisEvent::DumpFailed(_)
         | NemesisEvent::Violated(_)
+        | NemesisEvent::ClientFailed(_)
+        | NemesisEvent::OpensFailed(_)
         | NemesisEvent::Step(_)
         | NemesisEvent::Other { .. } => {}
     }

@@ -34,6 +34,7 @@ mod counterexample;
 mod fault_intervals;
 pub mod inspect;
 mod links;
+mod node_lanes;
 mod packed;
 mod page;
 mod page_data;
@@ -58,6 +59,7 @@ use self::page::verdict_mark;
 use self::page_data::PageData;
 pub use self::{
     fault_intervals::{FaultInterval, fault_intervals},
+    node_lanes::NodeLanes,
     page::check_property,
     sample::Sample,
     sections::{NoEvidence, SectionRequest, SystemEvidence, SystemSections},

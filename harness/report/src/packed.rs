@@ -6,7 +6,7 @@
 use std::{collections::HashMap, io};
 
 use checker::linearizability::NonLinearizableKey;
-use history::{Action, Function, Operation, Outcome};
+use history::{Action, Operation, Outcome};
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
@@ -271,15 +271,11 @@ impl Packer {
 
 /// The function and the outcome of an operation in one number.
 fn kind(operation: &Operation) -> i64 {
-    let function = match operation.f {
-        Function::Get => 0,
-        Function::Put => 1,
-        Function::Del => 2,
-    };
+    let function = operation.f.number();
     let outcome = match operation.outcome {
         Outcome::Ok => 0,
         Outcome::Fail => 1,
         Outcome::Info => 2,
     };
-    3 * function + outcome
+    3 * i64::from(function) + outcome
 }

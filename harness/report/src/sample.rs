@@ -118,6 +118,7 @@ mod tests {
             outcome: if number == 7 { Outcome::Info } else { Outcome::Ok },
             version: None,
             error: None,
+            node: None,
             invoked_index: 2 * number as u64,
             invoked: time,
             returned: Some(time + 1),

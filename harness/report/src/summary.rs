@@ -78,7 +78,7 @@ impl FaultTally {
             ForbiddenStart::Exited(_) | ForbiddenStart::Undecided { .. } => self.undetermined += 1,
         }
         let count: fn(&mut PointTally) -> &mut u64 = match kind {
-            InjectionKind::Kill => |point| &mut point.kills,
+            InjectionKind::Kill | InjectionKind::Terminate => |point| &mut point.kills,
             InjectionKind::Pause => |point| &mut point.pauses,
             InjectionKind::PowerLoss => |point| &mut point.power_losses,
             InjectionKind::Hold
@@ -165,6 +165,8 @@ impl Tally {
                         tally.resolved.push(resolved);
                         tally.ready.push(ready);
                     }
+                    // A system that does not say what is in doubt.
+                    (None, Some(ready)) if recovered.in_doubt.is_none() => tally.ready.push(ready),
                     _ => tally.unrecovered += 1,
                 }
             }
@@ -173,6 +175,8 @@ impl Tally {
             | NemesisEvent::Settled(_)
             | NemesisEvent::FinalReads(_)
             | NemesisEvent::DumpFailed(_)
+            | NemesisEvent::ClientFailed(_)
+            | NemesisEvent::OpensFailed(_)
             | NemesisEvent::Step(_)
             | NemesisEvent::Other { .. } => {}
         }
@@ -251,7 +255,10 @@ impl fmt::Display for Tally {
                 if *power_losses > 0 {
                     write!(f, ", {power_losses:>3} power losses")?;
                 }
-                writeln!(f, "; replicas in doubt: {}", in_doubt.join(", "))?;
+                if !in_doubt.is_empty() {
+                    write!(f, "; replicas in doubt: {}", in_doubt.join(", "))?;
+                }
+                writeln!(f)?;
             }
             for note in self.notes.get(name).into_iter().flatten() {
                 writeln!(f, "  {note}")?;
@@ -272,6 +279,8 @@ impl fmt::Display for Tally {
                 (Latencies::of(&fault.resolved), Latencies::of(&fault.ready))
             {
                 writeln!(f, "  recovery: nothing in doubt {resolved}, all nodes ready {ready}")?;
+            } else if let Some(ready) = Latencies::of(&fault.ready) {
+                writeln!(f, "  recovery: all nodes ready {ready}")?;
             }
             if fault.unrecovered > 0 {
                 writeln!(f, "  not recovered in time: {} times", fault.unrecovered)?;
@@ -340,6 +349,7 @@ mod tests {
                 value: None,
                 version: None,
                 error: None,
+                node: None,
             })
         };
         let actions = [

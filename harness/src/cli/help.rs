@@ -28,6 +28,17 @@ Faults:
                        power loss and a pause; without root or /dev/fuse no power loss; see --shard
   all                  all of these, several at a time; all-but-FAULT is all except FAULT
 
+  Of a system that a file describes:
+  kill, pause, restart SIGKILL, SIGSTOP, or SIGTERM with a restart, of every process of a node
+  FAULT:TARGET         of one node (the default), minority, majority, all, leader, followers, or a
+                       node's name: kill:leader
+  FAULT@/REGEX/        when a line of a node's log matches: pause:leader@/became leader/
+
+Other systems:
+  A system file says how the nodes of a system are started and which program is its client, which
+  may be in any language. `harness system new NAME` writes one to begin with, and `harness system
+  check FILE` tries it. Without a claim in the file, only lost writes are violations.
+
 Exit status:
   0    valid
   1    invalid: a check found a violation
@@ -57,6 +68,7 @@ Examples:
   harness --faults kill-master,pause-replica --time-limit 60s --concurrency 20
   harness --faults all --seed 7 --test-count 20
   harness --faults replica-uncertainty --break relock-on-recovery
+  harness --system ./mykv.toml --workload register --faults kill,pause:leader
   harness check histories/latest
   harness inspect --key k3 --from 1.5s --to 2s
   harness serve";

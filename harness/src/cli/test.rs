@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Write as _},
     path::PathBuf,
+    str::FromStr,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,13 @@ use anyhow::Context as _;
 use checker::{Limits, Results, Validity};
 use clap::{Args, builder::RangedU64ValueParser};
 use lab::{
-    disk, duration::parse_duration, seeds::run_seeds, signals::follow_signals, workload::Mix,
+    disk,
+    duration::parse_duration,
+    fault::{Fault, parse_faults},
+    seeds::run_seeds,
+    signals::follow_signals,
+    workload::Mix,
+    workloads::LoadShape,
 };
 use report::summary::Tally;
 use tokio::{runtime::Runtime, sync::watch};
@@ -28,7 +35,11 @@ use twopc::{
     run::{CompletedRun, RunOptions},
 };
 
-use super::{Exit, Failure, require_effect, stdout};
+use super::{
+    Exit, Failure,
+    described::{self, FileRun, SystemCommand},
+    require_effect, stdout,
+};
 use crate::commands::{self, progress};
 
 /// The options of a test run.
@@ -36,10 +47,10 @@ use crate::commands::{self, progress};
 pub(super) struct TestArgs {
     /// Faults to inject: none, all, or a comma-separated list (see below).
     #[arg(long, value_name = "A,B", default_value = "none")]
-    faults: Faults,
+    faults: FaultsArg,
 
     /// Duration of the load, for example 20s, 500ms or 2m.
-    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = parse_duration)]
+    #[arg(long, visible_alias = "time", value_name = "TIME", default_value = "20s", value_parser = parse_duration)]
     time_limit: Duration,
 
     /// Number of concurrent clients.
@@ -90,9 +101,20 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "DIR", default_value = "histories")]
     store: PathBuf,
 
-    /// System under test.
-    #[arg(long, value_name = "NAME", default_value = "twopc", value_parser = ["twopc"])]
+    /// System under test: twopc, the store of this repository, or the path of a file that describes
+    /// another one (see below).
+    #[arg(long, value_name = "NAME|FILE", default_value = "twopc", value_parser = parse_system)]
     system: String,
+
+    /// What the clients of a described system do: register, cas-register, set, counter, queue, log, bank
+    /// or lock.
+    #[arg(long, value_name = "NAME", default_value = "register")]
+    workload: String,
+
+    /// Judge a described system by this level instead of the one that its file claims, for example
+    /// linearizable or none.
+    #[arg(long, value_name = "LEVEL")]
+    claim: Option<String>,
 
     /// Run the programs `master` and `replica` in this directory instead of the nodes that are built
     /// into the harness.
@@ -122,6 +144,40 @@ pub(super) struct TestArgs {
     /// Record unknown outcomes as failures: a defect of the harness, which the checks must find.
     #[arg(long, alias = "lie", hide = true)]
     misreport_unknown: bool,
+}
+
+/// The faults of a run, of our own store or of any system: which of the two is known once the system is.
+#[derive(Clone, Debug)]
+struct FaultsArg {
+    ours: Result<Faults, String>,
+    any: Result<Vec<Fault>, String>,
+}
+
+impl FromStr for FaultsArg {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (ours, any) = (text.parse::<Faults>(), parse_faults(text));
+        match (&ours, &any) {
+            (Err(why), Err(other)) => Err(match text.contains([':', '@']) {
+                true => other.clone(),
+                false => why.clone(),
+            }),
+            _ => Ok(FaultsArg { ours, any }),
+        }
+    }
+}
+
+/// Whether a system is described by a file.
+fn is_file(system: &str) -> bool {
+    system.ends_with(".toml") || system.contains('/')
+}
+
+fn parse_system(text: &str) -> Result<String, String> {
+    if text == "twopc" || is_file(text) {
+        return Ok(text.to_owned());
+    }
+    Err("expected twopc, or the path of a system file such as ./mykv.toml".to_owned())
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -160,12 +216,17 @@ impl TestArgs {
 
 /// Makes the runs, and stops at the first one that is not valid.
 pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
+    if is_file(&args.system) {
+        return test_described(args);
+    }
+    let asked = args.faults.ours.clone();
+    let asked = asked.map_err(|why| Failure::arguments(anyhow::anyhow!("--faults: {why}")))?;
     fs::create_dir_all(&args.store)
         .with_context(|| format!("--store {}", args.store.display()))
         .map_err(Failure::arguments)?;
-    args.validate()?;
-    let matrix = args.faults.names().contains(&FaultName::CrashMatrix);
-    let (faults, disks) = with_disks(&args.faults)?;
+    args.validate(&asked)?;
+    let matrix = asked.names().contains(&FaultName::CrashMatrix);
+    let (faults, disks) = with_disks(&asked)?;
     let (runtime, interrupt) = runtime()?;
     let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
     let many = args.test_count > 1;
@@ -212,9 +273,48 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
     Ok(Exit::Valid)
 }
 
+/// Makes the runs of a system that a file describes.
+fn test_described(args: &TestArgs) -> Result<Exit, Failure> {
+    let faults = args.faults.any.clone();
+    let faults = faults.map_err(|why| {
+        Failure::arguments(anyhow::anyhow!("--faults: {why}; other faults are those of twopc"))
+    })?;
+    if !args.mutations.is_empty() || args.shard.is_some() || args.system_bin.is_some() || args.relay
+    {
+        return Err(Failure::arguments(anyhow::anyhow!(
+            "--break, --shard, --system-bin and --relay are for the system twopc"
+        )));
+    }
+    let (runtime, interrupt) = runtime()?;
+    let (concurrency, keys, rate) = (args.concurrency, args.keys, args.rate);
+    let run = FileRun {
+        file: args.system.as_ref(),
+        workload: &args.workload,
+        claim: args.claim.as_deref(),
+        faults,
+        time_limit: args.time_limit,
+        load: LoadShape { concurrency, keys, rate },
+        seed: args.seed,
+        count: args.test_count,
+        store: &args.store,
+    };
+    described::test_file(&run, &runtime, &interrupt)
+}
+
+/// The command `system`.
+pub(super) fn system_command(command: &SystemCommand) -> Result<Exit, Failure> {
+    let (runtime, _) = runtime()?;
+    described::system_command(command, &runtime)
+}
+
 impl TestArgs {
     /// Rejects combinations of options that make no sense.
-    fn validate(&self) -> Result<(), Failure> {
+    fn validate(&self, faults: &Faults) -> Result<(), Failure> {
+        if self.workload != "register" || self.claim.is_some() {
+            return Err(Failure::arguments(anyhow::anyhow!(
+                "--workload and --claim are for systems that a file describes: --system FILE"
+            )));
+        }
         let skips_syncs =
             self.mutations.iter().any(|mutation| matches!(mutation, Mutation::SyncMode(_)));
         if self.system_bin.is_some() && skips_syncs {
@@ -227,7 +327,7 @@ impl TestArgs {
             Mutation::SyncMode(_) => None,
         });
         require_effect(&rules.collect::<Vec<_>>(), &[self.commit])?;
-        if self.shard.is_some() && !self.faults.names().contains(&FaultName::CrashMatrix) {
+        if self.shard.is_some() && !faults.names().contains(&FaultName::CrashMatrix) {
             return Err(Failure::arguments(anyhow::anyhow!(
                 "--shard: only the crash matrix has shards; add crash-matrix to --faults, or leave \
                  out --shard"

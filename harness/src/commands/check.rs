@@ -19,7 +19,9 @@ use lab::duration::parse_duration;
 use twopc::{checks, page};
 
 pub use self::files::Checked;
-use super::{CommandError, History, histories, progress::checking_run};
+use super::{
+    CommandError, History, check_workload_run, histories, is_workload_run, progress::checking_run,
+};
 
 /// Arguments of `check`.
 #[derive(Clone, Debug, Args)]
@@ -135,6 +137,9 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandE
 /// Checks a run and rewrites its report.
 fn check_and_report(path: &Path, args: &CheckArgs) -> Result<Results, CommandError> {
     let _line = checking_run(path);
+    if is_workload_run(path)? {
+        return Ok(check_workload_run(path, &args.limits())?.results);
+    }
     let (run, results) = checks::check_run(path, &args.limits())?;
     page::write(path, &run, &results)?;
     Ok(results)

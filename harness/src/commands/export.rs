@@ -34,7 +34,7 @@ pub fn export(args: &ExportArgs, out: &mut impl Write) -> Result<Validity, Comma
     export::export(&path, args.format, &mut out).map_err(|error| match error {
         ExportError::Write(error) => CommandError::Write(error),
         ExportError::Read(error) => CommandError::Load(LoadError::History(error)),
-        ExportError::EmptyValue { .. } => {
+        ExportError::EmptyValue { .. } | ExportError::Function { .. } => {
             CommandError::Export { path: path.clone(), source: error }
         }
     })?;

@@ -10,6 +10,7 @@ pub mod progress;
 mod replay;
 mod serve;
 mod verify;
+mod workload_run;
 
 use std::{
     fs, io,
@@ -27,6 +28,7 @@ pub use self::{
     replay::{ReplayArgs, replay},
     serve::{ServeArgs, ServeFailure, serve},
     verify::{VerifyArgs, verify},
+    workload_run::{CheckedRun, check_workload_run, is_workload_run},
 };
 
 /// Why a command failed.
@@ -59,6 +61,9 @@ pub enum CommandError {
         /// The reason.
         source: ExportError,
     },
+    /// The page of a run cannot be written.
+    #[error(transparent)]
+    Report(#[from] report::ReportError),
     /// The arguments contradict each other.
     #[error("{0}")]
     Arguments(&'static str),

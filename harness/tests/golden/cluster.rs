@@ -159,6 +159,7 @@ impl Cluster {
             value: value.clone(),
             version: None,
             error: None,
+            node: None,
         }));
         self.world.calls += 1;
         let call = self.world.calls;
@@ -322,6 +323,7 @@ impl World {
                 value,
                 version: None,
                 error,
+                node: None,
             }));
         }
     }
@@ -373,8 +375,16 @@ impl Clients for World {
         let Some(OpenOperation { process, f, key, value }) = self.open.remove(&call) else {
             return;
         };
-        let mut event =
-            ClientEvent { process, kind: Kind::Ok, f, key, value, version: None, error: None };
+        let mut event = ClientEvent {
+            process,
+            kind: Kind::Ok,
+            f,
+            key,
+            value,
+            version: None,
+            error: None,
+            node: None,
+        };
         match reply {
             Reply::Committed { version } => event.version = Some(HistoryVersion::new(version)),
             Reply::Aborted(reason) => {

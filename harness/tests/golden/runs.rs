@@ -425,6 +425,7 @@ fn conflicts_with_the_past(files: &mut Files) {
             value: Some("9-1".to_owned()),
             version: None,
             error: error.map(str::to_owned),
+            node: None,
         })
     };
     let actions = [put(Kind::Invoke, None), put(Kind::Fail, Some("conflict: 1.2 was first"))];

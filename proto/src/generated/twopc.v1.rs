@@ -749,6 +749,9 @@ pub struct VoteNo {
     /// The transaction that locks the key. Not set if this transaction is already aborted here.
     #[prost(message, optional, tag = "2")]
     pub holder: ::core::option::Option<TxnId>,
+    /// The store has no room for the value.
+    #[prost(bool, tag = "3")]
+    pub full: bool,
 }
 /// Master to replica: the decision.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

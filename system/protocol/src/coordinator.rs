@@ -262,6 +262,7 @@ impl Coordinator {
             Event::Timer(TimerId::Heartbeat) => self.on_heartbeat_timer(effects),
             Event::Message { from: Node::Master, .. }
             | Event::Timer(_)
+            | Event::Room { .. }
             | Event::ReadResult { .. }
             | Event::ReadFailed { .. } => {
                 unreachable!(

@@ -42,6 +42,12 @@ pub enum Event {
         /// The version and value of the key; `None` if it is absent.
         found: Option<(Version, Value)>,
     },
+    /// Whether the store has no room for further values (replica only). From then on, writes that store a
+    /// value are refused, or accepted again.
+    Room {
+        /// There is none.
+        full: bool,
+    },
     /// A read that was requested with [`Effect::Serve`] met a damaged entry: what the store holds under
     /// its key is not known. It does not change the machine.
     ReadFailed {

@@ -208,6 +208,8 @@ pub enum NoReason {
     },
     /// The transaction is already aborted here.
     Aborted,
+    /// The store has no room for the value.
+    Full,
 }
 
 /// What a replica knows about a transaction when another node inquires.

@@ -70,6 +70,8 @@ pub struct Participant {
     deferred: VecDeque<(Lsn, Deferred)>,
     /// Votes mode only: which yes votes are final.
     frozen: freeze::Frozen,
+    /// The store has no room for further values.
+    full: bool,
 }
 
 /// The sender of a master's message, as the message has it.
@@ -166,6 +168,7 @@ impl Participant {
             waiting_reads: BTreeMap::new(),
             deferred: VecDeque::new(),
             frozen: freeze::Frozen::default(),
+            full: false,
             config,
         };
         if let Err(why) = this.check_identity(records) {
@@ -206,6 +209,7 @@ impl Participant {
         }
         match event {
             Event::Persisted(lsn) => self.on_persisted(lsn, effects),
+            Event::Room { full } => self.full = full,
             // Before INCARNATION is durable the recovered records may still be lost, so no message
             // may rely on them. Senders retransmit.
             _ if !self.active => {}

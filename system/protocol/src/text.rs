@@ -33,6 +33,7 @@ impl Display for NoReason {
         match self {
             NoReason::Locked { holder } => write!(f, "locked by {holder}"),
             NoReason::Aborted => f.write_str("aborted"),
+            NoReason::Full => f.write_str("full"),
         }
     }
 }
@@ -211,6 +212,8 @@ impl Display for Event {
                 write!(f, "read {read} returns {value} (version {version})")
             }
             Event::ReadResult { read, found: None } => write!(f, "read {read} returns absent"),
+            Event::Room { full: true } => f.write_str("no room for values"),
+            Event::Room { full: false } => f.write_str("room for values"),
             Event::ReadFailed { read } => write!(f, "read {read} meets a damaged entry"),
         }
     }

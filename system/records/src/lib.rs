@@ -54,6 +54,15 @@ impl Schema for NodeSchema {
         }
     }
 
+    fn growth(record: &Record) -> Option<usize> {
+        match record {
+            Record::Prepare { write: Write { key, value: Some(value) }, .. } => {
+                Some(key.as_bytes().len() + value.as_bytes().len())
+            }
+            _ => None,
+        }
+    }
+
     fn restore(facts: &mut Facts, record: Record) {
         facts.restore(record);
     }

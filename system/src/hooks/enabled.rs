@@ -280,7 +280,8 @@ impl Hooks {
             | Event::Timer(_)
             | Event::Leave
             | Event::ReadResult { .. }
-            | Event::ReadFailed { .. } => None,
+            | Event::ReadFailed { .. }
+            | Event::Room { .. } => None,
         })
     }
 

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     hooks::{Hooks, Side},
     protocol::{
-        CallId, Config, Effect, Event, Machine, Record,
+        Body, CallId, Config, Effect, Event, Machine, Record,
         driver::{self, Halt, Performed},
     },
     store::Store,
@@ -43,6 +43,8 @@ pub(super) struct EventLoop<'a> {
     pub(super) events: Vec<Event>,
     /// Effects that are not performed yet.
     effects: Vec<Effect>,
+    /// The machine was told that there is no room.
+    full: bool,
 }
 
 impl<'a> EventLoop<'a> {
@@ -68,6 +70,7 @@ impl<'a> EventLoop<'a> {
             last_call: 0,
             events: Vec::new(),
             effects,
+            full: false,
         }
     }
 
@@ -133,6 +136,7 @@ impl<'a> EventLoop<'a> {
     /// Passes the gathered events to the machine, then performs its effects.
     async fn process_events(&mut self) -> Result<(), NodeError> {
         self.environment.hooks.iteration();
+        self.check_room();
         let mut events = mem::take(&mut self.events);
         for event in events.drain(..) {
             let crossing = self.environment.hooks.receiving(&event);
@@ -153,6 +157,34 @@ impl<'a> EventLoop<'a> {
         events.clear();
         self.events = events;
         Ok(())
+    }
+
+    /// Tells a replica's machine whether its store has room for the values that this iteration may
+    /// prepare, if that has changed.
+    fn check_room(&mut self) {
+        let (mut writes, mut bytes) = (0, 0);
+        for event in &self.events {
+            if let Event::Message { message, .. } = event
+                && let Body::Prepare { write, .. } = &message.body
+                && let Some(value) = &write.value
+            {
+                writes += 1;
+                bytes += write.key.as_bytes().len() + value.as_bytes().len();
+            }
+        }
+        if writes == 0 {
+            return;
+        }
+        let room = self.environment.store.check_room(writes, bytes);
+        if room.is_err() == self.full {
+            return;
+        }
+        self.full = room.is_err();
+        self.events.insert(0, Event::Room { full: self.full });
+        match room {
+            Ok(()) => tracing::info!("there is room for values again"),
+            Err(error) => tracing::warn!("values are refused from now on: {error}"),
+        }
     }
 
     /// Performs every pending effect in order, and hands over what that gathered. If an effect leads

@@ -21,6 +21,8 @@ mod refusals;
 #[cfg(feature = "test-hooks")]
 mod replica;
 #[cfg(feature = "test-hooks")]
+mod rot;
+#[cfg(feature = "test-hooks")]
 mod strangers;
 #[cfg(feature = "test-hooks")]
 mod support;
@@ -37,6 +39,7 @@ mod skipped {
     }
 
     skipped! {
-        beginning client cluster crash_points identity journal limits refusals replica strangers
+        beginning client cluster crash_points identity journal limits refusals replica rot
+        strangers
     }
 }

@@ -119,12 +119,7 @@ fn observe(operations: &[Operation]) -> Result<Observations, MalformedHistory> {
     for (_, is_completion, at) in events {
         let operation = &operations[at];
         if !is_completion {
-            let invocation = match (operation.f, &operation.value) {
-                (Function::Get, _) => Invocation::Get,
-                (Function::Put, Some(value)) => Invocation::Put(value),
-                (Function::Put | Function::Del, _) => Invocation::Del,
-            };
-            observations.invoke(operation.process, &operation.key, invocation)?;
+            invoke(&mut observations, operation)?;
             continue;
         }
         let completion = match operation.outcome {
@@ -140,6 +135,31 @@ fn observe(operations: &[Operation]) -> Result<Observations, MalformedHistory> {
     Ok(observations)
 }
 
+/// Adds the invocation of an operation on a register.
+fn invoke(observations: &mut Observations, operation: &Operation) -> Result<(), MalformedHistory> {
+    let Operation { process, f, key, value, .. } = operation;
+    let pair;
+    let invocation = match (f, value) {
+        (Function::Get, _) => Invocation::Get,
+        (Function::Put, Some(value)) => Invocation::Put(value),
+        (Function::Put | Function::Del, _) => Invocation::Del,
+        (Function::Cas, _) => {
+            pair = operation.cas().ok_or_else(|| {
+                MalformedHistory(
+                    "a cas needs [expected, new], texts or null, as its value".to_owned(),
+                )
+            })?;
+            Invocation::Cas(pair.0.as_deref(), pair.1.as_deref())
+        }
+        _ => {
+            return Err(MalformedHistory(format!(
+                "{f} of {key}: linearizability is checked of get, put, del and cas"
+            )));
+        }
+    };
+    observations.invoke(*process, key, invocation)
+}
+
 /// A recorded operation in the form shown to people.
 fn shown(number: u32, operation: &Operation) -> ShownOperation {
     let Operation { process, f, value, .. } = operation;
@@ -147,6 +167,7 @@ fn shown(number: u32, operation: &Operation) -> ShownOperation {
         (Function::Put, Some(value)) => format!("put {value}"),
         (Function::Get, Some(value)) => format!("get = {value}"),
         (Function::Get, None) => "get = nothing".to_owned(),
+        (Function::Cas, Some(pair)) => format!("cas {pair}"),
         _ => f.to_string(),
     };
     ShownOperation {
@@ -172,6 +193,7 @@ mod tests {
             outcome: Outcome::Ok,
             version: None,
             error: None,
+            node: None,
             invoked_index: span.0,
             invoked: span.0,
             returned: Some(span.1),

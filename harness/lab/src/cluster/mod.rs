@@ -28,6 +28,7 @@ use self::log_tail::log_tail;
 use crate::{
     disk::Disks,
     events::EventLog,
+    keeper,
     node::NodeName,
     process::{Activity, Process},
     supervisor::Supervisor,
@@ -138,6 +139,24 @@ impl Cluster {
         self.members.get(node).expect("the cluster's nodes do not change")
     }
 
+    /// The file of the node's log.
+    #[must_use]
+    pub fn log(&self, node: &NodeName) -> PathBuf {
+        self.member(node).log.clone()
+    }
+
+    /// The last lines of the node's log.
+    #[must_use]
+    pub fn log_end(&self, node: &NodeName) -> String {
+        log_tail(&self.member(node).log, &self.scratch)
+    }
+
+    /// The thread that spawns the processes of the run.
+    #[must_use]
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
     /// The node's latest process, which may have exited; `None` if it was never started.
     #[must_use]
     pub fn process(&self, node: &NodeName) -> Option<Arc<Process>> {
@@ -176,6 +195,10 @@ impl Cluster {
         let process = Arc::new(self.spawn(node, &start).await?);
         let member = self.member(node);
         *member.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process.clone());
+        if !self.system.announces_address() {
+            self.watch_exit(node, &process);
+            return Ok(());
+        }
         let up = process
             .wait_until(START_DEADLINE, |state| {
                 state.listening.is_some()
@@ -210,12 +233,18 @@ impl Cluster {
             .append(true)
             .open(path)
             .map_err(io_error(format!("cannot open {}", path.display())))?;
+        let offset = log.metadata().map_or(0, |metadata| metadata.len());
+        self.system.starting(node, path, offset);
         let command = self.system.command(node, start);
         let program = command.get_program().to_string_lossy().into_owned();
-        self.supervisor
-            .spawn(command, log)
-            .await
-            .map_err(io_error(format!("cannot start {program}")))
+        let spawned = match self.system.keeper() {
+            Some(keeper) => {
+                let kept = keeper::keep(keeper, &command, false);
+                self.supervisor.spawn_keeper(kept, log).await
+            }
+            None => self.supervisor.spawn(command, log).await,
+        };
+        spawned.map_err(io_error(format!("cannot start {program}")))
     }
 
     /// Records the exit of the process unless it was asked for and succeeded or was a SIGKILL.
@@ -224,15 +253,17 @@ impl Cluster {
         let (node, events) = (node.clone(), self.events.clone());
         let unexpected_exits = self.unexpected_exits.clone();
         let (log, scratch) = (self.member(&node).log.clone(), self.scratch.clone());
+        let is_foreign = !self.system.announces_address();
         let watcher = tokio::spawn(async move {
             let exited = states.wait_for(|state| state.exit_status().is_some()).await;
             let Ok(state) = exited else { return };
             let (expected, status) = (state.exit_expected, state.exit_status());
             drop(state);
             let Some(status) = status else { return };
-            // A node that fails while it is being stopped has failed nevertheless.
+            // A node that fails while it is being stopped has failed nevertheless. How a program that
+            // is not ours answers SIGTERM is its own affair.
             let killed = status.signal() == Some(Signal::SIGKILL as i32);
-            if expected && (killed || status.success()) {
+            if expected && (killed || status.success() || is_foreign) {
                 return;
             }
             let log = log_tail(&log, &scratch);
@@ -254,6 +285,19 @@ impl Cluster {
             }
             process.kill().await;
         }
+    }
+
+    /// Sends SIGTERM to a node and waits until it has exited. A node that does not exit in time is
+    /// killed; returns whether it exited by itself.
+    pub async fn terminate(&self, node: &NodeName) -> bool {
+        let Some(process) = self.process(node) else { return true };
+        process.expect_exit();
+        process.signal(Signal::SIGTERM);
+        let exited = process.wait_until(STOP_DEADLINE, |state| state.exit_status().is_some()).await;
+        if exited.is_none() {
+            process.kill().await;
+        }
+        exited.is_some()
     }
 
     /// Sends SIGSTOP to a node and waits until it is stopped. Returns whether it is.
@@ -317,13 +361,7 @@ impl Cluster {
     pub async fn stop(&self) -> Vec<NodeName> {
         let mut hung = Vec::new();
         for node in self.nodes().iter().rev() {
-            let Some(process) = self.process(node) else { continue };
-            process.expect_exit();
-            process.signal(Signal::SIGTERM);
-            let exited =
-                process.wait_until(STOP_DEADLINE, |state| state.exit_status().is_some()).await;
-            if exited.is_none() {
-                process.kill().await;
+            if !self.terminate(node).await {
                 hung.push(node.clone());
             }
         }

@@ -142,7 +142,7 @@ function paintOperation(g, lane, i, a, width) {
 function paintOperationLabel(g, s, lane, i, a, width, dimmed) {
   const op = operation(state.data, i), text = op.key + " " + describe(op);
   if (g.measureText(text).width >= width - 6) return;
-  const onColor = op.outcome !== "fail" && op.f !== "get";
+  const onColor = op.outcome !== "fail" && op.f !== "get" && op.f !== "read";
   g.globalAlpha = dimmed ? 0.3 : 1;
   g.fillStyle = onColor ? state.colors.paper : state.colors.ink;
   g.fillText(text, Math.max(a, s.left) + 4, lane.y + 1 + (lane.h - 3) / 2 + 0.5);

@@ -52,6 +52,14 @@ pub fn check_property(check: &str) -> Option<&'static str> {
             "No process exits unless the test stops it, and a node that must be refused is refused."
         }
         "faults" => "Every requested fault was injected.",
+        "set" => "No element that is known to be in the set is lost.",
+        "counter" => "Every read lies between what must and what may have been counted.",
+        "queue" => "What was put in and acknowledged comes out.",
+        "log" => "What was appended and acknowledged stays at its offset.",
+        "bank" => "Every read of all balances has the same total.",
+        "lock" => "No two processes hold a lock at the same time.",
+        "activity" => "The run did enough to prove something.",
+        "clients" => "The clients kept the rules of clients.",
         "statistics" => "Operation counts, latency and availability.",
         _ => return None,
     })

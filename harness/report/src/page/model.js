@@ -1,7 +1,11 @@
 // What the columns mean: operations, transactions, and the spans of lanes. See packed.rs.
 
 const MS = 1e6, SECOND = 1e9;
-const FUNCTIONS = ["get", "put", "del"], OUTCOMES = ["ok", "fail", "info"];
+const FUNCTIONS = ["get", "put", "del", "cas", "read", "add", "inc", "enqueue", "dequeue", "drain",
+  "append", "poll", "lock", "unlock", "transfer"];
+// Functions whose value is what they return, and functions whose values are texts and not JSON.
+const RETURNING = ["get", "read", "dequeue", "drain", "poll"], TEXTUAL = ["get", "put", "del"];
+const OUTCOMES = ["ok", "fail", "info"];
 
 // Adds what the columns only imply: the value of each operation, and the spans of each lane.
 function buildModel(data) {
@@ -81,11 +85,13 @@ function errorOf(data, i) {
 function historyLines(op) {
   const { process, f, key } = op;
   const invocation = { index: op.index, time: op.time, process, type: "invoke", f, key };
-  if (f === "put") invocation.value = op.value;
+  const returns = RETURNING.includes(f);
+  const value = TEXTUAL.includes(f) || op.value === null ? op.value : JSON.parse(op.value);
+  if (!returns && value !== null) invocation.value = value;
   const lines = [JSON.stringify(invocation)];
   if (op.completion !== null) {
     const completion = { index: op.completion, time: op.completed, process, type: op.outcome, f, key };
-    if (f === "put" || (f === "get" && (op.outcome === "ok" || op.value !== null))) completion.value = op.value;
+    if (returns ? op.outcome === "ok" || value !== null : value !== null) completion.value = value;
     if (op.version) completion.version = op.version;
     if (op.error !== null) completion.error = op.error;
     lines.push(JSON.stringify(completion));
@@ -95,9 +101,10 @@ function historyLines(op) {
 
 // An operation in short, without its key.
 function describe(op) {
-  if (op.f === "put") return "put " + op.value;
-  if (op.f === "del" || op.outcome !== "ok") return op.f;
-  return "get = " + (op.value === null ? "nothing" : op.value);
+  if (RETURNING.includes(op.f)) {
+    return op.outcome === "ok" ? op.f + " = " + (op.value === null ? "nothing" : op.value) : op.f;
+  }
+  return op.value === null ? op.f : op.f + " " + op.value;
 }
 
 // The phases of a span in the order of time, each with its colour. The last one ends with the span.

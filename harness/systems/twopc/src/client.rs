@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use history::{ErrorCode, Version};
+use history::{ErrorCode, Function, Version};
 use lab::{
     client::{Answer, Client},
-    workload::ClientRequest,
+    request::Request,
 };
 use system::{
     client::{self, Reason, ReasonKind, WriteOutcome},
@@ -29,17 +29,18 @@ impl TwopcClient {
 impl Client for TwopcClient {
     fn perform<'a>(
         &'a mut self,
-        request: &'a ClientRequest,
+        request: &'a Request,
         deadline: Duration,
     ) -> BoxFuture<'a, Answer> {
         Box::pin(async move {
             let client = self.client.clone().timeout(deadline);
-            match request {
-                ClientRequest::Put { key, value } => {
+            let Request { f, key, value } = request;
+            match (f, value) {
+                (Function::Put, Some(value)) => {
                     write_answer(client.put(key.as_str(), value.as_str()).await)
                 }
-                ClientRequest::Del { key } => write_answer(client.del(key.as_str()).await),
-                ClientRequest::Get { key } => match client.get(key.as_str()).await {
+                (Function::Del, _) => write_answer(client.del(key.as_str()).await),
+                (Function::Get, _) => match client.get(key.as_str()).await {
                     Ok(Some((version, value))) => Answer::Ok {
                         version: Some(Version::new(version)),
                         value: Some(value.to_string()),
@@ -50,6 +51,7 @@ impl Client for TwopcClient {
                         Answer::Fail { error: format!("lost: {why}"), unavailable: false }
                     }
                 },
+                _ => Answer::Fail { error: format!("unsupported: {f}"), unavailable: false },
             }
         })
     }
@@ -61,7 +63,7 @@ fn write_answer(outcome: WriteOutcome) -> Answer {
             Answer::Ok { version: Some(Version::new(version)), value: None }
         }
         WriteOutcome::Aborted(reason) => failure(&reason),
-        WriteOutcome::Unknown(why) => Answer::Info { error: format!("lost: {why}") },
+        WriteOutcome::Unknown(why) => Answer::info(format!("lost: {why}")),
     }
 }
 
@@ -77,6 +79,7 @@ fn failure(reason: &Reason) -> Answer {
             let (by, holder) = (fact("by"), fact("holder"));
             (ErrorCode::Locked.name(), format!("{by} holds the key for {holder}"))
         }
+        ReasonKind::Full => (ErrorCode::Refused.name(), format!("{} has no room", fact("by"))),
         ReasonKind::Refused => (ErrorCode::Refused.name(), reason.text.clone()),
         ReasonKind::Timeout => (ErrorCode::Timeout.name(), fact("missing").to_owned()),
         ReasonKind::Unavailable => (ErrorCode::Unavailable.name(), reason.text.clone()),

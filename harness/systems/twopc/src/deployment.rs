@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures::{TryStreamExt as _, future::BoxFuture};
-use lab::{NodeName, StartOptions, disk::FileLayout};
+use lab::{NodeName, StartOptions, client::Client, disk::FileLayout};
 use system::{
     client::Inspector,
     config::Address,
@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use crate::{
     Mutation, Timings,
     checks::{JOURNAL, SECOND_INSTANCE_JOURNAL},
+    client::TwopcClient,
     disk::LAYOUTS,
     node_name,
 };
@@ -313,6 +314,14 @@ impl lab::System for Deployment {
 
     fn is_ready<'a>(&'a self, node: &'a NodeName) -> BoxFuture<'a, bool> {
         Box::pin(async move { self.observe(self.node(node)).await.is_ok_and(|it| it.ready) })
+    }
+
+    fn client(&self, _worker: u32) -> Box<dyn Client> {
+        Box::new(TwopcClient::new(self.client_address().clone()))
+    }
+
+    fn announces_address(&self) -> bool {
+        true
     }
 
     fn is_refusal(&self, start: &StartOptions, status: ExitStatus, last_log_line: &str) -> bool {

@@ -34,13 +34,17 @@ impl Participant {
         }
     }
 
-    /// Locks the key and appends PREPARE, or votes no if the key is locked.
+    /// Locks the key and appends PREPARE, or votes no if the key is locked or there is no room.
     fn prepare_new(&mut self, txn: TxnId, write: Write, effects: &mut Vec<Effect>) {
         let rules = self.config.rules;
-        if let Some(&holder) = self.locks.get(&write.key)
-            && rules.keep(Rule::ReplicaLock)
-        {
-            let reason = NoReason::Locked { holder };
+        let holder = self.locks.get(&write.key).filter(|_| rules.keep(Rule::ReplicaLock));
+        let refused = match holder {
+            Some(&holder) => Some(NoReason::Locked { holder }),
+            // A yes vote promises that the write can be applied.
+            None if self.full && write.value.is_some() => Some(NoReason::Full),
+            None => None,
+        };
+        if let Some(reason) = refused {
             let no = Body::VoteNo { txn, reason };
             if self.votes_decide() && rules.keep(Rule::VetoForced) {
                 return self.refuse(txn, Node::Master, no, effects);

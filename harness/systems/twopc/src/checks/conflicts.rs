@@ -132,6 +132,7 @@ mod tests {
             outcome: if returned.is_some() { Outcome::Ok } else { Outcome::Info },
             version: None,
             error: None,
+            node: None,
             invoked_index: index,
             invoked,
             returned,

@@ -11,4 +11,7 @@ mod run_progress;
 pub mod schedule;
 pub mod sim;
 
-pub use self::{journal::print_journal, run_progress::run_with_progress};
+pub use self::{
+    journal::print_journal,
+    run_progress::{Progress, run_with_progress},
+};

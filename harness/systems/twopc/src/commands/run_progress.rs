@@ -35,7 +35,7 @@ pub async fn run_with_progress(
 }
 
 /// The progress of one run.
-struct Progress {
+pub struct Progress {
     state: Mutex<State>,
 }
 
@@ -54,7 +54,8 @@ struct State {
 
 impl Progress {
     /// The progress of a run whose load lasts for `limit`.
-    fn new(limit: Duration) -> Self {
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
             // `wide_msg` truncates: a line that wraps could not be redrawn.
@@ -84,7 +85,7 @@ impl Progress {
     }
 
     /// Removes the live line.
-    fn finish(&self) {
+    pub fn finish(&self) {
         if let Some(bar) = &self.lock().bar {
             bar.finish_and_clear();
         }

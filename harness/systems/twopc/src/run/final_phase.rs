@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use history::{
-    NemesisEvent, monotonic_ns,
+    Function, NemesisEvent, monotonic_ns,
     nemesis::{DumpFailed, FinalReads, Healed, Settled},
 };
-use lab::{cluster::ClusterError, worker::Worker};
+use lab::{cluster::ClusterError, request::Request, worker::Worker};
 use system::protocol::Node;
 use tokio::time::Instant;
 
@@ -46,7 +46,7 @@ pub(super) async fn run(
     let mut unread = Vec::new();
     for key in keys {
         let left = deadline.saturating_duration_since(Instant::now());
-        let read = worker.read(&key, left).await;
+        let read = worker.retry(&Request::new(Function::Get, key.as_str()), left).await;
         if read.map_err(RunError::io("cannot write the history"))?.is_err() {
             unread.push(key);
         }

@@ -20,7 +20,6 @@ use super::{
     write_json,
 };
 use crate::{
-    client::TwopcClient,
     cluster::Cluster,
     deployment::{ClusterSpec, Deployment, Placement},
     network::Network,
@@ -123,8 +122,7 @@ impl Testbed {
     /// `number + concurrency` and so on.
     #[must_use]
     pub fn worker(&self, number: u32, concurrency: u32) -> Worker {
-        let address = self.cluster.deployment().client_address().clone();
-        let client = Box::new(TwopcClient::new(address));
+        let client = self.cluster.processes().system().client(number);
         Worker::new(number, concurrency, client, self.recorder.clone(), CLIENT_TIMEOUTS)
     }
 

@@ -270,7 +270,7 @@ impl<'a> Driver<'a> {
         };
         let number = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
         let mut worker = worker(self.testbed, number);
-        self.clients.spawn(async move { worker.send(&client_request).await });
+        self.clients.spawn(async move { worker.send(&client_request.into()).await.map(drop) });
         if !self.keys.contains(&key) {
             self.keys.push(key);
         }

@@ -88,6 +88,7 @@ pub fn keep(
         clock_origin: Some(clock_origin),
         convergence_deadline_ms: Some(convergence_deadline_ms),
         options: options.map(|(name, value)| (name.to_owned(), value)).into_iter().collect(),
+        ..RunDescription::default()
     };
     write_json(&directory.test(), &description)?;
     if let Some(schedule) = schedule {

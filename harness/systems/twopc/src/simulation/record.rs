@@ -163,5 +163,5 @@ fn client_event(
         }
         _ => (written, None),
     };
-    ClientEvent { process, kind, f, key: key.to_string(), value, version, error }
+    ClientEvent { process, kind, f, key: key.to_string(), value, version, error, node: None }
 }

@@ -179,7 +179,8 @@ impl JournalVisitor for MasterScan {
             | Event::Timer(_)
             | Event::Leave
             | Event::ReadResult { .. }
-            | Event::ReadFailed { .. } => {}
+            | Event::ReadFailed { .. }
+            | Event::Room { .. } => {}
         }
     }
 

@@ -1,0 +1,69 @@
+//! What went wrong around the operations: clients that break their rules, nodes that exit by themselves,
+//! faults that never happened. None of it shows a violation, and each leaves the run unknown.
+
+use std::collections::BTreeMap;
+
+use history::{Action, NemesisEvent, nemesis::Died};
+use serde_json::json;
+
+use super::Run;
+use crate::CheckResult;
+
+/// Clients: one that breaks the rules of clients may have reported anything.
+pub(super) fn clients(run: &Run<'_>) -> CheckResult {
+    let mut check_result = CheckResult::new("clients");
+    let mut refused: BTreeMap<String, u64> = BTreeMap::new();
+    for event in run.events {
+        match &event.action {
+            Action::Nemesis(NemesisEvent::ClientFailed(failed)) => {
+                check_result.unknown(format!(
+                    "process {}: {}; what such a client says is no evidence",
+                    failed.process, failed.why
+                ));
+            }
+            Action::Nemesis(NemesisEvent::OpensFailed(failed)) => {
+                let node = failed.node.clone().unwrap_or_else(|| "any".to_owned());
+                *refused.entry(node).or_default() += failed.count;
+            }
+            _ => {}
+        }
+    }
+    check_result.measure("failed_opens", json!(refused));
+    check_result
+}
+
+/// Exits: a node that ends by itself was not tested for what is asked here.
+pub(super) fn exits(run: &Run<'_>) -> CheckResult {
+    let mut check_result = CheckResult::new("unexpected-exits");
+    for event in run.events {
+        if let Action::Nemesis(NemesisEvent::Died(Died { node, status, log })) = &event.action {
+            let last = log.lines().last().map(str::trim).filter(|line| !line.is_empty());
+            let log = last.map_or(String::new(), |line| format!("; its log ends: {line}"));
+            check_result.unknown(format!("{node} exited by itself ({status}){log}"));
+        }
+        if let Action::Nemesis(NemesisEvent::Healed(healed)) = &event.action
+            && let Some(why) = &healed.failed
+        {
+            check_result.unknown(format!("the nodes could not all be started again: {why}"));
+        }
+    }
+    check_result
+}
+
+/// Faults: each that was asked for was injected.
+pub(super) fn faults(run: &Run<'_>) -> CheckResult {
+    let mut check_result = CheckResult::new("faults");
+    let mut injected: BTreeMap<&str, u64> = BTreeMap::new();
+    for event in run.events {
+        if let Action::Nemesis(NemesisEvent::Injected(_, fields)) = &event.action {
+            *injected.entry(fields.fault.as_deref().unwrap_or_default()).or_default() += 1;
+        }
+    }
+    for fault in run.description.real_faults() {
+        if !injected.contains_key(fault) {
+            check_result.unknown(format!("{fault} was asked for and never injected"));
+        }
+    }
+    check_result.measure("injected", json!(injected));
+    check_result
+}

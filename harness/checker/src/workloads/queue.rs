@@ -1,0 +1,131 @@
+//! Queues: what was put in and acknowledged comes out, once everything is taken out at the end. A dequeue
+//! whose outcome is unknown may have taken an element out, so as many losses are unexplained, not wrong.
+//! That an element comes out twice is wrong only if the queue claims exactly-once.
+
+use std::collections::BTreeMap;
+
+use history::{Function, Operation, Outcome};
+use serde_json::Value as Json;
+
+use super::{Named, Run, failed_value};
+use crate::{CheckResult, levels::Level};
+
+/// The name of the check.
+const NAME: &str = "queue";
+
+pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
+    let mut check_result = CheckResult::new(NAME);
+    let (mut lost_total, mut twice) = (0_usize, 0_u64);
+    for (key, operations) in run.by_key() {
+        let enqueues: BTreeMap<String, &Operation> = operations
+            .iter()
+            .filter(|operation| operation.f == Function::Enqueue)
+            .filter_map(|operation| Some((operation.value.clone()?, *operation)))
+            .collect();
+        let taken = taken(&operations);
+        for (value, takes) in &taken {
+            let first = takes[0];
+            match enqueues.get(value) {
+                None => check_result
+                    .violation(format!("{} returned {value}, which nobody put in", Named(first))),
+                Some(put) if put.outcome == Outcome::Fail => {
+                    check_result.violation(failed_value(value, put, first));
+                }
+                Some(put) if first.returned_index < Some(put.invoked_index) => check_result
+                    .violation(format!(
+                        "{} returned {value} before the {} was invoked",
+                        Named(first),
+                        Named(put)
+                    )),
+                Some(_) => {}
+            }
+            if takes.len() > 1 {
+                twice += 1;
+                if claim == Level::ExactlyOnce {
+                    check_result.violation(format!(
+                        "{value} came out {} times: {} and {}",
+                        takes.len(),
+                        Named(takes[0]),
+                        Named(takes[1])
+                    ));
+                }
+            }
+        }
+        if !is_drained(run, key, &operations) {
+            check_result.unknown(format!(
+                "{key} was not emptied after the end of all faults, so what is left in it is not known"
+            ));
+            continue;
+        }
+        let lost: Vec<&Operation> = enqueues
+            .iter()
+            .filter(|(value, put)| put.outcome == Outcome::Ok && !taken.contains_key(*value))
+            .map(|(_, put)| *put)
+            .collect();
+        let uncertain = operations.iter().filter(|operation| takes_unseen(operation)).count();
+        lost_total += lost.len();
+        losses(key, &lost, uncertain, &mut check_result);
+    }
+    check_result.measure("lost", lost_total);
+    check_result.measure("delivered_twice", twice);
+    check_result
+}
+
+/// Reports what was acknowledged and did not come out.
+fn losses(key: &str, lost: &[&Operation], uncertain: usize, check_result: &mut CheckResult) {
+    if lost.is_empty() {
+        return;
+    }
+    let first = Named(lost[0]);
+    if lost.len() > uncertain {
+        check_result.violation(format!(
+            "{key} lost {} acknowledged elements, of which at most {uncertain} can have been taken out by \
+             dequeues of unknown outcome; one is that of the {first}",
+            lost.len()
+        ));
+    } else {
+        check_result.unknown(format!(
+            "{} acknowledged elements of {key} did not come out; {uncertain} dequeues of unknown outcome \
+             may have taken them; one is that of the {first}",
+            lost.len()
+        ));
+    }
+}
+
+/// The elements that came out, with the operations that returned them.
+fn taken<'a>(operations: &[&'a Operation]) -> BTreeMap<String, Vec<&'a Operation>> {
+    let mut taken: BTreeMap<String, Vec<&Operation>> = BTreeMap::new();
+    for operation in operations.iter().filter(|operation| operation.outcome != Outcome::Fail) {
+        let values = match (operation.f, operation.json()) {
+            (Function::Dequeue, Some(value)) => vec![value],
+            (Function::Drain, Some(Json::Array(values))) => values,
+            _ => continue,
+        };
+        for value in values {
+            taken.entry(value.to_string()).or_default().push(operation);
+        }
+    }
+    taken
+}
+
+/// Whether an operation may have taken an element out that nobody saw.
+fn takes_unseen(operation: &Operation) -> bool {
+    let takes = matches!(operation.f, Function::Dequeue | Function::Drain);
+    takes && operation.outcome == Outcome::Info && operation.value.is_none()
+}
+
+/// Whether the queue was found empty after the end of all faults.
+fn is_drained(run: &Run<'_>, key: &str, operations: &[&Operation]) -> bool {
+    let is_unread = run.unread().is_none_or(|unread| unread.iter().any(|name| names(name, key)));
+    let emptied = |operation: &&&Operation| {
+        let empties = operation.f == Function::Dequeue && operation.value.is_none()
+            || operation.f == Function::Drain;
+        operation.outcome == Outcome::Ok && run.is_final(operation) && empties
+    };
+    !is_unread && operations.iter().any(|operation| emptied(&operation))
+}
+
+/// Whether what was left unread is this object: `q1` or `q1 at n2`.
+fn names(unread: &str, key: &str) -> bool {
+    unread.split(' ').next() == Some(key)
+}

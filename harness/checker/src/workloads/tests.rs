@@ -1,0 +1,359 @@
+//! Each check accepts what its rule allows and finds what it forbids.
+
+use history::{
+    ClientEvent, Kind, Version,
+    nemesis::{ClientFailed, Died, FinalReads, Injected, InjectionKind, Settled},
+};
+use serde_json::json;
+
+use super::*;
+use crate::Validity;
+
+/// A history that is written event by event.
+#[derive(Default)]
+struct Script {
+    events: Vec<Event>,
+    description: RunDescription,
+}
+
+impl Script {
+    fn new(workload: &str, claim: Level) -> Self {
+        let description = RunDescription {
+            workload: Some(workload.to_owned()),
+            claim: Some(claim.name().to_owned()),
+            concurrency: Some(2),
+            ..RunDescription::default()
+        };
+        Script { events: Vec::new(), description }
+    }
+
+    fn push(&mut self, action: Action) -> &mut Self {
+        let index = self.events.len() as u64;
+        self.events.push(Event { index, time: index * 1000, action });
+        self
+    }
+
+    fn event(
+        &mut self,
+        process: u64,
+        kind: Kind,
+        f: Function,
+        key: &str,
+        value: &str,
+    ) -> &mut Self {
+        let value = (!value.is_empty()).then(|| value.to_owned());
+        let client = ClientEvent {
+            process,
+            kind,
+            f,
+            key: key.to_owned(),
+            value,
+            version: None,
+            error: None,
+            node: None,
+        };
+        self.push(Action::Client(client))
+    }
+
+    /// An operation that ends before the next one begins.
+    fn op(&mut self, process: u64, kind: Kind, f: Function, key: &str, value: &str) -> &mut Self {
+        let written = if f.returns_value() { "" } else { value };
+        self.event(process, Kind::Invoke, f, key, written).event(process, kind, f, key, value)
+    }
+
+    /// The same with a version.
+    fn versioned(
+        &mut self,
+        process: u64,
+        f: Function,
+        key: &str,
+        value: &str,
+        version: u64,
+    ) -> &mut Self {
+        self.op(process, Kind::Ok, f, key, value);
+        let last = self.events.last_mut().expect("it was just pushed");
+        if let Action::Client(client) = &mut last.action {
+            client.version = Some(Version::new(version));
+        }
+        self
+    }
+
+    fn settled(&mut self) -> &mut Self {
+        self.push(Action::Nemesis(NemesisEvent::Settled(Settled { ms: Some(1) })))
+    }
+
+    fn read_everything(&mut self) -> &mut Self {
+        self.push(Action::Nemesis(NemesisEvent::FinalReads(FinalReads { unread: Vec::new() })))
+    }
+
+    /// The result of a check.
+    fn result(&self, name: &str) -> CheckResult {
+        let operations = history::pair(&self.events).expect("well formed");
+        let run = WorkloadRun {
+            description: &self.description,
+            events: &self.events,
+            operations: &operations,
+        };
+        let results = check(&run, &Limits::default()).expect("the workload exists");
+        results.check(name).unwrap_or_else(|| panic!("no check {name}")).clone()
+    }
+
+    fn expect(&self, name: &str, verdict: Validity, part: &str) {
+        let result = self.result(name);
+        let text = serde_json::to_string(&result).expect("it is plain data");
+        assert_eq!(result.verdict, verdict, "{text}");
+        assert!(text.contains(part), "'{part}' is not in {text}");
+    }
+}
+
+use Function::{Add, Append, Dequeue, Enqueue, Get, Inc, Lock, Poll, Put, Read, Transfer, Unlock};
+use Kind::{Fail, Info, Invoke, Ok};
+use Level::{Durable, ExactlyOnce, Linearizable, Serializable};
+use Validity::{Invalid, Unknown, Valid};
+
+#[test]
+fn sets_keep_what_is_known() {
+    let set = |claim| Script::new("set", claim);
+    let mut good = set(Linearizable);
+    good.op(0, Ok, Add, "s", "1").op(1, Info, Add, "s", "2").op(0, Fail, Add, "s", "3");
+    good.settled().op(0, Ok, Read, "s", "[1]").op(0, Ok, Read, "s", "[1,2]");
+    good.expect("set", Valid, "");
+
+    let mut lost = set(Durable);
+    lost.op(0, Ok, Add, "s", "1").settled().op(0, Ok, Read, "s", "[]");
+    lost.expect("set", Invalid, "1 is lost");
+
+    // An add of unknown outcome was seen, so it is known.
+    let mut seen = set(Durable);
+    seen.op(1, Info, Add, "s", "1")
+        .op(0, Ok, Read, "s", "[1]")
+        .settled()
+        .op(0, Ok, Read, "s", "[]");
+    seen.expect("set", Invalid, "1 is lost");
+
+    let mut unread = set(Durable);
+    unread.op(0, Ok, Add, "s", "1").settled();
+    unread.expect("set", Unknown, "were not looked for");
+
+    for (claim, verdict) in [(Linearizable, Invalid), (Durable, Valid)] {
+        let mut stale = set(claim);
+        stale.op(0, Ok, Add, "s", "1").op(0, Ok, Read, "s", "[]");
+        stale.settled().op(0, Ok, Read, "s", "[1]").expect("set", verdict, "\"stale_reads\":1");
+    }
+
+    let mut failed = set(Durable);
+    failed.op(0, Fail, Add, "s", "1").settled().op(0, Ok, Read, "s", "[1]");
+    failed.expect("set", Invalid, "reports as fail what may have happened");
+    let mut unknown = set(Durable);
+    unknown.settled().op(0, Ok, Read, "s", "[9]").expect("set", Invalid, "nobody has added");
+    let mut twice = set(Durable);
+    twice.op(0, Ok, Add, "s", "1").settled().op(0, Ok, Read, "s", "[1,1]");
+    twice.expect("set", Invalid, "returned 1 twice");
+}
+
+#[test]
+fn counters_lie_between_their_bounds() {
+    let mut script = Script::new("counter", Linearizable);
+    script.op(0, Ok, Inc, "c", "5").op(1, Info, Inc, "c", "3").op(0, Ok, Inc, "c", "-1");
+    script.op(2, Fail, Inc, "c", "9").settled();
+    for (value, verdict) in [("4", Valid), ("7", Valid), ("3", Invalid), ("8", Invalid)] {
+        let mut read =
+            Script { events: script.events.clone(), ..Script::new("counter", Linearizable) };
+        read.op(0, Ok, Read, "c", value).expect("counter", verdict, "");
+    }
+    // Before the end of all faults, only a linearizable counter is judged.
+    for (claim, verdict) in [(Linearizable, Invalid), (Durable, Valid)] {
+        let mut stale = Script::new("counter", claim);
+        stale
+            .op(0, Ok, Inc, "c", "5")
+            .op(0, Ok, Read, "c", "0")
+            .settled()
+            .op(0, Ok, Read, "c", "5");
+        stale.expect("counter", verdict, "\"wrong_reads\":1");
+    }
+    // What is invoked but has not returned may be counted.
+    let mut open = Script::new("counter", Linearizable);
+    open.event(1, Invoke, Inc, "c", "5").op(0, Ok, Read, "c", "5").op(0, Ok, Read, "c", "0");
+    open.settled().op(0, Ok, Read, "c", "0").expect("counter", Valid, "");
+}
+
+#[test]
+fn queues_return_what_was_put_in() {
+    let queue = |claim| Script::new("queue", claim);
+    let mut good = queue(ExactlyOnce);
+    good.op(0, Ok, Enqueue, "q", "1").op(1, Info, Enqueue, "q", "2").op(0, Ok, Dequeue, "q", "2");
+    good.settled().op(0, Ok, Dequeue, "q", "1").op(0, Ok, Dequeue, "q", "").read_everything();
+    good.expect("queue", Valid, "");
+
+    let mut lost = queue(Durable);
+    lost.op(0, Ok, Enqueue, "q", "1").settled().op(0, Ok, Dequeue, "q", "").read_everything();
+    lost.expect("queue", Invalid, "lost 1 acknowledged elements");
+    // A dequeue of unknown outcome may have taken it; one that says what it took has not.
+    let mut taken = queue(Durable);
+    taken.op(0, Ok, Enqueue, "q", "1").op(1, Info, Dequeue, "q", "");
+    taken.settled().op(0, Ok, Dequeue, "q", "").read_everything();
+    taken.expect("queue", Unknown, "may have taken them");
+    let mut delivered = queue(Durable);
+    delivered.op(0, Ok, Enqueue, "q", "1").op(1, Info, Dequeue, "q", "1");
+    delivered.settled().op(0, Ok, Dequeue, "q", "").read_everything();
+    delivered.expect("queue", Valid, "");
+
+    let mut undrained = queue(Durable);
+    undrained.op(0, Ok, Enqueue, "q", "1").settled().read_everything();
+    undrained.expect("queue", Unknown, "was not emptied");
+    for (claim, verdict) in [(ExactlyOnce, Invalid), (Durable, Valid)] {
+        let mut twice = queue(claim);
+        twice
+            .op(0, Ok, Enqueue, "q", "1")
+            .op(0, Ok, Dequeue, "q", "1")
+            .op(1, Ok, Dequeue, "q", "1");
+        twice.settled().op(0, Ok, Dequeue, "q", "").read_everything();
+        twice.expect("queue", verdict, "\"delivered_twice\":1");
+    }
+    let mut failed = queue(Durable);
+    failed.op(0, Fail, Enqueue, "q", "1").op(0, Ok, Dequeue, "q", "1");
+    failed.settled().op(0, Ok, Dequeue, "q", "").read_everything();
+    failed.expect("queue", Invalid, "reports as fail");
+}
+
+#[test]
+fn logs_keep_elements_at_their_offsets() {
+    let log = |claim| Script::new("log", claim);
+    let mut good = log(ExactlyOnce);
+    good.versioned(0, Append, "l", "7", 0).op(1, Info, Append, "l", "8").settled();
+    good.op(0, Ok, Poll, "l", "[[0,7]]").op(0, Ok, Poll, "l", "[]").expect("log", Valid, "");
+
+    let mut lost = log(Durable);
+    lost.op(0, Ok, Append, "l", "7").settled().op(0, Ok, Poll, "l", "[]");
+    lost.expect("log", Invalid, "7 is lost");
+    let mut unread = log(Durable);
+    unread.op(0, Ok, Append, "l", "7").settled().op(0, Ok, Poll, "l", "[[0,7]]");
+    unread.expect("log", Unknown, "to its end");
+    let mut differs = log(Durable);
+    differs.op(0, Ok, Append, "l", "7").op(0, Ok, Append, "l", "8");
+    differs.op(0, Ok, Poll, "l", "[[0,7]]").settled();
+    differs.op(0, Ok, Poll, "l", "[[0,8],[1,7]]").op(0, Ok, Poll, "l", "[]");
+    differs.expect("log", Invalid, "offset 0 holds 7");
+    let mut moved = log(Durable);
+    moved.versioned(0, Append, "l", "7", 3).settled();
+    moved.op(0, Ok, Poll, "l", "[[0,7]]").op(0, Ok, Poll, "l", "[]");
+    moved.expect("log", Invalid, "was acknowledged at offset 3");
+    for (claim, verdict) in [(ExactlyOnce, Invalid), (Durable, Valid)] {
+        let mut twice = log(claim);
+        twice.op(0, Ok, Append, "l", "7").settled();
+        twice.op(0, Ok, Poll, "l", "[[0,7],[1,7]]").op(0, Ok, Poll, "l", "[]");
+        twice.expect("log", verdict, "\"duplicates\":1");
+    }
+}
+
+#[test]
+fn locks_are_held_by_one() {
+    let lock = || Script::new("lock", Linearizable);
+    let mut good = lock();
+    good.versioned(0, Lock, "m", "", 1).op(0, Ok, Unlock, "m", "").versioned(1, Lock, "m", "", 2);
+    good.expect("lock", Valid, "");
+
+    let mut twice = lock();
+    twice.op(0, Ok, Lock, "m", "").op(1, Ok, Lock, "m", "").op(0, Ok, Unlock, "m", "");
+    twice.expect("lock", Invalid, "m is held twice");
+    // The release may have taken effect at any time after its invocation.
+    let mut released = lock();
+    released.op(0, Ok, Lock, "m", "").event(0, Invoke, Unlock, "m", "").op(1, Ok, Lock, "m", "");
+    released.expect("lock", Valid, "");
+    // An acquire of unknown outcome holds nothing for certain.
+    let mut unknown = lock();
+    unknown.op(0, Info, Lock, "m", "").op(1, Ok, Lock, "m", "").expect("lock", Valid, "");
+    let mut tokens = lock();
+    tokens.versioned(0, Lock, "m", "", 5).op(0, Ok, Unlock, "m", "").versioned(1, Lock, "m", "", 5);
+    tokens.expect("lock", Invalid, "the token 5");
+}
+
+#[test]
+fn banks_keep_their_total() {
+    for (claim, total, verdict) in
+        [(Serializable, 60, Invalid), (Serializable, 50, Valid), (Durable, 60, Unknown)]
+    {
+        let mut bank = Script::new("bank", claim);
+        let options = [("accounts", json!(["a0", "a1"])), ("opening_balance", json!(50))];
+        bank.description.options =
+            options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let transfer = json!({ "from": "a0", "to": "a1", "amount": 5 }).to_string();
+        bank.op(0, Ok, Transfer, "bank", &transfer);
+        bank.op(0, Ok, Read, "bank", &json!({ "a0": 50, "a1": total }).to_string());
+        bank.expect("bank", verdict, "");
+    }
+}
+
+#[test]
+fn registers_lose_no_acknowledged_write() {
+    let register = || Script::new("register", Durable);
+    let mut good = register();
+    good.op(0, Ok, Put, "k", "1").op(1, Info, Put, "k", "2").settled().op(0, Ok, Get, "k", "2");
+    good.expect("durability", Valid, "\"linearizable\":\"valid\"");
+    let mut lost = register();
+    lost.op(0, Ok, Put, "k", "1").op(0, Ok, Put, "k", "2").settled().op(0, Ok, Get, "k", "1");
+    lost.expect("durability", Invalid, "is lost");
+    let mut absent = register();
+    absent.op(0, Ok, Put, "k", "1").settled().op(0, Ok, Get, "k", "");
+    absent.expect("durability", Invalid, "returned nothing");
+    // A concurrent write may have been the first of the two.
+    let mut concurrent = register();
+    concurrent.event(1, Invoke, Put, "k", "1").op(0, Ok, Put, "k", "2").event(1, Ok, Put, "k", "1");
+    concurrent.settled().op(0, Ok, Get, "k", "1").expect("durability", Valid, "");
+    let mut unread = register();
+    unread.op(0, Ok, Put, "k", "1").settled().expect("durability", Unknown, "was not read");
+}
+
+/// Enough of everything: ten reads and writes that overlap, before and after the end.
+fn active() -> Script {
+    let mut script = Script::new("register", Linearizable);
+    for n in 0..10 {
+        let value = n.to_string();
+        script.event(0, Invoke, Put, "k", &value).event(1, Invoke, Get, "k", "");
+        script.event(0, Ok, Put, "k", &value).event(1, Ok, Get, "k", &value);
+    }
+    script.settled().op(1, Ok, Get, "k", "9").read_everything();
+    script
+}
+
+#[test]
+fn a_vacuous_run_is_unknown() {
+    active().expect("activity", Valid, "");
+    let mut few = active();
+    few.op(0, Ok, Function::Del, "k", "").expect("activity", Unknown, "1 of the operations del");
+    let mut silent = active();
+    let kill = NemesisEvent::Injected(InjectionKind::Kill, Box::new(Injected::default()));
+    silent.push(Action::Nemesis(kill));
+    silent.expect("activity", Unknown, "after the first fault");
+    let mut unsettled = active();
+    unsettled.events.truncate(40);
+    unsettled.expect("activity", Unknown, "not all ready");
+    let mut unread = active();
+    unread.events.truncate(41);
+    unread.expect("activity", Unknown, "after the end of all faults");
+    let mut alone = Script::new("register", Linearizable);
+    for n in 0..10 {
+        alone.op(0, Ok, Put, "k", &n.to_string()).op(1, Ok, Get, "k", &n.to_string());
+    }
+    alone.settled().op(1, Ok, Get, "k", "9").expect("activity", Unknown, "were concurrent");
+}
+
+#[test]
+fn what_goes_wrong_around_a_run_leaves_it_unknown() {
+    let mut broken = active();
+    let why = "it answers request 7 twice".to_owned();
+    broken.push(Action::Nemesis(NemesisEvent::ClientFailed(ClientFailed { process: 3, why })));
+    broken.expect("clients", Unknown, "it answers request 7 twice");
+    let mut died = active();
+    let (node, status, log) =
+        ("n2".to_owned(), "exit status: 1".to_owned(), "a\nout of luck".to_owned());
+    died.push(Action::Nemesis(NemesisEvent::Died(Died { node, status, log })));
+    died.expect("unexpected-exits", Unknown, "out of luck");
+    let mut spared = active();
+    spared.description.faults = vec!["kill".to_owned()];
+    spared.expect("faults", Unknown, "kill was asked for and never injected");
+    let fault = Some("kill".to_owned());
+    let injected = Box::new(Injected { fault, ..Injected::default() });
+    spared.push(Action::Nemesis(NemesisEvent::Injected(InjectionKind::Kill, injected)));
+    spared.expect("faults", Valid, "");
+}

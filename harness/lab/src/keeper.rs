@@ -1,0 +1,338 @@
+//! The keeper of a node: a small process between the harness and a program under test, which keeps
+//! the program and everything that it starts together, also daemons that have left its process
+//! group. Nothing of it outlives the harness.
+//!
+//! Where the kernel allows it (root, or user namespaces), the program runs in a PID namespace of its
+//! own: the keeper's child is process 1 there, and when that one dies, the kernel kills every
+//! process of the namespace. Elsewhere the keeper is a subreaper: orphans become its children, and it
+//! kills its descendants until none is left. It then ends them only if it is not itself killed.
+//!
+//! # Control protocol
+//!
+//! On its standard input the keeper reads `signal N`. SIGKILL ends the tree, SIGSTOP and SIGCONT go to
+//! every process of it, other signals to the program. When the input ends, the tree is ended. On its
+//! standard output it writes `stopped` and `continued` for the program. It exits as the program did.
+//! The program's output is written to the keeper's standard error.
+//!
+//! With `--stdio`, the program has the keeper's standard input and output, and nothing is controlled;
+//! only the end of the harness, or a SIGKILL of the keeper, ends it.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs,
+    io::{self, BufRead as _, Write as _},
+    os::{
+        fd::AsFd as _,
+        unix::process::{CommandExt as _, ExitStatusExt as _},
+    },
+    process::{Command, ExitCode, Stdio, exit},
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, unshare},
+    sys::{
+        prctl,
+        resource::{Resource, setrlimit},
+        signal::{self, Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
+    unistd::{Pid, getegid, geteuid, getpid},
+};
+
+/// The command by which a program that links this crate becomes a keeper: see [`main`].
+pub const COMMAND: &str = "__node";
+
+/// The option with which the program has the keeper's standard input and output.
+const STDIO: &str = "--stdio";
+
+/// The option of process 1 of a PID namespace.
+const INIT: &str = "--init";
+
+/// The option that forbids namespaces.
+const SUBREAPER: &str = "--subreaper";
+
+/// Added to the number of a signal to get the exit status of a process that it ended.
+const SIGNAL_BASE: i32 = 128;
+
+/// How long a pass over the descendants is followed by the next one.
+const PASS_PERIOD: Duration = Duration::from_millis(2);
+
+/// The command that runs a program under a keeper. `program` is a program that calls [`main`] for
+/// [`COMMAND`], such as `harness`.
+#[must_use]
+pub fn keep(program: &std::path::Path, command: &Command, stdio: bool) -> Command {
+    let mut kept = Command::new(program);
+    kept.arg(COMMAND);
+    if stdio {
+        kept.arg(STDIO);
+    }
+    kept.arg("--").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => kept.env(name, value),
+            None => kept.env_remove(name),
+        };
+    }
+    if let Some(directory) = command.get_current_dir() {
+        kept.current_dir(directory);
+    }
+    kept
+}
+
+/// What the keeper is asked to run.
+struct Task {
+    stdio: bool,
+    init: bool,
+    subreaper: bool,
+    program: OsString,
+    arguments: Vec<OsString>,
+}
+
+impl Task {
+    fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Task> {
+        let (mut stdio, mut init, mut subreaper) = (false, false, false);
+        loop {
+            match arguments.next()?.to_str()? {
+                STDIO => stdio = true,
+                INIT => init = true,
+                SUBREAPER => subreaper = true,
+                "--" => break,
+                _ => return None,
+            }
+        }
+        let program = arguments.next()?;
+        Some(Task { stdio, init, subreaper, program, arguments: arguments.collect() })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments);
+        command
+    }
+
+    fn cannot_start(&self, error: &io::Error) -> ExitCode {
+        eprintln!("harness: cannot start {}: {error}", self.program.display());
+        ExitCode::from(127)
+    }
+}
+
+/// The keeper. Call it before the process has started a thread, with the arguments that follow
+/// [`COMMAND`].
+#[must_use]
+pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let Some(task) = Task::parse(arguments) else {
+        eprintln!("harness: usage: {COMMAND} [{STDIO}] [{SUBREAPER}] -- PROGRAM [ARGUMENT...]");
+        return ExitCode::from(254);
+    };
+    // The harness may be gone already; then the end of the input ends everything.
+    if !task.subreaper {
+        let _ = prctl::set_pdeathsig(Signal::SIGKILL);
+    }
+    if task.init {
+        return tend(&task, &Namespace);
+    }
+    if !task.subreaper && enter_pid_namespace().is_ok() {
+        return hold_init(&task);
+    }
+    if task.stdio {
+        // The parent-death signal survives the exec.
+        return task.cannot_start(&task.command().exec());
+    }
+    let _ = prctl::set_pdeathsig(None);
+    let _ = prctl::set_child_subreaper(true);
+    tend(&task, &Descendants)
+}
+
+/// Puts the children of this process into a new PID namespace.
+fn enter_pid_namespace() -> nix::Result<()> {
+    if unshare(CloneFlags::CLONE_NEWPID).is_ok() {
+        return Ok(());
+    }
+    let (uid, gid) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWPID)?;
+    // The own ids are mapped to themselves: nobody is root in there.
+    let map = |file: &str, text: String| {
+        fs::write(format!("/proc/self/{file}"), text).map_err(|_| Errno::EPERM)
+    };
+    map("setgroups", "deny".to_owned())?;
+    map("uid_map", format!("{uid} {uid} 1"))?;
+    map("gid_map", format!("{gid} {gid} 1"))
+}
+
+/// Starts process 1 of the namespace, waits for its end, and exits as it did.
+fn hold_init(task: &Task) -> ExitCode {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(COMMAND).arg(INIT);
+    if task.stdio {
+        command.arg(STDIO);
+    }
+    command.arg("--").arg(&task.program).args(&task.arguments);
+    match command.status() {
+        Ok(status) => {
+            let code = status.code().or_else(|| status.signal().map(|n| SIGNAL_BASE + n));
+            leave_as(code.unwrap_or(255))
+        }
+        Err(error) => task.cannot_start(&error),
+    }
+}
+
+/// Exits, or is killed by a signal, as the exit status says.
+fn leave_as(code: i32) -> ExitCode {
+    if let Ok(signal) = Signal::try_from(code - SIGNAL_BASE) {
+        // The program has left its core file, if it leaves any.
+        let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+        let _ = kill(getpid(), signal);
+    }
+    exit(code)
+}
+
+/// How the processes of a tree are reached.
+trait Tree: Sync {
+    /// Sends a signal to every process of the tree.
+    fn signal_all(&self, signal: Signal);
+
+    /// Ends every process of the tree, and this one with the given status.
+    fn end(&self, code: i32) -> !;
+}
+
+/// A PID namespace of which this is process 1.
+struct Namespace;
+
+impl Tree for Namespace {
+    fn signal_all(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(-1), signal);
+    }
+
+    fn end(&self, code: i32) -> ! {
+        // The kernel kills the others, and lets the parent know when they are gone.
+        exit(code)
+    }
+}
+
+/// The descendants of this process, which is a subreaper.
+struct Descendants;
+
+impl Descendants {
+    fn find() -> Vec<Pid> {
+        let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // The name of the program, in parentheses, may contain anything.
+            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
+            if let Some(parent) = parent.and_then(|parent| parent.parse().ok()) {
+                children.entry(parent).or_default().push(pid);
+            }
+        }
+        let mut found = vec![getpid().as_raw()];
+        let mut at = 0;
+        while at < found.len() {
+            found.extend(children.remove(&found[at]).unwrap_or_default());
+            at += 1;
+        }
+        found.into_iter().skip(1).map(Pid::from_raw).collect()
+    }
+}
+
+impl Tree for Descendants {
+    fn signal_all(&self, signal: Signal) {
+        let mut signalled = Vec::new();
+        // A process may have forked before the signal reached it.
+        loop {
+            let new: Vec<Pid> =
+                Descendants::find().into_iter().filter(|pid| !signalled.contains(pid)).collect();
+            if new.is_empty() {
+                return;
+            }
+            for pid in &new {
+                let _ = kill(*pid, signal);
+            }
+            signalled.extend(new);
+        }
+    }
+
+    fn end(&self, code: i32) -> ! {
+        loop {
+            for pid in Descendants::find() {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                if status == WaitStatus::StillAlive {
+                    break;
+                }
+            }
+            if waitpid(None, Some(WaitPidFlag::WNOHANG)) == Err(Errno::ECHILD) {
+                let _ = leave_as(code);
+            }
+            thread::sleep(PASS_PERIOD);
+        }
+    }
+}
+
+/// Runs the program, obeys the harness, and reaps, until the program ends.
+fn tend(task: &Task, tree: &'static dyn Tree) -> ExitCode {
+    let mut command = task.command();
+    if !task.stdio {
+        let log = || io::stderr().as_fd().try_clone_to_owned();
+        let (Ok(out), Ok(err)) = (log(), log()) else { return ExitCode::from(255) };
+        command.stdin(Stdio::null()).stdout(out).stderr(err);
+    }
+    let child = match command.spawn() {
+        Ok(child) => Pid::from_raw(child.id().cast_signed()),
+        Err(error) => {
+            let _ = task.cannot_start(&error);
+            tree.end(127);
+        }
+    };
+    if !task.stdio {
+        thread::spawn(move || obey(child, tree));
+    }
+    loop {
+        let flags = WaitPidFlag::WUNTRACED | WaitPidFlag::WCONTINUED;
+        match waitpid(None, Some(flags)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid == child => tree.end(code),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
+                tree.end(SIGNAL_BASE + signal as i32);
+            }
+            Ok(WaitStatus::Stopped(pid, _)) if pid == child => report("stopped", task),
+            Ok(WaitStatus::Continued(pid)) if pid == child => report("continued", task),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => tree.end(255),
+        }
+    }
+}
+
+fn report(what: &str, task: &Task) {
+    if !task.stdio {
+        let mut out = io::stdout().lock();
+        // Whoever does not read this any more is about to end this process.
+        let _ = writeln!(out, "{what}").and_then(|()| out.flush());
+    }
+}
+
+/// Obeys the lines of the harness until they end.
+fn obey(child: Pid, tree: &'static dyn Tree) {
+    for line in io::stdin().lock().lines().map_while(Result::ok) {
+        let number = line.strip_prefix("signal ").and_then(|number| number.parse::<i32>().ok());
+        let Some(signal) = number.and_then(|number| Signal::try_from(number).ok()) else {
+            eprintln!("harness: keeper: not understood: {line}");
+            continue;
+        };
+        match signal {
+            Signal::SIGKILL => break,
+            Signal::SIGSTOP | Signal::SIGCONT => tree.signal_all(signal),
+            other => {
+                // A program that is stopped would not see it.
+                tree.signal_all(Signal::SIGCONT);
+                let _ = signal::kill(child, other);
+            }
+        }
+    }
+    tree.end(SIGNAL_BASE + Signal::SIGKILL as i32)
+}

@@ -1,0 +1,100 @@
+"""A replicated key/value store: n1 is the primary, the others are replicas.
+
+Lines over TCP: `GET k` answers `VALUE v` or `NONE`; `SET k v` answers `OK`; `CAS k old new` answers `OK` or `MISMATCH`;
+`ERR why` means that nothing was done. A connection that ends without an answer means that nobody knows.
+
+The bug: the primary acknowledges a write before the replicas have it, and replicas answer reads from what they
+have. With `--reads primary`, replicas pass reads on to the primary, which is the repair.
+"""
+import argparse, socket, socketserver, threading
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--name")
+parser.add_argument("--listen")
+parser.add_argument("--primary", help="the address of the primary")
+parser.add_argument("--peers", default="", help="the addresses of the other nodes")
+parser.add_argument("--log", help="the file of the primary's writes")
+parser.add_argument("--reads", choices=["local", "primary"], default="local")
+options = parser.parse_args()
+address = lambda text: (text.split(":")[0], int(text.split(":")[1]))
+is_primary = options.listen == options.primary
+data, log, lock, changed = {}, [], threading.Lock(), threading.Condition()
+
+
+def write(key, value, expected=None):
+    """Makes a write durable against a kill, and applies it."""
+    with lock:
+        if expected is not None and data.get(key, "-") != expected:
+            return "MISMATCH"
+        with open(options.log, "a") as file:
+            file.write(f"{key} {value}\n")
+        data[key] = value
+        log.append((key, value))
+    with changed:
+        changed.notify_all()
+    return "OK"
+
+
+def replicate(peer):
+    """Sends every write to a replica, from the first one on after each new connection."""
+    while True:
+        try:
+            with socket.create_connection(address(peer), timeout=1) as replica:
+                replica.settimeout(None)
+                sent = 0
+                while True:
+                    with changed:
+                        changed.wait_for(lambda: len(log) > sent)
+                    for key, value in log[sent:]:
+                        replica.sendall(f"APPLY {key} {value}\n".encode())
+                        sent += 1
+        except OSError:
+            threading.Event().wait(0.1)
+
+
+class Connection(socketserver.StreamRequestHandler):
+    def handle(self):
+        primary = None
+        for line in self.rfile:
+            words = line.decode().split()
+            if words[0] == "APPLY":
+                data[words[1]] = words[2]
+                continue
+            if is_primary or (words[0] == "GET" and options.reads == "local"):
+                answer = self.answer(*words)
+            else:
+                try:
+                    primary = primary or socket.create_connection(address(options.primary), timeout=1).makefile("rw")
+                except OSError as error:
+                    answer = f"ERR the primary cannot be reached: {error}"
+                else:
+                    primary.write(line.decode())
+                    primary.flush()
+                    answer = primary.readline().strip()
+                    if not answer:
+                        return  # The primary may have done it.
+            self.wfile.write(f"{answer}\n".encode())
+
+    def answer(self, command, key, *values):
+        if command == "GET":
+            return f"VALUE {data[key]}" if key in data else "NONE"
+        if command == "SET":
+            return write(key, values[0])
+        return write(key, values[1], expected=values[0])
+
+
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = daemon_threads = True
+
+
+if is_primary:
+    try:
+        for key, value in map(str.split, open(options.log)):
+            data[key] = value
+            log.append((key, value))
+    except FileNotFoundError:
+        pass
+    for peer in options.peers.split(","):
+        threading.Thread(target=replicate, args=(peer,), daemon=True).start()
+print(f"{options.name} listens", flush=True)
+Server(address(options.listen), Connection).serve_forever()

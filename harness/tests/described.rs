@@ -1,0 +1,414 @@
+//! Runs of systems that a file describes: the example and its repaired twin, clients that misbehave, and
+//! what must not outlive a run.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use checker::{Results, Validity};
+use tempfile::TempDir;
+
+/// How long something has to happen that must happen.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Whether Python is here. Says so if it is not.
+fn has_python() -> bool {
+    let found =
+        Command::new("python3").arg("--version").output().is_ok_and(|it| it.status.success());
+    if !found {
+        let _ = writeln!(io::stderr(), "skipped: python3 is not installed");
+    }
+    found
+}
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("systems/file/example").join(name)
+}
+
+fn harness(directory: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_harness"));
+    command.env("TMPDIR", directory).current_dir(directory).stdin(Stdio::null());
+    command
+}
+
+fn run(directory: &Path, system: &Path, arguments: &[&str]) -> Output {
+    let system = system.to_str().expect("it is UTF-8");
+    let mut command = harness(directory);
+    command.args(["--system", system, "--store", "runs"]).args(arguments);
+    command.output().expect("the harness starts")
+}
+
+fn text(output: &Output) -> String {
+    let both = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+    both.join("\n")
+}
+
+fn results(directory: &Path) -> Results {
+    let path = directory.join("runs/latest/results.json");
+    let text = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).expect("it has the form of results")
+}
+
+fn scratch() -> TempDir {
+    tempfile::tempdir().expect("a directory for the test")
+}
+
+/// The processes whose command line contains a text.
+fn processes_with(part: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("there is /proc").flatten() {
+        if entry.file_name() == *std::process::id().to_string() {
+            continue;
+        }
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(part) {
+            found.push(format!("{} {line}", entry.file_name().display()));
+        }
+    }
+    found
+}
+
+/// The processes that a test's shell scripts have become: those that follow a file of the test.
+fn tails(marker: &str) -> Vec<String> {
+    let mut found = processes_with(&format!("tail -f /dev/null {marker}"));
+    // The scripts and the keepers have it in their arguments.
+    found.retain(|line| !line.contains("__node") && !line.contains("sh -c"));
+    found
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_example_is_not_linearizable() {
+    if !has_python() {
+        return;
+    }
+    let directory = scratch();
+    let arguments =
+        ["--workload", "register", "--faults", "kill,pause", "--time", "8s", "--seed", "7"];
+    let output = run(directory.path(), &example("stale.toml"), &arguments);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let results = results(directory.path());
+    let linearizability = results.check("linearizability").expect("it was checked");
+    assert_eq!(linearizability.verdict, Validity::Invalid);
+    // The record can be judged again, and shown.
+    let again =
+        harness(directory.path()).args(["check", "runs/latest"]).output().expect("it starts");
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again));
+    let shown =
+        harness(directory.path()).args(["inspect", "runs/latest"]).output().expect("it starts");
+    assert!(text(&shown).contains("is not linearizable"), "{}", text(&shown));
+    let page = fs::read_to_string(directory.path().join("runs/latest/report.html"));
+    assert!(page.expect("the page was written").contains("linearizab"));
+    let log = fs::read_to_string(directory.path().join("runs/latest/nodes/primary/log"));
+    assert!(log.expect("the node has a log").contains("primary listens"));
+}
+
+#[test]
+fn its_repaired_twin_is() {
+    if !has_python() {
+        return;
+    }
+    let directory = scratch();
+    for workload in ["register", "cas-register"] {
+        let arguments = [
+            "--workload",
+            workload,
+            "--faults",
+            "kill,pause,restart",
+            "--time",
+            "12s",
+            "--seed",
+            "7",
+        ];
+        let output = run(directory.path(), &example("fixed.toml"), &arguments);
+        assert_eq!(output.status.code(), Some(0), "{workload}: {}", text(&output));
+    }
+}
+
+/// A store that consists of a client only: registers in a file, behind a lock. The nodes do nothing.
+const CLIENT: &str = r#"
+import fcntl, json, os, sys, time
+STORE, HOW = sys.argv[1:3]
+hello = json.loads(sys.stdin.readline())
+print(json.dumps({"hello": 1, "ops": ["read", "write"]}), flush=True)
+def perform(f, key, value):
+    with open(STORE + ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        data = json.load(open(STORE)) if os.path.exists(STORE) else {}
+        if f == "write":
+            data[key] = value
+            # A client that is killed leaves the old file or the new one.
+            with open(STORE + ".new", "w") as new:
+                json.dump(data, new)
+            os.replace(STORE + ".new", STORE)
+        return data.get(key)
+count = 0
+for line in sys.stdin:
+    request = json.loads(line)
+    answer = {"id": request["id"], "type": "ok"}
+    if request["do"] == "invoke":
+        count += 1
+        answer["value"] = perform(request["f"], request["key"], request["value"])
+        if count == 20:
+            if HOW == "die":
+                sys.exit(1)
+            if HOW == "hang":
+                time.sleep(1000)
+            if HOW == "late":
+                time.sleep(1.6)
+            if HOW == "garbage":
+                print("Traceback (most recent call last):", flush=True)
+            if HOW == "twice":
+                print(json.dumps(answer), flush=True)
+            if HOW == "stranger":
+                print(json.dumps({"id": 123456, "type": "ok"}), flush=True)
+            if HOW == "untyped":
+                answer["type"] = "done"
+        if HOW == "unvalued" and request["f"] == "read" and count > 20:
+            del answer["value"]
+        if HOW == "lie" and request["f"] == "write" and count % 5 == 0:
+            answer = {"id": request["id"], "type": "fail", "error": "conflict"}
+    print(json.dumps(answer), flush=True)
+"#;
+
+/// Writes a system whose client misbehaves in one way.
+fn misbehaving(directory: &Path, how: &str) -> PathBuf {
+    fs::write(directory.join("client.py"), CLIENT).expect("the disk has room");
+    let file = directory.join("misbehaving.toml");
+    let system = format!(
+        r#"
+[system]
+name = "misbehaving"
+[roles.node]
+count = 2
+start = ["sh", "-c", "echo up; sleep 600"]
+ports = []
+ready = {{ log = "^up$" }}
+[client]
+kind = "exec"
+command = ["python3", "{{home}}/client.py", "{{home}}/store", "{how}"]
+[claims]
+register = "linearizable"
+"#
+    );
+    fs::write(&file, system).expect("the disk has room");
+    file
+}
+
+#[test]
+fn clients_that_misbehave_are_never_valid_by_accident() {
+    if !has_python() {
+        return;
+    }
+    for (how, status, part) in [
+        // The control: the same client, when it behaves.
+        ("behave", 0, ""),
+        // An operation was lost with the child, and another child goes on: nothing is wrong with that.
+        ("die", 0, "the client has ended"),
+        ("hang", 0, "the client did not answer in time"),
+        ("late", 0, "the client did not answer in time"),
+        ("garbage", 2, "a line is not JSON: Traceback"),
+        ("twice", 2, "twice"),
+        ("stranger", 2, "request 123456, which nobody has sent"),
+        ("untyped", 2, "the type of an answer is ok, fail or info"),
+        ("unvalued", 2, "an ok read needs a number, a text or null"),
+        ("lie", 1, "is not linearizable"),
+    ] {
+        let directory = scratch();
+        let file = misbehaving(directory.path(), how);
+        let arguments = ["--time", "5s", "--seed", "3", "--concurrency", "4", "--keys", "4"];
+        let output = run(directory.path(), &file, &arguments);
+        assert_eq!(output.status.code(), Some(status), "{how}: {}", text(&output));
+        let history = fs::read_to_string(directory.path().join("runs/latest/history.jsonl"));
+        let recorded = history.expect("the history was written") + &text(&output);
+        assert!(recorded.contains(part), "{how}: '{part}' is not in the record\n{}", text(&output));
+    }
+}
+
+#[test]
+fn a_trial_finds_what_makes_a_client_worthless() {
+    if !has_python() {
+        return;
+    }
+    let directory = scratch();
+    let check = |file: &Path| {
+        let mut command = harness(directory.path());
+        command.args(["system", "check"]).arg(file).output().expect("it starts")
+    };
+    let good = check(&example("fixed.toml"));
+    assert_eq!(good.status.code(), Some(0), "{}", text(&good));
+    assert!(text(&good).contains("write while every node is killed: "), "{}", text(&good));
+    // This one answers although every node is paused: it does not talk to them.
+    let bad = check(&misbehaving(directory.path(), "behave"));
+    assert_eq!(bad.status.code(), Some(254), "{}", text(&bad));
+    assert!(text(&bad).contains("was answered ok while every node was paused"), "{}", text(&bad));
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_named_with_its_line() {
+    let directory = scratch();
+    let file = directory.path().join("bad.toml");
+    let good = fs::read_to_string(example("fixed.toml")).expect("the example is there");
+    for (from, to, part) in [
+        ("count = 2", "cuont = 2", "unknown field `cuont`"),
+        ("count = 2", "count = 0", "bad.toml:16: count = 0: a role has from 1 to 99 nodes"),
+        ("\"{name}\"", "\"{nmae}\"", "bad.toml:10: '{nmae}' is no placeholder"),
+        ("kind = \"exec\"", "kind = \"java\"", "kind = 'java': expected exec"),
+        ("tcp = \"client\"", "tcp = \"rpc\"", "the role has no such port; its ports are client"),
+        ("register = \"linearizable\"", "register = \"fast\"", "'fast' cannot be claimed"),
+        ("register = \"linearizable\"", "wagon = \"linearizable\"", "there is no workload 'wagon'"),
+        (
+            "\"python3\", \"{home}/client.py\"",
+            "\"pyhton9\"",
+            "the program 'pyhton9' is not found: install python3",
+        ),
+    ] {
+        fs::write(&file, good.replacen(from, to, 1)).expect("the disk has room");
+        let output = run(directory.path(), &file, &["--time", "1s"]);
+        assert_eq!(output.status.code(), Some(254), "{part}: {}", text(&output));
+        assert!(text(&output).contains(part), "'{part}' is not in: {}", text(&output));
+        assert!(text(&output).contains("bad.toml:"), "no line in: {}", text(&output));
+    }
+    let missing = run(directory.path(), Path::new("./missing.toml"), &[]);
+    assert!(text(&missing).contains("harness system new NAME"), "{}", text(&missing));
+}
+
+#[test]
+fn a_new_file_is_a_file() {
+    let directory = scratch();
+    let new = || {
+        let mut command = harness(directory.path());
+        command.args(["system", "new", "mykv"]).output().expect("it starts")
+    };
+    let output = new();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    // All that is missing is the program.
+    let file = directory.path().join("mykv.toml");
+    let checked = run(directory.path(), &file, &[]);
+    assert!(text(&checked).contains("the program './mykv' is not found"), "{}", text(&checked));
+    fs::write(directory.path().join("mykv"), "").expect("the disk has room");
+    assert!(directory.path().join("mykv-client.py").exists());
+    let again = new();
+    assert_eq!(again.status.code(), Some(254), "{}", text(&again));
+    assert!(text(&again).contains("is not overwritten"), "{}", text(&again));
+}
+
+#[test]
+fn nothing_outlives_a_harness_that_is_killed() {
+    if !has_python() {
+        return;
+    }
+    let directory = scratch();
+    let file = directory.path().join("forking.toml");
+    // A node that leaves its process group and its parent, as daemons do.
+    let marker = format!("{}/marker", directory.path().display());
+    let system = format!(
+        r#"
+[system]
+name = "forking"
+[roles.node]
+count = 2
+start = ["sh", "-c", "(setsid sh -c 'echo up; exec tail -f /dev/null {marker}' &); echo up; exec tail -f /dev/null {marker}"]
+ports = []
+ready = {{ log = "^up$" }}
+[client]
+kind = "exec"
+command = ["python3", "{{home}}/client.py", "{{home}}/store", "behave"]
+"#
+    );
+    misbehaving(directory.path(), "behave");
+    fs::write(&file, system).expect("the disk has room");
+    fs::write(directory.path().join("marker"), "").expect("the disk has room");
+    let mut harness = harness(directory.path());
+    harness.args(["--system", "./forking.toml", "--time", "60s", "--store", "runs"]);
+    let harness = harness.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut harness = KillOnDrop(harness.expect("the harness starts"));
+    let tails = || tails(&marker);
+    let clients = || processes_with(&format!("{}/client.py", directory.path().display()));
+    wait_until("the nodes and clients run", || tails().len() >= 4 && !clients().is_empty());
+    harness.0.kill().expect("it runs");
+    harness.0.wait().expect("it was killed");
+    wait_until("everything is gone", || tails().is_empty() && clients().is_empty());
+}
+
+struct KillOnDrop(Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs a tree under a keeper, and checks that signals reach all of it.
+fn keeper_holds_a_tree(options: &[&str]) {
+    let directory = scratch();
+    let marker = directory.path().join("marker").display().to_string();
+    let script = format!("(setsid tail -f /dev/null {marker} &); exec tail -f /dev/null {marker}");
+    fs::write(&marker, "").expect("the disk has room");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_harness"));
+    command.arg("__node").args(options).args(["--", "sh", "-c", &script]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut keeper = KillOnDrop(command.spawn().expect("the keeper starts"));
+    let mut stdin = keeper.0.stdin.take().expect("it is piped");
+    let tails = || tails(&marker);
+    let states = || -> Vec<char> {
+        let state = |line: String| {
+            let pid = line.split(' ').next().unwrap_or_default();
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).unwrap_or('?')
+        };
+        tails().into_iter().map(state).collect()
+    };
+    wait_until("both run", || tails().len() == 2);
+    stdin.write_all(b"signal 19\n").expect("the keeper reads");
+    wait_until("both are stopped", || states() == ['T', 'T']);
+    stdin.write_all(b"signal 18\n").expect("the keeper reads");
+    wait_until("both run again", || states().iter().all(|state| *state == 'S'));
+    stdin.write_all(b"signal 9\n").expect("the keeper reads");
+    let status = keeper.0.wait().expect("it is our child");
+    assert!(!status.success());
+    // The keeper exits when the tree is gone, not before.
+    assert!(tails().is_empty());
+}
+
+#[test]
+fn a_keeper_holds_a_tree_in_a_namespace() {
+    keeper_holds_a_tree(&[]);
+}
+
+#[test]
+fn a_keeper_holds_a_tree_without_namespaces() {
+    keeper_holds_a_tree(&["--subreaper"]);
+}
+
+#[test]
+fn a_keeper_exits_as_the_program_did() {
+    use std::os::unix::process::ExitStatusExt as _;
+    for options in [&[][..], &["--subreaper"]] {
+        let status = |script: &str| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_harness"));
+            command.arg("__node").args(options).args(["--", "sh", "-c", script]);
+            let mut keeper = KillOnDrop(command.stdin(Stdio::piped()).spawn().expect("it starts"));
+            let stdin = keeper.0.stdin.take();
+            let status = keeper.0.wait().expect("it is our child");
+            drop(stdin);
+            status
+        };
+        assert_eq!(status("exit 7").code(), Some(7));
+        assert_eq!(status("kill -TERM $$").signal(), Some(15));
+    }
+}
