@@ -81,6 +81,7 @@ impl Cluster {
                 node,
                 replicas,
                 store: StoreId(index(node) as u64 + 1),
+                nonce: 1,
                 bootstrap: true,
                 commit: CommitMode::Logged,
                 rules: Rules::ALL,

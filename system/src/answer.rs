@@ -31,6 +31,8 @@ pub enum ReasonKind {
     Expired,
     /// Too many calls are in flight.
     Overloaded,
+    /// A replica has no room for the value.
+    Full,
     /// The node is stopping.
     Stopping,
     /// The key or the value cannot be stored.
@@ -42,13 +44,14 @@ pub enum ReasonKind {
 
 impl ReasonKind {
     /// Every kind.
-    pub const ALL: [ReasonKind; 9] = [
+    pub const ALL: [ReasonKind; 10] = [
         ReasonKind::Conflict,
         ReasonKind::Refused,
         ReasonKind::Unavailable,
         ReasonKind::Timeout,
         ReasonKind::Expired,
         ReasonKind::Overloaded,
+        ReasonKind::Full,
         ReasonKind::Stopping,
         ReasonKind::Invalid,
         ReasonKind::Unreachable,
@@ -64,6 +67,7 @@ impl ReasonKind {
             ReasonKind::Timeout => "TIMEOUT",
             ReasonKind::Expired => "EXPIRED",
             ReasonKind::Overloaded => "OVERLOADED",
+            ReasonKind::Full => "FULL",
             ReasonKind::Stopping => "STOPPING",
             ReasonKind::Invalid => "INVALID",
             ReasonKind::Unreachable => "UNREACHABLE",
@@ -143,6 +147,12 @@ pub(crate) fn aborted(reason: &AbortReason) -> Status {
             format!("{by} voted no: the transaction is already aborted there"),
             vec![("by", by.to_string()), ("why", "aborted".into())],
         ),
+        AbortReason::Refused { by, reason: NoReason::Full } => refusal(
+            Code::ResourceExhausted,
+            ReasonKind::Full,
+            format!("{by} has no room for the value; delete something, or give it more space"),
+            vec![("by", by.to_string())],
+        ),
         AbortReason::Unavailable { missing } => refuse(
             ReasonKind::Unavailable,
             format!("a write needs every replica; not live: {}", list(missing)),
@@ -197,6 +207,7 @@ mod tests {
                 "why",
                 "aborted",
             ),
+            (AbortReason::Refused { by, reason: NoReason::Full }, ReasonKind::Full, "by", "r2"),
             (
                 AbortReason::Unavailable { missing: missing.clone() },
                 ReasonKind::Unavailable,

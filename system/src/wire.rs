@@ -6,8 +6,8 @@ use bytes::Bytes;
 use proto::v1::{self as pb, envelope};
 
 use crate::protocol::{
-    Blob, Body, CommitMode, Decision, Message, NoReason, Node, PeerKnowledge, ReadId, StoreId,
-    TxnId, Version, Write,
+    Blob, Body, ClusterId, CommitMode, Decision, Message, NoReason, Node, PeerKnowledge, ReadId,
+    Seen, StoreId, TxnId, Version, Write,
 };
 use crate::store::Limits;
 
@@ -44,8 +44,10 @@ pub fn node_from_wire(node: u32) -> Result<Node, Malformed> {
 #[must_use]
 pub fn to_wire(message: Message) -> pb::Envelope {
     pb::Envelope {
+        cluster_id: message.cluster.0,
         store: message.store.0,
         epoch: message.epoch,
+        nonce: message.nonce,
         watermark: Some(txn_to_wire(message.watermark)),
         body: Some(body_to_wire(message.body)),
     }
@@ -57,8 +59,10 @@ pub fn to_wire(message: Message) -> pb::Envelope {
 /// A field is missing, or has an unknown value.
 pub fn from_wire(envelope: pb::Envelope) -> Result<Message, Malformed> {
     Ok(Message {
+        cluster: ClusterId(envelope.cluster_id),
         store: StoreId(envelope.store),
         epoch: envelope.epoch,
+        nonce: envelope.nonce,
         watermark: txn_from_wire(envelope.watermark)?,
         body: body_from_wire(envelope.body.ok_or(Malformed("the body is missing"))?)?,
     })
@@ -89,10 +93,10 @@ pub fn check_bounds(message: &Message, sizes: &Limits) -> Result<(), String> {
 /// Clears the fields of each message of a batch that equal those of the previous message.
 pub(crate) fn compress(envelopes: &mut [pb::Envelope]) {
     let mut before = None;
-    for pb::Envelope { store, epoch, watermark, .. } in envelopes {
-        let facts = Some((*store, *epoch, *watermark));
+    for pb::Envelope { store, epoch, watermark, cluster_id, nonce, .. } in envelopes {
+        let facts = Some((*store, *epoch, *watermark, *cluster_id, *nonce));
         if facts == before {
-            (*store, *epoch, *watermark) = (0, 0, None);
+            (*store, *epoch, *watermark, *cluster_id, *nonce) = Default::default();
         }
         before = facts;
     }
@@ -100,12 +104,12 @@ pub(crate) fn compress(envelopes: &mut [pb::Envelope]) {
 
 /// Restores the fields that the sender cleared, so that each message is complete by itself.
 pub fn expand(envelopes: &mut [pb::Envelope]) {
-    let mut before = (0, 0, None);
-    for pb::Envelope { store, epoch, watermark, .. } in envelopes {
+    let mut before = Default::default();
+    for pb::Envelope { store, epoch, watermark, cluster_id, nonce, .. } in envelopes {
         if watermark.is_none() {
-            (*store, *epoch, *watermark) = before;
+            (*store, *epoch, *watermark, *cluster_id, *nonce) = before;
         }
-        before = (*store, *epoch, *watermark);
+        before = (*store, *epoch, *watermark, *cluster_id, *nonce);
     }
 }
 
@@ -156,14 +160,20 @@ pub(crate) fn found_from_wire(
 fn body_to_wire(body: Body) -> envelope::Body {
     use envelope::Body as Wire;
     match body {
-        Body::Fence { member, commit } => {
+        Body::Fence { member, commit, members, supersedes, seen } => {
             let commit = match commit {
                 CommitMode::Logged => pb::CommitMode::Logged,
                 CommitMode::Votes => pb::CommitMode::Votes,
             };
-            Wire::Fence(pb::Fence { member: member.map(|store| store.0), commit: commit.into() })
+            Wire::Fence(pb::Fence {
+                member: member.map(|store| store.0),
+                commit: commit.into(),
+                members: members.into_iter().map(|store| store.0).collect(),
+                supersedes: supersedes.map(|(epoch, nonce)| pb::Promise { epoch, nonce }),
+                seen: seen.map(seen_to_wire),
+            })
         }
-        Body::FenceOk { incarnation, in_doubt } => {
+        Body::FenceOk { incarnation, in_doubt, start, commits } => {
             let in_doubt = in_doubt
                 .into_iter()
                 .map(|(txn, key)| pb::InDoubt {
@@ -171,7 +181,7 @@ fn body_to_wire(body: Body) -> envelope::Body {
                     key: blob_to_wire(key),
                 })
                 .collect();
-            Wire::FenceOk(pb::FenceOk { incarnation, in_doubt })
+            Wire::FenceOk(pb::FenceOk { incarnation, in_doubt, start, commits })
         }
         Body::Prepare { txn, write, piggybacked } => Wire::Prepare(pb::Prepare {
             txn: Some(txn_to_wire(txn)),
@@ -183,16 +193,17 @@ fn body_to_wire(body: Body) -> envelope::Body {
         Body::VoteNo { txn, reason } => {
             let holder = match reason {
                 NoReason::Locked { holder } => Some(txn_to_wire(holder)),
-                NoReason::Aborted => None,
+                NoReason::Aborted | NoReason::Full => None,
             };
-            Wire::VoteNo(pb::VoteNo { txn: Some(txn_to_wire(txn)), holder })
+            let full = reason == NoReason::Full;
+            Wire::VoteNo(pb::VoteNo { txn: Some(txn_to_wire(txn)), holder, full })
         }
         Body::Decide { txn, decision } => Wire::Decide(pb::Decide {
             txn: Some(txn_to_wire(txn)),
             decision: decision_to_wire(decision).into(),
         }),
-        Body::Ack { txns } => {
-            Wire::Ack(pb::Ack { txns: txns.into_iter().map(txn_to_wire).collect() })
+        Body::Ack { txns, commits } => {
+            Wire::Ack(pb::Ack { txns: txns.into_iter().map(txn_to_wire).collect(), commits })
         }
         Body::Inquire { txn } => Wire::Inquire(pb::Inquire { txn: Some(txn_to_wire(txn)) }),
         Body::Pending { txn } => Wire::Pending(pb::Pending { txn: Some(txn_to_wire(txn)) }),
@@ -212,7 +223,11 @@ fn body_to_wire(body: Body) -> envelope::Body {
             Wire::NotServing(pb::NotServing { read: Some(read_to_wire(read)) })
         }
         Body::Heartbeat => Wire::Heartbeat(pb::Heartbeat {}),
-        Body::Alive { incarnation } => Wire::Alive(pb::Alive { incarnation }),
+        Body::Alive { incarnation, start, promised } => {
+            let promised = promised.map(|(epoch, nonce)| pb::Promise { epoch, nonce });
+            Wire::Alive(pb::Alive { incarnation, start, promised })
+        }
+        Body::Leaving { incarnation } => Wire::Leaving(pb::Leaving { incarnation }),
         Body::Stale { promised } => Wire::Stale(pb::Stale { promised }),
         Body::Veto { txn } => Wire::Veto(pb::Veto { txn: Some(txn_to_wire(txn)) }),
         Body::PeerInquire { txn } => {
@@ -239,15 +254,20 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
                 pb::CommitMode::Votes => CommitMode::Votes,
                 pb::CommitMode::Unspecified => return Err(Malformed("unknown commit mode")),
             };
-            Body::Fence { member: fence.member.map(StoreId), commit }
+            Body::Fence {
+                member: fence.member.map(StoreId),
+                commit,
+                members: fence.members.into_iter().map(StoreId).collect(),
+                supersedes: fence.supersedes.map(|pb::Promise { epoch, nonce }| (epoch, nonce)),
+                seen: fence.seen.map(seen_from_wire).transpose()?,
+            }
         }
-        Wire::FenceOk(ok) => {
-            let in_doubt = ok
-                .in_doubt
+        Wire::FenceOk(pb::FenceOk { incarnation, in_doubt, start, commits }) => {
+            let in_doubt = in_doubt
                 .into_iter()
                 .map(|doubt| Ok((txn_from_wire(doubt.txn)?, blob_from_wire(&doubt.key))))
                 .collect::<Result<_, _>>()?;
-            Body::FenceOk { incarnation: ok.incarnation, in_doubt }
+            Body::FenceOk { incarnation, in_doubt, start, commits }
         }
         Wire::Prepare(prepare) => Body::Prepare {
             txn: txn_from_wire(prepare.txn)?,
@@ -261,6 +281,7 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         Wire::VoteNo(vote) => {
             let reason = match vote.holder {
                 Some(holder) => NoReason::Locked { holder: txn_from_wire(Some(holder))? },
+                None if vote.full => NoReason::Full,
                 None => NoReason::Aborted,
             };
             Body::VoteNo { txn: txn_from_wire(vote.txn)?, reason }
@@ -272,7 +293,7 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         Wire::Ack(ack) => {
             let txns =
                 ack.txns.into_iter().map(|txn| txn_from_wire(Some(txn))).collect::<Result<_, _>>();
-            Body::Ack { txns: txns? }
+            Body::Ack { txns: txns?, commits: ack.commits }
         }
         Wire::Inquire(inquire) => Body::Inquire { txn: txn_from_wire(inquire.txn)? },
         Wire::Pending(pending) => Body::Pending { txn: txn_from_wire(pending.txn)? },
@@ -290,7 +311,11 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         }
         Wire::NotServing(not) => Body::NotServing { read: read_from_wire(not.read)? },
         Wire::Heartbeat(pb::Heartbeat {}) => Body::Heartbeat,
-        Wire::Alive(alive) => Body::Alive { incarnation: alive.incarnation },
+        Wire::Alive(pb::Alive { incarnation, start, promised }) => {
+            let promised = promised.map(|pb::Promise { epoch, nonce }| (epoch, nonce));
+            Body::Alive { incarnation, start, promised }
+        }
+        Wire::Leaving(pb::Leaving { incarnation }) => Body::Leaving { incarnation },
         Wire::Stale(stale) => Body::Stale { promised: stale.promised },
         Wire::Veto(veto) => Body::Veto { txn: txn_from_wire(veto.txn)? },
         Wire::PeerInquire(inquire) => Body::PeerInquire { txn: txn_from_wire(inquire.txn)? },
@@ -305,6 +330,15 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
             Body::PeerAnswer { txn: txn_from_wire(peer.txn)?, answer }
         }
     })
+}
+
+fn seen_to_wire(Seen { incarnation, nonce, voted, commits }: Seen) -> pb::Seen {
+    pb::Seen { incarnation, nonce, voted: Some(txn_to_wire(voted)), commits }
+}
+
+fn seen_from_wire(seen: pb::Seen) -> Result<Seen, Malformed> {
+    let pb::Seen { incarnation, nonce, voted, commits } = seen;
+    Ok(Seen { incarnation, nonce, voted: txn_from_wire(voted)?, commits })
 }
 
 fn decision_to_wire(decision: Decision) -> pb::Decision {
@@ -393,17 +427,40 @@ mod tests {
         ];
         let reason = prop_oneof![
             txn().prop_map(|holder| NoReason::Locked { holder }),
-            Just(NoReason::Aborted)
+            Just(NoReason::Aborted),
+            Just(NoReason::Full)
         ];
+        let seen = (any::<u64>(), any::<u64>(), txn(), any::<u64>()).prop_map(
+            |(incarnation, nonce, voted, commits)| Seen { incarnation, nonce, voted, commits },
+        );
+        let fence = (
+            any::<Option<u64>>(),
+            any::<bool>(),
+            prop::collection::vec(any::<u64>(), 0..4),
+            any::<Option<(u64, u64)>>(),
+            prop::option::of(seen),
+        );
         let handshakes = prop_oneof![
-            (any::<Option<u64>>(), any::<bool>()).prop_map(|(id, votes)| Body::Fence {
+            fence.prop_map(|(id, votes, members, supersedes, seen)| Body::Fence {
                 member: id.map(StoreId),
                 commit: if votes { CommitMode::Votes } else { CommitMode::Logged },
+                members: members.into_iter().map(StoreId).collect(),
+                supersedes,
+                seen,
             }),
-            (any::<u64>(), prop::collection::vec((txn(), blob()), 0..4))
-                .prop_map(|(incarnation, in_doubt)| Body::FenceOk { incarnation, in_doubt }),
+            (any::<[u64; 3]>(), prop::collection::vec((txn(), blob()), 0..4)).prop_map(
+                |([incarnation, start, commits], in_doubt)| Body::FenceOk {
+                    incarnation,
+                    in_doubt,
+                    start,
+                    commits
+                }
+            ),
             Just(Body::Heartbeat),
-            any::<u64>().prop_map(|incarnation| Body::Alive { incarnation }),
+            (any::<[u64; 2]>(), any::<Option<(u64, u64)>>()).prop_map(
+                |([incarnation, start], promised)| Body::Alive { incarnation, start, promised }
+            ),
+            any::<u64>().prop_map(|incarnation| Body::Leaving { incarnation }),
             any::<u64>().prop_map(|promised| Body::Stale { promised }),
         ];
         let writes = prop_oneof![
@@ -417,7 +474,8 @@ mod tests {
             txn().prop_map(|txn| Body::VoteYes { txn }),
             (txn(), reason).prop_map(|(txn, reason)| Body::VoteNo { txn, reason }),
             (txn(), decision()).prop_map(|(txn, decision)| Body::Decide { txn, decision }),
-            prop::collection::vec(txn(), 0..4).prop_map(|txns| Body::Ack { txns }),
+            (prop::collection::vec(txn(), 0..4), any::<u64>())
+                .prop_map(|(txns, commits)| Body::Ack { txns, commits }),
             txn().prop_map(|txn| Body::Inquire { txn }),
             txn().prop_map(|txn| Body::Pending { txn }),
             txn().prop_map(|txn| Body::Veto { txn }),
@@ -441,9 +499,11 @@ mod tests {
     proptest! {
         #[test]
         fn messages_round_trip(
-            body in body(), store in any::<u64>(), epoch in any::<u64>(), watermark in txn(),
+            body in body(), ids in any::<[u64; 4]>(), watermark in txn(),
         ) {
-            let message = Message { store: StoreId(store), epoch, watermark, body };
+            let [cluster, store, epoch, nonce] = ids;
+            let (cluster, store) = (ClusterId(cluster), StoreId(store));
+            let message = Message { cluster, store, epoch, nonce, watermark, body };
             let bytes = to_wire(message.clone()).encode_to_vec();
             let envelope = pb::Envelope::decode(bytes.as_slice()).expect("decodes");
             prop_assert_eq!(from_wire(envelope), Ok(message));
@@ -454,7 +514,8 @@ mod tests {
     fn repeated_fields_are_sent_once() {
         let message = |epoch, seq| {
             let watermark = TxnId::new(epoch, seq);
-            to_wire(Message { store: StoreId(1), epoch, watermark, body: Body::Heartbeat })
+            let (cluster, store, nonce) = (ClusterId(7), StoreId(1), 9);
+            to_wire(Message { cluster, store, epoch, nonce, watermark, body: Body::Heartbeat })
         };
         let batch = [message(1, 1), message(1, 1), message(1, 2), message(2, 2), message(2, 2)];
         let mut sent = batch.clone();
@@ -474,8 +535,10 @@ mod tests {
     #[test]
     fn malformed_messages_are_refused() {
         let valid = to_wire(Message {
+            cluster: ClusterId(7),
             store: StoreId(1),
             epoch: 1,
+            nonce: 9,
             watermark: TxnId::default(),
             body: Body::Decide { txn: TxnId::new(1, 1), decision: Decision::Commit },
         });

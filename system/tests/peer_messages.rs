@@ -1,5 +1,5 @@
 //! Random messages at the peers' port, through the wire format and into the state machines. A stranger,
-//! who does not know the identity of any store, can neither stop a node nor change what the cluster does.
+//! who does not know the identity of a store or of the cluster, can neither stop a node nor change what the cluster does.
 //! Whoever knows it can do harm, but a number out of bounds does none, and nothing panics.
 //!
 //! `TWOPC_FUZZ_BATCHES=10000000 cargo test -p system --test peer_messages` for a long run.
@@ -125,6 +125,7 @@ impl Cluster {
                 node,
                 replicas: REPLICAS,
                 store: store(node),
+                nonce: 0xb007 + index(node) as u64,
                 bootstrap: true,
                 commit,
                 rules: Rules::ALL,
@@ -219,9 +220,6 @@ impl Cluster {
             return;
         }
         let (from, to, _) = self.seen[self.rng.random_range(0..self.seen.len())].clone();
-        if from != Node::Master && to != Node::Master {
-            return;
-        }
         let mut envelopes = Vec::new();
         for _ in 0..self.rng.random_range(1..=BATCH_MAX) {
             let (_, _, message) = &self.seen[self.rng.random_range(0..self.seen.len())];
@@ -273,24 +271,30 @@ fn mutate(rng: &mut impl Rng, envelope: &mut pb::Envelope) {
         let decision = rng.random_range(0..4);
         let (answer, commit) = (rng.random_range(0..6), rng.random_range(0..4));
         let read = Some(pb::ReadId { epoch: 1, n: number(rng, 1), attempt: rng.random() });
-        envelope.body = Some(match rng.random_range(0..16) {
+        envelope.body = Some(match rng.random_range(0..17) {
             0 => Wire::Fence(pb::Fence { commit, ..pb::Fence::default() }),
             1 => Wire::FenceOk(pb::FenceOk {
                 incarnation: number(rng, 1),
                 in_doubt: vec![pb::InDoubt { txn, key }],
+                ..pb::FenceOk::default()
             }),
             2 => Wire::Prepare(pb::Prepare { txn, key, ..pb::Prepare::default() }),
             3 => Wire::VoteYes(pb::VoteYes { txn }),
-            4 => Wire::VoteNo(pb::VoteNo { txn, holder: txn }),
+            4 => Wire::VoteNo(pb::VoteNo { txn, holder: txn, full: rng.random() }),
             5 => Wire::Decide(pb::Decide { txn, decision }),
-            6 => Wire::Ack(pb::Ack { txns: txn.into_iter().collect() }),
+            6 => Wire::Ack(pb::Ack { txns: txn.into_iter().collect(), commits: number(rng, 1) }),
             7 => Wire::Inquire(pb::Inquire { txn }),
             8 => Wire::Read(pb::Read { read, key, wait_ns: rng.random(), ..pb::Read::default() }),
             9 => Wire::Value(pb::Value { read, found: None }),
             10 => Wire::Busy(pb::Busy { read, txn }),
-            11 => Wire::Alive(pb::Alive { incarnation: number(rng, 1) }),
+            11 => Wire::Alive(pb::Alive {
+                incarnation: number(rng, 1),
+                start: number(rng, 1),
+                promised: Some(pb::Promise { epoch: number(rng, 1), nonce: number(rng, 1) }),
+            }),
             12 => Wire::Stale(pb::Stale { promised: number(rng, 1) }),
             13 => Wire::PeerInquire(pb::PeerInquire { txn }),
+            15 => Wire::Leaving(pb::Leaving { incarnation: number(rng, 1) }),
             14 => Wire::PeerAnswer(pb::PeerAnswer { txn, answer }),
             _ => Wire::Veto(pb::Veto { txn }),
         });
@@ -333,7 +337,14 @@ fn strangers_change_nothing() {
             for _ in 0..4 {
                 cluster.honest_step();
             }
-            cluster.hostile_batch(|rng, envelope| envelope.store = rng.random::<u64>() >> 8);
+            cluster.hostile_batch(|rng, envelope| {
+                // Either the store or the cluster is unknown to the stranger.
+                match rng.random_range(0..3) {
+                    0 => envelope.store = rng.random::<u64>() >> 8,
+                    1 => envelope.cluster_id = rng.random::<u64>() >> 8,
+                    _ => envelope.cluster_id = 0,
+                }
+            });
             assert_eq!(cluster.halted, None);
         }
         let before = cluster.hosts[0].outside.committed;

@@ -2,13 +2,16 @@
 //! reads the history, keeps invocations and results as texts, and applies the operations in the order
 //! of the certificate.
 //!
+//! The certificate of a history of transactions is one line with a level and the transactions in their
+//! order: `{"level":"strict-serializable","order":[0,2,1]}`.
+//!
 //! A certificate file has one JSON object a line and key: `{"key":"k0","order":[0,2,1]}`. The order
 //! lists the operations that took effect, by number in the history (from 0, in the order of the
 //! invocations), in the order of their linearization points.
 
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{self, File},
     io::{self, BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
@@ -24,12 +27,20 @@ use crate::{
         verify::{Rejection, verify},
     },
     reading::Reading,
+    transactions::{self, BaseLevel, Level, Rejected, TransactionHistory},
 };
 
 /// A line of a certificate file.
 #[derive(Serialize, Deserialize)]
 struct Line<'a> {
     key: std::borrow::Cow<'a, str>,
+    order: Vec<u32>,
+}
+
+/// The line of a history of transactions.
+#[derive(Serialize, Deserialize)]
+struct TransactionLine {
+    level: String,
     order: Vec<u32>,
 }
 
@@ -55,6 +66,23 @@ impl Certificates {
     pub(crate) fn add(&self, key: &str, order: Vec<u32>) -> io::Result<()> {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         serde_json::to_writer(&mut *out, &Line { key: key.into(), order })?;
+        out.write_all(b"\n")
+    }
+
+    /// Adds the certificate of a history of transactions.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn add_transactions(
+        &self,
+        certificate: &transactions::Certificate,
+    ) -> io::Result<()> {
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let level = certificate.level.to_string();
+        serde_json::to_writer(
+            &mut *out,
+            &TransactionLine { level, order: certificate.order.clone() },
+        )?;
         out.write_all(b"\n")
     }
 
@@ -98,6 +126,9 @@ pub fn verify_file(
     certificates: &Path,
 ) -> Result<Verified, ReadError> {
     let mut reading = Reading::new(history, format, spec, initial)?;
+    if reading.is_of_transactions(history)? {
+        return verify_transactions(history, &reading, certificates);
+    }
     if initial.is_none()
         && reading.spec == Spec::Register
         && is_possible(reading.format)
@@ -132,6 +163,41 @@ pub fn verify_file(
     Ok(match missing.into_keys().min() {
         Some(key) => Verified::Rejected { key, reason: "the key has no certificate".to_owned() },
         None => Verified::Accepted { keys: keys.len(), operations },
+    })
+}
+
+/// Verifies the certificate of a history of transactions.
+fn verify_transactions(
+    path: &Path,
+    reading: &Reading,
+    certificates: &Path,
+) -> Result<Verified, ReadError> {
+    let io = |source| ReadError::Io { path: certificates.to_owned(), source };
+    let text = fs::read_to_string(certificates).map_err(io)?;
+    let malformed = |reason: String| {
+        let path = certificates.to_owned();
+        ReadError::Malformed { path, line: 1, column: 1, reason }
+    };
+    if text.trim().is_empty() {
+        let reason = "it has no certificate".to_owned();
+        return Ok(Verified::Rejected { key: "the history".to_owned(), reason });
+    }
+    let line: TransactionLine = serde_json::from_str(&text).map_err(|error| {
+        malformed(format!("not the certificate of a history of transactions: {error}"))
+    })?;
+    let level: Level = line.level.parse().map_err(malformed)?;
+    if level.base != BaseLevel::Serializable {
+        return Err(malformed(format!("an order shows no {level}, only kinds of serializability")));
+    }
+    let mut history = TransactionHistory::default();
+    reading.stream(path, &mut history, None)?;
+    Ok(match transactions::verify(&history, &line.order, level.order) {
+        Ok(()) => Verified::Accepted { keys: history.keys(), operations: line.order.len() },
+        Err(Rejected { transaction, reason }) => {
+            let key = transaction
+                .map_or("the order".to_owned(), |number| format!("transaction {number}"));
+            Verified::Rejected { key, reason }
+        }
     })
 }
 

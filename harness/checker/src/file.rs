@@ -1,5 +1,6 @@
-//! Checks a history in a file of any known format for linearizability. A history that is larger than
-//! the memory limit is partitioned first.
+//! Checks a history in a file of any known format: operations on single keys for linearizability,
+//! transactions for isolation levels. A history of operations that is larger than the memory limit is
+//! partitioned first.
 
 use std::{
     fs, io,
@@ -25,6 +26,7 @@ use crate::{
     partition::{PartitionEvent, Partitions},
     progress::ProgressObserver,
     reading::{Reading, sorted_bytes},
+    transactions::{self, Level, TransactionHistory, TransactionReport},
 };
 
 /// How to check a file.
@@ -43,6 +45,8 @@ pub struct FileCheckOptions<'a> {
     pub certificates: Option<&'a Certificates>,
     /// Memory in bytes. A larger file is partitioned by key. `None`: no limit.
     pub memory: Option<u64>,
+    /// The isolation level that transactions are judged by. `None`: what they satisfy is reported.
+    pub claim: Option<Level>,
     /// Notified of the progress.
     pub progress: Option<&'a dyn ProgressObserver>,
 }
@@ -70,6 +74,9 @@ pub struct FileReport {
     pub notes: Vec<String>,
     /// Number of partitions that were decided one after the other.
     pub partitions: usize,
+    /// What was found in a history of transactions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transactions: Option<TransactionReport>,
     /// Time to read the file and time to decide, in seconds.
     pub seconds: (f64, f64),
     /// Number of operations of which the history does not say whether they may have happened.
@@ -83,6 +90,9 @@ pub struct FileReport {
 /// The file cannot be read or is malformed.
 pub fn check_file(path: &Path, options: &FileCheckOptions<'_>) -> Result<FileReport, ReadError> {
     let mut reading = Reading::new(path, options.format, options.spec, options.initial)?;
+    if reading.is_of_transactions(path)? {
+        return check_transactions(path, &reading, options);
+    }
     let asks = options.initial.is_none()
         && reading.spec == Spec::Register
         && initial::is_possible(reading.format);
@@ -128,6 +138,58 @@ pub fn check_file(path: &Path, options: &FileCheckOptions<'_>) -> Result<FileRep
     }
     if report.operations == 0 && report.unknown_because.is_empty() {
         report.unknown("the history contains no operations".to_owned());
+    }
+    Ok(report)
+}
+
+/// Checks a history of transactions.
+fn check_transactions(
+    path: &Path,
+    reading: &Reading,
+    options: &FileCheckOptions<'_>,
+) -> Result<FileReport, ReadError> {
+    let io = |source| ReadError::Io { path: path.to_owned(), source };
+    let mut report = FileReport::new(path, reading.format);
+    let size = fs::metadata(path).map_err(io)?.len();
+    if let Some(memory) = options.memory
+        && size > memory
+    {
+        report.unknown(format!(
+            "transactions are judged in memory, which takes about {} MiB; the limit is {} MiB \
+             (--memory)",
+            size.div_ceil(1 << 20),
+            memory >> 20
+        ));
+        return Ok(report);
+    }
+    let start = Instant::now();
+    let mut history = TransactionHistory::default();
+    reading.stream(path, &mut history, options.progress)?;
+    history.seal();
+    let read = start.elapsed();
+    report.keys = history.keys();
+    report.operations = history.len() as u64;
+    let judged = match transactions::judge(&mut history) {
+        Ok(judged) => judged,
+        Err(reason) => {
+            report.unknown(reason);
+            return Ok(report);
+        }
+    };
+    let judgement = transactions::report(&history, &judged, options.claim);
+    report.verdict = judgement.verdict;
+    report.seconds = (read.as_secs_f64(), (start.elapsed() - read).as_secs_f64());
+    if let (Some(certificates), Some(found)) = (options.certificates, &judged.certificate) {
+        certificates.add_transactions(found).map_err(certificate_error)?;
+        report.notes.push(format!(
+            "certified: {} transactions are {}",
+            found.order.len(),
+            found.level
+        ));
+    }
+    report.transactions = Some(judgement);
+    if history.is_empty() {
+        report.unknown("the history contains no transactions".to_owned());
     }
     Ok(report)
 }
@@ -203,6 +265,7 @@ impl FileReport {
             unknown_because: Vec::new(),
             notes: Vec::new(),
             partitions: 1,
+            transactions: None,
             seconds: (0.0, 0.0),
             ambiguous: 0,
         }

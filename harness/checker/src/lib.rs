@@ -27,6 +27,7 @@
 //! more than [`Limits`] allow. Verdicts are exact: there are no false positives and no false negatives.
 //!
 //! - [`linearizability`] decides keys; its documentation describes the algorithms.
+//! - [`transactions`] decides which isolation levels a history of transactions satisfies.
 //! - [`file`](mod@file) checks histories in files, and partitions those that do not fit in memory.
 //! - [`certificate`] writes certificates and verifies them independently.
 //! - [`online`] checks a history while it is being recorded.
@@ -46,6 +47,7 @@ mod partition;
 pub mod progress;
 mod reading;
 pub mod statistics;
+pub mod transactions;
 mod verdict;
 pub mod workloads;
 

@@ -3,7 +3,7 @@
 use std::{fs::File, io::BufReader, path::Path};
 
 use history::{
-    ReadError, Sink,
+    Completion, Invocation, MalformedHistory, MicroOp, ReadError, Sink,
     formats::{self, Ambiguous, Format, ReadSummary},
 };
 
@@ -56,6 +56,20 @@ impl Reading {
         (may_append && !is_chosen).then(|| Reading { spec: Spec::Append, ..self.clone() })
     }
 
+    /// Whether the history consists of transactions: whether its first operation is one.
+    pub(crate) fn is_of_transactions(&self, path: &Path) -> Result<bool, ReadError> {
+        let mut first = FirstOperation::default();
+        // The first operation ends the reading with an error; what comes before may be malformed.
+        let read = self.stream(path, &mut first, None);
+        match first.is_transaction {
+            Some(is_transaction) => Ok(is_transaction),
+            None => match read {
+                Err(error @ ReadError::Io { .. }) => Err(error),
+                _ => Ok(false),
+            },
+        }
+    }
+
     /// No observations so far.
     pub(crate) fn observations(&self) -> Observations {
         let observations = Observations::new(self.spec);
@@ -88,6 +102,41 @@ impl Reading {
                 formats::stream_with(&mut input, self.format, self.ambiguous, sink, path)
             }
         }
+    }
+}
+
+/// Finds out what the first operation of a history is, and takes no other.
+#[derive(Default)]
+struct FirstOperation {
+    is_transaction: Option<bool>,
+}
+
+impl Sink for FirstOperation {
+    fn invoke(
+        &mut self,
+        process: u64,
+        _key: &str,
+        _invocation: Invocation<'_>,
+    ) -> Result<(), MalformedHistory> {
+        self.is_transaction.get_or_insert(false);
+        Err(MalformedHistory::not_idle(process, false))
+    }
+
+    fn complete(
+        &mut self,
+        process: u64,
+        _completion: Completion<'_>,
+    ) -> Result<(), MalformedHistory> {
+        Err(MalformedHistory::not_invoked(process))
+    }
+
+    fn invoke_transaction(
+        &mut self,
+        process: u64,
+        _ops: &[MicroOp<'_, '_>],
+    ) -> Result<(), MalformedHistory> {
+        self.is_transaction.get_or_insert(true);
+        Err(MalformedHistory::not_idle(process, false))
     }
 }
 

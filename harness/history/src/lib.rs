@@ -6,7 +6,7 @@
 //!   [`Operation`]s.
 //! - [`formats`] streams a file in any known format (this one, Jepsen's EDN, `history.txt` and logs,
 //!   Porcupine's data, operations with start and end as JSON or CSV) into a [`Sink`], and [`Value`]
-//!   is what their values are.
+//!   is what their values are. Transactions are passed on as lists of [`MicroOp`]s.
 //! - [`export`] writes a history for Jepsen or Porcupine; [`synthetic`] generates histories.
 //!
 //! ```
@@ -56,7 +56,7 @@ pub use description::RunDescription;
 pub use event::{Action, ClientEvent, ErrorCode, Event, Kind, TIME_MAX, Version};
 pub use function::Function;
 pub use nemesis::NemesisEvent;
-pub use observation::{Completion, Invocation, MalformedHistory, Sink};
+pub use observation::{Completion, Invocation, MalformedHistory, MicroFunction, MicroOp, Sink};
 pub use operation::{Operation, Outcome, PairError, pair};
 pub use read::{EventReader, ReadError, RecordedHistory, read};
 pub use recorder::{Recorder, monotonic_ns};

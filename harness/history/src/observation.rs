@@ -1,6 +1,8 @@
 //! What clients observe, event by event and without copies: the form in which a reader passes a
 //! history on.
 
+use crate::{Outcome, Value};
+
 /// What a client asks of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Invocation<'a> {
@@ -48,7 +50,56 @@ pub enum Completion<'a> {
     Info,
 }
 
+/// What a micro-operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MicroFunction {
+    /// Appends an element to the list of a key.
+    Append,
+    /// Reads a key: the list of its elements, or the value of a register.
+    Read,
+    /// Writes the value of a register.
+    Write,
+}
+
+impl MicroFunction {
+    /// The function with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<MicroFunction> {
+        Some(match name {
+            "append" => MicroFunction::Append,
+            "r" | "read" => MicroFunction::Read,
+            "w" | "write" => MicroFunction::Write,
+            _ => return None,
+        })
+    }
+
+    /// The name, as Jepsen writes it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            MicroFunction::Append => "append",
+            MicroFunction::Read => "r",
+            MicroFunction::Write => "w",
+        }
+    }
+}
+
+/// A micro-operation: one step of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MicroOp<'v, 'a> {
+    /// What it does.
+    pub f: MicroFunction,
+    /// The key.
+    pub key: &'v Value<'a>,
+    /// What it appends or writes; of a read, what it returned. A read has no value before it
+    /// completed, and [`Value::Nil`] stands for that too.
+    pub value: &'v Value<'a>,
+}
+
 /// Takes the events of a history, in the order in which they were observed.
+///
+/// A history consists of operations on single keys, or of transactions. A sink takes those that it
+/// implements, and refuses the others.
 ///
 /// A process has one open operation at a time, and none after [`Completion::Info`]. Keys and values are
 /// texts that are equal exactly if the keys and values of the history are, as its format compares them
@@ -78,6 +129,32 @@ pub trait Sink {
         process: u64,
         completion: Completion<'_>,
     ) -> Result<(), MalformedHistory>;
+
+    /// A process invokes a transaction. Its reads have no values yet.
+    ///
+    /// # Errors
+    /// The transaction does not fit the events before it, or this sink takes no transactions.
+    fn invoke_transaction(
+        &mut self,
+        _process: u64,
+        ops: &[MicroOp<'_, '_>],
+    ) -> Result<(), MalformedHistory> {
+        Err(MalformedHistory::is_transaction(ops))
+    }
+
+    /// The open transaction of a process completes. If it is ok, `ops` are those of the invocation
+    /// with what its reads returned; else there are none, since nothing was observed.
+    ///
+    /// # Errors
+    /// The completion does not fit the events before it, or this sink takes no transactions.
+    fn complete_transaction(
+        &mut self,
+        process: u64,
+        _ops: &[MicroOp<'_, '_>],
+        _outcome: Outcome,
+    ) -> Result<(), MalformedHistory> {
+        Err(MalformedHistory::not_invoked(process))
+    }
 }
 
 /// Why events cannot be a history, in words. The caller adds the position in the file.
@@ -94,6 +171,17 @@ impl MalformedHistory {
         } else {
             format!("process {process} invokes an operation while another one is open")
         })
+    }
+
+    /// A transaction where only operations on single keys are expected.
+    #[must_use]
+    pub fn is_transaction(ops: &[MicroOp<'_, '_>]) -> Self {
+        let steps: Vec<String> =
+            ops.iter().map(|op| format!("[:{} {} {}]", op.f.name(), op.key, op.value)).collect();
+        MalformedHistory(format!(
+            "[{}] is a transaction, and only operations on single keys are expected here",
+            steps.join(" ")
+        ))
     }
 
     /// A process completes an operation while it has none open.

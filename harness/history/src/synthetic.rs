@@ -9,6 +9,7 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use super::{Action, ClientEvent, Event, Function, Kind};
 
 pub mod cas;
+pub mod transactions;
 
 /// The kinds of violation that can be planted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

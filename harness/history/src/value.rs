@@ -108,7 +108,8 @@ impl<'a> Value<'a> {
     }
 
     /// The value in its text form without a copy where it is written as it was read.
-    pub(crate) fn text(&self) -> Cow<'_, str> {
+    #[must_use]
+    pub fn text(&self) -> Cow<'_, str> {
         match self {
             Value::Nil => "nil".into(),
             Value::Number(NumberKind::Integer, digits) => Cow::Borrowed(digits),

@@ -1,6 +1,7 @@
 //! The command `check`: checks recorded runs and history files.
 
 mod files;
+mod transactions;
 
 use std::{
     io::{self, Write},
@@ -8,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use checker::{CheckResult, Limits, Results, Spec, linearizability::frontier::CONFIGURATION_BYTES};
+use checker::{
+    CheckResult, Limits, Results, Spec, linearizability::frontier::CONFIGURATION_BYTES,
+    transactions::Level,
+};
 use clap::Args;
 use history::formats::Format;
 use lab::duration::parse_duration;
@@ -54,6 +58,12 @@ pub struct CheckArgs {
     /// writes, and a read did so before any write.
     #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
     pub initial: Option<String>,
+
+    /// Isolation level that transactions are judged by, for example serializable, snapshot-isolation,
+    /// strict-serializable or PL-2. It decides the exit status. Without it, the levels and anomalies
+    /// of transactions are reported, and only lost appends make them invalid.
+    #[arg(long, value_name = "LEVEL")]
+    pub claim: Option<Level>,
 
     /// Write a certificate for every linearizable key to this file: an order of its operations that
     /// shows it. `harness verify` verifies such files. Takes one history.

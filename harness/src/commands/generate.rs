@@ -1,10 +1,16 @@
 //! The command `generate`: writes a synthetic history.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    str::FromStr,
+};
 
 use checker::Validity;
 use clap::Args;
-use history::synthetic::{self, PlantedViolation, SyntheticOptions};
+use history::synthetic::{
+    self, SyntheticOptions,
+    transactions::{Isolation, LineWriter, PlantedAnomaly, SyntheticWorkload, TransactionOptions},
+};
 
 use super::CommandError;
 
@@ -14,6 +20,20 @@ pub struct GenerateArgs {
     /// Number of operations.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub ops: u64,
+
+    /// Transactions instead of operations on single keys: append (lists) or rw (registers).
+    #[arg(long, value_name = "WORKLOAD")]
+    pub workload: Option<SyntheticWorkload>,
+
+    /// Number of transactions.
+    #[arg(long, value_name = "N", default_value_t = 10_000, requires = "workload")]
+    pub txns: u64,
+
+    /// How the simulated database isolates transactions: read-committed, snapshot-isolation,
+    /// serializable or strict-serializable.
+    #[arg(long, value_name = "LEVEL", default_value = "strict-serializable", requires = "workload",
+          value_parser = Isolation::from_str)]
+    pub level: Isolation,
 
     /// Number of keys.
     #[arg(long, value_name = "K", default_value_t = 16)]
@@ -31,17 +51,24 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub seed: u64,
 
-    /// Plant one violation: stale-read, lost-write, aborted-read, resurrected-delete,
-    /// double-effect or future-read.
+    /// Plant one violation: stale-read, lost-write, aborted-read, resurrected-delete, double-effect or
+    /// future-read; of transactions g0, g1a, g1b, g1c, internal, duplicate-elements,
+    /// incompatible-order, garbage-read, future-read, dirty-update, lost-update, g-single,
+    /// g-nonadjacent, long-fork, g2-item, g-single-process, g-single-realtime or lost-write.
     #[arg(long, value_name = "KIND")]
-    pub violate: Option<PlantedViolation>,
+    pub violate: Option<String>,
 }
 
 /// Writes a synthetic history, linearizable except for the violation that is planted on request.
 ///
 /// # Errors
-/// The output cannot be written.
+/// The violation is none of the history, or the output cannot be written.
 pub fn generate(args: &GenerateArgs, out: &mut impl Write) -> Result<Validity, CommandError> {
+    let mut out = io::BufWriter::with_capacity(1 << 18, out);
+    if let Some(workload) = args.workload {
+        transactions(args, workload, &mut out)?;
+        return Ok(Validity::Valid);
+    }
     let options = SyntheticOptions {
         ops: args.ops,
         keys: args.keys,
@@ -50,13 +77,50 @@ pub fn generate(args: &GenerateArgs, out: &mut impl Write) -> Result<Validity, C
         puts: 45,
         deletes: 10,
         seed: args.seed,
-        violation: args.violate,
+        violation: violation(args)?,
     };
-    let mut out = io::BufWriter::with_capacity(1 << 18, out);
     synthetic::generate(&options, |event| {
         serde_json::to_writer(&mut out, event)?;
         out.write_all(b"\n")
     })?;
     out.flush()?;
     Ok(Validity::Valid)
+}
+
+/// The violation to plant.
+fn violation<T: FromStr<Err = String>>(args: &GenerateArgs) -> Result<Option<T>, CommandError> {
+    let parsed = args.violate.as_deref().map(str::parse).transpose();
+    parsed.map_err(|why| CommandError::Invalid(format!("--violate: {why}")))
+}
+
+/// Writes a synthetic history of transactions.
+fn transactions(
+    args: &GenerateArgs,
+    workload: SyntheticWorkload,
+    out: &mut impl Write,
+) -> Result<(), CommandError> {
+    let anomaly: Option<PlantedAnomaly> = violation(args)?;
+    if let Some(anomaly) = anomaly
+        && workload == SyntheticWorkload::Registers
+        && !anomaly.is_of_registers()
+    {
+        return Err(CommandError::Invalid(format!(
+            "--violate {anomaly}: registers do not show it; --workload append does"
+        )));
+    }
+    let options = TransactionOptions {
+        transactions: args.txns,
+        keys: args.keys,
+        writes_per_key: 32,
+        steps: 7,
+        concurrency: args.concurrency,
+        indeterminate: args.indeterminate,
+        workload,
+        isolation: args.level,
+        seed: args.seed,
+        anomaly,
+    };
+    let mut lines = LineWriter::new(out, workload);
+    synthetic::transactions::generate(&options, |event| lines.event(event))?;
+    Ok(lines.finish()?)
 }

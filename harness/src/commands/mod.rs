@@ -67,6 +67,9 @@ pub enum CommandError {
     /// The arguments contradict each other.
     #[error("{0}")]
     Arguments(&'static str),
+    /// An argument is invalid.
+    #[error("{0}")]
+    Invalid(String),
     /// A certificate file cannot be written.
     #[error("{}: {source}", path.display())]
     Certificates {

@@ -193,6 +193,7 @@ impl Cluster {
             node,
             replicas: REPLICAS,
             store: StoreId(100 + slot),
+            nonce: 0,
             bootstrap: host.records.is_empty(),
             commit: CommitMode::Logged,
             rules: Rules::ALL,

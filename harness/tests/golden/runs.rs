@@ -265,8 +265,12 @@ fn votes_by_handshake(files: &mut Files) {
         if let Entry::Event { event: Event::Message { from: R3, message }, .. } = entry
             && matches!(message.body, Body::VoteYes { txn } if txn == IN_DOUBT)
         {
-            message.body =
-                Body::FenceOk { incarnation: 1, in_doubt: vec![(IN_DOUBT, "k1".into())] };
+            message.body = Body::FenceOk {
+                incarnation: 1,
+                in_doubt: vec![(IN_DOUBT, "k1".into())],
+                start: 0,
+                commits: 0,
+            };
         }
     }
 }

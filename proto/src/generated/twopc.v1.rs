@@ -509,8 +509,27 @@ pub struct Batch {
     /// The messages.
     #[prost(message, repeated, tag = "4")]
     pub envelopes: ::prost::alloc::vec::Vec<Envelope>,
+    /// Who the sender is. In the first batch of a stream, and in no other.
+    #[prost(message, optional, tag = "5")]
+    pub greeting: ::core::option::Option<Greeting>,
 }
-/// A message, with the fields that every message carries. If `watermark` is not set, the first three
+/// Identifies the sender of a stream. Builds before wire version 2 send none.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Greeting {
+    /// The version of this protocol that the sender speaks.
+    #[prost(uint32, tag = "1")]
+    pub wire_version: u32,
+    /// The version of the sender's program, for people.
+    #[prost(string, tag = "2")]
+    pub program: ::prost::alloc::string::String,
+    /// The identity of the sender's store directory.
+    #[prost(fixed64, tag = "3")]
+    pub store: u64,
+    /// The identity of the cluster; 0 if the sender does not know it yet.
+    #[prost(fixed64, tag = "4")]
+    pub cluster_id: u64,
+}
+/// A message, with the fields that every message carries. If `watermark` is not set, the first five
 /// fields are the same as in the previous message of the batch.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Envelope {
@@ -524,10 +543,16 @@ pub struct Envelope {
     /// node.
     #[prost(message, optional, tag = "3")]
     pub watermark: ::core::option::Option<TxnId>,
+    /// The identity of the cluster; 0 if the sender does not know it yet.
+    #[prost(fixed64, tag = "4")]
+    pub cluster_id: u64,
+    /// The nonce of the master's start that the epoch counts.
+    #[prost(fixed64, tag = "5")]
+    pub nonce: u64,
     /// The content.
     #[prost(
         oneof = "envelope::Body",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29"
     )]
     pub body: ::core::option::Option<envelope::Body>,
 }
@@ -593,6 +618,9 @@ pub mod envelope {
         /// Master to replica: votes are missing; veto unless the yes vote is final.
         #[prost(message, tag = "28")]
         Veto(super::Veto),
+        /// Replica to master: the replica stops, by order.
+        #[prost(message, tag = "29")]
+        Leaving(super::Leaving),
     }
 }
 /// A decision that the receiver may not have received.
@@ -629,7 +657,7 @@ pub struct ReadId {
     pub attempt: u32,
 }
 /// Master to replica: promise this epoch.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Fence {
     /// The store id recorded for the receiver's slot, if any.
     #[prost(fixed64, optional, tag = "1")]
@@ -637,6 +665,41 @@ pub struct Fence {
     /// What makes a commit.
     #[prost(enumeration = "CommitMode", tag = "2")]
     pub commit: i32,
+    /// The store ids of all replicas, in the order of the slots; none before they are all recorded.
+    #[prost(fixed64, repeated, tag = "3")]
+    pub members: ::prost::alloc::vec::Vec<u64>,
+    /// The promise that this one supersedes.
+    #[prost(message, optional, tag = "4")]
+    pub supersedes: ::core::option::Option<Promise>,
+    /// What the receiver's store is known to hold.
+    #[prost(message, optional, tag = "5")]
+    pub seen: ::core::option::Option<Seen>,
+}
+/// A replica's promise to a start of the master.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Promise {
+    /// The epoch.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// The nonce of the start.
+    #[prost(fixed64, tag = "2")]
+    pub nonce: u64,
+}
+/// What a replica's store is known to hold.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Seen {
+    /// The last start of the replica that the master has heard of.
+    #[prost(uint64, tag = "1")]
+    pub incarnation: u64,
+    /// The nonce of that start.
+    #[prost(fixed64, tag = "2")]
+    pub nonce: u64,
+    /// The greatest transaction that the replica has voted yes on.
+    #[prost(message, optional, tag = "3")]
+    pub voted: ::core::option::Option<TxnId>,
+    /// The number of commits that the replica has applied.
+    #[prost(uint64, tag = "4")]
+    pub commits: u64,
 }
 /// Replica to master: the epoch is durably promised.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -647,6 +710,12 @@ pub struct FenceOk {
     /// The transactions that are prepared without a decision.
     #[prost(message, repeated, tag = "2")]
     pub in_doubt: ::prost::alloc::vec::Vec<InDoubt>,
+    /// The nonce of this start of the replica.
+    #[prost(fixed64, tag = "3")]
+    pub start: u64,
+    /// The number of commits that are durable at the replica.
+    #[prost(uint64, tag = "4")]
+    pub commits: u64,
 }
 /// Master to replica: vote on this write.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -680,6 +749,9 @@ pub struct VoteNo {
     /// The transaction that locks the key. Not set if this transaction is already aborted here.
     #[prost(message, optional, tag = "2")]
     pub holder: ::core::option::Option<TxnId>,
+    /// The store has no room for the value.
+    #[prost(bool, tag = "3")]
+    pub full: bool,
 }
 /// Master to replica: the decision.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -697,6 +769,9 @@ pub struct Ack {
     /// The transactions.
     #[prost(message, repeated, tag = "1")]
     pub txns: ::prost::alloc::vec::Vec<TxnId>,
+    /// The number of commits that are durable at the replica.
+    #[prost(uint64, tag = "2")]
+    pub commits: u64,
 }
 /// Replica to master: in doubt, asks for the decision.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -761,6 +836,19 @@ pub struct Heartbeat {}
 /// Replica to master: the replica is alive.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Alive {
+    /// The incarnation of the replica.
+    #[prost(uint64, tag = "1")]
+    pub incarnation: u64,
+    /// The nonce of this start of the replica.
+    #[prost(fixed64, tag = "2")]
+    pub start: u64,
+    /// In answer to a Fence that names another promise: the replica's promise.
+    #[prost(message, optional, tag = "3")]
+    pub promised: ::core::option::Option<Promise>,
+}
+/// Replica to master: the replica stops, by order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Leaving {
     /// The incarnation of the replica.
     #[prost(uint64, tag = "1")]
     pub incarnation: u64,

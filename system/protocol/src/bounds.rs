@@ -58,8 +58,19 @@ impl Message {
             }
         }
         match self.body {
-            Body::FenceOk { incarnation, .. } | Body::Alive { incarnation } => {
-                starts(incarnation, "the incarnation")
+            Body::FenceOk { commits, .. } | Body::Ack { commits, .. } if commits > SEQ_MAX => {
+                Err(OutOfBounds("the number of commits"))
+            }
+            Body::FenceOk { incarnation, .. }
+            | Body::Alive { incarnation, promised: None, .. }
+            | Body::Leaving { incarnation } => starts(incarnation, "the incarnation"),
+            Body::Fence { supersedes, seen, .. } => {
+                starts(supersedes.map_or(0, |(epoch, _)| epoch), "the superseded epoch")?;
+                starts(seen.map_or(0, |seen| seen.incarnation), "the incarnation")
+            }
+            Body::Alive { incarnation, promised: Some((epoch, _)), .. } => {
+                starts(incarnation, "the incarnation")?;
+                starts(epoch, "the promised epoch")
             }
             Body::Stale { promised } => starts(promised, "the promised epoch"),
             Body::Read { read: ReadId { n, epoch, .. }, .. }

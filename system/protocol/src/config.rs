@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     rules::Rules,
-    types::{Node, StoreId},
+    types::{Node, Nonce, StoreId},
 };
 
 /// The configuration of a machine: its identity, its cluster, its rules and its timeouts.
@@ -19,6 +19,11 @@ pub struct Config {
     pub replicas: u8,
     /// The identity of this node's store directory.
     pub store: StoreId,
+    /// A number drawn at random for this start of the node. That of the first start of a new
+    /// cluster's master becomes the identity of the cluster. Zero stands for none, as before nonces
+    /// existed: then no copy of a store is detected, and nothing is kept for that.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nonce: Nonce,
     /// Whether a node with an empty store may join a new cluster.
     pub bootstrap: bool,
     /// What makes a commit.
@@ -28,6 +33,11 @@ pub struct Config {
     pub rules: Rules,
     /// The timeouts.
     pub timing: Timing,
+}
+
+/// Whether a number is zero, which is left out of serialised forms.
+pub(super) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Config {

@@ -17,6 +17,7 @@
 //! `answer_unknown`, which rely on the master's log, and the module `takeover`, for clusters in which
 //! the replicas' votes make the commit.
 
+mod identity;
 mod membership;
 mod reads;
 mod recovery;
@@ -26,9 +27,10 @@ mod writes;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{
-    AbortReason, Body, CallId, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn,
-    Message, NoReason, Node, PeerKnowledge, ReadId, Record, Replicas, Reply, Request, Rule, Status,
-    StoreId, TimerId, Timing, TxnId, Value, Version, Write, bounds, record,
+    AbortReason, Body, CallId, ClusterId, CommitMode, Config, Decision, Effect, Event, HaltKind,
+    Key, Lsn, Message, NoReason, Node, Nonce, PeerKnowledge, ReadId, Record, Replicas, Reply,
+    Request, Rule, Seen, Status, StoreId, TimerId, Timing, TxnId, Value, Version, Write, bounds,
+    record,
 };
 
 /// How often the retransmission interval doubles before it stays constant.
@@ -41,6 +43,12 @@ pub struct Coordinator {
     /// The last record appended by this incarnation.
     lsn: Lsn,
     epoch: u64,
+    /// The identity of the cluster.
+    cluster: ClusterId,
+    /// The nonces of this master's earlier epochs.
+    earlier_starts: BTreeMap<u64, Nonce>,
+    /// Logged mode: the number of commits that this master and the earlier ones have decided.
+    commits: u64,
     /// EPOCH is durable, so the machine may act.
     active: bool,
     /// The machine has halted and ignores events.
@@ -81,6 +89,14 @@ struct Member {
     missed_heartbeats: u8,
     /// The operator has been warned about a different store in this slot.
     warned: bool,
+    /// The replica has sent the identity of the cluster, so it knows it.
+    knows_cluster: bool,
+    /// The promise that the replica has reported, if any: an epoch and its nonce.
+    promise: Option<(u64, Nonce)>,
+    /// What the replica's store is known to hold.
+    seen: Seen,
+    /// The number of commits in the last SEEN.
+    recorded: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -169,6 +185,9 @@ impl Coordinator {
         let mut this = Coordinator {
             lsn: 0,
             epoch: 0,
+            cluster: ClusterId::default(),
+            earlier_starts: BTreeMap::new(),
+            commits: 0,
             active: false,
             halted: false,
             last_seq: 0,
@@ -196,6 +215,7 @@ impl Coordinator {
             }
         }
         this.epoch += 1;
+        this.record_start(records, &mut effects);
         let epoch = Record::Epoch { epoch: this.epoch, replicas: this.config.replicas };
         let lsn = this.append(epoch, &mut effects);
         effects.push(Effect::Force(lsn));
@@ -226,6 +246,8 @@ impl Coordinator {
                 self.send_read(self.last_read, get, effects);
             }
             Event::Persisted(lsn) => self.on_persisted(lsn, effects),
+            // The driver accepts no more calls, and waits for those in progress.
+            Event::Leave => {}
             // Before EPOCH is durable the recovered records may still be lost, so no answer may
             // rely on them. Senders retransmit.
             _ if !self.active => {}
@@ -240,6 +262,7 @@ impl Coordinator {
             Event::Timer(TimerId::Heartbeat) => self.on_heartbeat_timer(effects),
             Event::Message { from: Node::Master, .. }
             | Event::Timer(_)
+            | Event::Room { .. }
             | Event::ReadResult { .. }
             | Event::ReadFailed { .. } => {
                 unreachable!(
@@ -251,7 +274,14 @@ impl Coordinator {
 
     /// Wraps a body into a message from this node, with the fields that every message carries.
     fn message(&self, body: Body) -> Message {
-        Message { store: self.config.store, epoch: self.epoch, watermark: self.watermark(), body }
+        Message {
+            cluster: self.cluster,
+            store: self.config.store,
+            epoch: self.epoch,
+            nonce: self.config.nonce,
+            watermark: self.watermark(),
+            body,
+        }
     }
 
     /// The state that monitoring may see.
@@ -322,9 +352,12 @@ impl Coordinator {
 
     fn on_message(&mut self, slot: u8, message: Message, effects: &mut Vec<Effect>) {
         let out_of_bounds = self.out_of_bounds(&message);
-        let Message { store, epoch, watermark, body } = message;
+        let Message { cluster, store, epoch, nonce, watermark, body } = message;
         if !self.admit(slot, store, epoch, &body, effects) {
             return;
+        }
+        if self.is_of_other_cluster(slot, cluster, &body) {
+            return effects.push(bounds::refuse(Node::Replica(slot), "it is of another cluster"));
         }
         if let Some(why) = out_of_bounds {
             return effects.push(bounds::refuse(Node::Replica(slot), why));
@@ -332,27 +365,42 @@ impl Coordinator {
         if epoch > self.epoch {
             return self.superseded(epoch, effects);
         }
+        if self.halts_as_copy(slot, epoch, nonce, effects) {
+            return;
+        }
+        self.note_vote(slot, &body);
         self.members[usize::from(slot) - 1].missed_heartbeats = 0;
         match body {
-            Body::FenceOk { incarnation, in_doubt } if epoch == self.epoch => {
-                self.on_fence_ok(slot, incarnation, in_doubt, watermark, effects);
+            Body::FenceOk { incarnation, in_doubt, start, commits } if epoch == self.epoch => {
+                if !self.halts_without_commits(slot, commits, effects) {
+                    let replica = (incarnation, start, commits);
+                    self.on_fence_ok(slot, replica, in_doubt, watermark, effects);
+                }
             }
-            Body::Alive { incarnation } => {
+            Body::Alive { incarnation, start, promised } => {
                 let member = &mut self.members[usize::from(slot) - 1];
+                member.promise = promised.or(member.promise);
                 if incarnation > member.incarnation {
                     member.incarnation = incarnation;
                     member.live = false;
                 }
+                if self.is_other_start(slot, incarnation, start) {
+                    // The Fence tells it.
+                    self.members[usize::from(slot) - 1].live = false;
+                }
+                let member = &self.members[usize::from(slot) - 1];
                 // At the beginning of the cluster a Fence would only be answered by another Alive.
                 if incarnation == member.incarnation && !member.live && self.names_members() {
                     self.send_fence(slot, effects);
                 }
             }
+            Body::Leaving { incarnation } => self.on_leaving(slot, incarnation, effects),
             Body::VoteYes { txn } => self.on_vote_yes(slot, txn, false, effects),
             Body::Inquire { txn } => self.on_vote_yes(slot, txn, true, effects),
             Body::VoteNo { txn, reason } => self.on_vote_no(slot, txn, reason, effects),
             Body::PeerAnswer { txn, answer } => self.on_peer_answer(slot, txn, answer, effects),
-            Body::Ack { txns } => {
+            Body::Ack { txns, commits } => {
+                self.note_commits(slot, commits, effects);
                 for txn in txns {
                     self.on_ack(slot, txn, effects);
                 }

@@ -30,7 +30,7 @@
 //! impl Operator for Void {}
 //! impl Environment for Void {}
 //!
-//! # let config = Config { node: Node::Replica(1), replicas: 1, store: StoreId(1), bootstrap: true,
+//! # let config = Config { node: Node::Replica(1), replicas: 1, store: StoreId(1), nonce: 0, bootstrap: true,
 //! #     commit: CommitMode::Logged, rules: Rules::ALL, timing: Timing::default() };
 //! let (mut machine, effects) = Machine::recover(config, &[]);
 //! let Ok(halt) = driver::perform_all(&mut machine, effects, &mut Void);
@@ -203,7 +203,7 @@ mod tests {
     use std::convert::Infallible;
 
     use super::{
-        super::{Body, CommitMode, Config, ReadId, Rules, StoreId, Timing, TxnId},
+        super::{Body, ClusterId, CommitMode, Config, ReadId, Rules, StoreId, Timing, TxnId},
         *,
     };
 
@@ -268,6 +268,7 @@ mod tests {
             node: Node::Replica(1),
             replicas: 1,
             store: StoreId(1),
+            nonce: 0,
             bootstrap: true,
             commit: CommitMode::Logged,
             rules: Rules::ALL,
@@ -277,7 +278,10 @@ mod tests {
         let before = machine.clone();
         let read = ReadId { epoch: 1, n: 2, attempt: 0 };
         let (store, watermark, body) = (StoreId(1), TxnId::default(), Body::Heartbeat);
-        let (to, message) = (Node::Master, Message { store, epoch: 0, watermark, body });
+        let (to, message) = (
+            Node::Master,
+            Message { cluster: ClusterId(0), store, epoch: 0, nonce: 0, watermark, body },
+        );
         let effects = vec![
             Effect::Append(Record::Commit { txn: TxnId::new(1, 1) }),
             Effect::Serve { read, key: "k".into() },

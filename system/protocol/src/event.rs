@@ -33,12 +33,20 @@ pub enum Event {
     Persisted(Lsn),
     /// A timer expired.
     Timer(TimerId),
+    /// The process is about to stop, by order. The machine says so and then takes no more events.
+    Leave,
     /// The result of a read that was requested with [`Effect::Serve`]. It does not change the machine.
     ReadResult {
         /// The read.
         read: ReadId,
         /// The version and value of the key; `None` if it is absent.
         found: Option<(Version, Value)>,
+    },
+    /// Whether the store has no room for further values (replica only). From then on, writes that store a
+    /// value are refused, or accepted again.
+    Room {
+        /// There is none.
+        full: bool,
     },
     /// A read that was requested with [`Effect::Serve`] met a damaged entry: what the store holds under
     /// its key is not known. It does not change the machine.

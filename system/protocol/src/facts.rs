@@ -19,6 +19,14 @@ enum Slot {
     Watermark,
     /// The store of a node.
     Member(Node),
+    /// The identity of the cluster.
+    Cluster,
+    /// The nonce of an epoch.
+    Start(u64),
+    /// The number of commits.
+    Commits,
+    /// What a replica's store was known to hold.
+    Seen(u8),
     /// The mark of votes mode.
     Votes,
     /// The last transaction whose yes vote is final.
@@ -39,6 +47,10 @@ impl Slot {
             Record::Incarnation { .. } => Slot::Incarnation,
             Record::Watermark { .. } => Slot::Watermark,
             Record::Member { node, .. } => Slot::Member(node),
+            Record::Cluster { .. } => Slot::Cluster,
+            Record::Start { epoch, .. } => Slot::Start(epoch),
+            Record::Commits { .. } => Slot::Commits,
+            Record::Seen { slot, .. } => Slot::Seen(slot),
             Record::Votes => Slot::Votes,
             Record::Frozen { .. } => Slot::Frozen,
             Record::CommitDecision { txn, .. } | Record::End { txn } => Slot::CommitDecision(txn),
@@ -137,6 +149,7 @@ fn is_obsolete(record: &Record, held: &Record) -> bool {
             | Record::Promise { .. }
             | Record::Incarnation { .. }
             | Record::Watermark { .. }
+            | Record::Commits { .. }
             | Record::Frozen { .. },
             held,
         ) => held >= record,

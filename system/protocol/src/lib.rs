@@ -64,7 +64,8 @@
 //! - Gets go through the master: while it is down, there are none.
 //! - The membership is static, and a replica that lost its disk cannot rejoin with an empty one.
 //! - Receivers tolerate messages that are lost, duplicated, reordered and delayed without bound,
-//!   also across restarts, but not forged ones.
+//!   also across restarts. Who knows the identities of the cluster and of its stores can forge
+//!   messages: they are secrets only as long as nobody listens.
 
 mod bounds;
 mod config;
@@ -89,7 +90,8 @@ pub use participant::Participant;
 pub use record::Record;
 pub use rules::{Rule, Rules};
 pub use types::{
-    Blob, CallId, Decision, Key, Lsn, Node, ReadId, Replicas, StoreId, TxnId, Value, Version, Write,
+    Blob, CallId, ClusterId, Decision, Key, Lsn, Node, Nonce, ReadId, Replicas, Seen, StoreId,
+    TxnId, Value, Version, Write,
 };
 
 /// The state machine of a node: the coordinator at the master, the participant at a replica.
@@ -152,6 +154,16 @@ impl Machine {
         match self {
             Machine::Coordinator(machine) => machine.rebase(durable),
             Machine::Participant(machine) => machine.rebase(durable),
+        }
+    }
+
+    /// The identities that the node knows, which other nodes have to prove: of the cluster, and of
+    /// each node's store.
+    #[must_use]
+    pub fn identities(&self) -> (ClusterId, Vec<(Node, StoreId)>) {
+        match self {
+            Machine::Coordinator(machine) => machine.identities(),
+            Machine::Participant(machine) => machine.identities(),
         }
     }
 

@@ -6,17 +6,25 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    config::CommitMode,
-    types::{Decision, Key, Node, ReadId, StoreId, TxnId, Value, Version, Write},
+    config::{CommitMode, is_zero},
+    types::{
+        ClusterId, Decision, Key, Node, Nonce, ReadId, Seen, StoreId, TxnId, Value, Version, Write,
+    },
 };
 
 /// A message between two nodes, with the fields that every message carries.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Message {
+    /// The sender's cluster; unknown to a replica that no master has fenced yet.
+    #[serde(default, skip_serializing_if = "ClusterId::is_unknown")]
+    pub cluster: ClusterId,
     /// The sender's store. A node that lost its directory comes back with a different one.
     pub store: StoreId,
     /// From the master, its own epoch; from a replica, the promised epoch.
     pub epoch: u64,
+    /// The nonce of the start of the master that the epoch counts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub nonce: Nonce,
     /// From the master, its watermark: every transaction below it is aborted, or committed and
     /// acknowledged by all. From a replica, the greatest watermark that it has received.
     #[serde(alias = "floor")]
@@ -37,6 +45,16 @@ pub enum Body {
         /// What makes a commit.
         #[serde(default, skip_serializing_if = "CommitMode::is_logged")]
         commit: CommitMode,
+        /// The stores of all replicas, in the order of the slots; none if they are not recorded yet.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        members: Vec<StoreId>,
+        /// The promise that this one supersedes: an epoch and the nonce of its master. A replica
+        /// with another promise answers with `Alive`, which names it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        supersedes: Option<(u64, Nonce)>,
+        /// What the receiver's store is known to hold. A store that holds less is an older copy.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seen: Option<Seen>,
     },
     /// Replica to master: the epoch is durably promised.
     FenceOk {
@@ -45,6 +63,12 @@ pub enum Body {
         incarnation: u64,
         /// Transactions that are prepared without a decision, and the keys that they lock.
         in_doubt: Vec<(TxnId, Key)>,
+        /// The nonce of this start of the replica.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        start: Nonce,
+        /// The number of commits that are durable here.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        commits: u64,
     },
     /// Master to replica: vote on this write.
     Prepare {
@@ -80,6 +104,9 @@ pub enum Body {
     Ack {
         /// The transactions whose outcomes are durable.
         txns: Vec<TxnId>,
+        /// The number of commits that are durable here.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        commits: u64,
     },
     /// Replica to master: in doubt, asks for the decision.
     Inquire {
@@ -131,6 +158,18 @@ pub enum Body {
         /// The incarnation of the replica.
         #[serde(alias = "boot")]
         incarnation: u64,
+        /// The nonce of this start of the replica.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        start: Nonce,
+        /// In answer to a `Fence` that names another promise: this replica's promise, an epoch and
+        /// the nonce of its master.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        promised: Option<(u64, Nonce)>,
+    },
+    /// Replica to master: this replica stops, by order. Nobody has to wait for it.
+    Leaving {
+        /// The incarnation of the replica.
+        incarnation: u64,
     },
     /// Replica to master: a newer master has fenced the receiver off.
     Stale {
@@ -169,6 +208,8 @@ pub enum NoReason {
     },
     /// The transaction is already aborted here.
     Aborted,
+    /// The store has no room for the value.
+    Full,
 }
 
 /// What a replica knows about a transaction when another node inquires.
@@ -265,7 +306,7 @@ impl Body {
             | Body::Veto { txn }
             | Body::PeerInquire { txn }
             | Body::PeerAnswer { txn, .. } => std::slice::from_ref(txn),
-            Body::Ack { txns } => txns,
+            Body::Ack { txns, .. } => txns,
             Body::Fence { .. }
             | Body::FenceOk { .. }
             | Body::Read { .. }
@@ -273,6 +314,7 @@ impl Body {
             | Body::NotServing { .. }
             | Body::Heartbeat
             | Body::Alive { .. }
+            | Body::Leaving { .. }
             | Body::Stale { .. } => &[],
         }
     }
@@ -298,6 +340,7 @@ impl Body {
             Body::NotServing { .. } => "not-serving",
             Body::Heartbeat => "heartbeat",
             Body::Alive { .. } => "alive",
+            Body::Leaving { .. } => "leaving",
             Body::Stale { .. } => "stale",
             Body::Veto { .. } => "veto",
             Body::PeerInquire { .. } => "peer-inquire",

@@ -12,6 +12,7 @@
 //! - A prepared transaction is resolved only by the decision, from a node that knows it.
 
 mod freeze;
+mod identity;
 mod membership;
 mod reads;
 mod recovery;
@@ -21,9 +22,9 @@ mod transactions;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
-    Body, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message, NoReason, Node,
-    PeerKnowledge, ReadId, Record, Replicas, Rule, Status, StoreId, TimerId, TxnId, Write, bounds,
-    record,
+    Body, ClusterId, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message,
+    NoReason, Node, Nonce, PeerKnowledge, ReadId, Record, Replicas, Rule, Status, StoreId, TimerId,
+    TxnId, Write, bounds, record,
 };
 
 /// The participant of one replica.
@@ -40,6 +41,18 @@ pub struct Participant {
     halted: bool,
     /// The promised epoch; messages of a lower one are refused.
     promised: u64,
+    /// The nonce of the promised epoch's master.
+    promised_nonce: Nonce,
+    /// The identity of the cluster, once a master has told it.
+    cluster: ClusterId,
+    /// The stores of all replicas, in the order of the slots, as the master has named them.
+    stores: Vec<Option<StoreId>>,
+    /// The greatest transaction whose PREPARE has been durable here.
+    voted: TxnId,
+    /// The number of commits that are appended here.
+    commits: u64,
+    /// The number of commits that are durable here.
+    durable_commits: u64,
     /// The handshake of the promised epoch is complete in this incarnation.
     fenced: bool,
     /// The master's store, once a master has fenced this replica.
@@ -57,6 +70,16 @@ pub struct Participant {
     deferred: VecDeque<(Lsn, Deferred)>,
     /// Votes mode only: which yes votes are final.
     frozen: freeze::Frozen,
+    /// The store has no room for further values.
+    full: bool,
+}
+
+/// The sender of a master's message, as the message has it.
+struct Master {
+    cluster: ClusterId,
+    store: StoreId,
+    epoch: u64,
+    nonce: Nonce,
 }
 
 /// The state of a transaction at a participant.
@@ -130,6 +153,12 @@ impl Participant {
             active: false,
             halted: false,
             promised: 0,
+            promised_nonce: 0,
+            cluster: ClusterId::default(),
+            stores: vec![None; usize::from(config.replicas)],
+            voted: TxnId::default(),
+            commits: 0,
+            durable_commits: 0,
             fenced: false,
             master_store: None,
             warned: false,
@@ -139,6 +168,7 @@ impl Participant {
             waiting_reads: BTreeMap::new(),
             deferred: VecDeque::new(),
             frozen: freeze::Frozen::default(),
+            full: false,
             config,
         };
         if let Err(why) = this.check_identity(records) {
@@ -179,6 +209,7 @@ impl Participant {
         }
         match event {
             Event::Persisted(lsn) => self.on_persisted(lsn, effects),
+            Event::Room { full } => self.full = full,
             // Before INCARNATION is durable the recovered records may still be lost, so no message
             // may rely on them. Senders retransmit.
             _ if !self.active => {}
@@ -187,6 +218,12 @@ impl Participant {
             }
             Event::Message { from: Node::Replica(slot), message } => {
                 self.on_peer_message(slot, message, effects);
+            }
+            Event::Leave => {
+                // From now on the machine is silent, so that the master does not take it for live.
+                let incarnation = self.incarnation;
+                self.send(Node::Master, Body::Leaving { incarnation }, effects);
+                self.halted = true;
             }
             Event::Timer(TimerId::InquiryTimeout(txn)) => self.on_inquiry_timeout(txn, effects),
             Event::Timer(TimerId::ReadWait(read)) => self.on_read_wait_timeout(read, effects),
@@ -201,7 +238,14 @@ impl Participant {
 
     /// Wraps a body into a message from this node, with the fields that every message carries.
     fn message(&self, body: Body) -> Message {
-        Message { store: self.config.store, epoch: self.promised, watermark: self.watermark, body }
+        Message {
+            cluster: self.cluster,
+            store: self.config.store,
+            epoch: self.promised,
+            nonce: self.promised_nonce,
+            watermark: self.watermark,
+            body,
+        }
     }
 
     /// The state that monitoring may see.
@@ -238,6 +282,9 @@ impl Participant {
             this.config.node = Node::Replica(slot(own));
         }
         this.config.store = store(self.config.store);
+        for (old, id) in (1..).zip(&self.stores) {
+            this.stores[usize::from(slot(old)) - 1] = id.map(store);
+        }
         for state in this.txns.values_mut() {
             if let TxnState::Prepared { prepared_peers, .. } = state {
                 *prepared_peers = prepared_peers.renamed(slot);
@@ -268,6 +315,7 @@ impl Participant {
                 Deferred::Promise(_) => {}
                 Deferred::Prepare(txn) => self.on_prepare_durable(txn, effects),
                 Deferred::Commit(txn) => {
+                    self.durable_commits += u64::from(self.counts_commits());
                     if let Some(TxnState::Committed { durable }) = self.txns.get_mut(&txn) {
                         *durable = true;
                         acks.push(txn);
@@ -299,7 +347,7 @@ impl Participant {
 
     fn on_master_message(&mut self, message: Message, effects: &mut Vec<Effect>) {
         let far_ahead = self.is_far_ahead(&message);
-        let Message { store, epoch, watermark, body } = message;
+        let Message { cluster, store, epoch, nonce, watermark, body } = message;
         let rules = self.config.rules;
         if self.master_store.is_some_and(|known| known != store)
             && rules.keep(Rule::EmptyStoreRefused)
@@ -314,6 +362,13 @@ impl Participant {
             }
             return;
         }
+        if let Some(why) = self.contradicts_promise(cluster, epoch, nonce) {
+            if cluster == self.cluster {
+                // The answer says which promise this replica keeps.
+                self.send(Node::Master, Body::Stale { promised: self.promised }, effects);
+            }
+            return effects.push(bounds::refuse(Node::Master, why));
+        }
         let prepares = matches!(body, Body::Prepare { .. });
         if epoch < self.promised && (rules.keep(Rule::EpochCheck) || !prepares) {
             self.send(Node::Master, Body::Stale { promised: self.promised }, effects);
@@ -324,8 +379,8 @@ impl Participant {
             let why = format!("epoch {epoch} or a transaction in it is too far ahead");
             return effects.push(bounds::refuse(Node::Master, &why));
         }
-        if let Body::Fence { member, commit } = body {
-            self.on_fence(store, epoch, member, commit, effects);
+        if let Body::Fence { .. } = body {
+            self.on_fence(Master { cluster, store, epoch, nonce }, &body, effects);
         }
         if epoch > self.promised {
             // This master has not fenced the replica yet: the message was reordered, or it is a
@@ -350,7 +405,7 @@ impl Participant {
                 self.on_read(read, key, wait, effects);
             }
             Body::Heartbeat => {
-                self.send(Node::Master, Body::Alive { incarnation: self.incarnation }, effects);
+                self.send(Node::Master, self.alive(), effects);
             }
             Body::Veto { txn } => self.answer_inquiry(txn, Node::Master, true, effects),
             Body::PeerInquire { txn } => self.answer_inquiry(txn, Node::Master, false, effects),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     config::CommitMode,
-    types::{Key, Node, StoreId, TxnId, Write},
+    types::{ClusterId, Key, Node, Nonce, Seen, StoreId, TxnId, Write},
 };
 
 /// A durable record of one node.
@@ -29,6 +29,35 @@ pub enum Record {
         node: Node,
         /// The store's identity.
         store: StoreId,
+    },
+    /// Both: the identity of the cluster. The master draws it with the first record of its store, or
+    /// at its first start after an upgrade. A replica records it with its first `FenceOk`.
+    Cluster {
+        /// The identity.
+        id: ClusterId,
+    },
+    /// Both: the nonce of the master's start that an epoch counts. The master keeps one for each of
+    /// its epochs, appended before EPOCH; a replica before PROMISE.
+    Start {
+        /// The epoch.
+        epoch: u64,
+        /// The nonce of the start.
+        nonce: Nonce,
+    },
+    /// Both, logged mode at the master: how many commits this node has decided (master) or applied
+    /// (replica). The master appends it before each COMMIT, and so never counts too few; a replica
+    /// after, and so never counts too many. The greatest counts.
+    Commits {
+        /// The number.
+        count: u64,
+    },
+    /// Master: what a replica's store was known to hold. Lazy: losing it only weakens the detection
+    /// of a store that was replaced by an older copy.
+    Seen {
+        /// The replica.
+        slot: u8,
+        /// What it had made durable.
+        seen: Seen,
     },
     /// Both: the cluster runs in votes mode. Appended with the first records of the store. Without
     /// it the cluster runs in logged mode.
@@ -114,6 +143,15 @@ pub(super) fn owner(records: &[Record], store: StoreId) -> Result<Option<Node>, 
     Ok(own)
 }
 
+/// The nonce of an epoch; 0 if the records do not hold it.
+pub(super) fn nonce_of(records: &[Record], epoch: u64) -> Nonce {
+    let nonce = records.iter().find_map(|record| match record {
+        Record::Start { epoch: of, nonce } if *of == epoch => Some(*nonce),
+        _ => None,
+    });
+    nonce.unwrap_or_default()
+}
+
 /// Checks that the cluster of these records uses this commit mode; the error is for the operator. A
 /// store that does not name a mode, and has never been started, may still begin with either.
 pub(super) fn check_mode(records: &[Record], commit: CommitMode) -> Result<(), String> {
@@ -137,6 +175,10 @@ impl Record {
         match self {
             Record::Epoch { .. } => "epoch",
             Record::Member { .. } => "member",
+            Record::Cluster { .. } => "cluster",
+            Record::Start { .. } => "start",
+            Record::Commits { .. } => "commits",
+            Record::Seen { .. } => "seen",
             Record::Votes => "votes",
             Record::CommitDecision { .. } | Record::Commit { .. } => "commit",
             Record::End { .. } => "end",

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 
 use super::{
     AbortReason, Body, Decision, Effect, Event, NoReason, Node, PeerKnowledge, ReadId, Record,
-    Reply, Request, TimerId, TxnId, Write,
+    Reply, Request, Seen, TimerId, TxnId, Write,
 };
 
 impl Display for Decision {
@@ -33,6 +33,7 @@ impl Display for NoReason {
         match self {
             NoReason::Locked { holder } => write!(f, "locked by {holder}"),
             NoReason::Aborted => f.write_str("aborted"),
+            NoReason::Full => f.write_str("full"),
         }
     }
 }
@@ -82,7 +83,7 @@ impl Display for Body {
         match self {
             Body::Fence { member: None, .. } => f.write_str("Fence unknown store"),
             Body::Fence { member: Some(store), .. } => write!(f, "Fence store {store}"),
-            Body::FenceOk { incarnation, in_doubt } => {
+            Body::FenceOk { incarnation, in_doubt, .. } => {
                 write!(
                     f,
                     "FenceOk incarnation {incarnation}{}",
@@ -95,7 +96,7 @@ impl Display for Body {
             Body::VoteYes { txn } => write!(f, "VoteYes {txn}"),
             Body::VoteNo { txn, reason } => write!(f, "VoteNo {txn} ({reason})"),
             Body::Decide { txn, decision } => write!(f, "Decide {txn} {decision}"),
-            Body::Ack { txns } => write!(f, "Ack{}", Listed(" ", txns)),
+            Body::Ack { txns, .. } => write!(f, "Ack{}", Listed(" ", txns)),
             Body::Inquire { txn } => write!(f, "Inquire {txn}"),
             Body::Pending { txn } => write!(f, "Pending {txn}"),
             Body::Read { read, key, piggybacked, .. } => {
@@ -108,7 +109,11 @@ impl Display for Body {
             Body::Busy { read, txn } => write!(f, "Busy {read} (locked by {txn})"),
             Body::NotServing { read } => write!(f, "NotServing {read}"),
             Body::Heartbeat => f.write_str("Heartbeat"),
-            Body::Alive { incarnation } => write!(f, "Alive incarnation {incarnation}"),
+            Body::Alive { incarnation, promised: Some((epoch, _)), .. } => {
+                write!(f, "Alive incarnation {incarnation}, promised {epoch}")
+            }
+            Body::Alive { incarnation, .. } => write!(f, "Alive incarnation {incarnation}"),
+            Body::Leaving { incarnation } => write!(f, "Leaving incarnation {incarnation}"),
             Body::Stale { promised } => write!(f, "Stale, promised {promised}"),
             Body::Veto { txn } => write!(f, "Veto {txn}"),
             Body::PeerInquire { txn } => write!(f, "PeerInquire {txn}"),
@@ -122,6 +127,15 @@ impl Display for Record {
         match self {
             Record::Epoch { epoch, replicas } => write!(f, "EPOCH {epoch} of {replicas} replicas"),
             Record::Member { node, store } => write!(f, "MEMBER {node} is store {store}"),
+            Record::Cluster { id } => write!(f, "CLUSTER {id}"),
+            Record::Start { epoch, nonce } => write!(f, "START {epoch} has nonce {nonce:016x}"),
+            Record::Commits { count } => write!(f, "COMMITS {count}"),
+            Record::Seen { slot, seen: Seen { incarnation, voted, commits, .. } } => {
+                write!(
+                    f,
+                    "SEEN r{slot}: incarnation {incarnation}, voted {voted}, commits {commits}"
+                )
+            }
             Record::Votes => f.write_str("VOTES decide"),
             Record::CommitDecision { txn, key } => write!(f, "COMMIT {txn} {key}"),
             Record::End { txn } => write!(f, "END {txn}"),
@@ -193,10 +207,13 @@ impl Display for Event {
             Event::Client { call, request } => write!(f, "client call {call}: {request}"),
             Event::Persisted(lsn) => write!(f, "persisted up to {lsn}"),
             Event::Timer(id) => write!(f, "timer {id}"),
+            Event::Leave => f.write_str("leave"),
             Event::ReadResult { read, found: Some((version, value)) } => {
                 write!(f, "read {read} returns {value} (version {version})")
             }
             Event::ReadResult { read, found: None } => write!(f, "read {read} returns absent"),
+            Event::Room { full: true } => f.write_str("no room for values"),
+            Event::Room { full: false } => f.write_str("room for values"),
             Event::ReadFailed { read } => write!(f, "read {read} meets a damaged entry"),
         }
     }

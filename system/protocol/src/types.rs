@@ -176,6 +176,54 @@ impl FromStr for StoreId {
     }
 }
 
+/// The identity of a cluster, drawn at random when it begins. Zero means that a node has not learned
+/// it yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterId(pub u64);
+
+impl ClusterId {
+    /// Whether the id is not known.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl FromStr for ClusterId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        u64::from_str_radix(text, 16)
+            .map(ClusterId)
+            .map_err(|_| format!("invalid cluster id '{text}': expected 16 hexadecimal digits"))
+    }
+}
+
+/// A number drawn at random for one start of a node. It distinguishes two starts that count the same:
+/// one of them runs on a copy of the store. Zero means that it is not known, as before nonces existed.
+pub type Nonce = u64;
+
+/// What a master has been told about a replica's store: the store had made this much durable.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Seen {
+    /// The last start of the replica that the master has heard of.
+    pub incarnation: u64,
+    /// The nonce of that start.
+    pub nonce: Nonce,
+    /// The greatest transaction that the replica has voted yes on.
+    pub voted: TxnId,
+    /// The number of commits that the replica has applied.
+    pub commits: u64,
+}
+
 /// The position of a record in the sequence that one incarnation of a node appended, from 1.
 ///
 /// Not stored: each incarnation starts again from 1.
@@ -331,4 +379,4 @@ macro_rules! serde_as_text {
     )*};
 }
 
-serde_as_text!(Node, TxnId, StoreId, Blob);
+serde_as_text!(Node, TxnId, StoreId, ClusterId, Blob);

@@ -3,8 +3,8 @@
 //! master that did not name them.
 
 use protocol::{
-    Body, CommitMode, Config, Effect, Event, HaltKind, Machine, Message, Node, Record, Rules,
-    StoreId, Timing, TxnId, Write,
+    Body, ClusterId, CommitMode, Config, Effect, Event, HaltKind, Machine, Message, Node, Record,
+    Rules, StoreId, Timing, TxnId, Write,
 };
 
 const MASTER: StoreId = StoreId(1);
@@ -13,7 +13,7 @@ const R2: StoreId = StoreId(3);
 
 fn config(node: Node, store: StoreId, bootstrap: bool) -> Config {
     let (commit, rules, timing) = (CommitMode::Votes, Rules::ALL, Timing::default());
-    Config { node, replicas: 2, store, bootstrap, commit, rules, timing }
+    Config { node, replicas: 2, store, nonce: 0, bootstrap, commit, rules, timing }
 }
 
 fn member(node: Node, store: StoreId) -> Record {
@@ -33,7 +33,14 @@ fn step(machine: &mut Machine, event: Event) -> Vec<Effect> {
 
 /// A message of epoch 1.
 fn message(from: Node, store: StoreId, body: Body) -> Event {
-    let message = Message { store, epoch: 1, watermark: TxnId::new(1, 1), body };
+    let message = Message {
+        cluster: ClusterId(0),
+        store,
+        epoch: 1,
+        nonce: 0,
+        watermark: TxnId::new(1, 1),
+        body,
+    };
     Event::Message { from, message }
 }
 
@@ -59,8 +66,15 @@ fn a_master_whose_store_holds_every_member_names_them_at_once() {
     let (mut master, _) = Machine::recover(config(Node::Master, MASTER, false), &records);
     assert_eq!(named(&step(&mut master, Event::Persisted(1))), NAMED);
     for (slot, store) in [(1, R1), (2, R2)] {
-        let body = Body::FenceOk { incarnation: 1, in_doubt: Vec::new() };
-        let message = Message { store, epoch: 2, watermark: TxnId::new(1, 1), body };
+        let body = Body::FenceOk { incarnation: 1, in_doubt: Vec::new(), start: 0, commits: 0 };
+        let message = Message {
+            cluster: ClusterId(0),
+            store,
+            epoch: 2,
+            nonce: 0,
+            watermark: TxnId::new(1, 1),
+            body,
+        };
         step(&mut master, Event::Message { from: Node::Replica(slot), message });
     }
     assert!(master.status().ready, "{:?}", master.status());
@@ -72,14 +86,23 @@ fn a_master_whose_store_holds_every_member_names_them_at_once() {
 fn a_master_that_lost_its_members_begins_again() {
     let (mut master, _) = Machine::recover(config(Node::Master, MASTER, false), &started());
     step(&mut master, Event::Persisted(1));
-    let effects = step(&mut master, message(Node::Replica(1), R1, Body::Alive { incarnation: 1 }));
+    let effects = step(
+        &mut master,
+        message(Node::Replica(1), R1, Body::Alive { incarnation: 1, start: 0, promised: None }),
+    );
     let [Effect::Warn(why)] = effects.as_slice() else { panic!("a warning, not {effects:?}") };
     assert!(why.contains("it is not a member") && why.contains("--bootstrap"), "{why}");
 
     let (mut master, _) = Machine::recover(config(Node::Master, MASTER, true), &started());
     assert_eq!(named(&step(&mut master, Event::Persisted(1))), UNKNOWN);
     let r1 = member(Node::Replica(1), R1);
-    let alive = |slot, store| message(Node::Replica(slot), store, Body::Alive { incarnation: 1 });
+    let alive = |slot, store| {
+        message(
+            Node::Replica(slot),
+            store,
+            Body::Alive { incarnation: 1, start: 0, promised: None },
+        )
+    };
     assert_eq!(step(&mut master, alive(1, R1)), [Effect::Append(r1)]);
     let r2 = member(Node::Replica(2), R2);
     assert_eq!(step(&mut master, alive(2, R2)), [Effect::Append(r2), Effect::Force(3)]);
@@ -93,7 +116,7 @@ fn replicas_of_an_earlier_version_are_asked_again() {
     let (mut master, _) = Machine::recover(config(Node::Master, MASTER, true), &[]);
     assert_eq!(named(&step(&mut master, Event::Persisted(3))), UNKNOWN);
     let promised = |slot, store| {
-        let body = Body::FenceOk { incarnation: 1, in_doubt: Vec::new() };
+        let body = Body::FenceOk { incarnation: 1, in_doubt: Vec::new(), start: 0, commits: 0 };
         message(Node::Replica(slot), store, body)
     };
     step(&mut master, promised(1, R1));
@@ -120,19 +143,25 @@ fn a_replica_of_an_earlier_version_belongs_to_its_master() {
     ];
     let (mut replica, _) = Machine::recover(config(Node::Replica(1), R1, false), &records);
     step(&mut replica, Event::Persisted(1));
-    let fence = |member| Body::Fence { member, commit: CommitMode::Votes };
+    let fence = |member| Body::Fence {
+        member,
+        commit: CommitMode::Votes,
+        members: Vec::new(),
+        supersedes: None,
+        seen: None,
+    };
     let from = |store, body| message(Node::Master, store, body);
     let body = |effects: &[Effect]| match effects {
         [Effect::Send { message, .. }] => message.body.clone(),
         effects => panic!("one message, not {effects:?}"),
     };
     let effects = step(&mut replica, from(MASTER, fence(None)));
-    assert_eq!(body(&effects), Body::Alive { incarnation: 2 });
+    assert_eq!(body(&effects), Body::Alive { incarnation: 2, start: 0, promised: None });
     let effects = step(&mut replica, from(StoreId(9), fence(Some(R1))));
     assert!(matches!(effects.as_slice(), [Effect::Warn(_)]), "another master: {effects:?}");
     let effects = step(&mut replica, from(MASTER, fence(Some(R1))));
     let in_doubt = vec![(txn, "k".into())];
-    assert_eq!(body(&effects), Body::FenceOk { incarnation: 2, in_doubt });
+    assert_eq!(body(&effects), Body::FenceOk { incarnation: 2, in_doubt, start: 0, commits: 0 });
     let effects = step(&mut replica, from(MASTER, fence(Some(StoreId(9)))));
     assert!(
         matches!(effects.as_slice(), [Effect::Halt { kind: HaltKind::Refused, .. }]),

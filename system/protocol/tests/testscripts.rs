@@ -290,7 +290,7 @@ impl Cluster {
         let host = self.nodes.get_mut(&node).expect("the caller has checked the node");
         let timing = Timing { peer_inquiry_after: 1, watermark_batch: 2, ..Timing::default() };
         let (rules, replicas, store) = (self.rules, self.replicas, host.id);
-        let config = Config { node, replicas, store, bootstrap, commit, rules, timing };
+        let config = Config { node, replicas, store, nonce: 0, bootstrap, commit, rules, timing };
         let (records, _) = host.store.state();
         let (machine, effects) = Machine::recover(config, &records);
         host.machine = Some(machine);

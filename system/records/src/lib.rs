@@ -12,11 +12,15 @@
 //! | `f` | watermark: epoch, seq |
 //! | `m` node (0: the master) | store id |
 //! | `c` | empty: the cluster runs in votes mode |
+//! | `u` | cluster id |
+//! | `n` epoch | nonce of the master's start |
+//! | `o` | number of commits |
+//! | `s` slot | what the replica's store held: incarnation, nonce, epoch and seq of the last vote, number of commits |
 //! | `i` | epoch and seq up to which yes votes are final |
 //! | `d` epoch seq | key; empty, in the WAL only: END |
 //! | `t` epoch seq | `C`, `A` or `R`: committed, aborted, refused; `D` key: prepared to delete; `P` length of the key (2 bytes), key, value: prepared to put |
 
-use protocol::{Facts, Key, Node, Record, StoreId, TxnId, Value, Write};
+use protocol::{ClusterId, Facts, Key, Node, Record, Seen, StoreId, TxnId, Value, Write};
 use store::{RowError, RowKey, Schema, decode_write, encode_write};
 
 /// A node's store in memory.
@@ -50,6 +54,15 @@ impl Schema for NodeSchema {
         }
     }
 
+    fn growth(record: &Record) -> Option<usize> {
+        match record {
+            Record::Prepare { write: Write { key, value: Some(value) }, .. } => {
+                Some(key.as_bytes().len() + value.as_bytes().len())
+            }
+            _ => None,
+        }
+    }
+
     fn restore(facts: &mut Facts, record: Record) {
         facts.restore(record);
     }
@@ -67,6 +80,10 @@ impl Schema for NodeSchema {
             Record::Member { node: Node::Master, .. } => RowKey::new(b'm', &[0]),
             Record::Member { node: Node::Replica(slot), .. } => RowKey::new(b'm', &[*slot]),
             Record::Votes => RowKey::new(b'c', &[]),
+            Record::Cluster { .. } => RowKey::new(b'u', &[]),
+            Record::Start { epoch, .. } => RowKey::new(b'n', &epoch.to_be_bytes()),
+            Record::Commits { .. } => RowKey::new(b'o', &[]),
+            Record::Seen { slot, .. } => RowKey::new(b's', &[*slot]),
             Record::Frozen { .. } => RowKey::new(b'i', &[]),
             Record::CommitDecision { txn, .. } | Record::End { txn } => {
                 RowKey::new(b'd', &Self::version_to_bytes(*txn))
@@ -86,8 +103,16 @@ impl Schema for NodeSchema {
             }
             Record::Promise { epoch: number }
             | Record::Incarnation { incarnation: number }
+            | Record::Cluster { id: ClusterId(number) }
+            | Record::Start { nonce: number, .. }
+            | Record::Commits { count: number }
             | Record::Member { store: StoreId(number), .. } => {
                 into.extend_from_slice(&number.to_be_bytes());
+            }
+            Record::Seen { seen: Seen { incarnation, nonce, voted, commits }, .. } => {
+                for number in [incarnation, nonce, &voted.epoch, &voted.seq, commits] {
+                    into.extend_from_slice(&number.to_be_bytes());
+                }
             }
             Record::Votes | Record::End { .. } => {}
             Record::Watermark { watermark: txn } | Record::Frozen { upto: txn } => {
@@ -123,6 +148,13 @@ impl Schema for NodeSchema {
                 Record::Member { node: Node::Replica(*slot), store: StoreId(number()?) }
             }
             (b'c', []) if value.is_empty() => Record::Votes,
+            (b'u', []) => Record::Cluster { id: ClusterId(number()?) },
+            (b'n', epoch) => {
+                let epoch = epoch.try_into().map_err(|_| "no epoch in the row key")?;
+                Record::Start { epoch: u64::from_be_bytes(epoch), nonce: number()? }
+            }
+            (b'o', []) => Record::Commits { count: number()? },
+            (b's', [slot]) => Record::Seen { slot: *slot, seen: seen_from(value)? },
             (b'i', []) => Record::Frozen { upto: upto()? },
             (b'd', _) if value.is_empty() => Record::End { txn: txn()? },
             (b'd', _) => Record::CommitDecision { txn: txn()?, key: Key::from(value) },
@@ -160,6 +192,16 @@ impl Schema for NodeSchema {
     }
 }
 
+fn seen_from(value: &[u8]) -> Result<Seen, RowError> {
+    let numbers: Vec<_> = value.chunks(8).filter_map(|chunk| chunk.try_into().ok()).collect();
+    let [incarnation, nonce, epoch, seq, commits] = numbers[..] else {
+        return Err("not what a store held".into());
+    };
+    let [incarnation, nonce, epoch, seq, commits] =
+        [incarnation, nonce, epoch, seq, commits].map(u64::from_be_bytes);
+    Ok(Seen { incarnation, nonce, voted: TxnId::new(epoch, seq), commits })
+}
+
 fn txn_from(bytes: &[u8]) -> Option<TxnId> {
     NodeSchema::version_from_bytes(bytes.try_into().ok()?)
 }
@@ -189,6 +231,13 @@ mod tests {
             Record::Member { node: Node::Master, store: StoreId(1) },
             Record::Member { node: Node::Replica(255), store: StoreId(u64::MAX) },
             Record::Votes,
+            Record::Cluster { id: ClusterId(u64::MAX) },
+            Record::Start { epoch: 1 << 40, nonce: 7 },
+            Record::Commits { count: 1 << 40 },
+            Record::Seen {
+                slot: 64,
+                seen: Seen { incarnation: 1, nonce: u64::MAX, voted: txn, commits: 9 },
+            },
             Record::Frozen { upto: txn },
             Record::CommitDecision { txn, key: "key".into() },
             Record::End { txn },
@@ -222,6 +271,17 @@ mod tests {
                 seven.to_vec(),
             ),
             (Record::Votes, b"c".to_vec(), Vec::new()),
+            (Record::Cluster { id: ClusterId(7) }, b"u".to_vec(), seven.to_vec()),
+            (Record::Start { epoch: 7, nonce: 7 }, [b"n", &seven[..]].concat(), seven.to_vec()),
+            (Record::Commits { count: 7 }, b"o".to_vec(), seven.to_vec()),
+            (
+                Record::Seen {
+                    slot: 2,
+                    seen: Seen { incarnation: 7, nonce: 7, voted: txn, commits: 7 },
+                },
+                vec![b's', 2],
+                [&seven[..], &seven, &id, &seven].concat(),
+            ),
             (Record::Frozen { upto: txn }, b"i".to_vec(), id.to_vec()),
             (Record::CommitDecision { txn, key: "k".into() }, with_id(b"d"), b"k".to_vec()),
             (Record::End { txn }, with_id(b"d"), Vec::new()),

@@ -39,6 +39,11 @@ pub struct NodeArgs {
     #[arg(long, env = "TWOPC_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<Address>,
 
+    /// Listen on an address that other machines can reach. Nothing is authenticated or encrypted: whoever
+    /// can connect can read and change everything
+    #[arg(long, env = "TWOPC_INSECURE")]
+    pub insecure: bool,
+
     /// Flags for tests.
     #[command(flatten)]
     pub hooks: HookArgs,
@@ -109,8 +114,8 @@ impl NodeArgs {
             Ok(hooks) => hooks,
             Err(why) => return fail(&why, 2),
         };
-        let NodeArgs { dir, bootstrap, listen, .. } = self;
-        match run(NodeOptions { cluster, node, dir, bootstrap, listen, hooks }, log) {
+        let NodeArgs { dir, bootstrap, listen, insecure, .. } = self;
+        match run(NodeOptions { cluster, node, dir, bootstrap, listen, insecure, hooks }, log) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, error.exit_status()),
         }

@@ -429,6 +429,10 @@ fn txn_of_record(record: &Record) -> Option<TxnId> {
         | Record::Member { .. }
         | Record::Promise { .. }
         | Record::Incarnation { .. }
+        | Record::Cluster { .. }
+        | Record::Start { .. }
+        | Record::Commits { .. }
+        | Record::Seen { .. }
         | Record::Votes
         | Record::Frozen { .. }
         | Record::Watermark { .. } => None,

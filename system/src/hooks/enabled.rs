@@ -278,8 +278,10 @@ impl Hooks {
             Event::Client { request, .. } => Some((request.kind(), None)),
             Event::Persisted(_)
             | Event::Timer(_)
+            | Event::Leave
             | Event::ReadResult { .. }
-            | Event::ReadFailed { .. } => None,
+            | Event::ReadFailed { .. }
+            | Event::Room { .. } => None,
         })
     }
 

@@ -147,6 +147,7 @@ impl Storage for NodeEnvironment<'_> {
     type Error = StoreError;
 
     fn append(&mut self, record: Record) {
+        self.peers.learn(&record);
         self.store.append(record);
     }
 

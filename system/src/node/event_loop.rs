@@ -17,7 +17,7 @@ use super::{
 use crate::{
     hooks::{Hooks, Side},
     protocol::{
-        CallId, Config, Effect, Event, Machine, Record,
+        Body, CallId, Config, Effect, Event, Machine, Record,
         driver::{self, Halt, Performed},
     },
     store::Store,
@@ -43,6 +43,8 @@ pub(super) struct EventLoop<'a> {
     pub(super) events: Vec<Event>,
     /// Effects that are not performed yet.
     effects: Vec<Effect>,
+    /// The machine was told that there is no room.
+    full: bool,
 }
 
 impl<'a> EventLoop<'a> {
@@ -57,6 +59,8 @@ impl<'a> EventLoop<'a> {
     ) -> Self {
         let replicas = config.replicas;
         let (machine, effects) = Machine::recover(config.clone(), &records);
+        let (cluster, stores) = machine.identities();
+        peers.know(cluster, stores);
         hooks.recovered(config, records, &effects);
         EventLoop {
             machine,
@@ -66,6 +70,7 @@ impl<'a> EventLoop<'a> {
             last_call: 0,
             events: Vec::new(),
             effects,
+            full: false,
         }
     }
 
@@ -115,6 +120,7 @@ impl<'a> EventLoop<'a> {
                 () = &mut stop, if until.is_none() => {
                     stopping.store(true, Ordering::Relaxed);
                     until = Some(Instant::now() + grace);
+                    self.events.push(Event::Leave);
                 }
                 Some(report) = inputs.persisted.recv() => self.on_persisted(report, inputs)?,
                 Some(batch) = inputs.inbound.recv() => self.on_inbound(batch),
@@ -130,6 +136,7 @@ impl<'a> EventLoop<'a> {
     /// Passes the gathered events to the machine, then performs its effects.
     async fn process_events(&mut self) -> Result<(), NodeError> {
         self.environment.hooks.iteration();
+        self.check_room();
         let mut events = mem::take(&mut self.events);
         for event in events.drain(..) {
             let crossing = self.environment.hooks.receiving(&event);
@@ -150,6 +157,34 @@ impl<'a> EventLoop<'a> {
         events.clear();
         self.events = events;
         Ok(())
+    }
+
+    /// Tells a replica's machine whether its store has room for the values that this iteration may
+    /// prepare, if that has changed.
+    fn check_room(&mut self) {
+        let (mut writes, mut bytes) = (0, 0);
+        for event in &self.events {
+            if let Event::Message { message, .. } = event
+                && let Body::Prepare { write, .. } = &message.body
+                && let Some(value) = &write.value
+            {
+                writes += 1;
+                bytes += write.key.as_bytes().len() + value.as_bytes().len();
+            }
+        }
+        if writes == 0 {
+            return;
+        }
+        let room = self.environment.store.check_room(writes, bytes);
+        if room.is_err() == self.full {
+            return;
+        }
+        self.full = room.is_err();
+        self.events.insert(0, Event::Room { full: self.full });
+        match room {
+            Ok(()) => tracing::info!("there is room for values again"),
+            Err(error) => tracing::warn!("values are refused from now on: {error}"),
+        }
     }
 
     /// Performs every pending effect in order, and hands over what that gathered. If an effect leads

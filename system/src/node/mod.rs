@@ -24,13 +24,14 @@ mod timers;
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, lookup_host},
     sync::{mpsc, oneshot},
     task::{JoinError, JoinHandle, JoinSet},
 };
@@ -46,7 +47,7 @@ pub use crate::hooks::{Point, Role, Side, Site};
 use crate::{
     config::{Address, ClusterConfig},
     hooks::{HookOptions, Hooks},
-    protocol::{self, HaltKind, Lsn, Node, Rule},
+    protocol::{self, HaltKind, Lsn, Node, Rule, StoreId},
     records,
     store::{Limits, Opened, Store, StoreError, StoreOptions},
 };
@@ -72,6 +73,8 @@ pub struct NodeOptions {
     pub bootstrap: bool,
     /// The address to listen on, instead of the configured one.
     pub listen: Option<Address>,
+    /// Whether the address may be one that other machines can reach, although nothing is authenticated.
+    pub insecure: bool,
     /// Options for tests.
     pub hooks: HookOptions,
 }
@@ -90,6 +93,18 @@ pub enum NodeError {
     /// The store cannot be opened, or has failed.
     #[error("store: {error}{}", store_advice(.0), error = .0)]
     Store(Arc<StoreError>),
+    /// The node would listen on an address that other machines can reach.
+    #[error(
+        "refuses to listen on {address}: {ip} is not a loopback address, and whoever can connect can read \
+         and change everything, because nothing is authenticated or encrypted. If only trusted \
+         machines can connect, start the node with --insecure"
+    )]
+    Exposed {
+        /// The address.
+        address: Address,
+        /// What it resolves to.
+        ip: IpAddr,
+    },
     /// The node cannot listen on its address.
     #[error("cannot listen on {address}: {cause}")]
     Listen {
@@ -140,7 +155,9 @@ impl NodeError {
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            NodeError::Halted { kind: HaltKind::Refused, .. } | NodeError::NoSuchNode { .. } => 2,
+            NodeError::Halted { kind: HaltKind::Refused, .. }
+            | NodeError::NoSuchNode { .. }
+            | NodeError::Exposed { .. } => 2,
             NodeError::Halted { kind: HaltKind::Superseded, .. } => 3,
             NodeError::Halted { kind: HaltKind::Violation, .. } => 4,
             NodeError::Store(error) => match **error {
@@ -176,27 +193,32 @@ fn store_advice(error: &StoreError) -> &'static str {
 /// # Errors
 /// The node could not start, or failed.
 pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let NodeOptions { cluster, node, dir, bootstrap, listen, hooks } = options;
+    let NodeOptions { cluster, node, dir, bootstrap, listen, insecure, hooks } = options;
     let replicas = cluster.replica_count();
     let address = cluster.address(node).ok_or(NodeError::NoSuchNode { node, replicas })?;
     let address = listen.unwrap_or_else(|| address.clone());
+    let addresses = resolve(&address, insecure).await?;
     let rules = hooks.rules();
     let store_options = store_options(&cluster, bootstrap, &hooks);
     let (mut hooks, control_closed) = Hooks::new(hooks, node)?;
     let (Opened { store, id, records }, persisted) = open_store(&dir, store_options, &hooks)?;
 
-    let failed = |cause| NodeError::Listen { address: address.clone(), cause };
-    let listener = TcpListener::bind(address.as_str()).await.map_err(failed)?;
+    let listener = TcpListener::bind(&*addresses)
+        .await
+        .map_err(|cause| NodeError::Listen { address: address.clone(), cause })?;
     // Port 0 was replaced by a free port.
     let address = listener.local_addr().map_or(address.to_string(), |address| address.to_string());
     tracing::info!("{node} of cluster '{}' with store {id} listens on {address}", cluster.name);
     hooks.listening(&address);
 
-    let (mut network, inputs, health) = Network::start(node, &cluster, listener, persisted);
+    let identity = records::store_id(id);
+    let (mut network, inputs, health) =
+        Network::start(node, identity, &cluster, listener, persisted);
     let config = protocol::Config {
         node,
         replicas,
-        store: records::store_id(id),
+        store: identity,
+        nonce: rand::random_range(1..=u64::MAX),
         bootstrap,
         commit: cluster.commit,
         rules,
@@ -224,6 +246,17 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
     closed?;
     tracing::info!("{node} shut down");
     Ok(())
+}
+
+/// What an address resolves to, unless other machines can reach it and must not.
+async fn resolve(address: &Address, insecure: bool) -> Result<Vec<SocketAddr>, NodeError> {
+    let found = lookup_host(address.as_str()).await;
+    let found = found.map_err(|cause| NodeError::Listen { address: address.clone(), cause })?;
+    let addresses: Vec<_> = found.collect();
+    match addresses.iter().map(SocketAddr::ip).find(|ip| !ip.is_loopback()) {
+        Some(ip) if !insecure => Err(NodeError::Exposed { address: address.clone(), ip }),
+        _ => Ok(addresses),
+    }
 }
 
 fn store_options(cluster: &ClusterConfig, bootstrap: bool, hooks: &HookOptions) -> StoreOptions {
@@ -271,11 +304,12 @@ struct Network {
 impl Network {
     fn start(
         node: Node,
+        store: StoreId,
         cluster: &ClusterConfig,
         listener: TcpListener,
         persisted: Persisted,
     ) -> (Self, Inputs, Health) {
-        let (peers, inbound) = Peers::new(node, cluster);
+        let (peers, inbound) = Peers::new(node, store, cluster);
         let (calls, incoming_calls) = mpsc::channel(cluster.node.max_inflight);
         let (inspections, incoming_inspections) = mpsc::channel(INSPECTIONS_MAX);
         let stopping = Arc::new(AtomicBool::new(false));

@@ -2,16 +2,22 @@
 //! know what the messages mean.
 
 use std::{
+    collections::BTreeMap,
     fmt::Display,
+    future,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt as _, stream};
 use proto::v1::{self as pb, peer_client::PeerClient};
-use tokio::{sync::mpsc, time};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time,
+};
 use tonic::{Code, Status, Streaming};
 
 use super::send_buffer::{BatchStream, SendBuffer};
@@ -20,11 +26,15 @@ use crate::{
     connection::Connection,
     excerpt::excerpt,
     meter::Meter,
-    protocol::{Message, Node},
+    protocol::{ClusterId, Message, Node, Record, StoreId},
     store::Limits,
     wire,
 };
 
+/// The version of the protocol between nodes. A node talks to none of another version.
+///
+/// Version 1, of the builds before there were versions, has no greeting and no identities.
+const WIRE_VERSION: u32 = 2;
 /// The number of batches that may wait for the event loop before senders are held back.
 const INBOX_BATCHES: usize = 64;
 /// The timeout of a dial.
@@ -65,10 +75,20 @@ impl Refusals {
     }
 }
 
+/// What this node knows about who is who. The state machine learns it, and records it.
+#[derive(Debug, Default)]
+struct Identities {
+    cluster: ClusterId,
+    stores: BTreeMap<Node, StoreId>,
+}
+
 /// The connections to the other nodes.
 pub(super) struct Peers {
     me: Node,
+    /// The identity of this node's store.
+    store: StoreId,
     cluster: String,
+    identities: Mutex<Identities>,
     /// By wire number. None for this node and for nodes that it never exchanges messages with.
     send_buffers: Vec<Option<Arc<SendBuffer>>>,
     inbox: mpsc::Sender<InboundBatch>,
@@ -85,6 +105,7 @@ impl Peers {
     /// Creates the peers of a node, and the queue in which their messages arrive.
     pub(super) fn new(
         me: Node,
+        store: StoreId,
         cluster: &ClusterConfig,
     ) -> (Arc<Self>, mpsc::Receiver<InboundBatch>) {
         let (inbox, inbound) = mpsc::channel(INBOX_BATCHES);
@@ -104,7 +125,9 @@ impl Peers {
             .collect();
         let peers = Peers {
             me,
+            store,
             cluster: cluster.name.clone(),
+            identities: Mutex::default(),
             send_buffers,
             inbox,
             reconnect: Duration::from_millis(cluster.node.reconnect_ms),
@@ -119,6 +142,27 @@ impl Peers {
     /// This node.
     pub(super) fn me(&self) -> Node {
         self.me
+    }
+
+    /// Takes over what the state machine knows when the node starts.
+    pub(super) fn know(&self, cluster: ClusterId, stores: Vec<(Node, StoreId)>) {
+        *self.identities() = Identities { cluster, stores: stores.into_iter().collect() };
+    }
+
+    /// Takes over what the state machine has learned, from the record that it appends.
+    pub(super) fn learn(&self, record: &Record) {
+        match record {
+            Record::Member { node, store } => {
+                self.identities().stores.insert(*node, *store);
+            }
+            Record::Cluster { id } => self.identities().cluster = *id,
+            _ => {}
+        }
+    }
+
+    fn identities(&self) -> MutexGuard<'_, Identities> {
+        // No code panics while the identities are inconsistent.
+        self.identities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The messages that this node has refused.
@@ -169,7 +213,7 @@ impl Peers {
                 Err(status) if status.code() == Code::FailedPrecondition => {
                     // Needs the operator, so do not retry fast.
                     let why = excerpt(status.message());
-                    tracing::warn!("{to} at {address} refuses this node: {why}");
+                    tracing::warn!("{to} at {address} and this node refuse each other: {why}");
                     wait = self.reconnect_max;
                 }
                 Err(status) => {
@@ -193,17 +237,25 @@ impl Peers {
             .await
             .map_err(|_| Status::unavailable("the peer does not answer"))?
             .map_err(|error| Status::unavailable(error.to_string()))?;
-        let stream = buffer.attach(connection.meter().clone());
-        let _detach = stream.detach_guard();
+        // Messages follow the greeting only when the node at the other end has identified itself.
+        let (identified, stream) = oneshot::channel::<BatchStream>();
+        let messages = stream::once(stream).filter_map(|stream| future::ready(stream.ok()));
+        let greeting = buffer.greeting(self.greeting());
+        let outgoing = stream::once(future::ready(greeting)).chain(messages.flatten());
         let mut peer = PeerClient::with_origin(connection.request_handle(), connection.origin())
             .max_decoding_message_size(self.batch_bytes_max);
-        let mut incoming = peer.exchange(stream).await?.into_inner();
-        tracing::info!("stream to {to} at {address} established");
+        let mut incoming = peer.exchange(Box::pin(outgoing)).await?.into_inner();
         let greeting = incoming
             .message()
             .await?
             .ok_or_else(|| Status::cancelled("the peer closed the stream"))?;
         self.check(&greeting, Some(to))?;
+        self.check_greeting(&greeting, to)?;
+        let stream = buffer.attach(connection.meter().clone(), None);
+        let _detach = stream.detach_guard();
+        // If the call has ended already, so will `receive`.
+        let _ = identified.send(stream);
+        tracing::info!("stream to {to} at {address} established");
         self.deliver(to, greeting).await?;
         // The stream was established, however it ends.
         self.receive(to, incoming).await;
@@ -220,11 +272,11 @@ impl Peers {
             .await
             .map_err(|_| Status::deadline_exceeded("the caller did not identify itself"))??
             .ok_or_else(|| Status::invalid_argument("the caller did not identify itself"))?;
-        let from = self.check(&greeting, None).inspect_err(|status| {
+        let (from, buffer) = self.admit(&greeting).inspect_err(|status| {
+            self.refusals.count.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("refused a caller: {}", excerpt(status.message()));
         })?;
-        let buffer = self.send_buffer(from).ok_or_else(|| Status::internal("not a peer"))?;
-        let stream = buffer.attach(meter);
+        let stream = buffer.attach(meter, Some(buffer.greeting(self.greeting())));
         let detach = stream.detach_guard();
         tracing::info!("stream from {from} established");
         let peers = self.clone();
@@ -258,6 +310,64 @@ impl Peers {
                 return;
             }
         }
+    }
+
+    /// The caller and its send buffer, if its greeting says what only the node can know that it claims
+    /// to be. If this node does not know the caller's store yet, it takes no stream away from another.
+    fn admit(&self, greeting: &pb::Batch) -> Result<(Node, &Arc<SendBuffer>), Status> {
+        let from = self.check(greeting, None)?;
+        let store = self.check_greeting(greeting, from)?;
+        let buffer = self.send_buffer(from).ok_or_else(|| Status::internal("not a peer"))?;
+        match self.identities().stores.get(&from) {
+            Some(known) if *known != store => Err(Status::failed_precondition(format!(
+                "this {} belongs to a cluster whose {from} has another store",
+                self.me
+            ))),
+            None if buffer.is_attached() => Err(Status::failed_precondition(format!(
+                "{} has a stream with {from} already, and does not know yet whose store is whose",
+                self.me
+            ))),
+            _ => Ok((from, buffer)),
+        }
+    }
+
+    /// How this node identifies itself.
+    fn greeting(&self) -> pb::Greeting {
+        pb::Greeting {
+            wire_version: WIRE_VERSION,
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            store: self.store.0,
+            cluster_id: self.identities().cluster.0,
+        }
+    }
+
+    /// Checks that the sender of a greeting speaks this version and is of this cluster. Returns its
+    /// store, which it still has to prove.
+    fn check_greeting(&self, batch: &pb::Batch, from: Node) -> Result<StoreId, Status> {
+        // Builds of the first version send none.
+        let greeting = batch.greeting.clone().unwrap_or_default();
+        let version = greeting.wire_version.max(1);
+        if version != WIRE_VERSION {
+            let older = if version < WIRE_VERSION { from } else { self.me };
+            let program = match excerpt(&greeting.program) {
+                program if program.is_empty() => String::new(),
+                program => format!(" (program {program})"),
+            };
+            return Err(Status::failed_precondition(format!(
+                "{from}{program} speaks wire version {version} and {} (program {}) speaks \
+                 {WIRE_VERSION}: upgrade {older}",
+                self.me,
+                env!("CARGO_PKG_VERSION")
+            )));
+        }
+        let (cluster, known) = (ClusterId(greeting.cluster_id), self.identities().cluster);
+        if cluster != known && !cluster.is_unknown() && !known.is_unknown() {
+            return Err(Status::failed_precondition(format!(
+                "{from} and {} are of different clusters, both called '{}'",
+                self.me, self.cluster
+            )));
+        }
+        Ok(StoreId(greeting.store))
     }
 
     /// The sender of a batch, if it may send to this node.

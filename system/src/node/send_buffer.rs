@@ -64,7 +64,7 @@ struct Attachment {
 impl SendBuffer {
     /// Creates the buffer from one node to another, given by their wire numbers.
     pub(crate) fn new(from: u32, to: u32, cluster: String, bytes_max: usize) -> Self {
-        let head = pb::Batch { from, to, cluster, envelopes: Vec::new() };
+        let head = pb::Batch { from, to, cluster, ..pb::Batch::default() };
         SendBuffer { head, bytes_max, state: Mutex::default() }
     }
 
@@ -110,9 +110,23 @@ impl SendBuffer {
         state.wake();
     }
 
-    /// Attaches a new connection in place of any older one, whose stream ends. The first batch is
-    /// empty and identifies the sender.
-    pub(crate) fn attach(self: &Arc<Self>, meter: Arc<Meter>) -> BatchStream {
+    /// The batch that begins a stream: it has no messages and identifies the sender.
+    pub(crate) fn greeting(&self, greeting: pb::Greeting) -> pb::Batch {
+        pb::Batch { greeting: Some(greeting), ..self.head.clone() }
+    }
+
+    /// Whether a connection drains the buffer.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.lock().attached.is_some()
+    }
+
+    /// Attaches a new connection in place of any older one, whose stream ends. The caller has made
+    /// sure who is at the other end. The stream begins with `first`, if there is one.
+    pub(crate) fn attach(
+        self: &Arc<Self>,
+        meter: Arc<Meter>,
+        first: Option<pb::Batch>,
+    ) -> BatchStream {
         let mut state = self.lock();
         state.wake();
         let now = Instant::now();
@@ -122,10 +136,11 @@ impl SendBuffer {
             state.bytes -= queued.bytes;
             state.queue.pop_front();
         }
-        let hello = self.head.clone();
-        let bytes = hello.encoded_len();
-        state.bytes += bytes;
-        state.queue.push_front(Queued { batch: hello, bytes, since: now });
+        if let Some(batch) = first {
+            let bytes = batch.encoded_len();
+            state.bytes += bytes;
+            state.queue.push_front(Queued { batch, bytes, since: now });
+        }
         state.connection += 1;
         let target = meter.data();
         state.attached = Some(Attachment { meter, target, waker: None });
@@ -246,6 +261,10 @@ mod tests {
         Arc::new(SendBuffer::new(0, 1, "demo".into(), bytes_max))
     }
 
+    fn attach(buffer: &Arc<SendBuffer>) -> BatchStream {
+        buffer.attach(Arc::default(), Some(buffer.greeting(pb::Greeting::default())))
+    }
+
     /// The sizes of the batches that are ready.
     fn take_ready(stream: &mut BatchStream) -> Vec<usize> {
         std::iter::from_fn(|| stream.next().now_or_never().flatten())
@@ -257,7 +276,7 @@ mod tests {
     fn a_connection_gets_a_greeting_and_then_the_messages() {
         let buffer = buffer(1 << 20);
         assert!(buffer.is_drained());
-        let mut stream = buffer.attach(Arc::default());
+        let mut stream = attach(&buffer);
         assert!(!buffer.is_drained());
         assert_eq!(take_ready(&mut stream), [0]);
         buffer.send(&mut vec![envelope(1), envelope(1)]);
@@ -269,7 +288,7 @@ mod tests {
     #[test]
     fn the_buffer_is_bounded() {
         let buffer = buffer(10_000);
-        let mut stream = buffer.attach(Arc::default());
+        let mut stream = attach(&buffer);
         for _ in 0..1000 {
             buffer.send(&mut vec![envelope(100)]);
         }
@@ -282,7 +301,7 @@ mod tests {
     #[test]
     fn large_messages_are_split_into_batches() {
         let buffer = buffer(64 << 20);
-        let mut stream = buffer.attach(Arc::default());
+        let mut stream = attach(&buffer);
         let large = envelope(BATCH_BYTES);
         buffer.send(&mut vec![envelope(1), large.clone(), large, envelope(1), envelope(1)]);
         assert_eq!(take_ready(&mut stream), [0, 2, 1, 2]);
@@ -291,8 +310,8 @@ mod tests {
     #[test]
     fn only_the_latest_connection_gets_messages() {
         let buffer = buffer(1 << 20);
-        let mut old = buffer.attach(Arc::default());
-        let mut new = buffer.attach(Arc::default());
+        let mut old = attach(&buffer);
+        let mut new = attach(&buffer);
         buffer.send(&mut vec![envelope(1)]);
         assert_eq!(old.next().now_or_never(), Some(None));
         drop(old);

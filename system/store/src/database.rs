@@ -108,6 +108,9 @@ impl Database {
         let (version, lsn) = {
             let mut inner = self.inner();
             inner.store.limits().check(key, value)?;
+            if let Some(value) = value {
+                inner.store.check_room(1, key.len() + value.len())?;
+            }
             let version = inner.next;
             inner.next += 1;
             let next = inner.next;
@@ -216,6 +219,13 @@ impl Schema for DatabaseSchema {
                 _ => Err("a write is applied but was not staged"),
             },
             _ => Ok(()),
+        }
+    }
+
+    fn growth(record: &DatabaseRecord) -> Option<usize> {
+        match record {
+            DatabaseRecord::Staged { key, value: Some(value), .. } => Some(key.len() + value.len()),
+            _ => None,
         }
     }
 

@@ -193,6 +193,21 @@ impl Environment {
         Ok((pages as u64).saturating_mul(stat.page_size.into()))
     }
 
+    /// The size of all tables, and of the file as far as it was ever allocated, in bytes.
+    pub(crate) fn sizes(&self) -> Result<(u64, u64), StoreError> {
+        let txn = self.read()?;
+        let stat = self.facts.stat(&txn).map_err(self.error("cannot inspect"))?;
+        let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+        let page_bytes = u64::from(stat.page_size);
+        let used = (pages as u64 + verify::META_PAGES) * page_bytes + self.entry_bytes()?;
+        Ok((used, (self.env.info().last_page_number as u64 + 1) * page_bytes))
+    }
+
+    /// The largest size of the data file, in bytes.
+    pub(crate) fn map_bytes(&self) -> u64 {
+        self.map_bytes
+    }
+
     /// The directory.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir

@@ -151,6 +151,15 @@ pub enum StoreError {
         /// The size of the map in bytes.
         map_bytes: u64,
     },
+    /// There is no room for a write that stores a value.
+    #[error(
+        "{}: there is no room for this write; durable data is safe, and deletes go on; delete something, \
+         free some space or increase map_bytes", dir.display()
+    )]
+    NearlyFull {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The disk is full, or a quota or a limit of file sizes is reached.
     #[error(
         "{}: the disk is full ({doing}: {source}); durable data is safe; free some space and \

@@ -45,6 +45,7 @@ mod memory;
 mod memtable;
 mod rules;
 mod schema;
+mod space;
 mod store;
 mod upgrade;
 mod verify;

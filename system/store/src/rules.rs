@@ -44,6 +44,8 @@ rules! {
     ReuseAfterSync = "reuse-after-sync": "overwrites a segment before its checkpoint is durable",
     /// A frame that no other follows is followed by an empty one.
     SealWhenIdle = "seal-when-idle": "leaves the last frame without a successor",
+    /// A write is accepted only if there is room to apply it.
+    YesReservesSpace = "yes-reserves-space": "accepts writes that it may have no room for",
 }
 
 impl fmt::Display for Rule {

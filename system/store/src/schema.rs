@@ -40,6 +40,10 @@ pub trait Schema: Clone + Debug + Default + Eq + Hash + Send + Sync + 'static {
         Ok(())
     }
 
+    /// The bytes of key and value that a record brings, if it is the first to name a write that stores a
+    /// value. Room for it is reserved until the tables contain it.
+    fn growth(record: &Self::Record) -> Option<usize>;
+
     /// Adds a fact that was read back. Restoring all [`records`](Schema::records) of some facts gives
     /// equal facts.
     fn restore(facts: &mut Self::Facts, record: Self::Record);

@@ -20,6 +20,7 @@ use crate::{
     codec,
     environment::{Environment, Log},
     memtable::Change,
+    space::{Need, Space},
     upgrade,
     writer::{Background, Shared, Writer, segment_bytes},
 };
@@ -98,6 +99,7 @@ pub struct Opened<S: Schema> {
 pub struct Store<S: Schema> {
     environment: Arc<Environment>,
     shared: Arc<Shared<S>>,
+    space: Arc<Space>,
     last: Lsn,
     limits: Limits,
     writer: Option<JoinHandle<()>>,
@@ -156,10 +158,12 @@ impl<S: Schema> Store<S> {
         }
         wal.resize(segment_bytes(options.wal_bytes, environment.entry_bytes()?))?;
         let records = shared.facts();
+        let space = Arc::new(Space::new(&environment, options.rules)?);
         let writer = Writer {
             environment: environment.clone(),
             wal,
             background: Background::Idle(checkpointer),
+            space: space.clone(),
             sync_mode: options.sync_mode,
             wal_bytes: options.wal_bytes,
             rules: options.rules,
@@ -176,8 +180,14 @@ impl<S: Schema> Store<S> {
                 StoreError::Io { path: dir.to_owned(), doing, source }
             })?;
         let id = environment.id;
-        let store =
-            Store { environment, shared, last: 0, limits: options.limits, writer: Some(writer) };
+        let store = Store {
+            environment,
+            shared,
+            space,
+            last: 0,
+            limits: options.limits,
+            writer: Some(writer),
+        };
         Ok(Opened { store, id, records })
     }
 
@@ -185,6 +195,25 @@ impl<S: Schema> Store<S> {
     #[must_use]
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Checks that there is room for some writes that store values, with this many bytes of keys and
+    /// values together, besides everything that was appended. Callers of `append` must check it; deletes
+    /// need no check.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn check_room(&self, writes: usize, bytes: usize) -> Result<(), StoreError> {
+        let mut need = self.shared.need();
+        if let Some(most) = bytes.checked_div(writes) {
+            // As if they were of one size: the estimate is linear but for the rounding.
+            (0..writes).for_each(|_| need.add(Need::of(most as u64 + 1)));
+        }
+        if self.space.has_room_for(need) {
+            Ok(())
+        } else {
+            Err(StoreError::NearlyFull { dir: self.environment.dir().to_owned() })
+        }
     }
 
     /// Appends a record and returns its position, counted from 1 since the store was opened. Reads
@@ -292,13 +321,22 @@ pub struct Entries<S: Schema> {
     changed: Peekable<vec::IntoIter<(S::Key, Change<S>)>>,
     /// The last key read from the database.
     last: Option<S::Key>,
-    /// The next entry of the database, not returned yet.
-    stored: Option<(S::Key, S::Version, S::Value)>,
+    /// The next entry of the database, not returned yet. If it is damaged, a change of its key may hide
+    /// that.
+    stored: Option<(S::Key, Result<Versioned<S>, StoreError>)>,
     /// The database is exhausted or has failed.
     done: bool,
 }
 
 impl<S: Schema> Entries<S> {
+    /// Ends with an error.
+    fn end(&mut self, error: StoreError) -> Option<<Self as Iterator>::Item> {
+        self.done = true;
+        self.stored = None;
+        self.changed = Vec::new().into_iter().peekable();
+        Some(Err(error))
+    }
+
     /// Reads the next entry of the database.
     fn advance(&mut self) -> Result<(), StoreError> {
         let entries = &self.environment.entries;
@@ -308,10 +346,10 @@ impl<S: Schema> Entries<S> {
         };
         self.stored = match next.map_err(self.environment.error("cannot read"))? {
             Some((key, row)) => {
-                let (version, value) = entry::<S>(&self.environment, key, row)?;
+                let entry = entry::<S>(&self.environment, key, row);
                 let key = S::Key::from(key);
                 self.last = Some(key.clone());
-                Some((key, version, value))
+                Some((key, entry))
             }
             None => {
                 self.done = true;
@@ -331,9 +369,7 @@ impl<S: Schema> Iterator for Entries<S> {
                 && !self.done
                 && let Err(error) = self.advance()
             {
-                self.done = true;
-                self.changed = Vec::new().into_iter().peekable();
-                return Some(Err(error));
+                return self.end(error);
             }
             // If both have a key, the database has an earlier write of it, or the same.
             let changed = match (&self.stored, self.changed.peek()) {
@@ -343,7 +379,10 @@ impl<S: Schema> Iterator for Entries<S> {
                 (Some((stored, ..)), Some((changed, _))) => changed <= stored,
             };
             if !changed {
-                return self.stored.take().map(Ok);
+                return match self.stored.take()? {
+                    (key, Ok((version, value))) => Some(Ok((key, version, value))),
+                    (_, Err(error)) => self.end(error),
+                };
             }
             if let Some((key, (version, value))) = self.changed.next() {
                 self.stored.take_if(|(stored, ..)| *stored == key);

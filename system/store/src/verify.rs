@@ -12,7 +12,7 @@ use crate::StoreError;
 /// LMDB uses the page size of the operating system, within these bounds.
 const PAGE_BYTES: RangeInclusive<u32> = 256..=32768;
 /// The first two pages are meta pages; the one of the later transaction is current.
-const META_PAGES: u64 = 2;
+pub(crate) const META_PAGES: u64 = 2;
 /// The size of a meta page with its header.
 const META_BYTES: usize = 152;
 /// The size of a page header: page number, padding, kind, bounds.

@@ -23,6 +23,7 @@ use crate::{
     checkpoint::Checkpointer,
     environment::Environment,
     memtable::{Change, Changes, Memtable},
+    space::{Need, Space},
     wal::{Anchor, Retired, Wal},
 };
 
@@ -67,6 +68,10 @@ struct Queue<S: Schema> {
     timed_wait: bool,
     /// The state after every appended record.
     memtable: Memtable<S>,
+    /// What the records need in the tables that no checkpoint has begun to write.
+    need: Need,
+    /// What the running checkpoint needs.
+    frozen_need: Need,
 }
 
 /// What the writer has to do next.
@@ -88,12 +93,20 @@ struct Snapshot<S: Schema> {
 impl<S: Schema> Queue<S> {
     /// Begins a checkpoint of the state after every appended record.
     fn freeze(&mut self) -> Snapshot<S> {
+        self.frozen_need.add(mem::take(&mut self.need));
+        // What is not applied yet will be written once more.
+        S::records(self.memtable.facts()).for_each(|record| self.need.add(need_of::<S>(record)));
         Snapshot {
             upto: self.appended,
             changed: self.memtable.begin_checkpoint(),
             facts: self.memtable.facts().clone(),
         }
     }
+}
+
+/// What a record needs in the tables.
+fn need_of<S: Schema>(record: &S::Record) -> Need {
+    S::growth(record).map_or_else(Need::default, |bytes| Need::of(bytes as u64))
 }
 
 impl<S: Schema> Shared<S> {
@@ -104,7 +117,9 @@ impl<S: Schema> Shared<S> {
     /// A record cannot follow the earlier ones.
     pub(crate) fn new(facts: S::Facts, logged: &[S::Record]) -> Result<Self, &'static str> {
         let mut memtable = Memtable::new(facts);
+        let mut need = Need::default();
         for record in logged {
+            need.add(need_of::<S>(record));
             S::check(memtable.facts(), record)?;
             memtable.apply(record);
         }
@@ -117,6 +132,8 @@ impl<S: Schema> Shared<S> {
             waiting: false,
             timed_wait: false,
             memtable,
+            need,
+            frozen_need: Need::default(),
         };
         Ok(Shared {
             queue: Mutex::new(queue),
@@ -138,6 +155,7 @@ impl<S: Schema> Shared<S> {
     pub(crate) fn append(&self, record: S::Record) -> Lsn {
         let mut queue = self.queue();
         queue.memtable.apply(&record);
+        queue.need.add(need_of::<S>(&record));
         queue.appended += 1;
         queue.records.push(record);
         let lsn = queue.appended;
@@ -270,7 +288,17 @@ impl<S: Schema> Shared<S> {
     /// The tables contain the frozen state. The caller should still hold it, because dropping that
     /// much under a lock could take long.
     fn checkpoint_done(&self) {
-        self.queue().memtable.checkpoint_done();
+        let mut queue = self.queue();
+        queue.memtable.checkpoint_done();
+        queue.frozen_need = Need::default();
+    }
+
+    /// What all records need that the tables do not contain.
+    pub(crate) fn need(&self) -> Need {
+        let queue = self.queue();
+        let mut need = queue.need;
+        need.add(queue.frozen_need);
+        need
     }
 
     /// Checkpoints the state after all records, before there is a writer.
@@ -298,6 +326,7 @@ pub(crate) struct Writer<S: Schema> {
     pub(crate) environment: Arc<Environment>,
     pub(crate) wal: Wal,
     pub(crate) background: Background,
+    pub(crate) space: Arc<Space>,
     pub(crate) sync_mode: SyncMode,
     /// The size of a segment at least.
     pub(crate) wal_bytes: u64,
@@ -387,17 +416,19 @@ impl<S: Schema> Writer<S> {
         Ok(())
     }
 
-    /// Whether the next group is the last of its segment. If the checkpoint of the other segment is
+    /// Whether the next group is the last of its segment, because it is nearly full or because the space of
+    /// the tables is. If the checkpoint of the other segment is
     /// still running, waits for it: there is nowhere to go on.
     fn is_to_freeze(&mut self) -> Result<bool, StoreError> {
         let running = match &self.background {
             Background::Running(_, thread) => !thread.is_finished(),
             _ => false,
         };
-        if self.wal.is_nearly_full() || !running {
+        let full = self.wal.is_nearly_full();
+        if full || !running {
             self.end_background()?;
         }
-        Ok(self.wal.is_nearly_full())
+        Ok(full || !running && self.space.take_refused())
     }
 
     /// Makes a group durable atomically, so that a crash keeps a prefix of the records. A
@@ -446,6 +477,7 @@ impl<S: Schema> Writer<S> {
         };
         let anchor = self.wal.next_anchor();
         checkpointer.write::<S>(&snapshot.facts, &snapshot.changed, &anchor)?;
+        self.space.measure(&self.environment)?;
         self.wal.start_next_generation(&anchor);
         self.wal.set_next_salt(&anchor);
         self.shared.checkpoint_done();
@@ -468,10 +500,11 @@ impl<S: Schema> Writer<S> {
         let retired = self.wal.retire();
         self.wal.start_next_generation(&anchor);
         let (shared, environment) = (self.shared.clone(), self.environment.clone());
-        let wal_bytes = self.wal_bytes;
+        let (wal_bytes, space) = (self.wal_bytes, self.space.clone());
         let thread = thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
             let written = checkpointer.write::<S>(&frozen.facts, &frozen.changed, &anchor);
             let result = written.and_then(|()| {
+                space.measure(&environment)?;
                 shared.checkpoint_done();
                 let mut retired = retired;
                 retired.enlarge(segment_bytes(wal_bytes, environment.entry_bytes()?))?;

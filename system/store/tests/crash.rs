@@ -51,6 +51,10 @@ impl Schema for Puts {
         Some(Write { key: put.key(), version: put.number, value: Some(put.value.clone()) })
     }
 
+    fn growth(put: &Put) -> Option<usize> {
+        Some(put.value.len())
+    }
+
     fn restore(facts: &mut Option<Put>, put: Put) {
         *facts = Some(put);
     }

@@ -9,12 +9,14 @@ use std::{
     process::Command,
 };
 
-use store::{Database, StoreError, StoreOptions};
+use store::{Database, Rule, Rules, StoreError, StoreOptions};
 use tempfile::TempDir;
 
 const PAGE: usize = 4096;
 /// Names the directory for a child process, which runs one of these tests.
 const CHILD: &str = "STORE_TEST_CHILD";
+/// Names the rule that it breaks.
+const BROKEN: &str = "STORE_TEST_BROKEN";
 
 fn open(dir: &Path, options: StoreOptions) -> Result<Database, StoreError> {
     Database::open(dir, options)
@@ -169,42 +171,101 @@ fn an_interrupted_creation_is_repeated() {
     assert_eq!(lock(), id);
 }
 
-/// In a child process with a file size limit: puts until it fails, and prints how many puts
-/// succeeded and the error.
+fn numbered(n: u32) -> Vec<u8> {
+    format!("key{n}").into_bytes()
+}
+
+/// Puts until that fails, deletes everything, and puts again. Prints how far each went.
+fn fill(dir: &Path, options: StoreOptions) {
+    let database = Database::open(dir, options).unwrap();
+    let put = |n| database.put(&numbered(n), &[b'v'; 1000]);
+    let (durable, error) =
+        (0..).find_map(|n| put(n).err().map(|error| (n, error))).expect("it fails");
+    println!("\nfailed after {durable}: {error}");
+    let deleted = (0..durable).take_while(|n| database.del(&numbered(*n)).is_ok()).count();
+    println!("deleted {deleted}, put again {}", put(0).is_ok());
+}
+
+/// In a child process with a file size limit.
 #[test]
 fn child_that_fills_the_disk() {
     let Some(dir) = env::var_os(CHILD) else { return };
-    let database = Database::open(Path::new(&dir), create()).unwrap();
-    for n in 1.. {
-        if let Err(error) = database.put(format!("key{n}").as_bytes(), &[b'v'; 1000]) {
-            println!("\nfailed after {}: {error}", n - 1);
-            return;
-        }
-    }
+    let rules = match env::var(BROKEN) {
+        Ok(rule) => Rules::ALL.without(rule.parse().unwrap()),
+        Err(_) => Rules::ALL,
+    };
+    fill(Path::new(&dir), StoreOptions { rules, ..create() });
 }
 
-#[test]
-fn a_full_disk_stops_the_store_and_loses_nothing() {
-    let dir = TempDir::new().unwrap();
+/// Fills a small disk in a child process. Returns its output: the number of puts that were durable and why the
+/// next one failed, and what came after.
+fn filled(dir: &TempDir, broken: Option<Rule>) -> (usize, String, String) {
     // The shell's file size limit (in blocks) stands in for a small disk. The write beyond it is
     // short or fails. The signal is ignored, so the process survives to report it.
-    let output = Command::new("sh")
+    let mut command = Command::new("sh");
+    command
         .args(["-c", "trap '' XFSZ; ulimit -f 400 && exec \"$0\" \"$@\""])
         .arg(env::current_exe().unwrap())
         .args(["--exact", "child_that_fills_the_disk", "--nocapture"])
-        .env(CHILD, dir.path())
-        .output()
-        .unwrap();
+        .env(CHILD, dir.path());
+    if let Some(rule) = broken {
+        command.env(BROKEN, rule.name());
+    }
+    let output = command.output().unwrap();
     let output = String::from_utf8_lossy(&output.stdout);
     let failed = output.lines().find_map(|line| line.strip_prefix("failed after "));
     let (durable, why) = failed.and_then(|failed| failed.split_once(": ")).expect(&output);
-    assert!(why.contains("durable data is safe"), "{why}");
-    let durable: usize = durable.parse().unwrap();
+    let after = output.lines().find(|line| line.starts_with("deleted ")).expect(&output);
+    (durable.parse().unwrap(), why.to_owned(), after.to_owned())
+}
+
+#[test]
+fn a_full_disk_refuses_values_and_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let (durable, why, after) = filled(&dir, None);
+    assert!(
+        why.contains("no room for this write; durable data is safe, and deletes go on"),
+        "{why}"
+    );
     assert!(durable > 20, "only {durable} fit");
+    assert_eq!(after, format!("deleted {durable}, put again true"));
+    let database = Database::open(dir.path(), StoreOptions::default()).unwrap();
+    let found = database.entries().unwrap().map(|entry| entry.unwrap().0.to_vec());
+    assert_eq!(found.collect::<Vec<_>>(), [numbered(0)]);
+}
+
+#[test]
+fn a_store_without_a_reserve_ends_when_the_disk_is_full_and_loses_nothing() {
+    let dir = TempDir::new().unwrap();
+    let (durable, why, after) = filled(&dir, Some(Rule::YesReservesSpace));
+    assert!(why.contains("durable data is safe"), "{why}");
+    assert!(durable > 20, "only {durable} fit");
+    assert_eq!(after, "deleted 0, put again false");
 
     let database = Database::open(dir.path(), StoreOptions::default()).unwrap();
     let found = database.entries().unwrap().map(Result::unwrap).count();
     // The failed put has no effect either: its commit had no meta page.
     assert_eq!(found, durable);
     database.put(b"there is", b"room again").unwrap();
+}
+
+#[test]
+fn a_full_map_refuses_values_and_goes_on_with_a_wal_too() {
+    let dir = TempDir::new().unwrap();
+    let options = StoreOptions { map_bytes: 1 << 20, wal_bytes: 64 << 10, ..create() };
+    let database = Database::open(dir.path(), options).unwrap();
+    for round in 0..3 {
+        let put = |n: u32| {
+            // Short ones, and long ones that have pages of their own.
+            database.put(&numbered(n), &vec![b'v'; if n % 3 == 0 { 9000 } else { 300 }])
+        };
+        let (durable, error) =
+            (0..).find_map(|n| put(n).err().map(|error| (n, error))).expect("it fails");
+        assert!(matches!(error, StoreError::NearlyFull { .. }), "{error}");
+        assert!(durable > 20, "only {durable} fit in round {round}");
+        for n in 0..durable {
+            database.del(&numbered(n)).unwrap();
+        }
+    }
+    database.close().unwrap();
 }

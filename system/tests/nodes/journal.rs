@@ -28,7 +28,8 @@ const MASTER: Node = Node::Master;
 const R1: Node = Node::Replica(1);
 
 /// No heartbeat arrives during a test, so that a node has nothing to write but what the test causes.
-const QUIET: &str = "[timing]\nvote_timeout_ms = 30000\nheartbeat_ms = 60000";
+const QUIET: &str =
+    "[timing]\nvote_timeout_ms = 30000\nretransmit_ms = 60000\nheartbeat_ms = 60000";
 
 fn has_effect(cluster: &Cluster, node: Node, wanted: impl Fn(&Effect) -> bool) -> bool {
     let journal = cluster.journal(node);
@@ -69,7 +70,7 @@ async fn what_left_a_stopped_node_is_in_its_journal() {
             sends(effect, |body| matches!(body, Body::VoteYes { txn } if txn.seq == 5))
         }),
         (R1, "replica:after-send:ack", |effect, _| {
-            sends(effect, |body| matches!(body, Body::Ack { txns } if txns[0].seq == 6))
+            sends(effect, |body| matches!(body, Body::Ack { txns, .. } if txns[0].seq == 6))
         }),
     ];
     for (node, point, wanted) in points {

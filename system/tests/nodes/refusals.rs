@@ -1,6 +1,6 @@
 //! Nodes that must not run, and requests that must be refused.
 
-use std::{process::Stdio, time::Instant};
+use std::{fs::File, process::Stdio, time::Instant};
 
 use futures::StreamExt as _;
 use nix::sys::signal::Signal;
@@ -50,6 +50,24 @@ fn configuration_errors_name_the_position() {
         text(&cluster.command(Node::Replica(2)).output().expect("the program ends"));
     assert_eq!(code, Some(2), "{stderr}");
     assert!(stderr.contains("the configuration has no r2: its replicas are r1 to r1"), "{stderr}");
+}
+
+#[test]
+fn other_machines_cannot_connect_unless_the_operator_says_so() {
+    let cluster = Cluster::new(1, "");
+    let flags = ["--bootstrap", "--listen", "0.0.0.0:0"];
+    let refused = cluster.command(R1).args(flags).output().expect("the program ends");
+    let (code, stderr) = text(&refused);
+    assert_eq!(code, Some(2), "{stderr}");
+    let why = "refuses to listen on 0.0.0.0:0: 0.0.0.0 is not a loopback address";
+    assert!(stderr.contains(why) && stderr.contains("--insecure"), "{stderr}");
+    assert!(!cluster.file(R1, "").exists(), "it has created a store");
+    let log = File::create(cluster.file(R1, ".log")).expect("a log");
+    let mut command = cluster.command(R1);
+    let mut node = command.args(flags).arg("--insecure").stderr(log).spawn().expect("it starts");
+    within("its address", || cluster.log(R1).contains("listens on 0.0.0.0:").then_some(()));
+    node.kill().expect("it runs");
+    node.wait().expect("a child");
 }
 
 #[tokio::test(flavor = "multi_thread")]

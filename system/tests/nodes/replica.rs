@@ -4,7 +4,9 @@ use std::{collections::VecDeque, time::Duration};
 
 use proto::v1::{self as pb, peer_client::PeerClient};
 use system::{
-    protocol::{Body, CommitMode, Decision, Message, NoReason, Node, StoreId, TxnId, Write},
+    protocol::{
+        Body, ClusterId, CommitMode, Decision, Message, NoReason, Node, StoreId, TxnId, Write,
+    },
     wire,
 };
 use tokio::{sync::mpsc, time::timeout};
@@ -15,6 +17,7 @@ use crate::support::{Cluster, DEADLINE};
 
 const R1: Node = Node::Replica(1);
 const STORE: StoreId = StoreId(77);
+const CLUSTER: ClusterId = ClusterId(7);
 
 /// A master, as seen by the replica.
 struct Master {
@@ -30,7 +33,9 @@ impl Master {
         let address = format!("http://{}", cluster.address(R1));
         let mut peer = PeerClient::connect(address).await.expect("connected");
         let (batches, outgoing) = mpsc::channel(16);
-        let greeting = pb::Batch { from: 0, to, cluster: name.to_owned(), envelopes: Vec::new() };
+        let greeting = pb::Greeting { wire_version: 2, store: STORE.0, ..pb::Greeting::default() };
+        let greeting = Some(greeting);
+        let greeting = pb::Batch { to, cluster: name.to_owned(), greeting, ..pb::Batch::default() };
         batches.send(greeting).await.expect("there is room");
         let incoming = peer.exchange(ReceiverStream::new(outgoing)).await?.into_inner();
         Ok(Master { batches, incoming, received: VecDeque::new(), member: None })
@@ -39,13 +44,16 @@ impl Master {
     /// Sends messages in one batch.
     async fn send(&mut self, bodies: impl IntoIterator<Item = Body>) {
         let messages = bodies.into_iter().map(|body| Message {
+            cluster: CLUSTER,
             store: STORE,
             epoch: 1,
+            nonce: 5,
             watermark: TxnId::new(1, 1),
             body,
         });
         let envelopes = messages.map(wire::to_wire).collect();
-        let batch = pb::Batch { from: 0, to: 1, cluster: "test".to_owned(), envelopes };
+        let cluster = "test".to_owned();
+        let batch = pb::Batch { to: 1, cluster, envelopes, ..pb::Batch::default() };
         self.batches.send(batch).await.expect("the replica listens");
     }
 
@@ -80,7 +88,14 @@ impl Master {
     async fn fence(&mut self) {
         loop {
             let member = self.member;
-            self.send([Body::Fence { member, commit: CommitMode::Logged }]).await;
+            let fence = Body::Fence {
+                member,
+                commit: CommitMode::Logged,
+                members: member.into_iter().collect(),
+                supersedes: Some((0, 0)),
+                seen: None,
+            };
+            self.send([fence]).await;
             let answer = timeout(Duration::from_millis(100), async {
                 while !matches!(self.next_of_any_kind().await, Body::FenceOk { .. }) {}
             });
@@ -109,7 +124,7 @@ async fn the_second_of_two_prepares_of_a_key_is_voted_no() {
     assert_eq!(master.next().await, Body::VoteYes { txn: first });
     // The first one commits regardless of the second.
     master.send([Body::Decide { txn: first, decision: Decision::Commit }]).await;
-    assert_eq!(master.next().await, Body::Ack { txns: vec![first] });
+    assert_eq!(master.next().await, Body::Ack { txns: vec![first], commits: 1 });
     assert_eq!(cluster.dump(R1).await, vec![("k".into(), first, "v".into())]);
 }
 

@@ -103,7 +103,7 @@ async fn a_log_that_nobody_reads_stops_nothing() {
     let mut peer =
         PeerClient::connect(format!("http://{}", cluster.address(R1))).await.expect("connected");
     // One name fills the pipe if it is logged whole, and the others do if one of them waits.
-    let names = std::iter::once("\u{1b}[2J".repeat(2 << 20))
+    let names = std::iter::once("\u{1b}[2J".repeat(15 << 10))
         .chain((0..600).map(|n| format!("\u{1b}[2J\nvalid {n} {}", "x".repeat(400))));
     for cluster in names {
         let greeting = pb::Batch { cluster, ..pb::Batch::default() };

@@ -32,8 +32,14 @@ pub(super) fn rename(envelope: &Envelope, renaming: &[u8]) -> Envelope {
     let Envelope { from, to, message } = envelope;
     let mut message = message.clone();
     message.store = rename_store(renaming, message.store);
-    if let Body::Fence { member: Some(store), .. } = &mut message.body {
-        *store = rename_store(renaming, *store);
+    if let Body::Fence { member, members, .. } = &mut message.body {
+        if let Some(store) = member {
+            *store = rename_store(renaming, *store);
+        }
+        let before = members.clone();
+        for (old, store) in before.into_iter().enumerate() {
+            members[usize::from(renaming[old]) - 1] = rename_store(renaming, store);
+        }
     }
     Envelope { from: node(*from), to: node(*to), message }
 }

@@ -46,6 +46,7 @@ impl ScheduleHost {
             Record::Member { node: member, store: id } => {
                 Record::Member { node: node(*member), store: store_id(*id) }
             }
+            Record::Seen { slot: of, seen } => Record::Seen { slot: slot(*of), seen: *seen },
             record => record.clone(),
         };
         (node(self.node()), store_id(self.store_id), self.stopped()).hash(hasher);
@@ -97,6 +98,13 @@ impl ScheduleSetup {
             Body::Stale { .. } if !second_instances => return Vec::new(),
             _ => {}
         }
+        // A healthy store holds all that is known of it, so no receiver acts on these. The simulator
+        // checks that.
+        match &mut message.body {
+            Body::Fence { seen, .. } => *seen = None,
+            Body::FenceOk { commits, .. } | Body::Ack { commits, .. } => *commits = 0,
+            _ => {}
+        }
         if from != Node::Master {
             let handshake = matches!(message.body, Body::FenceOk { .. });
             if !handshake || self.commit.is_logged() {
@@ -107,9 +115,9 @@ impl ScheduleSetup {
             }
         }
         match &message.body {
-            Body::Ack { txns } if txns.len() > 1 => {
+            Body::Ack { txns, commits } if txns.len() > 1 => {
                 let single = |txn: &TxnId| Message {
-                    body: Body::Ack { txns: vec![*txn] },
+                    body: Body::Ack { txns: vec![*txn], commits: *commits },
                     ..message.clone()
                 };
                 txns.iter().map(single).collect()

@@ -127,7 +127,10 @@ impl Cluster {
             (Body::FenceOk { in_doubt: one, .. }, Body::FenceOk { in_doubt: other, .. }) => {
                 one == other
             }
-            (Body::Alive { .. }, Body::Alive { .. }) => true,
+            (Body::Alive { .. }, Body::Alive { .. }) | (Body::Fence { .. }, Body::Fence { .. }) => {
+                true
+            }
+            (Body::Ack { txns: one, .. }, Body::Ack { txns: other, .. }) => one == other,
             (one, other) => one == other,
         };
         let matches = |sent: &&(Node, Node, Message)| {

@@ -28,6 +28,9 @@ pub struct ScheduleHost {
     process: Option<Process>,
     /// The machine stopped its process, and would do so again after a restart.
     stopped: bool,
+    /// The number of processes that have started, from which their nonces follow. Not counted in
+    /// canonical form: no store is copied, so nothing depends on the nonces.
+    starts: u64,
     /// A second process on the same store, which each takes for its own.
     second_instance: Option<(Process, Memory)>,
 }
@@ -50,6 +53,7 @@ impl ScheduleHost {
             store: Memory::new(),
             process: None,
             stopped: false,
+            starts: 0,
             second_instance: None,
         };
         let step_effects = host.restart(setup).expect("the process is not up yet");
@@ -172,7 +176,7 @@ impl ScheduleHost {
     /// The configuration that the process starts with.
     #[must_use]
     pub fn config(&self, setup: &ScheduleSetup) -> Config {
-        setup.config(self.node, self.store_id)
+        setup.config(self.node, self.store_id, self.starts)
     }
 
     // ---- Steps. Each returns `None`, and changes nothing, if it is not possible. ----
@@ -292,6 +296,7 @@ impl ScheduleHost {
         if self.process.is_some() {
             return None;
         }
+        self.starts += u64::from(!setup.canonical);
         let started = catch_panic(|| {
             let records = self.store.records();
             Machine::recover(self.config(setup), &records)
@@ -317,6 +322,7 @@ impl ScheduleHost {
         {
             return None;
         }
+        self.starts += u64::from(!setup.canonical);
         let mut store = self.store.clone();
         store.write_up_to(store.last());
         store.kill();
@@ -388,12 +394,13 @@ impl ScheduleHost {
 }
 
 impl ScheduleSetup {
-    /// The configuration of a node's machine.
-    fn config(&self, node: Node, store: StoreId) -> Config {
+    /// The configuration of a node's machine, for one of its starts.
+    fn config(&self, node: Node, store: StoreId, starts: u64) -> Config {
         Config {
             node,
             replicas: self.replicas,
             store,
+            nonce: starts,
             bootstrap: true,
             commit: self.commit,
             rules: self.rules,

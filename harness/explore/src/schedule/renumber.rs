@@ -54,7 +54,7 @@ fn body(body: &Body, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Body> {
         | Body::PeerInquire { txn }
         | Body::PeerAnswer { txn, .. }
         | Body::Busy { txn, .. } => *txn = new(*txn)?,
-        Body::Ack { txns } => {
+        Body::Ack { txns, .. } => {
             *txns = txns.iter().filter_map(|txn| new(*txn)).collect();
             if txns.is_empty() {
                 return None;
@@ -68,6 +68,7 @@ fn body(body: &Body, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Body> {
         | Body::NotServing { .. }
         | Body::Heartbeat
         | Body::Alive { .. }
+        | Body::Leaving { .. }
         | Body::Stale { .. } => {}
     }
     Some(body)

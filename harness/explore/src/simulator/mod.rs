@@ -10,6 +10,8 @@ mod node;
 mod plan;
 mod queue;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use clients::{ClientOperation, ClientWorkload, Workload};
 pub use plan::{Fault, SimulationPlan};

@@ -8,7 +8,7 @@ use std::{
 };
 
 use history::{
-    Completion, Event, Invocation, MalformedHistory, Sink,
+    Completion, Event, Invocation, MalformedHistory, MicroOp, Outcome, Sink,
     formats::{Format, recognise, stream_from},
 };
 
@@ -99,6 +99,25 @@ impl Sink for Delivered {
         completion: Completion<'_>,
     ) -> Result<(), MalformedHistory> {
         self.0.push(format!("{process} {completion:?}"));
+        Ok(())
+    }
+
+    fn invoke_transaction(
+        &mut self,
+        process: u64,
+        ops: &[MicroOp<'_, '_>],
+    ) -> Result<(), MalformedHistory> {
+        self.0.push(format!("{process} {ops:?}"));
+        Ok(())
+    }
+
+    fn complete_transaction(
+        &mut self,
+        process: u64,
+        ops: &[MicroOp<'_, '_>],
+        outcome: Outcome,
+    ) -> Result<(), MalformedHistory> {
+        self.0.push(format!("{process} {ops:?} {outcome:?}"));
         Ok(())
     }
 }

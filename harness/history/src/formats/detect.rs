@@ -152,10 +152,29 @@ fn is_recorded_operation(fields: &serde_json::Map<String, Json>) -> bool {
         Some(value) => is_text(value) || fields["type"] == "fail" || fields["type"] == "info",
         None => true,
     };
+    if f == "txn" {
+        return fields.get("value").is_none_or(is_recorded_transaction);
+    }
     let is_known = matches!(f, "get" | "put" | "del" | "cas" | "append");
     match fields.get("key") {
         Some(key) => key.is_string() && is_known && has_texts,
         None => matches!(f, "get" | "put" | "del"),
+    }
+}
+
+/// Whether a value is that of a transaction that we record: keys and values are texts.
+fn is_recorded_transaction(value: &Json) -> bool {
+    let is_text = |value: &Json| match value {
+        Json::Array(elements) => elements.iter().all(Json::is_string),
+        other => other.is_string() || other.is_null(),
+    };
+    match value {
+        Json::Null => true,
+        Json::Array(steps) => steps.iter().all(|step| match step.as_array().map(Vec::as_slice) {
+            Some([f, key, value]) => f.is_string() && key.is_string() && is_text(value),
+            _ => false,
+        }),
+        _ => false,
     }
 }
 

@@ -1,5 +1,5 @@
 //! Turns events of Jepsen's shape into invocations and completions of operations on registers and
-//! locks. EDN, JSON and log lines have such events. Does not know how they are written.
+//! locks, and of transactions. EDN, JSON and log lines have such events. Does not know how they are written.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::{
     FormatError,
     pairing::{OperationLabel, PairingSink},
 };
-use crate::{Completion, Invocation, Value, value::NumberKind};
+use crate::{Completion, Invocation, MicroFunction, MicroOp, Outcome, Value, value::NumberKind};
 
 /// The fields of an event that matter here. All others are ignored.
 #[derive(Debug, Default)]
@@ -166,8 +166,11 @@ pub(super) fn keyword<'v>(field: &str, value: Option<&'v Value<'_>>) -> Result<&
 }
 
 /// What is checked, for messages about everything else.
-const CHECKED: &str =
-    "only single registers (read, write, cas, delete) and locks (acquire, release) are checked";
+const CHECKED: &str = "only registers (read, write, cas, delete), locks (acquire, release) and \
+                       transactions of reads, writes and appends are checked";
+
+/// What events of transactions look like.
+const TRANSACTIONS: &str = "with a value such as [[:append x 1] [:r y nil]]";
 
 /// What an operation does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +198,11 @@ impl Operation {
             "append" => return Ok(Operation::Append),
             "acquire" | "lock" => return Ok(Operation::Acquire),
             "release" | "unlock" => return Ok(Operation::Release),
-            "txn" | "transaction" => "a transaction",
+            "txn" | "transaction" => {
+                return Err(format!(
+                    "{f} is a transaction: these are read as events, {TRANSACTIONS}"
+                ));
+            }
             "add" => "an operation on a set or a counter",
             "inc" | "incr" | "increment" | "dec" | "decr" | "decrement" => {
                 "an operation on a counter"
@@ -290,13 +297,13 @@ impl<'p, 's> EventTranslator<'p, 's> {
     /// What is wrong with it.
     pub(super) fn take(&mut self, fields: &EventFields<'_>) -> Result<(), String> {
         self.order.next(fields.index.as_ref())?;
-        // Transactions are often written without the other fields.
-        if let Some(transaction) = fields.value.as_ref().filter(|value| is_transaction(value)) {
-            return Err(format!("{transaction} is a transaction: {CHECKED}"));
-        }
         let process = self.processes.number(fields.process.as_ref(), self.pairs)?;
         let Some(process) = process else { return Ok(()) };
         let kind = keyword("type", fields.kind.as_ref())?;
+        if self.is_transaction(process, fields) {
+            let value = fields.value.as_ref();
+            return transaction(process, kind, value, self.pairs);
+        }
         let f = keyword("f", fields.f.as_ref())?;
         let operation = Operation::named(f)?;
         let (key, value) = (fields.key.as_ref(), fields.value.as_ref());
@@ -309,6 +316,14 @@ impl<'p, 's> EventTranslator<'p, 's> {
             "info" => self.complete_without_effect(event, Completion::Info),
             other => Err(format!("unknown type {other}: expected invoke, ok, fail or info")),
         }
+    }
+
+    /// Whether an event is one of a transaction: by its name, by its value, or since it completes one.
+    fn is_transaction(&self, process: u64, fields: &EventFields<'_>) -> bool {
+        let f = fields.f.as_ref().and_then(Value::name);
+        f.is_some_and(|f| matches!(f.strip_prefix(':').unwrap_or(f), "txn" | "transaction"))
+            || fields.value.as_ref().is_some_and(is_transaction)
+            || self.pairs.is_in_transaction(process)
     }
 
     fn invoke(&mut self, event: ClientEvent<'_, '_>) -> Result<(), String> {
@@ -335,7 +350,7 @@ impl<'p, 's> EventTranslator<'p, 's> {
             Operation::Append => {
                 return Err(format!(
                     "{f}: appends to texts are read in history.jsonl, in lines with start and end, and \
-                     in Porcupine's data; appends to lists are transactions, which are not checked"
+                     in Porcupine's data; appends to lists are transactions, {TRANSACTIONS}"
                 ));
             }
         };
@@ -465,15 +480,52 @@ fn is_tuple(operation: Operation, value: &Value<'_>) -> bool {
 
 /// Whether a value is a list of reads and writes: `[[:r 1 nil] [:append 2 3]]`.
 fn is_transaction(value: &Value<'_>) -> bool {
-    let is_step = |step: &Value<'_>| match step {
-        Value::List(parts) => {
-            let name = parts.first().and_then(Value::name);
-            parts.len() == 3
-                && name.is_some_and(|name| matches!(name, "r" | "w" | "read" | "write" | "append"))
+    micro_ops(value).is_some_and(|ops| !ops.is_empty())
+}
+
+/// The micro-operations in a value such as `[[:r 1 nil] [:append 2 3]]`.
+fn micro_ops<'v, 'a>(value: &'v Value<'a>) -> Option<Vec<MicroOp<'v, 'a>>> {
+    let Value::List(steps) = value else { return None };
+    let step = |step: &'v Value<'a>| match step {
+        Value::List(parts) if parts.len() == 3 => {
+            let name = parts[0].name()?;
+            let f = MicroFunction::named(name.strip_prefix(':').unwrap_or(name))?;
+            Some(MicroOp { f, key: &parts[1], value: &parts[2] })
         }
-        _ => false,
+        _ => None,
     };
-    matches!(value, Value::List(steps) if !steps.is_empty() && steps.iter().all(is_step))
+    steps.iter().map(step).collect()
+}
+
+/// Passes an event of a transaction on.
+pub(super) fn transaction(
+    process: u64,
+    kind: &str,
+    value: Option<&Value<'_>>,
+    pairs: &mut PairingSink<'_>,
+) -> Result<(), String> {
+    let ops = || {
+        let value = value.unwrap_or(&Value::Nil);
+        let ops = micro_ops(value).ok_or_else(|| {
+            format!(
+                "a transaction with the value {value}: expected a list of [:append key element], \
+                 [:r key result] and [:w key value]"
+            )
+        })?;
+        match ops.iter().find(|op| op.f != MicroFunction::Read && *op.value == Value::Nil) {
+            Some(op) => Err(format!("{} of {} without a value", op.f.name(), op.key)),
+            None => Ok(ops),
+        }
+    };
+    let paired = match kind {
+        "invoke" => pairs.invoke_transaction(process, &ops()?),
+        "ok" => pairs.complete_transaction(process, &ops()?, Outcome::Ok),
+        // What they say of reads is nothing that was observed.
+        "fail" => pairs.complete_transaction(process, &[], Outcome::Fail),
+        "info" => pairs.complete_transaction(process, &[], Outcome::Info),
+        other => return Err(format!("unknown type {other}: expected invoke, ok, fail or info")),
+    };
+    paired.map_err(|error| error.to_string())
 }
 
 /// Splits an event into the text of its key, and its value. A `[key old new]` has no value by itself.

@@ -7,11 +7,12 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
+use serde_json::value::RawValue;
 
 use super::{
     FormatError,
-    events::{NAMED_PROCESSES, Processes},
-    lines,
+    events::{self, NAMED_PROCESSES, Processes},
+    json, lines,
     pairing::{OperationLabel, PairingSink},
 };
 use crate::{Completion, Invocation, read::EventOrder};
@@ -142,12 +143,34 @@ fn event(
         Field::Text(name) => processes.named(&name, pairs),
         _ => return Err(malformed("process: expected a number or a name".to_owned())),
     };
+    if line.f == "txn" {
+        return transaction(process, &line.kind, text, pairs).map_err(malformed);
+    }
     let Field::Text(key) = line.key else {
         let reason = "key: expected text; operations on one register are called read and write";
         return Err(malformed(reason.to_owned()));
     };
     let event = ClientEvent { process, kind: &line.kind, f: &line.f, key: &key };
     pass_on(event, &line.value, pairs).map_err(malformed)
+}
+
+/// The value of a transaction, which is parsed only where there is one.
+#[derive(Deserialize)]
+struct TransactionLine<'a> {
+    #[serde(borrow, default)]
+    value: Option<&'a RawValue>,
+}
+
+fn transaction(
+    process: u64,
+    kind: &str,
+    text: &str,
+    pairs: &mut PairingSink<'_>,
+) -> Result<(), String> {
+    let TransactionLine { value } =
+        serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let value = value.map(json::value).transpose()?;
+    events::transaction(process, kind, value.as_ref(), pairs)
 }
 
 /// The fields of a client's event, besides the value.
@@ -201,7 +224,7 @@ fn pass_on(
         ("ok", "put" | "del" | "append") => pairs.complete(write, Completion::Ok(None)),
         ("invoke" | "ok" | "fail" | "info", other) => {
             return Err(format!(
-                "unknown operation '{other}': expected get, put, del, cas or append"
+                "unknown operation '{other}': expected get, put, del, cas, append or txn"
             ));
         }
         (other, _) => {

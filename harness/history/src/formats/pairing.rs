@@ -1,11 +1,11 @@
 //! Checks that each completion agrees with its invocation on function, key and written value. Does
 //! not know any format, nor what an operation should have returned.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt::Write as _};
 
 use ahash::RandomState;
 
-use crate::{Completion, Invocation, MalformedHistory, Sink};
+use crate::{Completion, Invocation, MalformedHistory, MicroFunction, MicroOp, Outcome, Sink};
 
 /// How an event identifies its operation, as far as it does.
 #[derive(Clone, Copy)]
@@ -24,6 +24,9 @@ pub(super) struct PairingSink<'s> {
     sink: &'s mut dyn Sink,
     /// The label of the last invocation of each process that is not retired.
     invoked: HashMap<u64, InvocationLabel, RandomState>,
+    /// The open transaction of each process: what it does, without what its reads return. Empty if
+    /// none is open.
+    transactions: HashMap<u64, String, RandomState>,
 }
 
 /// The label of an invocation. The next invocation of a process overwrites it in place, so that
@@ -37,7 +40,7 @@ struct InvocationLabel {
 
 impl<'s> PairingSink<'s> {
     pub(super) fn new(sink: &'s mut dyn Sink) -> Self {
-        PairingSink { sink, invoked: HashMap::default() }
+        PairingSink { sink, invoked: HashMap::default(), transactions: HashMap::default() }
     }
 
     /// Names the process of the next event.
@@ -97,6 +100,61 @@ impl<'s> PairingSink<'s> {
         }
         self.sink.complete(process, completion)
     }
+}
+
+impl PairingSink<'_> {
+    /// Whether a process has a transaction open.
+    pub(super) fn is_in_transaction(&self, process: u64) -> bool {
+        self.transactions.get(&process).is_some_and(|steps| !steps.is_empty())
+    }
+
+    pub(super) fn invoke_transaction(
+        &mut self,
+        process: u64,
+        ops: &[MicroOp<'_, '_>],
+    ) -> Result<(), MalformedHistory> {
+        self.sink.invoke_transaction(process, ops)?;
+        write_steps(ops, self.transactions.entry(process).or_default());
+        Ok(())
+    }
+
+    /// Completes a transaction. Without operations it is not ok.
+    pub(super) fn complete_transaction(
+        &mut self,
+        process: u64,
+        ops: &[MicroOp<'_, '_>],
+        outcome: Outcome,
+    ) -> Result<(), MalformedHistory> {
+        if outcome == Outcome::Ok
+            && let Some(invoked) = self.transactions.get(&process)
+            && !invoked.is_empty()
+        {
+            let mut completed = String::new();
+            write_steps(ops, &mut completed);
+            if completed != *invoked {
+                return Err(MalformedHistory(format!(
+                    "process {process} completes the transaction {completed}, but invoked {invoked}"
+                )));
+            }
+        }
+        self.transactions.entry(process).or_default().clear();
+        self.sink.complete_transaction(process, ops, outcome)
+    }
+}
+
+/// What a transaction does, without what its reads return. Not empty.
+fn write_steps(ops: &[MicroOp<'_, '_>], text: &mut String) {
+    text.clear();
+    text.push('[');
+    for MicroOp { f, key, value } in ops {
+        let separator = if text.len() > 1 { " " } else { "" };
+        // Writing to a string cannot fail.
+        let _ = match f {
+            MicroFunction::Read => write!(text, "{separator}[r {key}]"),
+            _ => write!(text, "{separator}[{} {key} {value}]", f.name()),
+        };
+    }
+    text.push(']');
 }
 
 impl InvocationLabel {

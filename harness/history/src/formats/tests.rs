@@ -3,6 +3,7 @@
 
 mod intervals;
 mod others;
+mod transactions;
 mod values;
 
 use std::collections::HashMap;
@@ -10,7 +11,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Completion, Invocation, MalformedHistory};
+use crate::{Completion, Invocation, MalformedHistory, MicroOp, Outcome};
 
 /// Keeps the events in text form. Rejects what a process cannot do.
 #[derive(Debug, Default)]
@@ -48,6 +49,43 @@ impl Sink for EventList {
         self.events.push(format!("{process} {completion:?}"));
         Ok(())
     }
+}
+
+/// Keeps transactions in text form.
+#[derive(Debug, Default)]
+struct TransactionList(Vec<String>);
+
+impl Sink for TransactionList {
+    fn invoke(&mut self, process: u64, _: &str, _: Invocation<'_>) -> Result<(), MalformedHistory> {
+        Err(MalformedHistory::not_idle(process, false))
+    }
+
+    fn complete(&mut self, process: u64, _: Completion<'_>) -> Result<(), MalformedHistory> {
+        Err(MalformedHistory::not_invoked(process))
+    }
+
+    fn invoke_transaction(
+        &mut self,
+        process: u64,
+        ops: &[MicroOp<'_, '_>],
+    ) -> Result<(), MalformedHistory> {
+        self.0.push(format!("{process} invoke{}", micro_ops(ops)));
+        Ok(())
+    }
+
+    fn complete_transaction(
+        &mut self,
+        process: u64,
+        ops: &[MicroOp<'_, '_>],
+        outcome: Outcome,
+    ) -> Result<(), MalformedHistory> {
+        self.0.push(format!("{process} {outcome:?}{}", micro_ops(ops)));
+        Ok(())
+    }
+}
+
+fn micro_ops(ops: &[MicroOp<'_, '_>]) -> String {
+    ops.iter().map(|op| format!(" {} {} {}", op.f.name(), op.key, op.value)).collect()
 }
 
 fn read(text: &str) -> Result<Vec<String>, String> {

@@ -23,7 +23,7 @@ use twopc::checks::LoadError;
 
 use super::{
     super::progress::{CheckProgress, checking_files},
-    CheckArgs, CommandError, print_json,
+    CheckArgs, CommandError, print_json, transactions,
 };
 
 /// How many histories got which verdict.
@@ -107,6 +107,7 @@ fn check_in_parallel(
         certificates,
         memory: Some(args.memory_bytes() / workers as u64),
         progress: Some(&*progress),
+        claim: args.claim,
     };
     let next = AtomicUsize::new(0);
     let (sender, reports) = mpsc::channel();
@@ -178,6 +179,9 @@ impl<W: Write> Printer<'_, W> {
         }
         if is_alone || self.explained < EXPLAINED_MAX {
             self.explained += 1;
+            if let Some(transactions) = &report.transactions {
+                transactions::print(transactions, self.out)?;
+            }
             let FileReport { violations, unknown_because, notes, .. } = report;
             for sentence in violations.iter().chain(unknown_because).chain(notes) {
                 writeln!(self.out, "  {}", sentence.trim_end().replace('\n', "\n    "))?;
@@ -228,9 +232,10 @@ fn print_line(report: &FileReport, out: &mut impl Write) -> io::Result<()> {
     if *certified > 0 {
         rest.push_str(&format!(", {certified} of {keys} keys certified"));
     }
+    let operation = if report.transactions.is_some() { "transactions" } else { "operations" };
     writeln!(
         out,
-        "{verdict}: {}: {operations} operations on {keys} keys, read in {:.3} s, decided in {:.3} s\
+        "{verdict}: {}: {operations} {operation} on {keys} keys, read in {:.3} s, decided in {:.3} s\
          {rest}",
         path.display(),
         seconds.0,

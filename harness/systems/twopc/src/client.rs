@@ -79,6 +79,7 @@ fn failure(reason: &Reason) -> Answer {
             let (by, holder) = (fact("by"), fact("holder"));
             (ErrorCode::Locked.name(), format!("{by} holds the key for {holder}"))
         }
+        ReasonKind::Full => (ErrorCode::Refused.name(), format!("{} has no room", fact("by"))),
         ReasonKind::Refused => (ErrorCode::Refused.name(), reason.text.clone()),
         ReasonKind::Timeout => (ErrorCode::Timeout.name(), fact("missing").to_owned()),
         ReasonKind::Unavailable => (ErrorCode::Unavailable.name(), reason.text.clone()),

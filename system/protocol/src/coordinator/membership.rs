@@ -8,8 +8,8 @@
 //! has lost its store has promised nothing, in whatever order the messages of the beginning arrive.
 
 use super::{
-    Aborted, Body, Coordinator, Decision, Deferred, Effect, HaltKind, Key, Member, Node, Phase,
-    Record, Replicas, Rule, StoreId, TimerId, Timing, Txn, TxnId,
+    Aborted, Body, Coordinator, Decision, Deferred, Effect, HaltKind, Key, Member, Node, Nonce,
+    Phase, Record, Replicas, Rule, Seen, StoreId, TimerId, Timing, Txn, TxnId,
 };
 
 impl Coordinator {
@@ -99,7 +99,7 @@ impl Coordinator {
     pub(super) fn on_fence_ok(
         &mut self,
         slot: u8,
-        incarnation: u64,
+        (incarnation, start, commits): (u64, Nonce, u64),
         in_doubt: Vec<(TxnId, Key)>,
         watermark: TxnId,
         effects: &mut Vec<Effect>,
@@ -115,8 +115,22 @@ impl Coordinator {
         if incarnation < member.incarnation || (member.live && incarnation == member.incarnation) {
             return;
         }
+        if self.is_other_start(slot, incarnation, start) {
+            return;
+        }
+        let remembers_stores = self.remembers_stores();
+        let member = &mut self.members[usize::from(slot) - 1];
         member.incarnation = incarnation;
         member.live = true;
+        if remembers_stores {
+            let Seen { voted, commits: seen, .. } = &mut member.seen;
+            *voted = in_doubt.last().map_or(*voted, |(txn, _)| (*voted).max(*txn));
+            *seen = (*seen).max(commits);
+            // A copy that lacks no commit is harmless, so a start alone is not worth a record.
+            if *seen > member.recorded {
+                self.record_seen(slot, effects);
+            }
+        }
         for (txn, key) in in_doubt {
             match self.txns.get(&txn) {
                 // Sent below, with every commit that this replica has not acknowledged.
@@ -154,6 +168,21 @@ impl Coordinator {
         self.record_handshake(slot, watermark, effects);
     }
 
+    /// A replica stops by order. It is not live any more, and no write waits for its vote.
+    pub(super) fn on_leaving(&mut self, slot: u8, incarnation: u64, effects: &mut Vec<Effect>) {
+        let member = &mut self.members[usize::from(slot) - 1];
+        if incarnation != member.incarnation || !member.live {
+            return;
+        }
+        member.live = false;
+        let waiting = self.txns.iter().filter(
+            |(_, Txn { phase, .. })| matches!(phase, Phase::Voting { yes, .. } if !yes.contains(slot)),
+        );
+        for txn in waiting.map(|(txn, _)| *txn).collect::<Vec<_>>() {
+            self.on_vote_timeout(txn, effects);
+        }
+    }
+
     pub(super) fn superseded(&mut self, epoch: u64, effects: &mut Vec<Effect>) {
         // Replay compares this text with the journal, so kept journals fix its words.
         let why = format!("a master of epoch {epoch} has taken over from this one, {}", self.epoch);
@@ -188,7 +217,11 @@ impl Coordinator {
 
     pub(super) fn send_fence(&self, slot: u8, effects: &mut Vec<Effect>) {
         let member = self.members[usize::from(slot) - 1].store.filter(|_| self.names_members());
+        let lists = member.is_some() && self.config.rules.keep(Rule::PeerIdChecked);
+        let stores: Option<Vec<_>> = self.members.iter().map(|member| member.store).collect();
+        let members = stores.filter(|_| lists).unwrap_or_default();
+        let (supersedes, seen) = (self.superseded_promise(slot), self.seen(slot));
         let commit = self.config.commit;
-        self.send(slot, Body::Fence { member, commit }, effects);
+        self.send(slot, Body::Fence { member, commit, members, supersedes, seen }, effects);
     }
 }

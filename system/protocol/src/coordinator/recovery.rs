@@ -51,6 +51,17 @@ impl Coordinator {
                     self.members[usize::from(*slot) - 1].store = Some(*store);
                 }
                 Record::Member { node: Node::Master, .. } | Record::Votes => {}
+                Record::Cluster { id } => self.cluster = *id,
+                Record::Start { epoch, nonce } => {
+                    self.earlier_starts.insert(*epoch, *nonce);
+                }
+                Record::Commits { count } => self.commits = self.commits.max(*count),
+                Record::Seen { slot, seen } => {
+                    if let Some(member) = self.members.get_mut(usize::from(*slot) - 1) {
+                        member.seen = member.seen.max(*seen);
+                        member.recorded = member.seen.commits;
+                    }
+                }
                 Record::CommitDecision { txn, key } => {
                     let phase = Phase::Committed { unacked: self.all() };
                     self.txns.insert(*txn, Txn { key: key.clone(), phase });

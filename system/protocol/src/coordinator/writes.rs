@@ -134,6 +134,11 @@ impl Coordinator {
         let Phase::Voting { call, .. } = phase else { panic!("{txn} is decided twice") };
         *phase = Phase::Deciding { call: *call };
         let record = Record::CommitDecision { txn, key: key.clone() };
+        if self.counts_commits() {
+            // Before COMMIT, so that what a crash keeps counts every commit in it.
+            self.commits += 1;
+            self.append(Record::Commits { count: self.commits }, effects);
+        }
         let lsn = self.append(record, effects);
         if self.config.rules.keep(Rule::DecisionForced) {
             self.deferred.push_back((lsn, Deferred::Commit(txn)));

@@ -1,22 +1,15 @@
 //! The handshake with the master.
 
-use super::{
-    Body, CommitMode, Deferred, Effect, HaltKind, Node, Participant, Record, Rule, StoreId,
-};
+use super::{Body, Deferred, Effect, HaltKind, Master, Node, Participant, Record, Rule};
 
 impl Participant {
     /// Handles a master's Fence: promises its epoch durably, then reports the transactions in
     /// doubt.
-    pub(super) fn on_fence(
-        &mut self,
-        store: StoreId,
-        epoch: u64,
-        member: Option<StoreId>,
-        commit: CommitMode,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn on_fence(&mut self, master: Master, fence: &Body, effects: &mut Vec<Effect>) {
+        let Body::Fence { member, commit, members, supersedes, seen } = fence else { return };
+        let Master { cluster, store, epoch, nonce } = master;
         let own = self.config.store;
-        if commit != self.config.commit {
+        if *commit != self.config.commit {
             let why = format!(
                 "the master runs with commit = {commit} and {} with commit = {}: all nodes of a \
                  cluster must use the same mode",
@@ -25,7 +18,7 @@ impl Participant {
             return self.halt(HaltKind::Refused, why, effects);
         }
         if let Some(known) = member
-            && known != own
+            && *known != own
             && self.config.rules.keep(Rule::EmptyStoreRefused)
         {
             let node = self.config.node;
@@ -39,16 +32,32 @@ impl Participant {
         // before this replica lost its store, which the master then knows, so promise nothing: the
         // master, if it does not know this store yet, names it in its next Fence.
         if member.is_none() && self.config.rules.keep(Rule::MemberBeforePromise) {
-            let incarnation = self.incarnation;
-            return self.send(Node::Master, Body::Alive { incarnation }, effects);
+            return self.send(Node::Master, self.alive(), effects);
         }
-        if self.master_store.is_none() {
-            self.master_store = Some(store);
-            self.append(Record::Member { node: Node::Master, store }, effects);
+        // A master that names another promise does not know this one. It may run on a copy of the
+        // master's store, and if this replica promised, the original could not come back. So the
+        // answer says which promise it is. A replica without a promise has none to lose.
+        let promised = (self.promised, self.promised_nonce);
+        if epoch > self.promised
+            && self.promised > 0
+            && *supersedes != Some(promised)
+            && self.config.rules.keep(Rule::FenceNamesSuperseded)
+        {
+            let (incarnation, start) = (self.incarnation, self.config.nonce);
+            let promised = Some(promised);
+            return self.send(Node::Master, Body::Alive { incarnation, start, promised }, effects);
         }
+        if seen.is_some_and(|seen| self.halts_as_copy(seen, effects)) {
+            return;
+        }
+        self.record_identities(cluster, store, members, effects);
         if epoch > self.promised {
             self.promised = epoch;
+            self.promised_nonce = nonce;
             self.fenced = false;
+            if nonce != 0 {
+                self.append(Record::Start { epoch, nonce }, effects);
+            }
             let lsn = self.append(Record::Promise { epoch }, effects);
             effects.push(Effect::Force(lsn));
             self.deferred.push_back((lsn, Deferred::Promise(epoch)));
@@ -69,6 +78,8 @@ impl Participant {
         }
         self.fenced = true;
         let in_doubt = self.in_doubt().map(|(txn, key)| (txn, key.clone())).collect();
-        self.send(Node::Master, Body::FenceOk { incarnation: self.incarnation, in_doubt }, effects);
+        let (incarnation, start) = (self.incarnation, self.config.nonce);
+        let commits = self.durable_commits;
+        self.send(Node::Master, Body::FenceOk { incarnation, in_doubt, start, commits }, effects);
     }
 }

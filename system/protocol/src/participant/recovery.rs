@@ -16,7 +16,18 @@ impl Participant {
                 }
                 Record::Watermark { watermark } => self.watermark = self.watermark.max(*watermark),
                 Record::Member { node: Node::Master, store } => self.master_store = Some(*store),
-                Record::Member { .. } | Record::Votes => {}
+                Record::Member { node: Node::Replica(slot), store } => {
+                    if let Some(known) = self.stores.get_mut(usize::from(*slot) - 1) {
+                        *known = Some(*store);
+                    }
+                }
+                Record::Cluster { id } => self.cluster = *id,
+                Record::Commits { count } => {
+                    self.commits = self.commits.max(*count);
+                    self.durable_commits = self.commits;
+                }
+                // See below.
+                Record::Start { .. } | Record::Votes => {}
                 Record::Frozen { upto } => self.frozen.recovered(*upto),
                 Record::Prepare { txn, write } => {
                     self.txns.entry(*txn).or_insert_with(|| TxnState::prepared(write.key.clone()));
@@ -28,11 +39,17 @@ impl Participant {
                 // whatever order the records come.
                 Record::Abort { txn } => self.replay_abort(*txn, AbortBasis::Decided),
                 Record::Refused { txn } => self.replay_abort(*txn, AbortBasis::Refused),
-                Record::Epoch { .. } | Record::CommitDecision { .. } | Record::End { .. } => {
+                Record::Epoch { .. }
+                | Record::CommitDecision { .. }
+                | Record::End { .. }
+                | Record::Seen { .. } => {
                     unreachable!("a replica's store cannot hold {record:?}")
                 }
             }
         }
+        self.promised_nonce = record::nonce_of(records, self.promised);
+        let last = self.txns.last_key_value().map(|(txn, _)| *txn);
+        self.note_durable_vote(self.watermark.max(last.unwrap_or_default()));
         if self.config.rules.keep(Rule::RelockOnRecovery) {
             for (txn, state) in &self.txns {
                 if let Some(key) = state.undecided_key() {
@@ -75,7 +92,7 @@ impl Participant {
     /// doubt.
     pub(super) fn activate(&mut self, effects: &mut Vec<Effect>) {
         self.active = true;
-        self.send(Node::Master, Body::Alive { incarnation: self.incarnation }, effects);
+        self.send(Node::Master, self.alive(), effects);
         let in_doubt: Vec<_> = self.in_doubt().map(|(txn, _)| txn).collect();
         for txn in in_doubt {
             if txn < self.watermark {

@@ -41,6 +41,9 @@ impl Participant {
         message: Message,
         effects: &mut Vec<Effect>,
     ) {
+        if !self.is_from_peer(slot, &message, effects) {
+            return;
+        }
         if self.is_far_ahead(&message) {
             let why = "a transaction that is too far ahead";
             return effects.push(bounds::refuse(Node::Replica(slot), why));

@@ -34,13 +34,17 @@ impl Participant {
         }
     }
 
-    /// Locks the key and appends PREPARE, or votes no if the key is locked.
+    /// Locks the key and appends PREPARE, or votes no if the key is locked or there is no room.
     fn prepare_new(&mut self, txn: TxnId, write: Write, effects: &mut Vec<Effect>) {
         let rules = self.config.rules;
-        if let Some(&holder) = self.locks.get(&write.key)
-            && rules.keep(Rule::ReplicaLock)
-        {
-            let reason = NoReason::Locked { holder };
+        let holder = self.locks.get(&write.key).filter(|_| rules.keep(Rule::ReplicaLock));
+        let refused = match holder {
+            Some(&holder) => Some(NoReason::Locked { holder }),
+            // A yes vote promises that the write can be applied.
+            None if self.full && write.value.is_some() => Some(NoReason::Full),
+            None => None,
+        };
+        if let Some(reason) = refused {
             let no = Body::VoteNo { txn, reason };
             if self.votes_decide() && rules.keep(Rule::VetoForced) {
                 return self.refuse(txn, Node::Master, no, effects);
@@ -68,6 +72,7 @@ impl Participant {
         let Some(state) = self.txns.get_mut(&txn) else { return };
         if let TxnState::Pending { key } = state {
             *state = TxnState::prepared(key.clone());
+            self.note_durable_vote(txn);
             self.send(Node::Master, Body::VoteYes { txn }, effects);
         }
     }
@@ -155,7 +160,13 @@ impl Participant {
 
     /// Applies a prepared write and unlocks its key, in one step with respect to reads.
     pub(super) fn commit(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
-        let lsn = self.append(Record::Commit { txn }, effects);
+        let mut lsn = self.append(Record::Commit { txn }, effects);
+        if self.counts_commits() {
+            // After COMMIT, so that what a crash keeps never counts a commit that it lost: the master
+            // would be taken for a copy. Acknowledged when both are durable.
+            self.commits += 1;
+            lsn = self.append(Record::Commits { count: self.commits }, effects);
+        }
         let state = self.txns.insert(txn, TxnState::Committed { durable: false });
         self.deferred.push_back((lsn, Deferred::Commit(txn)));
         if !self.config.rules.keep(Rule::AckAfterDurable) {
@@ -195,7 +206,8 @@ impl Participant {
                 self.txns.remove(txn);
             }
         }
-        self.send(Node::Master, Body::Ack { txns }, effects);
+        let commits = self.durable_commits;
+        self.send(Node::Master, Body::Ack { txns, commits }, effects);
     }
 
     /// Handles a watermark: every transaction below it is finished at every node.

@@ -30,6 +30,10 @@ impl Schema for Raw {
         None
     }
 
+    fn growth(_: &Record) -> Option<usize> {
+        None
+    }
+
     fn restore((): &mut (), _: Record) {}
 
     fn records((): &()) -> impl Iterator<Item = &Record> {

@@ -14,6 +14,9 @@ pub fn error_of(reason: &AbortReason) -> String {
         AbortReason::Refused { by, reason: NoReason::Aborted } => {
             (ErrorCode::Refused, format!("{by} has aborted it"))
         }
+        AbortReason::Refused { by, reason: NoReason::Full } => {
+            (ErrorCode::Refused, format!("{by} has no room"))
+        }
         AbortReason::Unavailable { missing } => (ErrorCode::Unavailable, list(missing)),
         AbortReason::Timeout { missing } => (ErrorCode::Timeout, list(missing)),
     };

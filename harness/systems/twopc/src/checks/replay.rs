@@ -5,9 +5,10 @@
 //! reads without telling it; their journals have no results, and are replayed as they are.
 //!
 //! Earlier versions also began a cluster in another order: replicas promised at once, and the master
-//! wrote before its records of their stores were durable. That is what a node does today that breaks
-//! two rules. So a journal that differs is replayed once more with these rules broken, and the result
-//! says so.
+//! wrote before its records of their stores were durable. After that, until this version, messages did
+//! not say who is who. That is what a node does today that breaks some rules. So a journal that differs
+//! is replayed once more with these rules broken, and the result says whether the beginning was an
+//! earlier one.
 
 use std::{collections::VecDeque, fmt, io, path::Path};
 
@@ -16,9 +17,18 @@ use system::{
     protocol::{Effect, Event, Machine, ReadId, Rule},
 };
 
-/// The rules that earlier versions did not have.
-const RULES_OF_THE_BEGINNING: [Rule; 2] =
-    [Rule::MemberBeforePromise, Rule::MembersDurableBeforeWrite];
+/// The rules that the version before this one did not have, and then those that the version before
+/// that did not have either.
+const LATER_RULES: [&[Rule]; 2] = [
+    &[
+        Rule::NonceOnEveryMessage,
+        Rule::FenceNamesSuperseded,
+        Rule::DecisionNumberChecked,
+        Rule::RestoredStoreRefused,
+        Rule::PeerIdChecked,
+    ],
+    &[Rule::MemberBeforePromise, Rule::MembersDurableBeforeWrite],
+];
 
 /// The result of a replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,16 +143,19 @@ pub fn replay_entries<E>(read: impl Fn() -> io::Result<E>) -> Result<Replay, Rep
 where
     E: Iterator<Item = io::Result<(usize, Entry)>>,
 {
-    let current = replay_without(&[], read()?)?;
-    let Replay::Different(difference) = current else { return Ok(current) };
-    let earlier = replay_without(&RULES_OF_THE_BEGINNING, read()?)?;
-    Ok(match earlier {
-        // The version that replays more of the journal has written it.
-        Replay::Different(other) if other.line() <= difference.line() => {
-            Replay::Different(difference)
+    let mut rules = Vec::new();
+    let mut best = replay_without(&rules, read()?)?;
+    for later in LATER_RULES {
+        let Replay::Different(difference) = &best else { break };
+        rules.extend(later);
+        let earlier = replay_without(&rules, read()?)?;
+        match earlier {
+            // The version that replays more of the journal has written it.
+            Replay::Different(other) if other.line() <= difference.line() => {}
+            earlier => best = earlier,
         }
-        earlier => earlier,
-    })
+    }
+    Ok(best)
 }
 
 /// Replays entries with these rules broken, in addition to those that were broken when the journal
@@ -206,7 +219,8 @@ fn replay_without(
             }
         }
     }
-    let (reads_without_result, earlier_beginning) = (reads.without_result, !rules.is_empty());
+    let reads_without_result = reads.without_result;
+    let earlier_beginning = rules.contains(&Rule::MemberBeforePromise);
     Ok(Replay::Same { starts, events, effects, reads_without_result, earlier_beginning })
 }
 
@@ -273,7 +287,7 @@ mod tests {
     use std::time::Duration;
 
     use system::protocol::{
-        Body, CommitMode, Config, Message, Node, Record, Rules, StoreId, Timing, TxnId,
+        Body, ClusterId, CommitMode, Config, Message, Node, Record, Rules, StoreId, Timing, TxnId,
     };
 
     use super::*;
@@ -283,6 +297,7 @@ mod tests {
             node: Node::Replica(1),
             replicas: 3,
             store: StoreId(7),
+            nonce: 0,
             bootstrap: true,
             commit: CommitMode::Logged,
             rules: Rules::ALL,
@@ -384,7 +399,13 @@ mod tests {
             entries.extend(effects.into_iter().map(Entry::Effect));
             let mut reader = Reader { machine, entries, clock: 1 };
             reader.step(Event::Persisted(2));
-            reader.receive(Body::Fence { member: Some(StoreId(7)), commit: CommitMode::Logged });
+            reader.receive(Body::Fence {
+                member: Some(StoreId(7)),
+                commit: CommitMode::Logged,
+                members: Vec::new(),
+                supersedes: None,
+                seen: None,
+            });
             reader.step(Event::Persisted(4));
             reader
         }
@@ -404,7 +425,8 @@ mod tests {
 
         fn receive(&mut self, body: Body) {
             let (store, watermark) = (StoreId(1), TxnId::new(1, 1));
-            let message = Message { store, epoch: 1, watermark, body };
+            let message =
+                Message { cluster: ClusterId(0), store, epoch: 1, nonce: 0, watermark, body };
             self.step(Event::Message { from: Node::Master, message });
         }
 
@@ -488,8 +510,14 @@ mod tests {
     fn a_journal_of_an_earlier_version_begins_in_its_order() {
         let mut entries = journal();
         let (store, watermark) = (StoreId(1), TxnId::new(1, 1));
-        let body = Body::Fence { member: None, commit: CommitMode::Logged };
-        let message = Message { store, epoch: 1, watermark, body };
+        let body = Body::Fence {
+            member: None,
+            commit: CommitMode::Logged,
+            members: Vec::new(),
+            supersedes: None,
+            seen: None,
+        };
+        let message = Message { cluster: ClusterId(0), store, epoch: 1, nonce: 0, watermark, body };
         let event = Event::Message { from: Node::Master, message };
         entries.push(Entry::Event { t: 3, event });
         let member = Record::Member { node: Node::Master, store };

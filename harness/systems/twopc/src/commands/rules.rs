@@ -129,6 +129,12 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<ModelOptions> {
         Rule::HandshakeAfterCommits => {
             vec![ModelOptions { master_crashes: 1, replica_crashes: 1, ..one.clone() }]
         }
+        // Nobody forges a message or copies a store: the unit tests of the protocol do.
+        Rule::NonceOnEveryMessage
+        | Rule::FenceNamesSuperseded
+        | Rule::DecisionNumberChecked
+        | Rule::RestoredStoreRefused
+        | Rule::PeerIdChecked => vec![master_crashes(1), replica_crashes(1)],
         Rule::EpochCheck if commit == CommitMode::Votes => vec![master_crashes(1)],
         Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => vec![
             writes(2, 2),
@@ -136,6 +142,19 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<ModelOptions> {
             ModelOptions { master_crashes: 1, ..writes(2, 2) },
         ],
     }
+}
+
+/// Whether a rule concerns only forged messages and copied stores. No fault makes any; tests of the state
+/// machines and of the nodes do.
+fn only_against_strangers(rule: Rule) -> bool {
+    matches!(
+        rule,
+        Rule::NonceOnEveryMessage
+            | Rule::FenceNamesSuperseded
+            | Rule::DecisionNumberChecked
+            | Rule::RestoredStoreRefused
+            | Rule::PeerIdChecked
+    )
 }
 
 /// The property to report for a rule, where a weaker one is violated sooner: a cluster that does not
@@ -148,14 +167,17 @@ fn reported_property(rule: Rule) -> Option<Property> {
 /// not show it either, for the same reason.
 fn not_simulated(rule: Rule, commit: CommitMode) -> Option<&'static str> {
     match rule {
+        rule if only_against_strangers(rule) => Some("no fault forges a message or copies a store"),
         // All replicas must vote for a master that is gone, and settle the transaction among
         // themselves before the first message of the next master arrives.
-        Rule::EpochCheck if commit == CommitMode::Votes => Some("too rare for the simulator"),
+        Rule::EpochCheck if commit == CommitMode::Votes => {
+            Some("only the model shows it: too rare")
+        }
         // The simulator takes no store from a cluster that refuses empty ones: what matters would be
         // a loss at the beginning, and any later one leaves the cluster waiting for its operator.
-        Rule::MemberBeforePromise => Some("the simulator takes no store then"),
+        Rule::MemberBeforePromise => Some("only the model loses a store at the beginning"),
         Rule::MembersDurableBeforeWrite if commit == CommitMode::Votes => {
-            Some("the simulator takes no store then")
+            Some("only the model loses a store at the beginning")
         }
         _ => None,
     }
@@ -311,6 +333,9 @@ fn judge_clean(clean: &Exploration) -> Validity {
 fn detected_by(rule: Rule, commit: CommitMode, found: &Exploration) -> String {
     if found.violations.is_empty() {
         return match (rule.is_equivalent(commit), found.complete) {
+            (true, true) if only_against_strangers(rule) => {
+                "nothing in any state: no strangers, no copies".to_owned()
+            }
             (true, true) => "nothing in any state: equivalent".to_owned(),
             (false, true) => "nothing: NOT DETECTED".to_owned(),
             (_, false) => "nothing within the time limit".to_owned(),

@@ -160,6 +160,7 @@ impl Router {
                         to: wire::node_to_wire(link.1),
                         cluster: self.cluster.clone(),
                         envelopes: vec![envelope.clone()],
+                        greeting: None,
                     };
                     if stream.send(batch).await.is_ok() {
                         return;

@@ -7,7 +7,7 @@ use proto::v1::{
     peer_client::PeerClient,
     peer_server::{Peer, PeerServer},
 };
-use system::protocol::{Body, Decision, Message, StoreId, TxnId};
+use system::protocol::{Body, ClusterId, Decision, Message, StoreId, TxnId};
 use tokio::{
     net::TcpListener,
     runtime::{self, Runtime},
@@ -52,18 +52,32 @@ impl Peer for Collector {
 
 fn batch(from: Node, to: Node, envelopes: Vec<pb::Envelope>) -> pb::Batch {
     let (from, to) = (wire::node_to_wire(from), wire::node_to_wire(to));
-    pb::Batch { from, to, cluster: "c".to_owned(), envelopes }
+    pb::Batch { from, to, cluster: "c".to_owned(), envelopes, greeting: None }
 }
 
 fn decide(seq: u64) -> pb::Envelope {
     let txn = TxnId::new(1, seq);
     let body = Body::Decide { txn, decision: Decision::Commit };
-    wire::to_wire(Message { store: StoreId(1), epoch: 1, watermark: txn, body })
+    wire::to_wire(Message {
+        cluster: ClusterId(0),
+        store: StoreId(1),
+        epoch: 1,
+        nonce: 0,
+        watermark: txn,
+        body,
+    })
 }
 
 fn heartbeat() -> pb::Envelope {
     let watermark = TxnId::default();
-    wire::to_wire(Message { store: StoreId(1), epoch: 1, watermark, body: Body::Heartbeat })
+    wire::to_wire(Message {
+        cluster: ClusterId(0),
+        store: StoreId(1),
+        epoch: 1,
+        nonce: 0,
+        watermark,
+        body: Body::Heartbeat,
+    })
 }
 
 struct Testbed {

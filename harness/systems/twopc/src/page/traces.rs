@@ -484,15 +484,17 @@ fn concerns(body: &Body, about: TxnId) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use system::protocol::StoreId;
+    use system::protocol::{ClusterId, StoreId};
 
     use super::*;
 
     fn key() -> MessageKey {
         let txn = TxnId::new(1, 7);
         let message = Message {
+            cluster: ClusterId::default(),
             store: StoreId::default(),
             epoch: 1,
+            nonce: 0,
             watermark: txn,
             body: Body::Decide { txn, decision: Decision::Commit },
         };

@@ -426,7 +426,7 @@ fn corresponds(real: &Body, expected: &Body) -> bool {
         (Body::Prepare { txn, write, .. }, Body::Prepare { txn: other, write: theirs, .. }) => {
             (txn, write) == (other, theirs)
         }
-        (Body::Ack { txns: ours }, Body::Ack { txns: theirs }) => {
+        (Body::Ack { txns: ours, .. }, Body::Ack { txns: theirs, .. }) => {
             theirs.iter().all(|txn| ours.contains(txn))
         }
         _ => real == expected,
@@ -443,15 +443,20 @@ mod tests {
     fn messages_correspond_whatever_store_they_come_from() {
         let txn = TxnId::new(1, 1);
         assert!(corresponds(
-            &Body::Ack { txns: vec![txn, TxnId::new(1, 2)] },
-            &Body::Ack { txns: vec![txn] }
+            &Body::Ack { txns: vec![txn, TxnId::new(1, 2)], commits: 2 },
+            &Body::Ack { txns: vec![txn], commits: 0 }
         ));
         assert!(!corresponds(&Body::VoteYes { txn }, &Body::Inquire { txn }));
         assert!(corresponds(&Body::Inquire { txn }, &Body::VoteYes { txn }));
-        assert!(corresponds(&Body::Alive { incarnation: 2 }, &Body::Alive { incarnation: 6 }));
-        assert!(corresponds(
-            &Body::Fence { member: None, commit: CommitMode::Logged },
-            &Body::Fence { member: Some(StoreId(3)), commit: CommitMode::Logged }
-        ));
+        let alive = |incarnation, start| Body::Alive { incarnation, start, promised: None };
+        assert!(corresponds(&alive(2, 0), &alive(6, 9)));
+        let fence = |member| Body::Fence {
+            member,
+            commit: CommitMode::Logged,
+            members: Vec::new(),
+            supersedes: None,
+            seen: None,
+        };
+        assert!(corresponds(&fence(None), &fence(Some(StoreId(3)))));
     }
 }

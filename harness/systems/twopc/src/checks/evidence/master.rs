@@ -144,17 +144,17 @@ impl JournalVisitor for MasterScan {
         match event {
             Event::Message { from, message: Message { body, .. } } => match body {
                 Body::VoteYes { txn } | Body::Inquire { txn } => self.voted_yes(from, txn),
-                Body::Ack { txns } => {
+                Body::Ack { txns, .. } => {
                     for txn in txns {
                         self.acknowledge(from, txn, out);
                     }
                 }
-                Body::Alive { incarnation } => {
+                Body::Alive { incarnation, .. } => {
                     let latest = self.incarnations.entry(from).or_default();
                     *latest = incarnation.max(*latest);
                 }
                 // A replica that is in doubt about a transaction has voted yes on it.
-                Body::FenceOk { incarnation, in_doubt } => {
+                Body::FenceOk { incarnation, in_doubt, .. } => {
                     let latest = self.incarnations.entry(from).or_default();
                     if incarnation >= *latest {
                         *latest = incarnation;
@@ -177,8 +177,10 @@ impl JournalVisitor for MasterScan {
             }
             Event::Client { .. }
             | Event::Timer(_)
+            | Event::Leave
             | Event::ReadResult { .. }
-            | Event::ReadFailed { .. } => {}
+            | Event::ReadFailed { .. }
+            | Event::Room { .. } => {}
         }
     }
 
@@ -246,7 +248,7 @@ impl JournalVisitor for MasterScan {
 
 #[cfg(test)]
 mod tests {
-    use system::protocol::{StoreId, Write};
+    use system::protocol::{ClusterId, StoreId, Write};
 
     use super::{
         super::{Fact, JournalPosition},
@@ -257,10 +259,18 @@ mod tests {
     fn a_handshake_that_names_a_transaction_is_a_yes() {
         let txn = TxnId::new(4, 120);
         let key = Key::from("k4");
-        let message = |body| Message { store: StoreId(1), epoch: 4, watermark: txn, body };
+        let message = |body| Message {
+            cluster: ClusterId(0),
+            store: StoreId(1),
+            epoch: 4,
+            nonce: 0,
+            watermark: txn,
+            body,
+        };
         let write = Write { key: key.clone(), value: None };
         let prepare = message(Body::Prepare { txn, write, piggybacked: Vec::new() });
-        let handshake = |in_doubt| message(Body::FenceOk { incarnation: 3, in_doubt });
+        let handshake =
+            |in_doubt| message(Body::FenceOk { incarnation: 3, in_doubt, start: 0, commits: 0 });
         for (in_doubt, missing) in
             [(vec![(txn, key.clone())], Vec::new()), (Vec::new(), vec![Node::Replica(1)])]
         {

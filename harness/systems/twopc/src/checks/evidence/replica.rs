@@ -130,7 +130,7 @@ impl JournalVisitor for ReplicaScan {
                 Body::VoteYes { txn } if self.unforced_prepares.contains(&txn) => {
                     out.fact(FactKind::EarlyVote(txn));
                 }
-                Body::Ack { txns } => {
+                Body::Ack { txns, .. } => {
                     for txn in txns {
                         if self.unforced_commits.contains(&txn) {
                             out.fact(FactKind::EarlyAck(txn));

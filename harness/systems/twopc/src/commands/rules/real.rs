@@ -90,6 +90,12 @@ fn profile(rule: Rule) -> RunProfile {
         Rule::NoPresumption => RunProfile::of("master-uncertainty"),
         Rule::WatermarkWaitsForHandshakes | Rule::HandshakeAfterCommits => RunProfile::all(),
         Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => RunProfile::all(),
+        // No fault forges a message or copies a store.
+        Rule::NonceOnEveryMessage
+        | Rule::FenceNamesSuperseded
+        | Rule::DecisionNumberChecked
+        | Rule::RestoredStoreRefused
+        | Rule::PeerIdChecked => RunProfile::all(),
     }
 }
 
@@ -140,8 +146,8 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
         if experiments.interrupted() {
             return Ok(verdict.max(Validity::Unknown));
         }
-        if super::not_simulated(*rule, commit).is_some() {
-            writeln!(out, "{:<30}skipped: only the model shows it", rule.name())?;
+        if let Some(why) = super::not_simulated(*rule, commit) {
+            writeln!(out, "{:<30}skipped: {why}", rule.name())?;
             continue;
         }
         let profile = profile(*rule);
