@@ -312,6 +312,7 @@ impl Inspector {
 
     fn decode_status(status: pb::StatusResponse) -> Result<NodeStatus, wire::Malformed> {
         let live = status.live.into_iter().map(wire::node_from_wire);
+        let stalled = status.stalled.into_iter().map(wire::node_from_wire);
         let unsettled = status
             .unsettled
             .into_iter()
@@ -324,6 +325,8 @@ impl Inspector {
             ready: status.ready,
             live: live.collect::<Result<_, _>>()?,
             unsettled: unsettled.collect::<Result<_, _>>()?,
+            force_age: Duration::from_millis(status.force_age_ms),
+            stalled: stalled.collect::<Result<_, _>>()?,
         };
         Ok(NodeStatus { cluster: status.cluster, machine })
     }
@@ -331,11 +334,23 @@ impl Inspector {
     /// Every entry of the node's store at one moment, in key order.
     ///
     /// # Errors
-    /// The node cannot be reached. As an item: the stream failed.
+    /// The node cannot be reached. As an item: the stream failed, or the node ended it because it took too long.
     pub async fn dump(
         &mut self,
     ) -> Result<impl Stream<Item = Result<Entry, Status>> + Send + use<>, Status> {
-        let parts = self.inspect.dump(pb::DumpRequest {}).await?.into_inner();
+        self.dump_after(None).await
+    }
+
+    /// The entries after a key, or all of them, as [`Inspector::dump`]: to go on where one was ended.
+    ///
+    /// # Errors
+    /// As for [`Inspector::dump`].
+    pub async fn dump_after(
+        &mut self,
+        after: Option<Key>,
+    ) -> Result<impl Stream<Item = Result<Entry, Status>> + Send + use<>, Status> {
+        let after = after.map(wire::blob_to_wire).unwrap_or_default();
+        let parts = self.inspect.dump(pb::DumpRequest { after }).await?.into_inner();
         Ok(parts.map_ok(|part| stream::iter(part.entries.into_iter().map(entry))).try_flatten())
     }
 }

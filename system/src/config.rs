@@ -137,7 +137,8 @@ pub struct NodeLimits {
     /// See `request_bytes_max`.
     pub connection_request_bytes_max: usize,
     /// The maximum size of all writes that are not decided, in bytes, and of those of one connection. Further
-    /// writes are refused, without effect. There is always room for one. Default 16 MiB and 8 MiB.
+    /// writes are refused, without effect. There is always room for one. Default 9 MiB and 5 MiB: eight of the
+    /// largest values, and four on a connection.
     pub write_bytes_max: usize,
     /// See `write_bytes_max`.
     pub connection_write_bytes_max: usize,
@@ -156,6 +157,9 @@ pub struct NodeLimits {
     /// A connection without calls that is silent for this time is closed, in milliseconds. 0: never. Default
     /// 600000, ten minutes.
     pub idle_timeout_ms: u64,
+    /// How long a dump may take, in milliseconds: as long as it goes on, the store cannot use the space of overwritten
+    /// entries again. Default 60000.
+    pub dump_timeout_ms: u64,
     /// The deadline of a get that does not set one, in milliseconds. Default 2000.
     #[serde(alias = "get_deadline")]
     pub get_deadline_ms: u64,
@@ -189,14 +193,15 @@ impl Default for NodeLimits {
             connection_max_inflight: 1024,
             request_bytes_max: 64 << 20,
             connection_request_bytes_max: 16 << 20,
-            write_bytes_max: 16 << 20,
-            connection_write_bytes_max: 8 << 20,
+            write_bytes_max: 9 << 20,
+            connection_write_bytes_max: 5 << 20,
             answer_bytes_max: 128 << 20,
             connection_answer_bytes_max: 32 << 20,
             handshake_timeout_ms: 5000,
             request_timeout_ms: 10_000,
             answer_timeout_ms: 10_000,
             idle_timeout_ms: 600_000,
+            dump_timeout_ms: 60_000,
             get_deadline_ms: 2000,
             get_deadline_max_ms: 60_000,
             reconnect_ms: 50,
@@ -323,10 +328,12 @@ impl ClusterConfig {
             ("timing.read_wait_ms", 0, timing.read_wait),
             ("timing.read_slack_ms", 0, timing.read_slack),
             ("timing.heartbeat_ms", 1, timing.heartbeat_interval),
+            ("timing.force_age_max_ms", 1, timing.force_age_max),
             ("node.handshake_timeout_ms", 1, ms(node.handshake_timeout_ms)),
             ("node.request_timeout_ms", 1, ms(node.request_timeout_ms)),
             ("node.answer_timeout_ms", 1, ms(node.answer_timeout_ms)),
             ("node.idle_timeout_ms", 0, ms(node.idle_timeout_ms)),
+            ("node.dump_timeout_ms", 1, ms(node.dump_timeout_ms)),
             ("node.get_deadline_ms", 1, ms(node.get_deadline_ms)),
             ("node.get_deadline_max_ms", 1, ms(node.get_deadline_max_ms)),
             ("node.reconnect_ms", 1, ms(node.reconnect_ms)),

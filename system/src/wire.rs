@@ -142,6 +142,11 @@ pub(crate) fn blob_from_wire(bytes: &Bytes) -> Blob {
     Blob::from(bytes.as_ref())
 }
 
+/// Encodes a duration, in whole milliseconds.
+pub(crate) fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Encodes the result of a read.
 pub(crate) fn found_to_wire(found: Option<(Version, Blob)>) -> Option<pb::Found> {
     found.map(|(version, value)| pb::Found {
@@ -223,9 +228,10 @@ fn body_to_wire(body: Body) -> envelope::Body {
             Wire::NotServing(pb::NotServing { read: Some(read_to_wire(read)) })
         }
         Body::Heartbeat => Wire::Heartbeat(pb::Heartbeat {}),
-        Body::Alive { incarnation, start, promised } => {
+        Body::Alive { incarnation, start, promised, force_age } => {
+            let force_age_ms = ms(force_age);
             let promised = promised.map(|(epoch, nonce)| pb::Promise { epoch, nonce });
-            Wire::Alive(pb::Alive { incarnation, start, promised })
+            Wire::Alive(pb::Alive { incarnation, start, promised, force_age_ms })
         }
         Body::Leaving { incarnation } => Wire::Leaving(pb::Leaving { incarnation }),
         Body::Stale { promised } => Wire::Stale(pb::Stale { promised }),
@@ -311,9 +317,10 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         }
         Wire::NotServing(not) => Body::NotServing { read: read_from_wire(not.read)? },
         Wire::Heartbeat(pb::Heartbeat {}) => Body::Heartbeat,
-        Wire::Alive(pb::Alive { incarnation, start, promised }) => {
+        Wire::Alive(pb::Alive { incarnation, start, promised, force_age_ms }) => {
+            let force_age = Duration::from_millis(force_age_ms);
             let promised = promised.map(|pb::Promise { epoch, nonce }| (epoch, nonce));
-            Body::Alive { incarnation, start, promised }
+            Body::Alive { incarnation, start, promised, force_age }
         }
         Wire::Leaving(pb::Leaving { incarnation }) => Body::Leaving { incarnation },
         Wire::Stale(stale) => Body::Stale { promised: stale.promised },
@@ -457,8 +464,11 @@ mod tests {
                 }
             ),
             Just(Body::Heartbeat),
-            (any::<[u64; 2]>(), any::<Option<(u64, u64)>>()).prop_map(
-                |([incarnation, start], promised)| Body::Alive { incarnation, start, promised }
+            (any::<[u64; 3]>(), any::<Option<(u64, u64)>>()).prop_map(
+                |([incarnation, start, ms], promised)| {
+                    let force_age = Duration::from_millis(ms);
+                    Body::Alive { incarnation, start, promised, force_age }
+                }
             ),
             any::<u64>().prop_map(|incarnation| Body::Leaving { incarnation }),
             any::<u64>().prop_map(|promised| Body::Stale { promised }),

@@ -31,7 +31,7 @@ use crate::{
 /// How long the system is left alone before an injection: between these.
 const DELAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(2500));
 
-/// The same before the first injection, so that a short run has time for its faults.
+/// The same in the first round, so that a short run has time for its faults.
 const FIRST_DELAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(1000));
 
 /// How long a node stays killed.
@@ -48,6 +48,12 @@ const LOG_PERIOD: Duration = Duration::from_millis(5);
 
 /// How long the system has to become ready after an injection, before the next one.
 const RECOVERY_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The same in the first round.
+const QUICK_RECOVERY: Duration = Duration::from_secs(1);
+
+/// The longest outage in the first round.
+const QUICK_OUTAGE: Duration = Duration::from_millis(1500);
 
 /// The nemesis of a run.
 pub struct Nemesis<'a> {
@@ -89,16 +95,17 @@ impl Nemesis<'_> {
             return Ok(());
         }
         let mut round = ShuffledBag::new((0..faults.len()).collect());
-        let mut delay = FIRST_DELAY;
-        loop {
+        for number in 0.. {
+            // A short run has to meet every fault: the first round is quick.
+            let is_first_round = number < faults.len();
             let fault = &faults[round.draw(&mut self.rng)];
-            let wait = self.between(delay);
-            delay = DELAY;
+            let wait = self.between(if is_first_round { FIRST_DELAY } else { DELAY });
             if self.load_ends_within(wait).await {
                 return Ok(());
             }
-            self.inject(fault).await?;
+            self.inject(fault, is_first_round).await?;
         }
+        Ok(())
     }
 
     fn between(&mut self, (from, to): (Duration, Duration)) -> Duration {
@@ -109,14 +116,19 @@ impl Nemesis<'_> {
         timeout(time, self.load_ended.wait_for(|ended| *ended)).await.is_ok()
     }
 
-    async fn inject(&mut self, fault: &Fault) -> Result<(), NemesisError> {
+    async fn inject(&mut self, fault: &Fault, is_quick: bool) -> Result<(), NemesisError> {
         // The choices come first, so that the seed gives the same ones whatever the system does.
         let order = {
             let mut order = self.cluster.nodes().to_vec();
             order.shuffle(&mut self.rng);
             order
         };
-        let (down, paused) = (self.between(DOWN), self.between(PAUSED));
+        let (mut down, mut paused) = (self.between(DOWN), self.between(PAUSED));
+        let mut recovery = RECOVERY_DEADLINE;
+        if is_quick {
+            (down, paused) = (down.min(QUICK_OUTAGE), paused.min(QUICK_OUTAGE));
+            recovery = QUICK_RECOVERY;
+        }
         let at = match &fault.trigger {
             Trigger::Random => None,
             Trigger::Log(regex) => match self.until_logged(regex).await {
@@ -157,7 +169,7 @@ impl Nemesis<'_> {
             FaultAction::Restart => {}
         }
         self.undo(fault.action, &nodes).await?;
-        let ready = self.cluster.until_ready(RECOVERY_DEADLINE).await.map(milliseconds);
+        let ready = self.cluster.until_ready(recovery).await.map(milliseconds);
         self.events.record(NemesisEvent::Recovered(Recovered {
             fault: Some(fault.name().to_owned()),
             node: nodes.first().map(ToString::to_string),

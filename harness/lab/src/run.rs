@@ -367,14 +367,24 @@ impl Testbed {
         faults: &[Fault],
         settings: &RunSettings,
     ) -> Result<Vec<Worker>, RunError> {
-        self.progress.phase("load");
+        self.progress.phase("starting the clients");
         let (end, load_ended) = watch::channel(false);
         let LoadShape { concurrency, .. } = settings.load;
+        let mut prepared: Vec<Worker> = (0..concurrency)
+            .map(|number| {
+                let client = self.cluster.system().client(number);
+                let recorder = self.recorder.clone();
+                Worker::new(number, concurrency, client, recorder, settings.timeouts)
+            })
+            .collect();
+        let opened = futures::future::join_all(prepared.iter_mut().map(Worker::prepare)).await;
+        opened
+            .into_iter()
+            .collect::<io::Result<()>>()
+            .map_err(io_error("cannot write the history"))?;
+        self.progress.phase("load");
         let mut workers = JoinSet::new();
-        for number in 0..concurrency {
-            let client = self.cluster.system().client(number);
-            let recorder = self.recorder.clone();
-            let worker = Worker::new(number, concurrency, client, recorder, settings.timeouts);
+        for (number, worker) in (0..).zip(prepared) {
             let source = workload.source(settings.seed, number, &settings.load);
             workers.spawn(worker.work(source, load_ended.clone()));
         }

@@ -86,6 +86,15 @@ impl Worker {
         self.client.node()
     }
 
+    /// Opens the client's connection, if that is possible, so that a client that takes long to start does
+    /// so before the load begins.
+    ///
+    /// # Errors
+    /// The history cannot be written.
+    pub async fn prepare(&mut self) -> io::Result<()> {
+        self.open().await.map(drop)
+    }
+
     /// Sends the source's requests until the load ends, and returns the worker.
     ///
     /// # Errors
@@ -248,7 +257,7 @@ impl Worker {
 mod tests {
     use futures::future::BoxFuture;
 
-    use history::{Event, Function, read};
+    use history::{Event, read};
 
     use super::*;
     use crate::workload::{Generator, Mix};

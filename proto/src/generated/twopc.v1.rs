@@ -845,6 +845,9 @@ pub struct Alive {
     /// In answer to a Fence that names another promise: the replica's promise.
     #[prost(message, optional, tag = "3")]
     pub promised: ::core::option::Option<Promise>,
+    /// How long the oldest force of its disk has been under way, in milliseconds; 0 if there is none, or not for long.
+    #[prost(uint64, tag = "4")]
+    pub force_age_ms: u64,
 }
 /// Replica to master: the replica stops, by order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1329,6 +1332,13 @@ pub struct StatusResponse {
     /// Messages of other nodes, or of strangers, that this node has refused since it started.
     #[prost(uint64, tag = "9")]
     pub refused: u64,
+    /// How long the oldest force of the node's disk has been under way, in milliseconds; 0 if there is none, or not for
+    /// long.
+    #[prost(uint64, tag = "10")]
+    pub force_age_ms: u64,
+    /// Master: the slots of the replicas that are not live because a force takes too long there.
+    #[prost(uint32, repeated, tag = "11")]
+    pub stalled: ::prost::alloc::vec::Vec<u32>,
 }
 /// An unfinished transaction.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1341,14 +1351,21 @@ pub struct Unsettled {
     pub key: ::prost::bytes::Bytes,
 }
 /// Requests every entry.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct DumpRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DumpRequest {
+    /// Only the entries after this key; empty: all.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub after: ::prost::bytes::Bytes,
+}
 /// A chunk of entries.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DumpResponse {
     /// In key order.
     #[prost(message, repeated, tag = "1")]
     pub entries: ::prost::alloc::vec::Vec<Entry>,
+    /// In the first chunk: every transaction below it is finished, and if it was committed, it is in the dump.
+    #[prost(message, optional, tag = "2")]
+    pub watermark: ::core::option::Option<TxnId>,
 }
 /// An entry of the store.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1471,7 +1488,8 @@ pub mod inspect_client {
             req.extensions_mut().insert(GrpcMethod::new("twopc.v1.Inspect", "Status"));
             self.inner.unary(req, path, codec).await
         }
-        /// Every entry of the node's store at one moment, in key order. The master has none.
+        /// Every entry of the node's store at one moment, in key order. The master has none. A dump that takes longer than the
+        /// configuration allows ends with DEADLINE_EXCEEDED; another one can begin after the last key.
         pub async fn dump(
             &mut self,
             request: impl tonic::IntoRequest<super::DumpRequest>,
@@ -1519,7 +1537,8 @@ pub mod inspect_server {
             >
             + std::marker::Send
             + 'static;
-        /// Every entry of the node's store at one moment, in key order. The master has none.
+        /// Every entry of the node's store at one moment, in key order. The master has none. A dump that takes longer than the
+        /// configuration allows ends with DEADLINE_EXCEEDED; another one can begin after the last key.
         async fn dump(
             &self,
             request: tonic::Request<super::DumpRequest>,

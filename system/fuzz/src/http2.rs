@@ -84,6 +84,7 @@ fn master() -> SocketAddr {
                 dir: directory.path().join(name),
                 bootstrap: true,
                 listen: None,
+                metrics: None,
                 insecure: false,
                 hooks: HookOptions::default(),
             };

@@ -123,6 +123,9 @@ pub struct Timing {
     /// A replica that has missed this many heartbeats is not live. Default 4.
     #[serde(alias = "silent_heartbeats")]
     pub missed_heartbeats_max: u8,
+    /// A node whose oldest force has been under way for longer is not live: its disk hangs. Default 2 s.
+    #[serde(rename = "force_age_max_ms", with = "millis")]
+    pub force_age_max: Duration,
     /// A replica drops its outcomes below the watermark once it has this many of them. Default 256.
     #[serde(alias = "floor_batch")]
     pub watermark_batch: u32,
@@ -139,6 +142,7 @@ impl Default for Timing {
             read_slack: Duration::from_millis(100),
             heartbeat_interval: Duration::from_millis(250),
             missed_heartbeats_max: 4,
+            force_age_max: Duration::from_millis(2000),
             watermark_batch: 256,
         }
     }

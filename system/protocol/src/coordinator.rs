@@ -24,7 +24,10 @@ mod recovery;
 mod takeover;
 mod writes;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use super::{
     AbortReason, Body, CallId, ClusterId, CommitMode, Config, Decision, Effect, Event, HaltKind,
@@ -43,6 +46,8 @@ pub struct Coordinator {
     /// The last record appended by this incarnation.
     lsn: Lsn,
     epoch: u64,
+    /// How long the oldest force at the master has been under way.
+    force_age: Duration,
     /// The identity of the cluster.
     cluster: ClusterId,
     /// The nonces of this master's earlier epochs.
@@ -85,6 +90,8 @@ struct Member {
     incarnation: u64,
     /// Has completed the handshake of this epoch, and answers heartbeats.
     live: bool,
+    /// Reports that its oldest force takes too long. It is heard, and keeps its handshake, but nothing is asked of it.
+    stalled: bool,
     /// Heartbeats sent since the last message from the replica.
     missed_heartbeats: u8,
     /// The operator has been warned about a different store in this slot.
@@ -185,6 +192,7 @@ impl Coordinator {
         let mut this = Coordinator {
             lsn: 0,
             epoch: 0,
+            force_age: Duration::ZERO,
             cluster: ClusterId::default(),
             earlier_starts: BTreeMap::new(),
             commits: 0,
@@ -246,6 +254,7 @@ impl Coordinator {
                 self.send_read(self.last_read, get, effects);
             }
             Event::Persisted(lsn) => self.on_persisted(lsn, effects),
+            Event::ForceAge(age) => self.force_age = age,
             // The driver accepts no more calls, and waits for those in progress.
             Event::Leave => {}
             // Before EPOCH is durable the recovered records may still be lost, so no answer may
@@ -294,7 +303,9 @@ impl Coordinator {
             incarnation: self.epoch,
             watermark: self.watermark(),
             ready: self.takes_writes() && !self.halted,
-            live: self.live().nodes(),
+            live: self.in_service().nodes(),
+            force_age: self.force_age,
+            stalled: self.live().without(self.in_service()).nodes(),
             unsettled: txns.chain(aborted).collect(),
         }
     }
@@ -377,9 +388,11 @@ impl Coordinator {
                     self.on_fence_ok(slot, replica, in_doubt, watermark, effects);
                 }
             }
-            Body::Alive { incarnation, start, promised } => {
+            Body::Alive { incarnation, start, promised, force_age } => {
+                let stalled = force_age > self.config.timing.force_age_max;
                 let member = &mut self.members[usize::from(slot) - 1];
                 member.promise = promised.or(member.promise);
+                member.stalled = stalled;
                 if incarnation > member.incarnation {
                     member.incarnation = incarnation;
                     member.live = false;

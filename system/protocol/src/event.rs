@@ -33,6 +33,9 @@ pub enum Event {
     Persisted(Lsn),
     /// A timer expired.
     Timer(TimerId),
+    /// The oldest force that is not done has been under way for this time; zero if there is none, or not for long.
+    /// Reported when it has changed.
+    ForceAge(Duration),
     /// The process is about to stop, by order. The machine says so and then takes no more events.
     Leave,
     /// The result of a read that was requested with [`Effect::Serve`]. It does not change the machine.

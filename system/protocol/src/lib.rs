@@ -80,6 +80,8 @@ mod rules;
 mod text;
 mod types;
 
+use std::time::Duration;
+
 pub use bounds::{EPOCHS_AHEAD_MAX, OutOfBounds, SEQ_MAX, STARTS_MAX, TXNS_AHEAD_MAX};
 pub use config::{CommitMode, Config, Timing};
 pub use coordinator::Coordinator;
@@ -205,6 +207,10 @@ pub struct Status {
     pub ready: bool,
     /// Master: the replicas that are live.
     pub live: Vec<Node>,
+    /// How long the oldest force of the node has been under way; zero if there is none, or not for long.
+    pub force_age: Duration,
+    /// Master: the replicas that are not live because a force takes too long there.
+    pub stalled: Vec<Node>,
     /// Unfinished transactions. Master: from the first Prepare to the last acknowledgement.
     /// Replica: pending or in doubt, with their keys locked.
     pub unsettled: Vec<(TxnId, Key)>,

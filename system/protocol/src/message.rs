@@ -165,6 +165,9 @@ pub enum Body {
         /// the nonce of its master.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         promised: Option<(u64, Nonce)>,
+        /// How long its oldest force has been under way; zero if there is none, or not for long.
+        #[serde(default, skip_serializing_if = "Duration::is_zero")]
+        force_age: Duration,
     },
     /// Replica to master: this replica stops, by order. Nobody has to wait for it.
     Leaving {

@@ -19,7 +19,10 @@ mod recovery;
 mod termination;
 mod transactions;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use super::{
     Body, ClusterId, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message,
@@ -59,6 +62,8 @@ pub struct Participant {
     master_store: Option<StoreId>,
     /// The operator has been warned about a master with a different store.
     warned: bool,
+    /// How long the oldest force has been under way.
+    force_age: Duration,
     /// The greatest watermark received.
     watermark: TxnId,
     txns: BTreeMap<TxnId, TxnState>,
@@ -162,6 +167,7 @@ impl Participant {
             fenced: false,
             master_store: None,
             warned: false,
+            force_age: Duration::ZERO,
             watermark: TxnId::default(),
             txns: BTreeMap::new(),
             locks: BTreeMap::new(),
@@ -209,6 +215,7 @@ impl Participant {
         }
         match event {
             Event::Persisted(lsn) => self.on_persisted(lsn, effects),
+            Event::ForceAge(age) => self.force_age = age,
             Event::Room { full } => self.full = full,
             // Before INCARNATION is durable the recovered records may still be lost, so no message
             // may rely on them. Senders retransmit.
@@ -255,8 +262,10 @@ impl Participant {
             epoch: self.promised,
             incarnation: self.incarnation,
             watermark: self.watermark,
-            ready: self.active && self.fenced && !self.halted,
+            ready: self.active && self.fenced && !self.halted && !self.is_stalled(),
             live: Vec::new(),
+            force_age: self.force_age,
+            stalled: Vec::new(),
             unsettled: self
                 .txns
                 .iter()
@@ -412,6 +421,11 @@ impl Participant {
             // Handled above, or not a message that masters send.
             _ => {}
         }
+    }
+
+    /// The disk hangs. The master asks for nothing until it goes on.
+    fn is_stalled(&self) -> bool {
+        self.force_age > self.config.timing.force_age_max
     }
 
     /// Whether a message names a transaction that no master can have begun since the last one that

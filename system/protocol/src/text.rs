@@ -112,6 +112,9 @@ impl Display for Body {
             Body::Alive { incarnation, promised: Some((epoch, _)), .. } => {
                 write!(f, "Alive incarnation {incarnation}, promised {epoch}")
             }
+            Body::Alive { incarnation, force_age, .. } if !force_age.is_zero() => {
+                write!(f, "Alive incarnation {incarnation}, a force takes {force_age:?}")
+            }
             Body::Alive { incarnation, .. } => write!(f, "Alive incarnation {incarnation}"),
             Body::Leaving { incarnation } => write!(f, "Leaving incarnation {incarnation}"),
             Body::Stale { promised } => write!(f, "Stale, promised {promised}"),
@@ -207,6 +210,7 @@ impl Display for Event {
             Event::Client { call, request } => write!(f, "client call {call}: {request}"),
             Event::Persisted(lsn) => write!(f, "persisted up to {lsn}"),
             Event::Timer(id) => write!(f, "timer {id}"),
+            Event::ForceAge(age) => write!(f, "the oldest force takes {age:?}"),
             Event::Leave => f.write_str("leave"),
             Event::ReadResult { read, found: Some((version, value)) } => {
                 write!(f, "read {read} returns {value} (version {version})")

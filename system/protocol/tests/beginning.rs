@@ -2,6 +2,8 @@
 //! before the records of the replicas' stores were durable, and their replicas promised an epoch to a
 //! master that did not name them.
 
+use std::time::Duration;
+
 use protocol::{
     Body, ClusterId, CommitMode, Config, Effect, Event, HaltKind, Machine, Message, Node, Record,
     Rules, StoreId, Timing, TxnId, Write,
@@ -42,6 +44,10 @@ fn message(from: Node, store: StoreId, body: Body) -> Event {
         body,
     };
     Event::Message { from, message }
+}
+
+fn alive_body(incarnation: u64) -> Body {
+    Body::Alive { incarnation, start: 0, promised: None, force_age: Duration::ZERO }
 }
 
 /// The stores that the Fences among the effects name.
@@ -86,23 +92,14 @@ fn a_master_whose_store_holds_every_member_names_them_at_once() {
 fn a_master_that_lost_its_members_begins_again() {
     let (mut master, _) = Machine::recover(config(Node::Master, MASTER, false), &started());
     step(&mut master, Event::Persisted(1));
-    let effects = step(
-        &mut master,
-        message(Node::Replica(1), R1, Body::Alive { incarnation: 1, start: 0, promised: None }),
-    );
+    let effects = step(&mut master, message(Node::Replica(1), R1, alive_body(1)));
     let [Effect::Warn(why)] = effects.as_slice() else { panic!("a warning, not {effects:?}") };
     assert!(why.contains("it is not a member") && why.contains("--bootstrap"), "{why}");
 
     let (mut master, _) = Machine::recover(config(Node::Master, MASTER, true), &started());
     assert_eq!(named(&step(&mut master, Event::Persisted(1))), UNKNOWN);
     let r1 = member(Node::Replica(1), R1);
-    let alive = |slot, store| {
-        message(
-            Node::Replica(slot),
-            store,
-            Body::Alive { incarnation: 1, start: 0, promised: None },
-        )
-    };
+    let alive = |slot, store| message(Node::Replica(slot), store, alive_body(1));
     assert_eq!(step(&mut master, alive(1, R1)), [Effect::Append(r1)]);
     let r2 = member(Node::Replica(2), R2);
     assert_eq!(step(&mut master, alive(2, R2)), [Effect::Append(r2), Effect::Force(3)]);
@@ -156,7 +153,7 @@ fn a_replica_of_an_earlier_version_belongs_to_its_master() {
         effects => panic!("one message, not {effects:?}"),
     };
     let effects = step(&mut replica, from(MASTER, fence(None)));
-    assert_eq!(body(&effects), Body::Alive { incarnation: 2, start: 0, promised: None });
+    assert_eq!(body(&effects), alive_body(2));
     let effects = step(&mut replica, from(StoreId(9), fence(Some(R1))));
     assert!(matches!(effects.as_slice(), [Effect::Warn(_)]), "another master: {effects:?}");
     let effects = step(&mut replica, from(MASTER, fence(Some(R1))));

@@ -13,6 +13,7 @@ use clap::{Args, Subcommand};
 use futures::StreamExt as _;
 
 use super::{
+    LogFormat,
     load::{self, LoadArgs},
     output::{ClientError, ExitStatus, print_line},
 };
@@ -95,6 +96,10 @@ pub enum ClientCommand {
         /// The replica's address, or its name (r1, r2, …) if there is a configuration
         #[arg(long, value_name = "ADDR")]
         replica: String,
+
+        /// List only the entries after this key, to go on where a dump was ended
+        #[arg(long, value_name = "KEY", value_parser = blob)]
+        after: Option<Key>,
     },
 }
 
@@ -116,7 +121,7 @@ impl ClientArgs {
     /// Runs the command and prints its result to standard output.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        super::log_to(io::stderr);
+        super::log_to(io::stderr, LogFormat::Text);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let done = match runtime {
             Ok(runtime) => runtime.block_on(self.execute()),
@@ -151,8 +156,8 @@ impl ClientArgs {
             ClientCommand::Stream => stream(&client).await,
             ClientCommand::Load(args) => load::run(&args, &master, self.timeout).await,
             ClientCommand::Status => status(cluster.as_ref(), &master, self.timeout).await,
-            ClientCommand::Dump { replica } => {
-                dump(&replica_address(&replica, cluster.as_ref())?, self.timeout).await
+            ClientCommand::Dump { replica, after } => {
+                dump(&replica_address(&replica, cluster.as_ref())?, after, self.timeout).await
             }
         }
     }
@@ -289,19 +294,30 @@ fn describe(NodeStatus { cluster, machine }: &NodeStatus, address: &Address) -> 
             if live.is_empty() { "none".into() } else { live.join(" ") }
         );
     }
+    if !machine.force_age.is_zero() {
+        text =
+            format!("{text}, a force of its disk has been under way for {:?}", machine.force_age);
+    }
+    for stalled in &machine.stalled {
+        text = format!("{text}\n        {stalled} is not live: its disk hangs");
+    }
     for (txn, key) in &machine.unsettled {
         text = format!("{text}\n        {txn} writes {key}");
     }
     text
 }
 
-async fn dump(replica: &Address, timeout: Duration) -> Result<ExitStatus, ClientError> {
+async fn dump(
+    replica: &Address,
+    after: Option<Key>,
+    timeout: Duration,
+) -> Result<ExitStatus, ClientError> {
     let failed = |status: tonic::Status| format!("{replica}: {}", status.message());
     let entries = within(timeout, async {
         let mut inspector = Inspector::connect(replica)
             .await
             .map_err(|error| format!("cannot reach {replica}: {error}"))?;
-        inspector.dump().await.map_err(failed)
+        inspector.dump_after(after).await.map_err(failed)
     });
     let mut entries = std::pin::pin!(entries.await?);
     let mut out = io::BufWriter::new(io::stdout().lock());

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::output::{ClientError, ExitStatus, print_line};
 use crate::{
-    client::{Client, ReadError, ReasonKind, WriteOutcome},
+    client::{Client, ReadError, Reason, ReasonKind, WriteOutcome},
     config::Address,
     protocol::{Key, Value},
 };
@@ -133,8 +133,19 @@ struct Tally {
 
 /// The result of an operation that did not succeed.
 enum Failure {
-    Refused(&'static str),
+    /// By this reason; the node may have said when to try again.
+    Refused(&'static str, Option<Duration>),
     Unknown,
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        let retry_after = match reason.kind {
+            ReasonKind::Unreachable => Some(UNREACHABLE_RETRY),
+            _ => reason.retry_after,
+        };
+        Failure::Refused(reason.kind.name(), retry_after)
+    }
 }
 
 impl Tally {
@@ -185,6 +196,12 @@ struct Budget {
 }
 
 impl Budget {
+    /// The time until the end of the load, if that is fixed.
+    fn left(&self) -> Duration {
+        let until = |until: Instant| until.saturating_duration_since(Instant::now());
+        self.until.map_or(Duration::MAX, until)
+    }
+
     fn take(&self) -> bool {
         !self.interrupted.load(Ordering::Relaxed)
             && self.until.is_none_or(|until| Instant::now() < until)
@@ -251,8 +268,8 @@ async fn work(args: &LoadArgs, n: u32, client: &Client, budget: &Budget) -> [Tal
         let done = match kind {
             OperationKind::Get => match client.get(key).await {
                 Ok(_) => Ok(()),
-                Err(ReadError::Refused(reason)) => Err(Failure::Refused(reason.kind.name())),
-                Err(ReadError::Failed(_)) => Err(Failure::Refused("no answer")),
+                Err(ReadError::Refused(reason)) => Err(reason.into()),
+                Err(ReadError::Failed(_)) => Err(Failure::Refused("no answer", None)),
             },
             OperationKind::Put => {
                 written(client.put(key, value(n, count, args.value_size, &mut rng)).await)
@@ -267,10 +284,12 @@ async fn work(args: &LoadArgs, n: u32, client: &Client, budget: &Budget) -> [Tal
                 tally.latency.saturating_record(us);
             }
             Err(Failure::Unknown) => tally.unknown += 1,
-            Err(Failure::Refused(reason)) => {
+            Err(Failure::Refused(reason, retry_after)) => {
                 *tally.refused.entry(reason).or_default() += 1;
-                if reason == ReasonKind::Unreachable.name() {
-                    tokio::time::sleep(UNREACHABLE_RETRY).await;
+                if let Some(least) = retry_after {
+                    // Not all at once.
+                    let wait = least.mul_f64(rng.random_range(1.0..2.0));
+                    tokio::time::sleep(wait.min(budget.left())).await;
                 }
             }
         }
@@ -281,7 +300,7 @@ async fn work(args: &LoadArgs, n: u32, client: &Client, budget: &Budget) -> [Tal
 fn written(outcome: WriteOutcome) -> Result<(), Failure> {
     match outcome {
         WriteOutcome::Committed { .. } => Ok(()),
-        WriteOutcome::Aborted(reason) => Err(Failure::Refused(reason.kind.name())),
+        WriteOutcome::Aborted(reason) => Err(reason.into()),
         WriteOutcome::Unknown(_) => Err(Failure::Unknown),
     }
 }

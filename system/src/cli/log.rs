@@ -9,10 +9,29 @@ use std::{
     collections::VecDeque,
     io::{self, Write},
     mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
+
+use clap::ValueEnum;
+use tracing_subscriber::fmt::{
+    format::Writer,
+    time::{FormatTime as _, SystemTime},
+};
+
+/// The form of the lines of a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// A JSON object per line, with `timestamp`, `level` and `message`.
+    Json,
+}
 
 /// The maximum size of a line. A line of the node's own is far shorter.
 const LINE_BYTES_MAX: usize = 4 << 10;
@@ -34,6 +53,9 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Notified when there is something to write, and when all is written.
     changed: Condvar,
+    format: LogFormat,
+    /// Every line that was dropped.
+    dropped: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
@@ -76,9 +98,29 @@ impl Shared {
             }
             if dropped > 0 {
                 let report = format!(
-                    "{dropped} lines of the log were dropped here: they came faster than they were read\n"
+                    "{dropped} lines of the log were dropped here: they came faster than they were read"
                 );
-                let _ = out.write_all(report.as_bytes());
+                let _ = out.write_all(self.own_line("WARN", &report).as_bytes());
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// A line of the log itself or of the command line.
+    fn own_line(&self, level: &str, text: &str) -> String {
+        match self.format {
+            LogFormat::Text => printable(text),
+            LogFormat::Json => {
+                let mut timestamp = String::new();
+                // A clock before 1970 leaves it empty.
+                let _ = SystemTime.format_time(&mut Writer::new(&mut timestamp));
+                let message = printable(text);
+                let message = message.trim_end_matches('\n');
+                let line = serde_json::json!({
+                    "timestamp": timestamp, "level": level, "message": message
+                });
+                format!("{line}\n")
             }
         }
     }
@@ -86,9 +128,14 @@ impl Shared {
 
 impl Log {
     /// A log to a writer. Lines wait until [`Log::start`].
-    pub(super) fn new(out: impl Write + Send + 'static) -> Log {
-        let shared = Shared { out: Mutex::new(Some(Box::new(out))), ..Shared::default() };
-        Log { shared: Arc::new(shared) }
+    pub(super) fn new(out: impl Write + Send + 'static, format: LogFormat) -> Log {
+        let out = Mutex::new(Some(Box::new(out) as _));
+        Log { shared: Arc::new(Shared { out, format, ..Shared::default() }) }
+    }
+
+    /// The number of lines that were dropped so far.
+    pub(super) fn dropped_lines(&self) -> Arc<AtomicU64> {
+        self.shared.dropped.clone()
     }
 
     /// Starts the thread that writes lines, if it is not running. It has the scheduling policy of the caller.
@@ -103,12 +150,17 @@ impl Log {
         Ok(())
     }
 
-    /// Adds a line, or counts it as dropped if the queue is full. Never waits for a write.
+    /// Adds an error of the command line.
     pub(super) fn line(&self, text: &str) {
-        let line = printable(text);
+        self.add(self.shared.own_line("ERROR", text));
+    }
+
+    /// Adds a line, or counts it as dropped if the queue is full. Never waits for a write.
+    fn add(&self, line: String) {
         let mut queue = self.shared.lock();
         if queue.bytes + line.len() > QUEUE_BYTES_MAX {
             queue.dropped += 1;
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         } else {
             queue.bytes += line.len();
             queue.lines.push_back(line);
@@ -137,7 +189,15 @@ impl Write for Log {
         if shown.len() < line.len() {
             text.push('…');
         }
-        self.line(&text);
+        self.add(match self.shared.format {
+            LogFormat::Text => printable(&text),
+            LogFormat::Json if line.len() <= LINE_BYTES_MAX => text,
+            // What is left of a cut object is none.
+            LogFormat::Json => {
+                let report = format!("a line of {} bytes was left out", line.len());
+                self.shared.own_line("WARN", &report)
+            }
+        });
         Ok(line.len())
     }
 
@@ -195,7 +255,7 @@ mod tests {
     fn a_log_that_nobody_reads_drops_lines_and_says_how_many() {
         let (permit, permits) = mpsc::channel();
         let (written, lines) = mpsc::channel();
-        let log = Log::new(Slow { permits, written });
+        let log = Log::new(Slow { permits, written }, LogFormat::Text);
         log.start().expect("a thread");
         let began = Instant::now();
         let line = "x".repeat(1000);
@@ -217,7 +277,7 @@ mod tests {
     fn lines_arrive_in_order_and_drops_are_counted() {
         let (permit, permits) = mpsc::channel();
         let (written, lines) = mpsc::channel();
-        let mut log = Log::new(Slow { permits, written });
+        let mut log = Log::new(Slow { permits, written }, LogFormat::Text);
         log.start().expect("a thread");
         log.line("first");
         let line = "x".repeat(LINE_BYTES_MAX - 1);
@@ -239,6 +299,35 @@ mod tests {
             lines[fitting + 1].starts_with("7 lines of the log were dropped here"),
             "{lines:?}"
         );
+    }
+
+    #[test]
+    fn every_line_of_a_json_log_is_an_object() {
+        let (permit, permits) = mpsc::channel();
+        let (written, lines) = mpsc::channel();
+        let mut log = Log::new(Slow { permits, written }, LogFormat::Json);
+        log.start().expect("a thread");
+        log.write_all(b"{\"level\":\"INFO\",\"message\":\"as it is\"}\n").expect("queued");
+        log.line("an \"error\"\nof two lines \u{1b}");
+        let long = format!("{{\"message\":\"{}\"}}\n", "x".repeat(LINE_BYTES_MAX));
+        log.write_all(long.as_bytes()).expect("queued");
+        let line = "x".repeat(LINE_BYTES_MAX / 2);
+        (0..2 * QUEUE_BYTES_MAX / line.len()).for_each(|_| log.line(&line));
+        let dropped = log.dropped_lines().load(Ordering::Relaxed);
+        assert!(dropped > 0);
+        (0..2 * QUEUE_BYTES_MAX / line.len())
+            .for_each(|_| permit.send(()).expect("the writer waits"));
+        log.flush();
+        let lines: Vec<serde_json::Value> = lines
+            .try_iter()
+            .map(|line| serde_json::from_str(&line).unwrap_or_else(|why| panic!("{line}: {why}")))
+            .collect();
+        let messages: Vec<_> =
+            lines.iter().map(|line| line["message"].as_str().expect("a message")).collect();
+        assert_eq!(messages[..2], ["as it is", "an \"error\"\n    of two lines \\u{1b}"]);
+        assert!(messages[2].ends_with("bytes was left out"), "{}", messages[2]);
+        let last = messages.last().expect("lines");
+        assert!(last.starts_with(&format!("{dropped} lines of the log were dropped")), "{last}");
     }
 
     #[test]

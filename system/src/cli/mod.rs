@@ -20,18 +20,24 @@ use tracing_subscriber::{
 pub use self::{
     client::{ClientArgs, ClientCommand},
     load::{LoadArgs, Mix},
+    log::LogFormat,
     node::{MasterArgs, NodeArgs, ReplicaArgs},
 };
 
 /// Logs to a writer, filtered by `TWOPC_LOG` or `RUST_LOG` (a level, or a comma-separated
 /// list of `TARGET=LEVEL`), by default at level `info`. Does nothing if the process has already set
 /// up logging.
-fn log_to(writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static) {
+fn log_to(writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static, format: LogFormat) {
     let filter = ["TWOPC_LOG", "RUST_LOG"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok()?.parse::<Targets>().ok())
         .unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
-    let layer = fmt::layer().with_ansi(false).with_writer(writer).with_filter(filter);
+    let layer = fmt::layer().with_ansi(false).with_writer(writer);
+    let layer = match format {
+        LogFormat::Text => layer.boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).boxed(),
+    };
+    let layer = layer.with_filter(filter);
     // Fails only if there is a subscriber already, which then stays.
     let _ = tracing_subscriber::registry().with(layer).try_init();
 }

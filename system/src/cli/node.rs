@@ -6,11 +6,11 @@ use clap::Args;
 use nix::libc;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::log::Log;
+use super::log::{Log, LogFormat};
 use crate::{
     config::{Address, ClusterConfig},
     hooks::HookArgs,
-    node::{self, NodeError, NodeOptions, descriptors::raise_limit},
+    node::{self, MetricsOptions, NodeError, NodeOptions, descriptors::raise_limit},
     protocol::{CommitMode, Node},
 };
 
@@ -38,6 +38,14 @@ pub struct NodeArgs {
     /// Listen on this address instead of the one in the configuration
     #[arg(long, env = "TWOPC_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<Address>,
+
+    /// The form of the log on standard error
+    #[arg(long, env = "TWOPC_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    /// Offer metrics for Prometheus on this address, at /metrics
+    #[arg(long, env = "TWOPC_METRICS", value_name = "HOST:PORT")]
+    pub metrics: Option<Address>,
 
     /// Listen on an address that other machines can reach. Nothing is authenticated or encrypted: whoever
     /// can connect can read and change everything
@@ -88,9 +96,9 @@ impl ReplicaArgs {
 
 impl NodeArgs {
     fn run(self, node: Node) -> ExitCode {
-        let log = Log::new(io::stderr());
+        let log = Log::new(io::stderr(), self.log_format);
         let lines = log.clone();
-        super::log_to(move || lines.clone());
+        super::log_to(move || lines.clone(), self.log_format);
         let status = self.run_logged(node, &log);
         log.flush();
         status
@@ -114,8 +122,13 @@ impl NodeArgs {
             Ok(hooks) => hooks,
             Err(why) => return fail(&why, 2),
         };
-        let NodeArgs { dir, bootstrap, listen, insecure, .. } = self;
-        match run(NodeOptions { cluster, node, dir, bootstrap, listen, insecure, hooks }, log) {
+        let NodeArgs { dir, bootstrap, listen, insecure, metrics, .. } = self;
+        let dropped_log_lines = log.dropped_lines();
+        let metrics = metrics.map(|address| MetricsOptions { address, dropped_log_lines });
+        match run(
+            NodeOptions { cluster, node, dir, bootstrap, listen, insecure, metrics, hooks },
+            log,
+        ) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, error.exit_status()),
         }

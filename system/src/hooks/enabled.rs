@@ -278,6 +278,7 @@ impl Hooks {
             Event::Client { request, .. } => Some((request.kind(), None)),
             Event::Persisted(_)
             | Event::Timer(_)
+            | Event::ForceAge(_)
             | Event::Leave
             | Event::ReadResult { .. }
             | Event::ReadFailed { .. }

@@ -55,6 +55,7 @@ impl Open {
         let in_use = |resource| self.account.used(resource) > 0;
         now.duration_since(self.account.meter.last_heard()) > idle_timeout
             && !in_use(Resource::Calls)
+            && !in_use(Resource::PeerCalls)
             && !in_use(Resource::OtherCalls)
     }
 }
@@ -205,6 +206,7 @@ mod tests {
                 connections.sweep(Instant::now());
             }
             drop(waits);
+            slow.account.meter.count_data(TAKEN_BYTES_MIN / 2);
             connections.sweep(Instant::now());
             yield_now().await;
         }

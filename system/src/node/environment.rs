@@ -15,8 +15,10 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     NodeError,
+    forces::Forces,
     kv_service::{Held, ResponseHandle},
     limits::Account,
+    metrics::ReplyCounts,
     peers::Peers,
     timers::Timers,
 };
@@ -47,6 +49,8 @@ pub(super) struct NodeEnvironment<'a> {
     pub(super) timers: Timers,
     pub(super) pending_calls: HashMap<CallId, PendingCall, RandomState>,
     pub(super) hooks: Hooks,
+    pub(super) forces: Forces,
+    pub(super) replies: ReplyCounts,
     peers: &'a Peers,
     /// The time from which timers count.
     pub(super) now: Instant,
@@ -66,6 +70,8 @@ impl<'a> NodeEnvironment<'a> {
             timers: Timers::new(now),
             pending_calls: HashMap::default(),
             hooks,
+            forces: Forces::default(),
+            replies: ReplyCounts::default(),
             peers,
             now,
             force: 0,
@@ -91,6 +97,7 @@ impl<'a> NodeEnvironment<'a> {
     pub(super) fn hand_over(&mut self) -> Result<(), NodeError> {
         self.hooks.write_journal()?;
         if self.force > 0 {
+            self.forces.begin(self.force, self.now);
             self.store.force(mem::take(&mut self.force));
         }
         for (n, buffer) in self.peers.send_buffers() {
@@ -191,6 +198,7 @@ impl driver::Timers for NodeEnvironment<'_> {
 
 impl Clients for NodeEnvironment<'_> {
     fn reply(&mut self, call: CallId, reply: Reply) {
+        self.replies.count(&reply);
         if let Some(PendingCall { handle, account, held }) = self.pending_calls.remove(&call) {
             // A client that has disconnected does not get its answer; its transaction proceeded
             // without it.

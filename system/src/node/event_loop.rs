@@ -38,6 +38,9 @@ pub(super) struct EventLoop<'a> {
     pub(super) environment: NodeEnvironment<'a>,
     pub(super) health: Health,
     health_due: Instant,
+    /// A force under way for longer means that the disk hangs.
+    force_age_max: Duration,
+    stalled: bool,
     pub(super) last_call: CallId,
     /// Events for the next iteration.
     pub(super) events: Vec<Event>,
@@ -58,6 +61,7 @@ impl<'a> EventLoop<'a> {
         health: Health,
     ) -> Self {
         let replicas = config.replicas;
+        let force_age_max = config.timing.force_age_max;
         let (machine, effects) = Machine::recover(config.clone(), &records);
         let (cluster, stores) = machine.identities();
         peers.know(cluster, stores);
@@ -67,6 +71,8 @@ impl<'a> EventLoop<'a> {
             environment: NodeEnvironment::new(store, peers, hooks, replicas),
             health,
             health_due: Instant::now(),
+            force_age_max,
+            stalled: false,
             last_call: 0,
             events: Vec::new(),
             effects,
@@ -125,7 +131,7 @@ impl<'a> EventLoop<'a> {
                 Some(report) = inputs.persisted.recv() => self.on_persisted(report, inputs)?,
                 Some(batch) = inputs.inbound.recv() => self.on_inbound(batch),
                 Some(call) = inputs.calls.recv() => self.on_call(call),
-                Some(request) = inputs.inspections.recv() => self.on_inspection(request),
+                Some(request) = inputs.inspections.recv() => self.on_inspection(request, inputs),
                 () = &mut wakeup, if wake.is_some() => {}
             }
             self.gather(inputs)?;
@@ -217,6 +223,19 @@ impl<'a> EventLoop<'a> {
         drop(pending);
         self.effects = effects;
         self.environment.hand_over()
+    }
+
+    /// Tells the operator when the disk begins to hang, and when it goes on.
+    pub(super) fn report_force_age(&mut self, age: Duration) {
+        let stalled = age > self.force_age_max;
+        if stalled && !self.stalled {
+            tracing::warn!(
+                "the disk hangs: a force has been under way for {age:?}; until it ends, this node is not live"
+            );
+        } else if self.stalled && !stalled {
+            tracing::info!("the disk goes on");
+        }
+        self.stalled = stalled;
     }
 
     async fn report_health(&mut self) {

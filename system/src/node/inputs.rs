@@ -6,7 +6,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     NodeError, environment::PendingCall, event_loop::EventLoop, kv_service::Call,
-    peers::InboundBatch, server::InspectRequest,
+    metrics::Snapshot, peers::InboundBatch, server::InspectRequest,
 };
 use crate::{
     protocol::{Event, Lsn},
@@ -32,6 +32,10 @@ impl EventLoop<'_> {
             self.on_persisted(report, inputs)?;
         }
         let now = Instant::now();
+        if let Some(age) = self.environment.forces.new_age(now) {
+            self.report_force_age(age);
+            self.events.push(Event::ForceAge(age));
+        }
         while let Some(timer) = self.environment.timers.take(now) {
             self.events.push(Event::Timer(timer));
         }
@@ -58,6 +62,7 @@ impl EventLoop<'_> {
             report = later;
         }
         let lsn = report.map_err(NodeError::Store)?;
+        self.environment.forces.persisted(lsn, Instant::now());
         self.events.push(Event::Persisted(lsn));
         Ok(())
     }
@@ -79,14 +84,29 @@ impl EventLoop<'_> {
     }
 
     /// Answers a request for inspection immediately: it does not concern the machine.
-    pub(super) fn on_inspection(&mut self, request: InspectRequest) {
+    pub(super) fn on_inspection(&mut self, request: InspectRequest, inputs: &Inputs) {
         // The caller may have disconnected.
         match request {
             InspectRequest::Status(reply) => {
                 let _ = reply.send(self.machine.status());
             }
-            InspectRequest::Dump(reply) => {
-                let _ = reply.send(self.environment.store.entries());
+            InspectRequest::Metrics(reply) => {
+                let _ = reply.send(Snapshot {
+                    status: self.machine.status(),
+                    replies: self.environment.replies.clone(),
+                    forces: self.environment.forces.done(),
+                    checkpoints: self.environment.store.checkpoints(),
+                    calls_queued: inputs.calls.len(),
+                    batches_queued: inputs.inbound.len(),
+                });
+            }
+            InspectRequest::Dump { after, reply } => {
+                let entries = match &after {
+                    None => self.environment.store.entries(),
+                    Some(after) => self.environment.store.entries_after(after),
+                };
+                let watermark = self.machine.status().watermark;
+                let _ = reply.send(entries.map(|entries| (watermark, entries)));
             }
         }
     }

@@ -63,8 +63,8 @@ pub(super) struct Call {
 pub(super) struct Held {
     /// Until the answer has left.
     slot: Hold,
-    /// For a write, until it is decided.
-    _write: Option<Hold>,
+    /// For a write, its bytes until it is decided; for a get, what its answer is expected to have.
+    room: Option<Hold>,
 }
 
 /// The methods of the service.
@@ -117,7 +117,7 @@ impl KvService {
         account: &Arc<Account>,
     ) {
         let handle = ResponseHandle { method, respond: Some(respond), accepted: false };
-        let slot = match self.admit(method, account) {
+        let slot = match self.admit(account) {
             Ok(slot) => slot,
             Err(status) => return handle.refuse(status),
         };
@@ -132,13 +132,9 @@ impl KvService {
     }
 
     /// Takes a slot for a call, before anything of it is read.
-    fn admit(&self, method: Method, account: &Arc<Account>) -> Result<Hold, Status> {
+    fn admit(&self, account: &Arc<Account>) -> Result<Hold, Status> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(stopping());
-        }
-        // The size of an answer is known only when it is there. Whoever does not take answers gets no more.
-        if matches!(method, Method::Get) {
-            account.check(Resource::AnswerBytes).map_err(overloaded)?;
         }
         account.take(Resource::Calls, 1).map_err(overloaded)
     }
@@ -157,13 +153,17 @@ impl KvService {
         let admitted = read.and_then(|message| {
             let bytes = message.len();
             let request = self.request(handle.method, message, timeout)?;
-            let write = is_write.then(|| account.take(Resource::WriteBytes, bytes)).transpose();
-            Ok((request, write.map_err(overloaded)?))
+            let room = if is_write {
+                account.take(Resource::WriteBytes, bytes)
+            } else {
+                account.expect_answer()
+            };
+            Ok((request, room.map_err(overloaded)?))
         });
         match admitted {
-            Ok((request, write)) => {
+            Ok((request, room)) => {
                 handle.accepted = true;
-                let held = Held { slot, _write: write };
+                let held = Held { slot, room: Some(room) };
                 let call = Call { request, handle, deadline, account, held };
                 // The queue has room for as many calls as there are slots, so this fails only if
                 // it is closed.
@@ -234,11 +234,15 @@ pub(super) struct ResponseHandle {
 impl ResponseHandle {
     /// Sends the reply. The call keeps its slot, and its answer a part of the budget, until the kernel has accepted
     /// the answer. Returns whether the client is still there.
-    pub(super) fn send(mut self, reply: Reply, held: Held, account: &Arc<Account>) -> bool {
+    pub(super) fn send(mut self, reply: Reply, mut held: Held, account: &Arc<Account>) -> bool {
         let Some(respond) = self.respond.take() else { return false };
+        held.room = None;
         let answer = message(self.method, reply).and_then(|bytes| {
             // Only a get has a long answer. It had no effect, so it may be refused.
             let room = account.take(Resource::AnswerBytes, bytes.len());
+            if matches!(self.method, Method::Get) {
+                account.count_answer(bytes.len());
+            }
             let room = match (self.method, room) {
                 (Method::Get, room) => Some(room.map_err(overloaded)?),
                 (Method::Put | Method::Del, room) => room.ok(),
@@ -668,6 +672,8 @@ mod tests {
         let mut answers = Vec::new();
         for _ in 0..3 {
             answers.push(get(&mut sender).await);
+        }
+        for _ in 0..3 {
             assert!(reply(called.recv().await.expect("a call"), value.clone()));
         }
         let heads = [answers.remove(0).await, answers.remove(0).await].map(|it| it.expect("ok"));

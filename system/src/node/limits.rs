@@ -6,14 +6,19 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use crate::{config::NodeLimits, meter::Meter};
 
-/// Calls of the other services than `Kv` that may be in progress, at the node and on a connection. Some last: the
-/// streams of peers, and those that watch the health.
+/// Streams of peers, and of callers that have not identified themselves, at the node and on a connection. A budget of
+/// their own: calls that last, such as those that watch the health, must not keep a peer out.
+const PEER_CALLS_MAX: usize = 1024;
+const CONNECTION_PEER_CALLS_MAX: usize = 4;
+/// The size that the first answer on a connection is expected to have.
+const FIRST_ANSWER_BYTES: usize = 64 << 10;
+/// Calls of the other services that may be in progress, at the node and on a connection.
 const OTHER_CALLS_MAX: usize = 256;
 const CONNECTION_OTHER_CALLS_MAX: usize = 32;
 
@@ -22,22 +27,28 @@ const CONNECTION_OTHER_CALLS_MAX: usize = 32;
 pub(super) enum Resource {
     /// Calls of `Kv`, from their arrival until the answer has left, or until it is known that nobody waits for it.
     Calls,
+    /// Streams of peers.
+    PeerCalls,
     /// Calls of the other services.
     OtherCalls,
     /// Announced bytes of requests that have not arrived in full.
     RequestBytes,
     /// Bytes of writes that are not decided.
     WriteBytes,
+    /// Bytes that the answers of gets in progress are expected to have.
+    ExpectedBytes,
     /// Bytes of answers that the kernel has not accepted.
     AnswerBytes,
 }
 
 /// Every resource.
-pub(super) const RESOURCES: [Resource; 5] = [
+pub(super) const RESOURCES: [Resource; 7] = [
     Resource::Calls,
+    Resource::PeerCalls,
     Resource::OtherCalls,
     Resource::RequestBytes,
     Resource::WriteBytes,
+    Resource::ExpectedBytes,
     Resource::AnswerBytes,
 ];
 
@@ -57,6 +68,8 @@ pub(super) struct Budgets {
     used: Amounts<AtomicUsize>,
     node_max: Amounts<usize>,
     connection_max: Amounts<usize>,
+    /// How often there was no room.
+    refused: AtomicU64,
 }
 
 impl Budgets {
@@ -65,20 +78,22 @@ impl Budgets {
         let maximum = |resource| {
             let (node, connection) = match resource {
                 Resource::Calls => (limits.max_inflight, limits.connection_max_inflight),
+                Resource::PeerCalls => (PEER_CALLS_MAX, CONNECTION_PEER_CALLS_MAX),
                 Resource::OtherCalls => (OTHER_CALLS_MAX, CONNECTION_OTHER_CALLS_MAX),
                 Resource::RequestBytes => {
                     (limits.request_bytes_max, limits.connection_request_bytes_max)
                 }
                 Resource::WriteBytes => (limits.write_bytes_max, limits.connection_write_bytes_max),
-                Resource::AnswerBytes => {
+                Resource::ExpectedBytes | Resource::AnswerBytes => {
                     (limits.answer_bytes_max, limits.connection_answer_bytes_max)
                 }
             };
             let least = match resource {
-                Resource::Calls | Resource::OtherCalls => 1,
-                Resource::RequestBytes | Resource::WriteBytes | Resource::AnswerBytes => {
-                    message_bytes_max
-                }
+                Resource::Calls | Resource::PeerCalls | Resource::OtherCalls => 1,
+                Resource::RequestBytes
+                | Resource::WriteBytes
+                | Resource::ExpectedBytes
+                | Resource::AnswerBytes => message_bytes_max,
             };
             (node.max(least), connection.min(node).max(least))
         };
@@ -86,6 +101,7 @@ impl Budgets {
             used: Amounts::default(),
             node_max: Amounts(RESOURCES.map(|resource| maximum(resource).0)),
             connection_max: Amounts(RESOURCES.map(|resource| maximum(resource).1)),
+            refused: AtomicU64::default(),
         }
     }
 
@@ -94,9 +110,20 @@ impl Budgets {
         self.used.of(resource).load(Ordering::Relaxed)
     }
 
+    /// How often there was no room for more of a resource.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    fn exhausted(&self, resource: Resource, on_connection: bool, max: usize) -> Exhausted {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        Exhausted { resource, on_connection, max }
+    }
+
     /// The largest number of calls of one connection, of all services.
     pub(super) fn connection_calls_max(&self) -> usize {
-        self.connection_max.of(Resource::Calls) + self.connection_max.of(Resource::OtherCalls)
+        let calls = [Resource::Calls, Resource::PeerCalls, Resource::OtherCalls];
+        calls.iter().map(|resource| self.connection_max.of(*resource)).sum()
     }
 }
 
@@ -105,6 +132,8 @@ impl Budgets {
 pub(super) struct Account {
     budgets: Arc<Budgets>,
     used: Amounts<AtomicUsize>,
+    /// The size that the next answer is expected to have.
+    expected_answer: AtomicUsize,
     /// The meter of the connection.
     pub(super) meter: Arc<Meter>,
 }
@@ -122,9 +151,10 @@ impl fmt::Display for Exhausted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.resource {
             Resource::Calls => "calls are in progress",
-            Resource::OtherCalls => "calls of this kind are in progress",
+            Resource::PeerCalls | Resource::OtherCalls => "calls of this kind are in progress",
             Resource::RequestBytes => "bytes of requests are arriving",
             Resource::WriteBytes => "bytes of writes are in progress",
+            Resource::ExpectedBytes => "bytes of answers are asked for",
             Resource::AnswerBytes => "bytes of answers wait to be taken",
         };
         let of = if self.on_connection { "a connection" } else { "the node" };
@@ -135,7 +165,8 @@ impl fmt::Display for Exhausted {
 impl Account {
     /// Opens the account of a connection.
     pub(super) fn new(budgets: Arc<Budgets>, meter: Arc<Meter>) -> Arc<Self> {
-        Arc::new(Account { budgets, used: Amounts::default(), meter })
+        let expected_answer = AtomicUsize::new(FIRST_ANSWER_BYTES);
+        Arc::new(Account { budgets, used: Amounts::default(), expected_answer, meter })
     }
 
     /// Takes an amount of a resource, until the hold is dropped.
@@ -147,8 +178,8 @@ impl Account {
         resource: Resource,
         amount: usize,
     ) -> Result<Hold, Exhausted> {
-        let Budgets { used, node_max, connection_max } = &*self.budgets;
-        let exhausted = |on_connection, max| Exhausted { resource, on_connection, max };
+        let Budgets { used, node_max, connection_max, .. } = &*self.budgets;
+        let exhausted = |on_connection, max| self.budgets.exhausted(resource, on_connection, max);
         let own_max = *connection_max.of(resource);
         if !add(self.used.of(resource), amount, own_max) {
             return Err(exhausted(true, own_max));
@@ -161,21 +192,19 @@ impl Account {
         Ok(Hold { account: self.clone(), resource, amount })
     }
 
-    /// Whether there is room for any more of a resource.
+    /// Takes room for an answer whose size is not known yet: as much as the largest of the last answers took.
     ///
     /// # Errors
-    /// The connection or the node has none.
-    pub(super) fn check(&self, resource: Resource) -> Result<(), Exhausted> {
-        let Budgets { node_max, connection_max, .. } = &*self.budgets;
-        for (on_connection, used, max) in [
-            (true, self.used(resource), *connection_max.of(resource)),
-            (false, self.budgets.used(resource), *node_max.of(resource)),
-        ] {
-            if used >= max {
-                return Err(Exhausted { resource, on_connection, max });
-            }
-        }
-        Ok(())
+    /// The connection or the node has no room for it.
+    pub(super) fn expect_answer(self: &Arc<Self>) -> Result<Hold, Exhausted> {
+        self.take(Resource::ExpectedBytes, self.expected_answer.load(Ordering::Relaxed))
+    }
+
+    /// An answer has this size.
+    pub(super) fn count_answer(&self, bytes: usize) {
+        let expected = self.expected_answer.load(Ordering::Relaxed);
+        // Falls slowly, so that a small answer between large ones changes little.
+        self.expected_answer.store(bytes.max(expected - expected / 8), Ordering::Relaxed);
     }
 
     /// What the connection uses of a resource.
@@ -237,12 +266,25 @@ mod tests {
             "too many bytes of writes are in progress; the limit of the node is 300"
         );
         assert_eq!(other.used(Resource::WriteBytes), 100, "a refusal takes nothing");
-        assert_eq!(other.check(Resource::WriteBytes), Err(why));
-        assert_eq!(other.check(Resource::AnswerBytes), Ok(()));
         drop(held);
         assert_eq!((one.used(Resource::WriteBytes), budgets.used(Resource::WriteBytes)), (0, 100));
         drop(of_other);
         assert_eq!(budgets.used(Resource::WriteBytes), 0);
+    }
+
+    #[test]
+    fn answers_are_expected_to_be_as_large_as_the_last_ones() {
+        let size = 1 << 20;
+        let limits = NodeLimits { connection_answer_bytes_max: 4 * size, ..NodeLimits::default() };
+        let account = account(&Arc::new(Budgets::new(&limits, 0)));
+        let many = |account: &Arc<Account>| {
+            std::iter::from_fn(|| account.expect_answer().ok()).collect::<Vec<_>>().len()
+        };
+        assert_eq!(many(&account), 4 * size / FIRST_ANSWER_BYTES);
+        account.count_answer(size);
+        assert_eq!(many(&account), 4);
+        (0..100).for_each(|_| account.count_answer(1000));
+        assert!(many(&account) > 4000);
     }
 
     #[test]

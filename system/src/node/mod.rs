@@ -13,10 +13,12 @@ mod connections;
 pub(crate) mod descriptors;
 mod environment;
 mod event_loop;
+mod forces;
 mod http2;
 mod inputs;
 mod kv_service;
 mod limits;
+mod metrics;
 mod peers;
 mod send_buffer;
 mod server;
@@ -36,11 +38,14 @@ use tokio::{
     task::{JoinError, JoinHandle, JoinSet},
 };
 
+pub use self::metrics::MetricsOptions;
 use self::{
     event_loop::{EventLoop, LoopExit},
     inputs::Inputs,
+    kv_service::message_bytes_max,
+    limits::Budgets,
     peers::Peers,
-    server::{Health, Services},
+    server::{Health, InspectRequest, Services},
 };
 #[cfg(feature = "test-hooks")]
 pub use crate::hooks::{Point, Role, Side, Site};
@@ -73,6 +78,8 @@ pub struct NodeOptions {
     pub bootstrap: bool,
     /// The address to listen on, instead of the configured one.
     pub listen: Option<Address>,
+    /// Where to offer metrics, if anywhere.
+    pub metrics: Option<MetricsOptions>,
     /// Whether the address may be one that other machines can reach, although nothing is authenticated.
     pub insecure: bool,
     /// Options for tests.
@@ -193,7 +200,7 @@ fn store_advice(error: &StoreError) -> &'static str {
 /// # Errors
 /// The node could not start, or failed.
 pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let NodeOptions { cluster, node, dir, bootstrap, listen, insecure, hooks } = options;
+    let NodeOptions { cluster, node, dir, bootstrap, listen, insecure, metrics, hooks } = options;
     let replicas = cluster.replica_count();
     let address = cluster.address(node).ok_or(NodeError::NoSuchNode { node, replicas })?;
     let address = listen.unwrap_or_else(|| address.clone());
@@ -203,9 +210,14 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
     let (mut hooks, control_closed) = Hooks::new(hooks, node)?;
     let (Opened { store, id, records }, persisted) = open_store(&dir, store_options, &hooks)?;
 
-    let listener = TcpListener::bind(&*addresses)
-        .await
-        .map_err(|cause| NodeError::Listen { address: address.clone(), cause })?;
+    let listener = bind(&address, &addresses).await?;
+    let metrics = match metrics {
+        Some(options) => {
+            let addresses = resolve(&options.address, insecure).await?;
+            Some((bind(&options.address, &addresses).await?, options))
+        }
+        None => None,
+    };
     // Port 0 was replaced by a free port.
     let address = listener.local_addr().map_or(address.to_string(), |address| address.to_string());
     tracing::info!("{node} of cluster '{}' with store {id} listens on {address}", cluster.name);
@@ -214,6 +226,9 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
     let identity = records::store_id(id);
     let (mut network, inputs, health) =
         Network::start(node, identity, &cluster, listener, persisted);
+    if let Some((listener, options)) = metrics {
+        network.offer_metrics(listener, options, dir, cluster.store.map_bytes);
+    }
     let config = protocol::Config {
         node,
         replicas,
@@ -246,6 +261,11 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
     closed?;
     tracing::info!("{node} shut down");
     Ok(())
+}
+
+async fn bind(address: &Address, addresses: &[SocketAddr]) -> Result<TcpListener, NodeError> {
+    let failed = |cause| NodeError::Listen { address: address.clone(), cause };
+    TcpListener::bind(addresses).await.map_err(failed)
 }
 
 /// What an address resolves to, unless other machines can reach it and must not.
@@ -296,7 +316,10 @@ struct Network {
     /// Set when no more calls are accepted.
     stopping: Arc<AtomicBool>,
     server: JoinHandle<()>,
-    dialers: JoinSet<()>,
+    /// The tasks that dial peers and serve scrapers.
+    others: JoinSet<()>,
+    budgets: Arc<Budgets>,
+    inspections: mpsc::Sender<InspectRequest>,
     /// Ends the server when dropped.
     close: oneshot::Sender<()>,
 }
@@ -314,13 +337,16 @@ impl Network {
         let (inspections, incoming_inspections) = mpsc::channel(INSPECTIONS_MAX);
         let stopping = Arc::new(AtomicBool::new(false));
         let (health, health_service) = Health::new(node == Node::Master);
+        let sizes = Limits { value_bytes_max: cluster.store.max_value_bytes };
+        let budgets = Arc::new(Budgets::new(&cluster.node, message_bytes_max(sizes)));
         let services = Services {
             calls,
-            inspections,
+            inspections: inspections.clone(),
+            budgets: budgets.clone(),
             stopping: stopping.clone(),
             peers: peers.clone(),
             limits: cluster.node.clone(),
-            sizes: Limits { value_bytes_max: cluster.store.max_value_bytes },
+            sizes,
             cluster: cluster.name.clone(),
         };
         let (close, closed) = oneshot::channel::<()>();
@@ -328,20 +354,42 @@ impl Network {
             // Sending and dropping have the same meaning.
             let _ = closed.await;
         }));
-        let mut dialers = JoinSet::new();
+        let mut others = JoinSet::new();
         for to in peers.dialed() {
             if let Some(address) = cluster.address(to) {
-                dialers.spawn(peers.clone().maintain_stream(to, address.clone()));
+                others.spawn(peers.clone().maintain_stream(to, address.clone()));
             }
         }
         let inputs =
             Inputs { persisted, inbound, calls: incoming_calls, inspections: incoming_inspections };
-        (Network { peers, stopping, server, dialers, close }, inputs, health)
+        let network = Network { peers, stopping, server, others, budgets, inspections, close };
+        (network, inputs, health)
+    }
+
+    fn offer_metrics(
+        &mut self,
+        listener: TcpListener,
+        options: MetricsOptions,
+        dir: PathBuf,
+        map_bytes: u64,
+    ) {
+        let sources = metrics::Sources {
+            inspections: self.inspections.clone(),
+            budgets: self.budgets.clone(),
+            peers: self.peers.clone(),
+            dir,
+            map_bytes,
+            dropped_log_lines: options.dropped_log_lines,
+        };
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!("metrics are at http://{address}/metrics");
+        }
+        self.others.spawn(metrics::serve(listener, sources));
     }
 
     /// Closes every connection.
     async fn close(mut self) {
-        self.dialers.shutdown().await;
+        self.others.shutdown().await;
         drop(self.close);
         self.peers.close();
         if tokio::time::timeout(CLOSE_TIMEOUT, &mut self.server).await.is_err() {

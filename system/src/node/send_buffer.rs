@@ -147,6 +147,11 @@ impl SendBuffer {
         BatchStream { buffer: self.clone(), connection: state.connection }
     }
 
+    /// The size of what waits for the connection.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lock().bytes
+    }
+
     /// Whether the socket has accepted every message. Also true if there is no connection.
     pub(crate) fn is_drained(&self) -> bool {
         let state = self.lock();

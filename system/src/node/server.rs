@@ -21,7 +21,7 @@ use tokio::{
     runtime::Handle,
     sync::{Notify, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, service::Routes};
@@ -31,15 +31,16 @@ use super::{
     connections::{Connections, SWEEP_INTERVAL},
     descriptors::connections_max,
     http2::{self, Resets, ServiceLimits},
-    kv_service::{self, Call, KvService, Method, message_bytes_max},
+    kv_service::{self, Call, KvService, Method},
     limits::{Account, Budgets, Resource},
+    metrics::Snapshot,
     peers::Peers,
 };
 use crate::{
     config::NodeLimits,
     connection::{self, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
     meter::{Meter, Metered},
-    protocol,
+    protocol::{self, Key, TxnId},
     store::{Entries, Limits, StoreError},
     wire,
 };
@@ -50,6 +51,8 @@ const HEADERS_BYTES_MAX: u32 = 16 << 10;
 const SMALL_REQUEST_BYTES_MAX: u32 = 64 << 10;
 /// The size at which a chunk of a dump is sent.
 const DUMP_CHUNK_BYTES: usize = 256 << 10;
+/// The number of chunks that wait for the receiver of a dump.
+const DUMP_CHUNKS: usize = 4;
 /// The maximum number of concurrent dumps. Each prevents the reuse of the pages that it reads, and
 /// takes one of the store's reader slots.
 const DUMPS_MAX: usize = 4;
@@ -59,7 +62,12 @@ const DUMP_SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// A request for inspection to the event loop.
 pub(super) enum InspectRequest {
     Status(oneshot::Sender<protocol::Status>),
-    Dump(oneshot::Sender<Result<Entries, StoreError>>),
+    /// The watermark, and the entries after a key.
+    Dump {
+        after: Option<Key>,
+        reply: oneshot::Sender<Result<(TxnId, Entries), StoreError>>,
+    },
+    Metrics(oneshot::Sender<Snapshot>),
 }
 
 /// The state that the services of a node share.
@@ -69,6 +77,7 @@ pub(super) struct Services {
     /// Set when no more calls are accepted.
     pub(super) stopping: Arc<AtomicBool>,
     pub(super) peers: Arc<Peers>,
+    pub(super) budgets: Arc<Budgets>,
     pub(super) limits: NodeLimits,
     pub(super) sizes: Limits,
     pub(super) cluster: String,
@@ -81,9 +90,9 @@ pub(super) async fn serve(
     health: HealthService,
     stop: impl Future<Output = ()>,
 ) {
-    let Services { calls, inspections, stopping, peers, limits, sizes, cluster } = services;
+    let Services { calls, inspections, stopping, peers, budgets, limits, sizes, cluster } =
+        services;
     let mut accepted = Connections::new(connections_max(peers.send_buffers().count()), &limits);
-    let budgets = Arc::new(Budgets::new(&limits, message_bytes_max(sizes)));
     let streams_max = budgets.connection_calls_max();
     let is_master = peers.me() == protocol::Node::Master;
     let kv = is_master.then(|| Arc::new(KvService::new(calls, stopping, limits.clone(), sizes)));
@@ -91,8 +100,9 @@ pub(super) async fn serve(
         let bytes_max = peers.batch_bytes_max();
         PeerServer::new(PeerService(peers.clone())).max_decoding_message_size(bytes_max)
     });
+    let dump_timeout = Duration::from_millis(limits.dump_timeout_ms);
     let dumps = Arc::new(Semaphore::new(DUMPS_MAX));
-    let inspect = InspectService { inspections, cluster, dumps, peers };
+    let inspect = InspectService { inspections, cluster, dump_timeout, dumps, peers };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
@@ -214,7 +224,10 @@ impl Router {
             kv.take(method, request, respond, account);
             return;
         }
-        let slot = match account.take(Resource::OtherCalls, 1) {
+        let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
+        let is_peer = self.peer.is_some() && matches!(service, Some((PEER, _)));
+        let kind = if is_peer { Resource::PeerCalls } else { Resource::OtherCalls };
+        let slot = match account.take(kind, 1) {
             Ok(slot) => slot,
             Err(why) => {
                 let refusal = Status::resource_exhausted(why.to_string()).into_http();
@@ -223,8 +236,6 @@ impl Router {
                 return;
             }
         };
-        let service = path.strip_prefix('/').and_then(|path| path.split_once('/'));
-        let is_peer = matches!(service, Some((PEER, _)));
         let (peer, rest, limits) = (self.peer.clone(), self.rest.clone(), self.service_limits);
         request.extensions_mut().insert(account.meter.clone());
         tokio::spawn(async move {
@@ -307,6 +318,8 @@ impl Peer for PeerService {
 struct InspectService {
     inspections: mpsc::Sender<InspectRequest>,
     cluster: String,
+    /// How long a dump may keep the store from using its space again.
+    dump_timeout: Duration,
     dumps: Arc<Semaphore>,
     peers: Arc<Peers>,
 }
@@ -344,6 +357,8 @@ impl Inspect for InspectService {
             live: status.live.into_iter().map(wire::node_to_wire).collect(),
             unsettled: unsettled.collect(),
             refused: self.peers.refusals().count(),
+            force_age_ms: wire::ms(status.force_age),
+            stalled: status.stalled.into_iter().map(wire::node_to_wire).collect(),
         }))
     }
 
@@ -351,22 +366,34 @@ impl Inspect for InspectService {
 
     async fn dump(
         &self,
-        _: tonic::Request<pb::DumpRequest>,
+        request: tonic::Request<pb::DumpRequest>,
     ) -> Result<Response<Self::DumpStream>, Status> {
+        let after = request.into_inner().after;
+        let after = (!after.is_empty()).then(|| wire::blob_from_wire(&after));
         let permit = self.dumps.clone().try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(format!(
                 "{DUMPS_MAX} dumps are in progress: try again later"
             ))
         })?;
-        let entries = self.ask(InspectRequest::Dump).await?.map_err(internal)?;
-        let (chunks, answer) = mpsc::channel(4);
+        let dumped = self.ask(|reply| InspectRequest::Dump { after, reply }).await?;
+        let (watermark, entries) = dumped.map_err(internal)?;
+        let until = Instant::now() + self.dump_timeout;
+        let (chunks, answer) = mpsc::channel(DUMP_CHUNKS);
         let runtime = Handle::current();
         // Reads the disk, so not in the event loop's thread.
         tokio::task::spawn_blocking(move || {
-            dump(entries, |chunk| {
-                let sent = chunks.send_timeout(chunk, DUMP_SEND_TIMEOUT);
-                runtime.block_on(sent).is_ok()
-            });
+            let wait = |end: Instant| end.min(Instant::now() + DUMP_SEND_TIMEOUT);
+            let send = |chunk, end| {
+                runtime
+                    .block_on(timeout_at(wait(end), chunks.send(chunk)))
+                    .is_ok_and(|it| it.is_ok())
+            };
+            let last = dump(entries, watermark, until, |chunk| send(Ok(chunk), until));
+            // The entries are dropped, and with them the claim to the pages that they read. The receiver may take its
+            // time now to learn why no more of them come.
+            if let Err(status) = last {
+                send(Err(status), Instant::now() + DUMP_SEND_TIMEOUT);
+            }
             drop(permit);
         });
         Ok(Response::new(ReceiverStream::new(answer)))
@@ -374,28 +401,45 @@ impl Inspect for InspectService {
 }
 
 /// Sends entries in chunks, until one is not accepted.
-fn dump(entries: Entries, send: impl Fn(Result<pb::DumpResponse, Status>) -> bool) {
-    let mut chunk = pb::DumpResponse::default();
+///
+/// # Errors
+/// The entries cannot be read, or the time is over.
+fn dump(
+    entries: Entries,
+    watermark: TxnId,
+    until: Instant,
+    send: impl Fn(pb::DumpResponse) -> bool,
+) -> Result<(), Status> {
+    let watermark = Some(wire::txn_to_wire(watermark));
+    let mut chunk = pb::DumpResponse { watermark, ..pb::DumpResponse::default() };
     let mut bytes = 0;
+    let mut after = None;
+    let late = |after: Option<Key>| {
+        let after = after.map_or_else(String::new, |key: Key| format!(" after key '{key}'"));
+        let text = format!(
+            "the dump took too long and was ended{after}: it keeps the store from using its space again; begin \
+             another one after the last key, or take the entries faster (dump_timeout_ms)"
+        );
+        Status::deadline_exceeded(text)
+    };
     for entry in entries {
-        let (key, version, value) = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                send(Err(internal(error)));
-                return;
-            }
-        };
+        let (key, version, value) = entry.map_err(internal)?;
         bytes += key.as_bytes().len() + value.as_bytes().len();
         let found = wire::found_to_wire(Some((version, value)));
-        chunk.entries.push(pb::Entry { key: wire::blob_to_wire(key), found });
+        chunk.entries.push(pb::Entry { key: wire::blob_to_wire(key.clone()), found });
         if bytes >= DUMP_CHUNK_BYTES {
-            if !send(Ok(std::mem::take(&mut chunk))) {
-                return;
+            // If the receiver is gone, nobody reads the error.
+            if !send(std::mem::take(&mut chunk)) {
+                return Err(late(after));
             }
             bytes = 0;
+            after = Some(key);
+        }
+        if Instant::now() >= until {
+            return Err(late(after));
         }
     }
-    send(Ok(chunk));
+    if send(chunk) { Ok(()) } else { Err(late(after)) }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]

@@ -241,6 +241,12 @@ impl<S: Schema> Store<S> {
         self.last
     }
 
+    /// The number of checkpoints since the store was opened.
+    #[must_use]
+    pub fn checkpoints(&self) -> u64 {
+        self.shared.checkpoints()
+    }
+
     /// A live key's version and value after every record appended so far. Does not wait for a
     /// commit in progress.
     ///
@@ -266,15 +272,29 @@ impl<S: Schema> Store<S> {
     /// # Errors
     /// The store cannot be read, or an earlier write failed.
     pub fn entries(&self) -> Result<Entries<S>, StoreError> {
+        self.entries_from(None)
+    }
+
+    /// The entries whose keys are greater than this one, as [`Store::entries`].
+    ///
+    /// # Errors
+    /// As for [`Store::entries`].
+    pub fn entries_after(&self, after: &S::Key) -> Result<Entries<S>, StoreError> {
+        self.entries_from(Some(after.clone()))
+    }
+
+    fn entries_from(&self, last: Option<S::Key>) -> Result<Entries<S>, StoreError> {
         self.shared.check()?;
-        let mut changed: Vec<_> = self.shared.changes().into_iter().collect();
+        let later = |key: &S::Key| last.as_ref().is_none_or(|last| key > last);
+        let mut changed: Vec<_> =
+            self.shared.changes().into_iter().filter(|(key, _)| later(key)).collect();
         changed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         let changed = changed.into_iter().peekable();
         // Start the read transaction after copying the changes: an entry that is checkpointed in
         // between is then found twice, rather than not at all.
         let txn = self.environment.read_static()?;
         let environment = self.environment.clone();
-        Ok(Entries { txn, environment, changed, last: None, stored: None, done: false })
+        Ok(Entries { txn, environment, changed, last, stored: None, done: false })
     }
 
     /// Makes every record durable and closes the store.

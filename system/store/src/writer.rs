@@ -47,6 +47,8 @@ pub(crate) struct Shared<S: Schema> {
     wake: Condvar,
     /// Everything up to here is durable.
     durable: AtomicU64,
+    /// The number of checkpoints since the store was opened.
+    checkpoints: AtomicU64,
     /// The error that stopped the writer.
     failed: OnceLock<Arc<StoreError>>,
 }
@@ -139,6 +141,7 @@ impl<S: Schema> Shared<S> {
             queue: Mutex::new(queue),
             wake: Condvar::new(),
             durable: AtomicU64::new(0),
+            checkpoints: AtomicU64::new(0),
             failed: OnceLock::new(),
         })
     }
@@ -198,6 +201,11 @@ impl<S: Schema> Shared<S> {
     /// Everything up to here is durable.
     pub(crate) fn durable(&self) -> Lsn {
         self.durable.load(Ordering::Acquire)
+    }
+
+    /// The number of checkpoints since the store was opened.
+    pub(crate) fn checkpoints(&self) -> u64 {
+        self.checkpoints.load(Ordering::Relaxed)
     }
 
     /// Fails if the writer has failed.
@@ -291,6 +299,7 @@ impl<S: Schema> Shared<S> {
         let mut queue = self.queue();
         queue.memtable.checkpoint_done();
         queue.frozen_need = Need::default();
+        self.checkpoints.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What all records need that the tables do not contain.

@@ -102,7 +102,8 @@ async fn a_log_that_nobody_reads_stops_nothing() {
     let mut inspector = connected(&cluster, R1).await;
     let mut peer =
         PeerClient::connect(format!("http://{}", cluster.address(R1))).await.expect("connected");
-    // One name fills the pipe if it is logged whole, and the others do if one of them waits.
+    // One name nearly fills the pipe if it is logged whole, and the others do if one of them waits. A longer one is
+    // refused by its size.
     let names = std::iter::once("\u{1b}[2J".repeat(15 << 10))
         .chain((0..600).map(|n| format!("\u{1b}[2J\nvalid {n} {}", "x".repeat(400))));
     for cluster in names {

@@ -215,6 +215,22 @@ impl Coordinator {
         live
     }
 
+    /// The live replicas whose disks do not hang.
+    pub(super) fn in_service(&self) -> Replicas {
+        let mut in_service = self.live();
+        for (slot, member) in (1..).zip(&self.members) {
+            if member.stalled {
+                in_service.remove(slot);
+            }
+        }
+        in_service
+    }
+
+    /// The disk of this node hangs.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.force_age > self.config.timing.force_age_max
+    }
+
     pub(super) fn send_fence(&self, slot: u8, effects: &mut Vec<Effect>) {
         let member = self.members[usize::from(slot) - 1].store.filter(|_| self.names_members());
         let lists = member.is_some() && self.config.rules.keep(Rule::PeerIdChecked);

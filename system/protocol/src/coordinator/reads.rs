@@ -8,7 +8,7 @@ impl Coordinator {
     /// Sends a read to one of the live replicas: the first is the client's random choice, and each
     /// further attempt goes to the next one.
     pub(super) fn send_read(&mut self, n: u64, get: Get, effects: &mut Vec<Effect>) {
-        let live = self.live().nodes();
+        let live = self.in_service().nodes();
         if !self.active || live.is_empty() || get.attempt >= get.attempts_max {
             self.gets.remove(&n);
             return reply(get.call, Reply::Unavailable, effects);

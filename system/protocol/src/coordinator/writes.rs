@@ -9,8 +9,11 @@ use super::{
 impl Coordinator {
     pub(super) fn begin_write(&mut self, call: CallId, write: Write, effects: &mut Vec<Effect>) {
         if !self.takes_writes() {
-            let missing = self.all().without(self.live());
-            let reason = AbortReason::Unavailable { missing: missing.nodes() };
+            let mut missing = self.all().without(self.in_service()).nodes();
+            if self.is_stalled() {
+                missing.insert(0, Node::Master);
+            }
+            let reason = AbortReason::Unavailable { missing };
             return reply(call, Reply::Aborted(reason), effects);
         }
         let state = self.keys.entry(write.key.clone()).or_default();
@@ -32,7 +35,10 @@ impl Coordinator {
 
     /// Whether every replica is live and every transaction of earlier masters is resolved.
     pub(super) fn takes_writes(&self) -> bool {
-        self.active && self.live().len() == self.config.replicas && self.takeover_complete()
+        self.active
+            && self.in_service().len() == self.config.replicas
+            && !self.is_stalled()
+            && self.takeover_complete()
     }
 
     /// Requests votes on a transaction. The message piggybacks every unacknowledged decision on the

@@ -129,6 +129,6 @@ impl Participant {
     /// What this replica says of itself.
     pub(super) fn alive(&self) -> Body {
         let (incarnation, start) = (self.incarnation, self.config.nonce);
-        Body::Alive { incarnation, start, promised: None }
+        Body::Alive { incarnation, start, promised: None, force_age: self.force_age }
     }
 }

@@ -44,8 +44,9 @@ impl Participant {
             && self.config.rules.keep(Rule::FenceNamesSuperseded)
         {
             let (incarnation, start) = (self.incarnation, self.config.nonce);
-            let promised = Some(promised);
-            return self.send(Node::Master, Body::Alive { incarnation, start, promised }, effects);
+            let (promised, force_age) = (Some(promised), self.force_age);
+            let alive = Body::Alive { incarnation, start, promised, force_age };
+            return self.send(Node::Master, alive, effects);
         }
         if seen.is_some_and(|seen| self.halts_as_copy(seen, effects)) {
             return;

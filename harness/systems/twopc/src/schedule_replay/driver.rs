@@ -448,7 +448,9 @@ mod tests {
         ));
         assert!(!corresponds(&Body::VoteYes { txn }, &Body::Inquire { txn }));
         assert!(corresponds(&Body::Inquire { txn }, &Body::VoteYes { txn }));
-        let alive = |incarnation, start| Body::Alive { incarnation, start, promised: None };
+        let force_age = Duration::ZERO;
+        let alive =
+            |incarnation, start| Body::Alive { incarnation, start, promised: None, force_age };
         assert!(corresponds(&alive(2, 0), &alive(6, 9)));
         let fence = |member| Body::Fence {
             member,

@@ -177,6 +177,7 @@ impl JournalVisitor for MasterScan {
             }
             Event::Client { .. }
             | Event::Timer(_)
+            | Event::ForceAge(_)
             | Event::Leave
             | Event::ReadResult { .. }
             | Event::ReadFailed { .. }
