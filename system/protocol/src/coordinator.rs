@@ -383,10 +383,8 @@ impl Coordinator {
         self.members[usize::from(slot) - 1].missed_heartbeats = 0;
         match body {
             Body::FenceOk { incarnation, in_doubt, start, commits } if epoch == self.epoch => {
-                if !self.halts_without_commits(slot, commits, effects) {
-                    let replica = (incarnation, start, commits);
-                    self.on_fence_ok(slot, replica, in_doubt, watermark, effects);
-                }
+                let replica = (incarnation, start, commits);
+                self.on_fence_ok(slot, replica, in_doubt, watermark, effects);
             }
             Body::Alive { incarnation, start, promised, force_age } => {
                 let stalled = force_age > self.config.timing.force_age_max;

@@ -470,7 +470,7 @@ mod tests {
         let (calls, called) = mpsc::channel(16);
         let sizes = Limits { value_bytes_max: VALUE_BYTES_MAX };
         let service = Arc::new(KvService::new(calls, Arc::default(), limits.clone(), sizes));
-        let budgets = Arc::new(Budgets::new(&limits, message_bytes_max(sizes)));
+        let budgets = Arc::new(Budgets::new(limits, message_bytes_max(sizes)));
         let account = Account::new(budgets, Arc::default());
         let connection = account.clone();
         tokio::spawn(async move {
@@ -685,7 +685,7 @@ mod tests {
         let fourth = end(begin(&mut sender, "/twopc.v1.Kv/Del").0).await.expect_err("is refused");
         assert!(is_overload(&fourth), "a slot is taken by a call of which nothing has arrived");
         drop(another);
-        let [first, second] = heads.map(|head| head.into_body());
+        let [first, second] = heads.map(http::Response::into_body);
         // One stream is given up, the other is read.
         drop(first);
         let mut body = second;

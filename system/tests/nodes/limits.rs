@@ -25,7 +25,7 @@ use tokio::{
 };
 use tonic::{Code, Status};
 
-use crate::support::{Cluster, DEADLINE, LONG_TIMEOUTS};
+use crate::support::{Cluster, DEADLINE, LONG_TIMEOUTS, within};
 
 const R1: Node = Node::Replica(1);
 
@@ -118,7 +118,8 @@ async fn answers_that_nobody_takes_are_bounded_in_bytes_and_time() {
     assert!(cluster.client().get("k").await.expect("answered").is_some());
     let ended = timeout(DEADLINE, attacker.end).await.expect("the node closes the connection");
     drop(ended.expect("no panic"));
-    assert!(cluster.log(Node::Master).contains("do not take their answers"));
+    let why = "do not take their answers";
+    within(why, || cluster.log(Node::Master).contains(why).then_some(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -358,8 +359,9 @@ async fn a_disk_that_hangs_is_noticed_and_comes_back() {
         drop(waiting.await.expect("no panic"));
         let outcome = client.put("k", "after").await;
         assert!(matches!(outcome, WriteOutcome::Committed { .. }), "{outcome:?}");
-        assert!(cluster.log(node).contains("the disk hangs"), "{}", cluster.log(node));
-        assert!(cluster.log(node).contains("the disk goes on"), "{}", cluster.log(node));
+        for line in ["the disk hangs", "the disk goes on"] {
+            within(line, || cluster.log(node).contains(line).then_some(()));
+        }
     }
 }
 
@@ -475,7 +477,8 @@ async fn metrics_tell_what_a_node_does() {
     for line in cluster.log(R1).lines() {
         assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
     }
-    assert!(cluster.log(R1).contains("\"message\":\"refused a caller"), "{}", cluster.log(R1));
+    let line = "\"message\":\"refused a caller";
+    within(line, || cluster.log(R1).contains(line).then_some(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

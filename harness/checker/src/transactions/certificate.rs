@@ -103,7 +103,7 @@ pub fn verify(
                 Step::Divergent { key, at } => {
                     (key, history.divergences[at as usize].elements.as_slice())
                 }
-                _ => continue,
+                Step::Unread { .. } => continue,
             };
             if is_ok && lists.get(&key).map_or(&[][..], Vec::as_slice) != read {
                 return reject(&format!("does not read {} as it is then", history.key_name(key)));

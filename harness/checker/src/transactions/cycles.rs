@@ -462,9 +462,9 @@ impl<'g> Search<'g> {
                     if is_new {
                         self.reach(next, Reached { state, kind: edge.kind(), distance });
                         if is_counted {
-                            self.queue.push_back(next)
+                            self.queue.push_back(next);
                         } else {
-                            self.queue.push_front(next)
+                            self.queue.push_front(next);
                         }
                     }
                 }
@@ -523,7 +523,7 @@ fn heads(graph: &Graph, from: u32, kind: EdgeKind) -> impl Iterator<Item = u32> 
     graph.all_edges(from).iter().filter(is_wanted).flat_map(move |edge| {
         let to = edge.target();
         let direct = graph.is_transaction(to).then_some(to);
-        let onward = (direct.is_none()).then(|| graph.all_edges(to)).unwrap_or_default();
+        let onward = if direct.is_none() { graph.all_edges(to) } else { &[] };
         direct.into_iter().chain(onward.iter().map(|edge| edge.target()))
     })
 }

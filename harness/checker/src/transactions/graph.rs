@@ -280,7 +280,7 @@ mod tests {
 
     fn graph(nodes: u32, edges: &[(u32, u32, EdgeKind)]) -> Graph {
         Graph::new(nodes, nodes, |emit| {
-            edges.iter().for_each(|(from, to, kind)| emit(*from, *to, *kind))
+            edges.iter().for_each(|(from, to, kind)| emit(*from, *to, *kind));
         })
     }
 

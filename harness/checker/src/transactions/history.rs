@@ -402,9 +402,7 @@ const NUMBERED_MAX: usize = (1 << 31) - 1;
 
 impl Sink for TransactionHistory {
     fn name_process(&mut self, process: u64, name: &str) {
-        if !self.process_names.contains_key(&process) {
-            self.process_names.insert(process, name.to_owned());
-        }
+        self.process_names.entry(process).or_insert_with(|| name.to_owned());
     }
 
     fn invoke(

@@ -322,7 +322,7 @@ fn a_vacuous_run_is_unknown() {
     let mut few = active();
     few.op(0, Ok, Function::Del, "k", "").expect("activity", Unknown, "1 of the operations del");
     let mut silent = active();
-    let kill = NemesisEvent::Injected(InjectionKind::Kill, Box::new(Injected::default()));
+    let kill = NemesisEvent::Injected(InjectionKind::Kill, Box::default());
     silent.push(Action::Nemesis(kill));
     silent.expect("activity", Unknown, "after the first fault");
     let mut unsettled = active();

@@ -47,6 +47,9 @@ pub enum FinalReader {
     One,
 }
 
+/// The request that follows an answer, given the value of the answer if it was ok. `None`: there is no other.
+pub type NextRequest = fn(&Request, Option<&str>) -> Option<Request>;
+
 /// What is asked once everything is healed.
 #[derive(Clone, Debug)]
 pub struct FinalRead {
@@ -55,7 +58,7 @@ pub struct FinalRead {
     /// Who sends it.
     pub reader: FinalReader,
     /// The request that follows an answer. `None`: there is only the first one.
-    pub next: Option<fn(&Request, Option<&str>) -> Option<Request>>,
+    pub next: Option<NextRequest>,
 }
 
 impl FinalRead {

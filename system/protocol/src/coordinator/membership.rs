@@ -104,6 +104,9 @@ impl Coordinator {
         watermark: TxnId,
         effects: &mut Vec<Effect>,
     ) {
+        if self.halts_without_commits(slot, commits, effects) {
+            return;
+        }
         // A replica of an earlier version, which promises without being named. It is asked again
         // when the records of all stores are durable.
         if !self.names_members() {

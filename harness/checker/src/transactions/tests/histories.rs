@@ -103,7 +103,7 @@ fn fill_reads(rng: &mut SmallRng, txns: &mut [Txn], keys: u8) {
         }
         let takes_effect = match txns[at].outcome {
             Outcome::Ok => true,
-            Outcome::Info => txns[at].invoked % 2 == 0,
+            Outcome::Info => txns[at].invoked.is_multiple_of(2),
             Outcome::Fail => rng.random_ratio(1, 10),
         };
         if snapshots && pasts[at].is_none() {
