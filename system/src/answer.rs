@@ -218,7 +218,9 @@ mod tests {
         ];
         for (abort, kind, fact, value) in cases {
             let status = aborted(&abort);
-            assert_eq!(status.code(), Code::Aborted);
+            let full = kind == ReasonKind::Full;
+            let code = if full { Code::ResourceExhausted } else { Code::Aborted };
+            assert_eq!(status.code(), code);
             let reason = reason(&status).expect("one of ours");
             assert_eq!(reason.kind, kind);
             assert_eq!(reason.facts.get(fact).map(String::as_str), Some(value));

@@ -366,7 +366,7 @@ mod tests {
             nemesis("pause", hit),
             nemesis(
                 "recovered",
-                json!({ "fault": "master-uncertainty", "resolved_ms": null, "ready_ms": 3 }),
+                json!({ "fault": "master-uncertainty", "in_doubt": 1, "resolved_ms": null, "ready_ms": 3 }),
             ),
             nemesis("broken", json!({ "key": "k13", "ended": true })),
             nemesis("died", json!({ "node": "r1", "status": "exit status: 3" })),

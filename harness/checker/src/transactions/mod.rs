@@ -2,9 +2,9 @@
 //!
 //! Transactions append to lists and read them. A list shows the order of the appends to it, so reads tell
 //! which transactions depend on which ([`derive`]), and an isolation level forbids certain cycles of
-//! dependencies ([`levels`]). Or they write registers and read them: then the order of the versions is
-//! not seen, what is certain about it rules levels out ([`registers`]), and a search for an order of the
-//! transactions shows serializability, or that there is none ([`replay`]). This follows Adya (1999) for the levels, and Elle (Kingsbury and Alvaro,
+//! dependencies (`levels`). Or they write registers and read them: then the order of the versions is
+//! not seen, what is certain about it rules levels out (`registers`), and a search for an order of the
+//! transactions shows serializability, or that there is none (`replay`). This follows Adya (1999) for the levels, and Elle (Kingsbury and Alvaro,
 //! 2020) for the derivation.
 //!
 //! A transaction that is ok is committed, and one that failed is not. One of unknown outcome is committed,

@@ -27,7 +27,7 @@ test("an operation is described by its outcome", () => {
   assert.equal(describe({ f: "put", outcome: "fail" }), "put v");
   assert.equal(describe({ f: "get", outcome: "ok", value: null }), "get = nothing");
   assert.equal(describe({ f: "get", outcome: "info" }), "get");
-  assert.equal(describe({ f: "del", outcome: "ok" }), "del");
+  assert.equal(describe({ f: "del", outcome: "ok", value: null }), "del");
 });
 
 test("a span has phases from its milestones", () => {
