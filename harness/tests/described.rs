@@ -265,15 +265,15 @@ fn what_is_wrong_with_a_file_is_named_with_its_line() {
     for (from, to, part) in [
         ("count = 2", "cuont = 2", "unknown field `cuont`"),
         ("count = 2", "count = 0", "bad.toml:16: count = 0: a role has from 1 to 99 nodes"),
-        ("\"{name}\"", "\"{nmae}\"", "bad.toml:10: '{nmae}' is no placeholder"),
+        ("\"{name}\"", "\"{nam}\"", "bad.toml:10: '{nam}' is no placeholder"),
         ("kind = \"exec\"", "kind = \"java\"", "kind = 'java': expected exec"),
         ("tcp = \"client\"", "tcp = \"rpc\"", "the role has no such port; its ports are client"),
         ("register = \"linearizable\"", "register = \"fast\"", "'fast' cannot be claimed"),
         ("register = \"linearizable\"", "wagon = \"linearizable\"", "there is no workload 'wagon'"),
         (
             "\"python3\", \"{home}/client.py\"",
-            "\"pyhton9\"",
-            "the program 'pyhton9' is not found: install python3",
+            "\"python-9\"",
+            "the program 'python-9' is not found: install python3",
         ),
     ] {
         fs::write(&file, good.replacen(from, to, 1)).expect("the disk has room");
