@@ -265,7 +265,7 @@ fn what_is_wrong_with_a_file_is_named_with_its_line() {
     for (from, to, part) in [
         ("count = 2", "cuont = 2", "unknown field `cuont`"),
         ("count = 2", "count = 0", "bad.toml:16: count = 0: a role has from 1 to 99 nodes"),
-        ("\"{name}\"", "\"{nam}\"", "bad.toml:10: '{nam}' is no placeholder"),
+        ("\"{name}\"", "\"{label}\"", "bad.toml:10: '{label}' is no placeholder"),
         ("kind = \"exec\"", "kind = \"java\"", "kind = 'java': expected exec"),
         ("tcp = \"client\"", "tcp = \"rpc\"", "the role has no such port; its ports are client"),
         ("register = \"linearizable\"", "register = \"fast\"", "'fast' cannot be claimed"),

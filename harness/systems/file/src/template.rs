@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn what_cannot_be_filled_in_is_explained() {
         for (text, part) in [
-            ("{nam}", "'{nam}' is no placeholder"),
+            ("{label}", "'{label}' is no placeholder"),
             ("{port.rpc}", "the ports are client, peer"),
             ("{nodes.primary:{ip}|,}", "the roles are node"),
             ("{ip", "a { without }"),
