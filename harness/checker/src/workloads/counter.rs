@@ -29,7 +29,7 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
                 continue;
             };
             let (low, high) = bounds(read, &increments);
-            if (low..=high).contains(&value) {
+            if (low..=high).contains(&i128::from(value)) {
                 continue;
             }
             wrong += 1;
@@ -51,12 +51,12 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
 }
 
 /// The least and the greatest value that a read may return.
-fn bounds(read: &Operation, increments: &[(&Operation, i64)]) -> (i64, i64) {
+fn bounds(read: &Operation, increments: &[(&Operation, i64)]) -> (i128, i128) {
     let (mut low, mut high) = (0, 0);
     for (increment, amount) in increments {
         let certain = precedes(increment, read);
         let possible = Some(increment.invoked_index) < read.returned_index;
-        let counted = |is_counted: bool| if is_counted { *amount } else { 0 };
+        let counted = |is_counted: bool| if is_counted { i128::from(*amount) } else { 0 };
         // Increments raise the least value once they are certain, decrements once they are possible.
         low += counted(if *amount > 0 { certain } else { possible });
         high += counted(if *amount > 0 { possible } else { certain });

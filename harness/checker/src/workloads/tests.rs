@@ -270,9 +270,13 @@ fn locks_are_held_by_one() {
 
 #[test]
 fn banks_keep_their_total() {
-    for (claim, total, verdict) in
-        [(Serializable, 60, Invalid), (Serializable, 50, Valid), (Durable, 60, Unknown)]
-    {
+    for (claim, total, verdict) in [
+        (Serializable, json!(60), Invalid),
+        (Serializable, json!(50), Valid),
+        (Serializable, json!(i64::MAX), Invalid),
+        (Serializable, json!(u64::MAX), Invalid),
+        (Durable, json!(60), Unknown),
+    ] {
         let mut bank = Script::new("bank", claim);
         let options = [("accounts", json!(["a0", "a1"])), ("opening_balance", json!(50))];
         bank.description.options =
@@ -304,6 +308,15 @@ fn registers_lose_no_acknowledged_write() {
     unread.op(0, Ok, Put, "k", "1").settled().expect("durability", Unknown, "was not read");
 }
 
+#[test]
+fn amounts_from_outside_do_not_overflow() {
+    let mut counter = Script::new("counter", Linearizable);
+    for _ in 0..3 {
+        counter.op(0, Ok, Function::Inc, "c", &i64::MAX.to_string());
+    }
+    counter.settled().op(0, Ok, Read, "c", "7").expect("counter", Invalid, "returned 7");
+}
+
 /// Enough of everything: ten reads and writes that overlap, before and after the end.
 fn active() -> Script {
     let mut script = Script::new("register", Linearizable);
@@ -321,6 +334,9 @@ fn a_vacuous_run_is_unknown() {
     active().expect("activity", Valid, "");
     let mut few = active();
     few.op(0, Ok, Function::Del, "k", "").expect("activity", Unknown, "1 of the operations del");
+    let mut onesided = active();
+    onesided.description.workload = Some("cas-register".to_owned());
+    onesided.expect("activity", Unknown, "0 of the operations cas");
     let mut silent = active();
     let kill = NemesisEvent::Injected(InjectionKind::Kill, Box::default());
     silent.push(Action::Nemesis(kill));
