@@ -213,27 +213,35 @@ fn value(operation: &Operation, f: Function, body: &Bytes) -> Result<Option<Json
         }
         false => Json::Null,
     };
-    if let Some(pointer) = &operation.succeeded
-        && json.pointer(pointer) != Some(&Json::Bool(true))
-    {
-        return Ok(None);
+    if let Some(pointer) = &operation.succeeded {
+        match json.pointer(pointer) {
+            Some(Json::Bool(true)) => {}
+            // Some servers leave out what is false.
+            Some(Json::Bool(false)) | None => return Ok(None),
+            Some(other) => return Err(format!("{pointer} is neither true nor false but {other}")),
+        }
     }
     if !f.returns_value() {
         return Ok(Some(Json::Null));
     }
     let found = match &operation.value {
-        Some(Place::Body) => Json::String(String::from_utf8_lossy(body).into_owned()),
+        Some(Place::Body) => Json::String(text(body.to_vec())?),
         Some(Place::Pointer(pointer)) => json.pointer(pointer).cloned().unwrap_or(Json::Null),
         None => Json::Null,
     };
     match (&found, operation.base64) {
-        (Json::String(text), true) => {
+        (Json::String(encoded), true) => {
             let bytes =
-                STANDARD.decode(text).map_err(|error| format!("it is not base64 ({error})"))?;
-            Ok(Some(Json::String(String::from_utf8_lossy(&bytes).into_owned())))
+                STANDARD.decode(encoded).map_err(|error| format!("it is not base64 ({error})"))?;
+            Ok(Some(Json::String(text(bytes)?)))
         }
         _ => Ok(Some(found)),
     }
+}
+
+/// A value as text. One that is none could only be told from others with a part of it lost.
+fn text(bytes: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
 }
 
 impl Client for HttpClient {
