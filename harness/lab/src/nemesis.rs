@@ -162,7 +162,13 @@ impl Nemesis<'_> {
             // Recorded before it happens: then the recorded outage contains the real one.
             self.events.record(NemesisEvent::Injected(kind, Box::new(record)))?;
         }
-        self.hit(fault.action, &nodes).await;
+        for node in self.hit(fault.action, &nodes).await {
+            let injected = injected(fault, Some(&node), None);
+            let action = Some(fault.action.name().to_owned());
+            let why = "it did not stop in time".to_owned();
+            let missed = Missed { injected, action, load_ended: Some(false), why };
+            self.events.record(NemesisEvent::Missed(Box::new(missed)))?;
+        }
         match fault.action {
             FaultAction::Kill => drop(self.load_ends_within(down).await),
             FaultAction::Pause => drop(self.load_ends_within(paused).await),
@@ -180,16 +186,24 @@ impl Nemesis<'_> {
         Ok(())
     }
 
-    /// Does it to all nodes at the same moment.
-    async fn hit(&self, action: FaultAction, nodes: &[NodeName]) {
+    /// Does it to all nodes at the same moment. Returns those that went on all the same.
+    async fn hit(&self, action: FaultAction, nodes: &[NodeName]) -> Vec<NodeName> {
         let each = nodes.iter().map(|node| async move {
-            match action {
-                FaultAction::Kill => self.cluster.kill(node).await,
-                FaultAction::Pause => drop(self.cluster.pause(node).await),
-                FaultAction::Restart => drop(self.cluster.terminate(node).await),
-            }
+            let went_on = match action {
+                FaultAction::Kill => {
+                    self.cluster.kill(node).await;
+                    false
+                }
+                FaultAction::Pause => !self.cluster.pause(node).await,
+                FaultAction::Restart => {
+                    // A node that ignores SIGTERM is killed, which is a fault too.
+                    self.cluster.terminate(node).await;
+                    false
+                }
+            };
+            went_on.then(|| node.clone())
         });
-        futures::future::join_all(each).await;
+        futures::future::join_all(each).await.into_iter().flatten().collect()
     }
 
     async fn undo(&self, action: FaultAction, nodes: &[NodeName]) -> Result<(), NemesisError> {

@@ -2,7 +2,7 @@
 
 use history::{
     ClientEvent, Kind, Version,
-    nemesis::{ClientFailed, Died, FinalReads, Injected, InjectionKind, Settled},
+    nemesis::{ClientFailed, Died, FinalReads, Injected, InjectionKind, Missed, Settled},
 };
 use serde_json::json;
 
@@ -369,7 +369,12 @@ fn what_goes_wrong_around_a_run_leaves_it_unknown() {
     spared.description.faults = vec!["kill".to_owned()];
     spared.expect("faults", Unknown, "kill was asked for and never injected");
     let fault = Some("kill".to_owned());
-    let injected = Box::new(Injected { fault, ..Injected::default() });
-    spared.push(Action::Nemesis(NemesisEvent::Injected(InjectionKind::Kill, injected)));
+    let injected = Injected { fault, node: Some("n1".to_owned()), ..Injected::default() };
+    let kind = InjectionKind::Kill;
+    spared.push(Action::Nemesis(NemesisEvent::Injected(kind, Box::new(injected.clone()))));
     spared.expect("faults", Valid, "");
+    let why = "it did not stop in time".to_owned();
+    let missed = Missed { injected, action: None, load_ended: None, why };
+    spared.push(Action::Nemesis(NemesisEvent::Missed(Box::new(missed))));
+    spared.expect("faults", Unknown, "never injected");
 }
