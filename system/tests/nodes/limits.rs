@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use h2::{Reason, client};
 use http::{HeaderMap, Request};
-use nix::libc;
+use nix::{sys::ptrace, unistd::Pid};
 use prost::Message;
 use proto::v1 as pb;
 use system::{
@@ -275,23 +275,17 @@ impl HungThread {
             fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == "store")
         });
         let name = id.expect("a writer thread").file_name().into_string().expect("a number");
-        let tid: i32 = name.parse().expect("a number");
+        let tid = Pid::from_raw(name.parse().expect("a number"));
         let (release, released) = std::sync::mpsc::channel();
         let (stopped, stop) = std::sync::mpsc::channel();
         let tracer = std::thread::spawn(move || {
-            let none = std::ptr::null_mut::<libc::c_void>();
-            // SAFETY: these requests only stop and continue a thread of a child of this process.
-            #[allow(unsafe_code)]
-            let request = |kind: libc::c_uint| unsafe { libc::ptrace(kind, tid, none, none) };
-            assert_eq!(request(libc::PTRACE_SEIZE), 0, "{}", std::io::Error::last_os_error());
-            assert_eq!(request(libc::PTRACE_INTERRUPT), 0, "{}", std::io::Error::last_os_error());
+            ptrace::seize(tid, ptrace::Options::empty()).expect("a thread of a child");
+            ptrace::interrupt(tid).expect("a thread that is traced");
             stopped.send(()).expect("the test waits");
             // Ends when the test lets go, or ends itself.
             let _ = released.recv();
             // The stop takes effect when the thread next leaves the kernel.
-            crate::support::within("the thread to be let go", || {
-                (request(libc::PTRACE_DETACH) == 0).then_some(())
-            });
+            crate::support::within("the thread to be let go", || ptrace::detach(tid, None).ok());
         });
         stop.recv().expect("the thread is stopped");
         HungThread { release: Some(release), tracer: Some(tracer) }
