@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -20,16 +20,12 @@ use benches::{
     table::{self, median},
     twopc::{ClusterOptions, TwopcCluster},
 };
-use bytes::Bytes;
 use clap::Parser;
 use futures::future;
-use h2::{Reason, SendStream, client};
-use http::Request;
-use prost::Message;
-use proto::v1 as pb;
-use tokio::{net::TcpStream, task::JoinHandle, time::sleep};
+use tokio::{sync::watch, time::sleep};
+use twopc::attack::Attack;
 
-/// The size of the value that the attackers ask for, and of the requests that they begin.
+/// The size of the value that the attackers ask for.
 const LARGE: usize = 1 << 20;
 /// How often the memory of the node is read.
 const SAMPLE: Duration = Duration::from_millis(10);
@@ -60,45 +56,6 @@ struct Args {
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What an attacker does on its connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Attack {
-    /// Asks 3,000 times for the large value, and lets the node send nothing.
-    UntakenAnswers,
-    /// The same, with windows that let the node send everything, but reads nothing.
-    UnreadSocket,
-    /// Begins 64 requests of 16 MiB, which is more than the node takes.
-    OversizeRequests,
-    /// Begins 1,000 requests of the largest size, and finishes none.
-    UnfinishedRequests,
-    /// Announces messages of 4 GiB to the service for peers.
-    PeerPrefix,
-    /// Asks 1,000 times for the status, and takes nothing.
-    UntakenStatus,
-    /// Begins calls and resets them, as fast as it can, with a new connection whenever it has to.
-    Resets,
-    /// Opens 2,000 connections and says nothing.
-    IdleConnections,
-}
-
-impl Attack {
-    const ALL: [(Attack, &str); 8] = [
-        (Attack::UntakenAnswers, "untaken answers: window 0, 3,000 gets of 1 MiB"),
-        (Attack::UnreadSocket, "unread socket: 3,000 gets of 1 MiB"),
-        (Attack::OversizeRequests, "oversize requests: 64 of 16 MiB"),
-        (Attack::UnfinishedRequests, "unfinished requests: 1,000 of 1 MiB"),
-        (Attack::PeerPrefix, "peer prefix: 32 messages of 4 GiB announced"),
-        (Attack::UntakenStatus, "untaken status: window 0, 1,000 calls"),
-        (Attack::Resets, "resets, one connection after the other"),
-        (Attack::IdleConnections, "idle: 2,000 connections"),
-    ];
-
-    /// The node under attack, by its index in the cluster.
-    fn node(self) -> usize {
-        usize::from(self == Attack::PeerPrefix)
-    }
-}
-
 fn main() -> ExitCode {
     if let Some(code) = process::run_as() {
         return code;
@@ -120,23 +77,26 @@ fn main() -> ExitCode {
 async fn run(args: &Args) -> io::Result<()> {
     let time = Duration::from_secs_f64(args.seconds);
     let mut rows = Vec::new();
-    for (attack, name) in Attack::ALL {
-        if name.contains(&args.only) {
-            rows.push(measure(args, attack, name, time).await?);
+    for attack in Attack::ALL {
+        if attack.name().contains(&args.only) {
+            rows.push(measure(args, attack, time).await?);
         }
     }
-    let head =
-        ["attack", "node", "MiB above idle", "p50 us before", "p50 us during", "ratio", "failed"];
+    let head = [
+        "attack",
+        "begun",
+        "node",
+        "MiB above idle",
+        "p50 us before",
+        "p50 us during",
+        "ratio",
+        "failed",
+    ];
     table::write(&mut io::stdout(), &head, &rows)
 }
 
 /// Attacks a fresh cluster.
-async fn measure(
-    args: &Args,
-    attack: Attack,
-    name: &str,
-    time: Duration,
-) -> io::Result<Vec<String>> {
+async fn measure(args: &Args, attack: Attack, time: Duration) -> io::Result<Vec<String>> {
     let scratch = process::scratch()?;
     let options = ClusterOptions {
         name: "attacked".into(),
@@ -154,14 +114,16 @@ async fn measure(
     cluster.get(&mut connection, "large".into()).await.map_err(io::Error::other)?;
 
     let before = bystander(&cluster, &mut connection, time).await;
-    let node = &cluster.processes()[attack.node()];
+    let attacked = usize::from(attack.is_for_replicas());
+    let node = &cluster.processes()[attacked];
     let idle = node.memory().anonymous;
-    let stop = Arc::new(AtomicBool::new(false));
+    let (stop, stopped) = watch::channel(false);
+    let begun = Arc::new(AtomicU64::new(0));
     let attacker = {
-        let (stop, address) = (stop.clone(), cluster.nodes()[attack.node()]);
+        let (address, begun) = (cluster.nodes()[attacked].to_string(), begun.clone());
         thread::spawn(move || {
             let runtime = system::node::runtime()?;
-            runtime.block_on(attack.run(&address.to_string(), &stop))
+            runtime.block_on(attack.run(&address, b"large", None, &begun, stopped))
         })
     };
     let peak = async {
@@ -174,16 +136,17 @@ async fn measure(
         peak
     };
     let (during, peak) = future::join(bystander(&cluster, &mut connection, time), peak).await;
-    stop.store(true, Ordering::Relaxed);
+    stop.send_replace(true);
     if let Ok(Err(error)) = attacker.join() {
-        writeln!(io::stdout(), "{name}: the attacker failed: {error}")?;
+        writeln!(io::stdout(), "{}: the attacker failed: {error}", attack.name())?;
     }
     sleep(REST.min(time)).await;
     #[expect(clippy::cast_precision_loss, reason = "only three digits are shown")]
     let mib = peak.saturating_sub(idle) as f64 / f64::from(1 << 20);
     let [old, new] = [&before, &during].map(|bystander| median(&bystander.micros));
     Ok(vec![
-        name.to_owned(),
+        attack.name().to_owned(),
+        begun.load(Ordering::Relaxed).to_string(),
         node.name().to_owned(),
         format!("{mib:.0}"),
         format!("{old:.0}"),
@@ -216,138 +179,4 @@ async fn bystander(
         sleep(Duration::from_millis(1)).await;
     }
     bystander
-}
-
-impl Attack {
-    async fn run(self, address: &str, stop: &AtomicBool) -> io::Result<()> {
-        let get = framed(&pb::GetRequest { key: "large".into() });
-        match self {
-            Attack::UntakenAnswers => {
-                let mut attacker = Attacker::connect(address, 0).await?;
-                attacker.flood("/twopc.v1.Kv/Get", &get, 3000, stop).await;
-            }
-            Attack::UnreadSocket => {
-                let mut attacker = Attacker::connect(address, (1 << 31) - 1).await?;
-                attacker.flood("/twopc.v1.Kv/Get", &get, 3000, stop).await;
-            }
-            Attack::OversizeRequests => begin(address, 64, 16 << 20, stop).await?,
-            Attack::UnfinishedRequests => begin(address, 1000, 1 << 20, stop).await?,
-            Attack::PeerPrefix => {
-                let mut attacker = Attacker::connect(address, 1 << 16).await?;
-                let prefix = Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff]);
-                let mut open = Vec::new();
-                for _ in 0..32 {
-                    open.extend(
-                        attacker.begin("/twopc.v1.Peer/Exchange", prefix.clone(), false).await,
-                    );
-                }
-                until(stop).await;
-            }
-            Attack::UntakenStatus => {
-                let mut attacker = Attacker::connect(address, 0).await?;
-                let status = framed(&pb::StatusRequest {});
-                attacker.flood("/twopc.v1.Inspect/Status", &status, 1000, stop).await;
-            }
-            Attack::Resets => {
-                while !stop.load(Ordering::Relaxed) {
-                    let mut attacker = Attacker::connect(address, 1 << 16).await?;
-                    while !attacker.connection.is_finished() && !stop.load(Ordering::Relaxed) {
-                        let small = framed(&pb::GetRequest { key: "small".into() });
-                        let Some((_, mut body)) =
-                            attacker.begin("/twopc.v1.Kv/Get", small, true).await
-                        else {
-                            break;
-                        };
-                        body.send_reset(Reason::CANCEL);
-                        tokio::task::yield_now().await;
-                    }
-                }
-            }
-            Attack::IdleConnections => {
-                let mut idle = Vec::new();
-                for _ in 0..2000 {
-                    idle.push(TcpStream::connect(address).await?);
-                }
-                until(stop).await;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Begins requests of a size, sends all of each but its last byte as far as the node lets it, and finishes none.
-async fn begin(address: &str, requests: usize, size: usize, stop: &AtomicBool) -> io::Result<()> {
-    let mut attacker = Attacker::connect(address, 1 << 16).await?;
-    let length = u32::try_from(size).unwrap_or(u32::MAX).to_be_bytes();
-    let begun = Bytes::from([&[0][..], &length, &vec![7; size - 1]].concat());
-    let mut open = Vec::new();
-    for _ in 0..requests {
-        open.extend(attacker.begin("/twopc.v1.Kv/Put", begun.clone(), false).await);
-    }
-    until(stop).await;
-    Ok(())
-}
-
-async fn until(stop: &AtomicBool) {
-    while !stop.load(Ordering::Relaxed) {
-        sleep(SAMPLE).await;
-    }
-}
-
-/// A hostile connection.
-struct Attacker {
-    sender: client::SendRequest<Bytes>,
-    connection: JoinHandle<()>,
-}
-
-impl Attacker {
-    /// Connects, and lets the node send this much of each answer.
-    async fn connect(address: &str, window: u32) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        let mut builder = client::Builder::new();
-        builder.initial_window_size(window).initial_connection_window_size(window.max(1 << 16));
-        let (sender, connection) = builder.handshake(stream).await.map_err(io::Error::other)?;
-        let connection = tokio::spawn(async { drop(connection.await) });
-        Ok(Attacker { sender, connection })
-    }
-
-    async fn begin(
-        &mut self,
-        path: &str,
-        data: Bytes,
-        end: bool,
-    ) -> Option<(client::ResponseFuture, SendStream<Bytes>)> {
-        let head = Request::post(format!("http://here{path}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers");
-        self.sender = self.sender.clone().ready().await.ok()?;
-        let (answer, mut body) = self.sender.send_request(head.body(()).ok()?, false).ok()?;
-        body.send_data(data, end).ok()?;
-        Some((answer, body))
-    }
-
-    /// Begins calls, of which it takes no answer.
-    async fn flood(&mut self, path: &str, request: &Bytes, calls: usize, stop: &AtomicBool) {
-        let mut open = Vec::new();
-        for _ in 0..calls {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
-            let begun = tokio::time::timeout(
-                Duration::from_secs(1),
-                self.begin(path, request.clone(), true),
-            );
-            match begun.await {
-                Ok(Some(call)) => open.push(call),
-                // The node lets it begin no more, or has closed the connection.
-                _ => break,
-            }
-        }
-        until(stop).await;
-    }
-}
-
-fn framed(message: &impl Message) -> Bytes {
-    let length = u32::try_from(message.encoded_len()).unwrap_or(u32::MAX).to_be_bytes();
-    [&[0][..], &length, &message.encode_to_vec()].concat().into()
 }

@@ -86,6 +86,7 @@ impl Cluster {
                 commit: CommitMode::Logged,
                 rules: Rules::ALL,
                 timing: Timing::default(),
+                scrub_interval: Duration::ZERO,
             };
             let (machine, effects) = Machine::recover(config, &[]);
             cluster.machines.push(machine);

@@ -2,9 +2,15 @@
 //! does not know how they work.
 
 mod described;
+#[cfg(test)]
+mod documented;
 mod help;
+mod options_file;
+mod output;
+mod record;
 mod renamed;
 mod replay;
+mod subject;
 mod test;
 
 use std::{
@@ -14,8 +20,10 @@ use std::{
     process::ExitCode,
 };
 
+use anstream::{AutoStream, ColorChoice};
 use checker::Validity;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use report::{
     inspect::InspectError,
     terminal::{Escaped, escape},
@@ -31,10 +39,10 @@ use twopc::{
     },
 };
 
-use self::{described::SystemCommand, test::TestArgs};
+use self::{described::SystemCommand, record::RecordArgs, test::TestArgs};
 use crate::commands::{
     self, CheckArgs, Checked, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
-    ServeArgs, ServeFailure, VerifyArgs,
+    RunsArgs, ServeArgs, ServeFailure, VerifyArgs,
 };
 
 /// The exit status of a command.
@@ -59,15 +67,16 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Runs a replicated store, injects faults while clients use it, and checks the recorded history.
+/// Runs a replicated system, injects faults while clients use it, and checks the recorded history.
 #[derive(Debug, Parser)]
 #[command(
     name = "harness",
     version,
     args_conflicts_with_subcommands = true,
-    long_about = "Runs a replicated store as real processes, kills and pauses them at chosen points \
-        while clients use it, records what the clients observe, and checks the record: is it \
-        linearizable, is every transaction atomic and durable, is every reply correct?\n\n\
+    long_about = "Runs a replicated system as real processes, kills and pauses them while clients use \
+        it, records what the clients observe, and checks the record. The system is the store of \
+        this repository, whose faults also act at chosen points of its protocol and whose journals \
+        are checked too, unless --system names another one.\n\n\
         Without a command, harness makes a test run: `harness --faults master-uncertainty` is \
         short for `harness test --faults master-uncertainty`.",
     after_long_help = help::AFTER_HELP
@@ -75,8 +84,30 @@ impl From<Exit> for ExitCode {
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    /// When to colour the output: auto is at a terminal, unless NO_COLOR is set.
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    color: Color,
     #[command(flatten)]
     test: TestArgs,
+}
+
+/// When the output has colours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Color {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+impl From<Color> for ColorChoice {
+    fn from(color: Color) -> Self {
+        match color {
+            Color::Auto => ColorChoice::Auto,
+            Color::Always => ColorChoice::Always,
+            Color::Never => ColorChoice::Never,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -117,8 +148,18 @@ enum Command {
     /// Check or write a file that describes a system to test.
     #[command(subcommand)]
     System(SystemCommand),
+    /// Test databases in ways that show violations, each beside a twin that is valid, and print a table.
+    Record(RecordArgs),
+    /// List, compare, name and remove recorded runs.
+    Runs(RunsArgs),
     /// Serve the recorded runs as web pages.
     Serve(ServeArgs),
+    /// Print a script that completes commands and options in a shell.
+    Completions {
+        /// The shell.
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
     /// Run a node. A test run starts its nodes with this command.
     #[command(subcommand, hide = true)]
     Node(NodeCommand),
@@ -127,7 +168,14 @@ enum Command {
 /// The program: parses the command line, executes the command, and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments = match options_file::expand(env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("harness: {}", escape(&describe(&error)));
+            return Exit::BadArguments.into();
+        }
+    };
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // If the message cannot be written, there is nobody to read it.
@@ -135,6 +183,7 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::BadArguments } else { Exit::Valid }.into();
         }
     };
+    ColorChoice::from(cli.color).write_global();
     let command = match cli.command.unwrap_or(Command::Test(cli.test)) {
         Command::Node(command) => return node::run(command),
         command => command,
@@ -152,8 +201,8 @@ pub fn main() -> ExitCode {
 }
 
 /// Standard output. A record may hold anything, and nothing in it may control the terminal.
-fn stdout() -> Escaped<StdoutLock<'static>> {
-    Escaped::new(io::stdout().lock())
+fn stdout() -> Escaped<AutoStream<StdoutLock<'static>>> {
+    Escaped::new(anstream::stdout().lock())
 }
 
 /// Standard output for a history, which must arrive as it is, but not at a terminal.
@@ -183,13 +232,23 @@ fn execute(command: Command) -> Result<Exit, Failure> {
             explored(sim::run(&args, &mut out()))
         }
         Command::Rules(args) => {
-            require_effect(&args.rules, &args.modes())?;
+            let asked = if args.mutations.is_empty() { Vec::new() } else { args.rules() };
+            require_effect(&asked, &args.modes())?;
             explored(rules::run(&args, &mut out()))
         }
         Command::Inspect(args) => inspected(&args),
         Command::Blocking(args) => test::blocking_test(&args),
         Command::System(command) => test::system_command(&command),
+        Command::Record(args) => test::record(&args),
+        Command::Runs(args) => checked(commands::runs(&args, &mut out()).map(|()| Validity::Valid)),
         Command::Serve(args) => serve_runs(&args),
+        Command::Completions { shell } => {
+            // The generator panics if its output cannot be written.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "harness", &mut script);
+            data_out().write_all(&script)?;
+            Ok(Exit::Valid)
+        }
         Command::Node(_) => unreachable!("nodes do not return to the command line"),
     }
 }
@@ -219,9 +278,19 @@ impl Failure {
         Failure { exit: Exit::BadArguments, error: Some(error.into()) }
     }
 
-    /// The harness failed.
+    /// The harness failed. If that is for want of space for the record, it is the run that is unknown.
     fn harness(error: impl Into<anyhow::Error>) -> Self {
-        Failure { exit: Exit::Failed, error: Some(error.into()) }
+        let error = error.into();
+        let kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+        let is_full =
+            |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        match kinds.map(io::Error::kind).any(is_full) {
+            true => {
+                let why = "unknown: there is no space for the record of the run";
+                Failure { exit: Exit::Unknown, error: Some(error.context(why)) }
+            }
+            false => Failure { exit: Exit::Failed, error: Some(error) },
+        }
     }
 }
 
@@ -296,8 +365,6 @@ fn serve_runs(args: &ServeArgs) -> Result<Exit, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

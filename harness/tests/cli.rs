@@ -391,3 +391,250 @@ const APPENDS: &str = r#"{:process 8, :type :invoke, :f :append, :key "0", :valu
 {:process 9, :type :invoke, :f :get, :key "0", :value nil}
 {:process 9, :type :ok, :f :get, :key "0", :value "x 8 0 y"}
 "#;
+
+#[test]
+fn transactions_are_generated_judged_by_any_name_of_a_level_and_shown_on_a_page() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let [strict, skewed, page] = ["strict.jsonl", "skewed.jsonl", "page.html"].map(path);
+    let generate = ["generate", "--workload", "append", "--txns", "500", "--seed", "3"];
+    into_file(&[&generate[..], &["--level", "Strict Serializable"]].concat(), Path::new(&strict));
+    into_file(&[&generate[..], &["--violate", "G2-Item"]].concat(), Path::new(&skewed));
+
+    let check = |file: &str, claim: &str| output_of(&["check", file, "--claim", claim]);
+    for claim in ["strict-serializable", "Strong PL-3", "snapshot_isolation", "durable"] {
+        let (status, text) = check(&strict, claim);
+        assert_eq!(status, Some(0), "{claim}: {text}");
+    }
+    let (status, text) = check(&skewed, "PL-SI");
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("claim: snapshot-isolation"), "{text}");
+    let (status, text) = check(&skewed, "SERIALIZABLE");
+    assert_eq!(status, Some(1), "{text}");
+    for part in [
+        "G2-item: rules out repeatable-read, and all that is stronger",
+        "claim: serializable; strongest levels not ruled out: strong-snapshot-isolation",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    // A level of another kind of history decides nothing, and says so.
+    let (status, text) = check(&strict, "exactly-once");
+    assert_eq!(status, Some(2), "{text}");
+    assert!(text.contains("transactions are judged as durable or by an isolation level"), "{text}");
+    let (status, text) = check(&strict, "acid");
+    assert_eq!(status, Some(254), "{text}");
+    assert!(text.contains("unknown level 'acid': expected one of durable,"), "{text}");
+
+    let (status, text) = output_of(&["check", &skewed, "--page", &page]);
+    assert_eq!(status, Some(0), "only reported without a claim: {text}");
+    let html = fs::read_to_string(&page).expect("the page was written");
+    for part in ["<h2>G2-item", "class=\"edge rw\"", "before T"] {
+        assert!(html.contains(part), "{part}\n{html}");
+    }
+    let (status, text) = output_of(&["check", &strict, &skewed, "--page", &page]);
+    assert_eq!(
+        (status, text.contains("--page goes with one history")),
+        (Some(254), true),
+        "{text}"
+    );
+}
+
+#[test]
+fn histories_of_other_tools_with_sessions_are_judged() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let path = directory.path().join("plume.txt");
+    fs::write(&path, "w(1,1,0,0)\nw(1,2,0,1)\nr(1,2,1,2)\nr(1,1,1,3)\n").expect("written");
+    let path = path.to_str().expect("UTF-8");
+    let (status, text) = output_of(&["check", path, "--claim", "causal"]);
+    assert_eq!(status, Some(1), "{text}");
+    for part in [
+        "causal-consistency is ruled out: no order of commits is possible",
+        "T3 reads 1 of T0 although T2, which it sees, wrote 1 too",
+        "strongest level of Biswas and Enea not ruled out: read-atomic",
+        "strongest levels not ruled out: serializable",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let (status, text) = output_of(&["check", path, "--claim", "strict-serializable"]);
+    assert_eq!(status, Some(1), "{text}");
+    let (status, text) = output_of(&["check", path, "--claim", "strong-read-committed"]);
+    assert_eq!(status, Some(2), "without real time nobody knows: {text}");
+    assert!(text.contains("does not say which transactions returned before"), "{text}");
+}
+
+/// A store with three valid runs of one kind, and an invalid one.
+fn store_of_runs() -> tempfile::TempDir {
+    let store = tempfile::tempdir().expect("a directory for the test");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../histories/golden/checks");
+    for (name, verdict) in [("1", "valid"), ("2", "valid"), ("3", "valid"), ("4", "invalid")] {
+        let run = store.path().join("twopc-none").join(format!("2026010{name}T000000Z"));
+        copy(&kept.join("linearizability-invalid"), &run);
+        let results = format!("{{\"verdict\": \"{verdict}\", \"checks\": []}}\n");
+        fs::write(run.join("results.json"), results).expect("the disk has room");
+    }
+    for link in ["latest", "twopc-none/latest"] {
+        let target =
+            if link == "latest" { "twopc-none/20260103T000000Z" } else { "20260103T000000Z" };
+        std::os::unix::fs::symlink(target, store.path().join(link)).expect("a link");
+    }
+    store
+}
+
+#[test]
+fn runs_are_listed_compared_named_and_removed() {
+    let store = store_of_runs();
+    let path = store.path().to_str().expect("a name in UTF-8");
+    let runs = |arguments: &[&str]| {
+        let output = harness(&[&["runs"], arguments, &["--store", path]].concat());
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), text, error)
+    };
+    let listed = || {
+        let (_, text, _) = runs(&["list", "--json"]);
+        let run = |line: &str| {
+            let run: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            run["run"].as_str().expect("a text").chars().nth(18).expect("a digit")
+        };
+        text.lines().map(run).collect::<String>()
+    };
+    assert_eq!(listed(), "4321");
+    let (_, text, _) = runs(&["--verdict", "invalid"]);
+    assert!(text.starts_with("invalid ") && text.contains("\n1 run, "), "{text}");
+    let (status, text, _) =
+        runs(&["compare", "twopc-none/20260101T000000Z", "twopc-none/20260104T000000Z"]);
+    assert!(status == Some(0) && text.contains("verdict"), "{text}");
+
+    // The first valid run has a name, so it stays; of the others, the latest does.
+    assert_eq!(runs(&["name", "twopc-none/20260101T000000Z", "before the change"]).0, Some(0));
+    assert!(runs(&[]).1.contains("(before the change)"));
+    assert!(runs(&["gc", "--keep", "1", "--dry-run"]).1.contains("would remove"));
+    assert_eq!(listed(), "4321");
+    assert_eq!(runs(&["gc", "--keep", "1"]).0, Some(0));
+    assert_eq!(listed(), "431");
+
+    let (status, _, error) = runs(&["remove", "latest", "nobody/knows"]);
+    assert_eq!(status, Some(254));
+    assert!(error.contains("nobody/knows: no run of the store"), "{error}");
+    assert_eq!(listed(), "431", "none is removed if one cannot be found");
+    assert_eq!(runs(&["remove", "latest"]).0, Some(0));
+    assert_eq!(listed(), "41");
+    assert!(!store.path().join("latest").is_symlink(), "a link to a run that is gone");
+    // Nothing outside of the store is a run of it.
+    let outside = store_of_runs();
+    let outside = outside.path().join("twopc-none/20260101T000000Z");
+    assert_eq!(runs(&["remove", outside.to_str().expect("a name in UTF-8")]).0, Some(254));
+    assert!(outside.exists());
+}
+
+#[test]
+fn results_are_told_to_ci_services() {
+    let store = store_of_runs();
+    let run = store.path().join("twopc-none/20260104T000000Z");
+    let file = store.path().join("junit.xml");
+    let [run, file] = [&run, &file].map(|path| path.to_str().expect("a name in UTF-8"));
+    let output = harness(&["check", run, "--junit", file, "--annotate", "github", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let result: serde_json::Value = serde_json::from_str(&text).expect("JSON and nothing else");
+    assert_eq!(result["verdict"], "invalid");
+    let error = String::from_utf8_lossy(&output.stderr);
+    let annotation = error.lines().find(|line| line.starts_with("::error ")).expect(&error);
+    assert!(annotation.contains("title=linearizability%3A"), "{annotation}");
+    let xml = fs::read_to_string(file).expect("it is written");
+    assert!(
+        xml.contains("<testcase") && xml.contains("name=\"linearizability\"><failure"),
+        "{xml}"
+    );
+    for shell in ["bash", "zsh", "fish"] {
+        let output = harness(&["completions", shell]);
+        assert!(String::from_utf8_lossy(&output.stdout).contains("faults"), "{shell}");
+    }
+}
+
+#[test]
+fn every_rule_says_what_it_is_and_what_shows_it() {
+    let output = harness(&["rules", "--list"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&output.stdout);
+    for part in [
+        "vote-forced\n    The system that is broken in this way ",
+        "Shown by --faults replica-uncertainty.",
+        "Shown without a fault.",
+        "No fault shows it",
+        "page-checksum",
+        "store-syncs",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    let one = harness(&["rules", "--list", "loop-spins"]);
+    assert_eq!(String::from_utf8_lossy(&one.stdout).matches("Shown ").count(), 1);
+}
+
+#[test]
+fn documented_commands_do_what_the_documents_say() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../histories/golden");
+    let path = |path: &Path| path.to_str().expect("a name in UTF-8").to_owned();
+    let run = directory.path().join("run");
+    copy(&kept.join("caught/ack-after-durable"), &run);
+    let run = path(&run);
+    let file = directory.path().join("stale.jsonl");
+    into_file(&["generate", "--violate", "stale-read"], &file);
+    let skew = path(&kept.join("transactions/g-single.edn"));
+    let file = path(&file);
+    for (arguments, status, says) in [
+        (vec!["check", &run], 1, "\nCause after 0.607 s (atomicity):\n  AC1: r1 acknowledged 1.5 "),
+        (vec!["check", &run], 1, "\n  AC1: all nodes that reach a decision"),
+        (vec!["check", &run], 1, "\n      ↳ AC1: r1 aborted 1.5 "),
+        (vec!["check", &run, "--verbose"], 1, "\n    transactions: "),
+        (vec!["inspect", &run], 1, "Cause after 0.607 s"),
+        (vec!["check", &file], 1, "is not linearizable"),
+        (vec!["check", &skew], 0, "G-single"),
+        (vec!["check", &skew, "--claim", "serializable"], 1, "invalid: "),
+        (vec!["check", &skew, "--claim", "read-committed"], 0, "valid: "),
+        (vec!["rules", "--list", "vote-forced"], 0, "Shown by --faults replica-uncertainty."),
+    ] {
+        let (found, text) = output_of(&arguments);
+        assert_eq!(found, Some(status), "{arguments:?}: {text}");
+        assert!(format!("\n{text}").contains(says), "{arguments:?}: {text}");
+    }
+    let results = fs::read(Path::new(&run).join("results.json")).expect("it is written");
+    let results: serde_json::Value = serde_json::from_slice(&results).expect("JSON");
+    let cause = &results["cause"];
+    assert_eq!((&cause["check"], &cause["impact"]), (&"atomicity".into(), &"wrong-answer".into()));
+    assert_eq!(cause["consequences"].as_array().map(Vec::len), Some(3), "{cause}");
+}
+
+#[test]
+fn colours_and_options_from_a_file() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../histories/golden");
+    copy(&kept.join("caught/reads-respect-locks"), directory.path());
+    let run = directory.path().to_str().expect("a name in UTF-8");
+    let has_colours = |arguments: &[&str], no_color: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_harness"));
+        let output = command.args(arguments).env("NO_COLOR", no_color).output().expect("it starts");
+        output.stdout.contains(&0x1b)
+    };
+    assert!(!has_colours(&["check", run], ""), "not at a terminal");
+    assert!(has_colours(&["check", run, "--color", "always"], ""));
+    assert!(!has_colours(&["check", run, "--color", "never"], ""));
+    assert!(has_colours(&["check", run, "--color=always"], "1"), "the option comes first");
+    for (text, reason) in [
+        ("fault = \"none\"", "unknown option 'fault'"),
+        ("faults = [\"kill-mister\"]", "'kill-mister' is not a fault"),
+        ("seed = ", "TOML parse error at line 1"),
+    ] {
+        let file = directory.path().join("options.toml");
+        fs::write(&file, text).expect("the disk has room");
+        let output = harness(&["--options", file.to_str().expect("a name in UTF-8")]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(254), "{error}");
+        assert!(error.contains(reason), "{error}");
+    }
+    let output = harness(&["--options", "/nonexistent"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("--options /nonexistent: No such file"), "{error}");
+    assert_eq!(output.status.code(), Some(254));
+}

@@ -138,23 +138,108 @@ fn its_repaired_twin_is() {
     }
 }
 
+#[test]
+fn a_redacted_run_has_no_key_or_value_and_shows_the_same() {
+    if !has_python() {
+        return;
+    }
+    let directory = scratch();
+    let arguments = ["--faults", "kill,pause", "--time", "8s", "--seed", "7", "--redact"];
+    let output = run(directory.path(), &example("stale.toml"), &arguments);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let results = results(directory.path());
+    let linearizability = results.check("linearizability").expect("it was checked");
+    assert_eq!(linearizability.verdict, Validity::Invalid);
+    for file in ["history.jsonl", "results.json", "nodes/primary/log"] {
+        let path = directory.path().join("runs/latest").join(file);
+        let kept = fs::read_to_string(path).expect("it was written");
+        // The keys are k0 to k15.
+        let is_key = |word: &str| word.starts_with('k') && word[1..].parse::<u32>().is_ok();
+        let found = kept.split(|letter: char| !letter.is_alphanumeric()).find(|word| is_key(word));
+        assert_eq!(found, None, "{file}");
+    }
+}
+
+#[test]
+fn a_fault_whose_second_part_hits_nobody_was_not_injected() {
+    if !has_python() {
+        return;
+    }
+    let directory = scratch();
+    let arguments = ["--faults", "pause:all+kill", "--time", "4s", "--seed", "3"];
+    let output = run(directory.path(), &example("fixed.toml"), &arguments);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    let why = "pause:all+kill was asked for and never injected";
+    assert!(text(&output).contains(why), "{}", text(&output));
+}
+
+#[test]
+fn a_run_that_becomes_too_large_is_unknown() {
+    if !has_python() {
+        return;
+    }
+    let directory = scratch();
+    let arguments = ["--time", "60s", "--seed", "7", "--max-run-bytes", "100000"];
+    let begun = Instant::now();
+    let output = run(directory.path(), &example("fixed.toml"), &arguments);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("larger than --max-run-bytes allows"), "{}", text(&output));
+    assert!(begun.elapsed() < Duration::from_secs(40), "the load was ended early");
+}
+
+/// The record is on a file system of 200 kB, in a mount namespace that ends with the harness.
+#[test]
+fn a_run_whose_record_finds_no_space_is_unknown() {
+    let is_possible = Command::new("unshare").args(["-m", "true"]).output();
+    if !is_possible.is_ok_and(|it| it.status.success()) || !has_python() {
+        let _ = writeln!(io::stderr(), "skipped: a full disk: mounting a small one needs root");
+        return;
+    }
+    let directory = scratch();
+    fs::create_dir(directory.path().join("runs")).expect("a directory");
+    let mount = r#"mount -t tmpfs -o size=200k none runs && "$@"; status=$?; cat runs/*/*/results.json; exit $status"#;
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", mount, "sh", env!("CARGO_BIN_EXE_harness"), "--system"])
+        .arg(example("fixed.toml"))
+        .args(["--store", "runs", "--time", "60s", "--seed", "7"])
+        .env("TMPDIR", directory.path())
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .output()
+        .expect("it starts");
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains("there is no space for the record"), "{}", text(&output));
+    assert!(!text(&output).contains("\"verdict\": \"valid\""), "{}", text(&output));
+}
+
 /// A store that consists of a client only: registers in a file, behind a lock. The nodes do nothing.
 const CLIENT: &str = r#"
 import fcntl, json, os, sys, time
 STORE, HOW = sys.argv[1:3]
 hello = json.loads(sys.stdin.readline())
-print(json.dumps({"hello": 1, "ops": ["read", "write"]}), flush=True)
+print(json.dumps({"hello": 1, "ops": ["read", "write", "txn"]}), flush=True)
+def load():
+    return json.load(open(STORE)) if os.path.exists(STORE) else {}
+def step(data, f, key, value):
+    if f == "append":
+        data[key] = data.get(key, []) + [value]
+    return [f, key, data.get(key, []) if f == "r" else value]
 def perform(f, key, value):
+    early = load()
     with open(STORE + ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        data = json.load(open(STORE)) if os.path.exists(STORE) else {}
+        data = early if HOW == "unlocked" else load()
+        answer = data.get(key)
         if f == "write":
-            data[key] = value
+            data[key] = answer = value
+        if f == "txn":
+            answer = [step(data, *one) for one in value]
+        if f != "read":
             # A client that is killed leaves the old file or the new one.
             with open(STORE + ".new", "w") as new:
                 json.dump(data, new)
             os.replace(STORE + ".new", STORE)
-        return data.get(key)
+        return answer
 count = 0
 for line in sys.stdin:
     request = json.loads(line)
@@ -206,6 +291,67 @@ register = "linearizable"
     );
     fs::write(&file, system).expect("the disk has room");
     file
+}
+
+#[test]
+fn transactions_of_a_client_are_judged_by_the_claim() {
+    if !has_python() {
+        return;
+    }
+    for (how, status, part) in
+        [("behave", 0, "transactions     valid"), ("unlocked", 1, "transactions     invalid")]
+    {
+        let directory = scratch();
+        let file = misbehaving(directory.path(), how);
+        let arguments = [
+            "--workload",
+            "append",
+            "--claim",
+            "strict-serializable",
+            "--time",
+            "3s",
+            "--rate",
+            "150",
+        ];
+        let output = run(directory.path(), &file, &arguments);
+        let text = text(&output);
+        assert_eq!(output.status.code(), Some(status), "{how}: {text}");
+        assert!(text.contains(part), "{how}: {text}");
+        // The history is one of transactions for the checker of files, too.
+        let again = harness(directory.path())
+            .args(["check", "runs/latest/history.jsonl", "--claim", "strict-serializable"])
+            .output()
+            .expect("it starts");
+        assert_eq!(again.status.code(), Some(status), "{how}");
+    }
+}
+
+#[test]
+fn nodes_run_under_the_account_that_the_file_names() {
+    use std::os::unix::fs::PermissionsExt as _;
+    if !nix::unistd::geteuid().is_root() {
+        let _ = writeln!(io::stderr(), "skipped: only root can start a program as another account");
+        return;
+    }
+    let directory = scratch();
+    // The account has to reach its directory, which is in here.
+    let open = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(directory.path(), open).expect("it is ours");
+    let file = misbehaving(directory.path(), "behave");
+    let text = fs::read_to_string(&file).expect("it was written");
+    let text = text
+        .replace("echo up;", "id -un; touch {dir}/own && echo up;")
+        .replace("ports = []", "ports = []\nuser = \"nobody\"");
+    fs::write(&file, text).expect("the disk has room");
+    let output = run(directory.path(), &file, &["--time", "1s"]);
+    let log = fs::read_to_string(directory.path().join("runs/latest/nodes/n1/log"));
+    assert_eq!(log.expect("the node has a log"), "nobody\nup\n", "{}", self::text(&output));
+    let refused =
+        fs::read_to_string(&file).expect("it is here").replace("nobody", "no-such-account");
+    fs::write(&file, refused).expect("the disk has room");
+    let output = run(directory.path(), &file, &["--time", "1s"]);
+    assert_eq!(output.status.code(), Some(254));
+    assert!(self::text(&output).contains("there is no account 'no-such-account'"));
 }
 
 #[test]
@@ -268,8 +414,17 @@ fn what_is_wrong_with_a_file_is_named_with_its_line() {
         ("\"{name}\"", "\"{label}\"", "bad.toml:10: '{label}' is no placeholder"),
         ("kind = \"exec\"", "kind = \"java\"", "kind = 'java': expected exec"),
         ("tcp = \"client\"", "tcp = \"rpc\"", "the role has no such port; its ports are client"),
-        ("register = \"linearizable\"", "register = \"fast\"", "'fast' cannot be claimed"),
+        (
+            "register = \"linearizable\"",
+            "register = \"fast\"",
+            "unknown level 'fast': expected one of",
+        ),
         ("register = \"linearizable\"", "wagon = \"linearizable\"", "there is no workload 'wagon'"),
+        (
+            "[claims]",
+            "[hooks]\nmember_add = [\"true\"]\n\n[claims]",
+            "member_remove and member_add belong together",
+        ),
         (
             "\"python3\", \"{home}/client.py\"",
             "\"python-9\"",
@@ -282,8 +437,45 @@ fn what_is_wrong_with_a_file_is_named_with_its_line() {
         assert!(text(&output).contains(part), "'{part}' is not in: {}", text(&output));
         assert!(text(&output).contains("bad.toml:"), "no line in: {}", text(&output));
     }
+    for (fault, part) in
+        [("replace", "add member_remove and member_add"), ("promote", "add promote")]
+    {
+        let output = run(directory.path(), &example("fixed.toml"), &["--faults", fault]);
+        assert_eq!(output.status.code(), Some(254), "{fault}: {}", text(&output));
+        assert!(text(&output).contains(part), "'{part}' is not in: {}", text(&output));
+    }
     let missing = run(directory.path(), Path::new("./missing.toml"), &[]);
     assert!(text(&missing).contains("harness system new NAME"), "{}", text(&missing));
+}
+
+#[test]
+fn members_are_replaced_and_promoted_and_a_hook_that_does_nothing_is_found() {
+    let has_etcd = Command::new("etcd").arg("--version").output().is_ok();
+    if !has_python() || !has_etcd {
+        let _ = writeln!(io::stderr(), "skipped: etcd is not installed");
+        return;
+    }
+    let directory = scratch();
+    let arguments = ["--faults", "replace,promote", "--time", "12s", "--seed", "1"];
+    let output = run(directory.path(), &example("etcd.toml"), &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let results = results(directory.path());
+    let faults = results.check("faults").expect("it is made").measured["injected"].clone();
+    for fault in ["replace", "promote"] {
+        assert!(faults[fault].as_i64() >= Some(1), "{faults}");
+    }
+
+    let idle = fs::read_to_string(example("etcd.toml")).expect("the example is there");
+    let (before, after) = idle.split_once("promote = [").expect("it has the hook");
+    let (_, after) = after.split_once('\n').expect("more follows");
+    let file = directory.path().join("idle.toml");
+    fs::write(&file, format!("{before}promote = [\"true\"]\n{after}")).expect("there is room");
+    fs::copy(example("etcd-members.py"), directory.path().join("etcd-members.py")).expect("room");
+    let mut command = harness(directory.path());
+    let output = command.args(["system", "check"]).arg(&file).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(254), "{}", text(&output));
+    assert!(text(&output).contains("n3 is added, and all are ready"), "{}", text(&output));
+    assert!(text(&output).contains("was promoted, and the hook leader says"), "{}", text(&output));
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub enum ReasonKind {
     Full,
     /// The node is stopping.
     Stopping,
+    /// The caller may not do this: it has no certificate, or one of another role.
+    Denied,
     /// The key or the value cannot be stored.
     Invalid,
     /// There is no connection and none could be made, so the request was not sent. Never sent by a
@@ -44,7 +46,7 @@ pub enum ReasonKind {
 
 impl ReasonKind {
     /// Every kind.
-    pub const ALL: [ReasonKind; 10] = [
+    pub const ALL: [ReasonKind; 11] = [
         ReasonKind::Conflict,
         ReasonKind::Refused,
         ReasonKind::Unavailable,
@@ -53,6 +55,7 @@ impl ReasonKind {
         ReasonKind::Overloaded,
         ReasonKind::Full,
         ReasonKind::Stopping,
+        ReasonKind::Denied,
         ReasonKind::Invalid,
         ReasonKind::Unreachable,
     ];
@@ -69,6 +72,7 @@ impl ReasonKind {
             ReasonKind::Overloaded => "OVERLOADED",
             ReasonKind::Full => "FULL",
             ReasonKind::Stopping => "STOPPING",
+            ReasonKind::Denied => "DENIED",
             ReasonKind::Invalid => "INVALID",
             ReasonKind::Unreachable => "UNREACHABLE",
         }

@@ -17,7 +17,8 @@ use crate::{
     answer,
     config::Address,
     connection::{Connection, RequestHandle},
-    protocol::{self, Key, Value, Version},
+    protocol::{self, Key, Node, Value, Version},
+    tls::Tls,
     wire,
 };
 
@@ -79,6 +80,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The master's address, and the connection to it, if any.
 struct Connector {
     address: Address,
+    tls: Option<Arc<Tls>>,
     connection: Mutex<Option<Arc<Connection>>>,
     /// Held while dialing, so that concurrent calls make one connection.
     dialing: tokio::sync::Mutex<()>,
@@ -101,25 +103,31 @@ enum Failure {
 }
 
 impl Client {
-    /// Creates a client of the master at this address. Does not connect yet.
+    /// Creates a client of the master at this address, without TLS. Does not connect yet.
     #[must_use]
     pub fn new(master: Address) -> Self {
+        Client::with_tls(master, None)
+    }
+
+    /// Creates a client of the master at this address. With an identity, connections have TLS, and only the master's
+    /// certificate is accepted. Does not connect yet.
+    #[must_use]
+    pub fn with_tls(master: Address, tls: Option<Arc<Tls>>) -> Self {
         let connector = Connector {
             address: master,
+            tls,
             connection: Mutex::new(None),
             dialing: tokio::sync::Mutex::new(()),
         };
         Client { connector: Arc::new(connector), timeout: Duration::from_secs(5) }
     }
 
-    /// Creates a client and connects it.
+    /// Connects, unless there is a connection.
     ///
     /// # Errors
     /// The master cannot be reached.
-    pub async fn connect(master: Address) -> io::Result<Self> {
-        let client = Client::new(master);
-        client.connector.connection().await?;
-        Ok(client)
+    pub async fn connect(&self) -> io::Result<()> {
+        self.connector.connection().await.map(drop)
     }
 
     /// The same client on the same connection, with another timeout for each call, from dialing to
@@ -229,7 +237,9 @@ impl Connector {
         if let Some(connection) = self.live() {
             return Ok(connection);
         }
-        let connection = Arc::new(Connection::open(&self.address).await?);
+        let connection = Arc::new(
+            Connection::open(&self.address, self.tls.as_deref(), Some(Node::Master)).await?,
+        );
         *self.current() = Some(connection.clone());
         Ok(connection)
     }
@@ -290,12 +300,25 @@ pub struct NodeStatus {
 pub type Entry = (Key, Version, Value);
 
 impl Inspector {
-    /// Connects to a node.
+    /// Connects to a node, without TLS.
     ///
     /// # Errors
     /// It cannot be reached.
     pub async fn connect(node: &Address) -> io::Result<Self> {
-        let connection = Connection::open(node).await?;
+        Inspector::connect_with_tls(node, None, None).await
+    }
+
+    /// Connects to the node at this address. With an identity, which should be an administrator's, the connection has
+    /// TLS, and only the certificate of this node is accepted, or that of any if none is given.
+    ///
+    /// # Errors
+    /// It cannot be reached, or is another node.
+    pub async fn connect_with_tls(
+        address: &Address,
+        tls: Option<&Tls>,
+        node: Option<Node>,
+    ) -> io::Result<Self> {
+        let connection = Connection::open(address, tls, node).await?;
         let inspect = InspectClient::with_origin(connection.request_handle(), connection.origin())
             .max_decoding_message_size(usize::MAX);
         Ok(Inspector { inspect })
@@ -327,6 +350,7 @@ impl Inspector {
             unsettled: unsettled.collect::<Result<_, _>>()?,
             force_age: Duration::from_millis(status.force_age_ms),
             stalled: stalled.collect::<Result<_, _>>()?,
+            scrubs: status.scrubs,
         };
         Ok(NodeStatus { cluster: status.cluster, machine })
     }

@@ -11,7 +11,10 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::protocol::{CommitMode, Node, Replicas, Timing};
+use crate::{
+    protocol::{CommitMode, Node, Replicas, Timing},
+    tls::TlsFiles,
+};
 
 /// Earlier names of entries: section, earlier key, current key. Both are accepted; the earlier one is
 /// reported when a file is loaded.
@@ -78,6 +81,60 @@ pub struct ClusterConfig {
     /// The limits of a store.
     #[serde(default)]
     pub store: StoreLimits,
+    /// The files for TLS. Without them, connections are neither authenticated nor encrypted.
+    #[serde(default)]
+    pub tls: TlsConfig,
+}
+
+/// The files for TLS. In a path, `{name}` stands for whoever reads the configuration: `master`, `r1`, `r2` and so on for
+/// a node; for the program `client`, `admin` where it inspects nodes and `client` otherwise. A relative path begins at
+/// the directory of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The certificates of the authorities that are trusted, in PEM.
+    pub ca: Option<PathBuf>,
+    /// The certificate, in PEM.
+    pub certificate: Option<PathBuf>,
+    /// The private key of the certificate, in PEM.
+    pub key: Option<PathBuf>,
+}
+
+impl TlsConfig {
+    /// The files of one reader of the configuration, or none if it has no TLS.
+    ///
+    /// # Errors
+    /// Some of the files are not configured; the text says which.
+    pub fn files(&self, name: &str) -> Result<Option<TlsFiles>, String> {
+        let TlsConfig { ca, certificate, key } = self;
+        let missing = match (ca, certificate, key) {
+            (None, None, None) => return Ok(None),
+            (Some(ca), Some(certificate), Some(key)) => {
+                let [ca, certificate, key] = [ca, certificate, key].map(|path| named(path, name));
+                return Ok(Some(TlsFiles { ca, certificate, key }));
+            }
+            (None, ..) => "tls.ca (--ca)",
+            (_, None, _) => "tls.certificate (--certificate)",
+            (.., None) => "tls.key (--key)",
+        };
+        Err(format!("TLS needs a CA, a certificate and its key, and there is no {missing}"))
+    }
+
+    /// Makes relative paths begin at a directory.
+    fn resolve(&mut self, dir: &Path) {
+        let TlsConfig { ca, certificate, key } = self;
+        for path in [ca, certificate, key].into_iter().flatten() {
+            *path = dir.join(&path);
+        }
+    }
+}
+
+/// A path in which `{name}` is replaced.
+fn named(path: &Path, name: &str) -> PathBuf {
+    match path.to_str() {
+        Some(path) => path.replace("{name}", name).into(),
+        None => path.to_owned(),
+    }
 }
 
 /// `HOST:PORT`.
@@ -177,6 +234,9 @@ pub struct NodeLimits {
     /// dropped. Default 64 MiB.
     #[serde(alias = "outbox")]
     pub send_buffer_bytes: usize,
+    /// How long after each other a replica's turns of the scrub follow, in milliseconds. In each it compares a
+    /// range of up to 256 entries with a peer. 0: never. Default 1000.
+    pub scrub_ms: u64,
     /// How long a stopping node waits for the calls in flight, in milliseconds. Default 3000.
     #[serde(alias = "stop")]
     pub shutdown_grace_ms: u64,
@@ -207,6 +267,7 @@ impl Default for NodeLimits {
             reconnect_ms: 50,
             reconnect_max_ms: 1000,
             send_buffer_bytes: 64 << 20,
+            scrub_ms: 1000,
             shutdown_grace_ms: 3000,
             sched_batch: true,
         }
@@ -291,7 +352,7 @@ impl ClusterConfig {
     /// # Errors
     /// The text is not usable; the error names file, line, column and reason.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let cluster: ClusterConfig = toml::from_str(text).map_err(|error| {
+        let mut cluster: ClusterConfig = toml::from_str(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start.min(text.len()));
             let before = text.get(..at).unwrap_or_default();
             let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -303,6 +364,7 @@ impl ClusterConfig {
             }
         })?;
         cluster.check().map_err(|why| ConfigError::Value { path: path.to_owned(), why })?;
+        cluster.tls.resolve(path.parent().unwrap_or(Path::new("")));
         Ok(cluster)
     }
 
@@ -338,6 +400,7 @@ impl ClusterConfig {
             ("node.get_deadline_max_ms", 1, ms(node.get_deadline_max_ms)),
             ("node.reconnect_ms", 1, ms(node.reconnect_ms)),
             ("node.reconnect_max_ms", 1, ms(node.reconnect_max_ms)),
+            ("node.scrub_ms", 0, ms(node.scrub_ms)),
             ("node.shutdown_grace_ms", 0, ms(node.shutdown_grace_ms)),
         ] {
             if period < ms(least) || period > PERIOD_MAX {
@@ -423,6 +486,23 @@ mod tests {
         assert_eq!(cluster.address(Node::Replica(2)).map(Address::as_str), Some("localhost:7002"));
         assert_eq!(cluster.address(Node::Replica(3)), None);
         assert_eq!(cluster.address(Node::Replica(0)), None);
+    }
+
+    #[test]
+    fn files_for_tls_are_found() {
+        let parse = |tls: &str| {
+            let text = format!("{GOOD}[tls]\n{tls}");
+            ClusterConfig::parse(&text, "etc/c.toml".as_ref()).expect("valid").tls
+        };
+        let all =
+            parse("ca = \"ca.crt\"\ncertificate = \"/tls/{name}.crt\"\nkey = \"k/{name}/key\"\n");
+        let files = all.files("r2").expect("all are there").expect("TLS");
+        assert_eq!(files.ca, Path::new("etc/ca.crt"));
+        assert_eq!(files.certificate, Path::new("/tls/r2.crt"));
+        assert_eq!(files.key, Path::new("etc/k/r2/key"));
+        assert_eq!(TlsConfig::default().files("r2"), Ok(None));
+        let part = parse("ca = \"ca.crt\"\ncertificate = \"c\"\n").files("r2");
+        assert!(part.as_ref().is_err_and(|why| why.contains("no tls.key (--key)")), "{part:?}");
     }
 
     #[test]

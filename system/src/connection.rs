@@ -20,7 +20,9 @@ use tonic::body::Body;
 
 use crate::{
     config::Address,
-    meter::{Meter, Metered},
+    meter::{Meter, Metered, Transport},
+    protocol::Node,
+    tls::Tls,
 };
 
 /// The HTTP/2 window of a stream: several values of the default maximum size.
@@ -58,16 +60,29 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Dials and waits until the other side has sent HTTP/2 data. A stopped process, whose kernel
-    /// still accepts connections, does not count as reachable. Sends no request.
-    pub(crate) async fn open(address: &Address) -> io::Result<Self> {
+    /// still accepts connections, does not count as reachable. Sends no request. With TLS, the other
+    /// side has then accepted this one's certificate, and is the node that was meant.
+    pub(crate) async fn open(
+        address: &Address,
+        tls: Option<&Tls>,
+        node: Option<Node>,
+    ) -> io::Result<Self> {
         let origin = http::Uri::builder()
-            .scheme("http")
+            .scheme(if tls.is_some() { "https" } else { "http" })
             .authority(address.as_str())
             .path_and_query("/")
             .build()
             .map_err(io::Error::other)?;
         let stream = TcpStream::connect(address.as_str()).await?;
         set_up(&stream)?;
+        match tls {
+            None => Connection::on(stream, origin).await,
+            Some(tls) => Connection::on(tls.connect(stream, node).await?, origin).await,
+        }
+    }
+
+    /// Speaks HTTP/2 on a new connection.
+    async fn on(stream: impl Transport + Send + 'static, origin: http::Uri) -> io::Result<Self> {
         let stream = Metered::client(stream);
         let meter = stream.meter();
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
@@ -80,7 +95,9 @@ impl Connection {
         tokio::select! {
             () = meter.heard() => Ok(Connection { sender, origin, meter }),
             ended = &mut driver => Err(match ended {
-                Ok(Err(error)) => io::Error::other(error),
+                Ok(Err(error)) => {
+                    io::Error::other(causes(&error))
+                }
                 Ok(Ok(())) | Err(_) => io::ErrorKind::ConnectionAborted.into(),
             }),
         }
@@ -105,6 +122,17 @@ impl Connection {
     pub(crate) fn request_handle(&self) -> RequestHandle {
         RequestHandle { sender: self.sender.clone(), unsent: Arc::default() }
     }
+}
+
+/// An error with its causes.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Sends requests over a connection, and knows if one was certainly not sent.

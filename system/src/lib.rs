@@ -12,6 +12,7 @@ pub mod hooks;
 mod meter;
 pub mod node;
 pub mod store;
+pub mod tls;
 pub mod wire;
 
 #[cfg(feature = "test-hooks")]

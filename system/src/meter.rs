@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, IoSlice},
+    mem,
     pin::Pin,
     sync::{
         Arc,
@@ -15,6 +16,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     sync::SetOnce,
     task::coop,
     time::Instant,
@@ -93,26 +95,50 @@ impl Meter {
     }
 }
 
+/// What a connection is made of: a socket, or one with TLS on it.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Unpin {
+    /// Whether the kernel has accepted everything that was written.
+    fn has_sent_all(&self) -> bool;
+}
+
+impl Transport for TcpStream {
+    fn has_sent_all(&self) -> bool {
+        true
+    }
+}
+
 /// A connection with a meter.
 #[derive(Debug)]
 pub(crate) struct Metered<T> {
     io: T,
     meter: Arc<Meter>,
     sent: Frames,
+    /// What was written, and the kernel may not have accepted: TLS has a buffer of its own.
+    unsent: Unsent,
     /// None on a dialed connection: nodes trust those that they dial.
     received: Option<Frames>,
+    /// Whether a dialed connection has brought nothing yet.
+    is_silent: bool,
 }
 
 impl<T> Metered<T> {
     /// Meters an accepted connection.
-    pub(crate) fn server(io: T) -> Self {
+    pub(crate) fn server(io: T, meter: Arc<Meter>) -> Self {
         let received = Some(Frames::after_preface());
-        Metered { io, meter: Arc::default(), sent: Frames::default(), received }
+        Metered {
+            io,
+            meter,
+            sent: Frames::default(),
+            unsent: Unsent::default(),
+            received,
+            is_silent: false,
+        }
     }
 
     /// Meters a dialed connection.
     pub(crate) fn client(io: T) -> Self {
-        Metered { io, meter: Arc::default(), sent: Frames::after_preface(), received: None }
+        let (meter, sent) = (Arc::default(), Frames::after_preface());
+        Metered { io, meter, sent, unsent: Unsent::default(), received: None, is_silent: true }
     }
 
     /// The meter.
@@ -120,6 +146,20 @@ impl<T> Metered<T> {
         self.meter.clone()
     }
 }
+
+impl<T: Transport> Metered<T> {
+    /// Counts what was written, once the kernel has accepted it.
+    fn count_sent(&mut self) {
+        if self.io.has_sent_all() {
+            self.unsent.count(&self.meter);
+        }
+    }
+}
+
+/// The first byte of what a node with TLS answers to a caller without. No HTTP/2 connection begins with it.
+const TLS_ALERT: u8 = 21;
+const SPEAKS_TLS: &str =
+    "the other side speaks TLS, and this side does not: it needs a CA, a certificate and a key";
 
 const PREFACE_LEN: usize = 24;
 const HEADER_LEN: usize = 9;
@@ -148,17 +188,34 @@ trait Counted {
     fn frame(&mut self, kind: u8, flags: u8);
 }
 
-struct Sent<'a>(&'a Meter);
+/// What was written and is not counted yet.
+#[derive(Debug, Default)]
+struct Unsent {
+    data: u64,
+    ended: u64,
+}
 
-impl Counted for Sent<'_> {
+impl Unsent {
+    fn count(&mut self, meter: &Meter) {
+        let Unsent { data, ended } = mem::take(self);
+        if data > 0 {
+            meter.count_data(data);
+        }
+        if ended > 0 {
+            meter.ended.fetch_add(ended, Ordering::Release);
+        }
+    }
+}
+
+impl Counted for Unsent {
     fn data(&mut self, bytes: usize) {
-        self.0.count_data(bytes as u64);
+        self.data += bytes as u64;
     }
 
     fn frame(&mut self, kind: u8, flags: u8) {
         let ends = matches!(kind, DATA | HEADERS) && flags & END_STREAM != 0;
         if ends || kind == RST_STREAM {
-            self.0.ended.fetch_add(1, Ordering::Release);
+            self.ended += 1;
         }
     }
 }
@@ -242,7 +299,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
         let arrived = &buf.filled()[before..];
         if !arrived.is_empty() {
-            let Metered { meter, received, .. } = &mut *self;
+            let Metered { meter, received, is_silent, .. } = &mut *self;
+            if mem::take(is_silent) && arrived[0] == TLS_ALERT {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, SPEAKS_TLS)));
+            }
             meter.set_heard();
             if let Some(received) = received {
                 let mut counted = Received { meter, frames: 0 };
@@ -254,7 +314,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
+impl<T: Transport> AsyncWrite for Metered<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -262,8 +322,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.io).poll_write(cx, buf);
         if let Poll::Ready(Ok(n)) = wrote {
-            let Metered { meter, sent, .. } = &mut *self;
-            sent.track(&buf[..n], &mut Sent(meter));
+            let Metered { sent, unsent, .. } = &mut *self;
+            sent.track(&buf[..n], unsent);
+            self.count_sent();
         }
         wrote
     }
@@ -275,12 +336,13 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     ) -> Poll<io::Result<usize>> {
         let wrote = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         if let Poll::Ready(Ok(mut left)) = wrote {
-            let Metered { meter, sent, .. } = &mut *self;
+            let Metered { sent, unsent, .. } = &mut *self;
             for buf in bufs {
                 let n = left.min(buf.len());
-                sent.track(&buf[..n], &mut Sent(meter));
+                sent.track(&buf[..n], unsent);
                 left -= n;
             }
+            self.count_sent();
         }
         wrote
     }
@@ -290,7 +352,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        self.count_sent();
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -329,13 +393,69 @@ mod tests {
             let meter = Meter::default();
             let (mut sent, mut received) = (Frames::after_preface(), Frames::after_preface());
             let mut counted = Received { meter: &meter, frames: 0 };
+            let mut unsent = Unsent::default();
             for piece in bytes.chunks(size) {
-                sent.track(piece, &mut Sent(&meter));
+                sent.track(piece, &mut unsent);
                 received.track(piece, &mut counted);
             }
             let frames = counted.frames;
+            assert_eq!((meter.data(), meter.ended()), (0, 0), "the kernel has accepted nothing");
+            unsent.count(&meter);
             assert_eq!((meter.data(), meter.ended()), (13, 3), "in pieces of {size}");
             assert_eq!((frames, meter.resets()), (8, 1), "in pieces of {size}");
+        }
+    }
+
+    /// A transport with a buffer that is sent when it is flushed.
+    struct Buffering {
+        is_flushed: bool,
+    }
+
+    impl AsyncRead for Buffering {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Buffering {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.is_flushed = false;
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.is_flushed = true;
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Transport for Buffering {
+        fn has_sent_all(&self) -> bool {
+            self.is_flushed
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_in_a_buffer_is_not_sent() {
+        let mut metered = Metered::server(Buffering { is_flushed: true }, Arc::default());
+        let meter = metered.meter();
+        for round in 0..2 {
+            metered.write_all(&frame(DATA, END_STREAM, b"abc")).await.expect("is taken");
+            assert_eq!((meter.data(), meter.ended()), (3 * round, round), "not flushed");
+            metered.flush().await.expect("is flushed");
+            assert_eq!((meter.data(), meter.ended()), (3 * round + 3, round + 1));
         }
     }
 
@@ -346,7 +466,7 @@ mod tests {
         let bytes =
             [vec![b'P'; PREFACE_LEN], frame(RST_STREAM, 0, b"code").repeat(frames)].concat();
         far.write_all(&bytes).await.expect("there is room");
-        let mut near = Metered::server(near);
+        let mut near = Metered::server(near, Arc::default());
         let mut buffer = vec![0; bytes.len()];
         let mut read = 0;
         let mut yields = 0;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use proto::v1::{self as pb, envelope};
 
 use crate::protocol::{
-    Blob, Body, ClusterId, CommitMode, Decision, Message, NoReason, Node, PeerKnowledge, ReadId,
-    Seen, StoreId, TxnId, Version, Write,
+    Blob, Body, ClusterId, CommitMode, Decision, HealId, Message, NoReason, Node, PeerKnowledge,
+    RangeSummary, ReadId, ScrubId, Seen, StoreId, TxnId, Version, Write,
 };
 use crate::store::Limits;
 
@@ -86,6 +86,13 @@ pub fn check_bounds(message: &Message, sizes: &Limits) -> Result<(), String> {
         Body::Read { key: read, .. } => key(read, None),
         Body::FenceOk { in_doubt, .. } => in_doubt.iter().try_for_each(|(_, held)| key(held, None)),
         // A value that was stored under an earlier configuration may exceed the current limit.
+        Body::HealRequest { key: damaged, .. } | Body::HealAnswer { key: damaged, .. } => {
+            key(damaged, None)
+        }
+        Body::ScrubRequest { after: Some(compared), .. }
+        | Body::ScrubAnswer { summary: RangeSummary { upto: Some(compared), .. }, .. } => {
+            key(compared, None)
+        }
         _ => Ok(()),
     }
 }
@@ -165,7 +172,7 @@ pub(crate) fn found_from_wire(
 fn body_to_wire(body: Body) -> envelope::Body {
     use envelope::Body as Wire;
     match body {
-        Body::Fence { member, commit, members, supersedes, seen } => {
+        Body::Fence { member, commit, members, supersedes, seen, decided } => {
             let commit = match commit {
                 CommitMode::Logged => pb::CommitMode::Logged,
                 CommitMode::Votes => pb::CommitMode::Votes,
@@ -176,6 +183,7 @@ fn body_to_wire(body: Body) -> envelope::Body {
                 members: members.into_iter().map(|store| store.0).collect(),
                 supersedes: supersedes.map(|(epoch, nonce)| pb::Promise { epoch, nonce }),
                 seen: seen.map(seen_to_wire),
+                decided,
             })
         }
         Body::FenceOk { incarnation, in_doubt, start, commits } => {
@@ -228,10 +236,10 @@ fn body_to_wire(body: Body) -> envelope::Body {
             Wire::NotServing(pb::NotServing { read: Some(read_to_wire(read)) })
         }
         Body::Heartbeat => Wire::Heartbeat(pb::Heartbeat {}),
-        Body::Alive { incarnation, start, promised, force_age } => {
+        Body::Alive { incarnation, start, promised, force_age, applied } => {
             let force_age_ms = ms(force_age);
             let promised = promised.map(|(epoch, nonce)| pb::Promise { epoch, nonce });
-            Wire::Alive(pb::Alive { incarnation, start, promised, force_age_ms })
+            Wire::Alive(pb::Alive { incarnation, start, promised, force_age_ms, applied })
         }
         Body::Leaving { incarnation } => Wire::Leaving(pb::Leaving { incarnation }),
         Body::Stale { promised } => Wire::Stale(pb::Stale { promised }),
@@ -247,6 +255,34 @@ fn body_to_wire(body: Body) -> envelope::Body {
                 PeerKnowledge::Final => pb::PeerKnowledge::Final,
             };
             Wire::PeerAnswer(pb::PeerAnswer { txn: Some(txn_to_wire(txn)), answer: answer.into() })
+        }
+        Body::HealRequest { heal, key } => Wire::HealRequest(pb::HealRequest {
+            heal: Some(heal_to_wire(heal)),
+            key: blob_to_wire(key),
+        }),
+        Body::HealAnswer { heal, key, found } => Wire::HealAnswer(pb::HealAnswer {
+            heal: Some(heal_to_wire(heal)),
+            key: blob_to_wire(key),
+            found: found_to_wire(found),
+        }),
+        Body::ScrubRequest { scrub, after, rows_max, below } => {
+            Wire::ScrubRequest(pb::ScrubRequest {
+                scrub: Some(scrub_to_wire(scrub)),
+                after: after.map(blob_to_wire),
+                rows_max,
+                below: Some(txn_to_wire(below)),
+            })
+        }
+        Body::ScrubAnswer { scrub, below, summary } => {
+            let RangeSummary { upto, version, rows, digest } = summary;
+            Wire::ScrubAnswer(pb::ScrubAnswer {
+                scrub: Some(scrub_to_wire(scrub)),
+                below: Some(txn_to_wire(below)),
+                upto: upto.map(blob_to_wire),
+                version: version.map(txn_to_wire),
+                rows,
+                digest,
+            })
         }
     }
 }
@@ -266,6 +302,7 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
                 members: fence.members.into_iter().map(StoreId).collect(),
                 supersedes: fence.supersedes.map(|pb::Promise { epoch, nonce }| (epoch, nonce)),
                 seen: fence.seen.map(seen_from_wire).transpose()?,
+                decided: fence.decided,
             }
         }
         Wire::FenceOk(pb::FenceOk { incarnation, in_doubt, start, commits }) => {
@@ -317,10 +354,10 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         }
         Wire::NotServing(not) => Body::NotServing { read: read_from_wire(not.read)? },
         Wire::Heartbeat(pb::Heartbeat {}) => Body::Heartbeat,
-        Wire::Alive(pb::Alive { incarnation, start, promised, force_age_ms }) => {
+        Wire::Alive(pb::Alive { incarnation, start, promised, force_age_ms, applied }) => {
             let force_age = Duration::from_millis(force_age_ms);
             let promised = promised.map(|pb::Promise { epoch, nonce }| (epoch, nonce));
-            Body::Alive { incarnation, start, promised, force_age }
+            Body::Alive { incarnation, start, promised, force_age, applied }
         }
         Wire::Leaving(pb::Leaving { incarnation }) => Body::Leaving { incarnation },
         Wire::Stale(stale) => Body::Stale { promised: stale.promised },
@@ -336,7 +373,52 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
             };
             Body::PeerAnswer { txn: txn_from_wire(peer.txn)?, answer }
         }
+        Wire::HealRequest(request) => Body::HealRequest {
+            heal: heal_from_wire(request.heal)?,
+            key: blob_from_wire(&request.key),
+        },
+        Wire::HealAnswer(answer) => Body::HealAnswer {
+            heal: heal_from_wire(answer.heal)?,
+            key: blob_from_wire(&answer.key),
+            found: found_from_wire(answer.found)?,
+        },
+        Wire::ScrubRequest(request) => Body::ScrubRequest {
+            scrub: scrub_from_wire(request.scrub)?,
+            after: request.after.as_ref().map(blob_from_wire),
+            rows_max: request.rows_max,
+            below: txn_from_wire(request.below)?,
+        },
+        Wire::ScrubAnswer(answer) => Body::ScrubAnswer {
+            scrub: scrub_from_wire(answer.scrub)?,
+            below: txn_from_wire(answer.below)?,
+            summary: RangeSummary {
+                upto: answer.upto.as_ref().map(blob_from_wire),
+                version: answer.version.map(|version| txn_from_wire(Some(version))).transpose()?,
+                rows: answer.rows,
+                digest: answer.digest,
+            },
+        },
     })
+}
+
+fn scrub_to_wire(ScrubId { incarnation, n }: ScrubId) -> pb::ScrubId {
+    pb::ScrubId { incarnation, n }
+}
+
+fn scrub_from_wire(scrub: Option<pb::ScrubId>) -> Result<ScrubId, Malformed> {
+    let pb::ScrubId { incarnation, n } =
+        scrub.ok_or(Malformed("the number of a question of the scrub is missing"))?;
+    Ok(ScrubId { incarnation, n })
+}
+
+fn heal_to_wire(HealId { incarnation, n }: HealId) -> pb::HealId {
+    pb::HealId { incarnation, n }
+}
+
+fn heal_from_wire(heal: Option<pb::HealId>) -> Result<HealId, Malformed> {
+    let pb::HealId { incarnation, n } =
+        heal.ok_or(Malformed("the number of a damaged entry is missing"))?;
+    Ok(HealId { incarnation, n })
 }
 
 fn seen_to_wire(Seen { incarnation, nonce, voted, commits }: Seen) -> pb::Seen {
@@ -425,6 +507,10 @@ mod tests {
         prop::collection::vec((txn(), decision()), 0..4)
     }
 
+    fn heal() -> impl Strategy<Value = HealId> {
+        any::<(u64, u64)>().prop_map(|(incarnation, n)| HealId { incarnation, n })
+    }
+
     fn body() -> impl Strategy<Value = Body> {
         let knowledge = prop_oneof![
             Just(PeerKnowledge::Commit),
@@ -446,14 +532,16 @@ mod tests {
             prop::collection::vec(any::<u64>(), 0..4),
             any::<Option<(u64, u64)>>(),
             prop::option::of(seen),
+            any::<Option<u64>>(),
         );
         let handshakes = prop_oneof![
-            fence.prop_map(|(id, votes, members, supersedes, seen)| Body::Fence {
+            fence.prop_map(|(id, votes, members, supersedes, seen, decided)| Body::Fence {
                 member: id.map(StoreId),
                 commit: if votes { CommitMode::Votes } else { CommitMode::Logged },
                 members: members.into_iter().map(StoreId).collect(),
                 supersedes,
                 seen,
+                decided,
             }),
             (any::<[u64; 3]>(), prop::collection::vec((txn(), blob()), 0..4)).prop_map(
                 |([incarnation, start, commits], in_doubt)| Body::FenceOk {
@@ -464,10 +552,10 @@ mod tests {
                 }
             ),
             Just(Body::Heartbeat),
-            (any::<[u64; 3]>(), any::<Option<(u64, u64)>>()).prop_map(
-                |([incarnation, start, ms], promised)| {
+            (any::<[u64; 4]>(), any::<Option<(u64, u64)>>()).prop_map(
+                |([incarnation, start, ms, applied], promised)| {
                     let force_age = Duration::from_millis(ms);
-                    Body::Alive { incarnation, start, promised, force_age }
+                    Body::Alive { incarnation, start, promised, force_age, applied }
                 }
             ),
             any::<u64>().prop_map(|incarnation| Body::Leaving { incarnation }),
@@ -491,6 +579,21 @@ mod tests {
             txn().prop_map(|txn| Body::Veto { txn }),
             txn().prop_map(|txn| Body::PeerInquire { txn }),
             (txn(), knowledge).prop_map(|(txn, answer)| Body::PeerAnswer { txn, answer }),
+            (heal(), blob()).prop_map(|(heal, key)| Body::HealRequest { heal, key }),
+            (heal(), blob(), prop::option::of((txn(), blob())))
+                .prop_map(|(heal, key, found)| Body::HealAnswer { heal, key, found }),
+            (heal(), prop::option::of(blob()), any::<u32>(), txn()).prop_map(
+                |(HealId { incarnation, n }, after, rows_max, below)| {
+                    let scrub = ScrubId { incarnation, n };
+                    Body::ScrubRequest { scrub, after, rows_max, below }
+                }
+            ),
+            (heal(), txn(), prop::option::of(blob()), prop::option::of(txn()), any::<[u64; 2]>())
+                .prop_map(|(HealId { incarnation, n }, below, upto, version, [rows, digest])| {
+                    let scrub = ScrubId { incarnation, n };
+                    let summary = RangeSummary { upto, version, rows, digest };
+                    Body::ScrubAnswer { scrub, below, summary }
+                }),
         ];
         let reads = prop_oneof![
             (read(), blob(), piggybacked(), any::<u32>()).prop_map(

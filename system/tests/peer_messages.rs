@@ -130,6 +130,7 @@ impl Cluster {
                 commit,
                 rules: Rules::ALL,
                 timing,
+                scrub_interval: Duration::ZERO,
             };
             let (machine, effects) = Machine::recover(config, &[]);
             cluster.hosts.push(Host { machine, outside: Outside::default(), persisted: 0 });
@@ -271,7 +272,7 @@ fn mutate(rng: &mut impl Rng, envelope: &mut pb::Envelope) {
         let decision = rng.random_range(0..4);
         let (answer, commit) = (rng.random_range(0..6), rng.random_range(0..4));
         let read = Some(pb::ReadId { epoch: 1, n: number(rng, 1), attempt: rng.random() });
-        envelope.body = Some(match rng.random_range(0..17) {
+        envelope.body = Some(match rng.random_range(0..21) {
             0 => Wire::Fence(pb::Fence { commit, ..pb::Fence::default() }),
             1 => Wire::FenceOk(pb::FenceOk {
                 incarnation: number(rng, 1),
@@ -292,11 +293,33 @@ fn mutate(rng: &mut impl Rng, envelope: &mut pb::Envelope) {
                 start: number(rng, 1),
                 promised: Some(pb::Promise { epoch: number(rng, 1), nonce: number(rng, 1) }),
                 force_age_ms: number(rng, 1),
+                applied: number(rng, 1),
             }),
             12 => Wire::Stale(pb::Stale { promised: number(rng, 1) }),
             13 => Wire::PeerInquire(pb::PeerInquire { txn }),
             15 => Wire::Leaving(pb::Leaving { incarnation: number(rng, 1) }),
             14 => Wire::PeerAnswer(pb::PeerAnswer { txn, answer }),
+            16 => {
+                let heal = Some(pb::HealId { incarnation: number(rng, 1), n: number(rng, 1) });
+                Wire::HealRequest(pb::HealRequest { heal, key })
+            }
+            17 => {
+                let heal = Some(pb::HealId { incarnation: number(rng, 1), n: number(rng, 1) });
+                let found = pb::Found { version: txn, ..pb::Found::default() };
+                Wire::HealAnswer(pb::HealAnswer { heal, key, found: Some(found) })
+            }
+            18 => {
+                let scrub = Some(pb::ScrubId { incarnation: number(rng, 1), n: number(rng, 1) });
+                let (after, rows_max) = (Some(key), rng.random());
+                Wire::ScrubRequest(pb::ScrubRequest { scrub, after, rows_max, below: txn })
+            }
+            19 => {
+                let scrub = Some(pb::ScrubId { incarnation: number(rng, 1), n: number(rng, 1) });
+                let (upto, version) = (Some(key), txn);
+                let (rows, digest) = (number(rng, 1), number(rng, 1));
+                let answer = pb::ScrubAnswer { scrub, below: txn, upto, version, rows, digest };
+                Wire::ScrubAnswer(answer)
+            }
             _ => Wire::Veto(pb::Veto { txn }),
         });
         return;

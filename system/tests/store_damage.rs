@@ -465,3 +465,69 @@ fn the_store_of_a_node_is_refused_as_a_database() {
         open(dir.path(), StoreOptions::default()).unwrap();
     }
 }
+
+/// A key whose bytes rot leaves its entry unfindable. Only a comparison of the ranges shows that, unless somebody
+/// asks for the key. A write of it removes what is left of the row.
+#[test]
+fn a_key_that_rots_is_missing_in_its_range_until_it_is_written() {
+    let dir = filled();
+    let below = TxnId::new(8, 0);
+    let all = |store: &Store| store.summarize(None, None, 1000, below).unwrap();
+    let Opened { store, .. } = open(dir.path(), no_wal()).unwrap();
+    let whole = all(&store);
+    assert_eq!((whole.rows, whole.upto.clone()), (41, Some("long".into())));
+    let half = store.summarize(None, Some(&"key20".into()), 1000, below).unwrap();
+    assert_eq!(half.rows, 20);
+    let next = store.summarize(Some(&"key20".into()), None, 1, below).unwrap();
+    assert_eq!((next.upto, next.version), (Some("key21".into()), Some(txn(21))));
+    assert_eq!(store.summarize(None, None, 1000, txn(11)).unwrap().rows, 10, "versions below 7.11");
+    store.close().unwrap();
+
+    // 'key39' becomes 'key3y', and stays in its place: before 'key40', as "3y" < "40".
+    damage(&dir, |bytes| replace(bytes, b"key39", b"key3y"));
+    let Opened { mut store, .. } = open(dir.path(), no_wal()).unwrap();
+    let rotten = all(&store);
+    assert_eq!(rotten.rows, 40, "one is missing");
+    assert_ne!(rotten.digest, whole.digest);
+    assert!(matches!(store.get(&"key39".into()), Err(StoreError::DamagedEntry { .. })));
+    assert!(store.entries().unwrap().any(|entry| entry.is_err()));
+    let copy = Record::Heal { key: "key39".into(), version: txn(39), value: "needle39".into() };
+    let lsn = store.append(copy);
+    let entries = |store: &Store| store.entries().unwrap().collect::<Result<Vec<_>, _>>();
+    assert_eq!(entries(&store).expect("the copy replaces it").len(), 41);
+    store.force(lsn);
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while !store.checkpoint(lsn) {
+        assert!(std::time::Instant::now() < deadline, "the checkpoint is done");
+        std::thread::yield_now();
+    }
+    assert_eq!(all(&store), whole, "as before, without the rotten row");
+    store.close().unwrap();
+    let Opened { store, .. } = open(dir.path(), no_wal()).unwrap();
+    assert_eq!(entries(&store).expect("intact").len(), 41);
+}
+
+/// A checkpoint that is asked for is made in the background, also when nothing is appended.
+#[test]
+fn a_checkpoint_can_be_asked_for() {
+    let dir = TempDir::new().unwrap();
+    let options = StoreOptions { create: true, ..StoreOptions::default() };
+    let Opened { mut store, .. } = open(dir.path(), options).unwrap();
+    let below = TxnId::new(8, 0);
+    for round in 1..=3 {
+        let lsn = write(&mut store, round, &format!("key{round}"), b"value".to_vec());
+        let deadline = std::time::Instant::now() + DEADLINE;
+        while !store.checkpoint(lsn) {
+            assert!(std::time::Instant::now() < deadline, "the checkpoint is done");
+            std::thread::yield_now();
+        }
+        assert_eq!(store.summarize(None, None, 1000, below).unwrap().rows, round);
+    }
+    assert!(store.checkpoints() >= 3);
+    // Behind the tables: what was written since does not count until it is there.
+    write(&mut store, 4, "key2", b"other".to_vec());
+    assert_eq!(store.summarize(None, None, 1000, below).unwrap().rows, 2);
+    store.close().unwrap();
+    let Opened { store, .. } = open(dir.path(), StoreOptions::default()).unwrap();
+    assert_eq!(store.entries().unwrap().count(), 3);
+}

@@ -1,6 +1,8 @@
 //! Checks a history in a file of any known format: operations on single keys for linearizability,
-//! transactions for isolation levels. A history of operations that is larger than the memory limit is
+//! transactions for isolation levels, sets, counters, queues and banks by what they are. A history of operations that is larger than the memory limit is
 //! partitioned first.
+
+mod objects;
 
 use std::{
     fs, io,
@@ -11,7 +13,7 @@ use std::{
 
 use history::{
     ReadError,
-    formats::{Ambiguous, Format},
+    formats::{self, Ambiguous, Format},
 };
 use serde::Serialize;
 
@@ -19,6 +21,7 @@ use crate::{
     Validity,
     certificate::Certificates,
     initial::{self, InitialValue},
+    levels::Level,
     linearizability::{
         KeyVerdict, Limits, Observations, Spec, Verdict, check_keys_with, explain, in_parallel,
     },
@@ -26,7 +29,7 @@ use crate::{
     partition::{PartitionEvent, Partitions},
     progress::ProgressObserver,
     reading::{Reading, sorted_bytes},
-    transactions::{self, Level, TransactionHistory, TransactionReport},
+    transactions::{self, Standing, TransactionHistory, TransactionReport},
 };
 
 /// How to check a file.
@@ -45,7 +48,9 @@ pub struct FileCheckOptions<'a> {
     pub certificates: Option<&'a Certificates>,
     /// Memory in bytes. A larger file is partitioned by key. `None`: no limit.
     pub memory: Option<u64>,
-    /// The isolation level that transactions are judged by. `None`: what they satisfy is reported.
+    /// The level that the history is judged by. `None`: operations on single keys by linearizability; of
+    /// transactions is reported what they satisfy; sets and queues by durability, counters by linearizability,
+    /// banks by serializability.
     pub claim: Option<Level>,
     /// Notified of the progress.
     pub progress: Option<&'a dyn ProgressObserver>,
@@ -92,6 +97,19 @@ pub fn check_file(path: &Path, options: &FileCheckOptions<'_>) -> Result<FileRep
     let mut reading = Reading::new(path, options.format, options.spec, options.initial)?;
     if reading.is_of_transactions(path)? {
         return check_transactions(path, &reading, options);
+    }
+    if reading.is_of_objects(path)? {
+        return objects::check(path, &reading, options);
+    }
+    if let Some(claim) = options.claim
+        && claim != Level::Linearizable
+    {
+        let mut report = FileReport::new(path, reading.format);
+        report.unknown(format!(
+            "operations on single keys are judged as {}, not as {claim}",
+            Level::Linearizable
+        ));
+        return Ok(report);
     }
     let asks = options.initial.is_none()
         && reading.spec == Spec::Register
@@ -150,7 +168,7 @@ fn check_transactions(
 ) -> Result<FileReport, ReadError> {
     let io = |source| ReadError::Io { path: path.to_owned(), source };
     let mut report = FileReport::new(path, reading.format);
-    let size = fs::metadata(path).map_err(io)?.len();
+    let size = formats::open(path).map_err(io)?.bytes;
     if let Some(memory) = options.memory
         && size > memory
     {
@@ -176,8 +194,31 @@ fn check_transactions(
             return Ok(report);
         }
     };
-    let judgement = transactions::report(&history, &judged, options.claim);
-    report.verdict = judgement.verdict;
+    let claim = match options.claim {
+        Some(Level::Isolation(level)) => Some(level),
+        None | Some(Level::Durable) => None,
+        Some(Level::Axiomatic(level)) => {
+            match judged.axiomatic(level) {
+                Some(Standing::Holds) => {}
+                Some(Standing::RuledOut) => report.verdict = Validity::Invalid,
+                Some(Standing::Unknown(why)) => report.unknown(why.clone()),
+                None => report.unknown(format!(
+                    "{} is a level of transactions on registers, and these are on lists",
+                    Level::Axiomatic(level)
+                )),
+            }
+            None
+        }
+        Some(other) => {
+            report.unknown(format!(
+                "transactions are judged as durable or by an isolation level, not as {other}"
+            ));
+            None
+        }
+    };
+    let mut judgement = transactions::report(&history, &judged, claim);
+    judgement.claim = options.claim.map(|claim| claim.to_string());
+    report.verdict = report.verdict.max(judgement.verdict);
     report.seconds = (read.as_secs_f64(), (start.elapsed() - read).as_secs_f64());
     if let (Some(certificates), Some(found)) = (options.certificates, &judged.certificate) {
         certificates.add_transactions(found).map_err(certificate_error)?;

@@ -23,6 +23,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::Impact;
+
 /// Something that a finding refers to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -43,6 +45,8 @@ pub enum Reference {
     Transaction(String),
     /// A key.
     Key(String),
+    /// A node, by its name.
+    Node(String),
 }
 
 /// A reference, and the part of the sentence that names it.
@@ -62,6 +66,20 @@ pub struct Finding {
     text: String,
     /// Ordered by range. Ranges do not overlap and lie on character boundaries.
     citations: Vec<Citation>,
+    context: Context,
+}
+
+/// What a finding knows about itself besides its sentence.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Context {
+    /// When it became true, in nanoseconds of the history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    impact: Option<Impact>,
+    /// What it is about and does not name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    about: Vec<Reference>,
 }
 
 impl Finding {
@@ -80,7 +98,50 @@ impl Finding {
             }
             fits
         });
-        Finding { text, citations }
+        Finding { text, citations, context: Context::default() }
+    }
+
+    /// When what it says became true, in nanoseconds of the history. `None` if only the end of a run shows it.
+    #[must_use]
+    pub fn at(&self) -> Option<i64> {
+        self.context.at
+    }
+
+    /// What it means for those who rely on the system.
+    #[must_use]
+    pub fn impact(&self) -> Impact {
+        self.context.impact.unwrap_or_default()
+    }
+
+    /// The same finding with another time. By default it is that of the latest journal line that it cites.
+    #[must_use]
+    pub fn with_time(mut self, at: Option<i64>) -> Self {
+        self.context.at = at;
+        self
+    }
+
+    /// The same finding with this impact.
+    #[must_use]
+    pub fn with_impact(mut self, impact: Impact) -> Self {
+        self.context.impact = Some(impact);
+        self
+    }
+
+    /// Gives the finding an impact if it has none.
+    pub(crate) fn default_impact(&mut self, impact: Impact) {
+        self.context.impact.get_or_insert(impact);
+    }
+
+    /// The same finding, which is also about what its sentence does not name.
+    #[must_use]
+    pub fn about(mut self, references: impl IntoIterator<Item = Reference>) -> Self {
+        self.context.about.extend(references);
+        self
+    }
+
+    /// Everything that it is about: what its sentence refers to, and what it does not name.
+    pub fn subjects(&self) -> impl Iterator<Item = &Reference> {
+        self.references().chain(&self.context.about)
     }
 
     /// The sentence.
@@ -123,7 +184,8 @@ impl Finding {
     #[must_use]
     pub fn split_first_line(&self) -> (Finding, &str) {
         let Some((first, rest)) = self.text.split_once('\n') else { return (self.clone(), "") };
-        (Finding::new(first, self.citations.iter().cloned()), rest)
+        let first = Finding::new(first, self.citations.iter().cloned());
+        (Finding { context: self.context.clone(), ..first }, rest)
     }
 }
 
@@ -143,7 +205,7 @@ impl fmt::Display for Finding {
 
 impl From<String> for Finding {
     fn from(text: String) -> Self {
-        Finding { text, citations: Vec::new() }
+        Finding::new(text, [])
     }
 }
 
@@ -153,30 +215,39 @@ impl From<&str> for Finding {
     }
 }
 
-/// The serialised form. A finding without references is a plain string, as every finding was before
+/// The serialised form. A finding that is only a sentence is a plain string, as every finding was before
 /// findings had references.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum StoredFinding {
     Text(String),
-    Cited { text: String, references: Vec<Citation> },
+    Cited {
+        text: String,
+        #[serde(default)]
+        references: Vec<Citation>,
+        #[serde(flatten)]
+        context: Context,
+    },
 }
 
 impl From<StoredFinding> for Finding {
     fn from(stored: StoredFinding) -> Self {
         match stored {
             StoredFinding::Text(text) => text.into(),
-            StoredFinding::Cited { text, references } => Finding::new(text, references),
+            StoredFinding::Cited { text, references, context } => {
+                Finding { context, ..Finding::new(text, references) }
+            }
         }
     }
 }
 
 impl From<Finding> for StoredFinding {
     fn from(finding: Finding) -> Self {
-        match finding {
-            Finding { text, citations } if citations.is_empty() => StoredFinding::Text(text),
-            Finding { text, citations } => StoredFinding::Cited { text, references: citations },
+        let Finding { text, citations: references, context } = finding;
+        if references.is_empty() && context == Context::default() {
+            return StoredFinding::Text(text);
         }
+        StoredFinding::Cited { text, references, context }
     }
 }
 
@@ -186,6 +257,10 @@ pub trait JournalLine: fmt::Display {
     fn node(&self) -> String;
     /// The line, counted from 1.
     fn line(&self) -> usize;
+    /// The time of the line, in nanoseconds of the history, if it is known.
+    fn time(&self) -> Option<i64> {
+        None
+    }
 }
 
 impl<T: JournalLine + ?Sized> JournalLine for &T {
@@ -195,6 +270,10 @@ impl<T: JournalLine + ?Sized> JournalLine for &T {
 
     fn line(&self) -> usize {
         (**self).line()
+    }
+
+    fn time(&self) -> Option<i64> {
+        (**self).time()
     }
 }
 
@@ -206,6 +285,8 @@ pub struct ReferenceRecorder {
     /// The length of the sentence so far.
     length: Cell<usize>,
     citations: RefCell<Vec<Citation>>,
+    /// What the parts that were formatted know about themselves.
+    context: RefCell<Context>,
 }
 
 impl ReferenceRecorder {
@@ -225,7 +306,8 @@ impl ReferenceRecorder {
 
     pub fn line<'a>(&'a self, position: &impl JournalLine) -> Cited<'a> {
         let (node, line) = (position.node(), position.line());
-        self.cited(position.to_string(), |_| Reference::JournalLine { node, line })
+        let cited = self.cited(position.to_string(), |_| Reference::JournalLine { node, line });
+        Cited { part: cited.part.with_time(position.time()), ..cited }
     }
 
     /// A part of the sentence that has references of its own.
@@ -241,7 +323,8 @@ impl ReferenceRecorder {
     pub fn finish(&self, sentence: fmt::Arguments<'_>) -> Finding {
         let mut writer = SentenceWriter { text: String::new(), length: &self.length };
         writer.write_fmt(sentence).expect("writing to a string cannot fail");
-        Finding::new(writer.text, self.citations.take())
+        let finding = Finding::new(writer.text, self.citations.take());
+        Finding { context: self.context.take(), ..finding }
     }
 }
 
@@ -262,6 +345,11 @@ impl fmt::Display for Cited<'_> {
             reference: reference.clone(),
         });
         self.recorder.citations.borrow_mut().extend(citations);
+        let mut context = self.recorder.context.borrow_mut();
+        let Context { at, impact, about } = &self.part.context;
+        context.at = context.at.max(*at);
+        context.impact = context.impact.max(*impact);
+        context.about.extend(about.iter().cloned());
         Ok(())
     }
 }

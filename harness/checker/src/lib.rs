@@ -31,10 +31,12 @@
 //! - [`file`](mod@file) checks histories in files, and partitions those that do not fit in memory.
 //! - [`certificate`] writes certificates and verifies them independently.
 //! - [`online`] checks a history while it is being recorded.
+//! - [`Cause`] is what an invalid verdict comes from.
 //! - [`statistics`] counts operations and measures latencies and availability.
 //!
 //! Does not know how a history was recorded, nor which system was tested.
 
+mod cause;
 pub mod certificate;
 pub mod file;
 mod finding;
@@ -51,6 +53,7 @@ pub mod transactions;
 mod verdict;
 pub mod workloads;
 
+pub use cause::{Cause, Impact, ViolationId};
 pub use finding::{Citation, Finding, JournalLine, Reference, ReferenceRecorder};
 pub use history::{Completion, Invocation, MalformedHistory};
 pub use linearizability::{

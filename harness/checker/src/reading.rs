@@ -1,10 +1,10 @@
 //! How a file is read: its format, what its keys are, and what it leaves open.
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{io::BufReader, path::Path};
 
 use history::{
     Completion, Invocation, MalformedHistory, MicroOp, ReadError, Sink,
-    formats::{self, Ambiguous, Format, ReadSummary},
+    formats::{self, Ambiguous, Format, Opened, ReadSummary},
 };
 
 use crate::{
@@ -70,6 +70,13 @@ impl Reading {
         }
     }
 
+    /// Whether the history is one of objects that are read whole, such as sets.
+    pub(crate) fn is_of_objects(&self, path: &Path) -> Result<bool, ReadError> {
+        let io = |source| ReadError::Io { path: path.to_owned(), source };
+        let input = formats::open(path).map_err(io)?.input;
+        formats::is_of_objects(&mut BufReader::new(input), self.format, path)
+    }
+
     /// No observations so far.
     pub(crate) fn observations(&self) -> Observations {
         let observations = Observations::new(self.spec);
@@ -87,10 +94,9 @@ impl Reading {
         progress: Option<&dyn ProgressObserver>,
     ) -> Result<ReadSummary, ReadError> {
         let io = |source| ReadError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
+        let Opened { input: file, bytes } = formats::open(path).map_err(io)?;
         // A small file needs no large buffer.
-        let size = file.metadata().map_or(0, |metadata| metadata.len()).clamp(1 << 10, 1 << 18);
-        let capacity = usize::try_from(size).unwrap_or(1 << 18);
+        let capacity = usize::try_from(bytes.clamp(1 << 10, 1 << 18)).unwrap_or(1 << 18);
         match progress {
             Some(progress) => {
                 let input = CountingReader { input: file, progress };

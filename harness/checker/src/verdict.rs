@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use crate::Finding;
+use crate::{Cause, Finding, Impact, cause::ViolationId};
 
 /// A verdict. Ordered by precedence: of several verdicts the greatest counts, so an unknown one
 /// outranks a valid one.
@@ -30,7 +30,8 @@ impl fmt::Display for Validity {
     }
 }
 
-/// The most violations of one check that are kept as sentences. The others are counted.
+/// The most violations of one check that are kept as sentences, and the most promises that were only broken.
+/// The others are counted.
 const REPORTED_MAX: usize = 40;
 
 /// The result of one check.
@@ -40,7 +41,7 @@ pub struct CheckResult {
     pub check: String,
     /// The verdict.
     pub verdict: Validity,
-    /// The first forty violations, one sentence each.
+    /// The first forty violations and the first forty broken promises, one sentence each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub violations: Vec<Finding>,
     /// The number of all violations.
@@ -77,9 +78,19 @@ impl CheckResult {
     pub fn violation(&mut self, finding: impl Into<Finding>) {
         self.verdict = Validity::Invalid;
         self.violations_total += 1;
-        if self.violations.len() < REPORTED_MAX {
-            self.violations.push(finding.into());
+        let finding = finding.into();
+        let is_promise = |it: &Finding| it.impact() == Impact::BrokenPromise;
+        let alike = self.violations.iter().filter(|it| is_promise(it) == is_promise(&finding));
+        if alike.count() < REPORTED_MAX {
+            self.violations.push(finding);
         }
+    }
+
+    /// States what the violations mean that do not say it themselves.
+    #[must_use]
+    pub fn with_impact(mut self, impact: Impact) -> Self {
+        self.violations.iter_mut().for_each(|finding| finding.default_impact(impact));
+        self
     }
 
     /// Adds a reason why the check is undecided: the verdict is at least unknown.
@@ -99,16 +110,31 @@ impl CheckResult {
 pub struct Results {
     /// The greatest of the verdicts.
     pub verdict: Validity,
+    /// Of an invalid verdict: what it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
     /// The result of each check.
     pub checks: Vec<CheckResult>,
 }
 
 impl Results {
-    /// Combines the results of checks.
+    /// Combines the results of checks. Orders the violations of each check by time, and those that are only
+    /// broken promises after the others.
     #[must_use]
-    pub fn new(checks: Vec<CheckResult>) -> Self {
+    pub fn new(mut checks: Vec<CheckResult>) -> Self {
         let verdict = checks.iter().map(|check| check.verdict).max().unwrap_or(Validity::Valid);
-        Results { verdict, checks }
+        for check in &mut checks {
+            check.violations.sort_by_key(|finding| {
+                (finding.impact() == Impact::BrokenPromise, finding.at().unwrap_or(i64::MAX))
+            });
+        }
+        Results { verdict, cause: Cause::of(&checks), checks }
+    }
+
+    /// The finding of a violation.
+    #[must_use]
+    pub fn violation(&self, id: &ViolationId) -> Option<&Finding> {
+        self.check(&id.check)?.violations.get(id.number)
     }
 
     /// The result of the check with this name.

@@ -7,7 +7,8 @@ use checker::{
     Validity,
     certificate::{Certificates, Verified, verify_file},
     file::{FileCheckOptions, check_file},
-    transactions::{Level, TransactionReport},
+    levels::Level,
+    transactions::TransactionReport,
 };
 
 fn path(name: &str) -> PathBuf {
@@ -23,8 +24,10 @@ fn check(name: &str, claim: Option<&str>) -> (Validity, TransactionReport) {
 }
 
 /// The anomalies, their names as they are reported, and the strongest levels that are left.
-const KEPT: [(&str, &str, &[&str]); 18] = [
+const KEPT: [(&str, &str, &[&str]); 20] = [
     ("g0", "G0", &[]),
+    ("g0-versions", "G0", &[]),
+    ("incompatible-versions", "incompatible-versions", &["strong-read-uncommitted"]),
     ("g1a", "G1a", &["strong-read-uncommitted"]),
     ("g1b", "G1b", &["strong-read-uncommitted"]),
     ("g1c", "G1c", &["strong-read-uncommitted"]),
@@ -138,6 +141,17 @@ fn every_edge_of_a_cycle_is_proven_by_two_operations() {
         text.contains("real time: T0 returned (event 1) before T1 was invoked (event 2)"),
         "{text}"
     );
+    let (_, report) = check("g0-versions", None);
+    let text = &report.anomalies[0].text;
+    let why = "ww: T0 wrote x = 1 (version 1), and T1 wrote x = 2 (version 2): so says the system";
+    assert!(text.contains(why), "{text}");
+    let told = "the system itself told the versions of 4 of 4 values that were written, so the order of \
+                writes is certain as far as they are right";
+    assert_eq!(report.told_versions.as_deref(), Some(told));
+    let (_, report) = check("incompatible-versions", None);
+    let text = &report.anomalies[0].text;
+    let why = "the system told T0 that x = 1 is version 1, and T1 that it is version 2";
+    assert!(text.starts_with(why), "{text}");
     let (_, report) = check("lost-write", None);
     let lost = "T0 appended 1 to x and was acknowledged (event 1); T1, invoked later (event 2), read x \
                 without it, and no read returned it";

@@ -55,6 +55,18 @@ pub struct RunDescription {
     pub options: Map<String, Json>,
 }
 
+/// Why a run could not be made: the content of [`FailedRun::FILE`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedRun {
+    /// Why, in words.
+    pub why: String,
+}
+
+impl FailedRun {
+    /// The name of the file in the run directory.
+    pub const FILE: &str = "failed.json";
+}
+
 impl RunDescription {
     /// The requested faults, without `none`.
     pub fn real_faults(&self) -> impl Iterator<Item = &str> {

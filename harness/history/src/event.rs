@@ -69,7 +69,8 @@ pub struct ClientEvent {
     /// Put: the value written. Get that is `ok`: the value read, `None` if the key was absent. Of
     /// [functions whose values are JSON](Function::has_json_value): its text, in one form.
     pub value: Option<String>,
-    /// If `ok`: the version written or read.
+    /// If `ok`: the version written or read; of a transaction, those of its steps
+    /// ([`Version::of_steps`]).
     pub version: Option<Version>,
     /// If `fail` or `info`: the reason. A known reason begins with an [`ErrorCode`] and a colon.
     pub error: Option<String>,
@@ -120,6 +121,19 @@ impl Version {
         &self.0
     }
 
+    /// The versions that the steps of a transaction wrote or read, in order.
+    #[must_use]
+    pub fn of_steps(versions: &[Option<u64>]) -> Self {
+        // A vector of numbers is always JSON.
+        Version::new(serde_json::to_string(versions).unwrap_or_default())
+    }
+
+    /// The versions of the steps of a transaction, `None` if it is no such list.
+    #[must_use]
+    pub fn steps(&self) -> Option<Vec<Option<u64>>> {
+        serde_json::from_str(self.as_str()).ok()
+    }
+
     /// The version as a type of the system under test, `None` if the text is not one.
     #[must_use]
     pub fn parse<T: FromStr>(&self) -> Option<T> {
@@ -140,6 +154,8 @@ pub enum ErrorCode {
     Conflict,
     /// Another transaction held the lock of the key.
     Locked,
+    /// A node had no room for the value.
+    Full,
     /// A node refused for another reason.
     Refused,
     /// A node that is needed was not available. Nothing was attempted.
@@ -150,9 +166,10 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [ErrorCode; 5] = [
+    pub const ALL: [ErrorCode; 6] = [
         ErrorCode::Conflict,
         ErrorCode::Locked,
+        ErrorCode::Full,
         ErrorCode::Refused,
         ErrorCode::Unavailable,
         ErrorCode::Timeout,
@@ -164,6 +181,7 @@ impl ErrorCode {
         match self {
             ErrorCode::Conflict => "conflict",
             ErrorCode::Locked => "locked",
+            ErrorCode::Full => "full",
             ErrorCode::Refused => "refused",
             ErrorCode::Unavailable => "unavailable",
             ErrorCode::Timeout => "timeout",
@@ -236,6 +254,9 @@ struct Line {
     value: Option<Json>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     version: Option<Version>,
+    /// Of the steps of a transaction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    versions: Option<Vec<Option<u64>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -260,6 +281,10 @@ impl Serialize for Event {
                     Some(value) => Some(Json::String(value.clone())),
                     None => is_result.then_some(Json::Null),
                 };
+                let versions = match (event.f, &event.version) {
+                    (Function::Txn, Some(version)) => version.steps(),
+                    _ => None,
+                };
                 Line {
                     index,
                     time,
@@ -268,7 +293,8 @@ impl Serialize for Event {
                     f: event.f.to_string(),
                     key: Some(event.key.clone()),
                     value,
-                    version: event.version.clone(),
+                    version: event.version.clone().filter(|_| versions.is_none()),
+                    versions,
                     error: event.error.clone(),
                     node: event.node.clone(),
                 }
@@ -282,6 +308,7 @@ impl Serialize for Event {
                 key: None,
                 value: Some(event.value()).filter(|value| !value.is_null()),
                 version: None,
+                versions: None,
                 error: None,
                 node: None,
             },
@@ -303,13 +330,18 @@ impl<'de> Deserialize<'de> for Event {
                 let f: Function = line.f.parse().map_err(D::Error::custom)?;
                 let key = line.key.ok_or_else(|| D::Error::missing_field("key"))?;
                 let value = value_of(f, line.kind, line.value).map_err(D::Error::custom)?;
+                let version = match line.versions {
+                    None => line.version,
+                    Some(versions) if f == Function::Txn => Some(Version::of_steps(&versions)),
+                    Some(_) => return Err(D::Error::custom(format!("a {f} has one version"))),
+                };
                 Action::Client(ClientEvent {
                     process,
                     kind: line.kind,
                     f,
                     key,
                     value,
-                    version: line.version,
+                    version,
                     error: line.error,
                     node: line.node,
                 })
@@ -376,6 +408,7 @@ mod tests {
             r#"{"index":0,"time":1,"process":3,"type":"ok","f":"dequeue","key":"q","value":null}"#,
             r#"{"index":0,"time":1,"process":3,"type":"ok","f":"append","key":"l","value":7,"version":"12"}"#,
             r#"{"index":0,"time":1,"process":3,"type":"invoke","f":"lock","key":"m"}"#,
+            r#"{"index":0,"time":1,"process":3,"type":"ok","f":"txn","key":"t","value":[["r","x",null],["w","x",1]],"versions":[null,9]}"#,
         ] {
             round_trip(text);
         }
@@ -395,6 +428,10 @@ mod tests {
             (
                 r#"{"index":0,"time":1,"process":1,"type":"ok","f":"get","key":"a","value":3}"#,
                 "expected text",
+            ),
+            (
+                r#"{"index":0,"time":1,"process":1,"type":"ok","f":"put","key":"a","value":"3","versions":[1]}"#,
+                "a put has one version",
             ),
         ] {
             let error = serde_json::from_str::<Event>(text).expect_err(text).to_string();

@@ -38,11 +38,14 @@ pub enum Function {
     Unlock,
     /// Moves money between accounts of a bank: `{"from": A, "to": B, "amount": N}`.
     Transfer,
+    /// Executes a transaction, a list of steps: `["r", key, null]`, `["append", key, element]` and `["w", key,
+    /// value]`. Returns the list with what its reads returned.
+    Txn,
 }
 
 impl Function {
     /// Every function and its name.
-    const NAMES: [(Function, &str); 15] = [
+    const NAMES: [(Function, &str); 16] = [
         (Function::Get, "get"),
         (Function::Put, "put"),
         (Function::Del, "del"),
@@ -58,6 +61,7 @@ impl Function {
         (Function::Lock, "lock"),
         (Function::Unlock, "unlock"),
         (Function::Transfer, "transfer"),
+        (Function::Txn, "txn"),
     ];
 
     /// The name in histories.
@@ -97,7 +101,12 @@ impl Function {
     pub fn returns_value(self) -> bool {
         matches!(
             self,
-            Function::Get | Function::Read | Function::Dequeue | Function::Drain | Function::Poll
+            Function::Get
+                | Function::Read
+                | Function::Dequeue
+                | Function::Drain
+                | Function::Poll
+                | Function::Txn
         )
     }
 
@@ -105,7 +114,7 @@ impl Function {
     #[must_use]
     pub fn needs_value(self) -> bool {
         let without = matches!(self, Function::Del | Function::Lock | Function::Unlock);
-        !without && !self.returns_value()
+        self == Function::Txn || (!without && !self.returns_value())
     }
 }
 

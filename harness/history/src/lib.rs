@@ -49,15 +49,19 @@ mod observation;
 mod operation;
 mod read;
 mod recorder;
+mod redact;
 pub mod synthetic;
 mod value;
 
-pub use description::RunDescription;
+pub use description::{FailedRun, RunDescription};
 pub use event::{Action, ClientEvent, ErrorCode, Event, Kind, TIME_MAX, Version};
 pub use function::Function;
 pub use nemesis::NemesisEvent;
-pub use observation::{Completion, Invocation, MalformedHistory, MicroFunction, MicroOp, Sink};
+pub use observation::{
+    Completion, Invocation, MalformedHistory, MicroFunction, MicroOp, ObjectEvent, Sink,
+};
 pub use operation::{Operation, Outcome, PairError, pair};
 pub use read::{EventReader, ReadError, RecordedHistory, read};
 pub use recorder::{Recorder, monotonic_ns};
-pub use value::{NumberKind, Value};
+pub use redact::Redactor;
+pub use value::{NumberKind, Value, shown};

@@ -21,14 +21,20 @@ pub enum NemesisEvent {
     Returned(ReturnKind, Returned),
     /// Messages are no longer disturbed.
     NetworkRestored(NetworkRestored),
+    /// A disk is well again.
+    DiskRestored(DiskRestored),
     /// An injection did not happen.
     Missed(Box<Missed>),
     /// The cluster had time to recover from an injection.
     Recovered(Recovered),
+    /// The load ended before its time, for the sake of the harness.
+    EndedEarly(EndedEarly),
     /// Every fault was undone, at the end of the load.
     Healed(Healed),
     /// The nodes had time to settle after the last fault was undone.
     Settled(Settled),
+    /// The nodes were asked what they hold, to be compared.
+    Compared(Compared),
     /// Every key was read once more.
     FinalReads(FinalReads),
     /// The contents of a node could not be read at the end.
@@ -73,11 +79,29 @@ pub enum InjectionKind {
     Intercept,
     /// Messages are disturbed for a while.
     NetworkFault,
+    /// A disk has no free space for a while.
+    DiskFull,
+    /// A disk fails requests for a while.
+    DiskError,
+    /// A disk is slow for a while.
+    DiskSlow,
+    /// A disk does not answer for a while.
+    DiskStall,
+    /// A node was stopped, and bits of its disk were flipped.
+    BitFlip,
+    /// A node was stopped, and an older copy of its disk was put back.
+    RestoredCopy,
+    /// A client does harm for a while.
+    HostileClient,
+    /// A node was removed from the cluster, and is to be added again without its data.
+    Replace,
+    /// A node was made the leader.
+    Promote,
 }
 
 impl InjectionKind {
     /// Every kind, its name in histories, and the names that earlier versions gave it.
-    const NAMES: [(InjectionKind, &str, &[&str]); 9] = [
+    const NAMES: [(InjectionKind, &str, &[&str]); 18] = [
         (InjectionKind::Hold, "hold", &[]),
         (InjectionKind::Kill, "kill", &[]),
         (InjectionKind::Terminate, "terminate", &[]),
@@ -87,6 +111,15 @@ impl InjectionKind {
         (InjectionKind::SecondInstance, "second-master", &["twin-master", "second_instance"]),
         (InjectionKind::Intercept, "intercepted", &["caught"]),
         (InjectionKind::NetworkFault, "network-fault", &["disturb"]),
+        (InjectionKind::DiskFull, "disk-full", &[]),
+        (InjectionKind::DiskError, "disk-error", &[]),
+        (InjectionKind::DiskSlow, "disk-slow", &[]),
+        (InjectionKind::DiskStall, "disk-stall", &[]),
+        (InjectionKind::BitFlip, "bit-flip", &[]),
+        (InjectionKind::RestoredCopy, "restored-copy", &[]),
+        (InjectionKind::HostileClient, "hostile-client", &[]),
+        (InjectionKind::Replace, "replace", &[]),
+        (InjectionKind::Promote, "promote", &[]),
     ];
 
     /// The name in histories.
@@ -107,13 +140,37 @@ impl InjectionKind {
     /// Whether one node is out of service from here until it [returns](NemesisEvent::Returned).
     #[must_use]
     pub fn is_outage(self) -> bool {
-        matches!(self, InjectionKind::Kill | InjectionKind::Terminate | InjectionKind::Pause)
+        matches!(
+            self,
+            InjectionKind::Kill
+                | InjectionKind::Terminate
+                | InjectionKind::Pause
+                | InjectionKind::Replace
+        )
     }
 
     /// Whether the node does not run until it [returns](NemesisEvent::Returned).
     #[must_use]
     pub fn stops_node(self) -> bool {
-        !matches!(self, InjectionKind::Intercept | InjectionKind::NetworkFault)
+        !matches!(
+            self,
+            InjectionKind::Intercept
+                | InjectionKind::NetworkFault
+                | InjectionKind::HostileClient
+                | InjectionKind::Promote
+        ) && !self.is_disk_fault()
+    }
+
+    /// Whether something is wrong with a disk from here until it is [restored](NemesisEvent::DiskRestored).
+    #[must_use]
+    pub fn is_disk_fault(self) -> bool {
+        matches!(
+            self,
+            InjectionKind::DiskFull
+                | InjectionKind::DiskError
+                | InjectionKind::DiskSlow
+                | InjectionKind::DiskStall
+        )
     }
 }
 
@@ -190,7 +247,19 @@ pub struct Injected {
     /// Network fault: which messages are disturbed, and how.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<MessageRule>,
-    /// Network fault: how long it lasts, in milliseconds.
+    /// Disk fault: what is wrong, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
+    /// Flipped bits: which.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flipped: Vec<FlippedBit>,
+    /// Restored copy: its age, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub age_ms: Option<u64>,
+    /// Hostile client: what it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attack: Option<String>,
+    /// Network fault, disk fault or hostile client: how long it lasts, in milliseconds.
     #[serde(alias = "lasts_ms", default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
     /// Start on an empty directory: whether it claimed that the cluster is new.
@@ -207,6 +276,17 @@ impl Injected {
     pub fn all_nodes(&self) -> Vec<String> {
         all_nodes(self.node.as_ref(), &self.nodes)
     }
+}
+
+/// A bit that was flipped on a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlippedBit {
+    /// The path of the file on the disk.
+    pub file: String,
+    /// The byte.
+    pub offset: u64,
+    /// The bit of the byte, from 0.
+    pub bit: u8,
 }
 
 /// What a node lost with its power.
@@ -252,11 +332,12 @@ pub enum ForbiddenStart {
 }
 
 /// How a process ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// Its exit status.
     pub status: String,
     /// The last line of its log.
+    #[serde(default)]
     pub last_log_line: String,
 }
 
@@ -348,6 +429,26 @@ pub struct NetworkRestored {
     pub intercepted: Intercepted,
 }
 
+/// The end of a disk fault.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskRestored {
+    /// The fault of which it was a case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// The node whose disk it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// How long the disk was certainly faulty after the injection was recorded, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_ms: Option<u64>,
+    /// How many requests the fault affected, by what became of them. Nothing if nobody noticed it.
+    #[serde(default)]
+    pub effects: BTreeMap<String, u64>,
+    /// How the node's process ended because of it. `None` if it went on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<Exit>,
+}
+
 /// Messages that were disturbed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Intercepted {
@@ -397,6 +498,13 @@ pub struct Recovered {
     pub ready_ms: Option<u64>,
 }
 
+/// An end of the load before its time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndedEarly {
+    /// The reason.
+    pub why: String,
+}
+
 /// The end of all faults.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Healed {
@@ -409,12 +517,39 @@ pub struct Healed {
 }
 
 /// How long the nodes took to settle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settled {
     /// Milliseconds until every node was ready without open transactions, `None` if that did not
     /// happen in time.
     #[serde(deserialize_with = "Option::deserialize")]
     pub ms: Option<u64>,
+    /// The nodes that had ended, so that waiting was in vain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<String>,
+}
+
+/// What nodes hold that must hold the same, each as it says itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// The moment in the history of the system that all were asked about, in its own words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub at: String,
+    /// What each node says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<String, NodeState>,
+    /// Why they could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+/// What a node holds, as it says itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeState {
+    /// A hash of what it held at the moment in question: the same for all nodes.
+    pub hash: String,
+    /// How far the node is, for people. It may differ.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub progress: String,
 }
 
 /// The last reads.
@@ -448,10 +583,23 @@ pub struct Died {
 /// A violation that was found during the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violated {
-    /// The key.
+    /// The key whose history is not linearizable. Empty if something else was found.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub key: String,
+    /// What else was found, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<String>,
     /// Whether the load was ended because of it.
     pub ended: bool,
+}
+
+impl Violated {
+    /// What was found, in words.
+    #[must_use]
+    pub fn what(&self) -> String {
+        let key = || format!("the history of {} is not linearizable", self.key);
+        self.found.clone().unwrap_or_else(key)
+    }
 }
 
 /// A client that broke the rules of clients.
@@ -499,10 +647,13 @@ impl NemesisEvent {
             NemesisEvent::Injected(kind, _) => kind.name(),
             NemesisEvent::Returned(kind, _) => kind.name(),
             NemesisEvent::NetworkRestored(_) => "network-restored",
+            NemesisEvent::DiskRestored(_) => "disk-restored",
             NemesisEvent::Missed(_) => "miss",
             NemesisEvent::Recovered(_) => "recovered",
+            NemesisEvent::EndedEarly(_) => "ended-early",
             NemesisEvent::Healed(_) => "heal",
             NemesisEvent::Settled(_) => "settled",
+            NemesisEvent::Compared(_) => "compared",
             NemesisEvent::FinalReads(_) => "final",
             NemesisEvent::DumpFailed(_) => "dump-failed",
             NemesisEvent::Died(_) => "died",
@@ -521,10 +672,13 @@ impl NemesisEvent {
             NemesisEvent::Injected(_, fields) => serde_json::to_value(fields),
             NemesisEvent::Returned(_, fields) => serde_json::to_value(fields),
             NemesisEvent::NetworkRestored(fields) => serde_json::to_value(fields),
+            NemesisEvent::DiskRestored(fields) => serde_json::to_value(fields),
             NemesisEvent::Missed(fields) => serde_json::to_value(fields),
             NemesisEvent::Recovered(fields) => serde_json::to_value(fields),
+            NemesisEvent::EndedEarly(fields) => serde_json::to_value(fields),
             NemesisEvent::Healed(fields) => serde_json::to_value(fields),
             NemesisEvent::Settled(fields) => serde_json::to_value(fields),
+            NemesisEvent::Compared(fields) => serde_json::to_value(fields),
             NemesisEvent::FinalReads(fields) => serde_json::to_value(fields),
             NemesisEvent::DumpFailed(fields) => serde_json::to_value(fields),
             NemesisEvent::Died(fields) => serde_json::to_value(fields),
@@ -554,12 +708,15 @@ impl NemesisEvent {
             "network-restored" | "mend" | "restore" => {
                 NemesisEvent::NetworkRestored(fields(f, value)?)
             }
+            "disk-restored" => NemesisEvent::DiskRestored(fields(f, value)?),
             "miss" => NemesisEvent::Missed(fields(f, value)?),
             "client-failed" => NemesisEvent::ClientFailed(fields(f, value)?),
             "opens-failed" => NemesisEvent::OpensFailed(fields(f, value)?),
             "recovered" => NemesisEvent::Recovered(fields(f, value)?),
+            "ended-early" => NemesisEvent::EndedEarly(fields(f, value)?),
             "heal" => NemesisEvent::Healed(fields(f, value)?),
             "settled" => NemesisEvent::Settled(fields(f, value)?),
+            "compared" => NemesisEvent::Compared(fields(f, value)?),
             "final" => NemesisEvent::FinalReads(fields(f, value)?),
             // The second name is that of earlier versions.
             "dump-failed" | "unseen" => NemesisEvent::DumpFailed(fields(f, value)?),
@@ -616,11 +773,24 @@ mod tests {
             ("restart", in_doubt),
             ("resume", Json::Null),
             ("network-restored", json!({ "fault": "partition", "intercepted": intercepted })),
+            ("disk-error", json!({ "node": "r1", "disk": "syncs fail", "duration_ms": 9 })),
+            (
+                "bit-flip",
+                json!({ "node": "r1", "flipped": [{ "file": "f", "offset": 7, "bit": 0 }] }),
+            ),
+            (
+                "disk-restored",
+                json!({ "node": "r1", "effects": { "failed_syncs": 1 }, "exit": {
+                "status": "exit status: 1", "last_log_line": "oh" } }),
+            ),
             ("miss", json!({ "fault": "x", "action": "kill", "load_ended": false, "why": "no" })),
             ("recovered", json!({ "fault": "x", "resolved_ms": 3, "ready_ms": null })),
+            ("ended-early", json!({ "why": "enough" })),
             ("heal", json!({ "nodes": [["r1", "resumed"]] })),
             ("heal", json!({ "failed": "r1 does not start" })),
             ("settled", json!({ "ms": null })),
+            ("compared", json!({ "at": "revision 7", "nodes": { "n1": { "hash": "1" } } })),
+            ("compared", json!({ "failed": "n1 does not answer" })),
             ("final", json!({ "unread": ["k1"] })),
             ("dump-failed", json!({ "node": "r1", "error": "gone" })),
             ("died", json!({ "node": "r1", "status": "signal: 6", "log": "oh" })),

@@ -1,7 +1,7 @@
 //! What clients observe, event by event and without copies: the form in which a reader passes a
 //! history on.
 
-use crate::{Outcome, Value};
+use crate::{Kind, Outcome, Value};
 
 /// What a client asks of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +94,9 @@ pub struct MicroOp<'v, 'a> {
     /// What it appends or writes; of a read, what it returned. A read has no value before it
     /// completed, and [`Value::Nil`] stands for that too.
     pub value: &'v Value<'a>,
+    /// The version of the key that it wrote or read, if the system says so: later versions of a key are
+    /// greater. Only of a completion that is ok.
+    pub version: Option<u64>,
 }
 
 /// Takes the events of a history, in the order in which they were observed.
@@ -108,6 +111,14 @@ pub trait Sink {
     /// The process of the next event has this name in the history. Called for processes that are not
     /// numbered there.
     fn name_process(&mut self, _process: u64, _name: &str) {}
+
+    /// The next event has this number in the history. Not called by readers of files, whose events are numbered
+    /// from 0 without gaps.
+    fn number_event(&mut self, _index: u64) {}
+
+    /// The order of the events that follow means nothing between processes: the history does not say when
+    /// operations began and ended. Called before the first event.
+    fn without_real_time(&mut self) {}
 
     /// A process invokes an operation.
     ///
@@ -129,6 +140,21 @@ pub trait Sink {
         process: u64,
         completion: Completion<'_>,
     ) -> Result<(), MalformedHistory>;
+
+    /// Whether events of operations on keys are passed to [`object`](Self::object) as they are, since objects that are
+    /// read whole are expected.
+    fn takes_objects(&self) -> bool {
+        false
+    }
+
+    /// An event of an operation on an object. Called if this sink takes objects, instead of `invoke` and
+    /// `complete`.
+    ///
+    /// # Errors
+    /// It is none of an object.
+    fn object(&mut self, event: &ObjectEvent<'_, '_>) -> Result<(), MalformedHistory> {
+        Err(MalformedHistory(format!("{} is no operation on a key", event.f)))
+    }
 
     /// A process invokes a transaction. Its reads have no values yet.
     ///
@@ -155,6 +181,21 @@ pub trait Sink {
     ) -> Result<(), MalformedHistory> {
         Err(MalformedHistory::not_invoked(process))
     }
+}
+
+/// An event of an operation on an object that is read whole, as the history has it.
+#[derive(Clone, Copy, Debug)]
+pub struct ObjectEvent<'v, 'a> {
+    /// The process.
+    pub process: u64,
+    /// Invocation, or how the operation completed.
+    pub kind: Kind,
+    /// What the operation does, as the history calls it.
+    pub f: &'v str,
+    /// The field `key`.
+    pub key: Option<&'v Value<'a>>,
+    /// The value.
+    pub value: Option<&'v Value<'a>>,
 }
 
 /// Why events cannot be a history, in words. The caller adds the position in the file.

@@ -171,7 +171,9 @@ fn complete(operation: &mut Operation, event: &Event, client: &ClientEvent) {
     if operation.outcome != Outcome::Info {
         operation.returned = Some(event.time);
     }
-    if operation.f.returns_value() {
+    // A transaction without an answer is still known by what it was asked to do.
+    let is_asked = operation.f.needs_value() && client.value.is_none();
+    if operation.f.returns_value() && !is_asked {
         operation.value.clone_from(&client.value);
     }
 }

@@ -50,8 +50,8 @@ struct Shared {
     buffer: Vec<u8>,
     next_index: u64,
     observer: Option<Observer>,
-    /// The error of a background write, returned to the next caller.
-    error: Option<io::Error>,
+    /// Why the history cannot be written: every caller learns of it, since a caller may not be able to tell.
+    failed: Option<(io::ErrorKind, String)>,
 }
 
 impl Recorder {
@@ -60,22 +60,23 @@ impl Recorder {
     /// # Errors
     /// The file exists or cannot be created.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let file = File::create_new(path)?;
+        Recorder::start(File::create_new(path)?)
+    }
+
+    fn start(file: File) -> io::Result<Self> {
         let shared = Arc::new(Mutex::new(Shared {
             file,
             buffer: Vec::with_capacity(2 * BUFFER_BYTES_MAX),
             next_index: 0,
             observer: None,
-            error: None,
+            failed: None,
         }));
         let weak = Arc::downgrade(&shared);
         thread::Builder::new().name("recorder".into()).spawn(move || {
             // The thread ends with the last handle.
             while let Some(shared) = weak.upgrade() {
-                let mut shared = lock(&shared);
-                if let Err(error) = shared.flush() {
-                    shared.error = Some(error);
-                }
+                // The next caller learns of an error.
+                let _ = lock(&shared).flush();
                 drop(shared);
                 thread::sleep(FLUSH_PERIOD);
             }
@@ -105,9 +106,7 @@ impl Recorder {
     /// since it would continue unrecorded.
     pub fn record(&self, action: Action) -> io::Result<u64> {
         let mut shared = lock(&self.shared);
-        if let Some(error) = shared.error.take() {
-            return Err(error);
-        }
+        shared.require_intact()?;
         let event = Event {
             index: shared.next_index,
             time: monotonic_ns().saturating_sub(self.origin),
@@ -130,21 +129,29 @@ impl Recorder {
     /// # Errors
     /// The history could not be written, now or earlier in the background.
     pub fn flush(&self) -> io::Result<()> {
-        let mut shared = lock(&self.shared);
-        match shared.error.take() {
-            Some(error) => Err(error),
-            None => shared.flush(),
-        }
+        lock(&self.shared).flush()
     }
 }
 
 impl Shared {
     fn flush(&mut self) -> io::Result<()> {
+        self.require_intact()?;
         if !self.buffer.is_empty() {
-            self.file.write_all(&self.buffer)?;
+            if let Err(error) = self.file.write_all(&self.buffer) {
+                // A part of it may have been written: what followed would stand behind a torn line.
+                self.failed = Some((error.kind(), error.to_string()));
+                return Err(error);
+            }
             self.buffer.clear();
         }
         Ok(())
+    }
+
+    fn require_intact(&self) -> io::Result<()> {
+        match &self.failed {
+            Some((kind, why)) => Err(io::Error::new(*kind, why.clone())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -187,6 +194,19 @@ mod tests {
         assert_eq!(events.len(), 4000);
         assert!(events.iter().enumerate().all(|(at, event)| event.index == at as u64));
         assert!(events.is_sorted_by_key(|event| event.time));
+    }
+
+    #[test]
+    fn a_history_that_cannot_be_written_stays_so() {
+        let full = File::options().write(true).open("/dev/full").expect("every Linux has it");
+        let recorder = Recorder::start(full).expect("a thread");
+        let event = || Action::Nemesis(NemesisEvent::Healed(Healed::default()));
+        recorder.record(event()).expect("it is buffered");
+        for _ in 0..3 {
+            let error = recorder.flush().expect_err("the disk is full");
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+            recorder.record(event()).expect_err("what was before is not written");
+        }
     }
 
     #[test]

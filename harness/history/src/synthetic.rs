@@ -62,8 +62,10 @@ impl fmt::Display for PlantedViolation {
 impl FromStr for PlantedViolation {
     type Err = String;
 
+    /// Takes a name in any case.
     fn from_str(text: &str) -> Result<Self, String> {
-        PlantedViolation::ALL.into_iter().find(|violation| violation.name() == text).ok_or_else(
+        let name = text.to_lowercase();
+        PlantedViolation::ALL.into_iter().find(|violation| violation.name() == name).ok_or_else(
             || {
                 let names: Vec<_> =
                     PlantedViolation::ALL.iter().map(|violation| violation.name()).collect();

@@ -11,6 +11,19 @@ use std::{
     fmt::{self, Write as _},
 };
 
+/// A value as sentences and figures show it: in quotes if its end could not be seen otherwise, because it is empty or
+/// has spaces, or if it could be taken for the word for no value.
+///
+/// ```
+/// let shown = ["3-12", "", "nothing", "a b"].map(history::shown);
+/// assert_eq!(shown, ["3-12", "''", "'nothing'", "'a b'"]);
+/// ```
+#[must_use]
+pub fn shown(value: &str) -> Cow<'_, str> {
+    let is_plain = !value.is_empty() && value != "nothing" && !value.contains(char::is_whitespace);
+    if is_plain { value.into() } else { format!("'{value}'").into() }
+}
+
 /// A value, borrowed from the text where possible.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Value<'a> {

@@ -33,6 +33,11 @@ fn lines() {
     exercise("lines", 5_000, readers::lines);
 }
 
+#[test]
+fn binary() {
+    exercise("binary", 5_000, readers::binary);
+}
+
 /// Calls a target with each of its seeds, and with seeds of which some bytes are replaced and a part
 /// is removed or repeated.
 fn exercise(name: &str, cases: u32, target: fn(&[u8])) {

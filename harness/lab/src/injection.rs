@@ -108,6 +108,8 @@ pub struct ScheduledFault<F, N, T, A> {
     /// Whether it needs nothing of the cluster and is soon over, so that it can accompany another
     /// injection.
     pub at_any_time: bool,
+    /// Whether a run begins with it: what it waits for happens at the beginning only.
+    pub comes_first: bool,
 }
 
 /// The injections of one lane, in rounds: each fault occurs once per round, in seeded order. With
@@ -117,7 +119,8 @@ pub struct Schedule<F, N, T, A> {
     round: ShuffledBag<usize>,
     /// How many injections of the quick round are left.
     quick: usize,
-    /// Faults that missed before they were injected at all: they come next.
+    /// Faults that come next: those that a run begins with, and those that missed before they were
+    /// injected at all.
     retry: Vec<usize>,
     injected: BTreeSet<F>,
     /// The faults that can accompany another one, if there are several faults.
@@ -139,7 +142,8 @@ impl<F: Copy + Ord, N: PartialEq, T, A: Action> Schedule<F, N, T, A> {
         let accompanying =
             (faults.len() > 1 && !at_any_time.is_empty()).then(|| ShuffledBag::new(at_any_time));
         let round = (!faults.is_empty()).then(|| ShuffledBag::new((0..faults.len()).collect()))?;
-        let (retry, injected) = (Vec::new(), BTreeSet::new());
+        let retry = (0..faults.len()).filter(|n| faults[*n].comes_first).collect();
+        let injected = BTreeSet::new();
         Some(Schedule { faults, round, quick, retry, injected, accompanying, rng })
     }
 
@@ -154,7 +158,7 @@ impl<F: Copy + Ord, N: PartialEq, T, A: Action> Schedule<F, N, T, A> {
     {
         let fault = injections.first().expect("a script has at least one injection").fault;
         let source = Box::new(Script { injections, at: 0 });
-        let faults = vec![ScheduledFault { fault, source, at_any_time: false }];
+        let faults = vec![ScheduledFault { fault, source, at_any_time: false, comes_first: false }];
         let (round, accompanying) = (ShuffledBag::new(vec![0]), None);
         let (retry, injected) = (Vec::new(), BTreeSet::new());
         Schedule { faults, round, quick: 0, retry, injected, accompanying, rng }

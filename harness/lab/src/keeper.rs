@@ -14,19 +14,28 @@
 //! standard output it writes `stopped` and `continued` for the program. It exits as the program did.
 //! The program's output is written to the keeper's standard error.
 //!
+//! With `--user UID:GID`, which only root may ask for, the program runs under that account and in none
+//! of its other groups.
+//!
 //! With `--stdio`, the program has the keeper's standard input and output, and nothing is controlled;
 //! only the end of the harness, or a SIGKILL of the keeper, ends it.
 
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs,
+    fmt, fs,
     io::{self, BufRead as _, Write as _},
+    num::ParseIntError,
     os::{
         fd::AsFd as _,
-        unix::process::{CommandExt as _, ExitStatusExt as _},
+        unix::{
+            fs::{MetadataExt as _, PermissionsExt as _},
+            process::{CommandExt as _, ExitStatusExt as _},
+        },
     },
+    path::Path,
     process::{Command, ExitCode, Stdio, exit},
+    str::FromStr,
     thread,
     time::Duration,
 };
@@ -40,7 +49,7 @@ use nix::{
         signal::{self, Signal, kill},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::{Pid, getegid, geteuid, getpid},
+    unistd::{Pid, User, getegid, geteuid, getpid},
 };
 
 /// The command by which a program that links this crate becomes a keeper: see [`main`].
@@ -48,6 +57,9 @@ pub const COMMAND: &str = "__node";
 
 /// The option with which the program has the keeper's standard input and output.
 const STDIO: &str = "--stdio";
+
+/// The option that names the account of the program.
+const USER: &str = "--user";
 
 /// The option of process 1 of a PID namespace.
 const INIT: &str = "--init";
@@ -61,14 +73,94 @@ const SIGNAL_BASE: i32 = 128;
 /// How long a pass over the descendants is followed by the next one.
 const PASS_PERIOD: Duration = Duration::from_millis(2);
 
+/// The account of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Its number.
+    pub uid: u32,
+    /// The number of its group.
+    pub gid: u32,
+}
+
+impl Account {
+    /// The account of this name.
+    ///
+    /// # Errors
+    /// There is none, or this process may not become it; in words.
+    pub fn named(name: &str) -> Result<Account, String> {
+        let found = User::from_name(name).map_err(|error| format!("account '{name}': {error}"))?;
+        let user = found.ok_or_else(|| format!("there is no account '{name}'"))?;
+        let account = Account { uid: user.uid.as_raw(), gid: user.gid.as_raw() };
+        if !geteuid().is_root() && geteuid() != user.uid {
+            return Err(format!("only root can start a program as '{name}'"));
+        }
+        Ok(account)
+    }
+
+    /// Gives a directory and everything in it to the account.
+    ///
+    /// # Errors
+    /// The operating system refuses it.
+    pub fn own_tree(self, path: &Path) -> io::Result<()> {
+        std::os::unix::fs::lchown(path, Some(self.uid), Some(self.gid))?;
+        if path.symlink_metadata()?.is_dir() {
+            for entry in fs::read_dir(path)? {
+                self.own_tree(&entry?.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the account pass through a directory of this process to what it owns below.
+    ///
+    /// # Errors
+    /// The operating system refuses it, or a directory above does not let the account pass.
+    pub fn reach(self, path: &Path) -> io::Result<()> {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o711))?;
+        for above in path.ancestors().skip(1) {
+            let found = above.metadata()?;
+            let bit = match (found.uid() == self.uid, found.gid() == self.gid) {
+                (true, _) => 0o100,
+                (_, true) => 0o010,
+                _ => 0o001,
+            };
+            if self.uid != 0 && found.mode() & bit == 0 {
+                return Err(io::Error::other(format!(
+                    "the account {self} may not enter {}: set TMPDIR to a directory that it may",
+                    above.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Account {
+    type Err = ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        let (uid, gid) = text.split_once(':').unwrap_or((text, text));
+        Ok(Account { uid: uid.parse()?, gid: gid.parse()? })
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.uid, self.gid)
+    }
+}
+
 /// The command that runs a program under a keeper. `program` is a program that calls [`main`] for
-/// [`COMMAND`], such as `harness`.
+/// [`COMMAND`], such as `harness`. Without an account, the program has that of the harness.
 #[must_use]
-pub fn keep(program: &std::path::Path, command: &Command, stdio: bool) -> Command {
+pub fn keep(program: &Path, command: &Command, stdio: bool, account: Option<Account>) -> Command {
     let mut kept = Command::new(program);
     kept.arg(COMMAND);
     if stdio {
         kept.arg(STDIO);
+    }
+    if let Some(account) = account {
+        kept.arg(USER).arg(account.to_string());
     }
     kept.arg("--").arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
@@ -88,6 +180,7 @@ struct Task {
     stdio: bool,
     init: bool,
     subreaper: bool,
+    account: Option<Account>,
     program: OsString,
     arguments: Vec<OsString>,
 }
@@ -95,22 +188,29 @@ struct Task {
 impl Task {
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Task> {
         let (mut stdio, mut init, mut subreaper) = (false, false, false);
+        let mut account = None;
         loop {
             match arguments.next()?.to_str()? {
                 STDIO => stdio = true,
                 INIT => init = true,
                 SUBREAPER => subreaper = true,
+                USER => account = Some(arguments.next()?.to_str()?.parse().ok()?),
                 "--" => break,
                 _ => return None,
             }
         }
         let program = arguments.next()?;
-        Some(Task { stdio, init, subreaper, program, arguments: arguments.collect() })
+        Some(Task { stdio, init, subreaper, account, program, arguments: arguments.collect() })
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments);
+        if let Some(Account { uid, gid }) = self.account
+            && geteuid().as_raw() != uid
+        {
+            command.uid(uid).gid(gid);
+        }
         command
     }
 
@@ -125,7 +225,9 @@ impl Task {
 #[must_use]
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let Some(task) = Task::parse(arguments) else {
-        eprintln!("harness: usage: {COMMAND} [{STDIO}] [{SUBREAPER}] -- PROGRAM [ARGUMENT...]");
+        eprintln!(
+            "harness: usage: {COMMAND} [{STDIO}] [{SUBREAPER}] [{USER} UID:GID] -- PROGRAM [ARGUMENT...]"
+        );
         return ExitCode::from(254);
     };
     // The harness may be gone already; then the end of the input ends everything.
@@ -169,6 +271,9 @@ fn hold_init(task: &Task) -> ExitCode {
     command.arg(COMMAND).arg(INIT);
     if task.stdio {
         command.arg(STDIO);
+    }
+    if let Some(account) = task.account {
+        command.arg(USER).arg(account.to_string());
     }
     command.arg("--").arg(&task.program).args(&task.arguments);
     match command.status() {

@@ -49,6 +49,7 @@ pub mod nemesis;
 mod node;
 pub mod process;
 pub mod progress;
+mod redaction;
 pub mod request;
 mod run;
 pub mod run_directory;
@@ -65,5 +66,5 @@ pub use self::{
     events::EventLog,
     node::NodeName,
     run::{CompletedRun, RunError, RunSettings, run},
-    system::{ForbiddenStart, StartOptions, System},
+    system::{ForbiddenStart, MemberChange, StartOptions, System},
 };

@@ -1,6 +1,9 @@
 //! Injects [faults](crate::fault) into the processes of any system, one after the other, until the load
 //! ends. What it draws depends on the seed alone.
 
+mod disk;
+mod members;
+
 use std::{
     fs::File,
     io::{self, Read as _, Seek as _, SeekFrom},
@@ -24,7 +27,7 @@ use crate::{
     bag::ShuffledBag,
     cluster::{Cluster, ClusterError},
     events::EventLog,
-    fault::{Fault, FaultAction, Target, Trigger},
+    fault::{Fault, FaultAction, Moment, Second, Target, Trigger},
     node::NodeName,
 };
 
@@ -39,6 +42,9 @@ const DOWN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_mi
 
 /// How long a node stays paused: shorter and longer than the timeouts of common systems.
 const PAUSED: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(5000));
+
+/// How soon the second of two faults follows the first.
+const SOON: (Duration, Duration) = (Duration::ZERO, Duration::from_millis(300));
 
 /// How long a log has to write a line that a fault waits for.
 const LOG_DEADLINE: Duration = Duration::from_secs(10);
@@ -78,7 +84,23 @@ pub enum NemesisError {
     Cluster(#[from] ClusterError),
 }
 
+/// What is chosen for an injection before anything is known of the system.
+struct Draw {
+    /// The nodes in the order in which they are chosen from.
+    order: Vec<NodeName>,
+    /// How long a node is down, if it is killed.
+    down: Duration,
+    /// How long it is paused, if it is paused.
+    paused: Duration,
+    /// How long it waits after what it follows.
+    soon: Duration,
+    /// Of a part that overlaps another one: its nodes. They are chosen before the first is injected, because
+    /// with its followers stopped a leader is not told.
+    chosen: Option<Victims>,
+}
+
 /// The nodes that an injection hits.
+#[derive(Clone)]
 struct Victims {
     nodes: Vec<NodeName>,
     /// What else is known of the choice.
@@ -118,63 +140,187 @@ impl Nemesis<'_> {
 
     async fn inject(&mut self, fault: &Fault, is_quick: bool) -> Result<(), NemesisError> {
         // The choices come first, so that the seed gives the same ones whatever the system does.
-        let order = {
-            let mut order = self.cluster.nodes().to_vec();
-            order.shuffle(&mut self.rng);
-            order
-        };
-        let (mut down, mut paused) = (self.between(DOWN), self.between(PAUSED));
-        let mut recovery = RECOVERY_DEADLINE;
-        if is_quick {
-            (down, paused) = (down.min(QUICK_OUTAGE), paused.min(QUICK_OUTAGE));
-            recovery = QUICK_RECOVERY;
-        }
+        let draw = self.draw(is_quick);
+        let mut second_draw = fault.second.is_some().then(|| {
+            let draw = self.draw(is_quick);
+            Draw { soon: self.between(SOON), ..draw }
+        });
+        let recovery = if is_quick { QUICK_RECOVERY } else { RECOVERY_DEADLINE };
         let at = match &fault.trigger {
             Trigger::Random => None,
             Trigger::Log(regex) => match self.until_logged(regex).await {
                 Some(()) => Some(format!("a log line like {}", regex.as_str())),
                 None => {
-                    let injected = injected(fault, None, None);
-                    let why = "no node wrote a line that matches".to_owned();
-                    let load_ended = Some(*self.load_ended.borrow());
-                    let action = Some(fault.action.name().to_owned());
-                    let missed = Missed { injected, action, load_ended, why };
-                    return Ok(self.events.record(NemesisEvent::Missed(Box::new(missed)))?);
+                    return self.missed(
+                        fault,
+                        None,
+                        "no node wrote a line that matches".to_owned(),
+                    );
                 }
             },
         };
-        let victims = self.victims(&fault.target, order).await;
-        let at = at.or(victims.note);
-        let nodes = victims.nodes;
-        for node in &nodes {
-            let mut record = injected(fault, Some(node), at.clone());
-            let kind = match fault.action {
+        let mut victims = self.victims(&fault.target, draw.order.clone()).await;
+        victims.note = at.or(victims.note);
+        if let (Some(second), Some(draw)) = (&fault.second, &mut second_draw)
+            && second.moment == Moment::During
+        {
+            let chosen = self.second_victims(fault, second, draw, &victims.nodes).await;
+            if chosen.nodes.is_empty() {
+                let why = "the first part hits every node of the second";
+                return self.missed(fault, None, why.to_owned());
+            }
+            draw.chosen = Some(chosen);
+        }
+        if fault.needs_disk() {
+            self.inject_into_disks(fault, &victims, draw.down, second_draw.as_ref()).await?;
+            self.follow(fault, second_draw.as_ref(), &victims.nodes).await?;
+            return self.recovery(fault, &victims.nodes, recovery).await;
+        }
+        if fault.action.changes_members() {
+            self.change_members(fault, &victims).await?;
+            return self.recovery(fault, &victims.nodes, RECOVERY_DEADLINE).await;
+        }
+        self.stop(fault, fault.action, &victims, &draw).await?;
+        let (first, draw) = (&victims.nodes, second_draw.as_ref());
+        let second = self.second(fault, Moment::During, draw, first).await?;
+        self.undo(fault.action, first).await?;
+        if let Some((action, nodes)) = second {
+            self.undo(action, &nodes).await?;
+        }
+        self.follow(fault, draw, first).await?;
+        self.recovery(fault, &victims.nodes, recovery).await
+    }
+
+    /// Injects the second part of a fault if this is its moment, and waits for the time that it lasts. Returns
+    /// what was done, to be undone.
+    async fn second(
+        &mut self,
+        fault: &Fault,
+        moment: Moment,
+        draw: Option<&Draw>,
+        first: &[NodeName],
+    ) -> Result<Option<(FaultAction, Vec<NodeName>)>, NemesisError> {
+        let Some(second) = fault.second.as_ref().filter(|second| second.moment == moment) else {
+            return Ok(None);
+        };
+        let Some(draw) = draw else { return Ok(None) };
+        let victims = match &draw.chosen {
+            Some(chosen) => chosen.clone(),
+            None => self.second_victims(fault, second, draw, first).await,
+        };
+        self.stop(fault, second.action, &victims, draw).await?;
+        Ok(Some((second.action, victims.nodes)))
+    }
+
+    /// The nodes that the second part of a fault hits.
+    async fn second_victims(
+        &self,
+        fault: &Fault,
+        second: &Second,
+        draw: &Draw,
+        first: &[NodeName],
+    ) -> Victims {
+        let mut victims = match &second.target {
+            Target::Same => Victims { nodes: first.to_vec(), note: None },
+            target => self.victims(target, draw.order.clone()).await,
+        };
+        // A node that is stopped already is not stopped again.
+        let is_stopped = second.moment == Moment::During && !fault.needs_disk();
+        victims.nodes.retain(|node| !is_stopped || !first.contains(node));
+        victims
+    }
+
+    /// Records that a fault was not injected or, at a node, that its injection had no effect.
+    fn missed(
+        &self,
+        fault: &Fault,
+        node: Option<&NodeName>,
+        why: String,
+    ) -> Result<(), NemesisError> {
+        let missed = Missed {
+            injected: injected(fault, node, None),
+            action: Some(fault.action.name().to_owned()),
+            load_ended: Some(*self.load_ended.borrow()),
+            why,
+        };
+        Ok(self.events.record(NemesisEvent::Missed(Box::new(missed)))?)
+    }
+
+    /// Injects the second part of a fault that follows the first, soon, and undoes it.
+    async fn follow(
+        &mut self,
+        fault: &Fault,
+        draw: Option<&Draw>,
+        first: &[NodeName],
+    ) -> Result<(), NemesisError> {
+        if let Some(draw) = draw
+            && fault.second.as_ref().is_some_and(|second| second.moment == Moment::After)
+        {
+            self.load_ends_within(draw.soon).await;
+        }
+        match self.second(fault, Moment::After, draw, first).await? {
+            Some((action, nodes)) => self.undo(action, &nodes).await,
+            None => Ok(()),
+        }
+    }
+
+    fn draw(&mut self, is_quick: bool) -> Draw {
+        let mut order = self.cluster.nodes().to_vec();
+        order.shuffle(&mut self.rng);
+        let (mut down, mut paused) = (self.between(DOWN), self.between(PAUSED));
+        if is_quick {
+            (down, paused) = (down.min(QUICK_OUTAGE), paused.min(QUICK_OUTAGE));
+        }
+        Draw { order, down, paused, soon: Duration::ZERO, chosen: None }
+    }
+
+    /// Records an injection, does it, and waits for the time that it lasts.
+    async fn stop(
+        &mut self,
+        fault: &Fault,
+        action: FaultAction,
+        victims: &Victims,
+        draw: &Draw,
+    ) -> Result<(), NemesisError> {
+        let Victims { nodes, note } = victims;
+        for node in nodes {
+            let mut record = injected(fault, Some(node), note.clone());
+            let kind = match action {
                 FaultAction::Kill => {
-                    record.down_ms = Some(milliseconds(down));
+                    record.down_ms = Some(milliseconds(draw.down));
                     InjectionKind::Kill
                 }
                 FaultAction::Pause => {
-                    record.paused_ms = Some(milliseconds(paused));
+                    record.paused_ms = Some(milliseconds(draw.paused));
                     InjectionKind::Pause
                 }
-                FaultAction::Restart => InjectionKind::Terminate,
+                _ => InjectionKind::Terminate,
             };
             // Recorded before it happens: then the recorded outage contains the real one.
             self.events.record(NemesisEvent::Injected(kind, Box::new(record)))?;
         }
-        for node in self.hit(fault.action, &nodes).await {
+        for node in self.hit(action, nodes).await {
             let injected = injected(fault, Some(&node), None);
-            let action = Some(fault.action.name().to_owned());
+            let action = Some(action.name().to_owned());
             let why = "it did not stop in time".to_owned();
             let missed = Missed { injected, action, load_ended: Some(false), why };
             self.events.record(NemesisEvent::Missed(Box::new(missed)))?;
         }
-        match fault.action {
-            FaultAction::Kill => drop(self.load_ends_within(down).await),
-            FaultAction::Pause => drop(self.load_ends_within(paused).await),
-            FaultAction::Restart => {}
+        match action {
+            FaultAction::Kill => drop(self.load_ends_within(draw.down).await),
+            FaultAction::Pause => drop(self.load_ends_within(draw.paused).await),
+            _ => {}
         }
-        self.undo(fault.action, &nodes).await?;
+        Ok(())
+    }
+
+    /// Waits until every node is ready again, records how long that took, and compares the nodes.
+    async fn recovery(
+        &self,
+        fault: &Fault,
+        nodes: &[NodeName],
+        recovery: Duration,
+    ) -> Result<(), NemesisError> {
         let ready = self.cluster.until_ready(recovery).await.map(milliseconds);
         self.events.record(NemesisEvent::Recovered(Recovered {
             fault: Some(fault.name().to_owned()),
@@ -183,6 +329,11 @@ impl Nemesis<'_> {
             resolved_ms: None,
             ready_ms: ready,
         }))?;
+        if ready.is_some()
+            && let Some(compared) = self.cluster.system().compare()
+        {
+            self.events.record(NemesisEvent::Compared(compared.await))?;
+        }
         Ok(())
     }
 
@@ -195,7 +346,7 @@ impl Nemesis<'_> {
                     false
                 }
                 FaultAction::Pause => !self.cluster.pause(node).await,
-                FaultAction::Restart => {
+                _ => {
                     // A node that ignores SIGTERM is killed, which is a fault too.
                     self.cluster.terminate(node).await;
                     false
@@ -213,7 +364,7 @@ impl Nemesis<'_> {
                     self.cluster.resume(node).await;
                     ReturnKind::Resume
                 }
-                FaultAction::Kill | FaultAction::Restart => {
+                _ => {
                     self.cluster.start(node).await?;
                     ReturnKind::Restart
                 }
@@ -236,6 +387,8 @@ impl Nemesis<'_> {
             }
             Target::Majority => order.into_iter().take(count / 2 + 1).collect(),
             Target::Node(node) => vec![node.clone()],
+            // It is resolved where the first fault is known.
+            Target::Same => Vec::new(),
             Target::Leader | Target::Followers => {
                 let leader = self.cluster.system().leader().await;
                 if leader.is_none() {

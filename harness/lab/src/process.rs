@@ -74,6 +74,8 @@ pub struct ProcessState {
     pub disarmed: u64,
     /// The harness asked for its exit.
     pub exit_expected: bool,
+    /// The process may exit by itself: something that it needs has failed.
+    pub exit_tolerated: bool,
 }
 
 impl ProcessState {
@@ -125,6 +127,7 @@ impl Process {
             arm_error: None,
             disarmed: 0,
             exit_expected: false,
+            exit_tolerated: false,
         };
         let shared =
             Arc::new(Shared { pid, reaped: Mutex::new(false), state: watch::Sender::new(state) });
@@ -197,6 +200,16 @@ impl Process {
     /// Marks the exit of the process as expected.
     pub fn expect_exit(&self) {
         self.shared.state.send_modify(|state| state.exit_expected |= state.exit_status().is_none());
+    }
+
+    /// From now on the process may exit by itself, or may not any more.
+    pub fn tolerate_exit(&self, is_tolerated: bool) {
+        // What has happened already was tolerated or not.
+        self.shared.state.send_modify(|state| {
+            if state.exit_status().is_none() {
+                state.exit_tolerated = is_tolerated;
+            }
+        });
     }
 
     /// Arms a crash point: the process stops itself there, once.

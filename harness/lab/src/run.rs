@@ -11,7 +11,7 @@ use std::{
 
 use history::{
     Action, NemesisEvent, Recorder, RunDescription,
-    nemesis::{Died, FinalReads, Healed, Settled},
+    nemesis::{Died, EndedEarly, FinalReads, Healed, Settled},
 };
 use rand_chacha::ChaCha8Rng;
 use tokio::{
@@ -22,11 +22,13 @@ use tokio::{
 
 use crate::{
     cluster::{Cluster, ClusterError},
+    disk::{DiskPlace, NameDurability},
     events::EventLog,
     fault::{Fault, Target},
     nemesis::{Nemesis, NemesisError},
     node::NodeName,
     progress::{NoProgress, RunProgress},
+    redaction,
     run_directory::{RunDirectory, utc},
     seeds::nemesis_rng,
     system::System,
@@ -58,6 +60,12 @@ pub struct RunSettings {
     pub timeouts: ClientTimeouts,
     /// How long the nodes have to become ready after the first start.
     pub ready_deadline: Duration,
+    /// When names of files become durable on the nodes' disks, if faults need these.
+    pub disk: NameDurability,
+    /// How large the run directory may become, in bytes, before the load is ended.
+    pub max_bytes: Option<u64>,
+    /// Whether keys and values are replaced by digests in what is kept: see [`history::Redactor`].
+    pub redact: bool,
     /// What `test.json` says besides: the name of the system, the claim, the command.
     pub description: RunDescription,
     /// Turns true when the run must end early; it then ends in order.
@@ -78,6 +86,9 @@ impl RunSettings {
             store: store.to_owned(),
             timeouts: ClientTimeouts { write: Duration::from_secs(1), get: Duration::from_secs(1) },
             ready_deadline: Duration::from_secs(60),
+            disk: NameDurability::Ext4,
+            max_bytes: None,
+            redact: false,
             description: RunDescription {
                 system: Some(system.to_owned()),
                 ..RunDescription::default()
@@ -116,6 +127,14 @@ pub enum RunError {
         node: String,
         /// The names of the nodes.
         nodes: String,
+    },
+    /// A fault needs a disk, and the system does not say what would be on it.
+    #[error("{fault}: the system names no directories of node {node} that are on its disk")]
+    NoDisk {
+        /// The fault.
+        fault: String,
+        /// The node.
+        node: String,
     },
     /// The system does not become ready, though no fault was injected.
     #[error(
@@ -217,10 +236,20 @@ pub async fn run(
     settings: &RunSettings,
 ) -> Result<CompletedRun, RunError> {
     require_nodes(faults, &*system)?;
-    let testbed = Testbed::set_up(system, workload, faults, settings)?;
-    let made = testbed.make(workload, faults, settings).await;
+    let mut testbed = Testbed::set_up(system, workload, faults, settings)?;
+    let mounted = testbed.mount_disks(faults, settings).await;
+    let made = match mounted {
+        Ok(()) => testbed.make(workload, faults, settings).await,
+        Err(error) => Err(error),
+    };
     // Also after an error, nothing may be left running.
     let stopped = testbed.stop().await;
+    if settings.redact {
+        redaction::redact(&testbed.directory).map_err(io_error("cannot redact the run"))?;
+    }
+    if let Err(error) = made.as_ref().and(stopped.as_ref()) {
+        testbed.directory.record_failure(error);
+    }
     made?;
     stopped?;
     let interrupted = *settings.interrupt.borrow();
@@ -229,9 +258,11 @@ pub async fn run(
 
 fn require_nodes(faults: &[Fault], system: &dyn System) -> Result<(), RunError> {
     for fault in faults {
-        if let Target::Node(node) = &fault.target
-            && !system.nodes().contains(node)
-        {
+        let unknown = fault.parts().find_map(|(_, target)| match target {
+            Target::Node(node) if !system.nodes().contains(node) => Some(node),
+            _ => None,
+        });
+        if let Some(node) = unknown {
             let names: Vec<_> = system.nodes().iter().map(NodeName::as_str).collect();
             return Err(RunError::NoSuchNode {
                 fault: fault.name().to_owned(),
@@ -316,6 +347,31 @@ impl Testbed {
         Ok(Testbed { directory, cluster, recorder, events, progress })
     }
 
+    /// Gives each node a disk that can fail, if a fault needs that.
+    async fn mount_disks(
+        &mut self,
+        faults: &[Fault],
+        settings: &RunSettings,
+    ) -> Result<(), RunError> {
+        let Some(fault) = faults.iter().find(|fault| fault.needs_disk()) else {
+            return Ok(());
+        };
+        let system = self.cluster.system();
+        let mut places = std::collections::BTreeMap::new();
+        for node in system.nodes() {
+            let directories = system.disk_directories(node);
+            if directories.is_empty() {
+                let (fault, node) = (fault.name().to_owned(), node.to_string());
+                return Err(RunError::NoDisk { fault, node });
+            }
+            let directories =
+                (0..).zip(directories).map(|(n, at)| (PathBuf::from(format!("{n}")), at));
+            let at = system.scratch().join(format!("{node}.disk"));
+            places.insert(node.clone(), DiskPlace { at, directories: directories.collect() });
+        }
+        Ok(self.cluster.mount_disks(places, settings.disk).await?)
+    }
+
     async fn make(
         &self,
         workload: &dyn Workload,
@@ -392,10 +448,14 @@ impl Testbed {
         let nemesis = Nemesis { cluster: &self.cluster, events: &self.events, load_ended, rng };
         let injecting = nemesis.run(faults.to_vec());
         let ending = async {
-            self.until_end(settings, &mut workers).await;
+            let early = self.until_end(settings).await;
             end.send_replace(true);
+            early
         };
-        let (injected, ()) = tokio::join!(injecting, ending);
+        let (injected, early) = tokio::join!(injecting, ending);
+        if let Some(why) = early {
+            self.record(NemesisEvent::EndedEarly(EndedEarly { why: why.to_owned() }))?;
+        }
         match injected {
             // That a node does not start again is a fact about the system, and recorded as such.
             Ok(()) | Err(NemesisError::Cluster(ClusterError::Start { .. })) => {}
@@ -410,20 +470,24 @@ impl Testbed {
         Ok(finished)
     }
 
-    async fn until_end(&self, settings: &RunSettings, workers: &mut JoinSet<io::Result<Worker>>) {
+    /// Waits for the end of the load. Returns why it comes before its time, if it does for the harness's sake.
+    async fn until_end(&self, settings: &RunSettings) -> Option<&'static str> {
         let end = Instant::now() + settings.time_limit;
         let mut ticks = tokio::time::interval(TICK_PERIOD);
         let mut interrupt = settings.interrupt.clone();
         loop {
             tokio::select! {
-                () = sleep_until(end) => return,
+                () = sleep_until(end) => return None,
                 // Without a sender it is pending for ever.
-                true = async { interrupt.wait_for(|interrupt| *interrupt).await.is_ok() } => return,
+                true = async { interrupt.wait_for(|interrupt| *interrupt).await.is_ok() } => return None,
                 _ = ticks.tick() => {
                     self.progress.tick();
-                    // A worker finishes before the end only if it cannot write the history.
-                    if workers.len() < settings.load.concurrency as usize {
-                        return;
+                    if settings.max_bytes.is_some_and(|most| self.directory.bytes() > most) {
+                        return Some("the run directory has become larger than --max-run-bytes allows");
+                    }
+                    // A worker ends before the load only if the history cannot be written.
+                    if self.recorder.flush().is_err() {
+                        return None;
                     }
                 }
             }
@@ -448,7 +512,12 @@ impl Testbed {
         self.record(NemesisEvent::Healed(healed))?;
         let settled = self.cluster.until_ready(SETTLE_DEADLINE).await;
         let ms = settled.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        self.record(NemesisEvent::Settled(Settled { ms }))?;
+        self.record(NemesisEvent::Settled(Settled { ms, ..Settled::default() }))?;
+        if settled.is_some()
+            && let Some(compared) = self.cluster.system().compare()
+        {
+            self.record(NemesisEvent::Compared(compared.await))?;
+        }
         self.progress.phase("reading everything");
         let unread = self.read_everything(workload, &mut workers, settings).await?;
         self.record(NemesisEvent::FinalReads(FinalReads { unread }))?;
@@ -518,6 +587,7 @@ impl Testbed {
                 self.record(NemesisEvent::Died(Died { node, status, log: String::new() }))?;
             }
         }
+        self.cluster.unmount_disks().await?;
         self.recorder.flush().map_err(io_error("cannot write the history"))
     }
 }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use history::FailedRun;
+
 /// The directory `STORE/<system>-<faults>/<UTC time>/`.
 #[derive(Clone, Debug)]
 pub struct RunDirectory {
@@ -68,6 +70,29 @@ impl RunDirectory {
         self.path.join("final.json")
     }
 
+    /// Records why the run could not be made, for who finds the directory. Whoever made it is told by the error
+    /// itself, so a failure to record it is not another one.
+    pub fn record_failure(&self, error: &dyn std::error::Error) {
+        let mut why = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if !why.contains(&text) {
+                why = format!("{why}: {text}");
+            }
+            source = cause.source();
+        }
+        if let Ok(text) = serde_json::to_vec(&FailedRun { why }) {
+            let _ = fs::write(self.path.join(FailedRun::FILE), text);
+        }
+    }
+
+    /// The size of everything in it, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        bytes_below(&self.path)
+    }
+
     /// The directory for a node's journal and log, created if it does not exist.
     ///
     /// # Errors
@@ -85,6 +110,18 @@ fn link(link: &Path, target: &Path) -> io::Result<()> {
     let _ = fs::remove_file(&fresh);
     with_path(&fresh, symlink(target, &fresh))?;
     with_path(link, fs::rename(&fresh, link))
+}
+
+/// The sizes of all files below a directory, in bytes, as far as they can be read.
+#[must_use]
+pub fn bytes_below(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => bytes_below(&entry.path()),
+        Ok(metadata) if metadata.is_file() => metadata.len(),
+        _ => 0,
+    };
+    entries.map(size).sum()
 }
 
 /// Adds the path to an error.

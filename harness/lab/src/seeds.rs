@@ -24,6 +24,21 @@ pub fn network_rng(seed: u64) -> ChaCha8Rng {
     worker_rng(seed, u64::MAX - 2)
 }
 
+/// The stream of the options of a run that are left to its seed.
+#[must_use]
+pub fn options_rng(seed: u64) -> ChaCha8Rng {
+    worker_rng(seed, u64::MAX - 3)
+}
+
+/// The stream that chooses the sizes of a worker's values, and what they consist of.
+#[must_use]
+pub fn payload_rng(seed: u64, worker: u32) -> ChaCha8Rng {
+    worker_rng(seed, PAYLOAD_STREAMS | u64::from(worker))
+}
+
+/// The first of the streams of [`payload_rng`].
+const PAYLOAD_STREAMS: u64 = 1 << 32;
+
 /// The seeds of `count` consecutive runs. The first is `seed` itself, so that a single run equals
 /// the first of many.
 pub fn run_seeds(seed: u64, count: u32) -> impl Iterator<Item = u64> {

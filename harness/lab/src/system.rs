@@ -7,8 +7,9 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use history::nemesis::Compared;
 
-use crate::{client::Client, disk::FileLayout, node::NodeName};
+use crate::{client::Client, disk::FileLayout, keeper::Account, node::NodeName};
 
 /// A system under test, as it was set up for one run.
 pub trait System: Send + Sync {
@@ -37,6 +38,11 @@ pub trait System: Send + Sync {
         None
     }
 
+    /// The account of a node's program. `None`: that of the harness. Needs a [keeper](Self::keeper).
+    fn account(&self, _node: &NodeName) -> Option<Account> {
+        None
+    }
+
     /// The temporary directory of the nodes, which excerpts of their logs do not mention.
     fn scratch(&self) -> &Path {
         Path::new("/nonexistent")
@@ -58,6 +64,29 @@ pub trait System: Send + Sync {
         Box::pin(std::future::ready(None))
     }
 
+    /// Changes what a node is in the cluster, when it runs or, to add it, before it starts.
+    fn change_member<'a>(
+        &'a self,
+        change: MemberChange,
+        _node: &'a NodeName,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Err(format!("the system cannot {} nodes", change.name()))))
+    }
+
+    /// Deletes all data of a node that does not run, so that it is as before its first start.
+    ///
+    /// # Errors
+    /// Some of it stays.
+    fn clear(&self, _node: &NodeName) -> io::Result<()> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
+    }
+
+    /// What the nodes hold that must hold the same: asked when all are ready, while clients go on. `None`: the
+    /// system offers no such comparison.
+    fn compare(&self) -> Option<BoxFuture<'_, Compared>> {
+        None
+    }
+
     /// Whether a process exited because the system refused this [forbidden](ForbiddenStart) start,
     /// judged by its exit status and the last line of its log.
     fn is_refusal(&self, _start: &StartOptions, _status: ExitStatus, _last_log_line: &str) -> bool {
@@ -75,9 +104,38 @@ pub trait System: Send + Sync {
     /// Makes this the directory of the node from now on.
     fn set_directory(&self, _node: &NodeName, _directory: PathBuf) {}
 
+    /// The directories of a node that are on its disk, if faults need one. They are absolute, and what they
+    /// contain before the first start is on the disk.
+    fn disk_directories(&self, _node: &NodeName) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// The files whose writes and syncs have crash points.
     fn disk_layouts(&self) -> &'static [FileLayout] {
         &[]
+    }
+}
+
+/// What becomes of a node in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// It is no member any more.
+    Remove,
+    /// It is a member again.
+    Add,
+    /// It leads.
+    Promote,
+}
+
+impl MemberChange {
+    /// What is done, as a verb.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            MemberChange::Remove => "remove",
+            MemberChange::Add => "add",
+            MemberChange::Promote => "promote",
+        }
     }
 }
 
@@ -90,6 +148,10 @@ pub struct StartOptions {
     pub directory: Option<PathBuf>,
     /// Start beside a running process of the same node, on another address.
     pub second_instance: bool,
+    /// The disk is an older copy of the node's own.
+    pub restored_copy: bool,
+    /// The node was added to a cluster that runs, and has no data yet.
+    pub joins: bool,
     /// The crash point to arm before the node does anything.
     pub arm: Option<String>,
 }
@@ -98,7 +160,7 @@ impl StartOptions {
     /// Whether this start does not belong to the cluster's own life and must be refused.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
-        self.directory.is_some() || self.second_instance
+        self.directory.is_some() || self.second_instance || self.restored_copy
     }
 }
 
@@ -107,6 +169,8 @@ impl StartOptions {
 pub enum ForbiddenStart {
     /// A second process on the store of a node whose process has it open.
     SecondInstance,
+    /// A node on an older copy of its disk.
+    RestoredCopy,
     /// A node on an empty directory, though the cluster knows it.
     EmptyDirectory {
         /// Whether the start claims that the cluster is new.

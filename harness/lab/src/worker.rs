@@ -107,15 +107,16 @@ impl Worker {
         while !*load_ended.borrow() {
             // A client in this process may answer without ever waiting.
             tokio::task::coop::consume_budget().await;
-            let mut pause = source.pause();
-            if self.open().await? {
+            let mut is_available = self.open().await?;
+            if is_available {
                 let request = source.next_request(self.process);
                 let answer = self.perform(&request).await?;
                 source.observe(&request, &answer);
-                if let Answer::Fail { unavailable: true, .. } = answer {
-                    pause = pause.max(source.backoff());
-                }
-            } else {
+                is_available = !matches!(answer, Answer::Fail { unavailable: true, .. });
+            }
+            // The source knows by now what was answered: who got a lock holds it for a while.
+            let mut pause = source.pause();
+            if !is_available {
                 pause = pause.max(source.backoff());
             }
             if !pause.is_zero() {

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use checker::linearizability::NonLinearizableKey;
-use history::{Function, Operation, Outcome};
+use history::{Function, Operation, Outcome, shown};
 use maud::{Markup, html};
 
 const ROW: u32 = 34;
@@ -111,7 +111,7 @@ fn points(
 /// An operation in short, such as `put k1 = 3-7`.
 pub(super) fn describe(operation: &Operation) -> String {
     let Operation { f, key, value, outcome, .. } = operation;
-    let value = value.as_deref().unwrap_or("nothing");
+    let value = value.as_deref().map_or("nothing".into(), shown);
     match (f, outcome) {
         (Function::Get, Outcome::Ok) => format!("get {key} = {value}"),
         (Function::Put, _) => format!("put {key} = {value}"),

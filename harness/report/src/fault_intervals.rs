@@ -3,10 +3,13 @@
 
 use history::{
     Action, Event, NemesisEvent,
-    nemesis::{Injected, InjectionKind},
+    nemesis::{DiskRestored, Injected, InjectionKind, NetworkRestored},
 };
 use serde::Serialize;
 use serde_json::Value as Json;
+
+/// The action of an interval in which a node is down that ended by itself.
+const DIED: &str = "died";
 
 /// An interval of the run during which a fault was in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -40,12 +43,42 @@ pub struct FaultInterval {
     pub ready_ms: Option<u64>,
     /// The index of the event that began it.
     pub index: u64,
+    /// Of a fault of the network or a disk that ended: how many messages or requests it affected.
+    #[serde(skip)]
+    pub(super) affected: Option<u64>,
+    /// Whether it is a part of the injection that holds a message.
+    #[serde(skip)]
+    pub(super) is_part: bool,
     /// Whether an event ended it.
     #[serde(skip)]
     pub(super) closed: bool,
 }
 
 impl FaultInterval {
+    /// Whether it counts as an injection. A node that ends by itself is down, but that is no fault of the test. A node
+    /// that is held at a crash point is then killed or paused there, and one that is killed or paused while a message
+    /// is held is part of that. What affected nothing does not count.
+    #[must_use]
+    pub fn is_injection(&self) -> bool {
+        !self.is_exit() && !self.is_hold() && !self.is_part && !self.is_without_effect()
+    }
+
+    /// Whether a node ended by itself.
+    #[must_use]
+    pub fn is_exit(&self) -> bool {
+        self.action == DIED
+    }
+
+    /// Whether a node is held at a crash point.
+    pub(super) fn is_hold(&self) -> bool {
+        self.action == InjectionKind::Hold.name()
+    }
+
+    /// Whether there was nothing that it could affect: no message, or no request of a disk.
+    pub(super) fn is_without_effect(&self) -> bool {
+        self.affected == Some(0)
+    }
+
     fn applies_to(&self, nodes: &[String]) -> bool {
         self.nodes.iter().any(|node| nodes.contains(node))
     }
@@ -112,17 +145,18 @@ fn apply(intervals: &mut Vec<FaultInterval>, event: &Event, nemesis: &NemesisEve
                 .filter(|interval| interval.inactive && interval.applies_to(&nodes));
             ended.for_each(|interval| interval.close(event.time));
         }
-        NemesisEvent::NetworkRestored(restored) => {
-            let ended = intervals.iter_mut().filter(|interval| {
-                !interval.inactive
-                    && restored.node.as_ref().is_none_or(|node| interval.nodes.contains(node))
-                    && restored.fault.as_ref().is_none_or(|fault| interval.fault == *fault)
-            });
-            ended.for_each(|interval| interval.close(event.time));
+        NemesisEvent::NetworkRestored(NetworkRestored { fault, node, intercepted }) => {
+            let affected = intercepted.kinds.values().fold(0_u64, |sum, n| sum.saturating_add(*n));
+            end_unless_inactive(intervals, fault.as_deref(), node.as_deref(), affected, event.time);
+        }
+        NemesisEvent::DiskRestored(DiskRestored { fault, node, held_ms, effects, .. }) => {
+            let affected = effects.values().fold(0_u64, |sum, n| sum.saturating_add(*n));
+            let affected = held_ms.map_or(0, |_| affected);
+            end_unless_inactive(intervals, fault.as_deref(), node.as_deref(), affected, event.time);
         }
         NemesisEvent::Died(died) => intervals.push(FaultInterval {
-            fault: "died".to_owned(),
-            action: nemesis.f().to_owned(),
+            fault: "exited by itself".to_owned(),
+            action: DIED.to_owned(),
             nodes: vec![died.node.clone()],
             inactive: true,
             ..interval_at(event)
@@ -135,10 +169,18 @@ fn apply(intervals: &mut Vec<FaultInterval>, event: &Event, nemesis: &NemesisEve
                 interval.action == InjectionKind::Hold.name() && interval.applies_to(&nodes)
             });
             held.for_each(|interval| interval.close(event.time));
-            intervals.push(interval_of(event, *kind, fault, injected));
+            let mut interval = interval_of(event, *kind, fault, injected);
+            if matches!(kind, InjectionKind::HostileClient | InjectionKind::Promote) {
+                // It ends by itself: nothing is undone.
+                let duration = injected.duration_ms.unwrap_or_default();
+                interval.close(event.time.saturating_add(duration.saturating_mul(1_000_000)));
+            }
+            intervals.push(interval);
         }
         NemesisEvent::Missed(_)
         | NemesisEvent::Settled(_)
+        | NemesisEvent::EndedEarly(_)
+        | NemesisEvent::Compared(_)
         | NemesisEvent::FinalReads(_)
         | NemesisEvent::DumpFailed(_)
         | NemesisEvent::Violated(_)
@@ -146,6 +188,26 @@ fn apply(intervals: &mut Vec<FaultInterval>, event: &Event, nemesis: &NemesisEve
         | NemesisEvent::OpensFailed(_)
         | NemesisEvent::Step(_)
         | NemesisEvent::Other { .. } => {}
+    }
+}
+
+/// Ends the intervals of a fault at a node, or all without these, in which the node runs.
+fn end_unless_inactive(
+    intervals: &mut [FaultInterval],
+    fault: Option<&str>,
+    node: Option<&str>,
+    affected: u64,
+    time: u64,
+) {
+    let ended = intervals.iter_mut().filter(|interval| {
+        !interval.inactive
+            && !interval.closed
+            && node.is_none_or(|node| interval.nodes.iter().any(|other| other == node))
+            && fault.is_none_or(|fault| interval.fault == fault)
+    });
+    for interval in ended {
+        interval.affected = Some(affected);
+        interval.close(time);
     }
 }
 
@@ -167,8 +229,14 @@ fn interval_of(
         action: kind.name().to_owned(),
         nodes: injected.all_nodes(),
         inactive: kind.stops_node(),
-        at: injected.at.clone().or_else(|| intercepted_messages(injected)),
+        at: injected
+            .at
+            .clone()
+            .or_else(|| intercepted_messages(injected))
+            .or_else(|| injected.disk.clone()),
         txn: injected.txn.clone(),
+        affected: (kind == InjectionKind::BitFlip).then_some(injected.flipped.len() as u64),
+        is_part: kind.stops_node() && injected.message_action.is_some(),
         in_doubt: injected.in_doubt.count,
         in_doubt_at: injected.in_doubt.nodes.clone(),
         ..interval_at(event)
@@ -177,14 +245,44 @@ fn interval_of(
 
 /// The messages that a fault intercepts, and what it does to them.
 fn intercepted_messages(injected: &Injected) -> Option<String> {
-    let text = |value: &Json| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     if !injected.messages.is_empty() {
         let rules = injected.messages.iter();
-        let rules = rules.map(|rule| format!("{} {}", text(&rule.pattern), rule.action));
+        let rules = rules.map(|rule| format!("{} {}", in_words(&rule.pattern), rule.action));
         return Some(rules.collect::<Vec<_>>().join(", "));
     }
     let (action, message) = (injected.message_action.as_ref()?, injected.message.as_ref()?);
-    Some(format!("{action} {}", text(message)))
+    Some(format!("{action} {}", in_words(message)))
+}
+
+/// The most elements of a list that are named.
+const NAMED_MAX: usize = 4;
+
+/// A pattern of messages in words, whatever its system calls the parts. Parts that select nothing are left out: an empty
+/// list, `null`, a number 0, and a share of 1.
+fn in_words(value: &Json) -> String {
+    match value {
+        Json::String(text) => text.clone(),
+        Json::Array(elements) if elements.len() > NAMED_MAX => {
+            let named: Vec<String> = elements[..NAMED_MAX - 1].iter().map(in_words).collect();
+            format!("{} and {} more", named.join(", "), elements.len() + 1 - NAMED_MAX)
+        }
+        Json::Array(elements) => elements.iter().map(in_words).collect::<Vec<_>>().join(", "),
+        Json::Object(parts) => {
+            let selects = |(name, part): &(&String, &Json)| match part {
+                Json::Null => false,
+                Json::Array(elements) => !elements.is_empty(),
+                Json::Number(number) => {
+                    number.as_f64() != Some(if name.as_str() == "share" { 1.0 } else { 0.0 })
+                }
+                _ => true,
+            };
+            let parts = parts.iter().filter(selects);
+            let parts: Vec<String> =
+                parts.map(|(name, part)| format!("{name} {}", in_words(part))).collect();
+            if parts.is_empty() { "all".to_owned() } else { parts.join("; ") }
+        }
+        other => other.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -200,6 +298,40 @@ mod tests {
             action: Action::Nemesis(NemesisEvent::new(f, value.clone()).expect("its form")),
         };
         (0..).zip(events).map(event).collect()
+    }
+
+    #[test]
+    fn patterns_of_messages_are_told_in_words() {
+        let words = |pattern: Json| in_words(&pattern);
+        assert_eq!(words(json!("master > r1")), "master > r1");
+        assert_eq!(
+            words(json!({ "kinds": ["ack"], "share": 1.0, "skip": 0, "ways": ["r1>master"] })),
+            "kinds ack; ways r1>master"
+        );
+        assert_eq!(
+            words(json!({ "share": 0.5, "ways": ["a", "b", "c", "d", "e"] })),
+            "share 0.5; ways a, b, c and 2 more"
+        );
+        assert_eq!(words(json!({ "txns": [], "share": 1.0 })), "all");
+    }
+
+    #[test]
+    fn what_is_part_of_another_injection_or_affects_nothing_is_none() {
+        let held =
+            json!({ "fault": "m", "node": "master", "message_action": "held", "message": "x" });
+        let partition = json!({ "fault": "p", "node": "r1", "messages": [] });
+        let restored = |kinds: Json| json!({ "fault": "p", "node": "r1", "intercepted": { "messages": 1, "kinds": kinds } });
+        let intervals = fault_intervals(&history(&[
+            ("intercepted", held.clone()),
+            ("pause", held),
+            ("network-fault", partition.clone()),
+            ("network-restored", restored(json!({ "ack": 2 }))),
+            ("network-fault", partition),
+            ("network-restored", restored(json!({}))),
+            ("died", json!({ "node": "r2", "status": "exit status: 1", "log": "" })),
+        ]));
+        let counted: Vec<bool> = intervals.iter().map(FaultInterval::is_injection).collect();
+        assert_eq!(counted, [true, false, true, false, false]);
     }
 
     #[test]

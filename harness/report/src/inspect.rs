@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use anstyle::{AnsiColor, Effects, Style};
+use anstyle::Style;
 use checker::{
-    CheckResult, Results, Validity,
+    Results, Validity,
     linearizability::{self, Limits, NonLinearizableKey, ShownOperation, timeline},
 };
 use history::{Event, Operation, Outcome, PairError, ReadError, RunDescription};
@@ -20,8 +20,10 @@ use serde_json::{Value as Json, json};
 
 use super::{
     FaultInterval, fault_intervals, read_json,
+    sections::Term,
     summary::Tally,
     terminal::{Escaped, StyledText, escape_line},
+    verdict::{BAD, BOLD, Detail, FAINT, WARN, indented, results_text, style_of},
 };
 
 /// Selects operations and faults.
@@ -61,20 +63,6 @@ pub enum Format {
     Text,
     /// One JSON object.
     Json,
-}
-
-const BOLD: Style = Style::new().effects(Effects::BOLD);
-const FAINT: Style = Style::new().effects(Effects::DIMMED);
-const BAD: Style = AnsiColor::Red.on_default().effects(Effects::BOLD);
-const GOOD: Style = AnsiColor::Green.on_default().effects(Effects::BOLD);
-const WARN: Style = AnsiColor::Yellow.on_default().effects(Effects::BOLD);
-
-fn style_of(verdict: Validity) -> Style {
-    match verdict {
-        Validity::Valid => GOOD,
-        Validity::Unknown => WARN,
-        Validity::Invalid => BAD,
-    }
 }
 
 /// How long counterexamples are searched for.
@@ -158,7 +146,8 @@ pub enum InspectError {
 }
 
 /// Prints the run in a directory. The check results are read from `results.json`; the verdict of a run
-/// that was not checked is unknown. `summarize` counts the events, as [`Tally::of`] does.
+/// that was not checked is unknown. `summarize` counts the events, as [`Tally::of`] does; `terms` are the terms
+/// that a check uses.
 ///
 /// # Errors
 /// A file of the run cannot be read, or the output cannot be written.
@@ -167,6 +156,7 @@ pub fn inspect(
     filter: &Filter,
     format: Format,
     summarize: fn(&[Event]) -> Tally,
+    terms: fn(&str) -> &'static [Term],
     out: &mut impl Write,
 ) -> Result<Validity, InspectError> {
     let run = LoadedRun::load(directory)?;
@@ -178,7 +168,7 @@ pub fn inspect(
         }
         Format::Text => {
             let mut text = StyledText::default();
-            write_text(&mut text, &run, directory, filter, summarize)
+            write_text(&mut text, &run, directory, filter, summarize, terms)
                 .expect("writing to a string cannot fail");
             out.write_all(text.as_bytes())?;
         }
@@ -193,6 +183,7 @@ fn write_text(
     directory: &Path,
     filter: &Filter,
     summarize: fn(&[Event]) -> Tally,
+    terms: fn(&str) -> &'static [Term],
 ) -> fmt::Result {
     for (title, text) in [("Started", &run.test.started), ("Repeat with", &run.test.command)] {
         if let Some(text) = text {
@@ -215,7 +206,8 @@ fn write_text(
     }
     if let Some(results) = &run.results {
         headline(out, BOLD, "Checks")?;
-        results.checks.iter().try_for_each(|check_result| check(out, check_result))?;
+        // The counterexamples above show the violations of linearizability.
+        results_text(out, results, Detail::Usual, terms, Some(linearizability::NAME))?;
     }
     out.styled(style_of(run.verdict()), run.verdict())?;
     write!(out, ": {}", escape_line(&directory.to_string_lossy()))?;
@@ -382,34 +374,6 @@ fn counterexample(
         let order = order.join(", ");
         let order = escape_line(&order);
         writeln!(out, "  the longest linearizable prefix ends with: {more}{order}")?;
-    }
-    Ok(())
-}
-
-/// The most violations of one check that are printed.
-const VIOLATIONS_MAX: usize = 6;
-
-/// A text whose further lines are indented, so that none of them is taken for a line of the program.
-fn indented(text: &str, columns: usize) -> String {
-    text.trim_end().replace('\n', &format!("\n{:columns$}", ""))
-}
-
-fn check(out: &mut StyledText, check_result: &CheckResult) -> fmt::Result {
-    let CheckResult { check, verdict, violations, violations_total, unknown_because, .. } =
-        check_result;
-    write!(out, "  {:<16} ", escape_line(check))?;
-    headline(out, style_of(*verdict), verdict)?;
-    // The counterexamples above show the violations of linearizability.
-    let shown =
-        if check == linearizability::NAME { 0 } else { violations.len().min(VIOLATIONS_MAX) };
-    for sentence in &violations[..shown] {
-        writeln!(out, "    {}", indented(&sentence.to_string(), 6))?;
-    }
-    if shown > 0 && *violations_total > shown {
-        writeln!(out, "    and {} more; see results.json", violations_total - shown)?;
-    }
-    for reason in unknown_because {
-        writeln!(out, "    {}", indented(&reason.to_string(), 6))?;
     }
     Ok(())
 }

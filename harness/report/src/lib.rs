@@ -1,4 +1,5 @@
-//! Shows recorded runs and their check results: a [summary] and an [inspection](inspect) for a terminal, an
+//! Shows recorded runs and their check results: a [summary], [results](verdict) and an [inspection](inspect) for
+//! a terminal, an
 //! HTML page with plots, and a [web server](serve). Reads verdicts and never makes one.
 //!
 //! The history and the check results of a run of any system suffice for its page. What a system records
@@ -24,12 +25,15 @@
 //!     operations: &operations,
 //!     torn: recorded.torn,
 //!     results: &checker::Results::new(vec![check]),
+//!     transactions: None,
 //! };
 //! report::write(&run, &NoEvidence)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod ci;
 mod columns;
+pub mod compare;
 mod counterexample;
 mod fault_intervals;
 pub mod inspect;
@@ -43,15 +47,18 @@ pub mod progress;
 mod sample;
 pub mod sections;
 pub mod serve;
+pub mod store;
 pub mod summary;
 pub mod terminal;
+pub mod transactions;
+pub mod verdict;
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-use checker::Results;
+use checker::{Results, transactions::TransactionReport};
 use history::{Event, Operation};
 use serde::de::DeserializeOwned;
 
@@ -81,6 +88,8 @@ pub struct RecordedRun<'a> {
     pub torn: bool,
     /// The check results.
     pub results: &'a Results,
+    /// Of a run of transactions: what was found in them.
+    pub transactions: Option<&'a TransactionReport>,
 }
 
 impl RecordedRun<'_> {

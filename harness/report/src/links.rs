@@ -13,7 +13,7 @@ pub(crate) fn linked(finding: &Finding, page: &str) -> Markup {
     html! {
         @for (text, reference) in finding.segments() {
             @match reference {
-                None => { (text) }
+                None | Some(Reference::Node(_)) => { (text) }
                 Some(Reference::Transaction(id)) => {
                     a.transaction href=(format!("{page}#transaction={id}")) { (text) }
                 }

@@ -14,7 +14,7 @@ use super::{
     FaultInterval,
     columns::Columns,
     links::{first_transaction, numeric_identifier},
-    page_data::PageData,
+    page_data::{PageData, ShownError},
     sample::OPERATIONS_MAX,
     sections::{Lane, MarkSeries, MarkShape, Quote, Span, SpanLayout, Tone, Trace},
 };
@@ -43,6 +43,7 @@ struct Header<'a> {
     counterexamples: Vec<Json>,
     quotes: &'a [Quote],
     focus: Option<(i64, i64)>,
+    errors_found: &'a [ShownError],
 }
 
 #[derive(Serialize)]
@@ -85,6 +86,7 @@ pub(super) fn pack(data: &PageData<'_>) -> io::Result<String> {
         counterexamples: counterexamples(data),
         quotes: &data.sections.quotes,
         focus: data.focus(),
+        errors_found: &data.errors,
     };
     packer.columns.pack(&header)
 }

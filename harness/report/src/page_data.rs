@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use checker::{
-    Reference, Validity,
+    Finding, Reference, Validity,
     linearizability::{self, Limits, NonLinearizableKey},
 };
 use history::{Operation, RunDescription};
+use serde::Serialize;
 
 use super::{
     FaultInterval, RecordedRun, ReportError, Sample, SectionRequest, SystemEvidence,
@@ -23,6 +24,8 @@ pub(super) struct PageData<'a> {
     pub(super) test: RunDescription,
     pub(super) faults: Vec<FaultInterval>,
     pub(super) counterexamples: Vec<NonLinearizableKey>,
+    /// The violations whose time is known, the first one of all first.
+    pub(super) errors: Vec<ShownError>,
     pub(super) sample: Sample,
     pub(super) sections: SystemSections,
 }
@@ -49,7 +52,8 @@ impl<'a> PageData<'a> {
             counterexamples: &shown,
             sample: &sample,
         })?;
-        Ok(PageData { run, test, faults, counterexamples, sample, sections })
+        let errors = errors(run);
+        Ok(PageData { run, test, faults, counterexamples, errors, sample, sections })
     }
 
     /// The name of the run.
@@ -90,6 +94,38 @@ impl<'a> PageData<'a> {
     }
 }
 
+/// A violation as the timeline marks it.
+#[derive(Debug, Serialize)]
+pub(super) struct ShownError {
+    /// In nanoseconds of the history.
+    at: i64,
+    check: String,
+    text: String,
+    /// The first transaction that it is about.
+    transaction: Option<String>,
+}
+
+/// The most violations that the timeline marks.
+const MARKED_MAX: usize = 60;
+
+fn errors(run: &RecordedRun<'_>) -> Vec<ShownError> {
+    let Some(cause) = &run.results.cause else { return Vec::new() };
+    let shown = |check: &str, finding: &Finding| {
+        let transaction = finding.subjects().find_map(|subject| match subject {
+            Reference::Transaction(id) => Some(id.clone()),
+            _ => None,
+        });
+        let text = finding.split_first_line().0.text().to_owned();
+        Some(ShownError { at: finding.at()?.max(0), check: check.to_owned(), text, transaction })
+    };
+    let first = shown(&cause.first.check, &cause.finding);
+    let follow = cause
+        .consequences
+        .iter()
+        .filter_map(|id| run.results.violation(id).and_then(|finding| shown(&id.check, finding)));
+    first.into_iter().chain(follow).take(MARKED_MAX).collect()
+}
+
 /// The counterexamples, if the history is not linearizable.
 fn counterexamples(run: &RecordedRun<'_>) -> Vec<NonLinearizableKey> {
     let check = run.results.check(linearizability::NAME);
@@ -100,11 +136,16 @@ fn counterexamples(run: &RecordedRun<'_>) -> Vec<NonLinearizableKey> {
     linearizability::non_linearizable_keys(run.operations, &limits)
 }
 
-/// The references of all violations, in the order of the checks.
+/// The references of all violations: the first one and what follows from it, then in the order of the checks.
 fn references(run: &RecordedRun<'_>) -> Vec<Reference> {
+    let cause = run.results.cause.iter();
+    let first = cause.clone().map(|cause| &cause.finding);
+    let follow = cause.flat_map(|cause| &cause.consequences);
+    let follow = follow.filter_map(|id| run.results.violation(id));
+    let subjects = first.chain(follow).flat_map(Finding::subjects).cloned();
     let invalid = run.results.checks.iter().filter(|check| check.verdict == Validity::Invalid);
     let findings = invalid.flat_map(|check| &check.violations);
-    findings
-        .flat_map(|finding| recognized(finding).references().cloned().collect::<Vec<_>>())
-        .collect()
+    let cited =
+        findings.flat_map(|finding| recognized(finding).references().cloned().collect::<Vec<_>>());
+    subjects.chain(cited).collect()
 }

@@ -1,10 +1,10 @@
 //! The plots of a run as SVG, with fault intervals shaded: latency, latency quantiles, throughput, and
 //! levels that the system under test adds, such as the number of transactions in doubt.
 
-use std::{collections::BTreeMap, error::Error, ops::Range};
+use std::{collections::BTreeMap, error::Error, ops::Range, path::Path};
 
 use hdrhistogram::Histogram;
-use history::{Function, Operation, Outcome};
+use history::{Event, Function, Operation, Outcome};
 use plotters::{
     chart::ChartContext,
     coord::{
@@ -16,7 +16,7 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use super::{FaultInterval, RecordedRun, sections::LevelChart};
+use super::{FaultInterval, RecordedRun, fault_intervals, sections::LevelChart};
 
 /// A plot and its description.
 #[derive(Clone, Debug)]
@@ -72,18 +72,99 @@ pub(super) fn plots(
     faults: &[FaultInterval],
     charts: &[LevelChart],
 ) -> Result<Vec<Plot>, Box<dyn Error>> {
-    let operations = run.operations;
-    let completions: Vec<Option<u64>> = operations.iter().map(|op| run.completion(op)).collect();
-    let seconds = (run.end() as f64 / 1e9).max(1e-3);
-    let mut plots = vec![
-        latency(operations, &completions, faults, seconds)?,
-        quantiles(operations, faults, seconds)?,
-        throughput(operations, &completions, faults, seconds)?,
-    ];
+    let timed = TimedRun::of(run.events, run.operations);
+    let axes = Axes::of(&[&timed])?;
+    let mut plots = timed.plots(faults, &axes)?;
     for chart in charts {
-        plots.push(levels(chart, faults, seconds)?);
+        plots.push(levels(chart, faults, axes.seconds)?);
     }
     Ok(plots)
+}
+
+/// The files of the plots that every run has, which can have axes in common.
+pub(super) const SHARED: &[&str] = &["latency.svg", "quantiles.svg", "rate.svg"];
+
+/// Draws a plot of a run, by its file name, with the axes that it has in common with another run. `None` if it is
+/// not one of those that every run has.
+///
+/// # Errors
+/// A history cannot be read, or the plot cannot be drawn.
+pub(super) fn plot_beside(
+    run: &Path,
+    other: &Path,
+    file: &str,
+) -> Result<Option<String>, Box<dyn Error>> {
+    if !SHARED.contains(&file) {
+        return Ok(None);
+    }
+    let read = |directory: &Path| -> Result<_, Box<dyn Error>> {
+        let recorded = history::read(&directory.join("history.jsonl"))?;
+        let operations = history::pair(&recorded.events).map_err(|error| error.reason)?;
+        Ok((recorded.events, operations))
+    };
+    let [(events, operations), (other_events, other_operations)] = [read(run)?, read(other)?];
+    let timed = TimedRun::of(&events, &operations);
+    let axes = Axes::of(&[&timed, &TimedRun::of(&other_events, &other_operations)])?;
+    let plots = timed.plots(&fault_intervals(&events), &axes)?;
+    Ok(plots.into_iter().find(|plot| plot.file == file).map(|plot| plot.svg))
+}
+
+/// A run with the times that the plots need.
+struct TimedRun<'a> {
+    operations: &'a [Operation],
+    completions: Vec<Option<u64>>,
+    seconds: f64,
+}
+
+impl<'a> TimedRun<'a> {
+    fn of(events: &[Event], operations: &'a [Operation]) -> Self {
+        let end = events.last().map_or(0, |event| event.time);
+        let time_of = |index: u64| {
+            let at = events.binary_search_by_key(&index, |event| event.index);
+            at.map_or(0, |at| events[at].time)
+        };
+        let completions = operations.iter().map(|op| op.returned_index.map(time_of)).collect();
+        TimedRun { operations, completions, seconds: (end as f64 / 1e9).max(1e-3) }
+    }
+
+    fn plots(&self, faults: &[FaultInterval], axes: &Axes) -> Result<Vec<Plot>, Box<dyn Error>> {
+        let TimedRun { operations, completions, .. } = self;
+        Ok(vec![
+            latency(operations, completions, faults, axes)?,
+            quantiles(operations, faults, axes)?,
+            throughput(operations, completions, faults, axes)?,
+        ])
+    }
+}
+
+/// The ranges of the axes of the plots that every run has.
+struct Axes {
+    seconds: f64,
+    latency: Range<f64>,
+    quantiles: Range<f64>,
+    /// The upper end of the rates.
+    rate: f64,
+}
+
+impl Axes {
+    /// Axes that have room for each of some runs.
+    fn of(runs: &[&TimedRun<'_>]) -> Result<Axes, Box<dyn Error>> {
+        let seconds = runs.iter().map(|run| run.seconds).fold(1e-3, f64::max);
+        let latencies = runs.iter().flat_map(|run| {
+            let both = run.operations.iter().zip(&run.completions);
+            both.filter_map(|(op, completion)| latency_ms(op, *completion))
+        });
+        let latency = decades(latencies);
+        let (mut quantiles, mut rate) = (Vec::new(), 1.0_f64);
+        for run in runs {
+            let series = quantile_series(run.operations, seconds)?;
+            quantiles.extend(series.into_iter().flat_map(|(_, points)| points).map(|(_, ms)| ms));
+            let counts = rate_counts(run.operations, &run.completions, seconds);
+            let max = counts.values().flatten().max().copied().unwrap_or(0);
+            rate = rate.max(f64::from(max) / (seconds / BUCKETS as f64) * 1.1);
+        }
+        Ok(Axes { seconds, latency, quantiles: decades(quantiles.into_iter()), rate })
+    }
 }
 
 /// How far the time axis extends beyond the end of the run, to leave room for the legend.
@@ -218,13 +299,14 @@ fn latency(
     operations: &[Operation],
     completions: &[Option<u64>],
     faults: &[FaultInterval],
-    seconds: f64,
+    axes: &Axes,
 ) -> Result<Plot, Box<dyn Error>> {
+    let seconds = axes.seconds;
     let timed = || {
         let both = operations.iter().zip(completions);
         both.filter_map(|(op, completion)| Some((op, latency_ms(op, *completion)?)))
     };
-    let range = decades(timed().map(|(_, ms)| ms));
+    let range = axes.latency.clone();
     let height = (range.end / range.start).log10();
     // Overlapping marks are merged; the grid gets coarser until few enough marks are left.
     type Series = BTreeMap<(Function, Outcome), BTreeMap<(u32, u32), (f64, f64)>>;
@@ -245,8 +327,11 @@ fn latency(
     let drawn: usize = marks.values().map(BTreeMap::len).sum();
     let total = timed().count();
     let svg = chart(faults, seconds, range.log_scale(), "latency", &milliseconds_label, |chart| {
+        let mut functions: Vec<Function> = marks.keys().map(|(f, _)| *f).collect();
+        functions.dedup();
         for ((f, outcome), points) in &marks {
-            let color = SERIES_COLORS[*f as usize];
+            let position = functions.iter().position(|other| other == f).unwrap_or(0);
+            let color = SERIES_COLORS[position % SERIES_COLORS.len()];
             let points = points.values().copied();
             let series = match outcome {
                 Outcome::Ok => chart
@@ -316,11 +401,14 @@ fn line<'a, Y: Ranged<ValueType = f64>>(
     Ok(())
 }
 
-fn quantiles(
+/// Points of a line: seconds and milliseconds.
+type Points = Vec<(f64, f64)>;
+
+/// The latency quantiles of each bucket.
+fn quantile_series(
     operations: &[Operation],
-    faults: &[FaultInterval],
     seconds: f64,
-) -> Result<Plot, Box<dyn Error>> {
+) -> Result<Vec<(&'static str, Points)>, Box<dyn Error>> {
     let mut buckets: Vec<Histogram<u64>> = Vec::with_capacity(BUCKETS);
     for _ in 0..BUCKETS {
         buckets.push(Histogram::new_with_bounds(1, 3_600_000_000, 3)?);
@@ -330,17 +418,24 @@ fn quantiles(
         let at = bucket(operation.invoked as f64 / 1e9, seconds);
         buckets[at].saturating_record(returned.saturating_sub(operation.invoked) / 1000);
     }
-    let series: Vec<(&str, Vec<(f64, f64)>)> = [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)]
-        .into_iter()
-        .map(|(name, quantile)| {
+    let series =
+        [("p50", 0.5), ("p95", 0.95), ("p99", 0.99)].into_iter().map(|(name, quantile)| {
             let filled = buckets.iter().enumerate().filter(|(_, latencies)| !latencies.is_empty());
             let point = |(at, latencies): (usize, &Histogram<u64>)| {
                 (middle(at, seconds), latencies.value_at_quantile(quantile) as f64 / 1000.0)
             };
             (name, filled.map(point).collect())
-        })
-        .collect();
-    let range = decades(series.iter().flat_map(|(_, points)| points).map(|(_, ms)| *ms));
+        });
+    Ok(series.collect())
+}
+
+fn quantiles(
+    operations: &[Operation],
+    faults: &[FaultInterval],
+    axes: &Axes,
+) -> Result<Plot, Box<dyn Error>> {
+    let (seconds, range) = (axes.seconds, axes.quantiles.clone());
+    let series = quantile_series(operations, seconds)?;
     let svg = chart(faults, seconds, range.log_scale(), "latency", &milliseconds_label, |chart| {
         for ((name, points), color) in
             series.into_iter().zip([SERIES_COLORS[3], SERIES_COLORS[0], SERIES_COLORS[2]])
@@ -358,21 +453,30 @@ fn quantiles(
     })
 }
 
-fn throughput(
+/// Completions by outcome in each bucket.
+fn rate_counts(
     operations: &[Operation],
     completions: &[Option<u64>],
-    faults: &[FaultInterval],
     seconds: f64,
-) -> Result<Plot, Box<dyn Error>> {
+) -> BTreeMap<Outcome, [u32; BUCKETS]> {
     let mut counts: BTreeMap<Outcome, [u32; BUCKETS]> = BTreeMap::new();
     for (operation, completion) in operations.iter().zip(completions) {
         let Some(completion) = completion else { continue };
         let counts = counts.entry(operation.outcome).or_insert([0; BUCKETS]);
         counts[bucket(*completion as f64 / 1e9, seconds)] += 1;
     }
+    counts
+}
+
+fn throughput(
+    operations: &[Operation],
+    completions: &[Option<u64>],
+    faults: &[FaultInterval],
+    axes: &Axes,
+) -> Result<Plot, Box<dyn Error>> {
+    let Axes { seconds, rate: top, .. } = *axes;
+    let counts = rate_counts(operations, completions, seconds);
     let width = seconds / BUCKETS as f64;
-    let max = counts.values().flatten().max().copied().unwrap_or(0);
-    let top = (f64::from(max) / width * 1.1).max(1.0);
     let label = |rate: &f64| format!("{rate:.0}");
     let svg = chart(faults, seconds, 0.0..top, "operations per second", &label, |chart| {
         for (outcome, counts) in &counts {

@@ -15,6 +15,9 @@ use serde::Serialize;
 
 use super::{FaultInterval, ReportError, Sample};
 
+/// A term that the sentences of a check use, such as `AC1`, and its meaning in a sentence.
+pub type Term = (&'static str, &'static str);
+
 /// A source of what a system under test recorded about a run.
 pub trait SystemEvidence {
     /// The sections for the page.
@@ -23,10 +26,38 @@ pub trait SystemEvidence {
     /// A record cannot be read.
     fn sections(&self, request: &SectionRequest<'_>) -> Result<SystemSections, ReportError>;
 
+    /// What the system does that is broken in this way: by a name in the field `broken` of `test.json`.
+    fn mutation(&self, _name: &str) -> Option<&'static str> {
+        None
+    }
+
     /// The property that one of the system's own checks verifies.
     fn check_property(&self, _check: &str) -> Option<&'static str> {
         None
     }
+
+    /// The shortest schedule that shows what is broken in this way, if one is known.
+    fn shortest_schedule(&self, _name: &str) -> Option<ShownSchedule> {
+        None
+    }
+
+    /// The terms that the sentences of a check use.
+    fn terms(&self, _check: &str) -> &'static [Term] {
+        &[]
+    }
+}
+
+/// A schedule that leads to a violation, step by step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownSchedule {
+    /// What is broken.
+    pub title: String,
+    /// What happens, in order.
+    pub steps: Vec<String>,
+    /// The properties that are violated at the end, each with what it claims.
+    pub violated: Vec<(String, String)>,
+    /// The command that found it.
+    pub command: String,
 }
 
 /// For systems that record nothing but the history.
@@ -202,6 +233,8 @@ pub enum MarkShape {
     Bar,
     /// A triangle at its start.
     Triangle,
+    /// A line through the lane with a cross, at its start.
+    Cross,
 }
 
 /// An entry of the legend.
@@ -234,6 +267,8 @@ pub enum Swatch {
     Line,
     /// A triangle.
     Triangle,
+    /// A line through a lane.
+    Cross,
 }
 
 impl Swatch {
@@ -244,6 +279,7 @@ impl Swatch {
             Swatch::Edge => "edge",
             Swatch::Line => "line",
             Swatch::Triangle => "triangle",
+            Swatch::Cross => "cross",
         }
     }
 }

@@ -3,10 +3,10 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::terminal::escape_line;
+use crate::{fault_intervals, terminal::escape_line};
 use history::{
     Action, Event, Function, Kind, NemesisEvent,
-    nemesis::{Died, ForbiddenStart, Injected, InjectionKind, Violated},
+    nemesis::{ForbiddenStart, Injected, InjectionKind},
 };
 
 /// The counts of a run.
@@ -20,19 +20,20 @@ pub struct Tally {
     details: BTreeMap<String, String>,
     /// Lines that are added to a fault.
     notes: BTreeMap<String, Vec<String>>,
-    /// Nodes that exited unexpectedly, with their exit status.
-    unexpected_exits: Vec<String>,
     /// The violation that the online checker found during the run.
     online_violation: Option<OnlineViolation>,
+    /// Why the run ended before its time, if not for that violation.
+    ended_early: Option<String>,
     /// The time of the last event, in nanoseconds.
     end: u64,
 }
 
-/// A key whose history was found not linearizable during the run.
+/// A violation that was found during the run.
 #[derive(Clone, Debug)]
 struct OnlineViolation {
-    key: String,
-    /// When it was found, in nanoseconds of the history.
+    /// What was found, in words.
+    what: String,
+    /// When, in nanoseconds of the history.
     at: u64,
     /// Whether the run was ended because of it.
     ended: bool,
@@ -48,14 +49,23 @@ struct OutcomeCounts {
 
 #[derive(Clone, Debug, Default)]
 struct FaultTally {
+    /// Injections. What holds a message or a node until it is killed or paused is one of them together with that.
+    injected: u64,
     /// Injections by crash point, or `at any time`.
     points: BTreeMap<String, PointTally>,
     /// Crash points that were armed but not hit, and intercept rules that matched no message.
     missed: u64,
-    /// Injections that affected at least one message.
-    with_messages: u64,
     /// Affected messages by kind.
     messages: BTreeMap<String, u64>,
+    /// What came of times with a faulty disk.
+    disk_effects: BTreeMap<String, u64>,
+    /// How often the node's process ended of it.
+    disk_exits: u64,
+    /// How often bits were flipped, and how often the node refused to start on them.
+    bit_flips: u64,
+    bit_flips_refused: u64,
+    /// What hostile clients did, and how often.
+    attacks: BTreeMap<String, u64>,
     /// Starts of a node that must be refused: refused, admitted, and neither observed.
     refused: u64,
     admitted: u64,
@@ -71,6 +81,12 @@ struct FaultTally {
 impl FaultTally {
     /// Counts an injection of the fault.
     fn injected(&mut self, kind: InjectionKind, injected: &Injected) {
+        if kind == InjectionKind::BitFlip {
+            self.bit_flips += u64::from(!injected.flipped.is_empty());
+            let is_refused = matches!(injected.start, ForbiddenStart::Refused(_));
+            self.bit_flips_refused += u64::from(is_refused);
+            return;
+        }
         match injected.start {
             ForbiddenStart::None => {}
             ForbiddenStart::Refused(_) => self.refused += 1,
@@ -78,14 +94,28 @@ impl FaultTally {
             ForbiddenStart::Exited(_) | ForbiddenStart::Undecided { .. } => self.undetermined += 1,
         }
         let count: fn(&mut PointTally) -> &mut u64 = match kind {
-            InjectionKind::Kill | InjectionKind::Terminate => |point| &mut point.kills,
+            InjectionKind::Kill => |point| &mut point.kills,
+            InjectionKind::Terminate => |point| &mut point.terminations,
             InjectionKind::Pause => |point| &mut point.pauses,
             InjectionKind::PowerLoss => |point| &mut point.power_losses,
             InjectionKind::Hold
             | InjectionKind::Wipe
             | InjectionKind::SecondInstance
             | InjectionKind::Intercept
-            | InjectionKind::NetworkFault => return,
+            | InjectionKind::NetworkFault
+            | InjectionKind::DiskFull
+            | InjectionKind::DiskError
+            | InjectionKind::DiskSlow
+            | InjectionKind::DiskStall
+            | InjectionKind::BitFlip
+            | InjectionKind::RestoredCopy
+            | InjectionKind::Replace
+            | InjectionKind::Promote => return,
+            InjectionKind::HostileClient => {
+                let attack = injected.attack.clone().unwrap_or_default();
+                *self.attacks.entry(attack).or_default() += 1;
+                return;
+            }
         };
         let name = injected.at.as_deref().unwrap_or("at any time").to_owned();
         let point = self.points.entry(name).or_default();
@@ -99,6 +129,7 @@ impl FaultTally {
 #[derive(Clone, Debug, Default)]
 struct PointTally {
     kills: u64,
+    terminations: u64,
     pauses: u64,
     power_losses: u64,
     /// Injections by the number of replicas in doubt.
@@ -125,18 +156,19 @@ impl Tally {
                 Action::Nemesis(event) => tally.nemesis(event),
             }
         }
+        for interval in fault_intervals(events).iter().filter(|interval| interval.is_injection()) {
+            tally.faults.entry(interval.fault.clone()).or_default().injected += 1;
+        }
         tally
     }
 
     fn nemesis(&mut self, event: &NemesisEvent) {
         match event {
-            NemesisEvent::Died(Died { node, status, .. }) => {
-                self.unexpected_exits.push(format!("{node}: {status}"));
+            NemesisEvent::Violated(violated) => {
+                let (what, at, ended) = (violated.what(), self.end, violated.ended);
+                self.online_violation = Some(OnlineViolation { what, at, ended });
             }
-            NemesisEvent::Violated(Violated { key, ended }) => {
-                let (key, at, ended) = (key.clone(), self.end, *ended);
-                self.online_violation = Some(OnlineViolation { key, at, ended });
-            }
+            NemesisEvent::EndedEarly(ended) => self.ended_early = Some(ended.why.clone()),
             NemesisEvent::Injected(kind, injected) => {
                 if let Some(fault) = &injected.fault {
                     self.faults.entry(fault.clone()).or_default().injected(*kind, injected);
@@ -151,9 +183,17 @@ impl Tally {
                 let Some(fault) = &restored.fault else { return };
                 let tally = self.faults.entry(fault.clone()).or_default();
                 let kinds = &restored.intercepted.kinds;
-                tally.with_messages += u64::from(kinds.values().any(|count| *count > 0));
                 for (kind, count) in kinds {
                     let total = tally.messages.entry(kind.clone()).or_default();
+                    *total = total.saturating_add(*count);
+                }
+            }
+            NemesisEvent::DiskRestored(restored) => {
+                let Some(fault) = &restored.fault else { return };
+                let tally = self.faults.entry(fault.clone()).or_default();
+                tally.disk_exits += u64::from(restored.exit.is_some());
+                for (effect, count) in &restored.effects {
+                    let total = tally.disk_effects.entry(effect.clone()).or_default();
                     *total = total.saturating_add(*count);
                 }
             }
@@ -170,9 +210,11 @@ impl Tally {
                     _ => tally.unrecovered += 1,
                 }
             }
-            NemesisEvent::Returned(..)
+            NemesisEvent::Died(_)
+            | NemesisEvent::Returned(..)
             | NemesisEvent::Healed(_)
             | NemesisEvent::Settled(_)
+            | NemesisEvent::Compared(_)
             | NemesisEvent::FinalReads(_)
             | NemesisEvent::DumpFailed(_)
             | NemesisEvent::ClientFailed(_)
@@ -211,19 +253,17 @@ impl Tally {
         }
     }
 
+    /// Why the run ended before its time. `None` if it did not.
+    #[must_use]
+    pub fn ended_early(&self) -> Option<String> {
+        let found = self.online_violation.iter().find(|found| found.ended);
+        found.map(|found| found.what.clone()).or_else(|| self.ended_early.clone())
+    }
+
     /// The number of injections.
     #[must_use]
     pub fn injections(&self) -> u64 {
-        self.faults.values().map(FaultTally::injections).sum()
-    }
-}
-
-impl FaultTally {
-    fn injections(&self) -> u64 {
-        let points: u64 =
-            self.points.values().map(|point| point.kills + point.pauses + point.power_losses).sum();
-        // Holding a message while a node is killed or paused is part of the same injection.
-        points.max(self.with_messages) + self.refused + self.admitted + self.undetermined
+        self.faults.values().map(|fault| fault.injected).sum()
     }
 }
 
@@ -236,7 +276,7 @@ impl fmt::Display for Tally {
             writeln!(f, "  {function}  {invoked:>7}: {ok} ok, {fail} fail, {info} info")?;
         }
         for (name, fault) in &self.faults {
-            write!(f, "Fault {}: {} injected", escape_line(name), fault.injections())?;
+            write!(f, "Fault {}: {} injected", escape_line(name), fault.injected)?;
             if fault.missed > 0 {
                 write!(f, ", {} not reached", fault.missed)?;
             }
@@ -245,13 +285,16 @@ impl fmt::Display for Tally {
             let points = fault.points.iter().filter(|_| !replaced);
             let width = fault.points.keys().map(String::len).max().unwrap_or(0);
             for (name, point) in points {
-                let PointTally { kills, pauses, power_losses, in_doubt } = point;
+                let PointTally { kills, terminations, pauses, power_losses, in_doubt } = point;
                 let in_doubt: Vec<_> = in_doubt
                     .iter()
                     .map(|(replicas, times)| format!("{replicas} ({times}×)"))
                     .collect();
                 let name = escape_line(name);
                 write!(f, "  {name:width$}  {kills:>3} killed, {pauses:>3} paused")?;
+                if *terminations > 0 {
+                    write!(f, ", {terminations:>3} ended by SIGTERM")?;
+                }
                 if *power_losses > 0 {
                     write!(f, ", {power_losses:>3} power losses")?;
                 }
@@ -267,6 +310,24 @@ impl fmt::Display for Tally {
                 let kinds: Vec<_> =
                     fault.messages.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
                 writeln!(f, "  messages affected: {}", escape_line(&kinds.join(", ")))?;
+            }
+            if !fault.disk_effects.is_empty() {
+                let effects = fault.disk_effects.iter();
+                let effects: Vec<_> =
+                    effects.map(|(effect, count)| format!("{effect} {count}")).collect();
+                write!(f, "  disks: {}", escape_line(&effects.join(", ")))?;
+                if fault.disk_exits > 0 {
+                    write!(f, "; nodes that ended: {}", fault.disk_exits)?;
+                }
+                writeln!(f)?;
+            }
+            if fault.bit_flips > 0 {
+                writeln!(f, "  refused to start on flipped bits: {}", fault.bit_flips_refused)?;
+            }
+            if !fault.attacks.is_empty() {
+                let kinds: Vec<_> =
+                    fault.attacks.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+                writeln!(f, "  attacks: {}", escape_line(&kinds.join(", ")))?;
             }
             if fault.refused + fault.admitted + fault.undetermined > 0 {
                 write!(f, "  refused: {}, admitted: {}", fault.refused, fault.admitted)?;
@@ -289,16 +350,10 @@ impl fmt::Display for Tally {
         for text in self.details.values() {
             f.write_str(text)?;
         }
-        for exit in &self.unexpected_exits {
-            writeln!(f, "Unexpected exit: {}", escape_line(exit))?;
-        }
-        if let Some(OnlineViolation { key, at, ended }) = &self.online_violation {
-            if *ended {
-                write!(f, "Ended early")?;
-            } else {
-                write!(f, "Found after {:.1} s", *at as f64 / 1e9)?;
-            }
-            writeln!(f, ": the history of {} is not linearizable", escape_line(key))?;
+        if let Some(why) = self.ended_early() {
+            writeln!(f, "Ended early: {}", escape_line(&why))?;
+        } else if let Some(OnlineViolation { what, at, .. }) = &self.online_violation {
+            writeln!(f, "Found after {:.1} s: {}", *at as f64 / 1e9, escape_line(what))?;
         }
         Ok(())
     }
@@ -370,7 +425,9 @@ mod tests {
             ),
             nemesis("broken", json!({ "key": "k13", "ended": true })),
             nemesis("died", json!({ "node": "r1", "status": "exit status: 3" })),
+            nemesis("disturb", json!({ "fault": "partition", "nodes": ["r1"], "messages": [] })),
             nemesis("mend", json!({ "fault": "partition", "struck": { "messages": 0 } })),
+            nemesis("disturb", json!({ "fault": "partition", "nodes": ["r1"], "messages": [] })),
             nemesis(
                 "mend",
                 json!({
@@ -392,13 +449,12 @@ mod tests {
         assert_eq!((tally.invoked(), tally.injections()), (1, 4));
         let text = tally.to_string();
         for part in [
-            "Operations: 1 in 13.0 s",
+            "Operations: 1 in 15.0 s",
             "del        1: 0 ok, 0 fail, 1 info",
             "master-uncertainty: 2 injected, 1 not reached",
             "1 killed,   1 paused; replicas in doubt: 3 (2×)",
             "nothing in doubt after 20 ms (median; at most 20 ms), all nodes ready after 30 ms",
             "not recovered in time: 1 times",
-            "Unexpected exit: r1: exit status: 3",
             "the history of k13 is not linearizable",
             "partition: 1 injected\n  messages affected: ack 2, prepare 3",
             "second-master: 1 injected\n  refused: 1, admitted: 0",

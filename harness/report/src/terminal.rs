@@ -46,7 +46,7 @@ pub fn escape_line(text: &str) -> Cow<'_, str> {
 }
 
 /// A writer to a terminal or a file that [escapes](escape) all that is written. What is written to it cannot
-/// have styles: those are control characters, and a record could bring its own.
+/// have styles: those are control characters, and a record could bring its own. Only this crate adds styles.
 #[derive(Debug)]
 pub struct Escaped<W> {
     out: W,
@@ -58,6 +58,13 @@ impl<W: io::Write> Escaped<W> {
     /// Escapes what is written to `out`.
     pub fn new(out: W) -> Self {
         Escaped { out, partial: Vec::new() }
+    }
+}
+
+impl<W: io::Write> Escaped<W> {
+    /// Writes a text with its styles.
+    pub(crate) fn write_styled(&mut self, text: &StyledText) -> io::Result<()> {
+        self.out.write_all(text.as_bytes())
     }
 }
 

@@ -78,6 +78,7 @@ fn pages_without_system_evidence_reproduce_their_histories() {
             operations: &operations,
             torn: recorded.torn,
             results: &results,
+            transactions: None,
         };
         report::write(&run, &NoEvidence).expect("the page is written");
         assert!(!directory.join("in-doubt.svg").exists(), "only a system adds such plots");

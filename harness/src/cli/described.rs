@@ -1,4 +1,4 @@
-//! Runs of a system that a file describes, and the command `system`.
+//! Runs of a system that a file describes or that is built in, and the command `system`.
 
 use std::{
     env, fs,
@@ -14,7 +14,8 @@ use clap::{Args, Subcommand};
 use history::RunDescription;
 use lab::{
     CompletedRun, RunSettings,
-    duration::duration_text,
+    disk::{self, NameDurability},
+    duration::{duration_text, parse_duration},
     fault::Fault,
     seeds::run_seeds,
     worker::ClientTimeouts,
@@ -22,12 +23,21 @@ use lab::{
 };
 use report::summary::Tally;
 use serde_json::json;
-use system_file::{Deployment, SystemSpec, Task, scaffold, trial};
+use system_file::{
+    SystemSpec,
+    overhead::{self, Overhead},
+    scaffold, trial,
+};
 use tokio::{runtime::Runtime, sync::watch};
 use twopc::commands::Progress;
 
-use super::{Exit, Failure, stdout};
-use crate::commands;
+use super::{
+    Exit, Failure,
+    output::{Output, OutputArgs, Told},
+    stdout,
+    subject::{MissingProgram, Subject},
+};
+use crate::commands::{self, CheckedRun};
 
 /// The command `system`.
 #[derive(Clone, Debug, Subcommand)]
@@ -38,8 +48,18 @@ pub(super) enum SystemCommand {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Measure what the harness itself costs an operation, with clients that answer at once.
+    Bench(BenchArgs),
     /// Write a commented system file and a client in Python to begin with.
     New(NewArgs),
+}
+
+/// Arguments of `system bench`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct BenchArgs {
+    /// How long each client sends requests.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration)]
+    time_limit: Duration,
 }
 
 /// Arguments of `system new`.
@@ -61,6 +81,18 @@ pub(super) fn system_command(command: &SystemCommand, runtime: &Runtime) -> Resu
             writeln!(stdout(), "next: harness system check {name}.toml")?;
             Ok(Exit::Valid)
         }
+        SystemCommand::Bench(BenchArgs { time_limit }) => {
+            let keeper = own_program()?;
+            let measured = runtime.block_on(async {
+                let builtin = overhead::of_builtin(&keeper, *time_limit).await?;
+                Ok::<_, String>((builtin, overhead::of_child(&keeper, *time_limit).await?))
+            });
+            let (builtin, child) =
+                measured.map_err(|why| Failure::harness(anyhow!("the bench: {why}")))?;
+            print_overhead("10 clients in this process", &builtin, 20_000.0, None)?;
+            print_overhead("1 client in Python, JSON lines", &child, 5_000.0, Some(50.0))?;
+            Ok(Exit::Valid)
+        }
         SystemCommand::Check { file } => {
             let spec = Arc::new(SystemSpec::load(file).map_err(Failure::arguments)?);
             let keeper = own_program()?;
@@ -76,162 +108,253 @@ pub(super) fn system_command(command: &SystemCommand, runtime: &Runtime) -> Resu
     }
 }
 
+/// Prints what was measured of a client beside the aims.
+fn print_overhead(
+    client: &str,
+    overhead: &Overhead,
+    rate_min: f64,
+    cpu_us_max: Option<f64>,
+) -> Result<(), Failure> {
+    let Overhead { operations_per_second, cpu_us } = *overhead;
+    let is_met = operations_per_second >= rate_min && cpu_us_max.is_none_or(|most| cpu_us <= most);
+    let most = cpu_us_max.map_or(String::new(), |most| format!(", at most {most:.0} us"));
+    writeln!(
+        stdout(),
+        "{client}: {operations_per_second:.0} operations/s, {cpu_us:.1} us of CPU of the harness an \
+         operation (aim: at least {rate_min:.0}/s{most}){}",
+        if is_met { "" } else { ": short of the aim" }
+    )?;
+    Ok(())
+}
+
 /// This program, which is also the keeper of nodes.
 fn own_program() -> Result<PathBuf, Failure> {
     env::current_exe().context("the path of this program is not known").map_err(Failure::harness)
 }
 
-/// The options of runs of a system that a file describes.
-pub(super) struct FileRun<'a> {
-    /// The file.
-    pub(super) file: &'a Path,
+/// The options of runs of a system other than twopc.
+pub(super) struct SubjectRun<'a> {
+    /// The system.
+    pub(super) subject: Subject,
     /// The name of the workload.
     pub(super) workload: &'a str,
-    /// The level that is judged instead of the one that the file claims.
+    /// The level that is judged instead of the one that the system claims.
     pub(super) claim: Option<&'a str>,
     pub(super) faults: Vec<Fault>,
     pub(super) time_limit: Duration,
     pub(super) load: LoadShape,
+    /// When names of files become durable on the nodes' disks.
+    pub(super) disk: NameDurability,
     pub(super) seed: Option<u64>,
     pub(super) count: u32,
+    /// How large a record may become.
+    pub(super) max_bytes: Option<u64>,
+    /// Whether keys and values are replaced by digests in what is kept.
+    pub(super) redact: bool,
+    pub(super) output: &'a OutputArgs,
     pub(super) store: &'a Path,
 }
 
+/// What is run and judged.
+pub(super) struct Prepared {
+    workload: &'static dyn Workload,
+    /// The level that is judged.
+    pub(super) claim: Level,
+}
+
+/// A run and the results of its checks.
+pub(super) struct JudgedRun {
+    directory: PathBuf,
+    interrupted: bool,
+    /// What the system says of its version.
+    pub(super) version: Option<String>,
+    pub(super) checked: CheckedRun,
+}
+
+/// A fault needs disks that this machine does not let the harness serve.
+#[derive(Debug, thiserror::Error)]
+#[error("--faults {fault}: it mounts file systems, which needs root and /dev/fuse ({why})")]
+struct NoDisks {
+    fault: String,
+    why: String,
+}
+
+/// Whether an error says that this machine lacks something that a run needs: a program, or disks.
+pub(super) fn is_not_possible_here(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<MissingProgram>().is_some() || error.downcast_ref::<NoDisks>().is_some()
+}
+
 /// Makes the runs, and stops at the first one that is not valid.
-pub(super) fn test_file(
-    args: &FileRun<'_>,
+pub(super) fn test_subject(
+    args: &SubjectRun<'_>,
     runtime: &Runtime,
     interrupt: &watch::Receiver<bool>,
 ) -> Result<Exit, Failure> {
-    let spec = Arc::new(SystemSpec::load(args.file).map_err(Failure::arguments)?);
-    let workload = workloads::find(args.workload).ok_or_else(|| {
-        let names = workloads::names();
-        Failure::arguments(anyhow!(
-            "--workload: there is no workload '{}'; the workloads are {names}",
-            args.workload
-        ))
-    })?;
-    let claim = claim(args, &spec)?;
-    for fault in &args.faults {
-        if spec.excluded.contains(&fault.action) {
-            return Err(Failure::arguments(anyhow!(
-                "--faults {fault}: {} says that the system does not stand {}",
-                args.file.display(),
-                fault.action.name()
-            )));
-        }
-    }
-    fs::create_dir_all(args.store)
-        .with_context(|| format!("--store {}", args.store.display()))
-        .map_err(Failure::arguments)?;
+    let prepared = args.prepare()?;
     let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
+    let mut output = Output::new(args.output, args.count);
     let mut last = None;
-    for (seed, number) in run_seeds(first_seed, args.count).zip(1..) {
+    for seed in run_seeds(first_seed, args.count) {
         let started = Instant::now();
-        if args.count == 1 {
-            eprintln!("Seed {seed}. To repeat this run: {}", args.command(seed));
-        }
-        let made = make(args, &spec, workload, claim, seed, interrupt);
-        let CompletedRun { directory, interrupted } = runtime.block_on(made)?;
-        let checked = {
-            let _line = commands::progress::checking_run(&directory);
-            commands::check_workload_run(&directory, &Limits::default())
-        };
-        let checked = checked.map_err(Failure::harness)?;
-        let (tally, verdict) = (Tally::of(&checked.events), checked.results.verdict);
-        if args.count > 1 {
-            writeln!(
-                stdout(),
-                "run {number} of {}: {verdict}, seed {seed}, {:.1} s, {} operations, {} injections, {}",
-                args.count,
-                started.elapsed().as_secs_f64(),
-                tally.invoked(),
-                tally.injections(),
-                directory.display()
-            )?;
-        }
-        if verdict != Validity::Valid || args.count == 1 {
-            let mut out = stdout();
-            write!(out, "{tally}")?;
-            writeln!(out, "Judged: {} of the workload {}", claim, workload.name())?;
-            commands::print_results(&checked.results, &directory, &mut out)?;
-            return Ok(verdict.into());
+        let command = args.command(seed);
+        output.begins(seed, &command);
+        let JudgedRun { directory, interrupted, checked, .. } =
+            args.judge(&prepared, seed, runtime, interrupt)?;
+        let workload = prepared.workload.name();
+        output.run(&Told {
+            directory: &directory,
+            seed,
+            command,
+            elapsed: started.elapsed(),
+            tally: &Tally::of(&checked.events),
+            claim: Some(format!("Judged: {} of the workload {workload}", prepared.claim)),
+            remark: None,
+            results: &checked.results,
+        })?;
+        if checked.results.verdict != Validity::Valid {
+            output.finish()?;
+            return Ok(checked.results.verdict.into());
         }
         last = Some(directory);
         if interrupted {
             break;
         }
     }
-    if let Some(directory) = last {
-        writeln!(stdout(), "valid: {}", directory.display())?;
+    if let Some(last) = last {
+        output.all_valid(&last, "")?;
     }
+    output.finish()?;
     Ok(Exit::Valid)
 }
 
-/// The level that is judged: what the option says, or else what the file claims.
-fn claim(args: &FileRun<'_>, spec: &SystemSpec) -> Result<Level, Failure> {
-    match args.claim {
-        Some(name) => Level::of(name, args.workload)
-            .map_err(|why| Failure::arguments(anyhow!("--claim: {why}"))),
-        None => Ok(spec.claims.get(args.workload).copied().unwrap_or(Level::Durable)),
+impl SubjectRun<'_> {
+    /// Checks the options before anything is started.
+    pub(super) fn prepare(&self) -> Result<Prepared, Failure> {
+        let workload = workloads::find(self.workload).ok_or_else(|| {
+            let names = workloads::names();
+            Failure::arguments(anyhow!(
+                "--workload: there is no workload '{}'; the workloads are {names}",
+                self.workload
+            ))
+        })?;
+        let claim = claim(self)?;
+        for fault in &self.faults {
+            let why = fault.parts().find_map(|(action, _)| self.subject.excluded(action));
+            if let Some(why) = why {
+                return Err(Failure::arguments(anyhow!("--faults {fault}: {why}")));
+            }
+        }
+        if let Some(fault) = self.faults.iter().find(|fault| fault.needs_disk()) {
+            disk::available()
+                .map_err(|why| Failure::arguments(NoDisks { fault: fault.to_string(), why }))?;
+        }
+        fs::create_dir_all(self.store)
+            .with_context(|| format!("--store {}", self.store.display()))
+            .map_err(Failure::arguments)?;
+        Ok(Prepared { workload, claim })
+    }
+
+    /// Makes one run, checks it, and writes its page.
+    pub(super) fn judge(
+        &self,
+        prepared: &Prepared,
+        seed: u64,
+        runtime: &Runtime,
+        interrupt: &watch::Receiver<bool>,
+    ) -> Result<JudgedRun, Failure> {
+        let made = make(self, prepared, seed, interrupt);
+        let (CompletedRun { directory, interrupted }, version) = runtime.block_on(made)?;
+        let checked = {
+            let _line = commands::progress::checking_run(&directory);
+            commands::check_workload_run(&directory, &Limits::default())
+        };
+        let checked = checked.map_err(Failure::harness)?;
+        Ok(JudgedRun { directory, interrupted, version, checked })
     }
 }
 
-/// Makes one run.
+/// The level that is judged: what the option says, or else what the system claims.
+fn claim(args: &SubjectRun<'_>) -> Result<Level, Failure> {
+    match args.claim {
+        Some(name) => Level::of(name, args.workload)
+            .map_err(|why| Failure::arguments(anyhow!("--claim: {why}"))),
+        None => args.subject.claim(args.workload).map_err(|why| Failure::arguments(anyhow!(why))),
+    }
+}
+
+/// Makes one run. Returns it, and the version of the system.
 async fn make(
-    args: &FileRun<'_>,
-    spec: &Arc<SystemSpec>,
-    workload: &dyn Workload,
-    claim: Level,
+    args: &SubjectRun<'_>,
+    &Prepared { workload, claim }: &Prepared,
     seed: u64,
     interrupt: &watch::Receiver<bool>,
-) -> Result<CompletedRun, Failure> {
-    let task = Task { workload, claim: claim.name().to_owned(), seed, keeper: own_program()? };
-    // What fails here is in the file or in the system, not in the harness.
-    let deployment = Deployment::set_up(spec.clone(), &task).await.map_err(Failure::arguments)?;
+) -> Result<(CompletedRun, Option<String>), Failure> {
+    let deployed = args.subject.deploy(workload, claim, seed, own_program()?).await?;
     let progress = Arc::new(Progress::new(args.time_limit));
     let mut options = workload.options();
-    options.insert("version".to_owned(), json!(deployment.version()));
-    options.insert("system_file".to_owned(), json!(spec.path));
+    options.extend(args.subject.options());
+    options.insert("version".to_owned(), json!(deployed.version));
     options.insert("time_limit_ms".to_owned(), json!(args.time_limit.as_millis() as u64));
     options.insert("keys".to_owned(), json!(args.load.keys));
     options.insert("rate".to_owned(), json!(args.load.rate));
+    if args.redact {
+        options.insert("redacted".to_owned(), json!(true));
+    }
+    if args.uses_disks() {
+        options.insert("disk".to_owned(), json!(args.disk.name()));
+    }
     let settings = RunSettings {
         seed,
         time_limit: args.time_limit,
         load: args.load,
+        disk: args.disk,
+        max_bytes: args.max_bytes,
+        redact: args.redact,
         timeouts: ClientTimeouts { write: Duration::from_secs(1), get: Duration::from_secs(1) },
         description: RunDescription {
-            system: Some(spec.name.clone()),
+            system: Some(args.subject.name().to_owned()),
             command: Some(args.command(seed)),
-            claim: Some(claim.name().to_owned()),
+            claim: Some(claim.name()),
             options,
             ..RunDescription::default()
         },
         interrupt: interrupt.clone(),
         progress: progress.clone(),
-        ..RunSettings::new(&spec.name, args.store)
+        ..RunSettings::new(args.subject.name(), args.store)
     };
-    let run = lab::run(Arc::new(deployment), workload, &args.faults, &settings).await;
+    let run = lab::run(deployed.system, workload, &args.faults, &settings).await;
     progress.finish();
-    run.map_err(|error| match error {
+    run.map(|run| (run, deployed.version)).map_err(|error| match error {
         lab::RunError::NoSuchNode { .. } => Failure::arguments(anyhow!("--faults: {error}")),
         lab::RunError::NotReady { .. } | lab::RunError::SetUp(_) => Failure::arguments(error),
         other => Failure::harness(other),
     })
 }
 
-impl FileRun<'_> {
+impl SubjectRun<'_> {
+    fn uses_disks(&self) -> bool {
+        self.faults.iter().any(Fault::needs_disk)
+    }
+
     /// The command that repeats a run.
     fn command(&self, seed: u64) -> String {
         let mut command =
-            format!("harness --system {} --workload {}", self.file.display(), self.workload);
+            format!("harness {} --workload {}", self.subject.arguments(), self.workload);
         let faults: Vec<&str> = self.faults.iter().map(Fault::name).collect();
         if !faults.is_empty() {
             command += &format!(" --faults '{}'", faults.join(","));
         }
         if let Some(claim) = self.claim {
             command += &format!(" --claim {claim}");
+        }
+        if self.uses_disks() {
+            command += &format!(" --disk {}", self.disk.name());
+        }
+        if let Some(bytes) = self.max_bytes {
+            command += &format!(" --max-run-bytes {bytes}");
+        }
+        if self.redact {
+            command += " --redact";
         }
         let LoadShape { concurrency, keys, rate } = self.load;
         let time = duration_text(self.time_limit);

@@ -10,6 +10,12 @@ Faults:
   pause-master         SIGSTOP of the master at random times, and SIGCONT between a few milliseconds
                        and longer than every timeout later
   pause-replica        the same for a replica
+  restart-master       SIGTERM of the master at random times and in the middle of a commit, and a
+                       restart after it has exited
+  restart-replica      the same for a replica
+  first-commit         SIGKILL of the master when it has answered Ok for the first time, at the
+                       beginning of the run and after each of these kills; together with faults of
+                       disks, also a power loss
   master-uncertainty   the master stops inside the window of uncertainty, when replicas have voted
                        yes and not all of them know the decision; then it is killed or continued
   replica-uncertainty  a replica stops around its vote or around the decision; then it is killed or
@@ -22,22 +28,45 @@ Faults:
   wipe-replica         a replica is started on an empty directory, with and without --bootstrap; it
                        must be refused; then it gets its own directory back
   power-loss           nodes lose the writes that they have not synced: one node, all replicas, or
-                       all nodes, at random times, at crash points, and inside a commit to disk;
-                       needs root and /dev/fuse
+                       all nodes, at random times, at crash points, and inside a commit to disk
+  disk-full            a disk has no free space, or less than a replica keeps in reserve: it must
+                       accept no values, and may end when its store cannot grow
+  disk-error           writes or syncs of a disk fail; the node must end; when it is started again,
+                       it may lose power, and with it what the failed sync has not saved
+  disk-slow            each sync of a disk takes 50 to 1,500 ms
+  disk-stall           a disk answers nothing for 0.2 to 5 s; the node must notice it, and may be
+                       killed meanwhile
+  bit-flip             a node is killed, and bits of its disk flip: of a value, of the WAL, or any;
+                       the node must serve nothing that is damaged; it may refuse to start, and then
+                       the disk comes back as it was
+  restored-copy        a node is started on an older copy of its disk; it must be refused; then it
+                       gets its own disk back; with other faults, of the master only
+  power-loss and the six faults after it need root and /dev/fuse.
+  hostile-clients      a client floods a node, takes no answers, leaves requests unfinished, or
+                       keeps connections that it does not use
   crash-matrix         every crash point of a node and of its disk in turn, and at each a kill, a
                        power loss and a pause; without root or /dev/fuse no power loss; see --shard
-  all                  all of these, several at a time; all-but-FAULT is all except FAULT
+  all                  all of these, several at a time; all-but-FAULT is all except FAULT; of other
+                       systems: kill, pause and restart
 
-  Of a system that a file describes:
+  Of every other system:
   kill, pause, restart SIGKILL, SIGSTOP, or SIGTERM with a restart, of every process of a node
+  power-loss, disk-full, disk-error, disk-slow, disk-stall, bit-flip, restored-copy
+                       the faults of disks, for the directories that the file names as `power`,
+                       or all that a node of a database has; see --disk
   FAULT:TARGET         of one node (the default), minority, majority, all, leader, followers, or a
                        node's name: kill:leader
+  FAULT+FAULT          the second while the first lasts, of kill, pause and restart:
+                       pause:followers+kill:leader, disk-slow+kill:same
+  FAULT>FAULT          the second just after the first: pause>kill:same
   FAULT@/REGEX/        when a line of a node's log matches: pause:leader@/became leader/
 
 Other systems:
   A system file says how the nodes of a system are started and which program is its client, which
   may be in any language. `harness system new NAME` writes one to begin with, and `harness system
   check FILE` tries it. Without a claim in the file, only lost writes are violations.
+  etcd, redis and postgresql are built in, each behind a feature of the same name; their programs
+  must be installed. `harness record` prints a table of what is found in them.
 
 Exit status:
   0    valid
@@ -67,8 +96,9 @@ Examples:
   harness --faults master-uncertainty
   harness --faults kill-master,pause-replica --time-limit 60s --concurrency 20
   harness --faults all --seed 7 --test-count 20
-  harness --faults replica-uncertainty --break relock-on-recovery
+  harness --faults replica-uncertainty --break vote-forced
   harness --system ./mykv.toml --workload register --faults kill,pause:leader
+  harness --system etcd --workload append --faults kill,pause
   harness check histories/latest
   harness inspect --key k3 --from 1.5s --to 2s
   harness serve";

@@ -9,6 +9,7 @@ use std::{
 use anyhow::Context as _;
 use checker::{Limits, Validity};
 use lab::signals::follow_signals;
+use report::verdict::Detail;
 use twopc::{
     checks,
     commands::schedule,
@@ -46,7 +47,7 @@ pub(super) fn replay_on_processes(args: &ReplayArgs, store: &Path) -> Result<Exi
         let results = checks::check_run(&run.directory, &Limits::default());
         let (record, results) = results.map_err(Failure::harness)?;
         page::write(&run.directory, &record, &results).map_err(Failure::harness)?;
-        commands::print_results(&results, &run.directory, &mut stdout())?;
+        commands::print_results(&results, Detail::Usual, &run.directory, &mut stdout())?;
         verdict = verdict.max(results.verdict);
     }
     Ok(verdict.into())

@@ -2,45 +2,48 @@
 
 use std::{
     fs,
-    io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 use checker::{Limits, Results, Validity};
-use clap::{Args, builder::RangedU64ValueParser};
+use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 use lab::{
-    disk,
+    disk::{self, NameDurability},
     duration::parse_duration,
     fault::{Fault, parse_faults},
-    seeds::run_seeds,
+    seeds::{options_rng, run_seeds},
     signals::follow_signals,
     workload::Mix,
     workloads::LoadShape,
 };
+use rand::RngExt as _;
 use report::summary::Tally;
 use tokio::{runtime::Runtime, sync::watch};
 use twopc::{
-    CommitMode, Mutation, Timings, checks,
+    CommitMode, Mutation, TLS_AVAILABLE, Timings, TlsError, checks,
     commands::{
         blocking::{BlockingArgs, blocking},
-        run_with_progress,
+        rules, run_with_progress,
     },
     deployment::find_programs,
     faults::{FaultName, Faults},
     matrix::{Coverage, Shard},
     page,
-    run::{CompletedRun, RunOptions},
+    run::{CompletedRun, FailFast, RunOptions},
 };
 
 use super::{
     Exit, Failure,
-    described::{self, FileRun, SystemCommand},
+    described::{self, SubjectRun, SystemCommand},
+    output::{Output, OutputArgs, Told},
+    record::{self, RecordArgs},
     require_effect, stdout,
+    subject::{Subject, SubjectOptions},
 };
-use crate::commands::{self, progress};
+use crate::commands::progress;
 
 /// The options of a test run.
 #[derive(Clone, Debug, Args)]
@@ -101,33 +104,65 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "DIR", default_value = "histories")]
     store: PathBuf,
 
-    /// System under test: twopc, the store of this repository, or the path of a file that describes
-    /// another one (see below).
-    #[arg(long, value_name = "NAME|FILE", default_value = "twopc", value_parser = parse_system)]
+    /// System under test: twopc, the store of this repository; etcd, redis or postgresql, with a
+    /// configuration and a version as in etcd:cluster@3.5.1; or the path of a file that describes another
+    /// one (see below).
+    #[arg(long, value_name = "NAME|FILE", default_value = "twopc")]
     system: String,
 
-    /// What the clients of a described system do: register, cas-register, set, counter, queue, log, bank
-    /// or lock.
+    /// A program of a built-in system, for example etcd=/opt/etcd/etcd. May be repeated.
+    #[arg(long = "program", value_name = "NAME=PATH", value_parser = parse_program)]
+    programs: Vec<(String, PathBuf)>,
+
+    /// What the clients of a built-in system ask of reads, for example serializable (etcd) or replica
+    /// (redis).
+    #[arg(long, value_name = "LEVEL")]
+    reads: Option<String>,
+
+    /// The isolation that the clients of a built-in system ask for, for example read-committed
+    /// (postgresql).
+    #[arg(long, value_name = "LEVEL")]
+    isolation: Option<String>,
+
+    /// What the clients of another system than twopc do: register, cas-register, set, counter, queue, log,
+    /// bank, lock, append or rw.
     #[arg(long, value_name = "NAME", default_value = "register")]
     workload: String,
 
-    /// Judge a described system by this level instead of the one that its file claims, for example
+    /// Judge another system than twopc by this level instead of the one that it claims, for example
     /// linearizable or none.
     #[arg(long, value_name = "LEVEL")]
     claim: Option<String>,
+
+    /// What the disks of another system than twopc promise for names of files, where a fault needs such disks: ext4
+    /// (a sync that commits the journal makes all earlier changes of names durable) or posix (only a sync
+    /// of the directory does).
+    #[arg(long, value_name = "KIND", default_value = "ext4", value_parser = parse_disk)]
+    disk: NameDurability,
+
+    /// End a run of another system than twopc early, as unknown, when its record is larger than this many bytes.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_run_bytes: Option<u64>,
+
+    /// Replace keys and values by keyed digests in the history and the logs of a run of another system than
+    /// twopc, at its end. Equal ones stay equal. The key is not kept.
+    #[arg(long)]
+    redact: bool,
 
     /// Run the programs `master` and `replica` in this directory instead of the nodes that are built
     /// into the harness.
     #[arg(long, value_name = "DIR", value_parser = find_programs)]
     system_bin: Option<PathBuf>,
 
-    /// Switch off a rule of the protocol, or syncs of the store (store-syncs, store-meta-syncs), to
-    /// see which check detects it. May be repeated.
-    #[arg(long = "break", value_name = "RULE")]
+    /// Switch off a rule of the protocol or of the store, or syncs of the store (store-syncs,
+    /// store-meta-syncs), or make a mistake, to see which check detects it. Several are separated by
+    /// commas.
+    #[arg(long = "break", value_name = "RULE|MISTAKE,...", value_delimiter = ',')]
     mutations: Vec<Mutation>,
 
-    /// End the run as soon as the history cannot become linearizable any more. Without this option,
-    /// the run continues and the summary states when that happened.
+    /// End the run at the first violation that shows while it lasts: the history of the clients cannot become
+    /// linearizable any more, or the journals of the nodes contradict each other or a promise of the protocol.
+    /// Without this option, the run continues, and the summary states when clients first saw a violation.
     #[arg(long)]
     fail_fast: bool,
 
@@ -141,9 +176,31 @@ pub(super) struct TestArgs {
     #[arg(long)]
     relay: bool,
 
+    /// Whether all connections have mutual TLS, with certificates of a CA that the run makes: yes, no or seed, which
+    /// leaves it to the seed. Default: seed where the harness is built with the feature tls, no otherwise.
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "yes")]
+    tls: Option<TlsChoice>,
+
+    /// Take options from a TOML file: faults = ["partition"], time-limit = "60s", fail-fast = true. Those on the
+    /// command line come first.
+    #[arg(long, value_name = "FILE")]
+    options: Option<PathBuf>,
+
+    #[command(flatten)]
+    output: OutputArgs,
+
     /// Record unknown outcomes as failures: a defect of the harness, which the checks must find.
     #[arg(long, alias = "lie", hide = true)]
     misreport_unknown: bool,
+}
+
+/// Whether runs have TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TlsChoice {
+    Yes,
+    No,
+    /// In about half of the runs.
+    Seed,
 }
 
 /// The faults of a run, of our own store or of any system: which of the two is known once the system is.
@@ -159,7 +216,7 @@ impl FromStr for FaultsArg {
     fn from_str(text: &str) -> Result<Self, String> {
         let (ours, any) = (text.parse::<Faults>(), parse_faults(text));
         match (&ours, &any) {
-            (Err(why), Err(other)) => Err(match text.contains([':', '@']) {
+            (Err(why), Err(other)) => Err(match text.contains([':', '@', '+', '>']) {
                 true => other.clone(),
                 false => why.clone(),
             }),
@@ -169,15 +226,20 @@ impl FromStr for FaultsArg {
 }
 
 /// Whether a system is described by a file.
-fn is_file(system: &str) -> bool {
+pub(super) fn is_file(system: &str) -> bool {
     system.ends_with(".toml") || system.contains('/')
 }
 
-fn parse_system(text: &str) -> Result<String, String> {
-    if text == "twopc" || is_file(text) {
-        return Ok(text.to_owned());
-    }
-    Err("expected twopc, or the path of a system file such as ./mykv.toml".to_owned())
+fn parse_program(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = text
+        .split_once('=')
+        .ok_or_else(|| format!("'{text}': expected NAME=PATH, for example etcd=/opt/etcd/etcd"))?;
+    Ok((name.to_owned(), path.into()))
+}
+
+fn parse_disk(text: &str) -> Result<NameDurability, String> {
+    let found = NameDurability::ALL.into_iter().find(|kind| kind.name() == text);
+    found.ok_or_else(|| "expected ext4 or posix".to_owned())
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -187,6 +249,18 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 }
 
 impl TestArgs {
+    /// Whether the run with this seed has TLS.
+    fn has_tls(&self, seed: u64) -> bool {
+        // Separate programs may have been built without it.
+        let drawn = TLS_AVAILABLE && self.system_bin.is_none();
+        match self.tls {
+            Some(TlsChoice::Yes) => true,
+            Some(TlsChoice::No) => false,
+            Some(TlsChoice::Seed) => options_rng(seed).random(),
+            None => drawn && options_rng(seed).random(),
+        }
+    }
+
     fn options(&self, faults: &Faults, disks: bool, shard: Shard, seed: u64) -> RunOptions {
         RunOptions {
             faults: faults.clone(),
@@ -204,9 +278,10 @@ impl TestArgs {
             mutations: self.mutations.clone(),
             disks,
             shard,
-            fail_fast: self.fail_fast,
+            fail_fast: if self.fail_fast { FailFast::AnyViolation } else { FailFast::Never },
             timings: self.timings.clone(),
             relay: self.relay,
+            tls: self.has_tls(seed),
             misreport_unknown: self.misreport_unknown,
             schedule: None,
             script: None,
@@ -216,8 +291,8 @@ impl TestArgs {
 
 /// Makes the runs, and stops at the first one that is not valid.
 pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
-    if is_file(&args.system) {
-        return test_described(args);
+    if args.system != "twopc" {
+        return test_subject(args);
     }
     let asked = args.faults.ours.clone();
     let asked = asked.map_err(|why| Failure::arguments(anyhow::anyhow!("--faults: {why}")))?;
@@ -229,7 +304,7 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
     let (faults, disks) = with_disks(&asked)?;
     let (runtime, interrupt) = runtime()?;
     let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
-    let many = args.test_count > 1;
+    let mut output = Output::new(&args.output, args.test_count);
     let mut last = None;
     let mut coverage = Coverage::default();
     for (seed, number) in run_seeds(first_seed, args.test_count).zip(1..) {
@@ -240,65 +315,64 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
         };
         let options = args.options(&faults, disks, shard, seed);
         let started = Instant::now();
-        if !many {
-            eprintln!("Seed {seed}. To repeat this run: {}", options.command());
-        }
+        let command = options.command();
+        output.begins(seed, &command);
         let run = runtime
             .block_on(run_with_progress(&options, interrupt.clone()))
             .map_err(Failure::harness)?;
-        let run = judge(run)?;
-        if many {
-            print_line(&run, number, args.test_count, seed, started.elapsed())?;
+        let JudgedRun { completed, tally, coverage: covered, results } = judge(run)?;
+        output.run(&Told {
+            directory: &completed.directory,
+            seed,
+            command,
+            elapsed: started.elapsed(),
+            tally: &tally,
+            claim: None,
+            remark: unnoticed(&args.mutations),
+            results: &results,
+        })?;
+        if results.verdict != Validity::Valid {
+            output.finish()?;
+            return Ok(results.verdict.into());
         }
-        if run.results.verdict != Validity::Valid || !many {
-            let mut out = stdout();
-            write!(out, "{}", run.tally)?;
-            commands::print_results(&run.results, &run.completed.directory, &mut out)?;
-            return Ok(run.results.verdict.into());
-        }
-        coverage.merge(run.coverage.clone());
-        let interrupted = run.completed.interrupted;
-        last = Some(run);
+        coverage.merge(covered);
+        let interrupted = completed.interrupted;
+        last = Some(completed.directory);
         if interrupted {
             break;
         }
     }
-    if !coverage.is_empty() {
-        write!(stdout(), "{coverage}")?;
+    if let Some(last) = last {
+        let coverage = if coverage.is_empty() { String::new() } else { coverage.to_string() };
+        output.all_valid(&last, &coverage)?;
     }
-    if let Some(run) = last {
-        let directory = run.completed.directory.display();
-        writeln!(stdout(), "{}: {directory}", run.results.verdict)?;
-    }
+    output.finish()?;
     Ok(Exit::Valid)
 }
 
-/// Makes the runs of a system that a file describes.
-fn test_described(args: &TestArgs) -> Result<Exit, Failure> {
-    let faults = args.faults.any.clone();
-    let faults = faults.map_err(|why| {
-        Failure::arguments(anyhow::anyhow!("--faults: {why}; other faults are those of twopc"))
-    })?;
-    if !args.mutations.is_empty() || args.shard.is_some() || args.system_bin.is_some() || args.relay
-    {
-        return Err(Failure::arguments(anyhow::anyhow!(
-            "--break, --shard, --system-bin and --relay are for the system twopc"
-        )));
-    }
-    let (runtime, interrupt) = runtime()?;
-    let (concurrency, keys, rate) = (args.concurrency, args.keys, args.rate);
-    let run = FileRun {
-        file: args.system.as_ref(),
-        workload: &args.workload,
-        claim: args.claim.as_deref(),
-        faults,
-        time_limit: args.time_limit,
-        load: LoadShape { concurrency, keys, rate },
-        seed: args.seed,
-        count: args.test_count,
-        store: &args.store,
+/// What is said of a valid run of a system in which something is broken.
+fn unnoticed(mutations: &[Mutation]) -> Option<String> {
+    let first = mutations.first()?;
+    let names: Vec<&str> = mutations.iter().map(|mutation| mutation.name()).collect();
+    let advice = match rules::shown_by(*first) {
+        Some("none") => "a longer run may show it".to_owned(),
+        Some(faults) => format!("try --faults {faults}"),
+        None => "`harness rules --list` says why".to_owned(),
     };
-    described::test_file(&run, &runtime, &interrupt)
+    Some(format!("{} is broken, and nobody noticed: {advice}", names.join(", ")))
+}
+
+/// Makes the runs of another system than twopc.
+fn test_subject(args: &TestArgs) -> Result<Exit, Failure> {
+    let run = args.subject_run(&args.store)?;
+    let (runtime, interrupt) = runtime()?;
+    described::test_subject(&run, &runtime, &interrupt)
+}
+
+/// The command `record`.
+pub(super) fn record(args: &RecordArgs) -> Result<Exit, Failure> {
+    let (runtime, interrupt) = runtime()?;
+    record::record(args, &runtime, &interrupt)
 }
 
 /// The command `system`.
@@ -308,23 +382,74 @@ pub(super) fn system_command(command: &SystemCommand) -> Result<Exit, Failure> {
 }
 
 impl TestArgs {
-    /// Rejects combinations of options that make no sense.
-    fn validate(&self, faults: &Faults) -> Result<(), Failure> {
-        if self.workload != "register" || self.claim.is_some() {
+    /// The runs of another system than twopc, recorded below `store`.
+    pub(super) fn subject_run<'a>(&'a self, store: &'a Path) -> Result<SubjectRun<'a>, Failure> {
+        let faults = self.faults.any.clone();
+        let faults = faults.map_err(|why| {
+            Failure::arguments(anyhow::anyhow!("--faults: {why}; other faults are those of twopc"))
+        })?;
+        if !self.mutations.is_empty()
+            || self.shard.is_some()
+            || self.system_bin.is_some()
+            || self.relay
+            || self.tls.is_some()
+        {
             return Err(Failure::arguments(anyhow::anyhow!(
-                "--workload and --claim are for systems that a file describes: --system FILE"
+                "--break, --shard, --system-bin, --relay and --tls are for the system twopc"
             )));
         }
-        let skips_syncs =
-            self.mutations.iter().any(|mutation| matches!(mutation, Mutation::SyncMode(_)));
-        if self.system_bin.is_some() && skips_syncs {
+        let subject = Subject::find(&SubjectOptions {
+            system: &self.system,
+            reads: self.reads.as_deref(),
+            isolation: self.isolation.as_deref(),
+            programs: &self.programs,
+        })?;
+        let (concurrency, keys, rate) = (self.concurrency, self.keys, self.rate);
+        Ok(SubjectRun {
+            subject,
+            workload: &self.workload,
+            claim: self.claim.as_deref(),
+            faults,
+            time_limit: self.time_limit,
+            load: LoadShape { concurrency, keys, rate },
+            disk: self.disk,
+            seed: self.seed,
+            count: self.test_count,
+            max_bytes: self.max_run_bytes,
+            redact: self.redact,
+            output: &self.output,
+            store,
+        })
+    }
+
+    /// Rejects combinations of options that make no sense.
+    fn validate(&self, faults: &Faults) -> Result<(), Failure> {
+        let is_plain = self.workload == "register"
+            && self.claim.is_none()
+            && self.reads.is_none()
+            && self.isolation.is_none()
+            && self.programs.is_empty()
+            && self.max_run_bytes.is_none()
+            && !self.redact;
+        if !is_plain {
             return Err(Failure::arguments(anyhow::anyhow!(
-                "--system-bin: the system's programs cannot skip syncs; leave out --system-bin"
+                "--workload, --claim, --reads, --isolation, --program, --max-run-bytes and --redact are for \
+                 other systems than twopc: --system NAME or FILE"
+            )));
+        }
+        if !TLS_AVAILABLE && self.tls.is_some_and(|tls| tls != TlsChoice::No) {
+            return Err(Failure::arguments(anyhow::anyhow!("--tls: {}", TlsError::NotBuilt)));
+        }
+        let built_in = self.mutations.iter().find(|mutation| mutation.needs_built_in_nodes());
+        if let (Some(_), Some(mutation)) = (&self.system_bin, built_in) {
+            return Err(Failure::arguments(anyhow::anyhow!(
+                "--break {mutation}: the system's programs keep every rule of the store and every sync; \
+                 leave out --system-bin"
             )));
         }
         let rules = self.mutations.iter().filter_map(|mutation| match mutation {
             Mutation::Rule(rule) => Some(*rule),
-            Mutation::SyncMode(_) => None,
+            _ => None,
         });
         require_effect(&rules.collect::<Vec<_>>(), &[self.commit])?;
         if self.shard.is_some() && !faults.names().contains(&FaultName::CrashMatrix) {
@@ -335,27 +460,6 @@ impl TestArgs {
         }
         Ok(())
     }
-}
-
-/// Prints the result of one run of many.
-fn print_line(
-    run: &JudgedRun,
-    number: u32,
-    count: u32,
-    seed: u64,
-    elapsed: Duration,
-) -> io::Result<()> {
-    let JudgedRun { completed, tally, results, .. } = run;
-    writeln!(
-        stdout(),
-        "run {number} of {count}: {}, seed {seed}, {:.1} s, {} operations, {} injections, {}, {}",
-        results.verdict,
-        elapsed.as_secs_f64(),
-        tally.invoked(),
-        tally.injections(),
-        tally.recovery(),
-        completed.directory.display()
-    )
 }
 
 /// The command `blocking`.
@@ -379,9 +483,9 @@ fn runtime() -> Result<(Runtime, watch::Receiver<bool>), Failure> {
     Ok((runtime, interrupt))
 }
 
-/// The faults that are possible on this machine, and whether the disks can lose power. Without such
-/// disks, a power loss that was asked for by name is an error. If it was only a part of `all`, it is
-/// left out with a warning.
+/// The faults that are possible on this machine, and whether the nodes have disks that the harness serves.
+/// Without such disks, a fault of theirs that was asked for by name is an error. Those that were only a part
+/// of `all` are left out with a warning.
 fn with_disks(faults: &Faults) -> Result<(Faults, bool), Failure> {
     if !faults.use_disks() {
         return Ok((faults.clone(), false));
@@ -389,14 +493,18 @@ fn with_disks(faults: &Faults) -> Result<(Faults, bool), Failure> {
     let Err(error) = disk::available() else {
         return Ok((faults.clone(), true));
     };
-    let why = format!("it mounts file systems, which needs root and /dev/fuse ({error})");
-    if faults.require_disks() {
+    let why =
+        format!("faults of disks mount file systems, which needs root and /dev/fuse ({error})");
+    let required = faults.require_disks();
+    if !required.is_empty() {
+        let names: Vec<&str> = required.iter().map(|fault| fault.name()).collect();
         let refusal = anyhow::anyhow!(
-            "power-loss is not possible here: {why}; every other fault works without it"
+            "not possible here: {}: {why}; every other fault works without it",
+            names.join(", ")
         );
         return Err(Failure::arguments(refusal));
     }
-    eprintln!("harness: warning: running without power-loss: {why}");
+    eprintln!("harness: warning: running without power loss and other faults of disks: {why}");
     Ok((faults.clone().without_disks(), false))
 }
 

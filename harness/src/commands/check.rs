@@ -6,28 +6,33 @@ mod transactions;
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use checker::{
-    CheckResult, Limits, Results, Spec, linearizability::frontier::CONFIGURATION_BYTES,
-    transactions::Level,
+    Limits, Results, Spec, levels::Level, linearizability::frontier::CONFIGURATION_BYTES,
 };
 use clap::Args;
 use history::formats::Format;
 use lab::duration::parse_duration;
+use report::{
+    ci::Judged,
+    terminal::Escaped,
+    verdict::{Detail, write_results},
+};
 use twopc::{checks, page};
 
 pub use self::files::Checked;
 use super::{
-    CommandError, History, check_workload_run, histories, is_workload_run, progress::checking_run,
+    CiArgs, CiOutput, CommandError, History, check_workload_run, histories, is_workload_run,
+    print_json, progress::checking_run,
 };
 
 /// Arguments of `check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// Run directories, such as histories/latest; history files, of this harness, Jepsen, Porcupine or
-    /// your own, in any format that the README of the crate history lists; Jepsen's store
+    /// Run directories, such as histories/latest; history files, of this harness, Jepsen, Porcupine,
+    /// AWDIT, dbcop, PolySI, Cobra or your own, in any format that the README of the crate history lists; Jepsen's store
     /// directories; or directories of these. The results.json and report.html of a run are written
     /// anew.
     #[arg(value_name = "PATH", required = true)]
@@ -44,8 +49,8 @@ pub struct CheckArgs {
           value_parser = clap::value_parser!(u32).range(16..))]
     pub memory: u32,
 
-    /// Format of files: jsonl, edn, jepsen-log, jepsen-txt, json, porcupine, intervals or csv; detected
-    /// from the content by default.
+    /// Format of files: jsonl, edn, jepsen-log, jepsen-txt, json, porcupine, intervals, csv, plume,
+    /// awdit, dbcop or cobra; detected from the content by default.
     #[arg(long, value_name = "FORMAT")]
     pub format: Option<Format>,
 
@@ -59,9 +64,11 @@ pub struct CheckArgs {
     #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
     pub initial: Option<String>,
 
-    /// Isolation level that transactions are judged by, for example serializable, snapshot-isolation,
-    /// strict-serializable or PL-2. It decides the exit status. Without it, the levels and anomalies
-    /// of transactions are reported, and only lost appends make them invalid.
+    /// Level that files are judged by: of transactions an isolation level, for example serializable,
+    /// snapshot-isolation, strict-serializable or PL-2, or durable; of operations on single keys
+    /// linearizable; of sets, counters, queues and banks those of runs. It decides the exit status. Without it,
+    /// the levels and anomalies of transactions are reported, and only lost appends make them invalid; sets
+    /// and queues are judged as durable, counters as linearizable, banks as serializable.
     #[arg(long, value_name = "LEVEL")]
     pub claim: Option<Level>,
 
@@ -69,6 +76,11 @@ pub struct CheckArgs {
     /// shows it. `harness verify` verifies such files. Takes one history.
     #[arg(long, value_name = "FILE")]
     pub certify: Option<PathBuf>,
+
+    /// Write a page on the transactions of a history to this file: each anomaly with a drawing, its
+    /// meaning, and the levels that it rules out. Takes one history file.
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
 
     /// With several files, print a line and the counterexamples of each. By default, valid files are
     /// only counted, and counterexamples are printed for the first few.
@@ -78,9 +90,21 @@ pub struct CheckArgs {
     /// Print results as JSON, one object for each path.
     #[arg(long)]
     pub json: bool,
+
+    /// Print all violations that are kept of each check of a run, and what it measured.
+    #[arg(long, short, conflicts_with = "json")]
+    pub verbose: bool,
+
+    /// What is told to CI services.
+    #[command(flatten)]
+    pub ci: CiArgs,
 }
 
 impl CheckArgs {
+    fn detail(&self) -> Detail {
+        if self.verbose { Detail::Verbose } else { Detail::Usual }
+    }
+
     fn memory_bytes(&self) -> u64 {
         u64::from(self.memory) << 20
     }
@@ -100,7 +124,7 @@ impl CheckArgs {
 ///
 /// # Errors
 /// A path that is given by name, alone, cannot be read; or the output cannot be written.
-pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandError> {
+pub fn check(args: &CheckArgs, out: &mut Escaped<impl Write>) -> Result<Checked, CommandError> {
     if args.certify.is_some() && args.paths.len() > 1 {
         return Err(CommandError::Arguments("--certify goes with one PATH"));
     }
@@ -108,18 +132,31 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandE
     if args.certify.is_some() && all.len() > 1 {
         return Err(CommandError::Arguments("--certify goes with one history"));
     }
+    if args.page.is_some() && (all.len() > 1 || all.iter().any(|history| history.is_run)) {
+        return Err(CommandError::Arguments(
+            "--page goes with one history file; a run has its own page",
+        ));
+    }
     let (runs, files): (Vec<History>, Vec<History>) =
         all.into_iter().partition(|history| history.is_run && args.certify.is_none());
     let mut checked = Checked::default();
+    let mut ci = CiOutput::new(&args.ci);
     let total = runs.len() + files.len();
     for History { path, .. } in runs {
+        let start = Instant::now();
         match check_and_report(&path, args) {
             Ok(results) => {
                 checked.count(results.verdict);
+                ci.add(Judged {
+                    name: path.display().to_string(),
+                    seconds: start.elapsed().as_secs_f64(),
+                    command: None,
+                    checks: results.checks.clone(),
+                })?;
                 if args.json {
                     print_json(&results, out)?;
                 } else {
-                    print_results(&results, &path, out)?;
+                    print_results(&results, args.detail(), &path, out)?;
                 }
             }
             Err(error @ (CommandError::Load(_) | CommandError::Nothing { .. })) if total > 1 => {
@@ -130,7 +167,8 @@ pub fn check(args: &CheckArgs, out: &mut impl Write) -> Result<Checked, CommandE
         }
     }
     let files: Vec<PathBuf> = files.into_iter().map(History::file).collect();
-    files::check_files(&files, total, args, &mut checked, out)?;
+    files::check_files(&files, total, args, &mut checked, &mut ci, out)?;
+    ci.finish()?;
     Ok(checked)
 }
 
@@ -145,45 +183,21 @@ fn check_and_report(path: &Path, args: &CheckArgs) -> Result<Results, CommandErr
     Ok(results)
 }
 
-fn print_json(results: &impl serde::Serialize, out: &mut impl Write) -> Result<(), CommandError> {
-    serde_json::to_writer(&mut *out, results).map_err(io::Error::from)?;
-    Ok(writeln!(out)?)
-}
-
-/// Prints the results of a run: a line for each check, a sentence for each violation and each reason
-/// why a check is undecided, and in the last line the verdict with the path of the run.
+/// Prints the results of a run: what an invalid verdict comes from, a line for each check, a sentence for each
+/// violation and each reason why a check is undecided, and in the last line the verdict with the path of the run.
 ///
 /// # Errors
 /// The output cannot be written.
-pub fn print_results(results: &Results, path: &Path, out: &mut impl Write) -> io::Result<()> {
-    for check_result in &results.checks {
-        print_check_result(check_result, out)?;
-    }
+pub fn print_results(
+    results: &Results,
+    detail: Detail,
+    path: &Path,
+    out: &mut Escaped<impl Write>,
+) -> io::Result<()> {
+    write_results(results, detail, page::terms, out)?;
     let page = path.join(report::PAGE);
     if page.exists() {
         writeln!(out, "page: {}", page.display())?;
     }
     writeln!(out, "{}: {}", results.verdict, path.display())
-}
-
-/// The most violations of a check that are printed.
-const PRINTED_MAX: usize = 6;
-
-fn print_check_result(check_result: &CheckResult, out: &mut impl Write) -> io::Result<()> {
-    let CheckResult { check, verdict, violations, violations_total, unknown_because, .. } =
-        check_result;
-    writeln!(out, "  {check:<16} {verdict}")?;
-    let printed = violations.len().min(PRINTED_MAX);
-    for sentence in &violations[..printed] {
-        writeln!(out, "    {}", sentence.trim_end().replace('\n', "\n      "))?;
-    }
-    if *violations_total > printed {
-        let more = violations_total - printed;
-        let kept = violations.len();
-        writeln!(out, "    and {more} more; results.json has the first {kept}")?;
-    }
-    for sentence in unknown_because {
-        writeln!(out, "    {}", sentence.to_string().replace('\n', "\n      "))?;
-    }
-    Ok(())
 }

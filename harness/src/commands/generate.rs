@@ -5,7 +5,7 @@ use std::{
     str::FromStr,
 };
 
-use checker::Validity;
+use checker::{Validity, transactions};
 use clap::Args;
 use history::synthetic::{
     self, SyntheticOptions,
@@ -32,7 +32,7 @@ pub struct GenerateArgs {
     /// How the simulated database isolates transactions: read-committed, snapshot-isolation,
     /// serializable or strict-serializable.
     #[arg(long, value_name = "LEVEL", default_value = "strict-serializable", requires = "workload",
-          value_parser = Isolation::from_str)]
+          value_parser = isolation)]
     pub level: Isolation,
 
     /// Number of keys.
@@ -66,7 +66,7 @@ pub struct GenerateArgs {
 pub fn generate(args: &GenerateArgs, out: &mut impl Write) -> Result<Validity, CommandError> {
     let mut out = io::BufWriter::with_capacity(1 << 18, out);
     if let Some(workload) = args.workload {
-        transactions(args, workload, &mut out)?;
+        write_transactions(args, workload, &mut out)?;
         return Ok(Validity::Valid);
     }
     let options = SyntheticOptions {
@@ -87,6 +87,16 @@ pub fn generate(args: &GenerateArgs, out: &mut impl Write) -> Result<Validity, C
     Ok(Validity::Valid)
 }
 
+/// The isolation of the simulated database, by any name that its level has.
+fn isolation(name: &str) -> Result<Isolation, String> {
+    let level: transactions::Level = name.parse()?;
+    let level = level.to_string();
+    Isolation::ALL.into_iter().find(|isolation| isolation.name() == level).ok_or_else(|| {
+        let names = Isolation::ALL.map(Isolation::name).join(", ");
+        format!("{level} is not simulated: expected one of {names}")
+    })
+}
+
 /// The violation to plant.
 fn violation<T: FromStr<Err = String>>(args: &GenerateArgs) -> Result<Option<T>, CommandError> {
     let parsed = args.violate.as_deref().map(str::parse).transpose();
@@ -94,7 +104,7 @@ fn violation<T: FromStr<Err = String>>(args: &GenerateArgs) -> Result<Option<T>,
 }
 
 /// Writes a synthetic history of transactions.
-fn transactions(
+fn write_transactions(
     args: &GenerateArgs,
     workload: SyntheticWorkload,
     out: &mut impl Write,

@@ -61,5 +61,5 @@ pub fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<Validity, Ins
         to: args.to,
     };
     let format = if args.json { Format::Json } else { Format::Text };
-    report::inspect::inspect(&args.path, &filter, format, page::summary, out)
+    report::inspect::inspect(&args.path, &filter, format, page::summary, page::terms, out)
 }

@@ -1,13 +1,15 @@
 //! The commands on recorded histories and runs: `check`, `verify`, `export`, `generate`, `inspect`,
-//! `serve` and `replay`, one module each. They print results; the crates [`checker`], [`history`] and
+//! `serve`, `runs` and `replay`, one module each. They print results; the crates [`checker`], [`history`] and
 //! [`report`], and the checks in [`twopc`](twopc::checks), compute them.
 
 mod check;
+mod ci;
 mod export;
 mod generate;
 mod inspect;
 pub mod progress;
 mod replay;
+mod runs;
 mod serve;
 mod verify;
 mod workload_run;
@@ -22,10 +24,12 @@ use twopc::checks::{LoadError, replay::ReplayError};
 
 pub use self::{
     check::{CheckArgs, Checked, check, print_results},
+    ci::{CiArgs, CiOutput},
     export::{ExportArgs, export},
     generate::{GenerateArgs, generate},
     inspect::{InspectArgs, inspect},
     replay::{ReplayArgs, replay},
+    runs::{RunsArgs, runs},
     serve::{ServeArgs, ServeFailure, serve},
     verify::{VerifyArgs, verify},
     workload_run::{CheckedRun, check_workload_run, is_workload_run},
@@ -83,6 +87,12 @@ pub enum CommandError {
     Write(#[from] io::Error),
 }
 
+/// Prints a value as a line of JSON.
+fn print_json(value: &impl serde::Serialize, out: &mut impl io::Write) -> Result<(), CommandError> {
+    serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
+    Ok(writeln!(out)?)
+}
+
 /// The history files in a directory, in the order in which they are looked for: our own, and those of
 /// Jepsen's store.
 const HISTORY_FILES: [&str; 4] = ["history.jsonl", "history.edn", "history.txt", "jepsen.log"];
@@ -136,7 +146,7 @@ fn histories(paths: &[PathBuf]) -> Result<Vec<History>, CommandError> {
 }
 
 fn add_histories(path: &Path, found: &mut Vec<History>) -> Result<(), CommandError> {
-    if !path.is_dir() {
+    if !path.is_dir() || history::formats::is_directory_history(path) {
         found.push(History { path: path.to_owned(), is_run: false });
         return Ok(());
     }

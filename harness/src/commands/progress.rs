@@ -11,7 +11,7 @@ use std::{
 
 use checker::progress::ProgressObserver;
 use indicatif::DecimalBytes;
-use report::progress::Progress;
+use report::{progress::Progress, store::JudgingMark};
 
 /// Counters of a check of files, shared by all threads.
 #[derive(Debug, Default)]
@@ -63,11 +63,20 @@ pub(super) fn checking_files(progress: &Arc<CheckProgress>, files: usize, bytes:
     Progress::show(move |elapsed| progress.status(elapsed, files, bytes))
 }
 
-/// Shows that a run is being checked. How long it takes is not known in advance.
+/// Shows that a run is being checked until it is dropped: on the terminal, and to a server of its store. How long
+/// it takes is not known in advance.
 #[must_use]
-pub fn checking_run(run: &Path) -> Progress {
+pub struct Checking {
+    _progress: Progress,
+    _mark: JudgingMark,
+}
+
+/// Shows that the run in a directory is being checked.
+pub fn checking_run(run: &Path) -> Checking {
+    let mark = JudgingMark::set(run);
     let run = run.display().to_string();
-    Progress::show(move |elapsed| format!("checking {run}, {:.0} s", elapsed.as_secs_f64()))
+    let status = move |elapsed: Duration| format!("checking {run}, {:.0} s", elapsed.as_secs_f64());
+    Checking { _progress: Progress::show(status), _mark: mark }
 }
 
 #[cfg(test)]

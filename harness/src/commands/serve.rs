@@ -43,7 +43,10 @@ pub async fn serve(args: &ServeArgs) -> Result<(), ServeFailure> {
     let on_listening = |addr: SocketAddr| {
         println!("Serving {} on http://{addr}/ until Ctrl-C.", args.store.display());
         if !addr.ip().is_loopback() {
-            println!("Warning: every client that can connect to {addr} can read all runs.");
+            println!(
+                "Warning: every client that can connect to {addr} can read all runs, with keys and values \
+                 and the nodes' logs. Runs that were made with --redact have digests instead."
+            );
         }
     };
     let served =

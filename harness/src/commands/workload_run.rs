@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 use checker::{
     Limits, Results,
-    workloads::{self, WorkloadRun},
+    workloads::{self, WorkloadResults, WorkloadRun},
 };
 use history::{Event, RunDescription};
 use report::{NodeLanes, RecordedRun};
@@ -49,10 +49,11 @@ pub fn check_workload_run(directory: &Path, limits: &Limits) -> Result<CheckedRu
         events: &recorded.events,
         operations: &operations,
     };
-    let results = workloads::check(&run, limits).map_err(|why| {
+    let checked = workloads::check(&run, limits).map_err(|why| {
         let source = io::Error::new(io::ErrorKind::InvalidData, why);
         LoadError::File { path, source }
     })?;
+    let WorkloadResults { results, transactions } = checked;
     let mut text = serde_json::to_string_pretty(&results).map_err(io::Error::from)?;
     text.push('\n');
     let path = directory.join("results.json");
@@ -63,6 +64,7 @@ pub fn check_workload_run(directory: &Path, limits: &Limits) -> Result<CheckedRu
         operations: &operations,
         torn: recorded.torn,
         results: &results,
+        transactions: transactions.as_ref(),
     };
     report::write(&recorded_run, &NodeLanes::new(&description.nodes, &operations))?;
     Ok(CheckedRun { events: recorded.events, results })

@@ -6,8 +6,10 @@
 mod chrome;
 #[path = "../support/copy.rs"]
 mod copy;
+mod explains;
 #[path = "../support/server.rs"]
 mod server;
+mod serves;
 
 use std::{
     fs::{self, OpenOptions},

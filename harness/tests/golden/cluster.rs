@@ -198,6 +198,7 @@ impl Cluster {
             commit: CommitMode::Logged,
             rules: Rules::ALL,
             timing: Timing::default(),
+            scrub_interval: Duration::ZERO,
         };
         let records = kept(&host.records);
         let (machine, effects) = Machine::recover(config.clone(), &records);

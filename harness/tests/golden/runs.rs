@@ -9,7 +9,8 @@ use serde_json::json;
 use system::{
     journal::Entry,
     protocol::{
-        Body, Decision, Effect, Event, HaltKind, Message, Node, ReadId, Record, TxnId, Value,
+        Body, Decision, Effect, Event, HaltKind, Message, NoReason, Node, ReadId, Record, TxnId,
+        Value,
     },
 };
 
@@ -46,7 +47,7 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     invalid("atomicity-ac4-invalid", "atomicity", "AC4: ", &aborts_though_all_yes);
     invalid("atomicity-ac5-invalid", "atomicity", "AC5: r1 is still in doubt", &stays_in_doubt);
     invalid("atomicity-halt-invalid", "atomicity", "r3 halted", &halts);
-    invalid("atomicity-differ-invalid", "atomicity", "r3 has 9-9", &differs);
+    invalid("atomicity-differ-invalid", "atomicity", "r3 has '9-9'", &differs);
     invalid("reads-invalid", "reads", "r1 served k1", &serves_a_locked_key);
     invalid("durability-invalid", "durability", "but r1 has nothing", &loses_a_write);
     invalid(
@@ -58,18 +59,34 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     invalid(
         "reply-soundness-fail-invalid",
         "reply-soundness",
-        "0-1 (index 0) failed",
+        "'0-1' (index 0) failed",
         &fail_of_a_commit,
     );
     let of_a_del = "deletes of k2: 1 committed, but only 0 answered Ok";
     invalid("reply-soundness-del-invalid", "reply-soundness", of_a_del, &fail_of_a_delete);
-    let unrequested = "put k3 = 3-1";
+    let unrequested = "put k3 = '3-1'";
     invalid(
         "reply-soundness-unasked-invalid",
         "reply-soundness",
         unrequested,
         &requests_another_value,
     );
+    invalid(
+        "reply-soundness-version-invalid",
+        "reply-soundness",
+        "was told the version 2.2",
+        &tells_another_version,
+    );
+    invalid("recovery-invalid", "recovery", "without COMMIT", &forgets_at_a_start);
+    invalid("messages-invalid", "messages", "that master never sent", &changes_a_message);
+    invalid(
+        "liveness-invalid",
+        "liveness",
+        "r1 was in doubt about 1.2 and did not inquire",
+        &never_inquires,
+    );
+    let past = "r1 voted no on 1.9";
+    invalid("conflicts-refusal-invalid", "conflicts", past, &refuses_because_of_the_past);
     let unsettled = "not all ready";
     invalid("convergence-unsettled-invalid", "convergence", unsettled, &never_settles);
     invalid("conflicts-over-invalid", "conflicts", "no other write", &conflicts_with_the_past);
@@ -80,6 +97,9 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
         ("reads-valid", "reads"),
         ("durability-valid", "durability"),
         ("reply-soundness-valid", "reply-soundness"),
+        ("recovery-valid", "recovery"),
+        ("messages-valid", "messages"),
+        ("liveness-valid", "liveness"),
         ("convergence-valid", "convergence"),
         ("faults-valid", "faults"),
         ("statistics-valid", "statistics"),
@@ -265,14 +285,89 @@ fn votes_by_handshake(files: &mut Files) {
         if let Entry::Event { event: Event::Message { from: R3, message }, .. } = entry
             && matches!(message.body, Body::VoteYes { txn } if txn == IN_DOUBT)
         {
-            message.body = Body::FenceOk {
-                incarnation: 1,
-                in_doubt: vec![(IN_DOUBT, "k1".into())],
-                start: 0,
-                commits: 0,
-            };
+            message.body = handshake();
         }
     }
+    let (journal, at) = find(
+        files,
+        R3,
+        |effect| matches!(effect, Effect::Send { message, .. } if is_vote(&message.body)),
+    );
+    if let Entry::Effect(Effect::Send { message, .. }) = &mut journal[at] {
+        message.body = handshake();
+    }
+}
+
+fn is_vote(body: &Body) -> bool {
+    matches!(body, Body::VoteYes { txn } if *txn == IN_DOUBT)
+}
+
+/// r1 voted no on a transaction because of another one, which had ended.
+fn refuses_because_of_the_past(files: &mut Files) {
+    let (journal, at) = find(
+        files,
+        R1,
+        |effect| matches!(effect, Effect::Send { message, .. } if is_vote(&message.body)),
+    );
+    let Entry::Effect(Effect::Send { to, message }) = journal[at].clone() else { return };
+    let reason = NoReason::Locked { holder: TxnId::new(1, 1) };
+    let message = Message { body: Body::VoteNo { txn: TxnId::new(1, 9), reason }, ..message };
+    journal.insert(at, Entry::Effect(Effect::Send { to, message }));
+}
+
+/// The master started again without the COMMIT that it had made durable.
+fn forgets_at_a_start(files: &mut Files) {
+    for entry in files.journals.get_mut(&Node::Master).expect("the master has one") {
+        if let Entry::Start { records, .. } = entry {
+            records.retain(|record| !matches!(record, Record::CommitDecision { .. }));
+        }
+    }
+}
+
+/// r2 received a watermark that the master had not sent.
+fn changes_a_message(files: &mut Files) {
+    let journal = files.journals.get_mut(&R2).expect("every node has one");
+    let message = journal.iter_mut().rev().find_map(|entry| match entry {
+        Entry::Event { event: Event::Message { from: Node::Master, message }, .. } => Some(message),
+        _ => None,
+    });
+    message.expect("it heard the master").watermark.seq += 1;
+}
+
+/// r1 made no inquiry, and there was time for many.
+fn never_inquires(files: &mut Files) {
+    let journal = files.journals.get_mut(&R1).expect("every node has one");
+    let asks = |entry: &Entry| matches!(entry, Entry::Effect(Effect::Send { message, .. }) if matches!(message.body, Body::Inquire { .. }));
+    journal.retain(|entry| !asks(entry));
+    let at =
+        journal.iter().position(|entry| matches!(entry, Entry::Effect(effect) if commits(effect)));
+    let mut at = at.expect("r1 commits it");
+    while !matches!(journal[at], Entry::Event { .. }) {
+        at -= 1;
+    }
+    for entry in &mut journal[at..] {
+        if let Entry::Event { t, .. } | Entry::Start { t, .. } = entry {
+            *t += 60_000_000_000;
+        }
+    }
+    // Nothing shows that the node ran late: its timers were not due.
+    for entry in journal {
+        if let Entry::Effect(Effect::SetTimer { after, .. }) = entry {
+            *after = Duration::from_secs(600);
+        }
+    }
+}
+
+/// A get was told the right value and the version of another transaction.
+fn tells_another_version(files: &mut Files) {
+    let mut gets =
+        clients(files).filter(|client| client.f == Function::Get && client.kind == Kind::Ok);
+    let get = gets.find(|client| client.value.is_some()).expect("the first get finds a value");
+    get.version = Some(Version::new(TxnId::new(2, 2)));
+}
+
+fn handshake() -> Body {
+    Body::FenceOk { incarnation: 1, in_doubt: vec![(IN_DOUBT, "k1".into())], start: 0, commits: 0 }
 }
 
 /// The vote is sent with the PREPARE, not when it is durable.
@@ -409,7 +504,7 @@ fn ends_before_the_last_put(files: &mut Files) {
 fn never_settles(files: &mut Files) {
     let last = files.history.last().expect("the heal");
     let (index, time) = (last.index + 1, last.time + 1);
-    let settled = NemesisEvent::Settled(Settled { ms: None });
+    let settled = NemesisEvent::Settled(Settled { ms: None, ..Settled::default() });
     files.history.push(history::Event { index, time, action: Action::Nemesis(settled) });
 }
 

@@ -552,7 +552,7 @@ pub struct Envelope {
     /// The content.
     #[prost(
         oneof = "envelope::Body",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33"
     )]
     pub body: ::core::option::Option<envelope::Body>,
 }
@@ -621,6 +621,16 @@ pub mod envelope {
         /// Replica to master: the replica stops, by order.
         #[prost(message, tag = "29")]
         Leaving(super::Leaving),
+        /// Replica to replica: asks for the receiver's entry of a key, because its own is damaged.
+        #[prost(message, tag = "30")]
+        HealRequest(super::HealRequest),
+        /// The answer to a request for an entry.
+        #[prost(message, tag = "31")]
+        HealAnswer(super::HealAnswer),
+        #[prost(message, tag = "32")]
+        ScrubRequest(super::ScrubRequest),
+        #[prost(message, tag = "33")]
+        ScrubAnswer(super::ScrubAnswer),
     }
 }
 /// A decision that the receiver may not have received.
@@ -674,6 +684,9 @@ pub struct Fence {
     /// What the receiver's store is known to hold.
     #[prost(message, optional, tag = "5")]
     pub seen: ::core::option::Option<Seen>,
+    /// The number of commits that the master's store has decided, if it counts them.
+    #[prost(uint64, optional, tag = "6")]
+    pub decided: ::core::option::Option<u64>,
 }
 /// A replica's promise to a start of the master.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -848,6 +861,9 @@ pub struct Alive {
     /// How long the oldest force of its disk has been under way, in milliseconds; 0 if there is none, or not for long.
     #[prost(uint64, tag = "4")]
     pub force_age_ms: u64,
+    /// In answer to a Fence of a master that has decided fewer: the number of commits applied here.
+    #[prost(uint64, tag = "5")]
+    pub applied: u64,
 }
 /// Replica to master: the replica stops, by order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -886,6 +902,87 @@ pub struct PeerAnswer {
     /// What the replica knows.
     #[prost(enumeration = "PeerKnowledge", tag = "2")]
     pub answer: i32,
+}
+/// Identifies the detection of a damaged entry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HealId {
+    /// The incarnation of the replica that has found it.
+    #[prost(uint64, tag = "1")]
+    pub incarnation: u64,
+    /// The number of the detection in the incarnation, from 1.
+    #[prost(uint64, tag = "2")]
+    pub n: u64,
+}
+/// Replica to replica: asks for the receiver's entry of a key, because its own is damaged.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HealRequest {
+    /// Echoed in the answer.
+    #[prost(message, optional, tag = "1")]
+    pub heal: ::core::option::Option<HealId>,
+    /// The key.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: ::prost::bytes::Bytes,
+}
+/// The answer to HealRequest, from a replica at which the key was unlocked.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HealAnswer {
+    /// The request that is answered.
+    #[prost(message, optional, tag = "1")]
+    pub heal: ::core::option::Option<HealId>,
+    /// The key.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: ::prost::bytes::Bytes,
+    /// The last committed write; not set if the key is absent.
+    #[prost(message, optional, tag = "3")]
+    pub found: ::core::option::Option<Found>,
+}
+/// Identifies a question of the scrub.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScrubId {
+    /// The incarnation of the replica that asks.
+    #[prost(uint64, tag = "1")]
+    pub incarnation: u64,
+    /// The number of the question in the incarnation, from 1.
+    #[prost(uint64, tag = "2")]
+    pub n: u64,
+}
+/// Replica to replica: asks what the receiver holds in a range of keys.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScrubRequest {
+    /// Echoed in the answer.
+    #[prost(message, optional, tag = "1")]
+    pub scrub: ::core::option::Option<ScrubId>,
+    /// The range begins after this key; not set: with the first one.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub after: ::core::option::Option<::prost::bytes::Bytes>,
+    /// The range ends after this many rows.
+    #[prost(uint32, tag = "3")]
+    pub rows_max: u32,
+    /// Every transaction below is finished, and contained in the tables of the sender.
+    #[prost(message, optional, tag = "4")]
+    pub below: ::core::option::Option<TxnId>,
+}
+/// The answer to ScrubRequest.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ScrubAnswer {
+    /// The request that is answered.
+    #[prost(message, optional, tag = "1")]
+    pub scrub: ::core::option::Option<ScrubId>,
+    /// Entries with versions below this one count.
+    #[prost(message, optional, tag = "2")]
+    pub below: ::core::option::Option<TxnId>,
+    /// The last key of the range; not set: there is no intact entry left.
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub upto: ::core::option::Option<::prost::bytes::Bytes>,
+    /// The version of the last key, if its entry counts and the key is unlocked.
+    #[prost(message, optional, tag = "4")]
+    pub version: ::core::option::Option<TxnId>,
+    /// The number of entries that count.
+    #[prost(uint64, tag = "5")]
+    pub rows: u64,
+    /// A digest of their keys, versions and checksums.
+    #[prost(fixed64, tag = "6")]
+    pub digest: u64,
 }
 /// The outcome of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1339,6 +1436,9 @@ pub struct StatusResponse {
     /// Master: the slots of the replicas that are not live because a force takes too long there.
     #[prost(uint32, repeated, tag = "11")]
     pub stalled: ::prost::alloc::vec::Vec<u32>,
+    /// Replica: how often it has compared all of its entries with those of its peers since it was started.
+    #[prost(uint64, tag = "12")]
+    pub scrubs: u64,
 }
 /// An unfinished transaction.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

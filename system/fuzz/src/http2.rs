@@ -2,16 +2,12 @@
 //! by libFuzzer and by `tests/fuzz_targets.rs`.
 
 use std::{
-    future::pending,
     io::{ErrorKind, Read as _, Write as _},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     panic,
     path::Path,
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+    sync::atomic::{AtomicBool, Ordering},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -21,6 +17,8 @@ use system::{
     node::{self, NodeOptions},
     protocol::Node,
 };
+use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 /// What every HTTP/2 client sends first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -36,7 +34,8 @@ static PANICKED: AtomicBool = AtomicBool::new(false);
 
 /// Whatever a client sends, the node greets it, ends the connection once the client does, and goes on.
 pub(crate) fn target(bytes: &[u8]) {
-    let mut stream = TcpStream::connect(master()).expect("the node listens");
+    let master = CLUSTER.with(|cluster| cluster.master);
+    let mut stream = TcpStream::connect(master).expect("the node listens");
     // A node may hang up before it has read everything.
     let _ = stream.write_all(PREFACE).and_then(|()| stream.write_all(bytes));
     let mut answer = Vec::new();
@@ -62,10 +61,21 @@ fn read(stream: &mut TcpStream, into: &mut Vec<u8>, patience: Duration) -> bool 
     }
 }
 
-/// The address of the master, which is started by the first call.
-fn master() -> SocketAddr {
-    static MASTER: OnceLock<SocketAddr> = OnceLock::new();
-    *MASTER.get_or_init(|| {
+/// A master and a replica. They end with the thread that has called the target, and leave nothing behind.
+struct Cluster {
+    master: SocketAddr,
+    /// Dropped to stop the nodes.
+    stop: Vec<oneshot::Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
+    _directory: TempDir,
+}
+
+thread_local! {
+    static CLUSTER: Cluster = Cluster::start();
+}
+
+impl Cluster {
+    fn start() -> Self {
         let hook = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
             PANICKED.store(true, Ordering::Relaxed);
@@ -77,23 +87,30 @@ fn master() -> SocketAddr {
         let cluster =
             ClusterConfig::parse(&text, Path::new("cluster.toml")).expect("a configuration");
         let directory = tempfile::tempdir().expect("a directory");
-        for (node, name) in [(Node::Master, "master"), (Node::Replica(1), "r1")] {
-            let options = NodeOptions {
-                cluster: cluster.clone(),
-                node,
-                dir: directory.path().join(name),
-                bootstrap: true,
-                listen: None,
-                metrics: None,
-                insecure: false,
-                hooks: HookOptions::default(),
-            };
-            thread::spawn(move || {
-                let end =
-                    node::runtime().expect("a runtime").block_on(node::run(options, pending()));
-                panic!("{node} has ended: {end:?}");
-            });
-        }
+        let (stop, threads) = [(Node::Master, "master"), (Node::Replica(1), "r1")]
+            .map(|(node, name)| {
+                let options = NodeOptions {
+                    cluster: cluster.clone(),
+                    node,
+                    dir: directory.path().join(name),
+                    bootstrap: true,
+                    listen: None,
+                    metrics: None,
+                    insecure: false,
+                    tls: None,
+                    hooks: HookOptions::default(),
+                };
+                let (stop, stopped) = oneshot::channel();
+                let thread = thread::spawn(move || {
+                    let stopped = async { drop(stopped.await) };
+                    let end =
+                        node::runtime().expect("a runtime").block_on(node::run(options, stopped));
+                    assert!(end.is_ok(), "{node} has ended: {end:?}");
+                });
+                (stop, thread)
+            })
+            .into_iter()
+            .unzip();
         for address in [master, replica] {
             let begun = Instant::now();
             while TcpStream::connect(address).is_err() {
@@ -101,10 +118,18 @@ fn master() -> SocketAddr {
                 thread::sleep(Duration::from_millis(5));
             }
         }
-        // The nodes keep their files open, and the process does not leave them behind.
-        drop(directory);
-        master
-    })
+        Self { master, stop, threads, _directory: directory }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop.clear();
+        for thread in self.threads.drain(..) {
+            // A node that panics has been told by the panic itself, and fails the call under way.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Addresses that nobody listens at.

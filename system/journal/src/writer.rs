@@ -17,6 +17,9 @@ use crate::{
 /// How many compressed bytes are made at a time.
 const COMPRESS_BYTES: usize = 1 << 14;
 
+/// The end of a flush: the length of an empty block, and its complement.
+const FLUSHED: [u8; 4] = [0, 0, 0xff, 0xff];
+
 /// Appends to a journal. A batch is one write, so that a killed process loses no entry that precedes
 /// a performed effect.
 #[derive(Debug)]
@@ -103,10 +106,14 @@ impl Writer {
             let made = (self.compress.total_out() - made) as usize;
             self.frame.extend_from_slice(&self.compressed[..made]);
             rest = &rest[read..];
-            // Room left means that the flush is complete. Asked again, the compressor would add
-            // another one.
-            if made < self.compressed.len() {
+            // A flush ends with an empty block. Room left does not mean that it is complete: the
+            // compressor may return with all input read and some of it not yet compressed. Asked again
+            // after the end, it would add another block.
+            if rest.is_empty() && self.frame.ends_with(&FLUSHED) {
                 return Ok(());
+            }
+            if read == 0 && made == 0 {
+                return Err(io::Error::other("the compressor does not end a batch"));
             }
         }
     }

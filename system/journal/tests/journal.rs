@@ -70,6 +70,28 @@ fn a_long_batch_and_one_that_cannot_be_compressed_come_back() {
     assert!(fs::metadata(&path).expect("it exists").len() < 1 << 20, "it is compressed");
 }
 
+/// The compressor may return before it has compressed all that it was given.
+#[test]
+fn batches_of_any_length_come_back() {
+    let (_directory, path) = empty();
+    let mut writer = Writer::open(&path).expect("opened");
+    let mut state = 1_u64;
+    let mut entry = |length: usize| {
+        let mut byte = |_| {
+            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+            format!("\\x{:02x}", state >> 56)
+        };
+        let why = (0..length).map(&mut byte).collect();
+        Entry::Effect(Effect::Halt { kind: HaltKind::Violation, why })
+    };
+    let written: Vec<Entry> = (0..400).map(|n| entry(n * 7919 % 50_021)).collect();
+    for entry in &written {
+        writer.add(entry);
+        writer.write().expect("written");
+    }
+    assert!(entries(&path) == written);
+}
+
 #[test]
 fn a_torn_frame_is_not_read_and_is_cut_off_when_the_journal_is_opened() {
     let (_directory, path) = empty();

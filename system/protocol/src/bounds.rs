@@ -12,7 +12,7 @@ use std::fmt;
 use super::{
     event::Effect,
     message::{Body, Message, NoReason},
-    types::{Node, ReadId, TxnId},
+    types::{HealId, Node, ReadId, ScrubId, TxnId},
 };
 
 /// The greatest epoch and the greatest incarnation. A node that started a thousand times a second
@@ -58,7 +58,12 @@ impl Message {
             }
         }
         match self.body {
-            Body::FenceOk { commits, .. } | Body::Ack { commits, .. } if commits > SEQ_MAX => {
+            Body::FenceOk { commits, .. }
+            | Body::Ack { commits, .. }
+            | Body::Alive { applied: commits, .. }
+            | Body::Fence { decided: Some(commits), .. }
+                if commits > SEQ_MAX =>
+            {
                 Err(OutOfBounds("the number of commits"))
             }
             Body::FenceOk { incarnation, .. }
@@ -82,6 +87,22 @@ impl Message {
                 }
                 Ok(())
             }
+            Body::HealRequest { heal: HealId { incarnation, n }, .. }
+            | Body::HealAnswer { heal: HealId { incarnation, n }, .. } => {
+                starts(incarnation, "the incarnation")?;
+                if n > SEQ_MAX {
+                    return Err(OutOfBounds("the number of a damaged entry"));
+                }
+                Ok(())
+            }
+            Body::ScrubRequest { scrub: ScrubId { incarnation, n }, .. }
+            | Body::ScrubAnswer { scrub: ScrubId { incarnation, n }, .. } => {
+                starts(incarnation, "the incarnation")?;
+                if n > SEQ_MAX {
+                    return Err(OutOfBounds("the number of a question of the scrub"));
+                }
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -96,8 +117,13 @@ impl Message {
             Body::VoteNo { reason: NoReason::Locked { holder }, .. } => {
                 ([].as_slice(), [].as_slice(), Some(*holder))
             }
-            Body::Value { found: Some((version, _)), .. } => {
+            Body::Value { found: Some((version, _)), .. }
+            | Body::HealAnswer { found: Some((version, _)), .. }
+            | Body::ScrubRequest { below: version, .. } => {
                 ([].as_slice(), [].as_slice(), Some(*version))
+            }
+            Body::ScrubAnswer { below, summary, .. } => {
+                ([].as_slice(), [].as_slice(), Some(summary.version.unwrap_or(*below).max(*below)))
             }
             _ => ([].as_slice(), [].as_slice(), None),
         };

@@ -33,6 +33,10 @@ pub struct Config {
     pub rules: Rules,
     /// The timeouts.
     pub timing: Timing,
+    /// How long after each other the turns of the scrub follow, in each of which a replica compares a
+    /// range of its entries with a peer. Zero: there is no scrub, as in earlier versions.
+    #[serde(default, skip_serializing_if = "Duration::is_zero")]
+    pub scrub_interval: Duration,
 }
 
 /// Whether a number is zero, which is left out of serialised forms.

@@ -31,9 +31,9 @@ use std::{
 
 use super::{
     AbortReason, Body, CallId, ClusterId, CommitMode, Config, Decision, Effect, Event, HaltKind,
-    Key, Lsn, Message, NoReason, Node, Nonce, PeerKnowledge, ReadId, Record, Replicas, Reply,
-    Request, Rule, Seen, Status, StoreId, TimerId, Timing, TxnId, Value, Version, Write, bounds,
-    record,
+    Key, Lsn, Message, Mistake, NoReason, Node, Nonce, PeerKnowledge, ReadId, Record, Replicas,
+    Reply, Request, Rule, Seen, Status, StoreId, TimerId, Timing, TxnId, Value, Version, Write,
+    bounds, record,
 };
 
 /// How often the retransmission interval doubles before it stays constant.
@@ -256,7 +256,11 @@ impl Coordinator {
             Event::Persisted(lsn) => self.on_persisted(lsn, effects),
             Event::ForceAge(age) => self.force_age = age,
             // The driver accepts no more calls, and waits for those in progress.
-            Event::Leave => {}
+            Event::Leave => {
+                if self.config.rules.makes(Mistake::StopReportsAbort) {
+                    self.report_aborts(effects);
+                }
+            }
             // Before EPOCH is durable the recovered records may still be lost, so no answer may
             // rely on them. Senders retransmit.
             _ if !self.active => {}
@@ -273,7 +277,12 @@ impl Coordinator {
             | Event::Timer(_)
             | Event::Room { .. }
             | Event::ReadResult { .. }
-            | Event::ReadFailed { .. } => {
+            | Event::ReadFailed { .. }
+            | Event::Damaged { .. }
+            | Event::Copied { .. }
+            | Event::Checkpointed { .. }
+            | Event::Summarized { .. }
+            | Event::Checked { .. } => {
                 unreachable!(
                     "the master has no master, never sets this timer and serves no read: {event:?}"
                 )
@@ -306,6 +315,7 @@ impl Coordinator {
             live: self.in_service().nodes(),
             force_age: self.force_age,
             stalled: self.live().without(self.in_service()).nodes(),
+            scrubs: 0,
             unsettled: txns.chain(aborted).collect(),
         }
     }
@@ -386,7 +396,10 @@ impl Coordinator {
                 let replica = (incarnation, start, commits);
                 self.on_fence_ok(slot, replica, in_doubt, watermark, effects);
             }
-            Body::Alive { incarnation, start, promised, force_age } => {
+            Body::Alive { incarnation, start, promised, force_age, applied } => {
+                if self.halts_without_commits(slot, applied, effects) {
+                    return;
+                }
                 let stalled = force_age > self.config.timing.force_age_max;
                 let member = &mut self.members[usize::from(slot) - 1];
                 member.promise = promised.or(member.promise);
@@ -463,7 +476,9 @@ impl Coordinator {
             .iter()
             .filter(|(_, txn)| waits || !matches!(txn.phase, Phase::Committed { .. }));
         let next = TxnId::new(self.epoch, self.last_seq + 1);
-        unfinished.next().map_or(next, |(txn, _)| *txn)
+        let least = unfinished.next().map_or(next, |(txn, _)| *txn);
+        let stops = self.config.rules.makes(Mistake::WatermarkStops);
+        if stops { least.min(TxnId::new(self.epoch, 300)) } else { least }
     }
 
     fn all(&self) -> Replicas {

@@ -31,7 +31,8 @@
 //! impl Environment for Void {}
 //!
 //! # let config = Config { node: Node::Replica(1), replicas: 1, store: StoreId(1), nonce: 0, bootstrap: true,
-//! #     commit: CommitMode::Logged, rules: Rules::ALL, timing: Timing::default() };
+//! #     commit: CommitMode::Logged, rules: Rules::ALL, timing: Timing::default(),
+//! #     scrub_interval: Duration::ZERO };
 //! let (mut machine, effects) = Machine::recover(config, &[]);
 //! let Ok(halt) = driver::perform_all(&mut machine, effects, &mut Void);
 //! assert_eq!(halt, None);
@@ -43,7 +44,8 @@
 //! those after it: that moment is the read's linearization point. The result returns to the machine
 //! as [`Event::ReadResult`], or as [`Event::ReadFailed`] if the entry is damaged. Its effects are
 //! performed at once, before the next effect. Serving a
-//! read, its result and the answer are therefore one atomic step, in production as in the model.
+//! read, its result and the answer are therefore one atomic step, in production as in the model. The
+//! same holds for [`Effect::Copy`], whose answer goes to another replica, and for what the scrub reads.
 //!
 //! # Drivers that do something between effects
 //!
@@ -53,9 +55,20 @@
 use std::time::Duration;
 
 use super::{
-    CallId, Effect, Event, HaltKind, Key, Lsn, Machine, Message, Node, Record, Reply, TimerId,
-    Value, Version,
+    CallId, Effect, Event, HaltKind, Key, Lsn, Machine, Message, Node, RangeSummary, Record, Reply,
+    TimerId, TxnId, Value, Version,
 };
+
+/// A range of the keys in a store's tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// It begins after this key, or with the first one.
+    pub after: Option<Key>,
+    /// Its last key. Without one it ends when `rows_max` rows are read.
+    pub upto: Option<Key>,
+    /// How many rows may be read. What comes behind them does not count.
+    pub rows_max: u32,
+}
 
 /// A node's store.
 pub trait Storage {
@@ -75,6 +88,22 @@ pub trait Storage {
     /// # Errors
     /// The store cannot be read.
     fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, Self::Error>;
+
+    /// Has the tables contain every record up to this one, some time soon and in the background. Returns
+    /// whether they do already. The default is a store without tables: they never do, so that no scrub
+    /// compares them, and no range of them is summarized.
+    fn checkpoint(&mut self, _upto: Lsn) -> bool {
+        false
+    }
+
+    /// Summarizes a range of the tables. An entry counts if its version is below `below`, no later record has
+    /// written its key, and [`get`](Storage::get) finds it intact. Damaged entries do not count.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn summarize(&mut self, _range: &Range, _below: TxnId) -> Result<RangeSummary, Self::Error> {
+        unreachable!("a range of tables that contain nothing")
+    }
 
     /// Whether an error of [`get`](Storage::get) says that the entry of the key is damaged. The store
     /// goes on with its other keys then, and the driver steps the machine with [`Event::ReadFailed`].
@@ -109,6 +138,9 @@ pub trait Operator {
 
     /// Counts a refused message.
     fn refused(&mut self, _from: Node, _why: &str) {}
+
+    /// Reports and counts an entry that was lost, although no checksum shows it: see [`Effect::Lost`].
+    fn lost(&mut self, _key: &Key, _version: Version, _found: Option<Version>) {}
 }
 
 /// Everything outside a machine.
@@ -157,11 +189,41 @@ pub fn perform<E: Environment>(effect: Effect, environment: &mut E) -> Result<Pe
         Effect::Serve { read, key } => {
             let event = match environment.get(&key) {
                 Ok(found) => Event::ReadResult { read, found },
-                Err(error) if E::is_damaged_entry(&error) => Event::ReadFailed { read },
+                Err(error) if E::is_damaged_entry(&error) => {
+                    Event::ReadFailed { read, key: Some(key) }
+                }
                 Err(error) => return Err(error),
             };
             return Ok(Performed::Event(event));
         }
+        Effect::Copy { to, heal, key } => {
+            let event = match environment.get(&key) {
+                Ok(found) => Event::Copied { to, heal, key, found },
+                Err(error) if E::is_damaged_entry(&error) => Event::Damaged { key },
+                Err(error) => return Err(error),
+            };
+            return Ok(Performed::Event(event));
+        }
+        Effect::Checkpoint { upto } => {
+            if environment.checkpoint(upto) {
+                return Ok(Performed::Event(Event::Checkpointed { upto }));
+            }
+        }
+        Effect::Summarize { scrub, by, after, upto, rows_max, below } => {
+            let summary = environment.summarize(&Range { after, upto, rows_max }, below)?;
+            return Ok(Performed::Event(Event::Summarized { scrub, by, below, summary }));
+        }
+        Effect::Check { key, version } => {
+            let event = match environment.get(&key) {
+                Ok(found) => {
+                    Event::Checked { key, version, found: found.map(|(version, _)| version) }
+                }
+                Err(error) if E::is_damaged_entry(&error) => Event::Damaged { key },
+                Err(error) => return Err(error),
+            };
+            return Ok(Performed::Event(event));
+        }
+        Effect::Lost { key, version, found } => environment.lost(&key, version, found),
         Effect::SetTimer { id, after } => environment.set_timer(id, after),
         Effect::Refuse { from, why } => environment.refused(from, &why),
         Effect::Warn(message) => environment.warn(&message),
@@ -273,6 +335,7 @@ mod tests {
             commit: CommitMode::Logged,
             rules: Rules::ALL,
             timing: Timing::default(),
+            scrub_interval: Duration::ZERO,
         };
         let (mut machine, _) = Machine::recover(config, &[]);
         let before = machine.clone();

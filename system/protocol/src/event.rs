@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     message::{Message, Reply, Request},
     record::Record,
-    types::{CallId, Key, Lsn, Node, ReadId, TxnId, Value, Version},
+    types::{CallId, HealId, Key, Lsn, Node, RangeSummary, ReadId, ScrubId, TxnId, Value, Version},
 };
 
 /// An input of a machine.
@@ -52,10 +52,54 @@ pub enum Event {
         full: bool,
     },
     /// A read that was requested with [`Effect::Serve`] met a damaged entry: what the store holds under
-    /// its key is not known. It does not change the machine.
+    /// its key is not known.
     ReadFailed {
         /// The read.
         read: ReadId,
+        /// The key. Earlier versions did not record it, and healed nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<Key>,
+    },
+    /// The store has found that the entry of a key is damaged (replica only).
+    Damaged {
+        /// The key.
+        key: Key,
+    },
+    /// The result of [`Effect::Copy`]. It does not change the machine.
+    Copied {
+        /// The replica that has asked.
+        to: Node,
+        /// The request.
+        heal: HealId,
+        /// The key.
+        key: Key,
+        /// Its version and value; `None` if it is absent.
+        found: Option<(Version, Value)>,
+    },
+    /// The tables contain what [`Effect::Checkpoint`] has asked for.
+    Checkpointed {
+        /// Every record up to this one.
+        upto: Lsn,
+    },
+    /// The result of [`Effect::Summarize`].
+    Summarized {
+        /// The question.
+        scrub: ScrubId,
+        /// The replica that asks.
+        by: Node,
+        /// Entries with versions below this one count.
+        below: TxnId,
+        /// What this node holds.
+        summary: RangeSummary,
+    },
+    /// The result of [`Effect::Check`].
+    Checked {
+        /// The key.
+        key: Key,
+        /// The version that a peer has.
+        version: Version,
+        /// The version that is here; `None` if the key is absent.
+        found: Option<Version>,
     },
 }
 
@@ -91,6 +135,57 @@ pub enum Effect {
         read: ReadId,
         /// The key to read.
         key: Key,
+    },
+    /// Read the key in the store in its current state for another replica, whose own entry is damaged, and
+    /// step the machine with [`Event::Copied`] before the next effect, or with [`Event::Damaged`] if the
+    /// entry is damaged here too (replica only).
+    Copy {
+        /// The replica that has asked.
+        to: Node,
+        /// The request.
+        heal: HealId,
+        /// The key to read.
+        key: Key,
+    },
+    /// Have the tables contain every record up to this one, some time soon and in the background. If they do
+    /// already, step the machine with [`Event::Checkpointed`] before the next effect (replica only).
+    Checkpoint {
+        /// The last record.
+        upto: Lsn,
+    },
+    /// Summarize the entries in a range of the tables that no later write has changed, and step the machine
+    /// with [`Event::Summarized`] before the next effect (replica only).
+    Summarize {
+        /// The question.
+        scrub: ScrubId,
+        /// The replica that asks.
+        by: Node,
+        /// The range begins after this key, or with the first one.
+        after: Option<Key>,
+        /// Its last key. Without one it ends where `rows_max` says.
+        upto: Option<Key>,
+        /// How many rows may be read. The range ends there, unless `upto` says where.
+        rows_max: u32,
+        /// Entries with versions below this one count.
+        below: TxnId,
+    },
+    /// Read the key in the store in its current state, and step the machine with [`Event::Checked`] before
+    /// the next effect, or with [`Event::Damaged`] if the entry is damaged (replica only).
+    Check {
+        /// The key.
+        key: Key,
+        /// The version that a peer has.
+        version: Version,
+    },
+    /// Tell the operator that an entry was lost, which no checksum shows: the peers have it (replica only).
+    /// The driver counts it with the damaged ones.
+    Lost {
+        /// The key.
+        key: Key,
+        /// The version that the peers have.
+        version: Version,
+        /// The older version that is here; `None` if the key is absent.
+        found: Option<Version>,
     },
     /// Report `Timer(id)` after this time. Setting a timer again restarts it. Timers are never
     /// cancelled: a machine ignores those that no longer matter.
@@ -156,4 +251,8 @@ pub enum TimerId {
     InquiryTimeout(TxnId),
     /// Replica: this read has waited for a lock for too long.
     ReadWait(ReadId),
+    /// Replica: peers that were asked for the copy of a damaged entry have not answered.
+    Heal,
+    /// Replica: the next turn of the scrub.
+    Scrub,
 }

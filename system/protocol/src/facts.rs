@@ -58,6 +58,7 @@ impl Slot {
             | Record::Commit { txn }
             | Record::Abort { txn }
             | Record::Refused { txn } => Slot::Txn(txn),
+            Record::Heal { .. } => unreachable!("HEAL takes effect at once, and is no fact"),
         }
     }
 }
@@ -94,11 +95,14 @@ impl Facts {
     }
 
     /// Applies a record. If it is a commit that was not applied before, returns the write that
-    /// takes effect; its version is the transaction.
+    /// takes effect; its version is the transaction. HEAL returns the write that it repeats.
     ///
     /// # Panics
     /// On a commit of a transaction that is not prepared, because its write is not known.
     pub fn apply(&mut self, record: &Record) -> Option<(Version, Write)> {
+        if let Record::Heal { key, version, value } = record {
+            return Some((*version, Write { key: key.clone(), value: Some(value.clone()) }));
+        }
         let slot = Slot::of(record);
         if let Record::End { .. } = record {
             self.0.remove(&slot);

@@ -74,6 +74,7 @@ pub mod driver;
 mod event;
 mod facts;
 mod message;
+mod mistakes;
 mod participant;
 mod record;
 mod rules;
@@ -88,12 +89,13 @@ pub use coordinator::Coordinator;
 pub use event::{Effect, Event, HaltKind, TimerId};
 pub use facts::Facts;
 pub use message::{AbortReason, Body, Message, NoReason, PeerKnowledge, Reply, Request};
+pub use mistakes::Mistake;
 pub use participant::Participant;
 pub use record::Record;
 pub use rules::{Rule, Rules};
 pub use types::{
-    Blob, CallId, ClusterId, Decision, Key, Lsn, Node, Nonce, ReadId, Replicas, Seen, StoreId,
-    TxnId, Value, Version, Write,
+    Blob, CallId, ClusterId, Decision, HealId, Key, Lsn, Node, Nonce, RangeSummary, ReadId,
+    Replicas, ScrubId, Seen, StoreId, TxnId, Value, Version, Write,
 };
 
 /// The state machine of a node: the coordinator at the master, the participant at a replica.
@@ -211,6 +213,8 @@ pub struct Status {
     pub force_age: Duration,
     /// Master: the replicas that are not live because a force takes too long there.
     pub stalled: Vec<Node>,
+    /// Replica: how often it has compared all of its entries with those of its peers since it was started.
+    pub scrubs: u64,
     /// Unfinished transactions. Master: from the first Prepare to the last acknowledgement.
     /// Replica: pending or in doubt, with their keys locked.
     pub unsettled: Vec<(TxnId, Key)>,

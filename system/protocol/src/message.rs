@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     config::{CommitMode, is_zero},
     types::{
-        ClusterId, Decision, Key, Node, Nonce, ReadId, Seen, StoreId, TxnId, Value, Version, Write,
+        ClusterId, Decision, HealId, Key, Node, Nonce, RangeSummary, ReadId, ScrubId, Seen,
+        StoreId, TxnId, Value, Version, Write,
     },
 };
 
@@ -55,6 +56,10 @@ pub enum Body {
         /// What the receiver's store is known to hold. A store that holds less is an older copy.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seen: Option<Seen>,
+        /// Logged mode: the number of commits that the master's store has decided. A replica that has
+        /// applied more promises nothing, and answers with `Alive`, which says how many.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        decided: Option<u64>,
     },
     /// Replica to master: the epoch is durably promised.
     FenceOk {
@@ -168,6 +173,10 @@ pub enum Body {
         /// How long its oldest force has been under way; zero if there is none, or not for long.
         #[serde(default, skip_serializing_if = "Duration::is_zero")]
         force_age: Duration,
+        /// In answer to a `Fence` of a master that has decided fewer: the number of commits that this
+        /// replica has applied. Zero otherwise.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        applied: u64,
     },
     /// Replica to master: this replica stops, by order. Nobody has to wait for it.
     Leaving {
@@ -197,6 +206,45 @@ pub enum Body {
         txn: TxnId,
         /// What the replica knows.
         answer: PeerKnowledge,
+    },
+    /// Replica to replica: the sender's entry of this key is damaged; asks for the receiver's.
+    HealRequest {
+        /// Echoed in the answer.
+        heal: HealId,
+        /// The key.
+        key: Key,
+    },
+    /// The answer to `HealRequest`, from a replica at which the key was unlocked: its last committed write
+    /// at that moment.
+    HealAnswer {
+        /// The request that is answered.
+        heal: HealId,
+        /// The key.
+        key: Key,
+        /// The last committed write of the key, or none if it is absent.
+        found: Option<(Version, Value)>,
+    },
+    /// Replica to replica, from the scrub: what does the receiver hold in the range of keys that begins
+    /// here?
+    ScrubRequest {
+        /// Echoed in the answer.
+        scrub: ScrubId,
+        /// The range begins after this key, or with the first one.
+        after: Option<Key>,
+        /// It ends after this many rows.
+        rows_max: u32,
+        /// Every transaction below is finished, and contained in the tables of the sender.
+        below: TxnId,
+    },
+    /// The answer to `ScrubRequest`.
+    ScrubAnswer {
+        /// The request that is answered.
+        scrub: ScrubId,
+        /// Entries with versions below this one count. Every transaction below is contained in the tables of
+        /// both.
+        below: TxnId,
+        /// What the sender holds. If its last key is locked there, the key has no version.
+        summary: RangeSummary,
     },
 }
 
@@ -318,7 +366,11 @@ impl Body {
             | Body::Heartbeat
             | Body::Alive { .. }
             | Body::Leaving { .. }
-            | Body::Stale { .. } => &[],
+            | Body::Stale { .. }
+            | Body::HealRequest { .. }
+            | Body::HealAnswer { .. }
+            | Body::ScrubRequest { .. }
+            | Body::ScrubAnswer { .. } => &[],
         }
     }
 
@@ -348,6 +400,10 @@ impl Body {
             Body::Veto { .. } => "veto",
             Body::PeerInquire { .. } => "peer-inquire",
             Body::PeerAnswer { .. } => "peer-answer",
+            Body::HealRequest { .. } => "heal-request",
+            Body::HealAnswer { .. } => "heal-answer",
+            Body::ScrubRequest { .. } => "scrub-request",
+            Body::ScrubAnswer { .. } => "scrub-answer",
         }
     }
 }

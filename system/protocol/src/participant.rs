@@ -12,10 +12,12 @@
 //! - A prepared transaction is resolved only by the decision, from a node that knows it.
 
 mod freeze;
+mod healing;
 mod identity;
 mod membership;
 mod reads;
 mod recovery;
+mod scrub;
 mod termination;
 mod transactions;
 
@@ -25,9 +27,9 @@ use std::{
 };
 
 use super::{
-    Body, ClusterId, CommitMode, Config, Decision, Effect, Event, HaltKind, Key, Lsn, Message,
-    NoReason, Node, Nonce, PeerKnowledge, ReadId, Record, Replicas, Rule, Status, StoreId, TimerId,
-    TxnId, Write, bounds, record,
+    Body, ClusterId, CommitMode, Config, Decision, Effect, Event, HaltKind, HealId, Key, Lsn,
+    Message, Mistake, NoReason, Node, Nonce, PeerKnowledge, RangeSummary, ReadId, Record, Replicas,
+    Rule, ScrubId, Status, StoreId, TimerId, TxnId, Value, Version, Write, bounds, record,
 };
 
 /// The participant of one replica.
@@ -77,6 +79,10 @@ pub struct Participant {
     frozen: freeze::Frozen,
     /// The store has no room for further values.
     full: bool,
+    /// The damaged entries that were found and are not replaced yet.
+    healing: healing::Healing,
+    /// How far the comparison with the peers has come.
+    scrub: scrub::Scrub,
 }
 
 /// The sender of a master's message, as the message has it.
@@ -138,6 +144,8 @@ enum Deferred {
     Abort { txn: TxnId, acknowledge: bool },
     /// REFUSED: send this answer to this node.
     Refused { txn: TxnId, to: Node, body: Body },
+    /// HEAL of the damaged entry of this key and detection: serve the key again.
+    Heal(Key, u64),
     /// FROZEN: answer this peer about the transaction; if the node is this replica itself, ask the
     /// peers.
     Frozen(TxnId, Node),
@@ -175,6 +183,8 @@ impl Participant {
             deferred: VecDeque::new(),
             frozen: freeze::Frozen::default(),
             full: false,
+            healing: healing::Healing::default(),
+            scrub: scrub::Scrub::default(),
             config,
         };
         if let Err(why) = this.check_identity(records) {
@@ -203,12 +213,19 @@ impl Participant {
     /// Processes an event and appends the resulting effects to `effects`.
     pub(super) fn step(&mut self, event: Event, effects: &mut Vec<Effect>) {
         if let Event::ReadResult { read, found } = event {
+            let before = |version: TxnId| TxnId::new(version.epoch, version.seq.saturating_sub(1));
+            let is_wrong = self.config.rules.makes(Mistake::VersionBefore);
+            let version = |version| if is_wrong { before(version) } else { version };
+            let found = found.map(|(tells, value)| (version(tells), value));
             // Even if the step that served the read has halted the machine: the read came first.
             return self.send(Node::Master, Body::Value { read, found }, effects);
         }
-        if let Event::ReadFailed { read } = event {
+        if let Event::ReadFailed { read, .. } = event {
             // Another replica has a good copy: all of them hold the same writes.
-            return self.send(Node::Master, Body::NotServing { read }, effects);
+            self.send(Node::Master, Body::NotServing { read }, effects);
+        }
+        if let Event::Copied { to, heal, key, found } = event {
+            return self.send(to, Body::HealAnswer { heal, key, found }, effects);
         }
         if self.halted {
             return;
@@ -234,10 +251,27 @@ impl Participant {
             }
             Event::Timer(TimerId::InquiryTimeout(txn)) => self.on_inquiry_timeout(txn, effects),
             Event::Timer(TimerId::ReadWait(read)) => self.on_read_wait_timeout(read, effects),
+            Event::Timer(TimerId::Heal) => self.on_heal_timeout(effects),
+            Event::Timer(TimerId::Scrub) => self.on_scrub_timer(effects),
+            Event::ReadFailed { key: Some(key), .. } => {
+                self.on_damaged(key, Version::default(), effects);
+            }
+            Event::Damaged { key } => {
+                self.on_damaged(key.clone(), Version::default(), effects);
+                self.scrub_met_damage(key);
+            }
+            Event::Checkpointed { upto } => self.on_checkpointed(upto, effects),
+            Event::Summarized { scrub, by, below, summary } => {
+                self.on_summarized(scrub, by, below, summary, effects);
+            }
+            Event::Checked { key, version, found } => {
+                self.on_checked(key, version, found, effects);
+            }
+            Event::ReadFailed { key: None, .. } => {}
             Event::Timer(_)
             | Event::Client { .. }
             | Event::ReadResult { .. }
-            | Event::ReadFailed { .. } => {
+            | Event::Copied { .. } => {
                 unreachable!("a replica has no clients and never sets this timer: {event:?}")
             }
         }
@@ -266,6 +300,7 @@ impl Participant {
             live: Vec::new(),
             force_age: self.force_age,
             stalled: Vec::new(),
+            scrubs: self.scrub.rounds,
             unsettled: self
                 .txns
                 .iter()
@@ -278,6 +313,7 @@ impl Participant {
     pub(super) fn rebase(&mut self, durable: Lsn) {
         self.lsn -= durable;
         self.deferred.iter_mut().for_each(|(lsn, _)| *lsn -= durable);
+        self.scrub.rebase(durable);
     }
 
     /// See [`Machine::renamed`](super::Machine::renamed).
@@ -306,6 +342,7 @@ impl Participant {
                 *peer = slot(*peer);
             }
         }
+        this.scrub.rename(slot);
         this
     }
 
@@ -347,6 +384,7 @@ impl Participant {
                     self.send(to, body, effects);
                 }
                 Deferred::Frozen(txn, asker) => self.on_frozen_durable(txn, asker, effects),
+                Deferred::Heal(key, n) => self.on_heal_durable(&key, n),
             }
         }
         if !acks.is_empty() && self.config.rules.keep(Rule::AckAfterDurable) {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     config::CommitMode,
-    types::{ClusterId, Key, Node, Nonce, Seen, StoreId, TxnId, Write},
+    types::{ClusterId, Key, Node, Nonce, Seen, StoreId, TxnId, Value, Version, Write},
 };
 
 /// A durable record of one node.
@@ -126,6 +126,16 @@ pub enum Record {
         #[serde(alias = "floor")]
         watermark: TxnId,
     },
+    /// Replica: the damaged entry of a key is replaced by the copy of a peer, which is the write that was
+    /// damaged. Forced before the key is served again. Recovery does not see it.
+    Heal {
+        /// The key.
+        key: Key,
+        /// The version of the entry.
+        version: Version,
+        /// The value.
+        value: Value,
+    },
 }
 
 /// The owner of the store according to its records; none if it is empty.
@@ -189,6 +199,7 @@ impl Record {
             Record::Refused { .. } => "refused",
             Record::Frozen { .. } => "frozen",
             Record::Watermark { .. } => "watermark",
+            Record::Heal { .. } => "heal",
         }
     }
 }

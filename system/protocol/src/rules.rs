@@ -1,12 +1,12 @@
 //! The rules that make the protocol correct. Each has a name, so that a test can break it and see
 //! which check detects that. In production all rules are in force. The machines and the drivers
-//! consult them; nothing else does.
+//! consult them; nothing else does. A set of rules also says which [mistakes](Mistake) are made.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::CommitMode;
+use super::{CommitMode, Mistake};
 
 /// Earlier names of rules, and the current ones.
 const RENAMED: [(&str, &str); 6] = [
@@ -97,6 +97,9 @@ rules! {
     /// Logged mode: a master has decided every commit that a replica has applied. One that has not
     /// runs on an older copy of the store.
     DecisionNumberChecked = "decision-number-checked": "decides with a log that lacks commits",
+    /// Logged mode: a replica that has applied more commits than a master has decided promises it
+    /// nothing. If it promised, the copy would halt all the same, but the original could not come back.
+    DecisionsBeforePromise = "decisions-before-promise": "promises an epoch to a master whose log lacks commits",
     /// A replica's store holds everything that the replica has told the master. One that does not is
     /// an older copy.
     RestoredStoreRefused = "restored-store-refused": "serves from an older copy of its store",
@@ -118,6 +121,12 @@ rules! {
     WatermarkWaitsForHandshakes = "watermark-waits-for-handshakes": "advances its watermark past a transaction that a replica may be in doubt about",
     /// Votes mode: a replica's commits are durable before its handshake, which does not list them.
     HandshakeAfterCommits = "handshake-after-commits": "completes the handshake with a COMMIT that can still be lost",
+    /// A peer's copy of a damaged entry is dropped if the key was written since the damage was found: it
+    /// may be older than that write.
+    LateHealDropped = "late-heal-dropped": "replaces an entry by a copy that was asked for earlier",
+    /// The scrub takes no entry for lost whose key is locked here or at the peer, or was written since the
+    /// peer was asked.
+    ScrubComparesSettled = "scrub-compares-settled": "takes an entry for lost because a write of it is under way",
     /// A replica ignores a Prepare of an epoch below the promised one. In logged mode no check can
     /// detect that it is broken: the store is exclusive, so an earlier master has stopped.
     EpochCheck = "epoch-check": "prepares for a master that was fenced off",
@@ -141,9 +150,10 @@ impl Rule {
     #[must_use]
     pub fn applies_to(self, commit: CommitMode) -> bool {
         match self {
-            Rule::DecisionForced | Rule::NoGuessInDoubt | Rule::DecisionNumberChecked => {
-                commit == CommitMode::Logged
-            }
+            Rule::DecisionForced
+            | Rule::NoGuessInDoubt
+            | Rule::DecisionNumberChecked
+            | Rule::DecisionsBeforePromise => commit == CommitMode::Logged,
             Rule::VetoBeforeAbort
             | Rule::VetoForced
             | Rule::LateYesIsVoid
@@ -156,8 +166,8 @@ impl Rule {
     }
 
     /// Whether breaking the rule gives an equivalent system in this commit mode, because another
-    /// rule covers for it, or because it only concerns strangers and copied stores, which no fault
-    /// of the harness brings about. No check can detect that then.
+    /// rule covers for it, or because it only concerns strangers, copied stores, or the scrub, none of which
+    /// the model has. No check of it can detect that then.
     #[must_use]
     pub fn is_equivalent(self, commit: CommitMode) -> bool {
         match self {
@@ -166,8 +176,10 @@ impl Rule {
             | Rule::NonceOnEveryMessage
             | Rule::FenceNamesSuperseded
             | Rule::DecisionNumberChecked
+            | Rule::DecisionsBeforePromise
             | Rule::RestoredStoreRefused
-            | Rule::PeerIdChecked => true,
+            | Rule::PeerIdChecked
+            | Rule::ScrubComparesSettled => true,
             Rule::EpochCheck | Rule::MembersDurableBeforeWrite => commit == CommitMode::Logged,
             _ => !self.applies_to(commit),
         }
@@ -210,7 +222,7 @@ impl FromStr for Rule {
     }
 }
 
-/// The set of rules that are in force at a node.
+/// The set of rules that are in force at a node, and the mistakes that it makes.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -218,22 +230,60 @@ impl FromStr for Rule {
 pub struct Rules {
     /// A bit for each rule of [`Rule::ALL`] that is broken.
     broken: u64,
+    /// A bit for each mistake of [`Mistake::ALL`] that is made.
+    made: u32,
 }
 
 impl Rules {
-    /// Every rule is in force.
-    pub const ALL: Rules = Rules { broken: 0 };
+    /// Every rule is in force, and no mistake is made.
+    pub const ALL: Rules = Rules { broken: 0, made: 0 };
 
     /// This set without one rule.
     #[must_use]
     pub const fn without(self, rule: Rule) -> Rules {
-        Rules { broken: self.broken | 1 << rule as u64 }
+        Rules { broken: self.broken | 1 << rule as u64, ..self }
+    }
+
+    /// This set with one mistake more.
+    #[must_use]
+    pub const fn with(self, mistake: Mistake) -> Rules {
+        Rules { made: self.made | 1 << mistake as u32, ..self }
     }
 
     /// Whether a rule is in force.
     #[must_use]
-    pub const fn keep(self, rule: Rule) -> bool {
-        self.broken & (1 << rule as u64) == 0
+    pub fn keep(self, rule: Rule) -> bool {
+        self.and_everywhere().broken & (1 << rule as u64) == 0
+    }
+
+    /// Whether a mistake is made.
+    #[must_use]
+    pub fn makes(self, mistake: Mistake) -> bool {
+        self.and_everywhere().made & (1 << mistake as u32) != 0
+    }
+
+    #[cfg(not(feature = "mutations"))]
+    fn and_everywhere(self) -> Rules {
+        self
+    }
+
+    /// This set, and the rule or mistake that `MUTATION` names in the environment: the tests then run on
+    /// mutated code, without being built again.
+    #[cfg(feature = "mutations")]
+    fn and_everywhere(self) -> Rules {
+        static MUTATION: std::sync::LazyLock<Rules> = std::sync::LazyLock::new(|| {
+            let name = std::env::var("MUTATION").unwrap_or_default();
+            let rule = Rule::ALL.iter().find(|rule| rule.name() == name);
+            let mistake = Mistake::ALL.iter().find(|mistake| mistake.name() == name);
+            let rules = rule.map_or(Rules::ALL, |rule| Rules::ALL.without(*rule));
+            mistake.map_or(rules, |mistake| rules.with(*mistake))
+        });
+        Rules { broken: self.broken | MUTATION.broken, made: self.made | MUTATION.made }
+    }
+
+    /// The mistakes that are made.
+    pub fn made(self) -> impl Iterator<Item = Mistake> {
+        Mistake::ALL.iter().copied().filter(move |mistake| self.makes(*mistake))
     }
 
     /// The rules that are broken.
@@ -242,10 +292,11 @@ impl Rules {
     }
 }
 
-/// Serialised as the names of the rules that are broken.
+/// Serialised as the names of the rules that are broken and of the mistakes that are made.
 impl From<Rules> for Vec<String> {
     fn from(rules: Rules) -> Self {
-        rules.broken().map(|rule| rule.name().to_owned()).collect()
+        let broken = rules.broken().map(Rule::name);
+        broken.chain(rules.made().map(Mistake::name)).map(str::to_owned).collect()
     }
 }
 
@@ -253,7 +304,10 @@ impl TryFrom<Vec<String>> for Rules {
     type Error = String;
 
     fn try_from(broken: Vec<String>) -> Result<Self, String> {
-        broken.iter().try_fold(Rules::ALL, |rules, name| Ok(rules.without(name.parse()?)))
+        broken.iter().try_fold(Rules::ALL, |rules, name| match name.parse() {
+            Ok(mistake) => Ok(rules.with(mistake)),
+            Err(_) => Ok(rules.without(name.parse()?)),
+        })
     }
 }
 

@@ -4,8 +4,8 @@
 use std::fmt::{self, Display, Formatter};
 
 use super::{
-    AbortReason, Body, Decision, Effect, Event, NoReason, Node, PeerKnowledge, ReadId, Record,
-    Reply, Request, Seen, TimerId, TxnId, Write,
+    AbortReason, Body, Decision, Effect, Event, HealId, Key, NoReason, Node, PeerKnowledge,
+    RangeSummary, ReadId, Record, Reply, Request, ScrubId, Seen, TimerId, TxnId, Write,
 };
 
 impl Display for Decision {
@@ -41,6 +41,44 @@ impl Display for NoReason {
 impl Display for ReadId {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}/{}", self.epoch, self.n, self.attempt)
+    }
+}
+
+impl Display for HealId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.incarnation, self.n)
+    }
+}
+
+impl Display for ScrubId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.incarnation, self.n)
+    }
+}
+
+/// The first key of a range, or the beginning of the table.
+struct After<'a>(&'a Option<Key>);
+
+impl Display for After<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(key) => write!(f, "after {key}"),
+            None => f.write_str("from the first"),
+        }
+    }
+}
+
+// Without the digest, which differs from store to store.
+impl Display for RangeSummary {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match &self.upto {
+            Some(key) => write!(f, "up to {key}")?,
+            None => f.write_str("behind the last")?,
+        }
+        if let Some(version) = self.version {
+            write!(f, " (version {version})")?;
+        }
+        write!(f, ": {} entries", self.rows)
     }
 }
 
@@ -109,6 +147,9 @@ impl Display for Body {
             Body::Busy { read, txn } => write!(f, "Busy {read} (locked by {txn})"),
             Body::NotServing { read } => write!(f, "NotServing {read}"),
             Body::Heartbeat => f.write_str("Heartbeat"),
+            Body::Alive { incarnation, applied, .. } if *applied > 0 => {
+                write!(f, "Alive incarnation {incarnation}, has applied {applied} commits")
+            }
             Body::Alive { incarnation, promised: Some((epoch, _)), .. } => {
                 write!(f, "Alive incarnation {incarnation}, promised {epoch}")
             }
@@ -121,6 +162,20 @@ impl Display for Body {
             Body::Veto { txn } => write!(f, "Veto {txn}"),
             Body::PeerInquire { txn } => write!(f, "PeerInquire {txn}"),
             Body::PeerAnswer { txn, answer } => write!(f, "PeerAnswer {txn} {answer}"),
+            Body::HealRequest { heal, key } => write!(f, "HealRequest {heal} {key}"),
+            Body::HealAnswer { heal, key, found: Some((version, value)) } => {
+                write!(f, "HealAnswer {heal} {key}={value} (version {version})")
+            }
+            Body::HealAnswer { heal, key, found: None } => {
+                write!(f, "HealAnswer {heal} {key} is absent")
+            }
+            Body::ScrubRequest { scrub, after, rows_max, below } => {
+                let after = After(after);
+                write!(f, "ScrubRequest {scrub}: {rows_max} rows {after}, below {below}")
+            }
+            Body::ScrubAnswer { scrub, below, summary } => {
+                write!(f, "ScrubAnswer {scrub} below {below}, {summary}")
+            }
         }
     }
 }
@@ -150,6 +205,9 @@ impl Display for Record {
             Record::Refused { txn } => write!(f, "REFUSED {txn}"),
             Record::Frozen { upto } => write!(f, "FROZEN up to {upto}"),
             Record::Watermark { watermark } => write!(f, "WATERMARK {watermark}"),
+            Record::Heal { key, version, value } => {
+                write!(f, "HEAL {key}={value} (version {version})")
+            }
         }
     }
 }
@@ -199,6 +257,8 @@ impl Display for TimerId {
             TimerId::Heartbeat => f.write_str("heartbeat"),
             TimerId::InquiryTimeout(txn) => write!(f, "inquiry-timeout {txn}"),
             TimerId::ReadWait(read) => write!(f, "read-wait {read}"),
+            TimerId::Heal => f.write_str("heal"),
+            TimerId::Scrub => f.write_str("scrub"),
         }
     }
 }
@@ -218,7 +278,20 @@ impl Display for Event {
             Event::ReadResult { read, found: None } => write!(f, "read {read} returns absent"),
             Event::Room { full: true } => f.write_str("no room for values"),
             Event::Room { full: false } => f.write_str("room for values"),
-            Event::ReadFailed { read } => write!(f, "read {read} meets a damaged entry"),
+            Event::ReadFailed { read, .. } => write!(f, "read {read} meets a damaged entry"),
+            Event::Damaged { key } => write!(f, "the entry of {key} is damaged"),
+            Event::Copied { heal, key, found: Some((version, value)), .. } => {
+                write!(f, "copy {heal} of {key} is {value} (version {version})")
+            }
+            Event::Copied { heal, key, found: None, .. } => {
+                write!(f, "copy {heal} of {key} is absent")
+            }
+            Event::Checkpointed { upto } => write!(f, "checkpointed up to {upto}"),
+            Event::Summarized { scrub, summary, .. } => write!(f, "summary {scrub} {summary}"),
+            Event::Checked { key, found: Some(version), .. } => {
+                write!(f, "{key} has version {version}")
+            }
+            Event::Checked { key, found: None, .. } => write!(f, "{key} is absent"),
         }
     }
 }
@@ -231,6 +304,17 @@ impl Display for Effect {
             Effect::Send { to, message } => write!(f, "send {to} {}", message.body),
             Effect::Reply { call, reply } => write!(f, "reply to call {call}: {reply}"),
             Effect::Serve { read, key } => write!(f, "serve {read} {key}"),
+            Effect::Copy { to, heal, key } => write!(f, "copy {heal} {key} for {to}"),
+            Effect::Checkpoint { upto } => write!(f, "checkpoint up to {upto}"),
+            Effect::Summarize { scrub, by, after, upto, rows_max, below } => {
+                write!(f, "summarize {scrub} for {by}: ")?;
+                match upto {
+                    Some(upto) => write!(f, "{} up to {upto}, below {below}", After(after)),
+                    None => write!(f, "{rows_max} rows {}, below {below}", After(after)),
+                }
+            }
+            Effect::Check { key, version } => write!(f, "check that {key} has version {version}"),
+            Effect::Lost { key, version, .. } => write!(f, "lost {key} of version {version}"),
             Effect::SetTimer { id, .. } => write!(f, "set timer {id}"),
             Effect::Refuse { from, why } => write!(f, "refuse a message of {from}: {why}"),
             Effect::Warn(what) => write!(f, "warn: {what}"),

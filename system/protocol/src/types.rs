@@ -243,6 +243,38 @@ pub struct ReadId {
     pub attempt: u32,
 }
 
+/// A damaged entry that a replica has found and asks its peers for. The answer echoes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HealId {
+    /// The incarnation of the replica that has found it.
+    pub incarnation: u64,
+    /// The number of the detection in the incarnation, from 1.
+    pub n: u64,
+}
+
+/// A question of the scrub: what a peer holds in a range of keys. The answer echoes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ScrubId {
+    /// The incarnation of the replica that asks.
+    pub incarnation: u64,
+    /// The number of the question in the incarnation, from 1.
+    pub n: u64,
+}
+
+/// What a replica holds in a range of keys. Entries count whose versions are below a bound, and which a get
+/// of their keys finds intact.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RangeSummary {
+    /// The last key of the range; none if there is no intact entry left.
+    pub upto: Option<Key>,
+    /// The version of the last key, if its entry counts.
+    pub version: Option<Version>,
+    /// The number of entries that count.
+    pub rows: u64,
+    /// A digest of their keys, versions and checksums.
+    pub digest: u64,
+}
+
 /// The outcome of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -306,13 +338,27 @@ impl From<&str> for Blob {
 
 impl fmt::Display for Blob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use fmt::Write as _;
-        for &byte in self.0.iter() {
-            match byte {
-                b'\\' => f.write_str("\\x5c")?,
-                b' '..=b'~' => f.write_char(byte as char)?,
-                _ => write!(f, "\\x{byte:02x}")?,
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        // In pieces, because a value may have a megabyte and journals write every one.
+        for bytes in self.0.chunks(64) {
+            let mut text = [0; 4 * 64];
+            let mut length = 0;
+            for &byte in bytes {
+                if matches!(byte, b' '..=b'~') && byte != b'\\' {
+                    text[length] = byte;
+                    length += 1;
+                } else {
+                    let (high, low) = (usize::from(byte >> 4), usize::from(byte & 15));
+                    text[length..length + 4].copy_from_slice(&[
+                        b'\\',
+                        b'x',
+                        DIGITS[high],
+                        DIGITS[low],
+                    ]);
+                    length += 4;
+                }
             }
+            f.write_str(str::from_utf8(&text[..length]).expect("it is ASCII"))?;
         }
         Ok(())
     }

@@ -15,7 +15,17 @@ const R2: StoreId = StoreId(3);
 
 fn config(node: Node, store: StoreId, bootstrap: bool) -> Config {
     let (commit, rules, timing) = (CommitMode::Votes, Rules::ALL, Timing::default());
-    Config { node, replicas: 2, store, nonce: 0, bootstrap, commit, rules, timing }
+    Config {
+        node,
+        replicas: 2,
+        store,
+        nonce: 0,
+        bootstrap,
+        commit,
+        rules,
+        timing,
+        scrub_interval: Duration::ZERO,
+    }
 }
 
 fn member(node: Node, store: StoreId) -> Record {
@@ -47,7 +57,7 @@ fn message(from: Node, store: StoreId, body: Body) -> Event {
 }
 
 fn alive_body(incarnation: u64) -> Body {
-    Body::Alive { incarnation, start: 0, promised: None, force_age: Duration::ZERO }
+    Body::Alive { incarnation, start: 0, promised: None, force_age: Duration::ZERO, applied: 0 }
 }
 
 /// The stores that the Fences among the effects name.
@@ -146,6 +156,7 @@ fn a_replica_of_an_earlier_version_belongs_to_its_master() {
         members: Vec::new(),
         supersedes: None,
         seen: None,
+        decided: None,
     };
     let from = |store, body| message(Node::Master, store, body);
     let body = |effects: &[Effect]| match effects {

@@ -140,6 +140,7 @@ impl Cluster {
             commit: self.commit,
             rules: self.rules,
             timing: Timing::default(),
+            scrub_interval: Duration::ZERO,
         };
         let host = self.host(node);
         host.outside.sent.clear();
@@ -392,6 +393,80 @@ fn an_older_copy_of_the_masters_log_does_not_decide() {
     }
 }
 
+/// The copy leaves no trace: it halts, with a reason, and the original takes over when it is put back.
+#[test]
+fn the_original_comes_back_after_an_older_copy_of_the_master() {
+    for broken in [None, Some(Rule::DecisionsBeforePromise)] {
+        let mut cluster = Cluster::logged(broken);
+        let copy = cluster.store(MASTER);
+        for n in 0..3_u32 {
+            cluster.put("k", &n.to_string());
+            cluster.settle();
+        }
+        cluster.stop(MASTER);
+        let (original, promise) = (cluster.store(MASTER), cluster.promise());
+        cluster.host(MASTER).outside.store = copy;
+        cluster.start(MASTER);
+        cluster.settle();
+        refused(&cluster.halts(), MASTER, "has applied 3 commits and this store has decided 0");
+        assert_eq!(cluster.promise() == promise, broken.is_none());
+        cluster.host(MASTER).outside.store = original;
+        cluster.restart(MASTER);
+        if broken.is_some() {
+            refused(&cluster.halts(), MASTER, "this store is a copy");
+            continue;
+        }
+        assert!(cluster.is_ready(), "{:?}", cluster.halts());
+        cluster.put("k", "v");
+        cluster.settle();
+        let last = cluster.host(MASTER).outside.replies.last();
+        assert!(matches!(last, Some(Reply::Committed { .. })), "{last:?}");
+    }
+}
+
+/// Where the votes make the commits, a copy that has the master's last epoch lacks none of them. It
+/// takes over as the original would, and is the original from then on.
+#[test]
+fn a_copy_of_the_master_lacks_no_vote() {
+    let mut cluster = Cluster::new(CommitMode::Votes, Rules::ALL);
+    let copy = cluster.store(MASTER);
+    cluster.put("k", "v");
+    // r1 commits, and r2 is in doubt.
+    cluster.settle_without(|to, body| to == R2 && matches!(body, Body::Decide { .. }));
+    cluster.stop(MASTER);
+    let original = cluster.store(MASTER);
+    cluster.host(MASTER).outside.store = copy;
+    cluster.restart(MASTER);
+    assert!(cluster.is_ready(), "{:?}", cluster.halts());
+    assert_eq!(cluster.store(R2).data, cluster.store(R1).data);
+    assert_eq!(cluster.store(R2).data.len(), 1);
+    cluster.host(MASTER).outside.store = original;
+    cluster.restart(MASTER);
+    refused(&cluster.halts(), MASTER, "this store is a copy");
+}
+
+/// A Fence that was sent before the last commits arrives late. It is from the epoch that is promised, so
+/// nothing depends on it.
+#[test]
+fn a_late_fence_of_a_healthy_master_is_answered() {
+    let mut cluster = Cluster::logged(None);
+    let fence = Body::Fence {
+        member: Some(StoreId(0xabc1)),
+        commit: CommitMode::Logged,
+        members: Vec::new(),
+        supersedes: Some((0, 0)),
+        seen: None,
+        decided: Some(0),
+    };
+    let late = cluster.message(MASTER, fence);
+    cluster.put("k", "v");
+    cluster.settle();
+    cluster.deliver(MASTER, R1, late);
+    cluster.settle();
+    cluster.heartbeat();
+    assert!(cluster.is_ready(), "{:?}", cluster.halts());
+}
+
 #[test]
 fn an_older_copy_of_a_replica_does_not_serve() {
     for commit in CommitMode::ALL {
@@ -492,6 +567,7 @@ fn a_late_fence_does_not_make_a_healthy_store_a_copy() {
         members: Vec::new(),
         supersedes: Some((0, 0)),
         seen: Some(seen),
+        decided: None,
     };
     cluster.put("k", "v");
     cluster.settle();
@@ -589,6 +665,7 @@ fn numbers_out_of_bounds_change_nothing() {
         members: Vec::new(),
         supersedes: Some((1, cluster.promise().2)),
         seen: None,
+        decided: None,
     };
     let mut forged = Vec::new();
     let mut watermark = cluster.message(MASTER, Body::Heartbeat);

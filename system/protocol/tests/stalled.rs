@@ -14,7 +14,17 @@ const R2: Node = Node::Replica(2);
 
 fn config(node: Node, store: StoreId) -> Config {
     let (commit, rules, timing) = (CommitMode::Logged, Rules::ALL, Timing::default());
-    Config { node, replicas: 2, store, nonce: 0, bootstrap: false, commit, rules, timing }
+    Config {
+        node,
+        replicas: 2,
+        store,
+        nonce: 0,
+        bootstrap: false,
+        commit,
+        rules,
+        timing,
+        scrub_interval: Duration::ZERO,
+    }
 }
 
 fn member(node: Node, store: StoreId) -> Record {
@@ -59,7 +69,7 @@ fn master() -> Machine {
 
 fn alive(replica: Node, store: StoreId, ms: u64) -> Event {
     let force_age = Duration::from_millis(ms);
-    let body = Body::Alive { incarnation: 1, start: 0, promised: None, force_age };
+    let body = Body::Alive { incarnation: 1, start: 0, promised: None, force_age, applied: 0 };
     message(replica, store, 2, body)
 }
 
@@ -143,6 +153,7 @@ fn a_replica_tells_the_age_of_its_oldest_force() {
         members: Vec::new(),
         supersedes: None,
         seen: None,
+        decided: None,
     };
     step(&mut replica, message(Node::Master, MASTER, 2, fence));
     assert!(replica.status().ready);
@@ -151,7 +162,8 @@ fn a_replica_tells_the_age_of_its_oldest_force() {
         assert_eq!(replica.status().ready, age.is_zero());
         let effects = step(&mut replica, message(Node::Master, MASTER, 2, Body::Heartbeat));
         let [Effect::Send { message, .. }] = effects.as_slice() else { panic!("{effects:?}") };
-        let (start, promised, force_age) = (0, None, age);
-        assert_eq!(message.body, Body::Alive { incarnation: 2, start, promised, force_age });
+        let (start, promised, force_age, applied) = (0, None, age, 0);
+        let alive = Body::Alive { incarnation: 2, start, promised, force_age, applied };
+        assert_eq!(message.body, alive);
     }
 }

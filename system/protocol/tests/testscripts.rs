@@ -4,7 +4,8 @@
 //! Commands, one per line; the recorded output follows `---`:
 //!
 //! ```text
-//! cluster replicas=2 [commit=votes] [break=RULE]   start a master and replicas, and complete the handshakes
+//! cluster replicas=2 [commit=votes] [break=RULE] [scrub=on]   start a master and replicas, and complete the
+//!                                       handshakes
 //! put KEY VALUE | del KEY | get KEY [at=N]   a client request; a get starts at the N-th live replica
 //! deliver [KIND…] [from=NODE] [to=NODE] [again]   deliver messages in flight; 'again' keeps a copy
 //! drop [KIND…] [from=NODE] [to=NODE]    lose messages in flight
@@ -14,6 +15,8 @@
 //! kill NODE                             SIGKILL
 //! power-loss NODE [keep=N]              lose the unsynced records, except for the first N
 //! start NODE [bootstrap] [commit=MODE]  start a stopped node on its store
+//! rot NODE KEY                          damage the entry of a key
+//! lose NODE KEY                         the entry of a key is gone, and no checksum shows it
 //! wipe NODE                             replace the store of a stopped node by an empty one
 //! settle                                force and deliver until nothing is in flight
 //! status NODE | store NODE | network | timers NODE
@@ -24,17 +27,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    convert::Infallible,
     error::Error,
     fmt::Write as _,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     time::Duration,
 };
 
 use goldenscript::{Command, Context};
 use protocol::{
-    CallId, CommitMode, Config, Effect, Event, Facts, Key, Lsn, Machine, Message, Node, Record,
-    Reply, Request, Rules, StoreId, TimerId, Timing, Value, Version, Write,
-    driver::{self, Clients, Environment, Network, Operator, Storage, Timers},
+    CallId, CommitMode, Config, Effect, Event, Facts, Key, Lsn, Machine, Message, Node,
+    RangeSummary, Record, Reply, Request, Rules, StoreId, TimerId, Timing, TxnId, Value, Version,
+    Write,
+    driver::{self, Clients, Environment, Network, Operator, Range, Storage, Timers},
 };
 
 test_each_file::test_each_path! { in "./system/protocol/testscripts" as scripts => run }
@@ -54,6 +58,7 @@ struct Cluster {
     replicas: u8,
     calls: u64,
     stores: u64,
+    scrubs: bool,
 }
 
 /// A node: its store survives its process.
@@ -75,7 +80,15 @@ struct LogStore {
     written: usize,
     /// The number of records from before the last crash.
     inherited: usize,
+    /// The keys whose entries have rotted, each with the number of records by then.
+    damaged: BTreeMap<Key, usize>,
+    /// The keys whose entries are gone, each with the number of records by then.
+    lost: BTreeMap<Key, usize>,
 }
+
+/// The entry of a key is damaged.
+#[derive(Debug)]
+struct DamagedEntry;
 
 impl LogStore {
     fn append(&mut self, record: Record) {
@@ -117,16 +130,37 @@ impl LogStore {
 
     /// What recovery sees, and the entries.
     fn state(&self) -> (Vec<Record>, BTreeMap<Key, (Version, Value)>) {
+        let mut lost = self.lost.clone();
+        let (facts, mut entries) = self.replay(&mut |written, position| {
+            lost.retain(|key, at| key != written || position < *at);
+        });
+        entries.retain(|key, _| !lost.contains_key(key));
+        (facts.records().cloned().collect(), entries)
+    }
+
+    /// Whether the entry of a key has rotted, and no write has replaced it since.
+    fn is_damaged(&self, key: &Key) -> bool {
+        let mut is_damaged = self.damaged.contains_key(key);
+        self.replay(&mut |written, position| {
+            is_damaged &= written != key || self.damaged.get(key).is_some_and(|at| position < *at);
+        });
+        is_damaged
+    }
+
+    fn replay(
+        &self,
+        written: &mut dyn FnMut(&Key, usize),
+    ) -> (Facts, BTreeMap<Key, (Version, Value)>) {
         let (mut facts, mut entries) = (Facts::default(), BTreeMap::new());
-        for (version, Write { key, value }) in
-            self.records.iter().filter_map(|record| facts.apply(record))
-        {
+        for (position, record) in self.records.iter().enumerate() {
+            let Some((version, Write { key, value })) = facts.apply(record) else { continue };
+            written(&key, position);
             match value {
                 Some(value) => entries.insert(key, (version, value)),
                 None => entries.remove(&key),
             };
         }
-        (facts.records().cloned().collect(), entries)
+        (facts, entries)
     }
 }
 
@@ -208,6 +242,28 @@ impl goldenscript::Runner for Cluster {
                 }
                 Ok(String::new())
             }
+            "rot" => {
+                let [_, key] = words.as_slice() else { Err("rot NODE KEY")? };
+                let store = &mut self.host(node()?)?.store;
+                let position = store.records.len();
+                store.damaged.insert(key.as_str().into(), position);
+                Ok(String::new())
+            }
+            "lose" => {
+                let [_, key] = words.as_slice() else { Err("lose NODE KEY")? };
+                let store = &mut self.host(node()?)?.store;
+                let position = store.records.len();
+                store.lost.insert(key.as_str().into(), position);
+                Ok(String::new())
+            }
+            "find-damage" => {
+                let [_, key] = words.as_slice() else { Err("find-damage NODE KEY")? };
+                let (node, key) = (node()?, Key::from(key.as_str()));
+                if !self.host(node)?.store.is_damaged(&key) {
+                    Err(format!("the entry of {key} is not damaged at {node}"))?;
+                }
+                Ok(self.step(node, Event::Damaged { key }))
+            }
             "wipe" => {
                 self.stores += 1;
                 let id = StoreId(self.stores);
@@ -236,10 +292,12 @@ impl goldenscript::Runner for Cluster {
                 Ok(out)
             }
             "store" => {
-                let (records, entries) = self.host(node()?)?.store.state();
+                let store = &self.host(node()?)?.store;
+                let (records, entries) = store.state();
                 let mut out = String::new();
                 for (key, (version, value)) in entries {
-                    writeln!(out, "{key} = {value} (version {version})")?;
+                    let damaged = if store.is_damaged(&key) { ", damaged" } else { "" };
+                    writeln!(out, "{key} = {value} (version {version}{damaged})")?;
                 }
                 for record in records {
                     writeln!(out, "{record}")?;
@@ -271,6 +329,7 @@ impl Cluster {
         if let Some(rule) = pairs.get("break") {
             self.rules = self.rules.without(rule.parse()?);
         }
+        self.scrubs = pairs.contains_key("scrub");
         let replicas = (1..=self.replicas).map(Node::Replica);
         for node in std::iter::once(Node::Master).chain(replicas) {
             self.stores += 1;
@@ -290,7 +349,17 @@ impl Cluster {
         let host = self.nodes.get_mut(&node).expect("the caller has checked the node");
         let timing = Timing { peer_inquiry_after: 1, watermark_batch: 2, ..Timing::default() };
         let (rules, replicas, store) = (self.rules, self.replicas, host.id);
-        let config = Config { node, replicas, store, nonce: 0, bootstrap, commit, rules, timing };
+        let config = Config {
+            node,
+            replicas,
+            store,
+            nonce: 0,
+            bootstrap,
+            commit,
+            rules,
+            timing,
+            scrub_interval: if self.scrubs { Duration::from_secs(1) } else { Duration::ZERO },
+        };
         let (records, _) = host.store.state();
         let (machine, effects) = Machine::recover(config, &records);
         host.machine = Some(machine);
@@ -383,7 +452,8 @@ impl Cluster {
         let machine = process.as_mut().expect("the node runs");
         let mut environment =
             ListedEnvironment { node, store, timers, network: &mut self.network, out };
-        let Ok(halt) = driver::perform_all(machine, effects, &mut environment);
+        let halt = driver::perform_all(machine, effects, &mut environment);
+        let halt = halt.expect("a damaged entry is reported to the machine");
         if halt.is_some() {
             *process = None;
         }
@@ -400,7 +470,7 @@ struct ListedEnvironment<'a> {
 }
 
 impl Storage for ListedEnvironment<'_> {
-    type Error = Infallible;
+    type Error = DamagedEntry;
 
     fn append(&mut self, record: Record) {
         self.store.append(record);
@@ -409,8 +479,42 @@ impl Storage for ListedEnvironment<'_> {
     /// The command `force` says when.
     fn force(&mut self, _: Lsn) {}
 
-    fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, Infallible> {
+    fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, DamagedEntry> {
+        if self.store.is_damaged(key) {
+            return Err(DamagedEntry);
+        }
         Ok(self.store.state().1.remove(key))
+    }
+
+    /// The tables are what is durable.
+    fn checkpoint(&mut self, upto: Lsn) -> bool {
+        (self.store.inherited as Lsn) + upto <= self.store.synced as Lsn
+    }
+
+    fn summarize(&mut self, range: &Range, below: TxnId) -> Result<RangeSummary, DamagedEntry> {
+        let (_, entries) = self.store.state();
+        let intact = entries.into_iter().filter(|(key, _)| {
+            range.after.as_ref().is_none_or(|after| key > after) && !self.store.is_damaged(key)
+        });
+        let mut digest = DefaultHasher::new();
+        let mut summary = RangeSummary { upto: None, version: None, rows: 0, digest: 0 };
+        for (key, (version, value)) in intact.take(range.rows_max as usize) {
+            if range.upto.as_ref().is_some_and(|upto| key > *upto) {
+                break;
+            }
+            let counts = version < below;
+            if counts {
+                summary.rows += 1;
+                (&key, version, value).hash(&mut digest);
+            }
+            (summary.upto, summary.version) = (Some(key), counts.then_some(version));
+        }
+        summary.digest = digest.finish();
+        Ok(summary)
+    }
+
+    fn is_damaged_entry(_: &DamagedEntry) -> bool {
+        true
     }
 }
 

@@ -18,9 +18,12 @@
 //! | `s` slot | what the replica's store held: incarnation, nonce, epoch and seq of the last vote, number of commits |
 //! | `i` | epoch and seq up to which yes votes are final |
 //! | `d` epoch seq | key; empty, in the WAL only: END |
+//! | `h` epoch seq | in the WAL only: `P`, length of the key (2 bytes), key, value: the entry of the key was damaged, and is this write again |
 //! | `t` epoch seq | `C`, `A` or `R`: committed, aborted, refused; `D` key: prepared to delete; `P` length of the key (2 bytes), key, value: prepared to put |
 
-use protocol::{ClusterId, Facts, Key, Node, Record, Seen, StoreId, TxnId, Value, Write};
+use protocol::{
+    ClusterId, Facts, Key, Node, RangeSummary, Record, Seen, StoreId, TxnId, Value, Write,
+};
 use store::{RowError, RowKey, Schema, decode_write, encode_write};
 
 /// A node's store in memory.
@@ -41,7 +44,8 @@ impl Schema for NodeSchema {
 
     fn apply(facts: &mut Facts, record: &Record) -> Option<store::Write<Self>> {
         let (version, Write { key, value }) = facts.apply(record)?;
-        Some(store::Write { key, version, value })
+        let heals = matches!(record, Record::Heal { .. });
+        Some(store::Write { key, version, value, heals })
     }
 
     fn check(facts: &Facts, record: &Record) -> Result<(), &'static str> {
@@ -56,10 +60,19 @@ impl Schema for NodeSchema {
 
     fn growth(record: &Record) -> Option<usize> {
         match record {
-            Record::Prepare { write: Write { key, value: Some(value) }, .. } => {
+            Record::Prepare { write: Write { key, value: Some(value) }, .. }
+            | Record::Heal { key, value, .. } => {
                 Some(key.as_bytes().len() + value.as_bytes().len())
             }
             _ => None,
+        }
+    }
+
+    fn check_fact(record: &Record) -> Result<(), &'static str> {
+        // Only the WAL holds these.
+        match record {
+            Record::Heal { .. } => Err("a record that takes effect at once is no fact"),
+            _ => Ok(()),
         }
     }
 
@@ -92,6 +105,7 @@ impl Schema for NodeSchema {
             | Record::Commit { txn }
             | Record::Abort { txn }
             | Record::Refused { txn } => RowKey::new(b't', &Self::version_to_bytes(*txn)),
+            Record::Heal { version, .. } => RowKey::new(b'h', &Self::version_to_bytes(*version)),
         }
     }
 
@@ -125,6 +139,9 @@ impl Schema for NodeSchema {
             Record::Commit { .. } => into.push(b'C'),
             Record::Abort { .. } => into.push(b'A'),
             Record::Refused { .. } => into.push(b'R'),
+            Record::Heal { key, value, .. } => {
+                encode_write(key.as_bytes(), Some(value.as_bytes()), into);
+            }
         }
     }
 
@@ -168,6 +185,12 @@ impl Schema for NodeSchema {
                     Record::Prepare { txn: txn()?, write }
                 }
             },
+            (b'h', _) => match decode_write(value)? {
+                (key, Some(value)) => {
+                    Record::Heal { key: key.into(), version: txn()?, value: value.into() }
+                }
+                (_, None) => return Err("a copy of a damaged entry without a value".into()),
+            },
             _ => return Err("unknown row key".into()),
         })
     }
@@ -204,6 +227,13 @@ fn seen_from(value: &[u8]) -> Result<Seen, RowError> {
 
 fn txn_from(bytes: &[u8]) -> Option<TxnId> {
     NodeSchema::version_from_bytes(bytes.try_into().ok()?)
+}
+
+/// A summary of a range in the protocol's terms.
+#[must_use]
+pub fn range_summary(rows: store::RangeRows<NodeSchema>) -> RangeSummary {
+    let store::RangeRows { upto, version, rows, digest } = rows;
+    RangeSummary { upto, version, rows, digest }
 }
 
 /// The store id in the protocol's terms.
@@ -247,6 +277,7 @@ mod tests {
             Record::Commit { txn },
             Record::Abort { txn },
             Record::Refused { txn },
+            Record::Heal { key: "key".into(), version: txn, value: "value".into() },
         ] {
             let (key, mut value) = (NodeSchema::row_key(&record), Vec::new());
             NodeSchema::encode(&record, &mut value);
@@ -294,6 +325,11 @@ mod tests {
             (Record::Commit { txn }, with_id(b"t"), b"C".to_vec()),
             (Record::Abort { txn }, with_id(b"t"), b"A".to_vec()),
             (Record::Refused { txn }, with_id(b"t"), b"R".to_vec()),
+            (
+                Record::Heal { key: "k".into(), version: txn, value: "v".into() },
+                with_id(b"h"),
+                b"P\0\x01kv".to_vec(),
+            ),
         ] {
             let mut encoded = Vec::new();
             NodeSchema::encode(&record, &mut encoded);

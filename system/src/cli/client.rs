@@ -13,7 +13,8 @@ use clap::{Args, Subcommand};
 use futures::StreamExt as _;
 
 use super::{
-    LogFormat,
+    LogFormat, TlsArgs,
+    cert::CertArgs,
     load::{self, LoadArgs},
     output::{ClientError, ExitStatus, print_line},
 };
@@ -21,6 +22,7 @@ use crate::{
     client::{Client, Inspector, NodeStatus, ReadError, WriteOutcome},
     config::{Address, ClusterConfig},
     protocol::{Blob, Key, Node, Value, Version},
+    tls::{Role, Tls},
 };
 
 const ANSWERS: &str = "\
@@ -48,6 +50,10 @@ pub struct ClientArgs {
     /// The cluster's configuration, which has all addresses
     #[arg(long, env = "TWOPC_CONFIG", value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
+
+    /// The files for TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     /// How long to wait for each answer
     #[arg(long, env = "TWOPC_TIMEOUT", value_name = "TIME", default_value = "5s", global = true,
@@ -101,6 +107,18 @@ pub enum ClientCommand {
         #[arg(long, value_name = "KEY", value_parser = blob)]
         after: Option<Key>,
     },
+    /// Make a certificate authority, and the certificates of nodes, clients and administrators
+    Cert(CertArgs),
+}
+
+impl ClientCommand {
+    /// The role that the command needs a certificate of.
+    fn role(&self) -> Role {
+        match self {
+            ClientCommand::Status | ClientCommand::Dump { .. } => Role::Admin,
+            _ => Role::Client,
+        }
+    }
 }
 
 /// Parses a key or a value from its textual form. Without this, clap would take the argument
@@ -139,6 +157,11 @@ impl ClientArgs {
     }
 
     async fn execute(self) -> Result<ExitStatus, ClientError> {
+        let command = self.command.unwrap_or(ClientCommand::Stream);
+        // Needs no cluster.
+        if let ClientCommand::Cert(args) = command {
+            return args.run();
+        }
         let cluster = match &self.config {
             Some(path) => Some(ClusterConfig::load(path).map_err(|error| error.to_string())?),
             None => None,
@@ -148,16 +171,26 @@ impl ClientArgs {
             (None, Some(cluster)) => cluster.master.clone(),
             (None, None) => "127.0.0.1:7000".parse()?,
         };
-        let client = Client::new(master.clone()).timeout(self.timeout);
-        match self.command.unwrap_or(ClientCommand::Stream) {
+        let configured = cluster.as_ref().map(|cluster| &cluster.tls);
+        let files = self.tls.files(configured, &command.role().to_string())?;
+        let tls = files.map(|files| Tls::load(files, None)).transpose();
+        let tls = tls.map_err(|error| error.to_string())?;
+        let client = Client::with_tls(master.clone(), tls.clone()).timeout(self.timeout);
+        match command {
+            ClientCommand::Cert(args) => args.run(),
             ClientCommand::Put { key, value } => one(&client, Operation::Put(key, value)).await,
             ClientCommand::Del { key } => one(&client, Operation::Del(key)).await,
             ClientCommand::Get { key } => one(&client, Operation::Get(key)).await,
             ClientCommand::Stream => stream(&client).await,
-            ClientCommand::Load(args) => load::run(&args, &master, self.timeout).await,
-            ClientCommand::Status => status(cluster.as_ref(), &master, self.timeout).await,
+            ClientCommand::Load(args) => {
+                load::run(&args, &master, tls.as_ref(), self.timeout).await
+            }
+            ClientCommand::Status => {
+                status(cluster.as_ref(), &master, tls.as_deref(), self.timeout).await
+            }
             ClientCommand::Dump { replica, after } => {
-                dump(&replica_address(&replica, cluster.as_ref())?, after, self.timeout).await
+                let (node, address) = replica_address(&replica, cluster.as_ref())?;
+                dump(&address, node, tls.as_deref(), after, self.timeout).await
             }
         }
     }
@@ -245,6 +278,7 @@ fn parse(line: &str) -> Result<Operation, String> {
 async fn status(
     cluster: Option<&ClusterConfig>,
     master: &Address,
+    tls: Option<&Tls>,
     timeout: Duration,
 ) -> Result<ExitStatus, ClientError> {
     let mut nodes = vec![(Node::Master, master.clone())];
@@ -253,8 +287,8 @@ async fn status(
     }
     let requests = nodes.into_iter().map(async |(node, address)| {
         let status = within(timeout, async {
-            let mut inspector =
-                Inspector::connect(&address).await.map_err(|error| error.to_string())?;
+            let inspector = Inspector::connect_with_tls(&address, tls, Some(node)).await;
+            let mut inspector = inspector.map_err(|error| error.to_string())?;
             inspector.status().await.map_err(|status| status.message().to_owned())
         });
         (node, status.await, address)
@@ -294,6 +328,9 @@ fn describe(NodeStatus { cluster, machine }: &NodeStatus, address: &Address) -> 
             if live.is_empty() { "none".into() } else { live.join(" ") }
         );
     }
+    if machine.scrubs > 0 {
+        text = format!("{text}, {} scrubs", machine.scrubs);
+    }
     if !machine.force_age.is_zero() {
         text =
             format!("{text}, a force of its disk has been under way for {:?}", machine.force_age);
@@ -309,12 +346,14 @@ fn describe(NodeStatus { cluster, machine }: &NodeStatus, address: &Address) -> 
 
 async fn dump(
     replica: &Address,
+    node: Option<Node>,
+    tls: Option<&Tls>,
     after: Option<Key>,
     timeout: Duration,
 ) -> Result<ExitStatus, ClientError> {
     let failed = |status: tonic::Status| format!("{replica}: {}", status.message());
     let entries = within(timeout, async {
-        let mut inspector = Inspector::connect(replica)
+        let mut inspector = Inspector::connect_with_tls(replica, tls, node)
             .await
             .map_err(|error| format!("cannot reach {replica}: {error}"))?;
         inspector.dump_after(after).await.map_err(failed)
@@ -329,16 +368,20 @@ async fn dump(
     Ok(ExitStatus::Ok)
 }
 
-/// The address of a replica that is given by address or by name.
-fn replica_address(replica: &str, cluster: Option<&ClusterConfig>) -> Result<Address, String> {
+/// The address of a replica that is given by address or by name, and its name if that is known.
+fn replica_address(
+    replica: &str,
+    cluster: Option<&ClusterConfig>,
+) -> Result<(Option<Node>, Address), String> {
     match replica.parse::<Node>() {
         Ok(node) => {
             let cluster = cluster.ok_or(format!("{replica}: a node name needs --config"))?;
-            cluster.address(node).cloned().ok_or_else(|| {
+            let address = cluster.address(node).cloned().ok_or_else(|| {
                 format!("the replicas of the configuration are r1 to r{}", cluster.replica_count())
-            })
+            })?;
+            Ok((Some(node), address))
         }
-        Err(_) => replica.parse(),
+        Err(_) => Ok((None, replica.parse()?)),
     }
 }
 

@@ -5,7 +5,10 @@ use std::{
     collections::BTreeMap,
     fmt::Write as _,
     str::FromStr,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,6 +23,7 @@ use crate::{
     client::{Client, ReadError, Reason, ReasonKind, WriteOutcome},
     config::Address,
     protocol::{Key, Value},
+    tls::Tls,
 };
 
 /// The delay before a client that cannot reach the master tries again.
@@ -216,16 +220,17 @@ impl Budget {
 pub(super) async fn run(
     args: &LoadArgs,
     master: &Address,
+    tls: Option<&Arc<Tls>>,
     timeout: Duration,
 ) -> Result<ExitStatus, ClientError> {
     // A wrong address is reported as an error, rather than in the statistics.
-    tokio::time::timeout(timeout, Client::connect(master.clone()))
+    let client = || Client::with_tls(master.clone(), tls.cloned()).timeout(timeout);
+    tokio::time::timeout(timeout, client().connect())
         .await
         .map_err(|_| format!("no answer from the master at {master}"))?
         .map_err(|error| format!("cannot reach the master at {master}: {error}"))?;
     let connections = args.connections.unwrap_or(args.clients).min(args.clients);
-    let clients: Vec<_> =
-        (0..connections).map(|_| Client::new(master.clone()).timeout(timeout)).collect();
+    let clients: Vec<_> = (0..connections).map(|_| client()).collect();
 
     let begun = Instant::now();
     let budget = Budget {

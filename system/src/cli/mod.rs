@@ -2,14 +2,16 @@
 //! and `client` each have one, and the harness has the nodes' as hidden subcommands. Knows flags,
 //! environment variables and exit statuses, but not what a node or a client does.
 
+mod cert;
 mod client;
 mod load;
 mod log;
 mod node;
 mod output;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
+use clap::Args;
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
     fmt::{self, MakeWriter},
@@ -18,11 +20,49 @@ use tracing_subscriber::{
 };
 
 pub use self::{
+    cert::{CertArgs, CertCommand},
     client::{ClientArgs, ClientCommand},
     load::{LoadArgs, Mix},
     log::LogFormat,
     node::{MasterArgs, NodeArgs, ReplicaArgs},
 };
+use crate::{config::TlsConfig, tls::TlsFiles};
+
+/// The files for TLS, instead of those in the configuration.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "TLS")]
+pub struct TlsArgs {
+    /// The certificates of the authorities that are trusted, instead of tls.ca in the configuration
+    #[arg(id = "tls_ca", long = "ca", env = "TWOPC_CA", value_name = "FILE", global = true)]
+    pub ca: Option<PathBuf>,
+
+    /// The certificate to show, instead of tls.certificate in the configuration
+    #[arg(
+        id = "tls_certificate",
+        long = "certificate",
+        env = "TWOPC_CERTIFICATE",
+        value_name = "FILE",
+        global = true
+    )]
+    pub certificate: Option<PathBuf>,
+
+    /// The private key of the certificate, instead of tls.key in the configuration
+    #[arg(id = "tls_key", long = "key", env = "TWOPC_KEY", value_name = "FILE", global = true)]
+    pub key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// The files of whoever has this name, or none if neither flags nor configuration name any.
+    fn files(self, config: Option<&TlsConfig>, name: &str) -> Result<Option<TlsFiles>, String> {
+        let config = config.cloned().unwrap_or_default();
+        let merged = TlsConfig {
+            ca: self.ca.or(config.ca),
+            certificate: self.certificate.or(config.certificate),
+            key: self.key.or(config.key),
+        };
+        merged.files(name)
+    }
+}
 
 /// Logs to a writer, filtered by `TWOPC_LOG` or `RUST_LOG` (a level, or a comma-separated
 /// list of `TARGET=LEVEL`), by default at level `info`. Does nothing if the process has already set

@@ -1,17 +1,21 @@
 //! The command lines of `master` and `replica`.
 
-use std::{fmt::Display, io, path::PathBuf, process::ExitCode};
+use std::{fmt::Display, io, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::Args;
 use nix::libc;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::log::{Log, LogFormat};
+use super::{
+    TlsArgs,
+    log::{Log, LogFormat},
+};
 use crate::{
     config::{Address, ClusterConfig},
     hooks::HookArgs,
     node::{self, MetricsOptions, NodeError, NodeOptions, descriptors::raise_limit},
     protocol::{CommitMode, Node},
+    tls::{Role, Tls},
 };
 
 /// The flags of every node.
@@ -47,10 +51,14 @@ pub struct NodeArgs {
     #[arg(long, env = "TWOPC_METRICS", value_name = "HOST:PORT")]
     pub metrics: Option<Address>,
 
-    /// Listen on an address that other machines can reach. Nothing is authenticated or encrypted: whoever
-    /// can connect can read and change everything
+    /// Listen on an address that other machines can reach without TLS. Nothing is authenticated or encrypted:
+    /// whoever can connect can read and change everything
     #[arg(long, env = "TWOPC_INSECURE")]
     pub insecure: bool,
+
+    /// The files for TLS.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     /// Flags for tests.
     #[command(flatten)]
@@ -122,15 +130,46 @@ impl NodeArgs {
             Ok(hooks) => hooks,
             Err(why) => return fail(&why, 2),
         };
-        let NodeArgs { dir, bootstrap, listen, insecure, metrics, .. } = self;
+        let NodeArgs { dir, bootstrap, listen, insecure, metrics, tls, .. } = self;
+        let tls = match identity(tls, &cluster, node) {
+            Ok(tls) => tls,
+            Err(why) => return fail(&why, 2),
+        };
         let dropped_log_lines = log.dropped_lines();
         let metrics = metrics.map(|address| MetricsOptions { address, dropped_log_lines });
         match run(
-            NodeOptions { cluster, node, dir, bootstrap, listen, insecure, metrics, hooks },
+            NodeOptions { cluster, node, dir, bootstrap, listen, insecure, tls, metrics, hooks },
             log,
         ) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error, error.exit_status()),
+        }
+    }
+}
+
+/// The identity of a node for TLS, if it is configured.
+fn identity(
+    args: TlsArgs,
+    cluster: &ClusterConfig,
+    node: Node,
+) -> Result<Option<Arc<Tls>>, String> {
+    let files = args.files(Some(&cluster.tls), &node.to_string())?;
+    let tls = files.map(|files| Tls::load(files, Some(Role::Node(node)))).transpose();
+    let tls = tls.map_err(|error| format!("TLS: {error}"))?;
+    if let Some(tls) = &tls {
+        tracing::info!("TLS: {}", tls.describe());
+    }
+    Ok(tls)
+}
+
+/// Loads the files of an identity again at each SIGHUP, for as long as the node runs.
+async fn reload_at_hangup(tls: Arc<Tls>, mut hangup: Signal) {
+    while hangup.recv().await.is_some() {
+        match tls.reload() {
+            Ok(()) => tracing::info!("TLS: loaded {}", tls.describe()),
+            Err(error) => {
+                tracing::error!("TLS: {error}; still in use: {}", tls.describe());
+            }
         }
     }
 }
@@ -152,6 +191,11 @@ fn run(options: NodeOptions, log: &Log) -> Result<(), NodeError> {
             signal(SignalKind::terminate()).map_err(failed("install a signal handler"))?;
         let mut interrupt =
             signal(SignalKind::interrupt()).map_err(failed("install a signal handler"))?;
+        if let Some(tls) = options.tls.clone() {
+            let hangup =
+                signal(SignalKind::hangup()).map_err(failed("install a signal handler"))?;
+            tokio::spawn(reload_at_hangup(tls, hangup));
+        }
         let stop = async {
             tokio::select! {
                 _ = term.recv() => {}

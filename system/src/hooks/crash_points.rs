@@ -435,7 +435,8 @@ fn txn_of_record(record: &Record) -> Option<TxnId> {
         | Record::Seen { .. }
         | Record::Votes
         | Record::Frozen { .. }
-        | Record::Watermark { .. } => None,
+        | Record::Watermark { .. }
+        | Record::Heal { .. } => None,
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     meter::Meter,
     node::NodeError,
     protocol::{CommitMode, Config, Effect, Event, Node, Record, Rules},
-    store::{Observer, SyncMode},
+    store::{self, Observer, SyncMode},
 };
 
 /// Flags for tests: none.
@@ -44,6 +44,12 @@ impl HookOptions {
     #[expect(clippy::unused_self, reason = "the interface of the enabled version")]
     pub(crate) fn sync_mode(&self) -> SyncMode {
         SyncMode::All
+    }
+
+    /// Every rule of the store is in force.
+    #[expect(clippy::unused_self, reason = "the interface of the enabled version")]
+    pub(crate) fn store_rules(&self) -> store::Rules {
+        store::Rules::ALL
     }
 }
 

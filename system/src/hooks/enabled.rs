@@ -18,8 +18,8 @@ use crate::{
     cli::{MasterArgs, ReplicaArgs},
     meter::Meter,
     node::NodeError,
-    protocol::{CommitMode, Config, Effect, Event, Node, Record, Rule, Rules, TxnId},
-    store::{Observer, SyncMode},
+    protocol::{CommitMode, Config, Effect, Event, Mistake, Node, Record, Rule, Rules, TxnId},
+    store::{self, Observer, SyncMode},
 };
 
 /// Flags for tests.
@@ -28,6 +28,10 @@ pub struct HookArgs {
     /// Break a rule of the protocol, so that a test can show that it is detected. May be repeated
     #[arg(long = "break", value_name = "RULE", hide = true, value_parser = rule)]
     pub break_rules: Vec<Rule>,
+
+    /// Make a mistake that no rule is about, so that a test can show that it is detected. May be repeated
+    #[arg(long = "mistake", value_name = "MISTAKE", hide = true)]
+    pub mistakes: Vec<Mistake>,
 
     /// Append every event and effect of the node's machine to this file
     #[arg(long, value_name = "FILE", hide = true)]
@@ -45,9 +49,18 @@ pub struct HookArgs {
     #[arg(long, value_name = "PID", hide = true, requires = "control")]
     pub parent: Option<i32>,
 
-    /// Which syncs a commit of the store waits for. Not a flag: see [`MasterArgs::run_with`].
+    /// How the store is weakened. Not a flag: see [`MasterArgs::run_with`].
     #[arg(skip)]
+    pub store: StoreDefects,
+}
+
+/// What a store does less than it should.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreDefects {
+    /// Which syncs a commit waits for.
     pub sync_mode: SyncMode,
+    /// The rules in force.
+    pub rules: store::Rules,
 }
 
 /// Parses a rule, and warns if the name is an earlier one.
@@ -83,27 +96,28 @@ impl HookArgs {
     /// # Errors
     /// A rule has no effect in this mode.
     pub(crate) fn options(self, commit: CommitMode) -> Result<HookOptions, String> {
-        let HookArgs { break_rules, journal, arm, control, parent: _, sync_mode } = self;
+        let HookArgs { break_rules, mistakes, journal, arm, control, parent: _, store } = self;
         Rule::check(&break_rules, &[commit])?;
         let rules = break_rules.into_iter().fold(Rules::ALL, Rules::without);
-        Ok(HookOptions { rules, journal, control, arm, sync_mode })
+        let rules = mistakes.into_iter().fold(rules, Rules::with);
+        Ok(HookOptions { rules, journal, control, arm, store })
     }
 }
 
 impl MasterArgs {
-    /// Runs the master with a sync mode for its store.
+    /// Runs the master with a weakened store.
     #[must_use]
-    pub fn run_with(mut self, sync_mode: SyncMode) -> std::process::ExitCode {
-        self.node.hooks.sync_mode = sync_mode;
+    pub fn run_with(mut self, store: StoreDefects) -> std::process::ExitCode {
+        self.node.hooks.store = store;
         self.run()
     }
 }
 
 impl ReplicaArgs {
-    /// Runs the replica with a sync mode for its store.
+    /// Runs the replica with a weakened store.
     #[must_use]
-    pub fn run_with(mut self, sync_mode: SyncMode) -> std::process::ExitCode {
-        self.node.hooks.sync_mode = sync_mode;
+    pub fn run_with(mut self, store: StoreDefects) -> std::process::ExitCode {
+        self.node.hooks.store = store;
         self.run()
     }
 }
@@ -119,8 +133,8 @@ pub struct HookOptions {
     pub control: bool,
     /// A crash point that is armed before anything else happens.
     pub arm: Option<String>,
-    /// Which syncs a commit of the store waits for.
-    pub sync_mode: SyncMode,
+    /// How the store is weakened.
+    pub store: StoreDefects,
 }
 
 impl HookOptions {
@@ -129,7 +143,11 @@ impl HookOptions {
     }
 
     pub(crate) fn sync_mode(&self) -> SyncMode {
-        self.sync_mode
+        self.store.sync_mode
+    }
+
+    pub(crate) fn store_rules(&self) -> store::Rules {
+        self.store.rules
     }
 }
 
@@ -163,7 +181,15 @@ impl Hooks {
         for rule in options.rules.broken() {
             tracing::warn!("RULE BROKEN: this node {}; its data is not safe", rule.without());
         }
-        if options.sync_mode != SyncMode::All {
+        for mistake in options.rules.made() {
+            tracing::warn!("MISTAKE MADE: this node {}; its data is not safe", mistake.does());
+        }
+        if options.store.rules != store::Rules::ALL {
+            tracing::warn!(
+                "RULES OF THE STORE BROKEN, OR MISTAKES MADE: the data of this node is not safe"
+            );
+        }
+        if options.store.sync_mode != SyncMode::All {
             tracing::warn!("SYNCS SKIPPED: the data of this node is not safe");
         }
         let crash_points = Arc::new(CrashPoints::default());
@@ -282,6 +308,11 @@ impl Hooks {
             | Event::Leave
             | Event::ReadResult { .. }
             | Event::ReadFailed { .. }
+            | Event::Damaged { .. }
+            | Event::Copied { .. }
+            | Event::Checkpointed { .. }
+            | Event::Summarized { .. }
+            | Event::Checked { .. }
             | Event::Room { .. } => None,
         })
     }

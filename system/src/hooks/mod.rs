@@ -22,7 +22,7 @@ pub(crate) use self::disabled::{Crossing, Hit, Hooks};
 #[cfg(not(feature = "test-hooks"))]
 pub use self::disabled::{HookArgs, HookOptions};
 #[cfg(feature = "test-hooks")]
-pub use self::enabled::{HookArgs, HookOptions};
+pub use self::enabled::{HookArgs, HookOptions, StoreDefects};
 #[cfg(feature = "test-hooks")]
 pub(crate) use self::{
     crash_points::Hit,

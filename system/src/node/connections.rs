@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::limits::{Account, Resource};
-use crate::config::NodeLimits;
+use crate::{config::NodeLimits, tls::Caller};
 
 /// How often all connections are looked at.
 pub(super) const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
@@ -91,12 +91,16 @@ impl Connections {
 
     /// Makes room for another connection: closes the one that has been silent for longest if there are too many.
     /// Peers are never silent for long, and connections that nobody uses always are. So nobody can keep a peer or
-    /// a client out with connections that it only opens.
+    /// a client out with connections that it only opens. With TLS, those that have shown no certificate go first,
+    /// their handshakes unfinished or not, however much they send.
     pub(super) async fn make_room(&mut self) {
         self.open.retain(|open| !open.task.is_finished());
         while self.open.len() >= self.max {
-            let heard = |open: &Open| open.account.meter.last_heard();
-            let silent = self.open.iter().enumerate().min_by_key(|(_, open)| heard(open));
+            let rank = |open: &Open| {
+                let is_known = matches!(open.account.caller(), Caller::Known(_));
+                (is_known, open.account.meter.last_heard())
+            };
+            let silent = self.open.iter().enumerate().min_by_key(|(_, open)| rank(open));
             let Some((at, _)) = silent else { return };
             self.open.swap_remove(at).task.abort();
             self.closed += 1;
@@ -156,7 +160,7 @@ mod tests {
     use std::future::pending;
 
     use super::*;
-    use crate::node::limits::Budgets;
+    use crate::{node::limits::Budgets, tls::Role};
 
     struct Opened {
         task: tokio::task::JoinHandle<()>,
@@ -190,6 +194,26 @@ mod tests {
         connections.make_room().await;
         assert_eq!(connections.open.len(), 2);
         assert!(!opened[0].task.is_finished() && !opened[2].task.is_finished());
+    }
+
+    #[tokio::test]
+    async fn those_without_a_certificate_make_room_first() {
+        let mut connections = Connections::new(3, &NodeLimits::default());
+        let mut opened = Vec::new();
+        for caller in [Some(Caller::Known(Role::Client)), Some(Caller::Stranger), None] {
+            connections.make_room().await;
+            let one = open(&mut connections);
+            caller.into_iter().for_each(|caller| one.account.identify(caller));
+            opened.push(one);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        opened[1].account.meter.set_heard();
+        for expected in [[false, false, true], [false, true, true], [true, true, true]] {
+            connections.make_room().await;
+            open(&mut connections).account.identify(Caller::Known(Role::Admin));
+            yield_now().await;
+            assert_eq!([0, 1, 2].map(|at: usize| opened[at].task.is_finished()), expected);
+        }
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    fmt::Display,
     mem,
     sync::Arc,
     time::Duration,
@@ -25,10 +26,11 @@ use super::{
 use crate::{
     hooks::{Crossing, Hit, Hooks, Side},
     protocol::{
-        CallId, Effect, Key, Lsn, Message, Node, Record, Reply, TimerId, Value, Version,
-        driver::{self, Clients, Environment, Network, Operator, Storage},
+        Body, CallId, Effect, Key, Lsn, Message, Mistake, Node, RangeSummary, Record, Reply, Rules,
+        TimerId, TxnId, Value, Version,
+        driver::{self, Clients, Environment, Network, Operator, Range, Storage},
     },
-    store::{Store, StoreError},
+    store::{Store, StoreError, range_summary},
     wire,
 };
 
@@ -52,18 +54,35 @@ pub(super) struct NodeEnvironment<'a> {
     pub(super) forces: Forces,
     pub(super) replies: ReplyCounts,
     peers: &'a Peers,
+    rules: Rules,
     /// The time from which timers count.
     pub(super) now: Instant,
     /// The greatest force that was not handed over, or 0.
     force: Lsn,
     /// The messages that were not handed over, by wire number of their receiver.
     messages: Vec<Vec<pb::Envelope>>,
-    /// The keys whose entries were found damaged since the start. Each is reported once.
+    /// The keys whose entries were found damaged, until a peer's copy replaces them. Each is reported once.
     damaged: HashSet<Key, RandomState>,
+    pub(super) damage: DamageCounts,
+}
+
+/// What became of damaged entries since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct DamageCounts {
+    pub(super) found: u64,
+    pub(super) healed: u64,
+    /// Ranges that were read to compare them.
+    pub(super) scrubbed: u64,
 }
 
 impl<'a> NodeEnvironment<'a> {
-    pub(super) fn new(store: Store, peers: &'a Peers, hooks: Hooks, replicas: u8) -> Self {
+    pub(super) fn new(
+        store: Store,
+        peers: &'a Peers,
+        hooks: Hooks,
+        replicas: u8,
+        rules: Rules,
+    ) -> Self {
         let now = Instant::now();
         NodeEnvironment {
             store,
@@ -73,10 +92,24 @@ impl<'a> NodeEnvironment<'a> {
             forces: Forces::default(),
             replies: ReplyCounts::default(),
             peers,
+            rules,
             now,
             force: 0,
             messages: vec![Vec::new(); usize::from(replicas) + 1],
             damaged: HashSet::default(),
+            damage: DamageCounts::default(),
+        }
+    }
+
+    /// Reports a damaged entry, once.
+    pub(super) fn report_damage(&mut self, key: &Key, what: impl Display) {
+        if self.damaged.insert(key.clone()) {
+            self.damage.found += 1;
+            let count = self.damage.found;
+            tracing::error!(
+                "{what}; gets of it go to other replicas, and one of them is asked for its copy \
+                 (damaged keys so far: {count})"
+            );
         }
     }
 
@@ -155,6 +188,13 @@ impl Storage for NodeEnvironment<'_> {
 
     fn append(&mut self, record: Record) {
         self.peers.learn(&record);
+        if let Record::Heal { key, version, .. } = &record {
+            self.damage.healed += 1;
+            self.damaged.remove(key);
+            tracing::info!(
+                "the damaged entry of key '{key}' is replaced by a copy (version {version})"
+            );
+        }
         self.store.append(record);
     }
 
@@ -166,14 +206,22 @@ impl Storage for NodeEnvironment<'_> {
         let found = self.store.get(key);
         if let Err(error) = &found
             && Self::is_damaged_entry(error)
-            && self.damaged.insert(key.clone())
         {
-            let count = self.damaged.len();
-            tracing::error!(
-                "{error}; gets of it go to other replicas (damaged keys so far: {count})"
-            );
+            self.report_damage(key, error);
         }
         found
+    }
+
+    fn checkpoint(&mut self, upto: Lsn) -> bool {
+        self.store.checkpoint(upto)
+    }
+
+    fn summarize(&mut self, range: &Range, below: TxnId) -> Result<RangeSummary, StoreError> {
+        let Range { after, upto, rows_max } = range;
+        let rows_max = *rows_max as usize;
+        self.damage.scrubbed += 1;
+        let rows = self.store.summarize(after.as_ref(), upto.as_ref(), rows_max, below)?;
+        Ok(range_summary(rows))
     }
 
     fn is_damaged_entry(error: &StoreError) -> bool {
@@ -183,6 +231,12 @@ impl Storage for NodeEnvironment<'_> {
 
 impl Network for NodeEnvironment<'_> {
     fn send(&mut self, to: Node, message: Message) {
+        if let Body::VoteYes { txn } = message.body
+            && self.rules.makes(Mistake::VoteDropped)
+            && txn.seq % 64 == 0
+        {
+            return;
+        }
         match self.messages.get_mut(wire::node_to_wire(to) as usize) {
             Some(messages) => messages.push(wire::to_wire(message)),
             None => tracing::error!("dropped a message for {to}, which is not a peer: {message:?}"),
@@ -215,7 +269,15 @@ impl Operator for NodeEnvironment<'_> {
     }
 
     fn refused(&mut self, from: Node, why: &str) {
-        self.peers.refusals().add(from, why);
+        self.peers.refusals().add(format_args!("a message from {from}"), why);
+    }
+
+    fn lost(&mut self, key: &Key, version: Version, found: Option<Version>) {
+        let here = found.map_or_else(|| "absent".to_owned(), |found| format!("of version {found}"));
+        let what = format_args!(
+            "the entry of key '{key}' is lost: it is {here} here, and of version {version} at other replicas"
+        );
+        self.report_damage(key, what);
     }
 }
 

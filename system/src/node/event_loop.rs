@@ -4,12 +4,16 @@
 //! events, messages and replies are here.
 
 use std::{
+    collections::VecDeque,
     mem,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep_until},
+};
 
 use super::{
     NodeError, environment::NodeEnvironment, inputs::Inputs, peers::Peers, server::Health,
@@ -17,7 +21,7 @@ use super::{
 use crate::{
     hooks::{Hooks, Side},
     protocol::{
-        Body, CallId, Config, Effect, Event, Machine, Record,
+        Body, CallId, Config, Effect, Event, Machine, Mistake, Record, Request, Rules, Write,
         driver::{self, Halt, Performed},
     },
     store::Store,
@@ -48,6 +52,9 @@ pub(super) struct EventLoop<'a> {
     effects: Vec<Effect>,
     /// The machine was told that there is no room.
     full: bool,
+    rules: Rules,
+    /// The writes that the mistake [`Mistake::WriteRepeated`] begins again.
+    repeated: VecDeque<Request>,
 }
 
 impl<'a> EventLoop<'a> {
@@ -60,7 +67,7 @@ impl<'a> EventLoop<'a> {
         mut hooks: Hooks,
         health: Health,
     ) -> Self {
-        let replicas = config.replicas;
+        let (replicas, rules) = (config.replicas, config.rules);
         let force_age_max = config.timing.force_age_max;
         let (machine, effects) = Machine::recover(config.clone(), &records);
         let (cluster, stores) = machine.identities();
@@ -68,7 +75,7 @@ impl<'a> EventLoop<'a> {
         hooks.recovered(config, records, &effects);
         EventLoop {
             machine,
-            environment: NodeEnvironment::new(store, peers, hooks, replicas),
+            environment: NodeEnvironment::new(store, peers, hooks, replicas, rules),
             health,
             health_due: Instant::now(),
             force_age_max,
@@ -77,6 +84,8 @@ impl<'a> EventLoop<'a> {
             events: Vec::new(),
             effects,
             full: false,
+            rules,
+            repeated: VecDeque::new(),
         }
     }
 
@@ -133,6 +142,7 @@ impl<'a> EventLoop<'a> {
                 Some(call) = inputs.calls.recv() => self.on_call(call),
                 Some(request) = inputs.inspections.recv() => self.on_inspection(request, inputs),
                 () = &mut wakeup, if wake.is_some() => {}
+                () = yield_now(), if self.rules.makes(Mistake::LoopSpins) => {}
             }
             self.gather(inputs)?;
             self.process_events().await?;
@@ -166,17 +176,18 @@ impl<'a> EventLoop<'a> {
     }
 
     /// Tells a replica's machine whether its store has room for the values that this iteration may
-    /// prepare, if that has changed.
+    /// prepare or take over, if that has changed.
     fn check_room(&mut self) {
         let (mut writes, mut bytes) = (0, 0);
         for event in &self.events {
-            if let Event::Message { message, .. } = event
-                && let Body::Prepare { write, .. } = &message.body
-                && let Some(value) = &write.value
-            {
-                writes += 1;
-                bytes += write.key.as_bytes().len() + value.as_bytes().len();
-            }
+            let Event::Message { message, .. } = event else { continue };
+            let (key, value) = match &message.body {
+                Body::Prepare { write: Write { key, value: Some(value) }, .. } => (key, value),
+                Body::HealAnswer { key, found: Some((_, value)), .. } => (key, value),
+                _ => continue,
+            };
+            writes += 1;
+            bytes += key.as_bytes().len() + value.as_bytes().len();
         }
         if writes == 0 {
             return;
@@ -223,6 +234,22 @@ impl<'a> EventLoop<'a> {
         drop(pending);
         self.effects = effects;
         self.environment.hand_over()
+    }
+
+    /// The mistake [`Mistake::WriteRepeated`]: each 16th write begins again 40 writes later, for nobody.
+    pub(super) fn repeat_write(&mut self, request: &Request) {
+        const LATER: usize = 40;
+        if !self.rules.makes(Mistake::WriteRepeated) || !matches!(request, Request::Write(_)) {
+            return;
+        }
+        self.repeated.push_back(request.clone());
+        if self.repeated.len() > LATER
+            && let Some(request) = self.repeated.pop_front()
+            && self.last_call.is_multiple_of(16)
+        {
+            let call = CallId::MAX - self.last_call;
+            self.events.push(Event::Client { call, request });
+        }
     }
 
     /// Tells the operator when the disk begins to hang, and when it goes on.

@@ -19,7 +19,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::{Body as _, Frame};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tonic::{Status, body::Body, codegen::Service};
 
@@ -29,6 +29,11 @@ use crate::meter::Meter;
 pub(super) const PREFIX_BYTES: usize = 5;
 /// Streams that a client may reset in a second, besides those that it may reset at once.
 const RESETS_PER_SECOND: f64 = 1000.0;
+/// Calls that a new connection may reset at once. It may reset more when it is older: a flood must not begin anew with
+/// each connection.
+const FIRST_RESETS: f64 = 200.0;
+/// How long nothing is read from a connection that reset too many calls, before it is closed.
+const PENALTY: Duration = Duration::from_secs(1);
 /// How long a client that is told to go away may take to read that.
 const GO_AWAY_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -49,14 +54,14 @@ pub(super) async fn serve(
     builder: &Builder,
     io: impl AsyncRead + AsyncWrite + Unpin,
     meter: &Meter,
-    handshake_timeout: Duration,
+    handshake_until: Instant,
     mut resets: Resets,
     mut take: impl FnMut(Request<RecvStream>, SendResponse<Bytes>),
     stopped: impl Future<Output = ()>,
 ) -> Result<(), ConnectionError> {
     let mut stopped = pin!(stopped);
     let mut connection = tokio::select! {
-        connection = timeout(handshake_timeout, builder.handshake(io)) => {
+        connection = timeout_at(handshake_until, builder.handshake(io)) => {
             connection.map_err(|_| ConnectionError::Handshake)??
         }
         () = &mut stopped => return Ok(()),
@@ -75,6 +80,11 @@ pub(super) async fn serve(
             }
         }
         if resets.are_too_many(meter.resets(), Instant::now) {
+            // Nothing is read from it meanwhile, so it cannot go on at the cost of others.
+            tokio::select! {
+                () = sleep(PENALTY) => {}
+                () = &mut stopped, if !stopping => {}
+            }
             connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             // What it still asks for is not served.
             let refused = async { while let Some(Ok(_)) = connection.accept().await {} };
@@ -96,10 +106,10 @@ pub(super) struct Resets {
 }
 
 impl Resets {
-    /// Allows a client to reset this many calls at once.
+    /// Allows a client to reset this many calls at once, when its connection is not new any more.
     pub(super) fn new(burst: usize) -> Self {
         let burst = f64::from(u32::try_from(burst).unwrap_or(u32::MAX));
-        Resets { burst, left: burst, counted: 0, at: Instant::now() }
+        Resets { burst, left: burst.min(FIRST_RESETS), counted: 0, at: Instant::now() }
     }
 
     fn are_too_many(&mut self, total: u64, now: impl FnOnce() -> Instant) -> bool {
@@ -278,6 +288,11 @@ mod tests {
         assert!(!resets.are_too_many(100, ms(0)), "all at once");
         assert!(!resets.are_too_many(200, ms(200)), "as many later");
         assert!(resets.are_too_many(1000, ms(200)));
+        let mut new = Resets::new(5000);
+        assert!(!new.are_too_many(200, ms(0)));
+        assert!(new.are_too_many(1000, ms(0)), "a new connection");
+        let mut older = Resets::new(5000);
+        assert!(!older.are_too_many(5000, ms(6000)));
         let mut patient = Resets::new(100);
         for n in 1..=10_000 {
             assert!(!patient.are_too_many(n, ms(n + 10)));

@@ -78,6 +78,7 @@ impl EventLoop<'_> {
         }
         let Call { request, handle, account, held, deadline: _ } = call;
         self.last_call += 1;
+        self.repeat_write(&request);
         let pending = PendingCall { handle, account, held };
         self.environment.pending_calls.insert(self.last_call, pending);
         self.events.push(Event::Client { call: self.last_call, request });
@@ -96,6 +97,7 @@ impl EventLoop<'_> {
                     replies: self.environment.replies.clone(),
                     forces: self.environment.forces.done(),
                     checkpoints: self.environment.store.checkpoints(),
+                    damage: self.environment.damage,
                     calls_queued: inputs.calls.len(),
                     batches_queued: inputs.inbound.len(),
                 });

@@ -480,8 +480,8 @@ mod tests {
             };
             let builder = h2::server::Builder::new();
             let (meter, resets) = (connection.meter.clone(), http2::Resets::new(1000));
-            let within = Duration::from_secs(60);
-            http2::serve(&builder, far, &meter, within, resets, take, future::pending()).await
+            let until = Instant::now() + Duration::from_secs(60);
+            http2::serve(&builder, far, &meter, until, resets, take, future::pending()).await
         });
         let (sender, connection) = client::handshake(near).await.expect("speaks HTTP/2");
         tokio::spawn(connection);

@@ -5,12 +5,12 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use crate::{config::NodeLimits, meter::Meter};
+use crate::{config::NodeLimits, meter::Meter, tls::Caller};
 
 /// Streams of peers, and of callers that have not identified themselves, at the node and on a connection. A budget of
 /// their own: calls that last, such as those that watch the health, must not keep a peer out.
@@ -136,6 +136,8 @@ pub(super) struct Account {
     expected_answer: AtomicUsize,
     /// The meter of the connection.
     pub(super) meter: Arc<Meter>,
+    /// Who is at the other end, once that is known.
+    caller: OnceLock<Caller>,
 }
 
 /// There is no room for more of a resource.
@@ -166,7 +168,19 @@ impl Account {
     /// Opens the account of a connection.
     pub(super) fn new(budgets: Arc<Budgets>, meter: Arc<Meter>) -> Arc<Self> {
         let expected_answer = AtomicUsize::new(FIRST_ANSWER_BYTES);
-        Arc::new(Account { budgets, used: Amounts::default(), expected_answer, meter })
+        let (used, caller) = (Amounts::default(), OnceLock::new());
+        Arc::new(Account { budgets, used, expected_answer, meter, caller })
+    }
+
+    /// The other end has shown who it is.
+    pub(super) fn identify(&self, caller: Caller) {
+        // A connection has one handshake.
+        let _ = self.caller.set(caller);
+    }
+
+    /// Who is at the other end. A stranger until it has shown who it is.
+    pub(super) fn caller(&self) -> Caller {
+        self.caller.get().copied().unwrap_or(Caller::Stranger)
     }
 
     /// Takes an amount of a resource, until the hold is dropped.

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use http::{Method, Request, Response, StatusCode, header::CONTENT_TYPE};
@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use super::{
+    environment::DamageCounts,
     limits::{Budgets, Resource},
     peers::Peers,
     server::InspectRequest,
@@ -86,6 +87,7 @@ pub(super) struct Snapshot {
     /// Their number, and the time that they took together.
     pub(super) forces: (u64, Duration),
     pub(super) checkpoints: u64,
+    pub(super) damage: DamageCounts,
     pub(super) calls_queued: usize,
     pub(super) batches_queued: usize,
 }
@@ -180,9 +182,17 @@ impl Sources {
         let refused = self.peers.refusals().count();
         page.counter(
             "refused_messages_total",
-            "Messages of peers and strangers that were refused.",
+            "Messages of peers and strangers that were refused, and with TLS connections and calls.",
             refused,
         );
+        if let Some(expires) = self.peers.certificate_expires() {
+            let since = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            page.gauge(
+                "certificate_expires_timestamp_seconds",
+                "When the certificate of the node expires, in seconds since 1970.",
+                since.as_secs(),
+            );
+        }
         let dropped = self.dropped_log_lines.load(Ordering::Relaxed);
         page.counter(
             "dropped_log_lines_total",
@@ -208,6 +218,26 @@ impl Sources {
             "checkpoints_total",
             "Checkpoints of the write-ahead log to the tables.",
             snapshot.checkpoints,
+        );
+        page.counter(
+            "damaged_entries_total",
+            "Entries that were found damaged.",
+            snapshot.damage.found,
+        );
+        page.counter(
+            "healed_entries_total",
+            "Damaged entries that were replaced by the copy of another replica.",
+            snapshot.damage.healed,
+        );
+        page.counter(
+            "scrubbed_ranges_total",
+            "Ranges of entries that were read for the scrub, here or for another replica.",
+            snapshot.damage.scrubbed,
+        );
+        page.counter(
+            "scrubs_total",
+            "Times that all entries were compared with those of the other replicas.",
+            snapshot.status.scrubs,
         );
         let files = self.files().into_iter();
         let files = files.map(|(name, bytes)| (format!("{{file=\"{name}\"}}"), bytes));

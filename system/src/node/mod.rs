@@ -9,6 +9,7 @@
 //! waits for a disk, a peer or a client. If there is a journal, an entry is written before its effect
 //! leaves the process.
 
+mod access;
 mod connections;
 pub(crate) mod descriptors;
 mod environment;
@@ -33,7 +34,7 @@ use std::{
 };
 
 use tokio::{
-    net::{TcpListener, lookup_host},
+    net::{TcpListener, TcpSocket, lookup_host},
     sync::{mpsc, oneshot},
     task::{JoinError, JoinHandle, JoinSet},
 };
@@ -52,9 +53,10 @@ pub use crate::hooks::{Point, Role, Side, Site};
 use crate::{
     config::{Address, ClusterConfig},
     hooks::{HookOptions, Hooks},
-    protocol::{self, HaltKind, Lsn, Node, Rule, StoreId},
+    protocol::{self, HaltKind, Lsn, Node, Rule, Rules, StoreId},
     records,
     store::{Limits, Opened, Store, StoreError, StoreOptions},
+    tls::Tls,
 };
 
 /// The number of inspections that may wait for the event loop.
@@ -82,6 +84,8 @@ pub struct NodeOptions {
     pub metrics: Option<MetricsOptions>,
     /// Whether the address may be one that other machines can reach, although nothing is authenticated.
     pub insecure: bool,
+    /// The identity with which connections are made and accepted; without one, they have no TLS.
+    pub tls: Option<Arc<Tls>>,
     /// Options for tests.
     pub hooks: HookOptions,
 }
@@ -103,8 +107,9 @@ pub enum NodeError {
     /// The node would listen on an address that other machines can reach.
     #[error(
         "refuses to listen on {address}: {ip} is not a loopback address, and whoever can connect can read \
-         and change everything, because nothing is authenticated or encrypted. If only trusted \
-         machines can connect, start the node with --insecure"
+         and change everything, because nothing is authenticated or encrypted. Give the node a certificate \
+         (`client cert --help`; metrics have none), or, if only trusted machines can connect, start it with \
+         --insecure"
     )]
     Exposed {
         /// The address.
@@ -200,21 +205,22 @@ fn store_advice(error: &StoreError) -> &'static str {
 /// # Errors
 /// The node could not start, or failed.
 pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result<(), NodeError> {
-    let NodeOptions { cluster, node, dir, bootstrap, listen, insecure, metrics, hooks } = options;
+    let NodeOptions { cluster, node, dir, bootstrap, listen, insecure, tls, metrics, hooks } =
+        options;
     let replicas = cluster.replica_count();
     let address = cluster.address(node).ok_or(NodeError::NoSuchNode { node, replicas })?;
     let address = listen.unwrap_or_else(|| address.clone());
-    let addresses = resolve(&address, insecure).await?;
+    let addresses = resolve(&address, insecure || tls.is_some()).await?;
     let rules = hooks.rules();
     let store_options = store_options(&cluster, bootstrap, &hooks);
     let (mut hooks, control_closed) = Hooks::new(hooks, node)?;
     let (Opened { store, id, records }, persisted) = open_store(&dir, store_options, &hooks)?;
 
-    let listener = bind(&address, &addresses).await?;
+    let listener = bind(&address, &addresses)?;
     let metrics = match metrics {
         Some(options) => {
             let addresses = resolve(&options.address, insecure).await?;
-            Some((bind(&options.address, &addresses).await?, options))
+            Some((bind(&options.address, &addresses)?, options))
         }
         None => None,
     };
@@ -225,7 +231,7 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
 
     let identity = records::store_id(id);
     let (mut network, inputs, health) =
-        Network::start(node, identity, &cluster, listener, persisted);
+        Network::start(node, identity, &cluster, rules, tls, listener, persisted);
     if let Some((listener, options)) = metrics {
         network.offer_metrics(listener, options, dir, cluster.store.map_bytes);
     }
@@ -238,6 +244,7 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
         commit: cluster.commit,
         rules,
         timing: cluster.timing.clone(),
+        scrub_interval: Duration::from_millis(cluster.node.scrub_ms),
     };
     hooks.open_journal()?;
     let event_loop = EventLoop::recover(config, records, store, &network.peers, hooks, health);
@@ -263,9 +270,31 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
     Ok(())
 }
 
-async fn bind(address: &Address, addresses: &[SocketAddr]) -> Result<TcpListener, NodeError> {
+/// How many connections wait in the kernel to be accepted. With fewer, a burst of them makes the kernel
+/// ignore those of others, which then try again after a second.
+const BACKLOG: u32 = 4096;
+
+fn bind(address: &Address, addresses: &[SocketAddr]) -> Result<TcpListener, NodeError> {
     let failed = |cause| NodeError::Listen { address: address.clone(), cause };
-    TcpListener::bind(addresses).await.map_err(failed)
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match listen(*address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // A node that was killed must be able to listen again at once.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// What an address resolves to, unless other machines can reach it and must not.
@@ -288,6 +317,7 @@ fn store_options(cluster: &ClusterConfig, bootstrap: bool, hooks: &HookOptions) 
         wal_bytes: cluster.store.wal_bytes,
         limits: Limits { value_bytes_max: cluster.store.max_value_bytes },
         sync_mode: hooks.sync_mode(),
+        rules: hooks.store_rules(),
         ..StoreOptions::default()
     }
 }
@@ -329,10 +359,12 @@ impl Network {
         node: Node,
         store: StoreId,
         cluster: &ClusterConfig,
+        rules: Rules,
+        tls: Option<Arc<Tls>>,
         listener: TcpListener,
         persisted: Persisted,
     ) -> (Self, Inputs, Health) {
-        let (peers, inbound) = Peers::new(node, store, cluster);
+        let (peers, inbound) = Peers::new(node, store, cluster, tls.clone());
         let (calls, incoming_calls) = mpsc::channel(cluster.node.max_inflight);
         let (inspections, incoming_inspections) = mpsc::channel(INSPECTIONS_MAX);
         let stopping = Arc::new(AtomicBool::new(false));
@@ -348,6 +380,8 @@ impl Network {
             limits: cluster.node.clone(),
             sizes,
             cluster: cluster.name.clone(),
+            rules,
+            tls,
         };
         let (close, closed) = oneshot::channel::<()>();
         let server = tokio::spawn(server::serve(listener, services, health_service, async {

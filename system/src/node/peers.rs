@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::{StreamExt as _, stream};
@@ -28,13 +28,14 @@ use crate::{
     meter::Meter,
     protocol::{ClusterId, Message, Node, Record, StoreId},
     store::Limits,
+    tls::Tls,
     wire,
 };
 
 /// The version of the protocol between nodes. A node talks to none of another version.
 ///
 /// Version 1, of the builds before there were versions, has no greeting and no identities.
-const WIRE_VERSION: u32 = 2;
+const WIRE_VERSION: u32 = 4;
 /// The number of batches that may wait for the event loop before senders are held back.
 const INBOX_BATCHES: usize = 64;
 /// The timeout of a dial.
@@ -48,7 +49,7 @@ pub(super) type InboundBatch = (Node, Vec<Message>);
 /// How often refused messages are reported, at most.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The messages that this node has refused. Counts all of them, and reports one in a while: whoever
+/// What this node has refused: messages, and with TLS connections and calls. Counts all of them, and reports one in a while: whoever
 /// can connect can send any number.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
@@ -57,19 +58,19 @@ pub(super) struct Refusals {
 }
 
 impl Refusals {
-    /// Counts a refused message. The sender is the one that it names.
-    pub(super) fn add(&self, from: impl Display, why: &str) {
+    /// Counts something that was refused.
+    pub(super) fn add(&self, what: impl Display, why: &str) {
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         let now = Instant::now();
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if reported.is_none_or(|at| now.duration_since(at) >= REFUSAL_INTERVAL) {
             *reported = Some(now);
             let why = excerpt(why);
-            tracing::warn!("refused a message from {from}: {why} ({count} refused in all)");
+            tracing::warn!("refused {what}: {why} ({count} refused in all)");
         }
     }
 
-    /// The number of messages refused since the node started.
+    /// The number of messages, calls and connections refused since the node started.
     pub(super) fn count(&self) -> u64 {
         self.count.load(Ordering::Relaxed)
     }
@@ -99,6 +100,7 @@ pub(super) struct Peers {
     /// The largest batch that a peer can send: it has to fit into a send buffer.
     batch_bytes_max: usize,
     refusals: Refusals,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Peers {
@@ -107,6 +109,7 @@ impl Peers {
         me: Node,
         store: StoreId,
         cluster: &ClusterConfig,
+        tls: Option<Arc<Tls>>,
     ) -> (Arc<Self>, mpsc::Receiver<InboundBatch>) {
         let (inbox, inbound) = mpsc::channel(INBOX_BATCHES);
         let number = wire::node_to_wire(me);
@@ -135,6 +138,7 @@ impl Peers {
             sizes: Limits { value_bytes_max: cluster.store.max_value_bytes },
             batch_bytes_max: cluster.node.send_buffer_bytes,
             refusals: Refusals::default(),
+            tls,
         };
         (Arc::new(peers), inbound)
     }
@@ -165,7 +169,12 @@ impl Peers {
         self.identities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The messages that this node has refused.
+    /// When the certificate of this node expires, if it has one.
+    pub(super) fn certificate_expires(&self) -> Option<SystemTime> {
+        self.tls.as_ref().map(|tls| tls.expires())
+    }
+
+    /// What this node has refused.
     pub(super) fn refusals(&self) -> &Refusals {
         &self.refusals
     }
@@ -233,10 +242,11 @@ impl Peers {
 
     async fn dial(&self, to: Node, address: &Address) -> Result<(), Status> {
         let buffer = self.send_buffer(to).ok_or_else(|| Status::internal("not a peer"))?;
-        let connection = time::timeout(DIAL_TIMEOUT, Connection::open(address))
-            .await
-            .map_err(|_| Status::unavailable("the peer does not answer"))?
-            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let connection =
+            time::timeout(DIAL_TIMEOUT, Connection::open(address, self.tls.as_deref(), Some(to)))
+                .await
+                .map_err(|_| Status::unavailable("the peer does not answer"))?
+                .map_err(|error| Status::unavailable(error.to_string()))?;
         // Messages follow the greeting only when the node at the other end has identified itself.
         let (identified, stream) = oneshot::channel::<BatchStream>();
         let messages = stream::once(stream).filter_map(|stream| future::ready(stream.ok()));
@@ -262,17 +272,19 @@ impl Peers {
         Ok(())
     }
 
-    /// Admits a caller, or refuses it with the reason. A separate task then receives its messages.
+    /// Admits a caller, or refuses it with the reason. A separate task then receives its messages. `certified` is the
+    /// node that the caller's certificate names, if it has one.
     pub(super) async fn accept(
         self: &Arc<Self>,
         mut incoming: Streaming<pb::Batch>,
         meter: Arc<Meter>,
+        certified: Option<Node>,
     ) -> Result<BatchStream, Status> {
         let greeting = time::timeout(GREETING_TIMEOUT, incoming.message())
             .await
             .map_err(|_| Status::deadline_exceeded("the caller did not identify itself"))??
             .ok_or_else(|| Status::invalid_argument("the caller did not identify itself"))?;
-        let (from, buffer) = self.admit(&greeting).inspect_err(|status| {
+        let (from, buffer) = self.admit(&greeting, certified).inspect_err(|status| {
             self.refusals.count.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("refused a caller: {}", excerpt(status.message()));
         })?;
@@ -313,9 +325,19 @@ impl Peers {
     }
 
     /// The caller and its send buffer, if its greeting says what only the node can know that it claims
-    /// to be. If this node does not know the caller's store yet, it takes no stream away from another.
-    fn admit(&self, greeting: &pb::Batch) -> Result<(Node, &Arc<SendBuffer>), Status> {
+    /// to be. If this node does not know the caller's store yet, it takes no stream away from another. A caller with a
+    /// certificate speaks as the node that it names, and as no other.
+    fn admit(
+        &self,
+        greeting: &pb::Batch,
+        certified: Option<Node>,
+    ) -> Result<(Node, &Arc<SendBuffer>), Status> {
         let from = self.check(greeting, None)?;
+        if let Some(certified) = certified.filter(|node| *node != from) {
+            return Err(Status::permission_denied(format!(
+                "the caller has the certificate of {certified}, and says that it is {from}"
+            )));
+        }
         let store = self.check_greeting(greeting, from)?;
         let buffer = self.send_buffer(from).ok_or_else(|| Status::internal("not a peer"))?;
         match self.identities().stores.get(&from) {
@@ -411,7 +433,9 @@ impl Peers {
         let mut messages = messages.collect::<Result<Vec<_>, _>>().map_err(malformed)?;
         messages.retain(|message| {
             let checked = wire::check_bounds(message, &self.sizes);
-            checked.inspect_err(|why| self.refusals.add(from, why)).is_ok()
+            let refused =
+                |why: &String| self.refusals.add(format_args!("a message from {from}"), why);
+            checked.inspect_err(refused).is_ok()
         });
         // If the queue is full, flow control of the stream holds the sender back.
         let gone = |_| Status::unavailable("this node is stopping");

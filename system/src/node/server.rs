@@ -2,6 +2,7 @@
 //! requests to the event loop. Decides nothing about transactions.
 
 use std::{
+    os::fd::AsFd as _,
     pin::{Pin, pin},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
@@ -28,6 +29,7 @@ use tonic::{Response, Status, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{
+    access::{self, PEER},
     connections::{Connections, SWEEP_INTERVAL},
     descriptors::connections_max,
     http2::{self, Resets, ServiceLimits},
@@ -39,9 +41,10 @@ use super::{
 use crate::{
     config::NodeLimits,
     connection::{self, CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES},
-    meter::{Meter, Metered},
-    protocol::{self, Key, TxnId},
+    meter::{Meter, Metered, Transport},
+    protocol::{self, Key, Mistake, Rules, TxnId},
     store::{Entries, Limits, StoreError},
+    tls::{Caller, Role, Tls},
     wire,
 };
 
@@ -81,6 +84,9 @@ pub(super) struct Services {
     pub(super) limits: NodeLimits,
     pub(super) sizes: Limits,
     pub(super) cluster: String,
+    pub(super) rules: Rules,
+    /// What connections prove themselves with, if they have to.
+    pub(super) tls: Option<Arc<Tls>>,
 }
 
 /// Serves until `stop` completes, and then until every connection has closed.
@@ -90,8 +96,18 @@ pub(super) async fn serve(
     health: HealthService,
     stop: impl Future<Output = ()>,
 ) {
-    let Services { calls, inspections, stopping, peers, budgets, limits, sizes, cluster } =
-        services;
+    let Services {
+        calls,
+        inspections,
+        stopping,
+        peers,
+        budgets,
+        limits,
+        sizes,
+        cluster,
+        rules,
+        tls,
+    } = services;
     let mut accepted = Connections::new(connections_max(peers.send_buffers().count()), &limits);
     let streams_max = budgets.connection_calls_max();
     let is_master = peers.me() == protocol::Node::Master;
@@ -102,7 +118,8 @@ pub(super) async fn serve(
     });
     let dump_timeout = Duration::from_millis(limits.dump_timeout_ms);
     let dumps = Arc::new(Semaphore::new(DUMPS_MAX));
-    let inspect = InspectService { inspections, cluster, dump_timeout, dumps, peers };
+    let inspect =
+        InspectService { inspections, cluster, dump_timeout, dumps, peers: peers.clone() };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
@@ -122,7 +139,7 @@ pub(super) async fn serve(
         first_message_bytes_max: SMALL_REQUEST_BYTES_MAX,
         timeout: within(limits.request_timeout_ms),
     };
-    let router = Router { kv, peer, rest, service_limits };
+    let router = Router { kv, peer, rest, service_limits, peers };
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW_BYTES)
@@ -136,6 +153,7 @@ pub(super) async fn serve(
         // default h2 takes that for an attack and closes their connections.
         .max_pending_accept_reset_streams(streams_max);
     let serving = Arc::new(Serving {
+        tls,
         builder,
         router,
         handshake_timeout: within(limits.handshake_timeout_ms),
@@ -144,6 +162,7 @@ pub(super) async fn serve(
 
     let mut stop = pin!(stop);
     let (stopping, stopped) = watch::channel(());
+    let leaks = rules.makes(Mistake::DescriptorLeaked);
     let mut connections = JoinSet::new();
     let mut sweep = interval(SWEEP_INTERVAL);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -151,7 +170,10 @@ pub(super) async fn serve(
         tokio::select! {
             () = &mut stop => break,
             stream = accept(&listener) => {
-                let account = Account::new(budgets.clone(), stream.meter());
+                if leaks && let Ok(copy) = stream.as_fd().try_clone_to_owned() {
+                    std::mem::forget(copy);
+                }
+                let account = Account::new(budgets.clone(), Arc::default());
                 let close = Arc::new(Notify::new());
                 accepted.make_room().await;
                 let ended = ended(stopped.clone(), close.clone());
@@ -177,6 +199,7 @@ async fn ended(mut stopped: watch::Receiver<()>, close: Arc<Notify>) {
 
 /// How connections are served.
 struct Serving {
+    tls: Option<Arc<Tls>>,
     builder: h2::server::Builder,
     router: Router,
     handshake_timeout: Duration,
@@ -185,19 +208,60 @@ struct Serving {
 }
 
 impl Serving {
-    /// Serves a connection until it closes, and accepts no new calls once `ended` completes.
+    /// Serves a connection until it closes, and accepts no new calls once `ended` completes. The handshakes of TLS and
+    /// HTTP/2 share one timeout.
     async fn serve(
         self: Arc<Self>,
-        stream: Metered<TcpStream>,
+        stream: TcpStream,
         account: Arc<Account>,
         ended: impl Future<Output = ()>,
     ) {
-        let Serving { builder, router, handshake_timeout, resets_max } = &*self;
-        let take = |request, respond| router.take(request, respond, &account);
+        let until = Instant::now() + self.handshake_timeout;
+        let mut ended = pin!(ended);
+        // A client that says nothing costs a socket, and no buffers.
+        tokio::select! {
+            said = timeout_at(until, stream.readable()) => match said {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return,
+            },
+            () = &mut ended => return,
+        }
+        let Some(tls) = &self.tls else {
+            account.identify(Caller::Anybody);
+            return self.speak(stream, &account, until, ended).await;
+        };
+        let from = stream.peer_addr();
+        let handshake = tokio::select! {
+            handshake = timeout_at(until, tls.accept(stream)) => handshake,
+            () = &mut ended => return,
+        };
+        let why = match handshake {
+            Ok(Ok((stream, caller))) => {
+                account.identify(caller);
+                return self.speak(stream, &account, until, ended).await;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the TLS handshake was not completed in time".to_owned(),
+        };
+        let from = from.map_or_else(|_| "somebody".to_owned(), |from| from.to_string());
+        self.router.peers.refusals().add(format_args!("a connection from {from}"), &why);
+    }
+
+    /// Speaks HTTP/2 on a connection.
+    async fn speak(
+        &self,
+        stream: impl Transport,
+        account: &Arc<Account>,
+        handshake_until: Instant,
+        ended: impl Future<Output = ()>,
+    ) {
+        let Serving { builder, router, resets_max, .. } = self;
+        let (meter, stream) = (&account.meter, Metered::server(stream, account.meter.clone()));
+        let take = |request, respond| router.take(request, respond, account);
         let resets = Resets::new(*resets_max);
         let served =
-            http2::serve(builder, stream, &account.meter, *handshake_timeout, resets, take, ended);
-        if let Err(error) = served.await {
+            http2::serve(builder, stream, meter, handshake_until, resets, take, ended).await;
+        if let Err(error) = served {
             tracing::debug!("a connection failed: {error}");
         }
     }
@@ -210,6 +274,8 @@ struct Router {
     peer: Option<PeerServer<PeerService>>,
     rest: Routes,
     service_limits: ServiceLimits,
+    /// Counts refused calls.
+    peers: Arc<Peers>,
 }
 
 impl Router {
@@ -220,6 +286,13 @@ impl Router {
         account: &Arc<Account>,
     ) {
         let path = request.uri().path();
+        let caller = account.caller();
+        if let Err(denied) = access::check(caller, path) {
+            self.peers.refusals().add("a call", denied.message());
+            // The client may have disconnected.
+            let _ = respond.send_response(denied.into_http(), true);
+            return;
+        }
         if let (Some(kv), Some(method)) = (&self.kv, Method::of(path)) {
             kv.take(method, request, respond, account);
             return;
@@ -238,6 +311,7 @@ impl Router {
         };
         let (peer, rest, limits) = (self.peer.clone(), self.rest.clone(), self.service_limits);
         request.extensions_mut().insert(account.meter.clone());
+        request.extensions_mut().insert(caller);
         tokio::spawn(async move {
             match peer.filter(|_| is_peer) {
                 Some(peer) => http2::forward(peer, request, respond, limits).await,
@@ -247,8 +321,6 @@ impl Router {
         });
     }
 }
-
-const PEER: &str = pb::peer_server::SERVICE_NAME;
 
 /// The gRPC health service.
 pub(super) type HealthService =
@@ -281,12 +353,12 @@ impl Health {
     }
 }
 
-/// Accepts the next connection and meters it. A failed accept affects only that connection.
-async fn accept(listener: &TcpListener) -> Metered<TcpStream> {
+/// Accepts the next connection. A failed accept affects only that connection.
+async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => match connection::set_up(&stream) {
-                Ok(()) => return Metered::server(stream),
+                Ok(()) => return stream,
                 Err(error) => tracing::debug!("a new connection is already closed: {error}"),
             },
             Err(error) => {
@@ -310,7 +382,12 @@ impl Peer for PeerService {
     ) -> Result<Response<Self::ExchangeStream>, Status> {
         let meter = request.extensions().get::<Arc<Meter>>().cloned();
         let meter = meter.ok_or_else(|| Status::internal("the connection is unknown"))?;
-        let stream = self.0.accept(request.into_inner(), meter).await?;
+        // With TLS, only nodes call this service.
+        let certified = match request.extensions().get() {
+            Some(Caller::Known(Role::Node(node))) => Some(*node),
+            _ => None,
+        };
+        let stream = self.0.accept(request.into_inner(), meter, certified).await?;
         Ok(Response::new(Box::pin(stream.map(Ok))))
     }
 }
@@ -359,6 +436,7 @@ impl Inspect for InspectService {
             refused: self.peers.refusals().count(),
             force_age_ms: wire::ms(status.force_age),
             stalled: status.stalled.into_iter().map(wire::node_to_wire).collect(),
+            scrubs: status.scrubs,
         }))
     }
 

@@ -9,7 +9,7 @@ use heed::RwTxn;
 use crate::{
     RowError, Schema, StoreError, codec,
     environment::{Environment, Table},
-    memtable::Changes,
+    memtable::{Change, Changes},
     wal::Anchor,
 };
 
@@ -41,6 +41,9 @@ impl Checkpointer {
                     environment.damaged(format!("record '{name}' is invalid: {why}"))
                 }
             })?;
+            S::check_fact(&record).map_err(|why| {
+                environment.damaged(format!("record '{}' is invalid: {why}", S::describe(key)))
+            })?;
             S::restore(&mut facts, record);
         }
         Ok(facts)
@@ -53,11 +56,11 @@ impl Checkpointer {
     pub(crate) fn check_versions<S: Schema>(&self, changed: &Changes<S>) -> Result<(), StoreError> {
         let environment = &self.environment;
         let txn = environment.read()?;
-        for (key, (version, _)) in changed {
+        for (key, change) in changed {
             let row = environment.entries.get(&txn, key.as_ref());
             let row = row.map_err(environment.error("cannot read"))?;
             let current = row.and_then(|row| codec::version_of_entry::<S>(key.as_ref(), row));
-            self.check_version_grows::<S>(*version, current)?;
+            self.check_version_grows::<S>(change, current)?;
         }
         Ok(())
     }
@@ -128,13 +131,16 @@ impl Checkpointer {
         // In key order, because neighbours share a page.
         let mut changed: Vec<_> = changed.iter().collect();
         changed.sort_unstable_by_key(|(key, _)| *key);
-        for (key, (version, value)) in changed {
+        for (key, change) in changed {
             let before = entries.get(txn, key.as_ref()).map_err(&failed)?;
             let current = before.and_then(|row| codec::version_of_entry::<S>(key.as_ref(), row));
-            self.check_version_grows::<S>(*version, current)?;
+            self.check_version_grows::<S>(change, current)?;
             let before = before.map(<[u8]>::len);
-            if let Some(value) = value {
-                codec::encode_entry::<S>(key, *version, value, &mut self.row);
+            if before.is_none() {
+                self.remove_rotten_row::<S>(txn, key)?;
+            }
+            if let Some(value) = &change.value {
+                codec::encode_entry::<S>(key, change.version, value, &mut self.row);
                 replace(entries, txn, key.as_ref(), before, &self.row).map_err(&failed)?;
             } else if before.is_some() {
                 entries.delete(txn, key.as_ref()).map_err(&failed)?;
@@ -143,15 +149,38 @@ impl Checkpointer {
         Ok(())
     }
 
+    /// Removes the entry of a key that is not found because its key in the tables has rotted: it is the row
+    /// before or after the place of the key.
+    fn remove_rotten_row<S: Schema>(
+        &self,
+        txn: &mut RwTxn<'_>,
+        key: &S::Key,
+    ) -> Result<(), StoreError> {
+        let (entries, key) = (self.environment.entries, key.as_ref());
+        let failed = self.environment.error("cannot write");
+        let mut rotten = None;
+        for row in [entries.get_lower_than(txn, key), entries.get_greater_than(txn, key)] {
+            if let Some((other, row)) = row.map_err(&failed)?
+                && codec::was_entry_of::<S>(key, other, row)
+            {
+                rotten = Some(other.to_vec());
+            }
+        }
+        if let Some(rotten) = rotten {
+            entries.delete(txn, &rotten).map_err(&failed)?;
+        }
+        Ok(())
+    }
+
     /// Checks that the version of a live key increases.
     fn check_version_grows<S: Schema>(
         &self,
-        write: S::Version,
+        change: &Change<S>,
         current: Option<S::Version>,
     ) -> Result<(), StoreError> {
         match current {
-            Some(current) if current >= write => {
-                Err(self.environment.version_order(&write, &current))
+            Some(current) if !change.may_follow(current) => {
+                Err(self.environment.version_order(&change.version, &current))
             }
             _ => Ok(()),
         }

@@ -49,10 +49,46 @@ pub(crate) fn decode_entry<S: Schema>(
     Ok((version, S::Value::from(value)))
 }
 
+/// The bytes of an entry's row before the value: checksum and version.
+pub(crate) const ENTRY_HEAD_BYTES: usize = 4 + 16;
+
 /// The version in the row of an entry; none if the row is damaged. Nothing is known of what a damaged row
 /// held, so a write of its key is not checked against it.
 pub(crate) fn version_of_entry<S: Schema>(key: &[u8], row: &[u8]) -> Option<S::Version> {
     S::version_from_bytes(*open(key, row).ok()?.first_chunk()?)
+}
+
+/// Whether a row that is damaged under its key is the entry of another key, of which bits have flipped.
+pub(crate) fn was_entry_of<S: Schema>(key: &[u8], rotten: &[u8], row: &[u8]) -> bool {
+    /// More bits than this are no rot. Also spares most rows their checksums.
+    const BITS_MAX: u32 = 8;
+    let bits = |(one, other): (&u8, &u8)| (one ^ other).count_ones();
+    key.len() == rotten.len()
+        && (1..=BITS_MAX).contains(&key.iter().zip(rotten).map(bits).sum())
+        && version_of_entry::<S>(rotten, row).is_none()
+        && version_of_entry::<S>(key, row).is_some()
+}
+
+/// The key of an entry that is damaged under the key of its row, if one bit of that has flipped. A checksum tells
+/// apart all errors of one bit.
+pub(crate) fn key_before_rot<S: Schema>(rotten: &[u8], row: &[u8]) -> Option<Vec<u8>> {
+    let (sum, body) = row.split_first_chunk()?;
+    let sum = u32::from_be_bytes(*sum);
+    // The rest of the row, which may be long, is read once for all keys.
+    let mut rest = crc32fast::Hasher::new();
+    rest.update(body);
+    let mut key = rotten.to_vec();
+    for bit in 0..8 * key.len() {
+        key[bit / 8] ^= 1 << (bit % 8);
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&key);
+        hasher.combine(&rest);
+        if hasher.finalize() == sum && version_of_entry::<S>(&key, row).is_some() {
+            return Some(key);
+        }
+        key[bit / 8] ^= 1 << (bit % 8);
+    }
+    None
 }
 
 /// Encodes the row with the anchor of the WAL into `row`.
@@ -160,8 +196,14 @@ mod tests {
         assert_eq!(version_of_entry::<DatabaseSchema>(b"key", &row), Some(version));
         assert_eq!(version_of_entry::<DatabaseSchema>(b"kez", &row), None);
         assert!(decode(b"kez", &row).is_err());
+        assert!(was_entry_of::<DatabaseSchema>(b"key", b"ke{", &row));
+        assert!(!was_entry_of::<DatabaseSchema>(b"key", b"key", &row), "it is intact");
+        assert!(!was_entry_of::<DatabaseSchema>(b"kez", b"key", &row), "it is another one");
+        assert_eq!(key_before_rot::<DatabaseSchema>(b"kez", &row), None, "two bits");
+        assert_eq!(key_before_rot::<DatabaseSchema>(b"kex", &row), Some(b"key".to_vec()));
         for bit in 0..row.len() * 8 {
             row[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(key_before_rot::<DatabaseSchema>(b"key", &row), None, "bit {bit}");
             assert!(decode(&key, &row).is_err(), "bit {bit}");
             row[bit / 8] ^= 1 << (bit % 8);
         }

@@ -195,7 +195,7 @@ impl Schema for DatabaseSchema {
                 let staged = facts.writes.insert(*version, record.clone());
                 match staged {
                     Some(DatabaseRecord::Staged { version, key, value }) => {
-                        Some(Write { key, version, value })
+                        Some(Write { key, version, value, heals: false })
                     }
                     _ => panic!("version {version} is applied but was not staged"),
                 }

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, ErrorKind, Read as _, Seek as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -140,8 +140,22 @@ impl Environment {
         Ok((mapped, log, records))
     }
 
-    /// Makes the data file durable, including what an earlier process wrote.
+    /// Makes the data file durable, including what an earlier process wrote. The meta pages are written once
+    /// more before: if the sync of one has failed, it can be read, but counts as clean. Other pages of a
+    /// commit that has failed are not in use. There must be no write transaction.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        let path = self.dir.join(DATA_FILE);
+        let meta_bytes = {
+            let txn = self.read()?;
+            let stat = self.facts.stat(&txn).map_err(self.error("cannot inspect"))?;
+            verify::META_PAGES as usize * stat.page_size as usize
+        };
+        let rewritten = File::options().read(true).write(true).open(&path).and_then(|file| {
+            let mut meta = vec![0; meta_bytes];
+            file.read_exact_at(&mut meta, 0)?;
+            file.write_all_at(&meta, 0)
+        });
+        rewritten.map_err(io(&path, "cannot write the meta pages"))?;
         self.env.force_sync().map_err(self.error("cannot sync"))
     }
 
@@ -307,8 +321,10 @@ impl LockFile {
             .truncate(false)
             .open(&path)
             .map_err(io(&path, "cannot open the lock file"))?;
-        let mut words = String::new();
-        file.read_to_string(&mut words).map_err(io(&path, "cannot read the lock file"))?;
+        let mut words = Vec::new();
+        file.read_to_end(&mut words).map_err(io(&path, "cannot read the lock file"))?;
+        // Flipped bits need not leave text.
+        let words = String::from_utf8_lossy(&words);
         let store = match words.trim_end().strip_prefix(LOCK_WORDS) {
             Some(id) => id.parse().ok(),
             None => None,
@@ -405,7 +421,7 @@ struct Mapped {
 /// The log of a store.
 pub(crate) enum Log {
     /// The write-ahead log.
-    Current(Wal),
+    Current(Box<Wal>),
     /// The log of format 4, of which the tables contain everything up to a generation.
     Old(u64),
 }
@@ -432,7 +448,7 @@ fn open_log<S: Schema>(
     let StoreOptions { exclusive, sync_mode, rules, .. } = *options;
     let (wal, records) =
         Wal::open::<S>(dir, *id, anchor, WalOptions { append: exclusive, sync_mode, rules })?;
-    Ok((Log::Current(wal), records))
+    Ok((Log::Current(Box::new(wal)), records))
 }
 
 fn put_anchor(facts: AnyTable<'_>, txn: &mut RwTxn<'_>, anchor: &Anchor) -> heed::Result<()> {

@@ -3,12 +3,13 @@
 //! may lose.
 
 use std::{
-    collections::BTreeMap,
-    hash::{Hash, Hasher},
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    ops::Bound,
     sync::Arc,
 };
 
-use crate::{Lsn, Schema, Versioned, Write};
+use crate::{Lsn, RangeRows, Schema, Versioned, Write};
 
 /// The state after a sequence of records: the facts and the entries.
 ///
@@ -17,11 +18,13 @@ use crate::{Lsn, Schema, Versioned, Write};
 pub struct State<S: Schema> {
     facts: S::Facts,
     entries: BTreeMap<S::Key, Versioned<S>>,
+    /// The live keys whose entries are damaged.
+    damaged: BTreeSet<S::Key>,
 }
 
 impl<S: Schema> Default for State<S> {
     fn default() -> Self {
-        State { facts: S::Facts::default(), entries: BTreeMap::new() }
+        State { facts: S::Facts::default(), entries: BTreeMap::new(), damaged: BTreeSet::new() }
     }
 }
 
@@ -37,15 +40,54 @@ impl<S: Schema> State<S> {
         S::records(&self.facts)
     }
 
-    /// A live key's version and value.
+    /// A live key's version and value, as they are or were if the entry is damaged.
     #[must_use]
     pub fn get(&self, key: &S::Key) -> Option<&Versioned<S>> {
         self.entries.get(key)
     }
 
+    /// Whether the entry of a key is damaged.
+    #[must_use]
+    pub fn is_damaged(&self, key: &S::Key) -> bool {
+        self.damaged.contains(key)
+    }
+
+    /// The live keys whose entries are damaged.
+    pub fn damaged(&self) -> impl Iterator<Item = &S::Key> {
+        self.damaged.iter()
+    }
+
     /// Every live key with its version and value, in key order.
     pub fn entries(&self) -> impl Iterator<Item = (&S::Key, &Versioned<S>)> {
         self.entries.iter()
+    }
+
+    /// Summarizes a range as [`Store::summarize`](crate::Store::summarize) does, by another digest.
+    #[must_use]
+    pub fn summarize(
+        &self,
+        after: Option<&S::Key>,
+        upto: Option<&S::Key>,
+        rows_max: usize,
+        below: S::Version,
+    ) -> RangeRows<S> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let intact = self.entries.range((from, Bound::Unbounded));
+        let intact = intact
+            .filter(|(key, _)| !self.is_damaged(key))
+            .take_while(|(key, _)| upto.is_none_or(|upto| *key <= upto));
+        let mut digest = DefaultHasher::new();
+        let mut summary = RangeRows { upto: None, version: None, rows: 0, digest: 0 };
+        for (key, (version, value)) in intact.take(rows_max) {
+            let counts = *version < below;
+            if counts {
+                summary.rows += 1;
+                (key, version, value).hash(&mut digest);
+            }
+            (summary.upto, summary.version) = (Some(key.clone()), counts.then_some(*version));
+        }
+        summary.digest = digest.finish();
+        summary
     }
 
     /// Applies a record.
@@ -54,14 +96,23 @@ impl<S: Schema> State<S> {
     /// If the record cannot follow the earlier ones: as [`Schema::apply`], or because it takes a live
     /// key back to an earlier version.
     pub fn apply(&mut self, record: &S::Record) {
-        let Some(Write { key, version, value }) = S::apply(&mut self.facts, record) else { return };
-        let before = match value {
+        let Some(write) = S::apply(&mut self.facts, record) else { return };
+        // Nothing is known of what a damaged entry holds.
+        let was_damaged = self.damaged.remove(&write.key);
+        if let Some((before, _)) = self.entries.get(&write.key)
+            && !was_damaged
+        {
+            let version = write.version;
+            assert!(
+                write.may_follow(*before),
+                "a key goes back from version {before} to {version}"
+            );
+        }
+        let Write { key, version, value, .. } = write;
+        match value {
             Some(value) => self.entries.insert(key, (version, value)),
             None => self.entries.remove(&key),
         };
-        if let Some((before, _)) = before {
-            assert!(before < version, "a key goes back from version {before} to {version}");
-        }
     }
 }
 
@@ -188,6 +239,26 @@ impl<S: Schema> Memory<S> {
         self.fold(keep);
         self.written = 0;
         self.inherited = 0;
+    }
+
+    /// Damages the entry of a key on the disk. Returns whether it is possible: the entry is there, is not
+    /// damaged yet, and no later write of it is on its way to the disk.
+    pub fn damage(&mut self, key: &S::Key) -> bool {
+        let is_on_disk = self.synced.get(key).is_some()
+            && self.synced.get(key) == self.current.get(key)
+            && !self.is_damaged(key)
+            && !self.synced.is_damaged(key);
+        if is_on_disk {
+            Arc::make_mut(&mut self.synced).damaged.insert(key.clone());
+            Arc::make_mut(&mut self.current).damaged.insert(key.clone());
+        }
+        is_on_disk
+    }
+
+    /// Whether the entry of a key is damaged, after every record appended so far.
+    #[must_use]
+    pub fn is_damaged(&self, key: &S::Key) -> bool {
+        self.current.is_damaged(key)
     }
 
     /// Restarts the numbering of positions after the last synced record, so that two stores of
@@ -347,6 +418,25 @@ mod tests {
         memory.sync_up_to(lsn);
         memory.power_loss(0);
         assert_eq!(memory.get(&bytes("k")), Some(&(1, bytes("a"))));
+    }
+
+    #[test]
+    fn damage_stays_until_a_write_that_is_durable() {
+        let mut memory = Memory::new();
+        let key = bytes("k");
+        let lsn = write(&mut memory, 1, "k", Some("a"));
+        assert!(!memory.damage(&key), "it is not on the disk yet");
+        memory.sync_up_to(lsn);
+        assert!(memory.damage(&key) && !memory.damage(&key));
+        let lsn = write(&mut memory, 2, "k", Some("b"));
+        assert!(!memory.is_damaged(&key));
+        memory.kill();
+        assert!(memory.is_damaged(&key), "the write that replaced it is lost");
+        write(&mut memory, 2, "k", Some("b"));
+        memory.sync_up_to(lsn - 2);
+        memory.kill();
+        assert!(!memory.is_damaged(&key));
+        assert_eq!(memory.get(&key), Some(&(2, bytes("b"))));
     }
 
     #[test]

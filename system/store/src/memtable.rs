@@ -9,10 +9,25 @@ use std::{
 
 use ahash::RandomState;
 
-use crate::{Schema, Write};
+use crate::{Schema, Write, schema::may_follow};
 
-/// The last write of a key; no value means a delete.
-pub(crate) type Change<S> = (<S as Schema>::Version, Option<<S as Schema>::Value>);
+/// The last write of a key.
+#[derive(Clone, Debug)]
+pub(crate) struct Change<S: Schema> {
+    pub(crate) version: S::Version,
+    /// No value means a delete.
+    pub(crate) value: Option<S::Value>,
+    /// It may have the version that the tables have: see [`Write::heals`].
+    pub(crate) heals: bool,
+}
+
+impl<S: Schema> Change<S> {
+    /// Whether the change may follow a write of this version in the tables.
+    pub(crate) fn may_follow(&self, current: S::Version) -> bool {
+        may_follow(self.version, self.heals, current)
+    }
+}
+
 /// The last writes of the keys that changed.
 pub(crate) type Changes<S> = HashMap<<S as Schema>::Key, Change<S>, RandomState>;
 
@@ -45,8 +60,9 @@ impl<S: Schema> Memtable<S> {
     /// # Panics
     /// As [`Schema::apply`].
     pub(crate) fn apply(&mut self, record: &S::Record) {
-        let Some(Write { key, version, value }) = S::apply(&mut self.facts, record) else { return };
-        let change = (version, value);
+        let Some(write) = S::apply(&mut self.facts, record) else { return };
+        let Write { key, version, value, heals } = write;
+        let change = Change { version, value, heals };
         let before = match self.changed.entry(key) {
             Entry::Occupied(mut changed) => live::<S>(&changed.insert(change)),
             Entry::Vacant(vacant) => {
@@ -55,7 +71,7 @@ impl<S: Schema> Memtable<S> {
                 before
             }
         };
-        if let Some(before) = before.filter(|before| *before >= version) {
+        if let Some(before) = before.filter(|before| !may_follow(version, heals, *before)) {
             self.version_conflict.get_or_insert((version, before));
         }
     }
@@ -103,6 +119,6 @@ impl<S: Schema> Memtable<S> {
 }
 
 /// The version of the key after a change, if it is live.
-fn live<S: Schema>((version, value): &Change<S>) -> Option<S::Version> {
-    value.as_ref().map(|_| *version)
+fn live<S: Schema>(change: &Change<S>) -> Option<S::Version> {
+    change.value.as_ref().map(|_| change.version)
 }

@@ -4,6 +4,8 @@
 
 use std::{fmt, str::FromStr};
 
+use crate::Mistake;
+
 macro_rules! rules {
     ($($(#[$doc:meta])* $variant:ident = $name:literal : $without:literal),* $(,)?) => {
         /// One rule.
@@ -65,26 +67,59 @@ impl FromStr for Rule {
     }
 }
 
-/// The set of rules that are in force at a store. Default: all.
+/// The set of rules that are in force at a store, and the mistakes that it makes. Default: all, and none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// A bit for each rule of [`Rule::ALL`] that is broken.
     broken: u32,
+    /// A bit for each mistake of [`Mistake::ALL`] that is made.
+    made: u32,
 }
 
 impl Rules {
     /// Every rule is in force.
-    pub const ALL: Rules = Rules { broken: 0 };
+    pub const ALL: Rules = Rules { broken: 0, made: 0 };
 
     /// This set without one rule.
     #[must_use]
     pub const fn without(self, rule: Rule) -> Rules {
-        Rules { broken: self.broken | 1 << rule as u32 }
+        Rules { broken: self.broken | 1 << rule as u32, ..self }
+    }
+
+    /// This set with one mistake more.
+    #[must_use]
+    pub const fn with(self, mistake: Mistake) -> Rules {
+        Rules { made: self.made | 1 << mistake as u32, ..self }
+    }
+
+    /// Whether a mistake is made.
+    #[must_use]
+    pub fn makes(self, mistake: Mistake) -> bool {
+        self.and_everywhere().made & (1 << mistake as u32) != 0
     }
 
     /// Whether a rule is in force.
     #[must_use]
-    pub const fn keep(self, rule: Rule) -> bool {
-        self.broken & (1 << rule as u32) == 0
+    pub fn keep(self, rule: Rule) -> bool {
+        self.and_everywhere().broken & (1 << rule as u32) == 0
+    }
+
+    #[cfg(not(feature = "mutations"))]
+    fn and_everywhere(self) -> Rules {
+        self
+    }
+
+    /// This set, and the rule or mistake that `MUTATION` names in the environment: the tests then run on
+    /// mutated code, without being built again.
+    #[cfg(feature = "mutations")]
+    fn and_everywhere(self) -> Rules {
+        static MUTATION: std::sync::LazyLock<Rules> = std::sync::LazyLock::new(|| {
+            let name = std::env::var("MUTATION").unwrap_or_default();
+            let rule = Rule::ALL.iter().find(|rule| rule.name() == name);
+            let mistake = Mistake::ALL.iter().find(|mistake| mistake.name() == name);
+            let rules = rule.map_or(Rules::ALL, |rule| Rules::ALL.without(*rule));
+            mistake.map_or(rules, |mistake| rules.with(*mistake))
+        });
+        Rules { broken: self.broken | MUTATION.broken, made: self.made | MUTATION.made }
     }
 }

@@ -40,6 +40,14 @@ pub trait Schema: Clone + Debug + Default + Eq + Hash + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Checks that a record which was read back from the tables is a fact.
+    ///
+    /// # Errors
+    /// It is none: no checkpoint has written it. The reason.
+    fn check_fact(_record: &Self::Record) -> Result<(), &'static str> {
+        Ok(())
+    }
+
     /// The bytes of key and value that a record brings, if it is the first to name a write that stores a
     /// value. Room for it is reserved until the tables contain it.
     fn growth(record: &Self::Record) -> Option<usize>;
@@ -101,6 +109,21 @@ pub struct Write<S: Schema> {
     pub version: S::Version,
     /// The new value, or none to delete the key.
     pub value: Option<S::Value>,
+    /// It repeats a write whose entry was damaged: the entry may have this version already.
+    pub heals: bool,
+}
+
+impl<S: Schema> Write<S> {
+    /// Whether the write may follow one of this version, which a live key has.
+    pub(crate) fn may_follow(&self, current: S::Version) -> bool {
+        may_follow(self.version, self.heals, current)
+    }
+}
+
+/// Whether a write may follow one of another version, which a live key has. Only a write that heals may have
+/// the same one.
+pub(crate) fn may_follow<V: Ord>(version: V, heals: bool, current: V) -> bool {
+    version > current || (heals && version == current)
 }
 
 /// The version and the value of a live key.

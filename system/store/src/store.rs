@@ -4,18 +4,16 @@
 
 use std::{
     fmt,
-    iter::Peekable,
     path::Path,
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
-    vec,
 };
 
 use heed::{RoTxn, WithoutTls};
 
 use crate::{
-    Limits, Lsn, Observer, OnPersisted, Rules, Schema, StoreError, StoreId, Versioned,
+    Limits, Lsn, Mistake, Observer, OnPersisted, Rules, Schema, StoreError, StoreId, Versioned,
     checkpoint::Checkpointer,
     codec,
     environment::{Environment, Log},
@@ -97,11 +95,12 @@ pub struct Opened<S: Schema> {
 ///
 /// Dropping it closes it.
 pub struct Store<S: Schema> {
-    environment: Arc<Environment>,
-    shared: Arc<Shared<S>>,
+    pub(crate) environment: Arc<Environment>,
+    pub(crate) shared: Arc<Shared<S>>,
     space: Arc<Space>,
     last: Lsn,
     limits: Limits,
+    rules: Rules,
     writer: Option<JoinHandle<()>>,
 }
 
@@ -142,7 +141,7 @@ impl<S: Schema> Store<S> {
             Log::Old(applied) => {
                 upgrade::upgrade(&environment, &mut checkpointer, &shared, applied, &options)?
             }
-            Log::Current(wal) => wal,
+            Log::Current(wal) => *wal,
         };
         if options.exclusive {
             upgrade::remove_old_log(dir)?;
@@ -152,7 +151,7 @@ impl<S: Schema> Store<S> {
                 shared.checkpoint_now(|facts, changed| {
                     checkpointer.write::<S>(facts, changed, &anchor)
                 })?;
-                wal.start_next_generation(&anchor);
+                wal.start_next_generation(&anchor)?;
                 wal.set_next_salt(&anchor);
             }
         }
@@ -186,6 +185,7 @@ impl<S: Schema> Store<S> {
             space,
             last: 0,
             limits: options.limits,
+            rules: options.rules,
             writer: Some(writer),
         };
         Ok(Opened { store, id, records })
@@ -241,6 +241,13 @@ impl<S: Schema> Store<S> {
         self.last
     }
 
+    /// Has the tables contain every record up to this one, and those of earlier openings. Returns whether they
+    /// do. If not, a checkpoint begins with the next group of records, in the background, or after the flush
+    /// interval if there is none.
+    pub fn checkpoint(&mut self, up_to: Lsn) -> bool {
+        self.shared.checkpoint(up_to)
+    }
+
     /// The number of checkpoints since the store was opened.
     #[must_use]
     pub fn checkpoints(&self) -> u64 {
@@ -253,16 +260,53 @@ impl<S: Schema> Store<S> {
     /// # Errors
     /// The entry is damaged or cannot be read, or an earlier write failed.
     pub fn get(&self, key: &S::Key) -> Result<Option<Versioned<S>>, StoreError> {
+        let makes = |mistake| self.rules.makes(mistake);
+        let cut = |bytes: &[u8], bits: u32| bytes[..bytes.len() % (1 << bits)].to_vec();
+        let found = if makes(Mistake::KeyLengthInEightBits) {
+            self.find(&S::Key::from(&cut(key.as_ref(), 8)))?
+        } else {
+            self.find(key)?
+        };
+        Ok(found.map(|(version, value)| match makes(Mistake::ValueLengthInSixteenBits) {
+            true => (version, S::Value::from(&cut(value.as_ref(), 16))),
+            false => (version, value),
+        }))
+    }
+
+    fn find(&self, key: &S::Key) -> Result<Option<Versioned<S>>, StoreError> {
         self.shared.check()?;
-        if let Some((version, value)) = self.shared.changed(key) {
-            return Ok(value.map(|value| (version, value)));
+        if let Some(Change { version, value, .. }) = self.shared.changed(key) {
+            let empty = self.rules.makes(Mistake::DeleteReadAsEmpty).then(|| S::Value::from(&[]));
+            return Ok(value.or(empty).map(|value| (version, value)));
         }
         let txn = self.environment.read()?;
         let row = self.environment.entries.get(&txn, key.as_ref());
         match row.map_err(self.environment.error("cannot read"))? {
             Some(row) => entry::<S>(&self.environment, key.as_ref(), row).map(Some),
-            None => Ok(None),
+            None => self.require_intact_neighbours(&txn, key.as_ref()).map(|()| None),
         }
+    }
+
+    /// A key that is not found may be there with damaged bytes. The page was verified, so it has kept its
+    /// place: it is the entry before or the one after, and its checksum is wrong.
+    fn require_intact_neighbours(
+        &self,
+        txn: &RoTxn<'_, WithoutTls>,
+        key: &[u8],
+    ) -> Result<(), StoreError> {
+        let entries = &self.environment.entries;
+        for row in [entries.get_lower_than(txn, key), entries.get_greater_than(txn, key)] {
+            let row = row.map_err(self.environment.error("cannot read"))?;
+            let Some((other, row)) = row else { continue };
+            let is_changed = |key: &S::Key| self.shared.changed(key).is_some();
+            if codec::version_of_entry::<S>(other, row).is_none()
+                && !is_replaced::<S>(&self.environment, txn, other, row, is_changed)
+            {
+                let why = "it is missing, and may be the damaged entry beside its place";
+                return Err(self.environment.damaged_entry(key, why));
+            }
+        }
+        Ok(())
     }
 
     /// Every live key with its version and value in key order, after every record appended so far;
@@ -289,12 +333,11 @@ impl<S: Schema> Store<S> {
         let mut changed: Vec<_> =
             self.shared.changes().into_iter().filter(|(key, _)| later(key)).collect();
         changed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        let changed = changed.into_iter().peekable();
         // Start the read transaction after copying the changes: an entry that is checkpointed in
         // between is then found twice, rather than not at all.
         let txn = self.environment.read_static()?;
         let environment = self.environment.clone();
-        Ok(Entries { txn, environment, changed, last, stored: None, done: false })
+        Ok(Entries { txn, environment, changed, next: 0, last, stored: None, done: false })
     }
 
     /// Makes every record durable and closes the store.
@@ -340,8 +383,10 @@ pub struct Entries<S: Schema> {
     /// Declared before the environment, so that it is dropped first.
     txn: RoTxn<'static, WithoutTls>,
     environment: Arc<Environment>,
-    /// The changes that the database may not contain.
-    changed: Peekable<vec::IntoIter<(S::Key, Change<S>)>>,
+    /// The changes that the database may not contain, in key order.
+    changed: Vec<(S::Key, Change<S>)>,
+    /// The first of them that was not returned.
+    next: usize,
     /// The last key read from the database.
     last: Option<S::Key>,
     /// The next entry of the database, not returned yet. If it is damaged, a change of its key may hide
@@ -356,7 +401,7 @@ impl<S: Schema> Entries<S> {
     fn end(&mut self, error: StoreError) -> Option<<Self as Iterator>::Item> {
         self.done = true;
         self.stored = None;
-        self.changed = Vec::new().into_iter().peekable();
+        self.changed = Vec::new();
         Some(Err(error))
     }
 
@@ -370,7 +415,16 @@ impl<S: Schema> Entries<S> {
         self.stored = match next.map_err(self.environment.error("cannot read"))? {
             Some((key, row)) => {
                 let entry = entry::<S>(&self.environment, key, row);
+                let is_changed = |key: &S::Key| {
+                    self.changed.binary_search_by(|(changed, _)| changed.cmp(key)).is_ok()
+                };
+                let replaced = entry.is_err()
+                    && is_replaced::<S>(&self.environment, &self.txn, key, row, is_changed);
                 let key = S::Key::from(key);
+                if replaced {
+                    self.last = Some(key);
+                    return self.advance();
+                }
                 self.last = Some(key.clone());
                 Some((key, entry))
             }
@@ -395,7 +449,7 @@ impl<S: Schema> Iterator for Entries<S> {
                 return self.end(error);
             }
             // If both have a key, the database has an earlier write of it, or the same.
-            let changed = match (&self.stored, self.changed.peek()) {
+            let changed = match (&self.stored, self.changed.get(self.next)) {
                 (None, None) => return None,
                 (Some(_), None) => false,
                 (None, Some(_)) => true,
@@ -407,14 +461,30 @@ impl<S: Schema> Iterator for Entries<S> {
                     (_, Err(error)) => self.end(error),
                 };
             }
-            if let Some((key, (version, value))) = self.changed.next() {
-                self.stored.take_if(|(stored, ..)| *stored == key);
-                if let Some(value) = value {
-                    return Some(Ok((key, version, value)));
+            if let Some((key, change)) = self.changed.get(self.next) {
+                self.next += 1;
+                self.stored.take_if(|(stored, ..)| stored == key);
+                if let Some(value) = &change.value {
+                    return Some(Ok((key.clone(), change.version, value.clone())));
                 }
             }
         }
     }
+}
+
+/// Whether a damaged row is the entry of another key, whose bytes have rotted, and that key was written since: the
+/// row is of no use any more. It stays until the key's next checkpoint finds it beside the place of the key.
+fn is_replaced<S: Schema>(
+    environment: &Environment,
+    txn: &RoTxn<'_, WithoutTls>,
+    rotten: &[u8],
+    row: &[u8],
+    is_changed: impl Fn(&S::Key) -> bool,
+) -> bool {
+    let Some(key) = codec::key_before_rot::<S>(rotten, row) else { return false };
+    let is_intact = |row: &[u8]| codec::version_of_entry::<S>(&key, row).is_some();
+    is_changed(&S::Key::from(&key))
+        || environment.entries.get(txn, &key).is_ok_and(|row| row.is_some_and(is_intact))
 }
 
 /// Decodes the row of an entry.

@@ -49,6 +49,8 @@ pub(crate) struct Shared<S: Schema> {
     durable: AtomicU64,
     /// The number of checkpoints since the store was opened.
     checkpoints: AtomicU64,
+    /// The tables contain everything up to here, and everything from before, if a checkpoint is done.
+    contained: AtomicU64,
     /// The error that stopped the writer.
     failed: OnceLock<Arc<StoreError>>,
 }
@@ -64,6 +66,8 @@ struct Queue<S: Schema> {
     since: Option<Instant>,
     /// The store is being closed.
     closing: bool,
+    /// A checkpoint is to begin, although no segment is full.
+    checkpoint_wanted: bool,
     /// The writer waits on `wake`.
     waiting: bool,
     /// The writer waits with a timeout, and need not be woken for records that are not forced.
@@ -83,6 +87,8 @@ enum Work<S: Schema> {
     Commit(Lsn, Option<Snapshot<S>>),
     /// Nothing came for a while: seal the last frame.
     Seal,
+    /// A checkpoint is wanted, and there is no group to make it with.
+    Checkpoint(Snapshot<S>),
 }
 
 /// The state to checkpoint, after every record up to a position.
@@ -131,6 +137,7 @@ impl<S: Schema> Shared<S> {
             forced: 0,
             since: None,
             closing: false,
+            checkpoint_wanted: false,
             waiting: false,
             timed_wait: false,
             memtable,
@@ -142,6 +149,7 @@ impl<S: Schema> Shared<S> {
             wake: Condvar::new(),
             durable: AtomicU64::new(0),
             checkpoints: AtomicU64::new(0),
+            contained: AtomicU64::new(0),
             failed: OnceLock::new(),
         })
     }
@@ -191,6 +199,17 @@ impl<S: Schema> Shared<S> {
         }
     }
 
+    /// Requests that the tables contain every record up to a position. Returns whether they do.
+    pub(crate) fn checkpoint(&self, lsn: Lsn) -> bool {
+        if self.contained.load(Ordering::Acquire) >= lsn {
+            return true;
+        }
+        let mut queue = self.queue();
+        queue.checkpoint_wanted = true;
+        self.wake(queue);
+        false
+    }
+
     /// Requests that every record become durable and the writer end.
     pub(crate) fn close(&self) {
         let mut queue = self.queue();
@@ -230,7 +249,8 @@ impl<S: Schema> Shared<S> {
 
     /// Waits for the next group: records that are forced, or that have been queued for
     /// `flush_interval`. Swaps them with the empty `batch`, and freezes the state after them if
-    /// `freeze`. If the last frame is `unsealed`, waits for `flush_interval` at most. Returns none when
+    /// `freeze`, or if a checkpoint is wanted and none is running (`idle`). If the last frame is
+    /// `unsealed`, waits for `flush_interval` at most. Returns none when
     /// the store is closed and no record is left.
     fn next_work(
         &self,
@@ -238,12 +258,18 @@ impl<S: Schema> Shared<S> {
         flush_interval: Duration,
         unsealed: bool,
         freeze: bool,
+        idle: impl Fn() -> bool,
     ) -> Option<Work<S>> {
         let mut queue = self.queue();
         // After a group another one is likely soon, so the first wait has a timeout.
         let mut active = true;
         loop {
+            let wanted = queue.checkpoint_wanted && idle();
             let wait = match queue.since {
+                None if wanted && !queue.closing => {
+                    queue.checkpoint_wanted = false;
+                    return Some(Work::Checkpoint(queue.freeze()));
+                }
                 None if queue.closing => return None,
                 None if unsealed && !active => return Some(Work::Seal),
                 None => active.then_some(flush_interval),
@@ -254,7 +280,8 @@ impl<S: Schema> Shared<S> {
                     if queue.closing || queue.forced >= first || wait.is_zero() {
                         mem::swap(&mut queue.records, batch);
                         queue.since = None;
-                        let frozen = freeze.then(|| queue.freeze());
+                        queue.checkpoint_wanted &= !wanted;
+                        let frozen = (freeze || wanted).then(|| queue.freeze());
                         return Some(Work::Commit(queue.appended, frozen));
                     }
                     Some(wait)
@@ -295,10 +322,11 @@ impl<S: Schema> Shared<S> {
 
     /// The tables contain the frozen state. The caller should still hold it, because dropping that
     /// much under a lock could take long.
-    fn checkpoint_done(&self) {
+    fn checkpoint_done(&self, upto: Lsn) {
         let mut queue = self.queue();
         queue.memtable.checkpoint_done();
         queue.frozen_need = Need::default();
+        self.contained.store(upto, Ordering::Release);
         self.checkpoints.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -317,7 +345,7 @@ impl<S: Schema> Shared<S> {
     ) -> Result<(), StoreError> {
         let snapshot = self.snapshot(&mut Vec::new());
         write(&snapshot.facts, &snapshot.changed)?;
-        self.checkpoint_done();
+        self.checkpoint_done(snapshot.upto);
         Ok(())
     }
 
@@ -365,6 +393,17 @@ pub(crate) enum Background {
     Taken,
 }
 
+impl Background {
+    /// Whether no checkpoint is running. The thread of the last one may wait to be joined.
+    fn is_idle(&self) -> bool {
+        match self {
+            Background::Idle(_) => true,
+            Background::Running(_, thread) => thread.is_finished(),
+            Background::Taken => false,
+        }
+    }
+}
+
 impl<S: Schema> Writer<S> {
     /// Runs until the store is closed or writing fails.
     pub(crate) fn run(mut self) {
@@ -391,13 +430,24 @@ impl<S: Schema> Writer<S> {
         loop {
             let unsealed = self.wal.is_unsealed();
             let freeze = self.is_to_freeze()?;
-            let work = self.shared.next_work(&mut batch, self.flush_interval, unsealed, freeze);
+            let idle = || self.background.is_idle();
+            let work =
+                self.shared.next_work(&mut batch, self.flush_interval, unsealed, freeze, idle);
             let Some(work) = work else { break };
             if !mem::replace(&mut begun, true) {
                 self.begin()?;
             }
             match work {
                 Work::Seal => self.wal.seal()?,
+                Work::Checkpoint(frozen) => {
+                    self.shared.check_versions(&self.environment)?;
+                    self.end_background()?;
+                    if self.wal.is_empty() {
+                        self.shared.checkpoint_done(frozen.upto);
+                    } else {
+                        self.start_background(frozen)?;
+                    }
+                }
                 Work::Commit(lsn, frozen) => {
                     let lsn = self.commit(&mut batch, lsn, frozen)?;
                     batch.clear();
@@ -429,10 +479,7 @@ impl<S: Schema> Writer<S> {
     /// the tables is. If the checkpoint of the other segment is
     /// still running, waits for it: there is nowhere to go on.
     fn is_to_freeze(&mut self) -> Result<bool, StoreError> {
-        let running = match &self.background {
-            Background::Running(_, thread) => !thread.is_finished(),
-            _ => false,
-        };
+        let running = !self.background.is_idle();
         let full = self.wal.is_nearly_full();
         if full || !running {
             self.end_background()?;
@@ -449,13 +496,10 @@ impl<S: Schema> Writer<S> {
         frozen: Option<Snapshot<S>>,
     ) -> Result<Lsn, StoreError> {
         let fits = self.wal.prepare_frame::<S>(batch);
-        let frozen = match frozen {
-            None if !fits => {
-                self.end_background()?;
-                Some(self.shared.snapshot(batch))
-            }
-            frozen => frozen,
-        };
+        if frozen.is_some() || !fits {
+            self.end_background()?;
+        }
+        let frozen = frozen.or_else(|| (!fits).then(|| self.shared.snapshot(batch)));
         self.shared.check_versions(&self.environment)?;
         if let Some(observer) = &mut self.observer {
             observer.before(batch);
@@ -487,9 +531,9 @@ impl<S: Schema> Writer<S> {
         let anchor = self.wal.next_anchor();
         checkpointer.write::<S>(&snapshot.facts, &snapshot.changed, &anchor)?;
         self.space.measure(&self.environment)?;
-        self.wal.start_next_generation(&anchor);
+        self.wal.start_next_generation(&anchor)?;
         self.wal.set_next_salt(&anchor);
-        self.shared.checkpoint_done();
+        self.shared.checkpoint_done(snapshot.upto);
         Ok(())
     }
 
@@ -507,14 +551,14 @@ impl<S: Schema> Writer<S> {
         };
         let anchor = self.wal.next_anchor();
         let retired = self.wal.retire();
-        self.wal.start_next_generation(&anchor);
+        self.wal.start_next_generation(&anchor)?;
         let (shared, environment) = (self.shared.clone(), self.environment.clone());
         let (wal_bytes, space) = (self.wal_bytes, self.space.clone());
         let thread = thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
             let written = checkpointer.write::<S>(&frozen.facts, &frozen.changed, &anchor);
             let result = written.and_then(|()| {
                 space.measure(&environment)?;
-                shared.checkpoint_done();
+                shared.checkpoint_done(frozen.upto);
                 let mut retired = retired;
                 retired.enlarge(segment_bytes(wal_bytes, environment.entry_bytes()?))?;
                 Ok(retired)

@@ -48,7 +48,12 @@ impl Schema for Puts {
 
     fn apply(facts: &mut Option<Put>, put: &Put) -> Option<Write<Self>> {
         *facts = Some(put.clone());
-        Some(Write { key: put.key(), version: put.number, value: Some(put.value.clone()) })
+        Some(Write {
+            key: put.key(),
+            version: put.number,
+            value: Some(put.value.clone()),
+            heals: false,
+        })
     }
 
     fn growth(put: &Put) -> Option<usize> {

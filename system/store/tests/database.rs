@@ -2,7 +2,7 @@
 //! killed.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead as _, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
@@ -190,4 +190,32 @@ fn acknowledged_puts_survive_a_kill() {
             }
         }
     }
+}
+
+#[test]
+fn a_key_whose_bytes_have_rotted_is_not_absent() {
+    let dir = TempDir::new().unwrap();
+    let database = Database::open(dir.path(), create()).unwrap();
+    for key in ["before", "c-needle", "later"] {
+        database.put(key.as_bytes(), b"value").unwrap();
+    }
+    database.close().unwrap();
+    let file = dir.path().join("data.mdb");
+    let mut bytes = fs::read(&file).unwrap();
+    let places: Vec<usize> =
+        (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"c-needle")).collect();
+    assert!(!places.is_empty());
+    // Another key, in the same place among the others.
+    places.into_iter().for_each(|at| bytes[at] ^= 4);
+    fs::write(&file, bytes).unwrap();
+
+    let database = Database::open(dir.path(), StoreOptions::default()).unwrap();
+    for key in ["c-needle", "g-needle"] {
+        let found = database.get(key.as_bytes());
+        assert!(matches!(found, Err(StoreError::DamagedEntry { .. })), "{key}: {found:?}");
+    }
+    for key in ["before", "later"] {
+        assert!(database.get(key.as_bytes()).unwrap().is_some(), "{key}");
+    }
+    assert_eq!(database.get(b"zzz").unwrap(), None);
 }

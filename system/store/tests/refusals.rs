@@ -105,11 +105,13 @@ fn a_foreign_directory_is_left_unchanged() {
         assert!(error.to_string().contains("letter.txt"), "{error}");
     }
 
-    // Other databases use a lock file of this name too.
-    let dir = TempDir::new().unwrap();
-    fs::write(dir.path().join("LOCK"), "pid 17").unwrap();
-    let error = refusal(dir.path(), create());
-    assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
+    // Other databases use a lock file of this name too, and flipped bits need not leave text.
+    for words in [&b"pid 17"[..], b"two-phase \xe3ommit store 0123456789abcdef\n"] {
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("LOCK"), words).unwrap();
+        let error = refusal(dir.path(), create());
+        assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
+    }
 }
 
 #[test]

@@ -62,7 +62,8 @@ async fn a_late_answer_leaves_the_outcome_unknown() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_calls_share_a_connection() {
     let cluster = Cluster::started(2, LONG_TIMEOUTS).await;
-    let client = Client::connect(cluster.address(MASTER).clone()).await.expect("connected");
+    let client = Client::new(cluster.address(MASTER).clone());
+    client.connect().await.expect("connected");
     let puts = (0..500).map(|n| {
         let client = client.clone();
         tokio::spawn(async move { client.put(format!("k{n}").as_str(), "v").await })

@@ -8,8 +8,8 @@ use std::{
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use h2::{Reason, client};
-use http::{HeaderMap, Request};
+use h2::{Reason, RecvStream, client};
+use http::{HeaderMap, Request, Response};
 use nix::{sys::ptrace, unistd::Pid};
 use prost::Message;
 use proto::v1 as pb;
@@ -76,13 +76,12 @@ fn status(headers: &HeaderMap) -> Status {
     Status::from_header_map(headers).expect("a status")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn answers_that_nobody_takes_are_bounded_in_bytes_and_time() {
-    let mut cluster = Cluster::started(
-        1,
-        &patient("answer_timeout_ms = 1000\nconnection_answer_bytes_max = 4000000"),
-    )
-    .await;
+/// A cluster with a value of a megabyte, and a connection that asks for it a number of times and takes no answer.
+async fn ask_and_take_nothing(
+    limits: &str,
+    count: usize,
+) -> (Cluster, Attacker, u64, Vec<JoinHandle<Result<Response<RecvStream>, h2::Error>>>) {
+    let mut cluster = Cluster::started(1, &patient(limits)).await;
     // A letter takes one byte in the journals of the nodes, and other bytes up to six.
     let value = vec![b'v'; 1 << 20];
     let outcome = cluster.client().put("k", value).await;
@@ -91,12 +90,20 @@ async fn answers_that_nobody_takes_are_bounded_in_bytes_and_time() {
     let mut attacker = Attacker::connect(&cluster, Node::Master, 0).await;
     let get = framed(&pb::GetRequest { key: "k".into() });
     let mut answers = Vec::new();
-    // Not many: their journals hold each value several times.
-    for _ in 0..16 {
+    for _ in 0..count {
         let (answer, mut body) = attacker.begin("/twopc.v1.Kv/Get").await;
         body.send_data(get.clone(), true).expect("is sent");
         answers.push(tokio::spawn(answer));
     }
+    (cluster, attacker, idle, answers)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_takes_are_bounded_in_bytes() {
+    // Not many: their journals hold each value several times. The connection is not closed while they are answered,
+    // however long that takes.
+    let limits = "answer_timeout_ms = 600000\nconnection_answer_bytes_max = 4000000";
+    let (mut cluster, _attacker, idle, answers) = ask_and_take_nothing(limits, 16).await;
     let (mut served, mut refused) = (0, 0);
     let mut kept = Vec::new();
     for answer in answers {
@@ -115,8 +122,15 @@ async fn answers_that_nobody_takes_are_bounded_in_bytes_and_time() {
     let more = memory(&mut cluster, Node::Master).saturating_sub(idle);
     assert!(served <= 4 && refused >= 12, "{served} served, {refused} refused");
     assert!(more < 64 << 20, "{more} bytes more");
-    // Others are served meanwhile, and the connection is closed in the end.
+    // Others are served meanwhile.
     assert!(cluster.client().get("k").await.expect("answered").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_answers_wait_is_closed_in_the_end() {
+    // When it is closed, only some of the gets may have been answered.
+    let (cluster, attacker, _, _answers) =
+        ask_and_take_nothing("answer_timeout_ms = 1000", 4).await;
     let ended = timeout(DEADLINE, attacker.end).await.expect("the node closes the connection");
     drop(ended.expect("no panic"));
     let why = "do not take their answers";
@@ -201,7 +215,8 @@ async fn a_client_that_resets_its_calls_over_and_over_has_to_go() {
     let why = end.expect_err("it is told to go");
     // Whoever still sends may see the end of the connection before it has read why.
     assert!(why.is_io() || why.reason() == Some(Reason::ENHANCE_YOUR_CALM), "{why}");
-    assert!((1000..100_000).contains(&reset), "{reset} resets");
+    // Some may be given up; those that fill the buffers until it has to go are not read.
+    assert!((200..1_000_000).contains(&reset), "{reset} resets");
     let outcome = cluster.client().put("k", "v").await;
     assert!(matches!(outcome, WriteOutcome::Committed { .. }), "{outcome:?}");
 }

@@ -26,6 +26,8 @@ mod rot;
 mod strangers;
 #[cfg(feature = "test-hooks")]
 mod support;
+#[cfg(all(feature = "test-hooks", feature = "tls"))]
+mod tls;
 
 /// Stand in for the tests that this build skips, so that a run lists them.
 #[cfg(not(feature = "test-hooks"))]
@@ -40,6 +42,6 @@ mod skipped {
 
     skipped! {
         beginning client cluster crash_points identity journal limits refusals replica rot
-        strangers
+        strangers tls
     }
 }

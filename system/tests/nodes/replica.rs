@@ -33,7 +33,7 @@ impl Master {
         let address = format!("http://{}", cluster.address(R1));
         let mut peer = PeerClient::connect(address).await.expect("connected");
         let (batches, outgoing) = mpsc::channel(16);
-        let greeting = pb::Greeting { wire_version: 2, store: STORE.0, ..pb::Greeting::default() };
+        let greeting = pb::Greeting { wire_version: 4, store: STORE.0, ..pb::Greeting::default() };
         let greeting = Some(greeting);
         let greeting = pb::Batch { to, cluster: name.to_owned(), greeting, ..pb::Batch::default() };
         batches.send(greeting).await.expect("there is room");
@@ -94,6 +94,7 @@ impl Master {
                 members: member.into_iter().collect(),
                 supersedes: Some((0, 0)),
                 seen: None,
+                decided: None,
             };
             self.send([fence]).await;
             let answer = timeout(Duration::from_millis(100), async {

@@ -25,7 +25,7 @@ use crate::support::{Cluster, DEADLINE, FAST_HEARTBEATS, within};
 const R1: Node = Node::Replica(1);
 
 /// A node that the test started itself. Killed with the test.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Running {
     fn stop(&self) {
@@ -53,7 +53,7 @@ async fn connected(cluster: &Cluster, node: Node) -> Inspector {
 }
 
 /// The command that starts a node with a soft and a hard limit of open files.
-fn limited(command: &Command, soft: u32, hard: u32) -> Command {
+pub(crate) fn limited(command: &Command, soft: u32, hard: u32) -> Command {
     let mut limited = Command::new("sh");
     limited.arg("-c").arg(format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\""));
     limited.arg(command.get_program()).args(command.get_args()).arg("--bootstrap");

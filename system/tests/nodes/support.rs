@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio},
     sync::{
+        Arc,
         atomic::{AtomicU8, Ordering},
         mpsc,
     },
@@ -23,11 +24,14 @@ use nix::{
     },
     unistd::Pid,
 };
+#[cfg(feature = "tls")]
+use system::tls::{Authority, CertificateRequest, Role, TlsFiles};
 use system::{
     client::{Client, Inspector},
     config::Address,
     journal::{self, Entry},
     protocol::{Key, Node, Status, Value, Version},
+    tls::Tls,
 };
 use tempfile::TempDir;
 
@@ -42,10 +46,15 @@ pub(crate) const LONG_TIMEOUTS: &str =
 pub(crate) const FAST_HEARTBEATS: &str =
     "[timing]\nvote_timeout_ms = 30000\nheartbeat_ms = 100\nmissed_heartbeats_max = 20";
 
+/// How long certificates are valid.
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A cluster: its directory, its addresses and its running nodes.
 pub(crate) struct Cluster {
     pub(crate) dir: TempDir,
     pub(crate) config: PathBuf,
+    /// The identities of a client and of an administrator, if the cluster has TLS.
+    identities: Option<[Arc<Tls>; 2]>,
     addresses: BTreeMap<Node, Address>,
     nodes: BTreeMap<Node, Process>,
 }
@@ -79,17 +88,65 @@ impl Cluster {
         );
         let config = dir.path().join("cluster.toml");
         fs::write(&config, text).expect("a file");
-        Cluster { dir, config, addresses, nodes: BTreeMap::new() }
+        Cluster { dir, config, identities: None, addresses, nodes: BTreeMap::new() }
+    }
+
+    /// Creates a cluster with TLS, and its certificates, without starting its nodes.
+    #[cfg(feature = "tls")]
+    pub(crate) fn secured(replicas: u8, extra: &str) -> Self {
+        let tls = "[tls]\nca = \"certs/ca.crt\"\ncertificate = \"certs/{name}.crt\"\n\
+                   key = \"certs/{name}.key\"\n";
+        let mut cluster = Cluster::new(replicas, &format!("{extra}\n{tls}"));
+        let authority = Authority::create(&cluster.certs(), DAY).expect("a CA");
+        let nodes = cluster.names().into_iter().map(Role::Node);
+        for role in nodes.chain([Role::Client, Role::Admin]) {
+            let request =
+                CertificateRequest { name: role.to_string(), role, hosts: vec![], validity: DAY };
+            authority.issue(&request).expect("a certificate");
+        }
+        cluster.identities = Some([Role::Client, Role::Admin].map(|role| cluster.identity(role)));
+        cluster
+    }
+
+    /// The directory of the certificates.
+    pub(crate) fn certs(&self) -> PathBuf {
+        self.dir.path().join("certs")
+    }
+
+    /// The identity of a role, from the files of the cluster.
+    #[cfg(feature = "tls")]
+    pub(crate) fn identity(&self, role: Role) -> Arc<Tls> {
+        let file = |ending| self.certs().join(format!("{role}.{ending}"));
+        let files = TlsFiles {
+            ca: self.certs().join("ca.crt"),
+            certificate: file("crt"),
+            key: file("key"),
+        };
+        Tls::load(files, Some(role)).expect("an identity")
+    }
+
+    fn tls(&self, at: usize) -> Option<Arc<Tls>> {
+        self.identities.as_ref().map(|identities| identities[at].clone())
+    }
+
+    async fn inspector(&self, node: Node) -> std::io::Result<Inspector> {
+        let tls = self.tls(1);
+        Inspector::connect_with_tls(self.address(node), tls.as_deref(), Some(node)).await
     }
 
     /// Creates a cluster and starts every node. Returns when it accepts writes.
     pub(crate) async fn started(replicas: u8, extra: &str) -> Self {
         let mut cluster = Cluster::new(replicas, extra);
-        for node in cluster.names() {
-            cluster.start(node, &["--bootstrap"]);
-        }
-        cluster.ready().await;
+        cluster.start_all().await;
         cluster
+    }
+
+    /// Starts every node. Returns when the cluster accepts writes.
+    pub(crate) async fn start_all(&mut self) {
+        for node in self.names() {
+            self.start(node, &["--bootstrap"]);
+        }
+        self.ready().await;
     }
 
     pub(crate) fn names(&self) -> Vec<Node> {
@@ -222,7 +279,7 @@ impl Cluster {
     }
 
     pub(crate) fn client(&self) -> Client {
-        Client::new(self.address(Node::Master).clone()).timeout(DEADLINE)
+        Client::with_tls(self.address(Node::Master).clone(), self.tls(0)).timeout(DEADLINE)
     }
 
     /// The program `client`, with these arguments.
@@ -237,8 +294,7 @@ impl Cluster {
     }
 
     pub(crate) async fn status(&self, node: Node) -> Result<Status, String> {
-        let mut inspector =
-            Inspector::connect(self.address(node)).await.map_err(|error| error.to_string())?;
+        let mut inspector = self.inspector(node).await.map_err(|error| error.to_string())?;
         let status = inspector.status().await.map_err(|status| status.to_string())?;
         assert_eq!(status.cluster, "test");
         Ok(status.machine)
@@ -270,7 +326,7 @@ impl Cluster {
     /// Every entry of a replica.
     pub(crate) async fn dump(&self, node: Node) -> Vec<(Key, Version, Value)> {
         use futures::TryStreamExt as _;
-        let mut inspector = Inspector::connect(self.address(node)).await.expect("it listens");
+        let mut inspector = self.inspector(node).await.expect("it listens");
         inspector.dump().await.expect("it answers").try_collect().await.expect("it goes on")
     }
 

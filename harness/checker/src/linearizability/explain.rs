@@ -31,7 +31,7 @@ impl ShownOperation {
     /// The operation of a key with this number.
     pub(super) fn of(key: &ObservedKey, number: u32) -> ShownOperation {
         let (op, step) = key.operation(number);
-        let text = |value: u32| key.text(value).unwrap_or("nothing");
+        let text = |value: u32| key.text(value).map_or("nothing".into(), history::shown);
         let text = match (step, op.access) {
             (Some(Step::Cas(from, to)), _) => format!("cas {} {}", text(from), text(to)),
             (Some(Step::Mismatch(from)), to) => {
@@ -39,7 +39,7 @@ impl ShownOperation {
             }
             (Some(Step::Append(more)), _) => format!("append {}", text(more)),
             (_, Access::Write(value)) => match key.text(value) {
-                Some(text) => format!("put {text}"),
+                Some(text) => format!("put {}", history::shown(text)),
                 None => "del".to_owned(),
             },
             (_, Access::Read(value)) => format!("get = {}", text(value)),

@@ -6,7 +6,7 @@ use super::{
     Counterexample, Explanation, KeyVerdict, Limits, NAME, Observations, ObservedKey,
     ShownOperation, Verdict, check_keys, explain,
 };
-use crate::{CheckResult, Finding, finding};
+use crate::{CheckResult, Finding, Impact, Reference, finding};
 
 /// Checks operations on any number of keys, which must be in the order of their invocations.
 #[must_use]
@@ -28,7 +28,13 @@ pub fn check(operations: &[Operation], limits: &Limits) -> CheckResult {
             }
             Verdict::Invalid(counterexample) => {
                 let explanation = explanation(key, &counterexample, &numbers, operations);
-                check_result.violation(Finding::from(&explanation));
+                let stuck = &operations[numbers[counterexample.breaks_at as usize] as usize];
+                let at = stuck.returned.and_then(|at| i64::try_from(at).ok());
+                let shown = explanation.operations.iter().map(|shown| Reference::Operation {
+                    index: operations[shown.number as usize].invoked_index,
+                });
+                let finding = Finding::from(&explanation).with_time(at).about(shown);
+                check_result.violation(finding.with_impact(Impact::WrongAnswer));
             }
         }
     }

@@ -8,6 +8,7 @@ use history::Outcome;
 use super::{
     cycles::{Cycle, CycleKind, Order},
     derive::{Misplaced, Observed, observe},
+    given::Given,
     graph::EdgeKind,
     history::{NONE, TransactionHistory},
     versions::Versions,
@@ -32,6 +33,8 @@ pub enum AnomalyKind {
     DirtyUpdate,
     /// Reads of a key that are not prefixes of one order.
     IncompatibleOrder,
+    /// Versions of a register that contradict each other.
+    IncompatibleVersions,
     /// A read of what nobody wrote.
     GarbageRead,
     /// A read of what the same transaction writes later.
@@ -61,6 +64,7 @@ impl AnomalyKind {
             AnomalyKind::G1c => "G1c",
             AnomalyKind::DirtyUpdate => "dirty-update",
             AnomalyKind::IncompatibleOrder => "incompatible-order",
+            AnomalyKind::IncompatibleVersions => "incompatible-versions",
             AnomalyKind::GarbageRead => "garbage-read",
             AnomalyKind::FutureRead => "future-read",
             AnomalyKind::LostUpdate => "lost-update",
@@ -85,6 +89,13 @@ impl AnomalyKind {
                 | AnomalyKind::LongFork
                 | AnomalyKind::G2Item
         )
+    }
+
+    /// Whether it is about what a read returned, and so forbidden by every level that asks for anything about
+    /// reads.
+    pub(super) fn is_of_reads(self) -> bool {
+        let is_other = matches!(self, AnomalyKind::LostUpdate | AnomalyKind::IncompatibleVersions);
+        !self.is_cycle() && !is_other
     }
 
     /// What the name means, in a few sentences.
@@ -121,6 +132,11 @@ impl AnomalyKind {
             AnomalyKind::IncompatibleOrder => {
                 "Reads of a list disagree on its order. One of them saw a state that was never \
                  committed, for example on another replica."
+            }
+            AnomalyKind::IncompatibleVersions => {
+                "The versions that the system returned contradict each other: one version of a key has two \
+                 values, or one value has two versions. What its versions show otherwise about this key is \
+                 not used."
             }
             AnomalyKind::GarbageRead => "A read returned what no transaction of the history wrote.",
             AnomalyKind::FutureRead => {
@@ -175,6 +191,10 @@ pub(super) enum Evidence {
     /// Two transactions read this many elements of a key, and both append to it; of a register, they
     /// read this value.
     Updates { transactions: [u32; 2], key: u32, version: u32 },
+    /// The system told two versions of a value of a register.
+    TwoVersions { value: u32, given: [Given; 2] },
+    /// The system told one version of two values.
+    TwoValues { values: [u32; 2] },
     /// A cycle of dependencies.
     Cycle(Cycle),
 }

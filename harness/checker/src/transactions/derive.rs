@@ -46,6 +46,30 @@ pub(super) enum Rule {
     RealTime,
     /// A transaction of unknown outcome comes after what returned before it.
     InfoAfterReturned,
+    /// Read committed: what was read from is visible to later reads of other keys.
+    ReadBefore,
+    /// Read committed: what was read from is visible to the next read of the key.
+    NextRead,
+    /// Read atomic: what is read from is visible to all reads.
+    AtomicRead,
+    /// Read atomic: all reads of a key see one version.
+    OneVersion,
+    /// Read atomic: what the session wrote before is visible.
+    AtomicSession,
+    /// Causal consistency: what comes before by sessions and reads is visible.
+    Causal,
+    /// A value has the version that its writer was told.
+    VersionOfWrite,
+    /// A value has the version that its readers were told.
+    VersionOfRead,
+    /// Neighbours in the order of versions that the system tells are ordered.
+    GivenWriteWrite,
+    /// A reader comes before the writer of the next version that the system tells.
+    GivenReadWrite,
+    /// A value has one version.
+    OneVersionOfValue,
+    /// A version of a key has one value.
+    OneValueOfVersion,
 }
 
 impl Rule {
@@ -63,6 +87,28 @@ impl Rule {
         Rule::Session,
         Rule::RealTime,
         Rule::InfoAfterReturned,
+    ];
+
+    /// The rules that only the levels of Biswas and Enea need.
+    #[cfg(test)]
+    pub(super) const AXIOMATIC: [Rule; 6] = [
+        Rule::ReadBefore,
+        Rule::NextRead,
+        Rule::AtomicRead,
+        Rule::OneVersion,
+        Rule::AtomicSession,
+        Rule::Causal,
+    ];
+
+    /// The rules about versions that the system tells.
+    #[cfg(test)]
+    pub(super) const GIVEN: [Rule; 6] = [
+        Rule::VersionOfWrite,
+        Rule::VersionOfRead,
+        Rule::GivenWriteWrite,
+        Rule::GivenReadWrite,
+        Rule::OneVersionOfValue,
+        Rule::OneValueOfVersion,
     ];
 }
 
@@ -446,7 +492,7 @@ enum Side {
 /// Calls `each` with the instants, and who returns at them or is invoked after them. Returns without an
 /// invocation between them share an instant.
 fn real_time(history: &TransactionHistory, versions: &Versions, mut each: impl FnMut(u32, Side)) {
-    if !applies(Rule::RealTime) {
+    if !applies(Rule::RealTime) || !history.has_real_time() {
         return;
     }
     let mut returns = history.returns.iter().copied().peekable();

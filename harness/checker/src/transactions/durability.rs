@@ -34,6 +34,9 @@ impl Lost {
 
 /// The lost appends of a history.
 pub(super) fn lost(history: &TransactionHistory, versions: &Versions) -> Vec<Lost> {
+    if !history.has_real_time() {
+        return Vec::new();
+    }
     // By key: when its last acknowledged append returned, and the last transaction that reads it.
     let mut last_append = vec![0; history.keys()];
     let mut last_read = vec![NONE; history.keys()];

@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use history::Outcome;
 
 use super::{
-    BaseLevel, Level, ReportedAnomaly,
+    BaseLevel, Level, ReportedAnomaly, ShownEdge, ShownTransaction,
     anomalies::{Anomalies, Anomaly, Evidence},
+    axiomatic::{CommitCycle, CommitEdge, Why},
     cycles::{Cycle, Order},
     derive::{Edges, Observed, Own, observe_one},
     graph::EdgeKind,
@@ -46,12 +47,14 @@ pub(super) fn explain(
     let mut reported = Vec::new();
     for same in sorted.chunk_by(|one, other| one.kind == other.kind) {
         for anomaly in &same[..same.len().min(TOLD_MAX)] {
-            let (transactions, text) = explainer.text(&anomaly.evidence);
+            let Told { transactions, text, edges } = explainer.text(&anomaly.evidence);
             reported.push(ReportedAnomaly {
                 name: name(anomaly),
                 count: anomalies.counts[&anomaly.kind],
+                shown: transactions.iter().map(|number| explainer.shown(*number)).collect(),
                 transactions,
                 text,
+                edges,
                 meaning: anomaly.kind.meaning().to_owned(),
                 rules_out: rules_out(anomaly),
             });
@@ -80,6 +83,38 @@ fn rules_out(anomaly: &Anomaly) -> Vec<String> {
     out.iter().filter(is_weakest).map(level).collect()
 }
 
+/// Why no commit order is of a level of Biswas and Enea, in words.
+pub(super) fn commit_cycle(history: &TransactionHistory, cycle: &CommitCycle) -> String {
+    let level = crate::levels::Level::Axiomatic(cycle.level);
+    let mut text = format!("{level} is ruled out: no order of commits is possible");
+    for CommitEdge { from, to, why } in &cycle.edges {
+        let to = match *to {
+            NONE => "the first state".to_owned(),
+            to => format!("T{to}"),
+        };
+        let why = match *why {
+            Why::Session => "it is earlier in the session".to_owned(),
+            Why::Read => format!("{to} reads what it wrote"),
+            Why::Visible { reader, key } => {
+                let key = history.key_name(key);
+                format!(
+                    "T{reader} reads {key} of {to} although T{from}, which it sees, wrote {key} too"
+                )
+            }
+        };
+        // Writing to a string cannot fail.
+        let _ = write!(text, "\nT{from} comes before {to}: {why}");
+    }
+    text
+}
+
+/// What is told of an anomaly.
+struct Told {
+    transactions: Vec<u32>,
+    text: String,
+    edges: Vec<ShownEdge>,
+}
+
 struct Explainer<'h> {
     history: &'h TransactionHistory,
     versions: &'h Versions,
@@ -90,7 +125,7 @@ struct Explainer<'h> {
 
 impl Explainer<'_> {
     /// The transactions of an anomaly, and what happened.
-    fn text(&mut self, evidence: &Evidence) -> (Vec<u32>, String) {
+    fn text(&mut self, evidence: &Evidence) -> Told {
         let history = self.history;
         let named = |element: u32| {
             let key = history.key_name(history.elements[element as usize].key);
@@ -171,6 +206,33 @@ impl Explainer<'_> {
                     format!("{who} read {element} twice in {key}; T{writer} appended it once");
                 (reader.iter().copied().chain([writer]).filter(|one| *one != NONE).collect(), text)
             }
+            Evidence::TwoVersions { value, given: [one, other] } => {
+                let (key, value, _) = named(*value);
+                let text = format!(
+                    "the system told T{} that {key} = {value} is version {}, and T{} that it is version {}",
+                    one.to, one.version, other.to, other.version
+                );
+                (vec![one.to, other.to], text)
+            }
+            Evidence::TwoValues { values } => {
+                let told = |value: u32| {
+                    let (_, text, _) = named(value);
+                    history.given(value).map(|given| (text, given))
+                };
+                let [Some((one, first)), Some((other, second))] = values.map(told) else {
+                    return Told {
+                        transactions: Vec::new(),
+                        text: String::new(),
+                        edges: Vec::new(),
+                    };
+                };
+                let (key, _, _) = named(values[0]);
+                let text = format!(
+                    "the system told T{} that version {} of {key} is {one}, and T{} that it is {other}",
+                    first.to, first.version, second.to
+                );
+                (vec![first.to, second.to], text)
+            }
             Evidence::Updates { transactions: [one, other], key, version }
                 if history.workload() == Some(Workload::Registers) =>
             {
@@ -192,11 +254,13 @@ impl Explainer<'_> {
             }
         };
         let mut text = sentence;
+        let mut transactions = transactions;
+        transactions.dedup();
         for transaction in &transactions {
             // Writing to a string cannot fail.
             let _ = write!(text, "\n{}", self.line(*transaction));
         }
-        (transactions, text)
+        Told { transactions, text, edges: Vec::new() }
     }
 
     /// A list, the end of it if it is long.
@@ -210,32 +274,44 @@ impl Explainer<'_> {
         format!("[{}]", texts.join(" "))
     }
 
-    /// A transaction in a line: number, process, events and steps.
-    fn line(&self, number: u32) -> String {
+    /// A transaction as it was observed.
+    fn shown(&self, number: u32) -> ShownTransaction {
         let history = self.history;
         let transaction = history.transactions[number as usize];
         let process = history.processes[transaction.process as usize];
-        let process = match history.process_names.get(&process) {
-            Some(name) => name.clone(),
-            None => process.to_string(),
-        };
-        let end = match (transaction.outcome, transaction.returned) {
-            (_, NONE) => "never returned".to_owned(),
-            (Outcome::Ok, returned) => returned.to_string(),
-            (Outcome::Fail, returned) => format!("{returned} fail"),
-            (Outcome::Info, returned) => format!("{returned} info"),
-        };
         let mut steps: Vec<String> =
             history.steps(number).take(STEPS_MAX).map(|step| self.step(step)).collect();
         let more = history.steps(number).count() - steps.len();
         if more > 0 {
             steps.push(format!("and {more} more"));
         }
-        format!(
-            "T{number}  process {process}, events {} to {end}: {}",
-            transaction.invoked,
-            steps.join(", ")
-        )
+        ShownTransaction {
+            number,
+            process: match history.process_names.get(&process) {
+                Some(name) => name.clone(),
+                None => process.to_string(),
+            },
+            invoked: transaction.invoked,
+            returned: (transaction.returned != NONE).then_some(transaction.returned),
+            outcome: match transaction.outcome {
+                Outcome::Ok => "ok",
+                Outcome::Fail => "fail",
+                Outcome::Info => "info",
+            },
+            steps,
+        }
+    }
+
+    /// A transaction in a line: number, process, events and steps.
+    fn line(&self, number: u32) -> String {
+        let ShownTransaction { process, invoked, returned, outcome, steps, .. } =
+            self.shown(number);
+        let end = match (outcome, returned) {
+            (_, None) => "never returned".to_owned(),
+            ("ok", Some(returned)) => returned.to_string(),
+            (outcome, Some(returned)) => format!("{returned} {outcome}"),
+        };
+        format!("T{number}  process {process}, events {invoked} to {end}: {}", steps.join(", "))
     }
 
     fn step(&self, step: Step) -> String {
@@ -245,7 +321,8 @@ impl Explainer<'_> {
                 format!("append {} {}", history.key_name(key), history.element_text(element))
             }
             Step::Write { key, value } => {
-                format!("write {} {}", history.key_name(key), history.element_text(value))
+                let version = self.version(Some(value));
+                format!("write {} {}{version}", history.key_name(key), history.element_text(value))
             }
             Step::List { key, length } => {
                 let list = &history.lists[key as usize][..length as usize];
@@ -256,26 +333,28 @@ impl Explainer<'_> {
                 format!("read {} = {}", history.key_name(key), self.list(list))
             }
             Step::Register { key, value } => {
+                let version = self.version(value);
                 let value = value.map_or("nil".to_owned(), |value| history.element_text(value));
-                format!("read {} = {value}", history.key_name(key))
+                format!("read {} = {value}{version}", history.key_name(key))
             }
             Step::Unread { key } => format!("read {}", history.key_name(key)),
         }
     }
 
     /// A cycle as a drawing: the transactions below one another, and each edge in words between them.
-    fn cycle(&mut self, cycle: &Cycle) -> (Vec<u32>, String) {
+    fn cycle(&mut self, cycle: &Cycle) -> Told {
         let transactions: Vec<u32> = cycle.edges.iter().map(|(node, _)| *node).collect();
         let mut text = match (cycle.is_shortest, transactions.len()) {
             (true, count) => format!("a cycle of {count} transactions, and none is shorter"),
             (false, count) => format!("a cycle of {count} transactions"),
         };
+        let mut edges = Vec::new();
         for (at, (from, kind)) in cycle.edges.iter().enumerate() {
             let to = transactions[(at + 1) % transactions.len()];
             let is_last = at + 1 == transactions.len();
             let corner = if at == 0 { "╭─▶ " } else { "│   " };
-            let edge = self.edge(*from, to, *kind);
-            let name = match kind {
+            let why = self.edge(*from, to, *kind);
+            let kind = match kind {
                 EdgeKind::Ww => "ww",
                 EdgeKind::Wr => "wr",
                 EdgeKind::Rw | EdgeKind::Onward => "rw",
@@ -283,12 +362,13 @@ impl Explainer<'_> {
                 EdgeKind::RealTime => "real time",
             };
             let arrow = if is_last { "╰───╯ to T" } else { "│    ▼" };
-            let _ = write!(text, "\n{corner}{}\n│    │ {name}: {edge}\n{arrow}", self.line(*from));
+            let _ = write!(text, "\n{corner}{}\n│    │ {kind}: {why}\n{arrow}", self.line(*from));
             if is_last {
                 let _ = write!(text, "{to}");
             }
+            edges.push(ShownEdge { from: *from, to, kind, why });
         }
-        (transactions, text)
+        Told { transactions, text, edges }
     }
 
     /// Why one transaction comes before another: the two operations that prove it.
@@ -321,6 +401,12 @@ impl Explainer<'_> {
         steps
     }
 
+    /// The version of a value of a register, if the system told one.
+    fn version(&self, value: Option<u32>) -> String {
+        let given = value.and_then(|value| self.history.given(value));
+        given.map_or(String::new(), |given| format!(" (version {})", given.version))
+    }
+
     /// A value of a register, or that it was never written.
     fn value(&self, value: u32) -> String {
         if value == NONE { "nil".to_owned() } else { self.history.element_text(value) }
@@ -339,6 +425,12 @@ impl Explainer<'_> {
             let Some(read) = reads(to).find(is_it) else { return String::new() };
             let (key, value) = (history.key_name(read.key), self.value(read.value));
             return format!("T{from} wrote {key} = {value}, and T{to} read it");
+        }
+        if kind == EdgeKind::Ww {
+            return self.given_write_write(from, to);
+        }
+        if let Some(why) = reads(from).find_map(|read| self.given_read_write(read, to)) {
+            return why;
         }
         let edges = |order| RegisterEdges::new(history, self.versions, &self.registers, order);
         for read in reads(from) {
@@ -359,6 +451,47 @@ impl Explainer<'_> {
             }
         }
         String::new()
+    }
+
+    /// Two writes whose order the system tells by their versions.
+    fn given_write_write(&self, from: u32, to: u32) -> String {
+        let history = self.history;
+        let mut why = String::new();
+        let writer = |value: u32| history.elements[value as usize].writer;
+        self.registers.given.neighbours(|key, [one, other]| {
+            if writer(one) == from && writer(other) == to && why.is_empty() {
+                why = format!(
+                    "T{from} wrote {key} = {}{}, and T{to} wrote {key} = {}{}: so says the system",
+                    self.value(one),
+                    self.version(Some(one)),
+                    self.value(other),
+                    self.version(Some(other)),
+                    key = history.key_name(key)
+                );
+            }
+        });
+        why
+    }
+
+    /// A read of a version before one that the system tells to be the next.
+    fn given_read_write(&self, read: &ExternalRead, to: u32) -> Option<String> {
+        let history = self.history;
+        let next = self.registers.given.after(history, read.key, read.value)?;
+        (history.elements[next as usize].writer == to).then(|| {
+            let why = match read.value {
+                NONE => "which nobody had written",
+                _ => "the next version: so says the system",
+            };
+            format!(
+                "T{} read {key} = {}{}, and T{to} wrote {key} = {}{}, {why}",
+                read.transaction,
+                self.value(read.value),
+                self.version(Some(read.value).filter(|value| *value != NONE)),
+                self.value(next),
+                self.version(Some(next)),
+                key = history.key_name(read.key)
+            )
+        })
     }
 
     fn write_write(&mut self, from: u32, to: u32) -> String {

@@ -13,6 +13,11 @@ use history::{
     Value,
 };
 
+use super::{
+    derive::{Rule, applies},
+    given::Given,
+};
+
 /// No transaction, no position, no event.
 pub(super) const NONE: u32 = u32::MAX;
 /// A read whose result is not known.
@@ -187,7 +192,8 @@ pub struct TransactionHistory {
     ops: Vec<PackedOp>,
     /// Transactions that are ok, in the order in which they returned.
     pub(super) returns: Vec<u32>,
-    pub(super) events: u32,
+    /// Number of the next event.
+    events: u32,
     /// Process numbers of the history.
     pub(super) processes: Vec<u64>,
     pub(super) process_names: HashMap<u64, String, RandomState>,
@@ -203,7 +209,15 @@ pub struct TransactionHistory {
     hasher: RandomState,
     /// Elements that are written again, and the transactions that do so.
     pub(super) rewritten: Vec<(u32, u32)>,
+    /// Keys with an element that nobody knows the writer of: found once a history is judged.
+    pub(super) unusable: Vec<u32>,
     pub(super) divergences: Vec<Divergence>,
+    /// By value: the version that the system told first. Shorter if the last ones have none.
+    pub(super) given: Vec<Given>,
+    /// Values of which it told another version later.
+    pub(super) given_again: Vec<(u32, Given)>,
+    /// The history does not say which transactions returned before others were invoked.
+    lacks_real_time: bool,
 }
 
 impl TransactionHistory {
@@ -223,6 +237,12 @@ impl TransactionHistory {
     #[must_use]
     pub fn micro_ops(&self) -> usize {
         self.ops.len()
+    }
+
+    /// Whether the history says which transactions returned before others were invoked.
+    #[must_use]
+    pub fn has_real_time(&self) -> bool {
+        !self.lacks_real_time
     }
 
     /// Number of keys.
@@ -364,6 +384,25 @@ impl TransactionHistory {
         read.len() as u32
     }
 
+    /// Takes the version of a step of a transaction that is ok. Those of lists tell nothing that the lists do
+    /// not; what was never written, or written by the same transaction before, has none.
+    fn versioned(&mut self, transaction: u32, op: PackedOp, version: u64) {
+        if self.workload != Some(Workload::Registers) {
+            return;
+        }
+        let given = Given { version, to: transaction };
+        match op.step(false) {
+            Step::Write { value, .. } if applies(Rule::VersionOfWrite) => self.give(value, given),
+            Step::Register { value: Some(value), .. }
+                if self.elements[value as usize].writer != transaction
+                    && applies(Rule::VersionOfRead) =>
+            {
+                self.give(value, given);
+            }
+            _ => {}
+        }
+    }
+
     fn diverge(&mut self, transaction: u32, key: u32, common: usize, read: &[Value<'_>]) -> u32 {
         let mut elements = Vec::with_capacity(read.len());
         for value in read {
@@ -403,6 +442,15 @@ const NUMBERED_MAX: usize = (1 << 31) - 1;
 impl Sink for TransactionHistory {
     fn name_process(&mut self, process: u64, name: &str) {
         self.process_names.entry(process).or_insert_with(|| name.to_owned());
+    }
+
+    fn number_event(&mut self, index: u64) {
+        // Numbers that do not fit are those of no history that fits in memory.
+        self.events = u32::try_from(index).unwrap_or(self.events);
+    }
+
+    fn without_real_time(&mut self) {
+        self.lacks_real_time = true;
     }
 
     fn invoke(
@@ -453,7 +501,7 @@ impl Sink for TransactionHistory {
             outcome: Outcome::Info,
         });
         self.events += 1;
-        for MicroOp { f, key, value } in ops {
+        for MicroOp { f, key, value, .. } in ops {
             let key = self.key(key);
             let argument = match f {
                 MicroFunction::Read => UNREAD,
@@ -496,10 +544,13 @@ impl Sink for TransactionHistory {
         }
         self.returns.push(transaction);
         let first = self.transactions[transaction as usize].first_op as usize;
-        for (at, MicroOp { f, value, .. }) in ops.iter().enumerate() {
+        for (at, MicroOp { f, value, version, .. }) in ops.iter().enumerate() {
             if *f == MicroFunction::Read {
                 let key = self.ops[first + at].key_and_function >> 1;
                 self.ops[first + at].argument = self.read(transaction, key, value)?;
+            }
+            if let Some(version) = version {
+                self.versioned(transaction, self.ops[first + at], *version);
             }
         }
         Ok(())

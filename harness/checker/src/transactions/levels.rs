@@ -1,4 +1,4 @@
-//! Isolation levels, their names, and which anomalies rule out which of them.
+//! Isolation levels, and which anomalies rule out which of them. Their names are in [`crate::levels`].
 //!
 //! These are Adya's levels on items: without predicates, repeatable read (PL-2.99) and serializable
 //! (PL-3) forbid the same, and both imply snapshot isolation. Each has two stronger variants: the order
@@ -7,6 +7,7 @@
 use std::{fmt, str::FromStr};
 
 use super::{anomalies::AnomalyKind, cycles::Order};
+use crate::levels;
 
 /// A level without the order of sessions or real time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,19 +40,6 @@ impl BaseLevel {
         BaseLevel::Serializable,
     ];
 
-    /// Its name, Adya's name, and other names.
-    fn names(self) -> (&'static str, &'static str, &'static [&'static str]) {
-        match self {
-            BaseLevel::ReadUncommitted => ("read-uncommitted", "PL-1", &[]),
-            BaseLevel::ReadCommitted => ("read-committed", "PL-2", &[]),
-            BaseLevel::CursorStability => ("cursor-stability", "PL-CS", &[]),
-            BaseLevel::ConsistentView => ("consistent-view", "PL-2+", &["basic-consistency"]),
-            BaseLevel::SnapshotIsolation => ("snapshot-isolation", "PL-SI", &["snapshot", "si"]),
-            BaseLevel::RepeatableRead => ("repeatable-read", "PL-2.99", &[]),
-            BaseLevel::Serializable => ("serializable", "PL-3", &["serializability", "ser"]),
-        }
-    }
-
     /// Whether every history of this level is one of the other.
     #[must_use]
     pub fn implies(self, other: BaseLevel) -> bool {
@@ -76,6 +64,7 @@ impl BaseLevel {
             | A::G1c
             | A::DirtyUpdate
             | A::IncompatibleOrder
+            | A::IncompatibleVersions
             | A::GarbageRead
             | A::FutureRead => at_least(BaseLevel::ReadCommitted),
             A::LostUpdate => at_least(BaseLevel::CursorStability),
@@ -111,7 +100,7 @@ impl Level {
     /// Adya's name, with the order in words: `PL-SI with real time`.
     #[must_use]
     pub fn adya(self) -> String {
-        let (_, adya, _) = self.base.names();
+        let adya = levels::adya(self.base);
         match self.order {
             Order::Dependencies => adya.to_owned(),
             Order::Process => format!("strong session {adya}"),
@@ -122,51 +111,19 @@ impl Level {
 
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, _, _) = self.base.names();
-        match (self.order, self.base) {
-            (Order::Dependencies, _) => f.write_str(name),
-            (Order::Process, _) => write!(f, "strong-session-{name}"),
-            (Order::RealTime, BaseLevel::Serializable) => f.write_str("strict-serializable"),
-            (Order::RealTime, _) => write!(f, "strong-{name}"),
-        }
+        levels::Level::Isolation(*self).fmt(f)
     }
 }
 
 impl FromStr for Level {
     type Err = String;
 
-    /// Takes the names of Jepsen, of Adya, and of text books, in any case, with blanks, hyphens or
-    /// underscores.
+    /// Takes the names that [`levels::Level`] takes.
     fn from_str(text: &str) -> Result<Self, String> {
-        let name = text.trim().to_lowercase().replace([' ', '_'], "-");
-        let name = name.strip_prefix(':').unwrap_or(&name);
-        if matches!(name, "strict-serializability" | "strict" | "strict-1sr") {
-            return Ok(Level { base: BaseLevel::Serializable, order: Order::RealTime });
+        match text.parse()? {
+            levels::Level::Isolation(level) => Ok(level),
+            other => Err(format!("{other} is no isolation level of transactions")),
         }
-        let prefixes = [
-            ("strong-session-", Order::Process),
-            ("session-", Order::Process),
-            ("strong-", Order::RealTime),
-            ("strict-", Order::RealTime),
-            ("", Order::Dependencies),
-        ];
-        let found = prefixes.iter().find_map(|(prefix, order)| {
-            let rest = name.strip_prefix(prefix)?;
-            let is_named = |base: &BaseLevel| {
-                let (name, adya, others) = base.names();
-                rest == name || rest == adya.to_lowercase() || others.contains(&rest)
-            };
-            let base = BaseLevel::ALL.into_iter().find(is_named)?;
-            Some(Level { base, order: *order })
-        });
-        found.ok_or_else(|| {
-            let names: Vec<_> = BaseLevel::ALL.iter().map(|base| base.names().0).collect();
-            format!(
-                "unknown level '{text}': expected one of {}, strict-serializable, or one of these after \
-                 strong-session- or strong-; Adya's names (PL-2) are known too",
-                names.join(", ")
-            )
-        })
     }
 }
 
@@ -184,24 +141,6 @@ pub enum Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_level_is_found_by_its_names() {
-        for level in Level::all() {
-            assert_eq!(level.to_string().parse(), Ok(level));
-        }
-        let named = |text: &str| text.parse::<Level>().expect(text).to_string();
-        assert_eq!(named("Strict Serializability"), "strict-serializable");
-        assert_eq!(named("strong-serializable"), "strict-serializable");
-        assert_eq!(named(":snapshot-isolation"), "snapshot-isolation");
-        assert_eq!(named("PL-2.99"), "repeatable-read");
-        assert_eq!(named("strong_session_PL-SI"), "strong-session-snapshot-isolation");
-        let error = "acid".parse::<Level>().expect_err("no level");
-        assert!(
-            error.starts_with("unknown level 'acid': expected one of read-uncommitted,"),
-            "{error}"
-        );
-    }
 
     #[test]
     fn snapshot_isolation_and_repeatable_read_are_incomparable() {

@@ -4,8 +4,8 @@
 //! which transactions depend on which ([`derive`]), and an isolation level forbids certain cycles of
 //! dependencies (`levels`). Or they write registers and read them: then the order of the versions is
 //! not seen, what is certain about it rules levels out (`registers`), and a search for an order of the
-//! transactions shows serializability, or that there is none (`replay`). This follows Adya (1999) for the levels, and Elle (Kingsbury and Alvaro,
-//! 2020) for the derivation.
+//! transactions shows serializability, or that there is none (`replay`). This follows Adya (1999) for the
+//! levels, and Elle (Kingsbury and Alvaro, 2020) for the derivation.
 //!
 //! A transaction that is ok is committed, and one that failed is not. One of unknown outcome is committed,
 //! with all its writes, if an ok transaction read any of them; else it is left out, which only makes the
@@ -14,11 +14,13 @@
 //! Verdicts on levels are exact, except where [`Standing::Unknown`] says why not.
 
 mod anomalies;
+mod axiomatic;
 mod certificate;
 mod cycles;
 mod derive;
 mod durability;
 mod explain;
+mod given;
 mod graph;
 mod history;
 mod levels;
@@ -35,21 +37,27 @@ use serde::Serialize;
 
 use self::{
     anomalies::Anomalies,
+    axiomatic::Axiomatic,
     cycles::{CycleKinds, Found},
     derive::Edges,
     graph::{Graph, NODES_MAX},
-    registers::RegisterEdges,
+    registers::{RegisterEdges, Registers},
     replay::Replayed,
     versions::Versions,
 };
 pub use self::{
     anomalies::AnomalyKind,
+    axiomatic::AxiomaticLevel,
     certificate::{Rejected, verify},
     cycles::Order,
     history::{TransactionHistory, Workload},
     levels::{BaseLevel, Level, Standing},
 };
 use crate::Validity;
+
+/// Why a level with real time is unknown.
+const NO_REAL_TIME: &str =
+    "the history does not say which transactions returned before others were invoked";
 
 /// How much work goes into the search for cycles to show, in edges.
 const SEARCH_STEPS: u64 = 200_000_000;
@@ -59,6 +67,12 @@ const SEARCH_STEPS: u64 = 200_000_000;
 pub struct Judged {
     anomalies: Anomalies,
     versions: Versions,
+    /// Of registers.
+    axiomatic: Option<Axiomatic>,
+    /// How much of the order of writes the system told, in words.
+    told_versions: Option<String>,
+    /// Whether levels with real time can hold.
+    has_real_time: bool,
     /// Levels, and what is known of each.
     pub standings: Vec<(Level, Standing)>,
     /// An order of the committed transactions that shows the strongest kind of serializability that
@@ -85,6 +99,8 @@ struct Decided {
     /// `None`: undecided.
     serializable: [Option<bool>; 3],
     certificate: Option<Certificate>,
+    /// How much of the order of writes the system told, in words.
+    told_versions: Option<String>,
 }
 
 /// Judges a history.
@@ -92,6 +108,56 @@ struct Decided {
 /// # Errors
 /// The history is too large.
 pub fn judge(history: &mut TransactionHistory) -> Result<Judged, String> {
+    check_size(history)?;
+    let versions = Versions::of(history);
+    let history = &*history;
+    let mut axiomatic = None;
+    let (anomalies, decided) = match history.workload() {
+        Some(Workload::Registers) => {
+            let judged = judge_registers(history, &versions);
+            let is_consistent = reads_are_consistent(&judged.0);
+            axiomatic = Some(axiomatic::decide(history, &versions, is_consistent));
+            judged
+        }
+        _ => judge_lists(history, &versions),
+    };
+    let unusable = versions.keys.iter().filter(|key| !key.is_usable).count();
+    // In any order of versions: a version that a reader should have seen, and that came after what it read,
+    // makes a cycle with one anti-dependency. So the edges that causal consistency asks for are those of
+    // writes.
+    let is_causal = axiomatic.as_ref().is_none_or(|axiomatic: &Axiomatic| {
+        axiomatic.standings[AxiomaticLevel::CausalConsistency as usize] != Standing::RuledOut
+    });
+    let known = |level: Level| match standing(level, &anomalies, &decided, unusable) {
+        Standing::Unknown(_) | Standing::Holds
+            if !is_causal
+                && level.order >= Order::Process
+                && level.base.implies(BaseLevel::ConsistentView) =>
+        {
+            Standing::RuledOut
+        }
+        Standing::Holds if level.order == Order::RealTime && !history.has_real_time() => {
+            Standing::Unknown(NO_REAL_TIME.to_owned())
+        }
+        standing => standing,
+    };
+    let standings = Level::all().map(|level| (level, known(level))).collect();
+    let has_real_time = history.has_real_time();
+    let certificate = decided.certificate;
+    let told_versions = decided.told_versions;
+    Ok(Judged {
+        anomalies,
+        versions,
+        axiomatic,
+        told_versions,
+        has_real_time,
+        standings,
+        certificate,
+    })
+}
+
+/// Whether the graph of a history has few enough nodes.
+fn check_size(history: &TransactionHistory) -> Result<(), String> {
     let nodes = 2 * history.len() + history.keys();
     if nodes.max(history.micro_ops()) >= NODES_MAX as usize {
         return Err(format!(
@@ -101,23 +167,47 @@ pub fn judge(history: &mut TransactionHistory) -> Result<Judged, String> {
             NODES_MAX / 2
         ));
     }
+    Ok(())
+}
+
+/// Decides one level of Biswas and Enea alone, for a history on registers: sooner than [`judge`], which
+/// decides everything.
+///
+/// # Errors
+/// The history is too large, or not one on registers.
+pub fn judge_axiomatic(
+    history: &mut TransactionHistory,
+    level: AxiomaticLevel,
+) -> Result<Standing, String> {
+    check_size(history)?;
+    if history.workload() == Some(Workload::ListAppend) {
+        return Err(
+            "these levels are of transactions on registers, and these are on lists".to_owned()
+        );
+    }
     let versions = Versions::of(history);
-    let history = &*history;
-    let (anomalies, decided) = match history.workload() {
-        Some(Workload::Registers) => judge_registers(history, &versions),
-        _ => judge_lists(history, &versions),
-    };
-    let unusable = versions.keys.iter().filter(|key| !key.is_usable).count();
-    let standings: Vec<(Level, Standing)> = Level::all()
-        .map(|level| (level, standing(level, &anomalies, &decided, unusable)))
-        .collect();
-    Ok(Judged { anomalies, versions, standings, certificate: decided.certificate })
+    let (_, anomalies) = registers::observe(history, &versions);
+    Ok(match reads_are_consistent(&anomalies) {
+        true => axiomatic::decide_one(history, &versions, level),
+        false => Standing::RuledOut,
+    })
+}
+
+/// Whether every read returned what was committed last by whoever it read from, and own writes.
+fn reads_are_consistent(anomalies: &Anomalies) -> bool {
+    !anomalies.counts.keys().any(|kind| kind.is_of_reads())
+}
+
+/// The orders that a history shows.
+fn orders(history: &TransactionHistory) -> &'static [Order] {
+    if history.has_real_time() { &Order::ALL } else { &Order::ALL[..2] }
 }
 
 fn judge_lists(history: &TransactionHistory, versions: &Versions) -> (Anomalies, Decided) {
     let mut anomalies = anomalies::find(history, versions);
     let edges = Edges::new(history, versions);
     let graph = Graph::new(edges.transactions(), edges.nodes(), |emit| edges.each(emit));
+    let orders = orders(history);
     let mut order = certificate::order(&graph, Order::RealTime);
     let found = match order {
         Some(_) => Found::nothing(),
@@ -134,16 +224,17 @@ fn judge_lists(history: &TransactionHistory, versions: &Versions) -> (Anomalies,
         .counts
         .keys()
         .any(|kind| BaseLevel::Serializable.forbids(*kind) && !kind.is_cycle());
-    let strongest = Order::ALL.into_iter().rev().find(|order| !kinds[*order as usize].any);
+    let strongest = orders.iter().rev().copied().find(|order| !kinds[*order as usize].any);
     let certificate = strongest.filter(|_| is_clean).and_then(|strongest| {
-        let order = match strongest {
-            Order::RealTime => order.take(),
-            weaker => certificate::order(&graph, weaker),
+        let order = match order.take() {
+            Some(order) => Some(order),
+            None => certificate::order(&graph, strongest),
         };
         order.map(|order| Certificate::new(versions, strongest, order))
     });
     let serializable = kinds.map(|kinds| Some(!kinds.any));
-    (anomalies, Decided { kinds, is_open: false, serializable, certificate })
+    let decided = Decided { kinds, is_open: false, serializable, certificate, told_versions: None };
+    (anomalies, decided)
 }
 
 /// How much work goes into the search for an order of transactions on registers, by order.
@@ -154,12 +245,13 @@ fn judge_registers(history: &TransactionHistory, versions: &Versions) -> (Anomal
     let is_clean = anomalies.counts.is_empty();
     let mut decided = Decided {
         kinds: Found::nothing().kinds,
-        is_open: true,
+        is_open: !registers.given.are_complete(),
         serializable: [Some(false); 3],
         certificate: None,
+        told_versions: registers.given.told(),
     };
     let mut cycles = Vec::new();
-    for order in Order::ALL.into_iter().rev() {
+    for order in orders(history).iter().copied().rev() {
         let edges = RegisterEdges::new(history, versions, &registers, order);
         let transactions = history.len() as u32;
         let graph = Graph::new(transactions, edges.nodes(), |emit| edges.each(emit));
@@ -171,9 +263,10 @@ fn judge_registers(history: &TransactionHistory, versions: &Versions) -> (Anomal
         if !is_clean || found.kinds[order as usize].any {
             continue;
         }
-        let replayed = match saturate::saturate(history, &registers, graph) {
-            Some(graph) => replay::replay(history, versions, &registers, &graph, REPLAY_STEPS),
-            None => Replayed::None,
+        let replayed = match decided.is_open {
+            // Every version has its place, so this is decided as for lists.
+            false => certificate::order(&graph, order).map_or(Replayed::None, Replayed::Order),
+            true => search(history, versions, &registers, graph),
         };
         match replayed {
             Replayed::Order(found) => {
@@ -186,6 +279,12 @@ fn judge_registers(history: &TransactionHistory, versions: &Versions) -> (Anomal
             Replayed::Unknown => decided.serializable[order as usize] = None,
         }
     }
+    if !history.has_real_time() {
+        // What is ruled out with sessions is with real time, too.
+        decided.kinds[Order::RealTime as usize] = decided.kinds[Order::Process as usize];
+        decided.serializable[Order::RealTime as usize] =
+            decided.serializable[Order::Process as usize];
+    }
     // The weakest order that closes a cycle of a kind is told.
     for cycle in cycles.into_iter().rev().flatten() {
         if !anomalies.has_as_bad(&cycle) {
@@ -193,6 +292,19 @@ fn judge_registers(history: &TransactionHistory, versions: &Versions) -> (Anomal
         }
     }
     (anomalies, decided)
+}
+
+/// Searches for an order of transactions whose versions are not all ordered.
+fn search(
+    history: &TransactionHistory,
+    versions: &Versions,
+    registers: &Registers,
+    graph: Graph,
+) -> Replayed {
+    match saturate::saturate(history, registers, graph) {
+        Some(graph) => replay::replay(history, versions, registers, &graph, REPLAY_STEPS),
+        None => Replayed::None,
+    }
 }
 
 impl Certificate {
@@ -249,11 +361,19 @@ impl Judged {
         found.map_or(&Standing::Holds, |(_, standing)| standing)
     }
 
+    /// What is known of a level of Biswas and Enea. `None`: they are those of registers, and the history is
+    /// one of lists.
+    #[must_use]
+    pub fn axiomatic(&self, level: AxiomaticLevel) -> Option<&Standing> {
+        self.axiomatic.as_ref().map(|axiomatic| &axiomatic.standings[level as usize])
+    }
+
     /// The strongest levels that hold, or else that are not ruled out.
     #[must_use]
     pub fn strongest(&self) -> Vec<Level> {
         let possible = |(level, standing): &(Level, Standing)| {
-            (*standing != Standing::RuledOut).then_some(*level)
+            let is_shown = level.order != Order::RealTime || self.has_real_time;
+            (is_shown && *standing != Standing::RuledOut).then_some(*level)
         };
         let possible: Vec<Level> = self.standings.iter().filter_map(possible).collect();
         let is_implied =
@@ -292,6 +412,12 @@ pub struct TransactionReport {
     pub strongest: Vec<String>,
     /// The levels that are undecided, with the reason.
     pub undecided: Vec<(String, String)>,
+    /// The strongest of Biswas and Enea's levels that is not ruled out, of registers.
+    pub strongest_axiomatic: Option<String>,
+    /// Why the next stronger one of them is ruled out: a commit order would have a cycle.
+    pub commit_cycle: Option<String>,
+    /// How much of the order of writes the system itself told by versions, if it told any.
+    pub told_versions: Option<String>,
     /// The anomalies.
     pub anomalies: Vec<ReportedAnomaly>,
     /// Acknowledged appends that no later read returned.
@@ -309,12 +435,46 @@ pub struct ReportedAnomaly {
     pub count: usize,
     /// The transactions that show it, by number.
     pub transactions: Vec<u32>,
-    /// What happened.
+    /// What happened, for a terminal.
     pub text: String,
+    /// These transactions as they were observed.
+    pub shown: Vec<ShownTransaction>,
+    /// The edges of a cycle, in its order. Empty for an anomaly that is none.
+    pub edges: Vec<ShownEdge>,
     /// What the name means.
     pub meaning: String,
     /// The weakest levels that it rules out.
     pub rules_out: Vec<String>,
+}
+
+/// A transaction as it was observed, in words.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShownTransaction {
+    /// Its number, in the order of the invocations.
+    pub number: u32,
+    /// The process.
+    pub process: String,
+    /// Number of the event that invoked it.
+    pub invoked: u32,
+    /// Number of the event that completed it, if one did.
+    pub returned: Option<u32>,
+    /// How it completed: ok, fail or info.
+    pub outcome: &'static str,
+    /// What it did, such as `read x = [1 2]`.
+    pub steps: Vec<String>,
+}
+
+/// An edge of a cycle, in words.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShownEdge {
+    /// Number of the transaction that comes before.
+    pub from: u32,
+    /// Number of the one that comes after.
+    pub to: u32,
+    /// ww, wr, rw, process or real time.
+    pub kind: &'static str,
+    /// The two operations that prove it.
+    pub why: String,
 }
 
 /// The report on a history, judged by a claim.
@@ -333,8 +493,19 @@ pub fn report(
     if !lost.is_empty() {
         verdict = Validity::Invalid;
     }
+    let axiomatic =
+        AxiomaticLevel::ALL.into_iter().filter_map(|level| match judged.axiomatic(level)? {
+            Standing::Unknown(why) => {
+                Some((crate::levels::Level::Axiomatic(level).name(), why.clone()))
+            }
+            _ => None,
+        });
     let undecided = judged.standings.iter().filter_map(|(level, standing)| match standing {
-        Standing::Unknown(why) => Some((level.to_string(), why.clone())),
+        Standing::Unknown(why)
+            if level.order != Order::RealTime || judged.has_real_time || claim == Some(*level) =>
+        {
+            Some((level.to_string(), why.clone()))
+        }
         _ => None,
     });
     TransactionReport {
@@ -343,7 +514,18 @@ pub fn report(
         micro_ops: history.micro_ops(),
         claim: claim.map(|claim| claim.to_string()),
         strongest: judged.strongest().iter().map(ToString::to_string).collect(),
-        undecided: undecided.collect(),
+        undecided: undecided.chain(axiomatic).collect(),
+        strongest_axiomatic: AxiomaticLevel::ALL
+            .into_iter()
+            .rev()
+            .find(|level| judged.axiomatic(*level).is_some_and(|it| *it != Standing::RuledOut))
+            .map(|level| crate::levels::Level::Axiomatic(level).name()),
+        commit_cycle: judged
+            .axiomatic
+            .as_ref()
+            .and_then(|axiomatic| axiomatic.cycle.as_ref())
+            .map(|cycle| explain::commit_cycle(history, cycle)),
+        told_versions: judged.told_versions.clone(),
         anomalies: explain::explain(history, &judged.versions, &judged.anomalies),
         lost_total: lost.len(),
         lost: lost.into_iter().take(explain::LOST_MAX).map(|lost| lost.text(history)).collect(),

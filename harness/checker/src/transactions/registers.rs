@@ -5,7 +5,8 @@
 //!
 //! - nothing comes before a key that was never written: who read that comes before all its writers;
 //! - who read a version and then wrote the key made a later one;
-//! - writes of a process, where sessions count, and writes that do not overlap, where real time does.
+//! - writes of a process, where sessions count, and writes that do not overlap, where real time does;
+//! - what the system says itself, where it returns versions ([`super::given`]).
 //!
 //! Each certain successor of a version that was read is an anti-dependency (*rw*). What this leaves open
 //! is decided by a search for an order ([`super::replay`]).
@@ -18,7 +19,8 @@ use history::Outcome;
 use super::{
     anomalies::{Anomalies, AnomalyKind, Evidence},
     cycles::Order,
-    derive::{DIRECT_MAX, UPDATERS_MAX, instants, real_time_edges, sessions},
+    derive::{DIRECT_MAX, Rule, UPDATERS_MAX, applies, instants, real_time_edges, sessions},
+    given::GivenOrders,
     graph::EdgeKind,
     history::{NONE, Step, TransactionHistory},
     versions::Versions,
@@ -42,6 +44,8 @@ pub(super) struct Registers {
     pub(super) writers: Vec<(u32, u32)>,
     /// Versions that were read and then replaced by the same transaction.
     pub(super) replaced: Vec<ExternalRead>,
+    /// The orders of versions that the system tells.
+    pub(super) given: GivenOrders,
 }
 
 /// What a transaction has done to a key so far.
@@ -109,6 +113,7 @@ pub(super) fn observe(history: &TransactionHistory, versions: &Versions) -> (Reg
     registers.reads.dedup();
     registers.writers.sort_unstable();
     registers.replaced.sort_unstable();
+    registers.given = GivenOrders::of(history, versions, &mut anomalies);
     (registers, anomalies)
 }
 
@@ -185,16 +190,24 @@ impl<'h> RegisterEdges<'h> {
             registers.reads.chunk_by(|one, other| (one.key, one.value) == (other.key, other.value))
         {
             let ExternalRead { key, value, .. } = reads[0];
-            if value == NONE {
+            if value == NONE && !registers.given.is_ordered(key) {
                 self.before_all_writers(key, reads, emit);
                 continue;
             }
-            let writer = history.elements[value as usize].writer;
-            reads.iter().for_each(|read| emit(writer, read.transaction, EdgeKind::Wr));
+            if value != NONE {
+                let writer = history.elements[value as usize].writer;
+                reads.iter().for_each(|read| emit(writer, read.transaction, EdgeKind::Wr));
+            }
             self.successors(key, value, &mut |next| {
                 for read in reads.iter().filter(|read| read.transaction != next) {
                     emit(read.transaction, next, EdgeKind::Rw);
                 }
+            });
+        }
+        let writer = |value: u32| history.elements[value as usize].writer;
+        if applies(Rule::GivenWriteWrite) {
+            registers.given.neighbours(|_, [one, other]| {
+                emit(writer(one), writer(other), EdgeKind::Ww);
             });
         }
         if order >= Order::Process {
@@ -240,6 +253,14 @@ impl<'h> RegisterEdges<'h> {
     pub(super) fn successors(&self, key: u32, value: u32, each: &mut dyn FnMut(u32)) {
         let RegisterEdges { history, registers, order, .. } = *self;
         let writers = of_key(&registers.writers, key, |writer| writer.0);
+        if applies(Rule::GivenReadWrite)
+            && let Some(next) = registers.given.after(history, key, value)
+        {
+            each(history.elements[next as usize].writer);
+        }
+        if registers.given.is_ordered(key) {
+            return;
+        }
         if value == NONE {
             return writers.iter().for_each(|(_, writer)| each(*writer));
         }

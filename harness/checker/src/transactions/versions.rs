@@ -70,9 +70,11 @@ impl Versions {
             if failed(writer) {
                 history.elements[element as usize].writer = other;
             } else if !failed(other) {
-                let key = history.elements[element as usize].key;
-                self.keys[key as usize].is_usable = false;
+                history.unusable.push(history.elements[element as usize].key);
             }
+        }
+        for key in &history.unusable {
+            self.keys[*key as usize].is_usable = false;
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use history::{Action, Event, Function, NemesisEvent, Operation, Outcome, nemesis::InjectionKind};
 use serde_json::json;
 
-use super::Run;
+use super::{End, Run};
 use crate::CheckResult;
 
 /// The name of the check.
@@ -38,7 +38,8 @@ pub(super) fn check(run: &Run<'_>) -> CheckResult {
     if !after(first_fault(run.events)) {
         check_result.unknown("no operation succeeded after the first fault");
     }
-    match run.settled {
+    let End::Recorded { settled } = run.end else { return check_result };
+    match settled {
         None => check_result.unknown(
             "the nodes were not all ready after the end of all faults, so nothing can be said of what they \
              hold",
@@ -72,6 +73,7 @@ fn kinds(workload: &str) -> &'static [Function] {
         "log" => &[Function::Append, Function::Poll],
         "bank" => &[Function::Transfer, Function::Read],
         "lock" => &[Function::Lock, Function::Unlock],
+        "append" | "rw" => &[Function::Txn],
         _ => &[],
     }
 }

@@ -4,7 +4,7 @@
 
 use history::{Function, Operation, Outcome};
 
-use super::{Named, Run, is_ok, precedes};
+use super::{Named, Run, is_ok};
 use crate::{CheckResult, levels::Level};
 
 /// The name of the check.
@@ -14,11 +14,12 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
     let (mut wrong, mut final_reads) = (0_u64, 0_u64);
     for (key, operations) in run.by_key() {
-        let increments: Vec<(&Operation, i64)> = operations
+        let increments = operations
             .iter()
-            .filter(|operation| operation.f == Function::Inc && operation.outcome != Outcome::Fail)
-            .filter_map(|operation| Some((*operation, operation.json()?.as_i64()?)))
-            .collect();
+            .filter(|operation| operation.f == Function::Inc && operation.outcome != Outcome::Fail);
+        let sums = Sums::new(
+            increments.filter_map(|operation| Some((*operation, operation.json()?.as_i64()?))),
+        );
         let mut is_read = false;
         for read in operations.iter().filter(|operation| is_ok(operation, Function::Read)) {
             let is_final = run.is_final(read);
@@ -28,7 +29,7 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
                 check_result.violation(format!("{} returned no integer", Named(read)));
                 continue;
             };
-            let (low, high) = bounds(read, &increments);
+            let (low, high) = sums.bounds(read);
             if (low..=high).contains(&i128::from(value)) {
                 continue;
             }
@@ -50,16 +51,47 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
     check_result
 }
 
-/// The least and the greatest value that a read may return.
-fn bounds(read: &Operation, increments: &[(&Operation, i64)]) -> (i128, i128) {
-    let (mut low, mut high) = (0, 0);
-    for (increment, amount) in increments {
-        let certain = precedes(increment, read);
-        let possible = Some(increment.invoked_index) < read.returned_index;
-        let counted = |is_counted: bool| if is_counted { i128::from(*amount) } else { 0 };
-        // Increments raise the least value once they are certain, decrements once they are possible.
-        low += counted(if *amount > 0 { certain } else { possible });
-        high += counted(if *amount > 0 { possible } else { certain });
+/// What increments may have added, by when.
+struct Sums {
+    /// After these events increments had returned: the sums of their increases and decreases.
+    certain: Vec<(u64, [i128; 2])>,
+    /// After these events increments had been invoked.
+    possible: Vec<(u64, [i128; 2])>,
+}
+
+impl Sums {
+    fn new<'a>(increments: impl Iterator<Item = (&'a Operation, i64)> + Clone) -> Self {
+        let certain = increments.clone().filter_map(|(increment, amount)| {
+            let returned = increment.returned_index?;
+            (increment.outcome == Outcome::Ok).then_some((returned, amount))
+        });
+        let possible = increments.map(|(increment, amount)| (increment.invoked_index, amount));
+        Sums { certain: running(certain.collect()), possible: running(possible.collect()) }
     }
-    (low, high)
+
+    /// The least and the greatest value that a read may return. Increases raise the least value once they are
+    /// certain, decreases lower it once they are possible.
+    fn bounds(&self, read: &Operation) -> (i128, i128) {
+        let [certain_up, certain_down] = before(&self.certain, read.invoked_index);
+        let returned = read.returned_index.unwrap_or(u64::MAX);
+        let [possible_up, possible_down] = before(&self.possible, returned);
+        (certain_up + possible_down, possible_up + certain_down)
+    }
+}
+
+/// Running sums of increases and decreases, by event.
+fn running(mut amounts: Vec<(u64, i64)>) -> Vec<(u64, [i128; 2])> {
+    amounts.sort_unstable_by_key(|(event, _)| *event);
+    let mut sums = [0; 2];
+    let add = |(event, amount): (u64, i64)| {
+        sums[usize::from(amount < 0)] += i128::from(amount);
+        (event, sums)
+    };
+    amounts.into_iter().map(add).collect()
+}
+
+/// The sums of what was before an event.
+fn before(sums: &[(u64, [i128; 2])], event: u64) -> [i128; 2] {
+    let count = sums.partition_point(|(at, _)| *at < event);
+    count.checked_sub(1).map_or([0; 2], |last| sums[last].1)
 }

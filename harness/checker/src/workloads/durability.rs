@@ -10,7 +10,7 @@ use super::{Named, Run, is_ok, precedes};
 use crate::CheckResult;
 
 /// The name of the check.
-const NAME: &str = "durability";
+pub(super) const NAME: &str = "durability";
 
 pub(super) fn check(run: &Run<'_>) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use history::{Action, NemesisEvent, nemesis::Died};
+use history::{
+    Action, NemesisEvent,
+    nemesis::{Died, InjectionKind, LostWrites},
+};
 use serde_json::json;
 
 use super::Run;
@@ -32,7 +35,8 @@ pub(super) fn clients(run: &Run<'_>) -> CheckResult {
     check_result
 }
 
-/// Exits: a node that ends by itself was not tested for what is asked here.
+/// Exits: a node that ends by itself was not tested for what is asked here, and a run that ends before its time
+/// was not tested for as long.
 pub(super) fn exits(run: &Run<'_>) -> CheckResult {
     let mut check_result = CheckResult::new("unexpected-exits");
     for event in run.events {
@@ -40,6 +44,9 @@ pub(super) fn exits(run: &Run<'_>) -> CheckResult {
             let last = log.lines().last().map(str::trim).filter(|line| !line.is_empty());
             let log = last.map_or(String::new(), |line| format!("; its log ends: {line}"));
             check_result.unknown(format!("{node} exited by itself ({status}){log}"));
+        }
+        if let Action::Nemesis(NemesisEvent::EndedEarly(ended)) = &event.action {
+            check_result.unknown(format!("the run ended before its time: {}", ended.why));
         }
         if let Action::Nemesis(NemesisEvent::Healed(healed)) = &event.action
             && let Some(why) = &healed.failed
@@ -55,7 +62,15 @@ pub(super) fn exits(run: &Run<'_>) -> CheckResult {
 pub(super) fn faults(run: &Run<'_>) -> CheckResult {
     let mut check_result = CheckResult::new("faults");
     let mut injected: BTreeMap<&str, i64> = BTreeMap::new();
+    let mut lost: BTreeMap<&str, u64> = BTreeMap::new();
     for event in run.events {
+        if let Action::Nemesis(NemesisEvent::Injected(InjectionKind::PowerLoss, fields)) =
+            &event.action
+        {
+            let fault = fields.fault.as_deref().unwrap_or_default();
+            let pages = |lost: &LostWrites| lost.pages.values().sum::<u64>() + lost.entries;
+            *lost.entry(fault).or_default() += fields.dropped.values().map(pages).sum::<u64>();
+        }
         let (fields, change) = match &event.action {
             Action::Nemesis(NemesisEvent::Injected(_, fields)) => (&**fields, 1),
             Action::Nemesis(NemesisEvent::Missed(missed)) if missed.injected.node.is_some() => {
@@ -69,6 +84,14 @@ pub(super) fn faults(run: &Run<'_>) -> CheckResult {
         if injected.get(fault).is_none_or(|count| *count <= 0) {
             check_result.unknown(format!("{fault} was asked for and never injected"));
         }
+    }
+    for fault in lost.iter().filter(|(_, lost)| **lost == 0).map(|(fault, _)| fault) {
+        check_result.unknown(format!(
+            "{fault} was injected, but there was nothing that had not been synced: nothing was lost"
+        ));
+    }
+    if !lost.is_empty() {
+        check_result.measure("lost", json!(lost));
     }
     check_result.measure("injected", json!(injected));
     check_result

@@ -1,6 +1,9 @@
 //! Locks: a process certainly holds a lock from when its acquire returned ok until it invokes the release.
 //! No two processes may hold one lock at a time; that a lease has expired is no excuse. Fencing tokens
 //! grow.
+//!
+//! A lock that is *fenced* claims less: a release that fails says that the lock was lost, and what its holder
+//! did under it is void. Then only holdings that a release confirmed must not overlap with each other.
 
 use std::collections::BTreeMap;
 
@@ -18,30 +21,35 @@ struct Holding<'a> {
     /// The event at which it began, and the one at which it ended.
     from: u64,
     to: u64,
+    /// A release of it succeeded.
+    is_confirmed: bool,
 }
 
 pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
-    let (mut overlaps, mut holdings_total) = (0_u64, 0_usize);
+    let is_exclusive = matches!(claim, Level::Linearizable | Level::Fenced);
+    let (mut overlaps, mut holdings_total, mut confirmed_total) = (0_u64, 0_usize, 0_usize);
     for (key, operations) in run.by_key() {
         let mut holdings = holdings(&operations);
         holdings.sort_by_key(|holding| holding.from);
         holdings_total += holdings.len();
+        confirmed_total += holdings.iter().filter(|holding| holding.is_confirmed).count();
+        let counts = |holding: &&Holding<'_>| claim != Level::Fenced || holding.is_confirmed;
         let mut last: Option<&Holding<'_>> = None;
-        for holding in &holdings {
+        for holding in holdings.iter().filter(counts) {
             if let Some(last) = last
                 && holding.from < last.to
             {
                 overlaps += 1;
-                if claim == Level::Linearizable {
+                if is_exclusive {
+                    let to = match last.to {
+                        u64::MAX => "and did not release it".to_owned(),
+                        to => format!("to {to}"),
+                    };
                     check_result.violation(format!(
                         "{key} is held twice: process {} took it (event {}) while process {} held it, from \
-                         event {} to {}",
-                        holding.acquire.process,
-                        holding.from,
-                        last.acquire.process,
-                        last.from,
-                        last.to
+                         event {} {to}",
+                        holding.acquire.process, holding.from, last.acquire.process, last.from,
                     ));
                 }
             }
@@ -51,29 +59,40 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
         }
         tokens(&holdings, &mut check_result);
     }
-    if claim != Level::Linearizable {
-        check_result
-            .unknown("without the claim mutual-exclusion, only the order of tokens is judged");
+    if !is_exclusive {
+        check_result.unknown(
+            "without the claim mutual-exclusion or fenced, only the order of tokens is judged",
+        );
+    }
+    if claim == Level::Fenced && confirmed_total == 0 && holdings_total > 0 {
+        check_result.unknown("no release succeeded, so no holding is confirmed");
     }
     check_result.measure("overlaps", overlaps);
     check_result.measure("holdings", holdings_total);
+    check_result.measure("confirmed", confirmed_total);
     check_result
 }
 
 fn holdings<'a>(operations: &[&'a Operation]) -> Vec<Holding<'a>> {
-    // The next release of each process ends its holding.
+    // The next release of each process ends its holding, and the first that succeeds confirms it.
     let mut holdings: Vec<Holding<'a>> = Vec::new();
     let mut open: BTreeMap<u64, usize> = BTreeMap::new();
     for operation in operations {
         match operation.f {
             Function::Lock if is_ok(operation, Function::Lock) => {
-                open.insert(operation.process, holdings.len());
                 let from = operation.returned_index.unwrap_or(operation.invoked_index);
-                holdings.push(Holding { acquire: operation, from, to: u64::MAX });
+                // Taken once more by its holder, it still has one holder, and the next release ends it.
+                if let Some(before) = open.insert(operation.process, holdings.len()) {
+                    holdings[before].to = holdings[before].to.min(from);
+                }
+                let to = u64::MAX;
+                holdings.push(Holding { acquire: operation, from, to, is_confirmed: false });
             }
             Function::Unlock => {
-                if let Some(at) = open.remove(&operation.process) {
-                    holdings[at].to = operation.invoked_index;
+                if let Some(at) = open.get(&operation.process) {
+                    let holding = &mut holdings[*at];
+                    holding.to = holding.to.min(operation.invoked_index);
+                    holding.is_confirmed |= is_ok(operation, Function::Unlock);
                 }
             }
             _ => {}

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use history::{Function, Operation, Outcome};
 use serde_json::Value as Json;
 
-use super::{Named, Run, failed_value, is_ok};
+use super::{Named, Run, failed_value, is_ok, lost_data};
 use crate::{CheckResult, levels::Level};
 
 /// The name of the check.
@@ -45,11 +45,11 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
             misplaced(value, append, &offsets, &mut check_result);
             if !read_at_end.contains(value) {
                 lost += 1;
-                check_result.violation(format!(
+                check_result.violation(lost_data(format!(
                     "{value} is lost: the {} was acknowledged, and no consumer that reads {key} to its end \
                      finds it",
                     Named(append)
-                ));
+                )));
             }
         }
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use history::{Function, Operation, Outcome};
 use serde_json::Value as Json;
 
-use super::{Named, Run, failed_value};
+use super::{Named, Run, failed_value, lost_data};
 use crate::{CheckResult, levels::Level};
 
 /// The name of the check.
@@ -17,33 +17,19 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
     let (mut lost_total, mut twice) = (0_usize, 0_u64);
     for (key, operations) in run.by_key() {
-        let enqueues: BTreeMap<String, &Operation> = operations
-            .iter()
-            .filter(|operation| operation.f == Function::Enqueue)
-            .filter_map(|operation| Some((operation.value.clone()?, *operation)))
-            .collect();
+        let puts = puts(&operations);
         let taken = taken(&operations);
         for (value, takes) in &taken {
-            let first = takes[0];
-            match enqueues.get(value) {
-                None => check_result
-                    .violation(format!("{} returned {value}, which nobody put in", Named(first))),
-                Some(put) if put.outcome == Outcome::Fail => {
-                    check_result.violation(failed_value(value, put, first));
-                }
-                Some(put) if first.returned_index < Some(put.invoked_index) => check_result
-                    .violation(format!(
-                        "{} returned {value} before the {} was invoked",
-                        Named(first),
-                        Named(put)
-                    )),
-                Some(_) => {}
+            let puts = puts.get(value).map_or(&[][..], Vec::as_slice);
+            if let Err(sentence) = may_return(value, takes[0], puts) {
+                check_result.violation(sentence);
             }
-            if takes.len() > 1 {
+            let in_times = puts.iter().filter(|put| put.outcome != Outcome::Fail).count().max(1);
+            if takes.len() > in_times {
                 twice += 1;
                 if claim == Level::ExactlyOnce {
                     check_result.violation(format!(
-                        "{value} came out {} times: {} and {}",
+                        "{value} was put in {in_times} times at most and came out {} times: {} and {}",
                         takes.len(),
                         Named(takes[0]),
                         Named(takes[1])
@@ -57,10 +43,13 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
             ));
             continue;
         }
-        let lost: Vec<&Operation> = enqueues
+        let lost: Vec<&Operation> = puts
             .iter()
-            .filter(|(value, put)| put.outcome == Outcome::Ok && !taken.contains_key(*value))
-            .map(|(_, put)| *put)
+            .flat_map(|(value, puts)| {
+                let acknowledged = puts.iter().filter(|put| put.outcome == Outcome::Ok);
+                acknowledged.skip(taken.get(value).map_or(0, Vec::len))
+            })
+            .copied()
             .collect();
         let uncertain = operations.iter().filter(|operation| takes_unseen(operation)).count();
         lost_total += lost.len();
@@ -71,6 +60,36 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
     check_result
 }
 
+/// The operations that put each element in. An element may be put in several times.
+fn puts<'a>(operations: &[&'a Operation]) -> BTreeMap<String, Vec<&'a Operation>> {
+    let mut puts: BTreeMap<String, Vec<&Operation>> = BTreeMap::new();
+    for put in operations.iter().filter(|operation| operation.f == Function::Enqueue) {
+        if let Some(value) = &put.value {
+            puts.entry(value.clone()).or_default().push(put);
+        }
+    }
+    puts
+}
+
+/// Whether an element can have come out when it did first.
+fn may_return(value: &str, first: &Operation, puts: &[&Operation]) -> Result<(), String> {
+    let Some(any) = puts.first() else {
+        return Err(format!("{} returned {value}, which nobody put in", Named(first)));
+    };
+    let effective = puts.iter().filter(|put| put.outcome != Outcome::Fail);
+    let Some(put) = effective.min_by_key(|put| put.invoked_index) else {
+        return Err(failed_value(&value, any, first));
+    };
+    if first.returned_index < Some(put.invoked_index) {
+        return Err(format!(
+            "{} returned {value} before the {} was invoked",
+            Named(first),
+            Named(put)
+        ));
+    }
+    Ok(())
+}
+
 /// Reports what was acknowledged and did not come out.
 fn losses(key: &str, lost: &[&Operation], uncertain: usize, check_result: &mut CheckResult) {
     if lost.is_empty() {
@@ -78,11 +97,11 @@ fn losses(key: &str, lost: &[&Operation], uncertain: usize, check_result: &mut C
     }
     let first = Named(lost[0]);
     if lost.len() > uncertain {
-        check_result.violation(format!(
+        check_result.violation(lost_data(format!(
             "{key} lost {} acknowledged elements, of which at most {uncertain} can have been taken out by \
              dequeues of unknown outcome; one is that of the {first}",
             lost.len()
-        ));
+        )));
     } else {
         check_result.unknown(format!(
             "{} acknowledged elements of {key} did not come out; {uncertain} dequeues of unknown outcome \

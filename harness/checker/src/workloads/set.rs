@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use history::{Function, Operation, Outcome};
 use serde_json::Value as Json;
 
-use super::{Named, Run, failed_value, is_ok};
+use super::{Named, Run, failed_value, is_ok, lost_data};
 use crate::{CheckResult, levels::Level};
 
 /// The name of the check.
@@ -45,12 +45,12 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
                 unread += 1;
             } else {
                 lost += 1;
-                check_result.violation(format!(
+                check_result.violation(lost_data(format!(
                     "{value} is lost: it was in the set after event {known} ({}), and is not in the \
                      last {}",
                     Named(element.add),
                     Named(after[0].0)
-                ));
+                )));
             }
         }
         stale += stale_reads(&sets, &elements, claim, &mut check_result);
@@ -71,14 +71,21 @@ fn reads<'a>(operations: &[&'a Operation]) -> Vec<(&'a Operation, Vec<Json>)> {
     reads.filter_map(|read| Some((*read, read.json()?.as_array()?.clone()))).collect()
 }
 
-/// Each element that was added, or may have been.
+/// Each element that was added, or may have been. Of several adds of one element, the first that may have
+/// had an effect counts; it is known once one of them returned ok.
 fn elements<'a>(operations: &[&'a Operation]) -> BTreeMap<String, Element<'a>> {
-    let adds = operations.iter().filter(|operation| operation.f == Function::Add);
-    let element = |add: &&'a Operation| {
+    let mut elements: BTreeMap<String, Element<'a>> = BTreeMap::new();
+    for add in operations.iter().filter(|operation| operation.f == Function::Add) {
         let known = add.returned_index.filter(|_| add.outcome == Outcome::Ok);
-        (add.value.clone().unwrap_or_default(), Element { add, known })
-    };
-    adds.map(element).collect()
+        let element =
+            elements.entry(add.value.clone().unwrap_or_default()).or_insert(Element { add, known });
+        let order = |add: &Operation| (add.outcome == Outcome::Fail, add.invoked_index);
+        if order(add) < order(element.add) {
+            element.add = add;
+        }
+        element.known = element.known.into_iter().chain(known).min();
+    }
+    elements
 }
 
 /// Takes note of what a read returned, and reports what it cannot have returned.

@@ -2,12 +2,16 @@
 
 use history::{
     ClientEvent, Kind, Version,
-    nemesis::{ClientFailed, Died, FinalReads, Injected, InjectionKind, Missed, Settled},
+    nemesis::{
+        ClientFailed, Compared, Died, EndedEarly, FinalReads, Injected, InjectionKind, Missed,
+        NodeState, Settled,
+    },
 };
 use serde_json::json;
 
 use super::*;
 use crate::Validity;
+use crate::transactions::{self, BaseLevel, Order};
 
 /// A history that is written event by event.
 #[derive(Default)]
@@ -20,7 +24,7 @@ impl Script {
     fn new(workload: &str, claim: Level) -> Self {
         let description = RunDescription {
             workload: Some(workload.to_owned()),
-            claim: Some(claim.name().to_owned()),
+            claim: Some(claim.name()),
             concurrency: Some(2),
             ..RunDescription::default()
         };
@@ -79,7 +83,10 @@ impl Script {
     }
 
     fn settled(&mut self) -> &mut Self {
-        self.push(Action::Nemesis(NemesisEvent::Settled(Settled { ms: Some(1) })))
+        self.push(Action::Nemesis(NemesisEvent::Settled(Settled {
+            ms: Some(1),
+            ..Settled::default()
+        })))
     }
 
     fn read_everything(&mut self) -> &mut Self {
@@ -95,7 +102,7 @@ impl Script {
             operations: &operations,
         };
         let results = check(&run, &Limits::default()).expect("the workload exists");
-        results.check(name).unwrap_or_else(|| panic!("no check {name}")).clone()
+        results.results.check(name).unwrap_or_else(|| panic!("no check {name}")).clone()
     }
 
     fn expect(&self, name: &str, verdict: Validity, part: &str) {
@@ -108,8 +115,14 @@ impl Script {
 
 use Function::{Add, Append, Dequeue, Enqueue, Get, Inc, Lock, Poll, Put, Read, Transfer, Unlock};
 use Kind::{Fail, Info, Invoke, Ok};
-use Level::{Durable, ExactlyOnce, Linearizable, Serializable};
+use Level::{Durable, ExactlyOnce, Fenced, Linearizable};
 use Validity::{Invalid, Unknown, Valid};
+
+/// What a bank claims.
+const SERIALIZABLE: Level = Level::Isolation(transactions::Level {
+    base: BaseLevel::Serializable,
+    order: Order::Dependencies,
+});
 
 #[test]
 fn sets_keep_what_is_known() {
@@ -256,6 +269,22 @@ fn locks_are_held_by_one() {
     let mut twice = lock();
     twice.op(0, Ok, Lock, "m", "").op(1, Ok, Lock, "m", "").op(0, Ok, Unlock, "m", "");
     twice.expect("lock", Invalid, "m is held twice");
+    // Where the holding that came first was lost, its release says so; two that are confirmed do not overlap.
+    for (release, claim, verdict) in
+        [(Fail, Fenced, Valid), (Ok, Fenced, Invalid), (Fail, Linearizable, Invalid)]
+    {
+        let mut lost = Script::new("lock", claim);
+        lost.op(0, Ok, Lock, "m", "").op(1, Ok, Lock, "m", "").op(0, release, Unlock, "m", "");
+        lost.op(1, Ok, Unlock, "m", "").expect("lock", verdict, "");
+    }
+    let mut unconfirmed = Script::new("lock", Fenced);
+    unconfirmed.op(0, Ok, Lock, "m", "").op(0, Fail, Unlock, "m", "");
+    unconfirmed.expect("lock", Unknown, "no release succeeded");
+    let mut again = lock();
+    again.op(0, Ok, Lock, "m", "").op(0, Ok, Lock, "m", "").op(0, Ok, Unlock, "m", "");
+    again.op(1, Ok, Lock, "m", "");
+    again.expect("lock", Valid, "");
+
     // The release may have taken effect at any time after its invocation.
     let mut released = lock();
     released.op(0, Ok, Lock, "m", "").event(0, Invoke, Unlock, "m", "").op(1, Ok, Lock, "m", "");
@@ -271,10 +300,10 @@ fn locks_are_held_by_one() {
 #[test]
 fn banks_keep_their_total() {
     for (claim, total, verdict) in [
-        (Serializable, json!(60), Invalid),
-        (Serializable, json!(50), Valid),
-        (Serializable, json!(i64::MAX), Invalid),
-        (Serializable, json!(u64::MAX), Invalid),
+        (SERIALIZABLE, json!(60), Invalid),
+        (SERIALIZABLE, json!(50), Valid),
+        (SERIALIZABLE, json!(i64::MAX), Invalid),
+        (SERIALIZABLE, json!(u64::MAX), Invalid),
         (Durable, json!(60), Unknown),
     ] {
         let mut bank = Script::new("bank", claim);
@@ -365,6 +394,10 @@ fn what_goes_wrong_around_a_run_leaves_it_unknown() {
         ("n2".to_owned(), "exit status: 1".to_owned(), "a\nout of luck".to_owned());
     died.push(Action::Nemesis(NemesisEvent::Died(Died { node, status, log })));
     died.expect("unexpected-exits", Unknown, "out of luck");
+    let mut large = active();
+    let why = "it is too large".to_owned();
+    large.push(Action::Nemesis(NemesisEvent::EndedEarly(EndedEarly { why })));
+    large.expect("unexpected-exits", Unknown, "it is too large");
     let mut spared = active();
     spared.description.faults = vec!["kill".to_owned()];
     spared.expect("faults", Unknown, "kill was asked for and never injected");
@@ -377,4 +410,30 @@ fn what_goes_wrong_around_a_run_leaves_it_unknown() {
     let missed = Missed { injected, action: None, load_ended: None, why };
     spared.push(Action::Nemesis(NemesisEvent::Missed(Box::new(missed))));
     spared.expect("faults", Unknown, "never injected");
+}
+
+#[test]
+fn nodes_that_differ_are_found_whenever_they_are_compared() {
+    let compared = |hashes: [&str; 3]| {
+        let state = |(node, hash): (&str, &str)| {
+            let progress = "revision 9".to_owned();
+            (node.to_owned(), NodeState { hash: hash.to_owned(), progress })
+        };
+        let nodes = ["n1", "n2", "n3"].into_iter().zip(hashes).map(state).collect();
+        let at = "revision 7".to_owned();
+        Action::Nemesis(NemesisEvent::Compared(Compared { at, nodes, failed: None }))
+    };
+    let mut same = active();
+    same.push(compared(["17", "17", "17"])).expect("agreement", Valid, "\"compared\":1");
+    let mut other = active();
+    other.push(compared(["17", "18", "17"])).push(compared(["17", "17", "17"]));
+    other.expect(
+        "agreement",
+        Invalid,
+        "revision 7 (event 44): n1 and n3 have hash 17; n2 has hash 18",
+    );
+    let mut never = active();
+    let failed = Some("n1 does not answer".to_owned());
+    never.push(Action::Nemesis(NemesisEvent::Compared(Compared { failed, ..Compared::default() })));
+    never.expect("agreement", Unknown, "n1 does not answer");
 }

@@ -40,6 +40,7 @@ pub(super) enum LocalStep {
     Restart,
     SecondInstance,
     Wipe,
+    Damage { key: Key },
 }
 
 impl LocalStep {
@@ -55,6 +56,8 @@ impl LocalStep {
             LocalStep::Restart => Step::Restart { node },
             LocalStep::SecondInstance => Step::SecondInstance { node },
             LocalStep::Wipe => Step::Wipe { node },
+            // A replica that is up finds it: a read that finds it is a later step of the same replica.
+            LocalStep::Damage { key } => Step::Damage { node, key, found: true },
         }
     }
 }
@@ -90,6 +93,8 @@ pub(super) struct HostEntry {
 pub(super) struct Interner {
     pub(super) setup: ScheduleSetup,
     keys: Vec<Key>,
+    /// Whether entries may rot.
+    damages: bool,
     /// Renamings of the replicas, each as the new slot of each slot; the first is the identity.
     renamings: Vec<Vec<u8>>,
     hasher: RandomState,
@@ -103,7 +108,7 @@ pub(super) struct Interner {
 }
 
 impl Interner {
-    pub(super) fn new(setup: ScheduleSetup, keys: Vec<Key>, symmetry: bool) -> Self {
+    pub(super) fn new(setup: ScheduleSetup, keys: Vec<Key>, symmetry: bool, damages: bool) -> Self {
         let mut renamings = vec![(1..=setup.replicas).collect::<Vec<_>>()];
         if symmetry {
             renamings = permutations(setup.replicas);
@@ -111,6 +116,7 @@ impl Interner {
         Interner {
             setup,
             keys,
+            damages,
             renamings,
             hasher: RandomState::with_seeds(1, 2, 3, 4),
             hosts: InternTable::default(),
@@ -274,6 +280,11 @@ impl Interner {
             if host.intact() && host.node() != Node::Master {
                 add(LocalStep::Wipe);
             }
+            if self.damages && host.node() != Node::Master {
+                for key in &self.keys {
+                    add(LocalStep::Damage { key: key.clone() });
+                }
+            }
             steps.into()
         })
     }
@@ -293,6 +304,7 @@ impl Interner {
             LocalStep::Restart => after.restart(setup),
             LocalStep::SecondInstance => after.start_second_instance(setup),
             LocalStep::Wipe => after.wipe(),
+            LocalStep::Damage { key } => after.damage(setup, key, true),
         };
         step_effects.map(|step_effects| self.transition(after, step_effects))
     }

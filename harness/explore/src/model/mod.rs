@@ -55,6 +55,8 @@ pub struct ModelOptions {
     pub replica_crashes: u8,
     /// How many times replicas may lose their stores, in total.
     pub wipes: u8,
+    /// How many entries may rot at replicas, in total.
+    pub damages: u8,
     /// How many times a second instance of the master may start on its store. With the rule
     /// `exclusive-store` kept, none can.
     pub second_instances: u8,
@@ -94,6 +96,7 @@ impl ModelOptions {
             peers: true,
             handshaken: true,
             canonical: true,
+            scrub_interval: Duration::ZERO,
         };
         ModelOptions {
             setup,
@@ -101,6 +104,7 @@ impl ModelOptions {
             master_crashes: 0,
             replica_crashes: 0,
             wipes: 0,
+            damages: 0,
             second_instances: 0,
             symmetry: true,
             reduced: true,
@@ -145,7 +149,10 @@ impl ClusterModel {
         keys.sort();
         keys.dedup();
         let claims = Property::ALL.len() + SITUATIONS.len();
-        let interner = Interner::new(options.setup.clone(), keys, options.symmetry);
+        // Which peer is asked for a copy depends on its slot.
+        let symmetry = options.symmetry && (options.damages == 0 || options.setup.replicas < 3);
+        let damages = options.damages > 0;
+        let interner = Interner::new(options.setup.clone(), keys, symmetry, damages);
         ClusterModel {
             options,
             interner: Arc::new(interner),
@@ -239,6 +246,7 @@ impl ClusterModel {
                 after.second_instances = after.second_instances.checked_sub(1)?;
             }
             LocalStep::Wipe => after.wipes = after.wipes.checked_sub(1)?,
+            LocalStep::Damage { .. } => after.damages = after.damages.checked_sub(1)?,
         }
         Some(after)
     }
@@ -326,10 +334,17 @@ impl Model for ClusterModel {
         sent.sort_unstable();
         let checker = InvariantChecker::new(self.options.histories);
         let checker = self.interner.intern_checker(checker);
-        let ModelOptions { master_crashes, replica_crashes, wipes, second_instances, .. } =
-            self.options;
-        let budget =
-            Budget { next_call: 0, master_crashes, replica_crashes, wipes, second_instances };
+        let ModelOptions {
+            master_crashes, replica_crashes, wipes, second_instances, damages, ..
+        } = self.options;
+        let budget = Budget {
+            next_call: 0,
+            master_crashes,
+            replica_crashes,
+            wipes,
+            second_instances,
+            damages,
+        };
         vec![State::new(self.interner.clone(), hosts.collect(), sent.into(), checker, budget)]
     }
 
@@ -416,7 +431,7 @@ impl Model for ClusterModel {
                 })),*]
             };
         }
-        let situations = sometimes!(0, 1, 2, 3, 4, 5);
+        let situations = sometimes!(0, 1, 2, 3, 4, 5, 6);
         properties.extend(
             situations
                 .into_iter()

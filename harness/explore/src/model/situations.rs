@@ -14,7 +14,7 @@ pub(super) struct Situation {
     pub(super) reached: fn(&ClusterModel, &State) -> bool,
 }
 
-pub(super) const SITUATIONS: [Situation; 6] = [
+pub(super) const SITUATIONS: [Situation; 7] = [
     Situation {
         name: "commit",
         possible: writes,
@@ -64,6 +64,22 @@ pub(super) const SITUATIONS: [Situation; 6] = [
                 model.interner.deliver(to, *id, false).is_some_and(|after| after.host != to)
             };
             state.sent.iter().filter(is_answer).any(changes_receiver)
+        },
+    },
+    Situation {
+        name: "a damaged entry is healed",
+        possible: |options| writes(options) && options.damages > 0,
+        reached: |model, state| {
+            let damaged = |host: Id| model.interner.host(host).view.damaged;
+            let is_answer = |id: &&Id| {
+                matches!(model.interner.envelope(**id).message.body, Body::HealAnswer { .. })
+            };
+            let heals = |id: &Id| {
+                let to = state.hosts[model.interner.receiver(*id)];
+                let after = model.interner.deliver(to, *id, false);
+                after.is_some_and(|after| damaged(after.host) < damaged(to))
+            };
+            state.sent.iter().filter(is_answer).any(heals)
         },
     },
 ];

@@ -34,6 +34,7 @@ pub(super) struct Budget {
     pub(super) replica_crashes: u8,
     pub(super) wipes: u8,
     pub(super) second_instances: u8,
+    pub(super) damages: u8,
 }
 
 /// An action of the model.
@@ -76,14 +77,15 @@ impl State {
             hosts.chain(sent).fold(0u64, u64::wrapping_add)
         };
         let least = (0..interner.renamings()).map(under).min().unwrap_or_default();
-        let Budget { next_call, master_crashes, replica_crashes, wipes, second_instances } = budget;
+        let Budget { next_call, master_crashes, replica_crashes, wipes, second_instances, damages } =
+            budget;
         let packed_budget = u64::from_le_bytes([
             next_call,
             master_crashes,
             replica_crashes,
             wipes,
             second_instances,
-            0,
+            damages,
             0,
             1,
         ]);
@@ -129,7 +131,7 @@ impl Debug for State {
             )?;
         }
         let checker = interner.checker(self.checker);
-        let Budget { next_call, master_crashes, replica_crashes, wipes, second_instances } =
+        let Budget { next_call, master_crashes, replica_crashes, wipes, second_instances, damages } =
             self.budget;
         write!(f, "{checker}still possible: calls from number {next_call}")?;
         for (count, name) in [
@@ -137,6 +139,7 @@ impl Debug for State {
             (replica_crashes, "crashes of replicas"),
             (wipes, "wipes of replicas"),
             (second_instances, "second instances"),
+            (damages, "damaged entries"),
         ] {
             if count > 0 {
                 write!(f, ", {count} {name}")?;

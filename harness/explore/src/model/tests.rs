@@ -175,12 +175,30 @@ fn gets_are_linearizable() {
     holds_in(&ModelOptions { master_crashes: 1, ..requests(1, 1) }, 25193);
 }
 
+/// An entry rots at any time, and is replaced by the peer's copy unless a write comes first.
+#[test]
+fn damaged_entries_are_healed() {
+    let one = ModelOptions { damages: 1, ..writes(2, 1) };
+    let reached = holds_in(&one, 161);
+    assert_eq!(reached["a damaged entry is healed"], 12, "commit, Decide at both, force, damage");
+    holds_in(&ModelOptions { replica_crashes: 1, ..one.clone() }, 5413);
+    holds_in(&votes(one), 1906);
+    holds_in(&ModelOptions { damages: 1, ..writes(2, 2) }, 35455);
+}
+
 #[test]
 fn a_broken_rule_is_caught_and_the_counterexample_can_be_replayed() {
     for (rule, options, property, steps) in [
         (Rule::ReadsRespectLocks, writes(2, 1), Property::R1, 8),
         (Rule::PreparedWaits, writes(2, 1), Property::R1, 9),
         (Rule::WriteAll, writes(3, 1), Property::R1, 8),
+        (
+            Rule::LateHealDropped,
+            // The second write is a delete, and the copy brings the first one back.
+            ModelOptions { damages: 1, ..writes(2, 2) },
+            Property::R1,
+            30,
+        ),
         (Rule::RefuseBeforePeerAbort, writes(2, 1), Property::ReplySoundness, 11),
         (
             Rule::MemberBeforePromise,

@@ -59,6 +59,7 @@ impl ScheduleHost {
             durable.sort_unstable();
             durable.hash(hasher);
             store.durable().entries().for_each(|entry| entry.hash(hasher));
+            store.durable().damaged().for_each(|key| key.hash(hasher));
             let (inherited, own) = store.tail();
             inherited.iter().map(record).collect::<Vec<_>>().hash(hasher);
             own.iter().map(record).collect::<Vec<_>>().hash(hasher);

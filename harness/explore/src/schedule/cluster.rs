@@ -107,6 +107,7 @@ impl Cluster {
             Step::Restart { .. } => host.restart(setup),
             Step::SecondInstance { .. } => host.start_second_instance(setup),
             Step::Wipe { .. } => host.wipe(),
+            Step::Damage { key, found, .. } => host.damage(setup, key, *found),
         };
         let step_effects =
             step_effects.ok_or_else(|| impossible("the node is not in a state for it"))?;

@@ -2,11 +2,12 @@
 //! every message, and timers that expire when the schedule says so. What takes time in a real node is
 //! passed on to the caller, for drivers with a clock.
 
-use std::{collections::BTreeSet, convert::Infallible, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use protocol::{
-    CallId, Effect, Event, Key, Lsn, Message, Node, Record, Reply, TimerId, Value, Version,
-    driver::{Clients, Environment, Network, Operator, Storage, Timers},
+    CallId, Effect, Event, Key, Lsn, Message, Node, RangeSummary, Record, Reply, Rule, TimerId,
+    TxnId, Value, Version,
+    driver::{Clients, Environment, Network, Operator, Range, Storage, Timers},
 };
 use records::Memory;
 
@@ -82,11 +83,20 @@ impl TimedEffect {
             Effect::Halt { .. } => Some(TimedEffect::Halt),
             Effect::Send { .. }
             | Effect::Serve { .. }
+            | Effect::Copy { .. }
+            | Effect::Checkpoint { .. }
+            | Effect::Summarize { .. }
+            | Effect::Check { .. }
+            | Effect::Lost { .. }
             | Effect::Refuse { .. }
             | Effect::Warn(_) => None,
         }
     }
 }
+
+/// The entry of a key is damaged.
+#[derive(Debug)]
+pub(super) struct DamagedEntry;
 
 /// The environment of one process of a host.
 pub(super) struct HostEnvironment<'a> {
@@ -98,10 +108,15 @@ pub(super) struct HostEnvironment<'a> {
 }
 
 impl Storage for HostEnvironment<'_> {
-    type Error = Infallible;
+    type Error = DamagedEntry;
 
     fn append(&mut self, record: Record) {
         let StepEffects { observations, timed, .. } = &mut *self.step_effects;
+        if let Record::Heal { key, .. } = &record
+            && self.setup.rules.keep(Rule::LateHealDropped)
+        {
+            assert!(self.store.is_damaged(key), "an entry is replaced that is not damaged: {key}");
+        }
         observe_append(&record, self.store, self.setup.commit, observations);
         self.store.append(record);
         timed.push(TimedEffect::Append);
@@ -112,10 +127,29 @@ impl Storage for HostEnvironment<'_> {
         self.step_effects.timed.push(TimedEffect::Force);
     }
 
-    fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, Infallible> {
+    fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, DamagedEntry> {
+        if self.store.is_damaged(key) {
+            return Err(DamagedEntry);
+        }
         let found = self.store.get(key).cloned();
         self.step_effects.observations.push(Observation::Served(key.clone(), found.clone()));
         Ok(found)
+    }
+
+    /// The tables are what is durable.
+    fn checkpoint(&mut self, upto: Lsn) -> bool {
+        self.store.synced() >= upto
+    }
+
+    fn summarize(&mut self, range: &Range, below: TxnId) -> Result<RangeSummary, DamagedEntry> {
+        let Range { after, upto, rows_max } = range;
+        let rows_max = *rows_max as usize;
+        let rows = self.store.current().summarize(after.as_ref(), upto.as_ref(), rows_max, below);
+        Ok(records::range_summary(rows))
+    }
+
+    fn is_damaged_entry(_: &DamagedEntry) -> bool {
+        true
     }
 }
 
@@ -146,7 +180,12 @@ impl Clients for HostEnvironment<'_> {
     }
 }
 
-impl Operator for HostEnvironment<'_> {}
+impl Operator for HostEnvironment<'_> {
+    /// Entries rot here, and each read shows it; none is lost otherwise.
+    fn lost(&mut self, key: &Key, version: Version, _: Option<Version>) {
+        panic!("an entry is taken for lost that is not: {key} of version {version}");
+    }
+}
 
 impl Environment for HostEnvironment<'_> {
     fn stepped(&mut self, event: &Event, effects: &[Effect]) {

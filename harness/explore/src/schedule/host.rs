@@ -169,7 +169,7 @@ impl ScheduleHost {
 
     /// The version that a read of a key would return at this replica now, if it would be served.
     pub(crate) fn readable_version(&self, key: &Key) -> Option<Option<Version>> {
-        let served = self.machine()?.serves(key);
+        let served = self.machine()?.serves(key) && !self.store.is_damaged(key);
         served.then(|| self.store.get(key).map(|(version, _)| *version))
     }
 
@@ -344,6 +344,16 @@ impl ScheduleHost {
         Some(StepEffects::default())
     }
 
+    /// Damages the entry of a key on the disk. With `found` the process finds it, if it is up.
+    pub fn damage(&mut self, setup: &ScheduleSetup, key: &Key, found: bool) -> Option<StepEffects> {
+        if self.second_instance.is_some() || !self.store.damage(key) {
+            return None;
+        }
+        let found = found && self.up();
+        let event = Event::Damaged { key: key.clone() };
+        if found { self.step(setup, event, false) } else { Some(StepEffects::default()) }
+    }
+
     // ---- Effects ----
 
     fn step(
@@ -374,7 +384,8 @@ impl ScheduleHost {
         let Process { machine, timers } = process;
         let effects = step_effects.effects.clone();
         let mut environment = HostEnvironment { setup, node, store, timers, step_effects };
-        let Ok(halt) = driver::perform_all(machine, effects, &mut environment);
+        let halt = driver::perform_all(machine, effects, &mut environment);
+        let halt = halt.expect("a damaged entry is reported to the machine");
         if setup.canonical {
             remove_idle_timers(process);
         }
@@ -405,6 +416,7 @@ impl ScheduleSetup {
             commit: self.commit,
             rules: self.rules,
             timing: self.timing.clone(),
+            scrub_interval: self.scrub_interval,
         }
     }
 

@@ -28,6 +28,8 @@
 //! - `kill` (SIGKILL) leaves the records that it keeps with the operating system, where a later loss
 //!   of power can still take them. Records that `power_loss` keeps are durable. `wipe` removes all.
 //!   None of the three restarts the process: `restart` does.
+//! - `damage` makes the entry of a key rot on a replica's disk. With `found` the replica finds it at once;
+//!   a read of the key does so as well.
 //! - `second_instance` starts a second process on the master's store. A step with the field
 //!   `second_instance` applies to that process.
 //! - With `handshaken` the cluster has started, forced and handshaken before the first step. With
@@ -50,9 +52,9 @@ mod show;
 mod shrink;
 mod view;
 
-use std::{fmt, fs, io, path::Path};
+use std::{fmt, fs, io, path::Path, time::Duration};
 
-use protocol::{CallId, CommitMode, Lsn, Message, Node, Request, Rules, TimerId, Timing};
+use protocol::{CallId, CommitMode, Key, Lsn, Message, Node, Request, Rules, TimerId, Timing};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use canonical::rename_store;
@@ -102,6 +104,9 @@ pub struct ScheduleSetup {
     /// acts on. The model needs it, because it compares states.
     #[serde(alias = "bare")]
     pub canonical: bool,
+    /// How long after each other a replica's turns of the scrub follow. Zero: there is none.
+    #[serde(default, skip_serializing_if = "Duration::is_zero")]
+    pub scrub_interval: Duration,
 }
 
 /// One step of a schedule.
@@ -177,6 +182,16 @@ pub enum Step {
         /// The node.
         node: Node,
     },
+    /// The entry of a key rots on the node's disk.
+    Damage {
+        /// The node.
+        node: Node,
+        /// The key.
+        key: Key,
+        /// The node finds it at once, if it is up. Otherwise a read of the key does.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        found: bool,
+    },
 }
 
 impl Step {
@@ -192,7 +207,8 @@ impl Step {
             | Step::PowerLoss { node, .. }
             | Step::Restart { node }
             | Step::SecondInstance { node }
-            | Step::Wipe { node } => *node,
+            | Step::Wipe { node }
+            | Step::Damage { node, .. } => *node,
         }
     }
 }
@@ -229,6 +245,10 @@ impl fmt::Display for Step {
                 write!(f, "a second instance of {node} starts on the same store")
             }
             Step::Wipe { node } => write!(f, "{node}'s store is replaced by an empty one"),
+            Step::Damage { node, key, found } => {
+                let found = if *found { ", which finds it" } else { "" };
+                write!(f, "the entry of {key} rots at {node}{found}")
+            }
         }
     }
 }
@@ -304,6 +324,7 @@ mod tests {
             peers: true,
             handshaken: true,
             canonical: true,
+            scrub_interval: Duration::ZERO,
         };
         let steps = vec![Step::SecondInstance { node: Node::Master }];
         let violated = vec![Property::CommitRetention, Property::MachineInvariants];

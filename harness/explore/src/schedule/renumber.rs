@@ -62,8 +62,13 @@ fn body(body: &Body, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Body> {
         }
         Body::FenceOk { in_doubt, .. } => *in_doubt = pairs(in_doubt, new),
         Body::Read { piggybacked, .. } => *piggybacked = pairs(piggybacked, new),
-        Body::Value { found: Some((version, _)), .. } => *version = new(*version)?,
+        Body::Value { found: Some((version, _)), .. }
+        | Body::HealAnswer { found: Some((version, _)), .. } => *version = new(*version)?,
         Body::Value { found: None, .. }
+        | Body::HealAnswer { found: None, .. }
+        | Body::HealRequest { .. }
+        | Body::ScrubAnswer { .. }
+        | Body::ScrubRequest { .. }
         | Body::Fence { .. }
         | Body::NotServing { .. }
         | Body::Heartbeat

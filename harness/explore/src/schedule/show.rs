@@ -24,7 +24,8 @@ impl fmt::Display for ScheduleHost {
             write!(f, "\n  not durable: {}", list(&mut inherited.iter().chain(own)))?;
         }
         for (key, (version, value)) in self.store().entries() {
-            write!(f, "\n  {key} = {value} (version {version})")?;
+            let damaged = if self.store().is_damaged(key) { ", damaged" } else { "" };
+            write!(f, "\n  {key} = {value} (version {version}{damaged})")?;
         }
         for (process, _) in instances {
             let process = process.expect("a second instance is up as long as there is one");

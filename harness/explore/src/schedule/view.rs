@@ -15,6 +15,8 @@ pub struct HostView {
     pub unforced: bool,
     /// The store is the one that the node started with.
     pub intact: bool,
+    /// How many entries are damaged.
+    pub damaged: usize,
     /// The keys, of those asked for, whose reads would be served now, each with the version that a
     /// read would return.
     pub readable: Vec<(Key, Option<Version>)>,
@@ -38,6 +40,7 @@ impl HostView {
             status: host.machine().map(Machine::status),
             unforced: host.unforced() > 0,
             intact: host.intact(),
+            damaged: host.store().current().damaged().count(),
             ..HostView::default()
         };
         for record in host.store().durable().records() {

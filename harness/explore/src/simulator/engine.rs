@@ -15,7 +15,9 @@ use super::{
     queue::{EventQueue, SimEvent},
     run::{Counters, FaultEvent, MachineInput, MachineStep, RunEvent, RunEventKind, SimulatedRun},
 };
-use crate::schedule::{HostView, InvariantChecker, Property, ScheduleHost, Step, is_quiescent};
+use crate::schedule::{
+    HostView, InvariantChecker, Property, ScheduleHost, ScheduleSetup, Step, is_quiescent,
+};
 
 /// After all failures are repaired, every transaction must terminate within this time.
 const TERMINATION_DEADLINE: u64 = 30_000_000_000;
@@ -86,6 +88,7 @@ impl<'a> Engine<'a> {
         if !self.is_quiescent() {
             self.checker.record_violation(Property::Termination);
         }
+        self.scrub();
         self.read_every_key();
         self.check_final_state();
         SimulatedRun {
@@ -149,6 +152,30 @@ impl<'a> Engine<'a> {
 
     fn is_quiescent(&self) -> bool {
         self.open_calls == 0 && self.nodes.iter().all(|node| is_quiescent(&node.host))
+    }
+
+    /// Where there is a scrub, waits until it has found and healed what has rotted, however rarely it is read.
+    fn scrub(&mut self) {
+        let ScheduleSetup { scrub_interval, peers, .. } = self.plan.setup;
+        let runs = self.nodes.iter().all(|node| node.host.intact() && node.host.up());
+        if scrub_interval.is_zero() || !peers || !runs || !self.checker.all_hold() {
+            return;
+        }
+        let until = self.queue.now + TERMINATION_DEADLINE;
+        self.run_until(|engine| engine.queue.now > until || engine.is_healed());
+        if !self.is_healed() {
+            self.checker.record_violation(Property::Termination);
+        }
+    }
+
+    /// Whether no entry is damaged that is intact at another replica.
+    fn is_healed(&self) -> bool {
+        let damaged = |node: &SimulatedNode, key: &Key| node.host.store().is_damaged(key);
+        let replicas = &self.nodes[1..];
+        self.keys.iter().all(|key| {
+            let count = replicas.iter().filter(|node| damaged(node, key)).count();
+            count == 0 || count == replicas.len()
+        })
     }
 
     /// Reads every key through the master, after all other operations.

@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use protocol::Node;
+use protocol::{Event, Node};
 use rand::RngExt as _;
 
 use super::{
@@ -42,6 +42,24 @@ impl Engine<'_> {
                 self.process_ended(replica);
             }
             Fault::SecondInstance => self.start_second_instance(),
+            Fault::Damage => self.damage(replica),
+        }
+    }
+
+    /// Damages the entry of a key. Half of the time the replica finds it at once, and else when the key is
+    /// read.
+    fn damage(&mut self, node: Node) {
+        let key = self.keys[self.rng.random_range(0..self.keys.len())].clone();
+        let found = self.chance(1, 2) && self.nodes[node_index(node)].paused.is_none();
+        let is_found = found && self.nodes[node_index(node)].host.up();
+        let host = &mut self.nodes[node_index(node)].host;
+        let Some(step_effects) = host.damage(&self.plan.setup, &key, found) else { return };
+        self.counters.damages += 1;
+        self.record_step(|| Step::Damage { node, key: key.clone(), found });
+        self.fault_event(FaultEvent::Damage, Some(node));
+        if is_found {
+            let input = MachineInput::Event(Event::Damaged { key });
+            self.perform(node, false, Some(input), step_effects);
         }
     }
 

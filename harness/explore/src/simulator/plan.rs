@@ -78,6 +78,8 @@ pub enum Fault {
     Wipe,
     /// A second master starts on the store of a paused one.
     SecondInstance,
+    /// An entry rots on a replica's disk.
+    Damage,
 }
 
 const MS: u64 = 1_000_000;
@@ -128,6 +130,12 @@ impl SimulationPlan {
         if commit == CommitMode::Votes && !quiet && pick(&[0, 0, 1]) == 1 {
             plan.stress_cooperative_termination(&mut pick);
         }
+        // Seldom, so that the other faults are met as often as without it.
+        let damage = pick(&[0, 0, 0, 0, 0, 0, 20, 100]);
+        if damage > 0 && !quiet {
+            plan.faults.push((Fault::Damage, damage * MS));
+            plan.setup.scrub_interval = Duration::from_millis(pick(&[0, 2, 10]));
+        }
         plan
     }
 
@@ -175,6 +183,7 @@ fn draw_setup(
         peers: pick(&[0, 1, 1]) == 1,
         handshaken: false,
         canonical: false,
+        scrub_interval: Duration::ZERO,
     }
 }
 

@@ -73,6 +73,8 @@ pub enum FaultEvent {
     Wipe,
     /// A second instance of the node was started.
     SecondInstance,
+    /// An entry rotted on the disk.
+    Damage,
     /// The process was paused.
     Pause,
     /// The process was resumed.
@@ -158,6 +160,8 @@ counters! {
     crashes,
     /// Pauses and partitions.
     other_faults,
+    /// Entries that rotted.
+    damages,
     /// Of the crashes, those in the middle of a critical step.
     mid_step_crashes,
     /// Of the crashes, those that left some replica in doubt.

@@ -47,6 +47,14 @@ pub(crate) fn lines(bytes: &[u8]) {
     reads_alike_in_pieces(Format::JepsenLog, bytes);
     reads_alike_in_pieces(Format::JepsenText, bytes);
     reads_alike_in_pieces(Format::Csv, bytes);
+    reads_alike_in_pieces(Format::Plume, bytes);
+    reads_alike_in_pieces(Format::Awdit, bytes);
+}
+
+/// The binary files of dbcop and Cobra.
+pub(crate) fn binary(bytes: &[u8]) {
+    reads_alike_in_pieces(Format::Dbcop, bytes);
+    reads_alike_in_pieces(Format::Cobra, bytes);
 }
 
 /// An EDN value that was read is written in normal form: as the same value.

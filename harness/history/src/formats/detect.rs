@@ -17,6 +17,7 @@ use super::{
     },
     intervals::Field,
     log,
+    sessions::{cobra, dbcop, text},
 };
 use crate::{ReadError, Value};
 
@@ -29,9 +30,15 @@ const START_BYTES: u64 = 1 << 16;
 /// The file cannot be read, or its format is unknown: the error says what to give instead.
 pub fn detect(path: &Path) -> Result<Format, ReadError> {
     let io = |source| ReadError::Io { path: path.to_owned(), source };
+    if path.is_dir() && cobra::logs(path).is_some() {
+        return Ok(Format::Cobra);
+    }
     let mut file = File::open(path).map_err(io)?;
     let mut start = Vec::new();
     file.by_ref().take(START_BYTES).read_to_end(&mut start).map_err(io)?;
+    if dbcop::is_dbcop(&start) {
+        return Ok(Format::Dbcop);
+    }
     if let Some(reason) = not_text(path, &start) {
         return Err(unknown(path, reason));
     }
@@ -54,7 +61,8 @@ pub fn detect(path: &Path) -> Result<Format, ReadError> {
 
 const UNKNOWN: &str = "unknown format: expected events as JSON or EDN (process, type, f, value), \
                        operations as JSON or CSV with a header (op, value, start, end), a log of \
-                       Jepsen's or a history.txt; --format NAME reads it as one of these in any case";
+                       Jepsen's or a history.txt, or transactions by session as Plume, PolySI, \
+                       AWDIT, dbcop or Cobra write them; --format NAME reads it as one of these in any case";
 
 fn unknown(path: &Path, reason: &str) -> ReadError {
     ReadError::Malformed { path: path.to_owned(), line: 1, column: 1, reason: reason.to_owned() }
@@ -81,7 +89,10 @@ fn not_text(path: &Path, start: &[u8]) -> Option<&'static str> {
     if start.starts_with(&[0xff, 0xfe]) || start.starts_with(&[0xfe, 0xff]) {
         return Some("UTF-16: convert it to UTF-8 first");
     }
-    start.contains(&0).then_some("a binary file: expected a text")
+    if has_extension("log") && start.first() == Some(&b'S') && start.contains(&0) {
+        return Some("a log of Cobra's: give the directory with the logs of all sessions");
+    }
+    start.contains(&0).then_some("a binary file: expected a text, or dbcop's history.bincode")
 }
 
 /// The format of a text that begins with these bytes, `None` if it is unknown.
@@ -238,6 +249,12 @@ fn lines(start: &[u8]) -> Option<Format> {
     let first = lines.clone().find(|line| !line.is_empty())?;
     if lines.any(|line| log::logged(line).is_some()) {
         return Some(Format::JepsenLog);
+    }
+    if text::is_plume(first) {
+        return Some(Format::Plume);
+    }
+    if text::is_awdit(first) {
+        return Some(Format::Awdit);
     }
     let is_operation = str::from_utf8(first).is_ok_and(log::is_operation);
     is_operation.then_some(Format::JepsenText)

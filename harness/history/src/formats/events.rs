@@ -9,7 +9,10 @@ use super::{
     FormatError,
     pairing::{OperationLabel, PairingSink},
 };
-use crate::{Completion, Invocation, MicroFunction, MicroOp, Outcome, Value, value::NumberKind};
+use crate::{
+    Completion, Invocation, Kind, MicroFunction, MicroOp, ObjectEvent, Outcome, Value,
+    value::NumberKind,
+};
 
 /// The fields of an event that matter here. All others are ignored.
 #[derive(Debug, Default)]
@@ -21,6 +24,8 @@ pub(super) struct EventFields<'a> {
     pub(super) f: Option<Value<'a>>,
     pub(super) key: Option<Value<'a>>,
     pub(super) value: Option<Value<'a>>,
+    /// Of the steps of a transaction.
+    pub(super) versions: Option<Value<'a>>,
 }
 
 impl<'a> EventFields<'a> {
@@ -33,6 +38,7 @@ impl<'a> EventFields<'a> {
             "f" => &mut self.f,
             "key" => &mut self.key,
             "value" => &mut self.value,
+            "versions" => &mut self.versions,
             _ => return None,
         })
     }
@@ -165,9 +171,14 @@ pub(super) fn keyword<'v>(field: &str, value: Option<&'v Value<'_>>) -> Result<&
     Ok(name.strip_prefix(':').unwrap_or(name))
 }
 
+fn unknown_kind(kind: &str) -> String {
+    format!("unknown type {kind}: expected invoke, ok, fail or info")
+}
+
 /// What is checked, for messages about everything else.
-const CHECKED: &str = "only registers (read, write, cas, delete), locks (acquire, release) and \
-                       transactions of reads, writes and appends are checked";
+const CHECKED: &str = "registers (read, write, cas, delete), locks (acquire, release), transactions of \
+                       reads, writes and appends, and, in events of Jepsen's shape, sets, counters, \
+                       queues and banks are checked, each in a history of its own";
 
 /// What events of transactions look like.
 const TRANSACTIONS: &str = "with a value such as [[:append x 1] [:r y nil]]";
@@ -302,9 +313,13 @@ impl<'p, 's> EventTranslator<'p, 's> {
         let kind = keyword("type", fields.kind.as_ref())?;
         if self.is_transaction(process, fields) {
             let value = fields.value.as_ref();
-            return transaction(process, kind, value, self.pairs);
+            let versions = fields.versions.as_ref().map(versions).transpose()?;
+            return transaction(process, kind, value, versions.as_deref(), self.pairs);
         }
         let f = keyword("f", fields.f.as_ref())?;
+        if self.pairs.takes_objects() {
+            return self.object(process, kind, f, fields);
+        }
         let operation = Operation::named(f)?;
         let (key, value) = (fields.key.as_ref(), fields.value.as_ref());
         let event = ClientEvent { process, f, operation, key, value };
@@ -314,7 +329,7 @@ impl<'p, 's> EventTranslator<'p, 's> {
             // What they say of key and value is nothing that was observed.
             "fail" => self.complete_without_effect(event, Completion::Fail),
             "info" => self.complete_without_effect(event, Completion::Info),
-            other => Err(format!("unknown type {other}: expected invoke, ok, fail or info")),
+            other => Err(unknown_kind(other)),
         }
     }
 
@@ -324,6 +339,26 @@ impl<'p, 's> EventTranslator<'p, 's> {
         f.is_some_and(|f| matches!(f.strip_prefix(':').unwrap_or(f), "txn" | "transaction"))
             || fields.value.as_ref().is_some_and(is_transaction)
             || self.pairs.is_in_transaction(process)
+    }
+
+    /// Passes an event on as one of an object.
+    fn object(
+        &mut self,
+        process: u64,
+        kind: &str,
+        f: &str,
+        fields: &EventFields<'_>,
+    ) -> Result<(), String> {
+        let kind = match kind {
+            "invoke" => Kind::Invoke,
+            "ok" => Kind::Ok,
+            "fail" => Kind::Fail,
+            "info" => Kind::Info,
+            other => return Err(unknown_kind(other)),
+        };
+        let (key, value) = (fields.key.as_ref(), fields.value.as_ref());
+        let event = ObjectEvent { process, kind, f, key, value };
+        self.pairs.object(&event).map_err(|error| error.to_string())
     }
 
     fn invoke(&mut self, event: ClientEvent<'_, '_>) -> Result<(), String> {
@@ -490,18 +525,19 @@ fn micro_ops<'v, 'a>(value: &'v Value<'a>) -> Option<Vec<MicroOp<'v, 'a>>> {
         Value::List(parts) if parts.len() == 3 => {
             let name = parts[0].name()?;
             let f = MicroFunction::named(name.strip_prefix(':').unwrap_or(name))?;
-            Some(MicroOp { f, key: &parts[1], value: &parts[2] })
+            Some(MicroOp { f, key: &parts[1], value: &parts[2], version: None })
         }
         _ => None,
     };
     steps.iter().map(step).collect()
 }
 
-/// Passes an event of a transaction on.
+/// Passes an event of a transaction on. The versions are those of its steps, if the system says them.
 pub(super) fn transaction(
     process: u64,
     kind: &str,
     value: Option<&Value<'_>>,
+    versions: Option<&[Option<u64>]>,
     pairs: &mut PairingSink<'_>,
 ) -> Result<(), String> {
     let ops = || {
@@ -519,13 +555,47 @@ pub(super) fn transaction(
     };
     let paired = match kind {
         "invoke" => pairs.invoke_transaction(process, &ops()?),
-        "ok" => pairs.complete_transaction(process, &ops()?, Outcome::Ok),
+        "ok" => {
+            let mut ops = ops()?;
+            add_versions(&mut ops, versions.unwrap_or_default())?;
+            pairs.complete_transaction(process, &ops, Outcome::Ok)
+        }
         // What they say of reads is nothing that was observed.
         "fail" => pairs.complete_transaction(process, &[], Outcome::Fail),
         "info" => pairs.complete_transaction(process, &[], Outcome::Info),
-        other => return Err(format!("unknown type {other}: expected invoke, ok, fail or info")),
+        other => return Err(unknown_kind(other)),
     };
     paired.map_err(|error| error.to_string())
+}
+
+/// The versions of the steps of a transaction.
+fn versions(value: &Value<'_>) -> Result<Vec<Option<u64>>, String> {
+    let malformed =
+        || format!("versions {value}: expected a list of whole numbers, null where there is none");
+    let Value::List(versions) = value else { return Err(malformed()) };
+    let version = |version: &Value<'_>| match version {
+        Value::Nil => Ok(None),
+        Value::Number(NumberKind::Integer, digits) => {
+            digits.parse().map(Some).map_err(|_| malformed())
+        }
+        _ => Err(malformed()),
+    };
+    versions.iter().map(version).collect()
+}
+
+/// Adds what the system says of the version that each step wrote or read.
+fn add_versions(ops: &mut [MicroOp<'_, '_>], versions: &[Option<u64>]) -> Result<(), String> {
+    if !versions.is_empty() && versions.len() != ops.len() {
+        return Err(format!(
+            "versions: {} for {} steps; expected one for each, null where there is none",
+            versions.len(),
+            ops.len()
+        ));
+    }
+    for (op, version) in ops.iter_mut().zip(versions) {
+        op.version = *version;
+    }
+    Ok(())
 }
 
 /// Splits an event into the text of its key, and its value. A `[key old new]` has no value by itself.

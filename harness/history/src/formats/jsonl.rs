@@ -159,6 +159,8 @@ fn event(
 struct TransactionLine<'a> {
     #[serde(borrow, default)]
     value: Option<&'a RawValue>,
+    #[serde(default)]
+    versions: Option<Vec<Option<u64>>>,
 }
 
 fn transaction(
@@ -167,10 +169,10 @@ fn transaction(
     text: &str,
     pairs: &mut PairingSink<'_>,
 ) -> Result<(), String> {
-    let TransactionLine { value } =
-        serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let TransactionLine { value, versions } =
+        serde_json::from_str(text).map_err(|error| format!("value and versions: {error}"))?;
     let value = value.map(json::value).transpose()?;
-    events::transaction(process, kind, value.as_ref(), pairs)
+    events::transaction(process, kind, value.as_ref(), versions.as_deref(), pairs)
 }
 
 /// The fields of a client's event, besides the value.

@@ -8,12 +8,14 @@ mod intervals;
 mod json;
 mod jsonl;
 mod log;
+mod objects;
 mod pairing;
+mod sessions;
 
 use std::{
     fmt,
     fs::File,
-    io::{BufRead, BufReader, Read as _},
+    io::{self, BufRead, BufReader, Read},
     path::Path,
     str::FromStr,
 };
@@ -22,8 +24,9 @@ use self::pairing::PairingSink;
 pub use self::{
     detect::{detect, recognise},
     events::NAMED_PROCESSES,
+    objects::{ObjectHistory, is_of_objects, objects},
 };
-use crate::{ReadError, Sink, Value};
+use crate::{Action, Event, Function, ReadError, Sink, Value, Version};
 
 /// A file format of histories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,11 +48,19 @@ pub enum Format {
     Intervals,
     /// Operations with a start and an end as CSV with a header.
     Csv,
+    /// Transactions on registers by session, one access a line: the text of Plume and PolySI.
+    Plume,
+    /// Transactions on registers by session, between lines of `-` and `=`: AWDIT's tests.
+    Awdit,
+    /// dbcop's `history.bincode`.
+    Dbcop,
+    /// A directory with Cobra's logs.
+    Cobra,
 }
 
 impl Format {
     /// Every format.
-    pub const ALL: [Format; 8] = [
+    pub const ALL: [Format; 12] = [
         Format::Jsonl,
         Format::Edn,
         Format::JepsenLog,
@@ -58,6 +69,10 @@ impl Format {
         Format::Porcupine,
         Format::Intervals,
         Format::Csv,
+        Format::Plume,
+        Format::Awdit,
+        Format::Dbcop,
+        Format::Cobra,
     ];
 
     /// The name, as typed after `--format`.
@@ -72,6 +87,10 @@ impl Format {
             Format::Porcupine => "porcupine",
             Format::Intervals => "intervals",
             Format::Csv => "csv",
+            Format::Plume => "plume",
+            Format::Awdit => "awdit",
+            Format::Dbcop => "dbcop",
+            Format::Cobra => "cobra",
         }
     }
 
@@ -85,7 +104,13 @@ impl Format {
             return Ok(None);
         }
         let value = match self {
-            Format::Jsonl | Format::Csv | Format::Porcupine => return Ok(Some(text.to_owned())),
+            Format::Jsonl
+            | Format::Csv
+            | Format::Porcupine
+            | Format::Plume
+            | Format::Awdit
+            | Format::Dbcop
+            | Format::Cobra => return Ok(Some(text.to_owned())),
             // Values are printed as EDN, so they are understood like that too. JSON has no symbols: a
             // word without quotes is a text.
             Format::Json | Format::Intervals => match (json::parse(text), edn::parse(text)) {
@@ -138,9 +163,59 @@ pub struct ReadSummary {
 /// # Errors
 /// The file cannot be read or is malformed. The error names line, column and reason.
 pub fn stream(path: &Path, format: Format, sink: &mut dyn Sink) -> Result<(), ReadError> {
-    let io = |source| ReadError::Io { path: path.to_owned(), source };
-    let file = File::open(path).map_err(io)?;
-    stream_from(&mut BufReader::with_capacity(1 << 18, file), format, sink, path)
+    let opened = open(path).map_err(|source| ReadError::Io { path: path.to_owned(), source })?;
+    stream_from(&mut BufReader::with_capacity(1 << 18, opened.input), format, sink, path)
+}
+
+/// A history on disk, opened for a reader.
+pub struct Opened {
+    /// Its bytes; of a directory with Cobra's logs, those of all logs.
+    pub input: Box<dyn Read>,
+    /// Number of bytes.
+    pub bytes: u64,
+}
+
+/// Opens a history file, or a directory with Cobra's logs.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open(path: &Path) -> io::Result<Opened> {
+    if let Some(logs) = path.is_dir().then(|| sessions::cobra::logs(path)).flatten() {
+        let size = |log: &std::path::PathBuf| log.metadata().map(|metadata| metadata.len());
+        let bytes = logs.iter().map(size).sum::<io::Result<u64>>()?;
+        return Ok(Opened { input: Box::new(sessions::cobra::open(logs)), bytes });
+    }
+    let file = File::open(path)?;
+    let bytes = file.metadata()?.len();
+    Ok(Opened { input: Box::new(file), bytes })
+}
+
+/// Whether a directory is a history by itself: one with Cobra's logs.
+#[must_use]
+pub fn is_directory_history(path: &Path) -> bool {
+    sessions::cobra::logs(path).is_some()
+}
+
+/// Passes the transactions of recorded events on to a sink. Other operations are left out.
+///
+/// # Errors
+/// A transaction is malformed or does not fit the events before it; in words.
+pub fn transactions(recorded: &[Event], sink: &mut dyn Sink) -> Result<(), String> {
+    let mut pairs = PairingSink::new(sink);
+    for event in recorded {
+        let Action::Client(client) = &event.action else { continue };
+        if client.f != Function::Txn {
+            continue;
+        }
+        let explain = |why: String| format!("event {}: {why}", event.index);
+        let value = client.value.as_deref().map(json::parse).transpose().map_err(explain)?;
+        let kind = client.kind.to_string();
+        pairs.number_event(event.index);
+        let versions = client.version.as_ref().and_then(Version::steps);
+        let (value, versions) = (value.as_ref(), versions.as_deref());
+        events::transaction(client.process, &kind, value, versions, &mut pairs).map_err(explain)?;
+    }
+    Ok(())
 }
 
 /// Reads a history from any input into a sink. Holds one event in memory at a time, except that
@@ -180,6 +255,10 @@ pub fn stream_with(
         Format::Porcupine => edn::stream_key_value(input, &mut pairs).map(|()| 0),
         Format::Intervals => intervals::stream_json(input, ambiguous, &mut pairs),
         Format::Csv => intervals::stream_csv(input, ambiguous, &mut pairs),
+        Format::Plume => sessions::text::stream_plume(input, &mut pairs).map(|()| 0),
+        Format::Awdit => sessions::text::stream_awdit(input, &mut pairs).map(|()| 0),
+        Format::Dbcop => sessions::dbcop::stream(input, &mut pairs).map(|()| 0),
+        Format::Cobra => sessions::cobra::stream(input, &mut pairs).map(|()| 0),
     };
     read.map(|ambiguous| ReadSummary { ambiguous }).map_err(|error| error.in_file(path))
 }

@@ -5,7 +5,9 @@ use std::{collections::HashMap, fmt::Write as _};
 
 use ahash::RandomState;
 
-use crate::{Completion, Invocation, MalformedHistory, MicroFunction, MicroOp, Outcome, Sink};
+use crate::{
+    Completion, Invocation, MalformedHistory, MicroFunction, MicroOp, ObjectEvent, Outcome, Sink,
+};
 
 /// How an event identifies its operation, as far as it does.
 #[derive(Clone, Copy)]
@@ -22,6 +24,7 @@ pub(super) struct OperationLabel<'a> {
 /// Passes events on to a sink, completions only if they agree with their invocations.
 pub(super) struct PairingSink<'s> {
     sink: &'s mut dyn Sink,
+    takes_objects: bool,
     /// The label of the last invocation of each process that is not retired.
     invoked: HashMap<u64, InvocationLabel, RandomState>,
     /// The open transaction of each process: what it does, without what its reads return. Empty if
@@ -40,12 +43,53 @@ struct InvocationLabel {
 
 impl<'s> PairingSink<'s> {
     pub(super) fn new(sink: &'s mut dyn Sink) -> Self {
-        PairingSink { sink, invoked: HashMap::default(), transactions: HashMap::default() }
+        let takes_objects = sink.takes_objects();
+        let (invoked, transactions) = (HashMap::default(), HashMap::default());
+        PairingSink { sink, takes_objects, invoked, transactions }
     }
 
     /// Names the process of the next event.
     pub(super) fn name_process(&mut self, process: u64, name: &str) {
         self.sink.name_process(process, name);
+    }
+
+    /// Says which number the next event has in the history.
+    pub(super) fn number_event(&mut self, index: u64) {
+        self.sink.number_event(index);
+    }
+
+    /// Whether events of operations on keys are passed on by [`object`](Self::object).
+    pub(super) fn takes_objects(&self) -> bool {
+        self.takes_objects
+    }
+
+    /// Passes on an event of an operation on an object.
+    pub(super) fn object(&mut self, event: &ObjectEvent<'_, '_>) -> Result<(), MalformedHistory> {
+        self.sink.object(event)
+    }
+
+    /// Says that the order of the events is not that of real time.
+    pub(super) fn without_real_time(&mut self) {
+        self.sink.without_real_time();
+    }
+
+    /// Passes on a transaction whose completion is known to agree with it.
+    pub(super) fn pass_transaction(
+        &mut self,
+        process: u64,
+        ops: &[MicroOp<'_, '_>],
+    ) -> Result<(), MalformedHistory> {
+        self.sink.invoke_transaction(process, ops)
+    }
+
+    /// Passes on the completion of such a transaction.
+    pub(super) fn pass_outcome(
+        &mut self,
+        process: u64,
+        ops: &[MicroOp<'_, '_>],
+        outcome: Outcome,
+    ) -> Result<(), MalformedHistory> {
+        self.sink.complete_transaction(process, ops, outcome)
     }
 
     /// Passes on an invocation that is known to agree with its completion.
@@ -146,7 +190,7 @@ impl PairingSink<'_> {
 fn write_steps(ops: &[MicroOp<'_, '_>], text: &mut String) {
     text.clear();
     text.push('[');
-    for MicroOp { f, key, value } in ops {
+    for MicroOp { f, key, value, .. } in ops {
         let separator = if text.len() > 1 { " " } else { "" };
         // Writing to a string cannot fail.
         let _ = match f {

@@ -3,6 +3,7 @@
 
 mod intervals;
 mod others;
+mod sessions;
 mod transactions;
 mod values;
 
@@ -56,6 +57,10 @@ impl Sink for EventList {
 struct TransactionList(Vec<String>);
 
 impl Sink for TransactionList {
+    fn without_real_time(&mut self) {
+        self.0.push("without real time".to_owned());
+    }
+
     fn invoke(&mut self, process: u64, _: &str, _: Invocation<'_>) -> Result<(), MalformedHistory> {
         Err(MalformedHistory::not_idle(process, false))
     }
@@ -85,7 +90,10 @@ impl Sink for TransactionList {
 }
 
 fn micro_ops(ops: &[MicroOp<'_, '_>]) -> String {
-    ops.iter().map(|op| format!(" {} {} {}", op.f.name(), op.key, op.value)).collect()
+    let version = |op: &MicroOp<'_, '_>| op.version.map_or(String::new(), |it| format!(" @{it}"));
+    ops.iter()
+        .map(|op| format!(" {} {} {}{}", op.f.name(), op.key, op.value, version(op)))
+        .collect()
 }
 
 fn read(text: &str) -> Result<Vec<String>, String> {

@@ -72,20 +72,6 @@ impl FromStr for SyntheticWorkload {
     }
 }
 
-impl FromStr for Isolation {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "snapshot" {
-            return Ok(Isolation::Snapshot);
-        }
-        Isolation::ALL.into_iter().find(|level| level.name() == text).ok_or_else(|| {
-            let names = Isolation::ALL.map(Isolation::name).join(", ");
-            format!("unknown level '{text}': expected one of {names}")
-        })
-    }
-}
-
 /// Parameters of a synthetic history of transactions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TransactionOptions {
@@ -160,8 +146,10 @@ impl SyntheticEvent<'_> {
             }
         });
         let values: Vec<_> = values.collect();
-        let ops: Vec<MicroOp<'_, '_>> =
-            values.iter().map(|(f, key, value)| MicroOp { f: *f, key, value }).collect();
+        let ops: Vec<MicroOp<'_, '_>> = values
+            .iter()
+            .map(|(f, key, value)| MicroOp { f: *f, key, value, version: None })
+            .collect();
         match self.outcome {
             None => sink.invoke_transaction(self.process, &ops),
             Some(Outcome::Ok) => sink.complete_transaction(self.process, &ops, Outcome::Ok),

@@ -60,6 +60,9 @@ impl Cluster {
             ForbiddenStart::SecondInstance => {
                 StartOptions { second_instance: true, ..StartOptions::default() }
             }
+            ForbiddenStart::RestoredCopy => {
+                StartOptions { restored_copy: true, ..StartOptions::default() }
+            }
             ForbiddenStart::EmptyDirectory { bootstrap } => {
                 let empty = self.system.create_empty_directory(node);
                 let empty = empty.map_err(io_error("cannot create an empty directory"))?;
@@ -85,7 +88,9 @@ impl Cluster {
                 && match start {
                     // A process listens only after it has opened its store.
                     ForbiddenStart::SecondInstance => true,
-                    ForbiddenStart::EmptyDirectory { .. } => self.system.is_ready(node).await,
+                    ForbiddenStart::EmptyDirectory { .. } | ForbiddenStart::RestoredCopy => {
+                        self.system.is_ready(node).await
+                    }
                 };
             if admitted {
                 if let Some(directory) = options.directory {

@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 
-use history::{NemesisEvent, nemesis::Died};
+use history::{
+    NemesisEvent,
+    nemesis::{Died, Exit},
+};
 use nix::sys::signal::Signal;
 use tokio::{
     sync::watch,
@@ -23,8 +26,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-pub use self::forbidden_start::ForbiddenStartResult;
 use self::log_tail::log_tail;
+pub use self::{forbidden_start::ForbiddenStartResult, power::DiskFaultEnd};
 use crate::{
     disk::Disks,
     events::EventLog,
@@ -32,7 +35,7 @@ use crate::{
     node::NodeName,
     process::{Activity, Process},
     supervisor::Supervisor,
-    system::{StartOptions, System},
+    system::{MemberChange, StartOptions, System},
 };
 
 /// How long a started node has to report its address.
@@ -44,6 +47,12 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// How often a condition of the cluster is polled.
 const POLL_PERIOD: Duration = Duration::from_millis(10);
 
+/// How long the system may refuse to add a node that was removed: it may just have lost its leader.
+const ADD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often it is asked to.
+const ADD_PERIOD: Duration = Duration::from_millis(500);
+
 /// Why the cluster cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -54,6 +63,14 @@ pub enum ClusterError {
         what: String,
         /// The error.
         source: io::Error,
+    },
+    /// A node that was removed from the cluster cannot be added again.
+    #[error("{node} was removed and cannot be added again: {why}")]
+    Member {
+        /// The node.
+        node: NodeName,
+        /// Why.
+        why: String,
     },
     /// A node does not start.
     #[error("{node} does not start: {why}{log}")]
@@ -192,7 +209,46 @@ impl Cluster {
         }
         let arm = point.map(str::to_owned);
         let start = StartOptions { bootstrap: previous.is_none(), arm, ..StartOptions::default() };
-        let process = Arc::new(self.spawn(node, &start).await?);
+        self.start_with(node, &start).await
+    }
+
+    /// Removes a running node from the cluster, and kills it.
+    ///
+    /// # Errors
+    /// The system refuses, in words; then the node runs as before.
+    pub async fn remove_member(&self, node: &NodeName) -> Result<(), String> {
+        // It may exit as soon as it is no member any more.
+        let tolerate = |is_tolerated| {
+            self.process(node).inspect(|process| process.tolerate_exit(is_tolerated));
+        };
+        tolerate(true);
+        let removed = self.system.change_member(MemberChange::Remove, node).await;
+        match removed {
+            Ok(()) => self.kill(node).await,
+            Err(_) => tolerate(false),
+        }
+        removed
+    }
+
+    /// Adds a node that was removed, without its data, and starts it.
+    ///
+    /// # Errors
+    /// Its data cannot be deleted, the system refuses for long, or as for [`Cluster::start`].
+    pub async fn add_member(&self, node: &NodeName) -> Result<(), ClusterError> {
+        let member = |why: String| ClusterError::Member { node: node.clone(), why };
+        self.system.clear(node).map_err(|error| member(format!("its data stays: {error}")))?;
+        let end = Instant::now() + ADD_DEADLINE;
+        while let Err(why) = self.system.change_member(MemberChange::Add, node).await {
+            if Instant::now() >= end {
+                return Err(member(why));
+            }
+            sleep(ADD_PERIOD).await;
+        }
+        self.start_with(node, &StartOptions { joins: true, ..StartOptions::default() }).await
+    }
+
+    async fn start_with(&self, node: &NodeName, start: &StartOptions) -> Result<(), ClusterError> {
+        let process = Arc::new(self.spawn(node, start).await?);
         let member = self.member(node);
         *member.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process.clone());
         if !self.system.announces_address() {
@@ -225,6 +281,34 @@ impl Cluster {
         }
     }
 
+    /// Starts a node that may refuse to start. Returns how it ended, or `None` if it is ready, or listens and
+    /// does not become ready in time, for which it may need others.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub async fn try_start(&self, node: &NodeName) -> Result<Option<Exit>, ClusterError> {
+        let process = Arc::new(self.spawn(node, &StartOptions::default()).await?);
+        process.tolerate_exit(true);
+        let member = self.member(node);
+        *member.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process.clone());
+        let decided = poll(START_DEADLINE, || async {
+            process.state().exit_status().is_some() || self.system.is_ready(node).await
+        });
+        let is_ready = decided.await.is_some() || process.state().listening.is_some();
+        let log = log_tail(&member.log, &self.scratch);
+        let last_log_line = log.lines().last().unwrap_or_default().trim().to_owned();
+        if let Some(status) = process.state().exit_status() {
+            return Ok(Some(Exit { status: status.to_string(), last_log_line }));
+        }
+        if is_ready {
+            process.tolerate_exit(false);
+            self.watch_exit(node, &process);
+            return Ok(None);
+        }
+        self.kill(node).await;
+        Ok(Some(Exit { status: "it did not become ready".to_owned(), last_log_line }))
+    }
+
     /// Spawns the process of a node; its standard error is appended to the node's log.
     async fn spawn(&self, node: &NodeName, start: &StartOptions) -> Result<Process, ClusterError> {
         let path = &self.member(node).log;
@@ -239,7 +323,7 @@ impl Cluster {
         let program = command.get_program().to_string_lossy().into_owned();
         let spawned = match self.system.keeper() {
             Some(keeper) => {
-                let kept = keeper::keep(keeper, &command, false);
+                let kept = keeper::keep(keeper, &command, false, self.system.account(node));
                 self.supervisor.spawn_keeper(kept, log).await
             }
             None => self.supervisor.spawn(command, log).await,
@@ -258,8 +342,9 @@ impl Cluster {
             let exited = states.wait_for(|state| state.exit_status().is_some()).await;
             let Ok(state) = exited else { return };
             let (expected, status) = (state.exit_expected, state.exit_status());
+            let is_tolerated = state.exit_tolerated;
             drop(state);
-            let Some(status) = status else { return };
+            let Some(status) = status.filter(|_| !is_tolerated) else { return };
             // A node that fails while it is being stopped has failed nevertheless. How a program that
             // is not ours answers SIGTERM is its own affair.
             let killed = status.signal() == Some(Signal::SIGKILL as i32);
@@ -280,7 +365,15 @@ impl Cluster {
             process.expect_exit();
             process.signal(Signal::SIGKILL);
             if let Some(device) = self.device(node) {
-                // A process that waits for its disk cannot exit before it has an answer.
+                power::delivered(&process).await;
+                // A process that waits for its disk cannot exit before it has an answer, nor one whose
+                // last pages a stalled disk does not take.
+                if device.is_stalled() {
+                    device.fail_requests();
+                    process.kill().await;
+                    device.power_on();
+                    return;
+                }
                 device.abandon();
             }
             process.kill().await;
@@ -293,6 +386,8 @@ impl Cluster {
         let Some(process) = self.process(node) else { return true };
         process.expect_exit();
         process.signal(Signal::SIGTERM);
+        // One that is stopped takes note of it when it continues.
+        process.signal(Signal::SIGCONT);
         let exited = process.wait_until(STOP_DEADLINE, |state| state.exit_status().is_some()).await;
         if exited.is_none() {
             process.kill().await;

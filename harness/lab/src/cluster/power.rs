@@ -1,27 +1,48 @@
-//! The nodes' disks, and the loss of power.
+//! The nodes' disks, what goes wrong with them, and the loss of power.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, time::Duration};
 
+use history::nemesis::Exit;
 use nix::sys::signal::Signal;
 
-use super::{Cluster, ClusterError, io_error};
+use super::{Cluster, ClusterError, io_error, log_tail, poll};
 use crate::{
-    disk::{Device, Disks, LostWrites},
+    disk::{Device, DiskEffects, DiskFault, DiskPlace, Disks, Image, LostWrites, NameDurability},
     node::NodeName,
+    process::Process,
 };
 
+/// How long a SIGKILL may take to reach every process of a tree.
+const KILL_DELIVERY: Duration = Duration::from_millis(150);
+
+/// How long a process has to exit because of errors of its disk.
+const EXIT_DEADLINE: Duration = Duration::from_secs(3);
+
+/// The same where it is not known how a program meets them: PostgreSQL first tries to recover, and may give up
+/// seconds later.
+const FOREIGN_EXIT_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How a time with a faulty disk ended.
+#[derive(Clone, Debug)]
+pub struct DiskFaultEnd {
+    /// What came of the fault.
+    pub effects: DiskEffects,
+    /// How the node's process ended, if it did.
+    pub exit: Option<Exit>,
+}
+
 impl Cluster {
-    /// Gives each node a disk that can lose power, mounted at a directory. Call it before the first
-    /// start.
+    /// Gives each node a disk that can lose power and fail. Call it before the first start.
     ///
     /// # Errors
     /// The operating system refuses the mounts.
     pub async fn mount_disks(
         &mut self,
-        directories: BTreeMap<NodeName, PathBuf>,
+        places: BTreeMap<NodeName, DiskPlace>,
+        names: NameDurability,
     ) -> Result<(), ClusterError> {
         let layouts = self.system.disk_layouts();
-        let mounted = Disks::mount(&self.supervisor, directories, layouts).await;
+        let mounted = Disks::mount(&self.supervisor, places, names, layouts).await;
         self.disks = Some(mounted.map_err(io_error("cannot mount the nodes' disks"))?);
         Ok(())
     }
@@ -62,6 +83,7 @@ impl Cluster {
             process.expect_exit();
             process.signal(Signal::SIGKILL);
         }
+        futures::future::join_all(processes.iter().map(|process| delivered(process))).await;
         for node in nodes {
             disks.device(node).fail_requests();
         }
@@ -76,5 +98,68 @@ impl Cluster {
             lost.insert(node.clone(), writes);
         }
         Ok(lost)
+    }
+
+    /// From now on something is wrong with a node's disk. If its process exits because of that, it is not
+    /// recorded as unexpected: [`end_disk_fault`](Cluster::end_disk_fault) tells.
+    pub fn begin_disk_fault(&self, node: &NodeName, fault: DiskFault) {
+        if let Some(process) = self.process(node) {
+            process.tolerate_exit(true);
+        }
+        if let Some(device) = self.device(node) {
+            device.inject(fault);
+        }
+    }
+
+    /// A node's disk is well again. If errors were answered that its process may end of, and `may_exit`, it
+    /// has time to do so, until it is ready.
+    pub async fn end_disk_fault(&self, node: &NodeName, may_exit: bool) -> DiskFaultEnd {
+        let effects = self.device(node).map(Device::heal).unwrap_or_default();
+        let mut exit = None;
+        if let Some(process) = self.process(node) {
+            let DiskEffects { refused, failed_writes, failed_syncs, .. } = effects;
+            let is_foreign = !self.system.announces_address();
+            let patience =
+                match (may_exit && refused + failed_writes + failed_syncs > 0, is_foreign) {
+                    (true, true) => FOREIGN_EXIT_DEADLINE,
+                    (true, false) => EXIT_DEADLINE,
+                    (false, _) => Duration::ZERO,
+                };
+            let has_exited = || process.state().exit_status().is_some();
+            // A node of ours is ready all the time.
+            poll(patience, || async {
+                has_exited() || is_foreign && self.system.is_ready(node).await
+            })
+            .await;
+            process.tolerate_exit(false);
+            exit = process.state().exit_status().map(|status| {
+                let tail = log_tail(&self.member(node).log, &self.scratch);
+                let last_log_line = tail.lines().last().unwrap_or_default().trim().to_owned();
+                Exit { status: status.to_string(), last_log_line }
+            });
+        }
+        DiskFaultEnd { effects, exit }
+    }
+
+    /// Changes the disk of a node that does not run. The kernel forgets what it has read of it.
+    ///
+    /// # Errors
+    /// The disk cannot be mounted again.
+    pub async fn change_disk<T>(
+        &self,
+        node: &NodeName,
+        change: impl FnOnce(&mut Image) -> T,
+    ) -> Result<Option<T>, ClusterError> {
+        let Some(disks) = &self.disks else { return Ok(None) };
+        let changed = disks.change(&self.supervisor, node, change).await;
+        changed.map(Some).map_err(io_error("cannot mount a disk again"))
+    }
+}
+
+/// Waits until a SIGKILL has reached a process and all that it has started. They cannot exit while they wait
+/// for a disk, but they do nothing any more.
+pub(super) async fn delivered(process: &Process) {
+    if process.is_keeper() {
+        process.wait_until(KILL_DELIVERY, |state| state.exit_status().is_some()).await;
     }
 }

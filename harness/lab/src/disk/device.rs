@@ -1,22 +1,24 @@
-//! A disk whose power the harness controls: an image, the power state, and requests that are
-//! deferred at an armed point or because the power is off. Does not know FUSE or mounts: what a
-//! request does and how it is answered is handed in.
+//! A disk whose power the harness controls: an image, the power state, what is wrong with the disk, and
+//! requests that are deferred at an armed point, by a stall, or because the power is off. Does not know
+//! FUSE or mounts: what a request does and how it is answered is handed in.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     ffi::OsStr,
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
 
-use rand::SeedableRng as _;
+use nix::errno::Errno;
+use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::watch;
 
 use super::{
-    image::{Image, LostWrites, Owner},
+    fault::{DiskEffects, DiskFault},
+    image::{Image, LostWrites, NameDurability, Owner},
     point::{Access, DiskPoint, FileLayout, Region, Side},
 };
 
@@ -39,6 +41,14 @@ struct State {
     /// Requests that wait, oldest first. While there is one, every request that changes the disk
     /// queues behind it.
     deferred: VecDeque<Deferred>,
+    /// Slow syncs that are under way, by a number of their own.
+    slow: BTreeMap<u64, Request>,
+    next_slow: u64,
+    fault: Option<DiskFault>,
+    /// What has come of the fault.
+    effects: DiskEffects,
+    /// Chooses the times of slow syncs.
+    rng: ChaCha8Rng,
 }
 
 /// What requests operate on.
@@ -84,10 +94,17 @@ enum Deferred {
 /// Tells the kernel the result of a request; `false` means that it failed because of the power loss.
 pub(super) type Answer = Box<dyn FnOnce(bool) + Send>;
 
-/// Performs a request, or not if there is no medium because the power is off; returns its answer.
-pub(super) type Operation = Box<dyn FnOnce(Option<&mut Medium>) -> Answer + Send>;
+/// Performs a request, or not if there is no medium because the disk fails; returns its answer.
+pub(super) type Operation = Box<dyn FnOnce(Option<&mut Medium>) -> Outcome + Send>;
 
-/// A request that changes the disk.
+/// A request that was performed.
+pub(super) struct Outcome {
+    pub(super) answer: Answer,
+    /// The error that it ended with.
+    pub(super) error: Option<Errno>,
+}
+
+/// A request to the disk.
 pub(super) struct Request {
     pub(super) kind: RequestKind,
     pub(super) operation: Operation,
@@ -100,27 +117,45 @@ pub(super) enum RequestKind {
     Write { file: u64, offset: u64 },
     /// A sync of a file or a directory.
     Sync { inode: u64 },
-    /// Anything else.
+    /// Anything else that changes the disk.
     Other,
+    /// It changes nothing.
+    Query,
+    /// It asks for the free space.
+    Space,
+}
+
+impl Outcome {
+    /// Answers that it failed because of the power loss.
+    fn fail(self) {
+        (self.answer)(false);
+    }
 }
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let State { power, armed, deferred, .. } = self;
-        write!(f, "State {{ {power:?}, {armed:?}, {} deferred }}", deferred.len())
+        let State { power, armed, deferred, fault, .. } = self;
+        write!(f, "State {{ {power:?}, {armed:?}, {fault:?}, {} deferred }}", deferred.len())
     }
 }
 
 impl Device {
     /// An empty disk with its power on. `layouts` are the files that have points.
     #[must_use]
-    pub fn new(owner: Owner, layouts: &'static [FileLayout]) -> Self {
-        let medium = Medium { image: Image::new(owner), layouts, tracked: BTreeMap::new() };
-        let (power, armed, deferred) = (Power::On, None, VecDeque::new());
-        Device {
-            state: Mutex::new(State { medium, power, armed, deferred }),
-            reached: watch::Sender::new(None),
-        }
+    pub fn new(owner: Owner, names: NameDurability, layouts: &'static [FileLayout]) -> Self {
+        let image = Image::new(owner, names);
+        let state = State {
+            medium: Medium { image, layouts, tracked: BTreeMap::new() },
+            power: Power::On,
+            armed: None,
+            deferred: VecDeque::new(),
+            slow: BTreeMap::new(),
+            next_slow: 0,
+            fault: None,
+            effects: DiskEffects::default(),
+            rng: ChaCha8Rng::seed_from_u64(0),
+        };
+        Device { state: Mutex::new(state), reached: watch::Sender::new(None) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -128,16 +163,21 @@ impl Device {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads from the image, also while requests are deferred.
-    pub(super) fn read<T>(&self, read: impl FnOnce(&Image) -> T) -> T {
-        read(&self.lock().medium.image)
+    /// Looks at the image, or changes it by hand. No process may depend on what is changed.
+    pub fn with_image<T>(&self, job: impl FnOnce(&mut Image) -> T) -> T {
+        job(&mut self.lock().medium.image)
     }
 
     /// Performs a request, now or when it is released.
-    pub(super) fn handle(&self, request: Request) {
+    pub(super) fn handle(self: &Arc<Self>, request: Request) {
         let mut state = self.lock();
-        if state.must_wait() {
+        if state.must_wait(request.kind) {
             return state.defer(request);
+        }
+        if matches!(request.kind, RequestKind::Query | RequestKind::Space) {
+            let answer = state.perform(request);
+            drop(state);
+            return answer(true);
         }
         let access = state.classify(request.kind);
         if let Some(point) = state.hit(Side::Before, access) {
@@ -146,14 +186,18 @@ impl Device {
             return;
         }
         if matches!(request.kind, RequestKind::Sync { .. }) {
+            if let Some(DiskFault::Slow { shortest, longest, .. }) = state.fault {
+                let time = state.rng.random_range(shortest..=longest);
+                return self.perform_later(state, request, time);
+            }
             drop(state);
             thread::sleep(SYNC_TIME);
             state = self.lock();
-            if state.must_wait() {
+            if state.must_wait(request.kind) {
                 return state.defer(request);
             }
         }
-        let answer = (request.operation)(Some(&mut state.medium));
+        let answer = state.perform(request);
         if let Some(point) = state.hit(Side::After, access) {
             state.deferred.push_back(Deferred::Answer(answer));
             self.reached.send_replace(Some(point));
@@ -161,6 +205,64 @@ impl Device {
         }
         drop(state);
         answer(true);
+    }
+
+    /// Performs a sync after a time, during which other requests go on.
+    fn perform_later(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        request: Request,
+        time: Duration,
+    ) {
+        state.effects.slow_syncs += 1;
+        let number = state.next_slow;
+        state.next_slow += 1;
+        state.slow.insert(number, request);
+        drop(state);
+        let device = Arc::downgrade(self);
+        thread::spawn(move || {
+            thread::sleep(time);
+            let Some(device) = device.upgrade() else { return };
+            let mut state = device.lock();
+            // It may have failed meanwhile.
+            let Some(request) = state.slow.remove(&number) else { return };
+            if state.must_wait(request.kind) {
+                return state.defer(request);
+            }
+            let answer = state.perform(request);
+            drop(state);
+            answer(true);
+        });
+    }
+
+    /// From now on, until [`heal`](Device::heal), this is wrong with the disk.
+    pub fn inject(&self, fault: DiskFault) {
+        let mut state = self.lock();
+        state.effects = DiskEffects::default();
+        if let DiskFault::Slow { seed, .. } = fault {
+            state.rng = ChaCha8Rng::seed_from_u64(seed);
+        }
+        state.medium.image.set_free_pages(fault.free_pages());
+        state.fault = Some(fault);
+    }
+
+    /// What has come of the present fault, or of the last one.
+    #[must_use]
+    pub fn effects(&self) -> DiskEffects {
+        self.lock().effects
+    }
+
+    /// The disk is well again; what hung is performed and answered. Returns what came of the fault.
+    pub fn heal(&self) -> DiskEffects {
+        let mut state = self.lock();
+        state.medium.image.set_free_pages(None);
+        let fault = state.fault.take();
+        let effects = state.effects;
+        drop(state);
+        if fault == Some(DiskFault::Stall) {
+            self.release();
+        }
+        effects
     }
 
     /// Arms a point. The request that reaches it is held, once, and so is every later request that
@@ -188,7 +290,7 @@ impl Device {
         let mut state = self.lock();
         while let Some(deferred) = state.deferred.pop_front() {
             match deferred {
-                Deferred::Request(request) => (request.operation)(Some(&mut state.medium))(true),
+                Deferred::Request(request) => state.perform(request)(true),
                 Deferred::Answer(answer) => answer(true),
             }
         }
@@ -218,6 +320,17 @@ impl Device {
         self.reached.send_replace(None);
     }
 
+    /// Switches the power on again without a loss, once the users of the disk are gone.
+    pub fn power_on(&self) {
+        self.lock().power = Power::On;
+    }
+
+    /// Whether requests hang.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        self.lock().fault == Some(DiskFault::Stall)
+    }
+
     /// Drops unsynced changes, all or a part chosen by the seed, and switches the power on again.
     /// No process may be using the disk.
     pub fn lose_power(&self, partial: Option<u64>) -> LostWrites {
@@ -229,24 +342,57 @@ impl Device {
 }
 
 impl State {
-    fn must_wait(&self) -> bool {
-        self.power != Power::On || !self.deferred.is_empty()
+    fn must_wait(&self, kind: RequestKind) -> bool {
+        // A point, or a power loss, holds what changes the disk. Nothing passes a stall.
+        let changes = !matches!(kind, RequestKind::Query | RequestKind::Space);
+        let is_held = self.power != Power::On || !self.deferred.is_empty();
+        self.fault == Some(DiskFault::Stall) || changes && is_held
     }
 
     fn defer(&mut self, request: Request) {
         if self.power == Power::Failing {
-            (request.operation)(None)(false);
-        } else {
-            self.deferred.push_back(Deferred::Request(request));
+            return (request.operation)(None).fail();
         }
+        if self.fault == Some(DiskFault::Stall) {
+            self.effects.stalled += 1;
+            let is_sync = matches!(request.kind, RequestKind::Sync { .. });
+            self.effects.stalled_syncs += u64::from(is_sync);
+        }
+        self.deferred.push_back(Deferred::Request(request));
+    }
+
+    /// Performs a request as the fault allows it.
+    fn perform(&mut self, request: Request) -> Answer {
+        let Request { kind, operation } = request;
+        match (self.fault, kind) {
+            (Some(DiskFault::Error { writes: true, .. }), RequestKind::Write { .. }) => {
+                self.effects.failed_writes += 1;
+                return operation(None).answer;
+            }
+            (Some(DiskFault::Error { syncs: true, .. }), RequestKind::Sync { inode }) => {
+                self.effects.failed_syncs += 1;
+                self.effects.given_up += self.medium.image.fail_sync(inode) as u64;
+                return operation(None).answer;
+            }
+            (Some(DiskFault::Full { .. }), RequestKind::Space) => self.effects.reported_full += 1,
+            _ => {}
+        }
+        let outcome = operation(Some(&mut self.medium));
+        if outcome.error == Some(Errno::ENOSPC) {
+            self.effects.refused += 1;
+        }
+        outcome.answer
     }
 
     fn fail_deferred(&mut self) {
         for deferred in self.deferred.drain(..) {
             match deferred {
-                Deferred::Request(request) => (request.operation)(None)(false),
+                Deferred::Request(request) => (request.operation)(None).fail(),
                 Deferred::Answer(answer) => answer(false),
             }
+        }
+        for request in std::mem::take(&mut self.slow).into_values() {
+            (request.operation)(None).fail();
         }
     }
 
@@ -260,7 +406,7 @@ impl State {
                 let region = tracked.get(&inode)?.region_synced(image.unsynced(inode)?)?;
                 Some((Access::Sync, region))
             }
-            RequestKind::Other => None,
+            RequestKind::Other | RequestKind::Query | RequestKind::Space => None,
         }
     }
 

@@ -13,8 +13,10 @@
 //! are plain threads outside of any runtime, and never wait for a node.
 
 mod device;
+mod fault;
 mod fuse;
 pub mod image;
+mod import;
 mod point;
 
 use std::{
@@ -39,7 +41,8 @@ use tokio::task::spawn_blocking;
 
 pub use self::{
     device::Device,
-    image::LostWrites,
+    fault::{DiskEffects, DiskFault},
+    image::{FlippedBit, Image, LostWrites, NameDurability},
     point::{Access, DiskPoint, FileLayout, Region, Side},
 };
 use self::{fuse::Requests, image::Owner};
@@ -51,6 +54,22 @@ const FUSE: &str = "/dev/fuse";
 /// How long to retry unmounting a file system whose users have exited.
 const UNMOUNT_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Where a node sees its disk.
+#[derive(Clone, Debug)]
+pub struct DiskPlace {
+    /// The directory at which the whole disk is mounted.
+    pub at: PathBuf,
+    /// Directories of the disk that are also mounted elsewhere: the path on the disk, and the directory,
+    /// whose content is on the disk from the beginning.
+    pub directories: Vec<(PathBuf, PathBuf)>,
+}
+
+impl From<PathBuf> for DiskPlace {
+    fn from(at: PathBuf) -> Self {
+        DiskPlace { at, directories: Vec::new() }
+    }
+}
+
 /// The disks of a cluster, one per node.
 #[derive(Debug)]
 pub struct Disks {
@@ -60,28 +79,33 @@ pub struct Disks {
 #[derive(Debug)]
 struct Disk {
     device: Arc<Device>,
-    at: PathBuf,
+    place: DiskPlace,
     /// Present while it is mounted.
     session: Mutex<Option<BackgroundSession>>,
 }
 
 impl Disks {
-    /// Creates an empty disk for each node, and mounts it at the given directory for every process
-    /// that the supervisor spawns from now on. `layouts` are the files that have points.
+    /// Creates a disk for each node, and mounts it at its place for every process that the supervisor spawns
+    /// from now on. `layouts` are the files that have points.
     ///
     /// # Errors
-    /// The operating system refuses the mount.
+    /// The operating system refuses the mount, or a directory cannot be copied onto its disk.
     pub async fn mount(
         supervisor: &Supervisor,
-        directories: BTreeMap<NodeName, PathBuf>,
+        places: BTreeMap<NodeName, DiskPlace>,
+        names: NameDurability,
         layouts: &'static [FileLayout],
     ) -> io::Result<Disks> {
         supervisor.run(enter_namespace).await??;
         let mut disks = BTreeMap::new();
-        for (node, at) in directories {
-            fs::create_dir_all(&at)?;
-            let device = Arc::new(Device::new(owner(), layouts));
-            let disk = Disk { device, at, session: Mutex::default() };
+        for (node, place) in places {
+            fs::create_dir_all(&place.at)?;
+            let device = Arc::new(Device::new(owner(), names, layouts));
+            for (path, directory) in &place.directories {
+                fs::create_dir_all(directory)?;
+                device.with_image(|image| import::import(image, path, directory))?;
+            }
+            let disk = Disk { device, place, session: Mutex::default() };
             disk.mount(supervisor).await?;
             disks.insert(node, disk);
         }
@@ -119,6 +143,27 @@ impl Disks {
         Ok(lost)
     }
 
+    /// Unmounts a node's disk, so that the kernel forgets what it has read of it, changes it, and mounts it
+    /// again. No process may be using it.
+    ///
+    /// # Errors
+    /// The operating system refuses the mount.
+    pub async fn change<T>(
+        &self,
+        supervisor: &Supervisor,
+        node: &NodeName,
+        change: impl FnOnce(&mut Image) -> T,
+    ) -> io::Result<T> {
+        let disk = self.disk(node);
+        disk.unmount(supervisor).await?;
+        let result = disk.device.with_image(|image| {
+            image.remove_orphans();
+            change(image)
+        });
+        disk.mount(supervisor).await?;
+        Ok(result)
+    }
+
     /// Unmounts all disks. No process may be using them.
     ///
     /// # Errors
@@ -143,21 +188,27 @@ impl Drop for Disks {
 impl Disk {
     async fn mount(&self, supervisor: &Supervisor) -> io::Result<()> {
         let fuse = open_fuse()?;
-        let (kept, at) = (fuse.try_clone()?, self.at.clone());
+        let (kept, at) = (fuse.try_clone()?, self.place.at.clone());
         supervisor.run(move || mount_fuse(&fuse, &at)).await??;
-        let requests = Requests(self.device.clone());
+        let requests = Requests::new(self.device.clone());
         // Served from a thread outside of the mount namespace: a namespace lives as long as its
         // threads, and this one must end with the supervisor.
         let session = spawn_blocking(move || serve(requests, kept)).await??;
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
-        Ok(())
+        let DiskPlace { at, directories } = self.place.clone();
+        let bind = move || directories.iter().try_for_each(|(path, to)| bind(&at.join(path), to));
+        supervisor.run(bind).await?
     }
 
     async fn unmount(&self, supervisor: &Supervisor) -> io::Result<()> {
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(session) = session else { return Ok(()) };
-        let at = self.at.clone();
-        supervisor.run(move || unmount(&at)).await??;
+        let DiskPlace { at, directories } = self.place.clone();
+        let all = move || {
+            directories.iter().try_for_each(|(_, directory)| unmount(directory))?;
+            unmount(&at)
+        };
+        supervisor.run(all).await??;
         spawn_blocking(move || join(session)).await?
     }
 }
@@ -179,7 +230,7 @@ pub fn available() -> Result<(), String> {
     let probe = thread::spawn(move || {
         enter_namespace().map_err(because("cannot create a mount namespace"))?;
         mount_fuse(&fuse, &at).map_err(because("mount"))?;
-        let requests = Requests(Arc::new(Device::new(owner(), &[])));
+        let requests = Requests::new(Arc::new(Device::new(owner(), NameDurability::Posix, &[])));
         let session = thread::spawn(move || serve(requests, kept))
             .join()
             .unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
@@ -210,14 +261,23 @@ fn enter_namespace() -> io::Result<()> {
 
 fn mount_fuse(fuse: &File, at: &Path) -> io::Result<()> {
     let (fd, uid, gid) = (fuse.as_raw_fd(), getuid(), getgid());
-    let data = format!("fd={fd},rootmode=40755,user_id={uid},group_id={gid},default_permissions");
+    // Nodes may run as other users than the harness.
+    let data = format!(
+        "fd={fd},rootmode=40755,user_id={uid},group_id={gid},default_permissions,allow_other"
+    );
     let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
     mount(Some("lab-disk"), at, Some("fuse"), flags, Some(data.as_str()))?;
     Ok(())
 }
 
+/// Mounts a directory of a disk at another place.
+fn bind(directory: &Path, at: &Path) -> io::Result<()> {
+    mount(Some(directory), at, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(())
+}
+
 fn serve(requests: Requests, fuse: File) -> io::Result<BackgroundSession> {
-    Session::from_fd(requests, fuse.into(), SessionACL::Owner, Config::default())?.spawn()
+    Session::from_fd(requests, fuse.into(), SessionACL::All, Config::default())?.spawn()
 }
 
 /// Waits until the kernel has released an unmounted file system and its cached pages.

@@ -1,9 +1,17 @@
 //! Locks: workers take locks and release them.
 
+use std::ops::Range;
+
 use history::Function;
+use rand::RngExt as _;
 
 use super::{Dice, FinalRead, LoadShape, Workload};
 use crate::{client::Answer, request::Request, workload::RequestSource};
+
+/// How long a lock is held now and then, in milliseconds.
+const HELD_LONG_MS: Range<u64> = 1_000..6_000;
+/// Of how many percent of the holdings.
+const HELD_LONG_PERCENT: u32 = 20;
 
 pub(super) struct Lock;
 
@@ -54,8 +62,15 @@ impl RequestSource for Source {
     }
 
     fn pause(&mut self) -> std::time::Duration {
-        // A lock is held for a while, so that others find it held.
-        let held = if self.held.is_some() { 5 } else { 0 };
+        // A lock is held for a while, so that others find it held; now and then for so long that a lease runs
+        // out that is not kept alive, as by a holder that is stopped.
+        let held = match self.held {
+            None => 0,
+            Some(_) if self.dice.percent(HELD_LONG_PERCENT) => {
+                self.dice.rng.random_range(HELD_LONG_MS)
+            }
+            Some(_) => 5,
+        };
         self.dice.pause().max(std::time::Duration::from_millis(held))
     }
 

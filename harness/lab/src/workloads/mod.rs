@@ -9,6 +9,7 @@ mod log;
 mod queue;
 mod register;
 mod set;
+mod transactions;
 
 use std::time::Duration;
 
@@ -88,7 +89,7 @@ pub trait Workload: Send + Sync {
 }
 
 /// Every workload.
-pub const ALL: [&dyn Workload; 8] = [
+pub const ALL: [&dyn Workload; 10] = [
     &register::Register { with_cas: false },
     &register::Register { with_cas: true },
     &set::Set,
@@ -97,6 +98,8 @@ pub const ALL: [&dyn Workload; 8] = [
     &log::Log,
     &bank::Bank,
     &lock::Lock,
+    &transactions::Transactions { on_registers: false },
+    &transactions::Transactions { on_registers: true },
 ];
 
 /// The workload of this name.

@@ -26,6 +26,10 @@ function detailsOf(item) {
   const { data } = state;
   if (item.kind === "operation") return operationDetails(operation(data, item.i));
   if (item.kind === "fault") return faultDetails(item.fault);
+  if (item.kind === "error") {
+    const { at, check, text, transaction } = item.error;
+    return { lines: [`violation found by the check ${check}, ${seconds(at)}`, text], transaction };
+  }
   if (item.kind === "span")
     return { lines: spanLines(data, item.lane, item.i), transaction: item.lane.transaction(item.i) };
   return item;

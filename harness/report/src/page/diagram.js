@@ -23,8 +23,7 @@ function drawDiagram(trace) {
   const diagram = {
     svg, trace, layout,
     x: (node) => TIMES_WIDTH + 60 + gap * nodes.indexOf(node),
-    // The transaction is in the title; its identifier in every label would hide the rest.
-    short: (text, length) => clipped(text.replaceAll(" " + trace.transaction, ""), length),
+    short: (text, length) => clipped(withoutTransaction(text, trace.transaction), length),
     cited: new Set(state.data.quotes.map((quote) => lineName(quote.node, quote.line))),
   };
   for (const node of nodes) drawLifeline(diagram, node);
@@ -32,12 +31,37 @@ function drawDiagram(trace) {
   for (const { event, y } of layout.points) if (event) drawEvent(diagram, event, y);
   const ends = messageEnds(trace, layout);
   trace.messages.forEach((message, n) => drawMessage(diagram, message, ends[n]));
-  if (trace.omitted) {
-    const remark = document.createElement("p");
-    remark.className = "hint";
-    remark.textContent = trace.omitted + " more events in the middle are omitted.";
-    box.append(remark);
+  addHint(box, "Time runs down, in milliseconds since the first event. A dashed arrow with ✕ is a message that never "
+    + "arrived; an arrow that begins in mid-air is one that arrived a second time, or whose sending is not recorded.");
+  if (trace.omitted) addHint(box, trace.omitted + " more events in the middle are omitted.");
+}
+
+function addHint(box, text) {
+  const hint = document.createElement("p");
+  hint.className = "hint";
+  hint.textContent = text;
+  box.append(hint);
+}
+
+// The transaction in words. Without a trace, what the lanes tell of it.
+function drawWords(transaction) {
+  const box = $("#trace");
+  if (!box) return;
+  const trace = traceOf(state.data, transaction);
+  box.querySelector("summary").textContent = `Transaction ${transaction} in words`;
+  const words = box.querySelector(".words");
+  words.textContent = "";
+  if (!trace) addHint(words, "This page omits the messages of this transaction; the journals have them. From the lanes:");
+  const list = document.createElement("ol");
+  list.className = "trace";
+  for (const { time, text } of trace ? traceLines(trace) : lanesInWords(state.data, transaction)) {
+    const item = document.createElement("li"), at = document.createElement("time");
+    at.textContent = seconds(time);
+    item.append(at, " " + text);
+    list.append(item);
   }
+  words.append(list);
+  if (trace && trace.omitted) addHint(words, trace.omitted + " more events in the middle are omitted.");
 }
 
 function drawLifeline({ svg, layout, x }, node) {
@@ -56,6 +80,7 @@ function drawLifeline({ svg, layout, x }, node) {
 
 // The times since the first event, each once, and the lengths of gaps.
 function drawTimes({ svg, layout }) {
+  svgElement(svg, "text", { x: TIMES_WIDTH - 14, y: 18, class: "t" }, "ms");
   let shown = null;
   for (const { time, y } of layout.points) {
     if (time === shown) continue;
@@ -93,17 +118,20 @@ function drawMessage(diagram, message, ends) {
   const x1 = sent ? from : to - direction * 60, y1 = ends.sent ?? ends.received - 10;
   const x2 = received ? to - direction * 3 : from + (to - from) * 0.55, y2 = ends.received ?? ends.sent + 14;
   svgElement(g, "line", { x1, y1, x2, y2, class: "arrow" });
+  // A message without one end does not show whose it is.
+  const other = !received ? "✕ to " + message.to : !sent ? "from " + message.from : "";
   if (received) {
     const angle = (Math.atan2(y2 - y1, x2 - x1) * 180) / Math.PI;
     svgElement(g, "path", { d: "M0 0 l-8 -4 v8 z", class: "tip", transform: `translate(${x2} ${y2}) rotate(${angle})` });
   } else {
-    svgElement(g, "text", { x: x2 + direction * 8, y: y2 + 4, "text-anchor": "middle" }, "✕");
+    svgElement(g, "text", { x: x2 + direction * 4, y: y2 + 4, "text-anchor": direction > 0 ? "start" : "end" }, other);
   }
+  if (!sent) svgElement(g, "text", { x: x1 - direction * 4, y: y1 - 8, "text-anchor": "middle", class: "origin" }, other);
   const slope = (y2 - y1) / Math.max(1, Math.abs(x2 - x1));
   const anchor = direction > 0 ? "start" : "end";
   const position = { x: x1 + direction * 10, y: y1 + slope * 10 - 4, "text-anchor": anchor, class: "label" };
   svgElement(g, "text", position, short(message.text, 30));
-  const duration = !received ? "never received" : !sent ? "a duplicate"
+  const duration = !received ? "never received" : !sent ? "a duplicate, or its sending is not recorded"
     : ((received.time - sent.time) / MS).toFixed(3) + " ms";
   svgElement(g, "title", {}, `${message.from} to ${message.to}: ${message.text} (${duration})`);
   if (sent) linkLine(diagram, g, message.from, sent.line);
@@ -121,5 +149,11 @@ function linkLine({ trace, cited }, g, node, line) {
     if (cited.has(name)) { showLine(name); return; }
     const lines = [g.querySelector("title").textContent, `${node} journal line ${line}`];
     pin({ kind: "text", lines, transaction: trace.transaction });
+    highlightLine(name);
   });
+}
+
+// Frames what a journal line records, in the diagram.
+function highlightLine(name) {
+  for (const g of document.querySelectorAll("#diagram g[data-line]")) g.classList.toggle("selected", g.dataset.line === name);
 }

@@ -34,8 +34,36 @@ function paint() {
     else if (lane.kind === "client") paintOperations(g, s, lane);
     else paintNode(g, s, lane);
   }
+  paintErrors(g, s);
   g.restore();
   paintOverview();
+}
+
+// A line through all lanes where a violation became true, with a flag at the top; the pinned one is thick. The
+// journal line that is shown has a line as well.
+function paintErrors(g, s) {
+  const { pinned, colors, data } = state;
+  for (const error of data.errors_found) {
+    const at = s.x(error.at);
+    if (at < s.left || at > s.right) continue;
+    const isPinned = pinned && pinned.kind === "error" && pinned.error === error;
+    g.fillStyle = colors.invalid;
+    g.globalAlpha = isPinned || error === data.errors_found[0] ? 1 : 0.45;
+    g.fillRect(at - (isPinned ? 1 : 0.5), TOP - 12, isPinned ? 2 : 1, state.height - TOP + 12);
+    g.beginPath();
+    g.moveTo(at, TOP - 12);
+    g.lineTo(at + 9, TOP - 8);
+    g.lineTo(at, TOP - 4);
+    g.fill();
+  }
+  g.globalAlpha = 1;
+  if (pinned && pinned.kind === "line") {
+    const lane = state.lanes.find((lane) => lane.kind === "node" && lane.name === pinned.quote.node);
+    g.strokeStyle = colors.invalid;
+    g.lineWidth = 2;
+    if (lane) g.strokeRect(s.x(pinned.quote.time) - 3, lane.y + 1, 6, lane.h - 3);
+    g.lineWidth = 1;
+  }
 }
 
 function paintAxis(g, s) {
@@ -206,6 +234,12 @@ function paintMarks(g, s, lane, mark) {
   for (let i = Math.max(0, firstIndex(mark.from, (time) => time >= s.from) - 1); i < mark.from.length; i++) {
     const a = s.x(mark.from[i]);
     if (a > s.right) break;
+    if (mark.shape === "cross") {
+      if (a < s.left) continue;
+      g.fillRect(a - 1.2, lane.y + 1, 2.4, lane.h - 3);
+      g.fillText("✕", a + 3, bottom - 9);
+      continue;
+    }
     if (mark.shape === "triangle") {
       if (a < s.left) continue;
       g.beginPath();

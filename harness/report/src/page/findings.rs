@@ -2,19 +2,17 @@
 
 use std::cmp::Reverse;
 
-use checker::{
-    CheckResult, Finding, Validity,
-    linearizability::{self, NonLinearizableKey},
-};
+use checker::{Cause, CheckResult, Finding, linearizability::NonLinearizableKey};
 use history::Operation;
 use maud::{Markup, html};
 
-use super::{check_property, verdict_mark};
+use super::{check_property, counted, verdict_mark};
 use crate::{
     counterexample::{describe, figure},
     links::linked,
     page_data::PageData,
     sections::SystemEvidence,
+    verdict::terms_used,
 };
 
 /// The most counterexamples that are drawn.
@@ -26,16 +24,13 @@ const PREFIX_SHOWN: usize = 8;
 /// The findings of a check that are listed without a click.
 const FINDINGS_SHOWN: usize = 3;
 
-/// The counterexamples, and the first violation of every other failed check.
-pub(super) fn violations(data: &PageData<'_>) -> Markup {
+/// What the verdict comes from, what follows from it, and the counterexamples.
+pub(super) fn violations(data: &PageData<'_>, evidence: &dyn SystemEvidence) -> Markup {
     let operations = data.run.operations;
-    let others = data.run.results.checks.iter().filter(|check| {
-        let drawn = check.check == linearizability::NAME && !data.counterexamples.is_empty();
-        check.verdict == Validity::Invalid && !drawn
-    });
     html! {
         section #violations {
-            h2 { "Violations" }
+            h2 { "What went wrong" }
+            @if let Some(cause) = &data.run.results.cause { (first_violation(data, evidence, cause)) }
             @for (number, broken) in data.counterexamples.iter().take(FIGURES_MAX).enumerate() {
                 article.counterexample {
                     h3 { "The history of " code { (broken.explanation.key) } " is not linearizable" }
@@ -51,18 +46,55 @@ pub(super) fn violations(data: &PageData<'_>) -> Markup {
                 p { (data.counterexamples.len() - FIGURES_MAX)
                     " more keys are not linearizable; see the check below." }
             }
-            @for check_result in others {
-                article.violation {
-                    h3 { (capitalized(&check_result.check)) }
-                    @if let Some(finding) = check_result.violations.first() {
-                        p.reason { (linked(&finding.split_first_line().0, "")) "." }
-                    }
-                    @if check_result.violations_total > 1 {
-                        p.more { "The first of " (check_result.violations_total)
-                            " violations; the check below lists more." }
-                    }
+        }
+    }
+}
+
+/// The earliest violation, what it means, and those that follow from it.
+fn first_violation(data: &PageData<'_>, evidence: &dyn SystemEvidence, cause: &Cause) -> Markup {
+    let results = data.run.results;
+    let when = cause.finding.at().filter(|at| *at >= 0);
+    let follow = if cause.consequences.len() == 1 { "follows" } else { "follow" };
+    html! {
+        article.violation.cause {
+            h3 {
+                "Cause"
+                @if let Some(at) = when { ", after " (format!("{:.3}", at as f64 / 1e9)) " s" }
+                small { " found by the check " a href=(format!("#check-{}", cause.first.check)) {
+                    (cause.first.check) } }
+            }
+            p.reason { (linked(&cause.finding, "")) "." }
+            (terms(evidence, &cause.first.check, [&cause.finding]))
+            p.impact { (cause.meaning()) }
+            @if !cause.consequences.is_empty() {
+                details.consequences {
+                    summary { (counted(cause.consequences.len() as u64, "later violation")) " "
+                        (follow) " from it" }
+                    ol.findings { @for id in &cause.consequences {
+                        @if let Some(finding) = results.violation(id) {
+                            li { small { (id.check) ": " } (linked(&finding.split_first_line().0, "")) }
+                        }
+                    } }
                 }
             }
+            @if cause.others > 0 {
+                p.more { (counted(cause.others as u64, "other violation"))
+                    ", of other transactions, keys or nodes: see " a href="#checks" { "the checks" } "." }
+            }
+        }
+    }
+}
+
+/// The meaning of the terms that findings of a check use.
+fn terms<'a>(
+    evidence: &dyn SystemEvidence,
+    check: &str,
+    findings: impl IntoIterator<Item = &'a Finding>,
+) -> Markup {
+    let used = terms_used(evidence.terms(check), findings);
+    html! {
+        @if !used.is_empty() {
+            dl.terms { @for (name, meaning) in used { div { dt { (name) ": " } dd { (meaning) } } } }
         }
     }
 }
@@ -86,11 +118,6 @@ fn prefix(broken: &NonLinearizableKey, operations: &[Operation]) -> Markup {
     }
 }
 
-fn capitalized(text: &str) -> String {
-    let mut rest = text.chars();
-    rest.next().map_or_else(String::new, |first| first.to_uppercase().chain(rest).collect())
-}
-
 /// All check results, the worst first.
 pub(super) fn checks(data: &PageData<'_>, evidence: &dyn SystemEvidence) -> Markup {
     let mut checks: Vec<&CheckResult> = data.run.results.checks.iter().collect();
@@ -111,6 +138,7 @@ fn check(check_result: &CheckResult, evidence: &dyn SystemEvidence) -> Markup {
         div.check.(verdict.to_string()) id=(format!("check-{check}")) {
             h3 { (verdict_mark(*verdict)) (check) span.result { (verdict) } }
             @if let Some(property) = property { p.property { (property) } }
+            (terms(evidence, check, violations))
             @if !violations.is_empty() { (list(violations.iter().take(FINDINGS_SHOWN))) }
             @if violations.len() > FINDINGS_SHOWN {
                 details {
@@ -121,7 +149,13 @@ fn check(check_result: &CheckResult, evidence: &dyn SystemEvidence) -> Markup {
                     }
                 }
             }
-            @if !unknown_because.is_empty() { (list(unknown_because.iter())) }
+            @if !unknown_because.is_empty() { (list(unknown_because.iter().take(FINDINGS_SHOWN))) }
+            @if unknown_because.len() > FINDINGS_SHOWN {
+                details {
+                    summary { (unknown_because.len() - FINDINGS_SHOWN) " more" }
+                    (list(unknown_because.iter().skip(FINDINGS_SHOWN)))
+                }
+            }
         }
     }
 }

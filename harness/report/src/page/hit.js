@@ -1,10 +1,15 @@
 // What is at a point of the timeline: { kind: "operation", i }, { kind: "fault", fault },
-// { kind: "span", lane, i }, or null.
+// { kind: "span", lane, i }, { kind: "error", error }, or null.
 
 // Pixels beside an item that still hit it.
 const SLACK = 4;
 
 function hit(data, lanes, scale, x, y) {
+  if (y < TOP) {
+    // The flag of a violation is beside its time.
+    const error = data.errors_found.find(({ at }) => x >= scale.x(at) - SLACK && x <= scale.x(at) + 9);
+    return error && x >= scale.left ? { kind: "error", error } : null;
+  }
   const lane = lanes.find((lane) => y >= lane.y && y < lane.y + lane.h);
   if (!lane || x < scale.left) return null;
   const time = scale.time(x), slack = scale.perPixel * SLACK;

@@ -21,10 +21,10 @@ function showInitialView() {
   const { data } = state;
   if (data.first_transaction) selectTrace(data.first_transaction);
   const counterexample = data.counterexamples[0];
-  if (counterexample && counterexample.operations.length) showCounterexample(counterexample);
+  if (showFirstViolation()) { /* The view is set. */ }
+  else if (counterexample && counterexample.operations.length) showCounterexample(counterexample);
   else if (data.focus) lookAround(...data.focus);
   else look(0, data.end);
-  followHash();
 }
 
 async function start() {
@@ -37,12 +37,16 @@ async function start() {
   state.data = buildModel(decode(await unpack($("#run").textContent)));
   Object.assign(state, layoutLanes(state.data));
   fillElements();
+  // A page from a server has a way back to its list of runs; one from a file has none.
+  $("a.back").hidden = !/^\/run\/[^/]+\/[^/]+\/report\.html$/.test(location.pathname) || location.protocol === "file:";
   readColors();
   bindInput();
   state.view = [0, state.data.end];
   showDetails(null);
   showInitialView();
   paint();
+  // Once everything has its size.
+  followHash();
   // For the tests, and for exploration in the console.
   globalThis.run = {
     ready_ms: performance.now() - started,

@@ -8,14 +8,22 @@ mod timeline;
 
 use std::io;
 
-use checker::Validity;
+use checker::{Validity, transactions::TransactionReport};
 use history::Outcome;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::{packed, page_data::PageData, plots::Plot, sections::SystemEvidence};
+use super::{
+    packed,
+    page_data::PageData,
+    plots::Plot,
+    sections::{ShownSchedule, SystemEvidence},
+    store::readable_time,
+    summary::Tally,
+    transactions::{ANOMALIES_STYLE, anomalies, levels},
+};
 
 /// The style sheet that this page shares with those of the server.
-const THEME: &str = include_str!("theme.css");
+pub(crate) const THEME: &str = include_str!("theme.css");
 const STYLE: &str = include_str!("page.css");
 
 /// The script of the page, in one strict function scope, so that nothing becomes global. A file may use
@@ -58,6 +66,7 @@ pub fn check_property(check: &str) -> Option<&'static str> {
         "log" => "What was appended and acknowledged stays at its offset.",
         "bank" => "Every read of all balances has the same total.",
         "lock" => "No two processes hold a lock at the same time.",
+        "transactions" => "No anomaly that the level forbids, and no acknowledged append is lost.",
         "activity" => "The run did enough to prove something.",
         "clients" => "The clients kept the rules of clients.",
         "statistics" => "Operation counts, latency and availability.",
@@ -95,15 +104,22 @@ pub(super) fn page(
                 meta name="color-scheme" content="light dark";
                 link rel="icon" href="data:,";
                 title { (verdict) ": " (data.name()) }
-                style { (PreEscaped(THEME)) (PreEscaped(STYLE)) }
+                style {
+                    (PreEscaped(THEME)) (PreEscaped(STYLE))
+                    @if data.run.transactions.is_some() { (PreEscaped(ANOMALIES_STYLE)) }
+                }
             }
             body {
-                (header(data))
+                (header(data, evidence))
                 main {
-                    @if verdict == Validity::Invalid { (findings::violations(data)) }
+                    @if verdict == Validity::Invalid { (findings::violations(data, evidence)) }
                     (findings::checks(data, evidence))
+                    @if let Some(report) = data.run.transactions { (transactions(report)) }
                     (timeline::timeline(data))
                     (timeline::messages(data))
+                    @for name in &data.test.broken {
+                        @if let Some(schedule) = evidence.shortest_schedule(name) { (shortest(&schedule)) }
+                    }
                     (tables::counts(data))
                     (tables::faults(data))
                     (tables::indeterminate(data))
@@ -119,32 +135,77 @@ pub(super) fn page(
 }
 
 /// The verdict, and what kind of run it was.
-fn header(data: &PageData<'_>) -> Markup {
+fn header(data: &PageData<'_>, evidence: &dyn SystemEvidence) -> Markup {
     let results = data.run.results;
     let seconds = data.run.end() as f64 / 1e9;
-    let injections = data.faults.iter().filter(|fault| fault.action != "hold").count();
+    let injections = Tally::of(data.run.events).injections();
     let broken = &data.test.broken;
     html! {
         header.verdict.(results.verdict.to_string()) {
-            p.crumb { (data.name()) @if let Some(started) = &data.test.started { " · " (started) } }
+            p.crumb {
+                // Shown where a server has the list of runs.
+                a.back hidden href="../../../" { "All runs" } " "
+                (data.name())
+                @if let Some(started) = &data.test.started {
+                    " · " span title=(started) { (readable_time(started)) " UTC" }
+                }
+            }
             h1 { (verdict_mark(results.verdict)) span { (results.verdict) } }
             p.outcome { (verdict_sentence(data)) }
+            @if let Some(why) = ended_early(data) { p.facts { "Ended early: " (why) "." } }
             p.facts {
                 (counted(data.run.operations.len() as u64, "operation")) " by "
                 (counted(data.concurrency(), "client")) " in " (format!("{seconds:.1}")) " s, "
                 @if let Some(replicas) = data.test.replicas {
                     (counted(replicas.into(), "replica")) ", "
                 }
-                @if injections == 0 { "no faults" } @else { (counted(injections as u64, "fault")) }
+                @if injections == 0 { "no faults" } @else { (counted(injections, "fault")) }
                 "."
-                @if !broken.is_empty() {
-                    " A protocol rule was disabled (--break): "
-                    strong { (broken.join(", ")) } "."
+            }
+            @for name in broken {
+                p.facts {
+                    "Broken on purpose: " strong { (name) }
+                    @if let Some(does) = evidence.mutation(name) { ": the system " (does) }
+                    "."
+                    @if evidence.shortest_schedule(name).is_some() {
+                        " " a href=(format!("#schedule-{name}")) { "How that goes wrong, step by step" } "."
+                    }
                 }
             }
             @if let Some(command) = &data.test.command {
                 p.command { "Repeat with " code { (command) } }
             }
+        }
+    }
+}
+
+/// Why the run ended before its time, if it did.
+fn ended_early(data: &PageData<'_>) -> Option<String> {
+    Tally::of(data.run.events).ended_early()
+}
+
+/// The levels that the transactions leave, and each anomaly.
+fn transactions(report: &TransactionReport) -> Markup {
+    html! {
+        section #transactions {
+            h2 { "Transactions" }
+            (levels(report))
+            (anomalies(report))
+        }
+    }
+}
+
+/// The shortest way in which something broken shows.
+fn shortest(schedule: &ShownSchedule) -> Markup {
+    let ShownSchedule { title, steps, violated, command } = schedule;
+    html! {
+        section id=(format!("schedule-{title}")) {
+            h2 { "How a cluster without " (title) " goes wrong" }
+            p { "The shortest schedule that the model checker finds: " (counted(steps.len() as u64, "step"))
+                " in the smallest cluster that shows it. It is not this run." }
+            ol.schedule { @for step in steps { li { (step) } } }
+            ul.findings { @for (name, claim) in violated { li { "Violated: " strong { (name) } ": " (claim) } } }
+            @if !command.is_empty() { p.command { "Found by " code { (command) } } }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 const MS = 1e6, SECOND = 1e9;
 const FUNCTIONS = ["get", "put", "del", "cas", "read", "add", "inc", "enqueue", "dequeue", "drain",
-  "append", "poll", "lock", "unlock", "transfer"];
+  "append", "poll", "lock", "unlock", "transfer", "txn"];
 // Functions whose value is what they return, and functions whose values are texts and not JSON.
 const RETURNING = ["get", "read", "dequeue", "drain", "poll"], TEXTUAL = ["get", "put", "del"];
 const OUTCOMES = ["ok", "fail", "info"];
@@ -87,11 +87,14 @@ function historyLines(op) {
   const invocation = { index: op.index, time: op.time, process, type: "invoke", f, key };
   const returns = RETURNING.includes(f);
   const value = TEXTUAL.includes(f) || op.value === null ? op.value : JSON.parse(op.value);
-  if (!returns && value !== null) invocation.value = value;
+  const asked = f === "txn" ? value.map(([step, key, read]) => [step, key, step === "r" ? null : read]) : value;
+  if (!returns && value !== null) invocation.value = asked;
   const lines = [JSON.stringify(invocation)];
   if (op.completion !== null) {
     const completion = { index: op.completion, time: op.completed, process, type: op.outcome, f, key };
-    if (returns ? op.outcome === "ok" || value !== null : value !== null) completion.value = value;
+    const isKnown = f === "txn" ? op.outcome === "ok" : value !== null;
+    if (returns ? op.outcome === "ok" || value !== null : isKnown) completion.value = value;
+    else if (f === "txn" && op.outcome === "fail") completion.value = asked;
     if (op.version) completion.version = op.version;
     if (op.error !== null) completion.error = op.error;
     lines.push(JSON.stringify(completion));
@@ -99,12 +102,15 @@ function historyLines(op) {
   return lines;
 }
 
+// A text value as it is shown: in quotes if its end could not be seen, or if it could be taken for no value.
+const shownValue = (op) => (!TEXTUAL.includes(op.f) || (op.value !== "nothing" && /^\S+$/.test(op.value)) ? op.value : `'${op.value}'`);
+
 // An operation in short, without its key.
 function describe(op) {
   if (RETURNING.includes(op.f)) {
-    return op.outcome === "ok" ? op.f + " = " + (op.value === null ? "nothing" : op.value) : op.f;
+    return op.outcome === "ok" ? op.f + " = " + (op.value === null ? "nothing" : shownValue(op)) : op.f;
   }
-  return op.value === null ? op.f : op.f + " " + op.value;
+  return op.value === null ? op.f : op.f + " " + shownValue(op);
 }
 
 // The phases of a span in the order of time, each with its colour. The last one ends with the span.

@@ -47,9 +47,27 @@ function showCounterexample({ key, operations, breaks_at }) {
   setStatus("the counterexample, key " + key);
 }
 
-// The counterexample, the violation, or the first operation that did not succeed.
+// The first violation, and what it is about: its transaction, or the operations of the counterexample.
+function showFirstViolation() {
+  const { data } = state, error = data.errors_found[0];
+  if (!error) return false;
+  const transaction = error.transaction, trace = transaction && traceOf(data, transaction);
+  const counterexample = data.counterexamples[0];
+  if (!trace && counterexample && counterexample.operations.length) showCounterexample(counterexample);
+  else if (trace) {
+    const times = [...traceLines(trace).map(({ time }) => time), error.at];
+    lookAround(Math.min(...times), Math.max(...times));
+  } else lookAround(error.at - 50 * MS, error.at + 50 * MS);
+  if (transaction) selectTrace(transaction);
+  pin({ kind: "error", error });
+  setStatus("the first violation" + (transaction ? ", transaction " + transaction : ""));
+  return true;
+}
+
+// The first violation, the counterexample, or the first operation that did not succeed.
 function showFirstError() {
   const { data } = state;
+  if (showFirstViolation()) return;
   const counterexample = data.counterexamples[0];
   if (counterexample && counterexample.operations.length) { showCounterexample(counterexample); return; }
   if (data.focus && data.first_transaction) {
@@ -92,10 +110,12 @@ function showTransaction(transaction) {
 }
 
 function selectTrace(transaction) {
+  if (!$("#diagram")) return;
   const trace = traceOf(state.data, transaction);
-  if (!trace || !$("#diagram")) return;
-  $("select[name=transaction]").value = transaction;
-  drawDiagram(trace);
+  drawWords(transaction);
+  $("select[name=transaction]").value = trace ? transaction : "";
+  if (trace) drawDiagram(trace);
+  else $("#diagram").textContent = "";
 }
 
 // A journal line, by `node:line`.
@@ -104,7 +124,11 @@ function showLine(name) {
   if (!quote) { setStatus(`this page does not quote journal line ${name}`); return; }
   lookAround(quote.time - 3 * MS, quote.time + 3 * MS);
   const title = `${quote.node} journal line ${quote.line}, ${seconds(quote.time)}`;
-  pin({ kind: "text", lines: [title, quote.text], transaction: null });
+  pin({ kind: "line", quote, lines: [title, quote.text], transaction: null });
+  const trace = state.data.traces.find((trace) =>
+    traceLines(trace).some(({ node, line }) => node === quote.node && line === quote.line));
+  if (trace) selectTrace(trace.transaction);
+  highlightLine(name);
   $("#timeline").scrollIntoView();
 }
 
@@ -161,5 +185,9 @@ function followHash() {
   } else if (kind === "index" || kind === "key") {
     find(value);
     $("#timeline").scrollIntoView();
+  } else if (location.hash.length > 1) {
+    // The browser has scrolled there before this script filled the sections above.
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (target) target.scrollIntoView();
   }
 }

@@ -11,6 +11,8 @@ function paintOverview() {
     g.fillRect(x(fault.from), 0, Math.max(1.5, x(fault.to) - x(fault.from)), OVERVIEW_HEIGHT);
   }
   paintBins(g, overviewBins(Math.ceil(width / BIN_WIDTH)));
+  g.fillStyle = colors.invalid;
+  for (const error of data.errors_found) g.fillRect(x(error.at) - 0.75, 0, 1.5, OVERVIEW_HEIGHT);
   const a = x(state.view[0]), b = Math.max(x(state.view[1]), a + 3);
   g.fillStyle = colors.paper;
   g.globalAlpha = 0.62;

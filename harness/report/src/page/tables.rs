@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use history::{Function, Operation};
 use maud::{Markup, html};
 
-use crate::{counterexample::describe, page_data::PageData, sections::Resolution};
+use super::counted;
+use crate::{
+    FaultInterval, counterexample::describe, page_data::PageData, sections::Resolution,
+    summary::Tally,
+};
 
 /// The most rows of a table that are written; further rows are counted.
 const ROWS_MAX: usize = 200;
@@ -60,6 +64,13 @@ pub(super) fn faults(data: &PageData<'_>) -> Markup {
             @if data.faults.is_empty() {
                 p { "None." }
             } @else {
+                p { (counted(Tally::of(data.run.events).injections(), "fault")) " injected."
+                    @let exits = data.faults.iter().filter(|fault| fault.is_exit()).count();
+                    @if exits > 0 { " " (counted(exits as u64, "time"))
+                        " a node exited by itself, which is no fault of the test." }
+                    @if data.faults.iter().any(FaultInterval::is_without_effect) {
+                        " What affected nothing is not counted." }
+                }
                 div.scroll { table {
                     thead { tr {
                         th.n { "at, s" } th { "fault" } th { "crash point or messages" }
@@ -69,11 +80,14 @@ pub(super) fn faults(data: &PageData<'_>) -> Markup {
                         th.n title="from the end of the fault until every node was ready"
                             { "all ready, ms" }
                     } }
-                    tbody { @for fault in data.faults.iter().take(ROWS_MAX) { tr {
+                    // A node that is held at a crash point is then killed or paused there, which is the next row.
+                    tbody { @for fault in data.faults.iter().filter(|it| !it.is_hold()).take(ROWS_MAX) { tr {
                         td.n { a href=(format!("#time={}", fault.from)) {
                             (format!("{:.3}", fault.from as f64 / 1e9)) } }
                         td { (fault.title()) small { " " (fault.fault) } }
-                        td { (fault.at.as_deref().unwrap_or("at any time")) }
+                        td { @if fault.is_exit() { "–" } @else { (fault.at.as_deref().unwrap_or("at any time")) }
+                            @if fault.is_without_effect() { small { " affected nothing" } }
+                            @if fault.is_part { small { " part of the injection above" } } }
                         td { @if let Some(id) = &fault.txn {
                             a.transaction href=(format!("#transaction={id}")) { (id) } } }
                         td { (number(fault.in_doubt)) @if !fault.in_doubt_at.is_empty() {

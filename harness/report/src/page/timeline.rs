@@ -56,6 +56,7 @@ fn tools() -> Markup {
 fn legend(data: &PageData<'_>) -> Markup {
     html! {
         ul.legend {
+            @if !data.errors.is_empty() { li { i.error {} "a violation" } }
             li { i.ok {} "ok" }
             li { i.ok.get {} "ok: a get" }
             li { i.fail {} "fail: no effect" }
@@ -85,10 +86,7 @@ pub(super) fn messages(data: &PageData<'_>) -> Markup {
                     button type="button" data-action="show-transaction" { "Show in the timeline" }
                 }
                 div #diagram.script-only {}
-                details #trace {
-                    summary { "Transaction " (trace.transaction) " as text" }
-                    (trace_text(data, trace))
-                }
+                details #trace.script-only { summary {} div.words {} }
                 noscript { (trace_text(data, trace)) }
             }
         }
@@ -107,7 +105,7 @@ fn trace_text(data: &PageData<'_>, trace: &Trace) -> Markup {
                 format!("received after {:.3} ms", ns as f64 / 1e6)
             }
             (Some(_), None) => "never received".to_owned(),
-            (None, _) => "received, a duplicate".to_owned(),
+            (None, _) => "received a second time, or its sending is not recorded".to_owned(),
         };
         let text = format!("{} to {}: {} ({arrival})", message.from, message.to, message.text);
         lines.push((message.time(), text));
@@ -115,6 +113,7 @@ fn trace_text(data: &PageData<'_>, trace: &Trace) -> Markup {
     lines.sort_by_key(|(time, _)| *time);
     let operation = trace.operation.and_then(|number| data.run.operations.get(number));
     html! {
+        p { "Transaction " (trace.transaction) " in words:" }
         @if let Some(operation) = operation {
             p { "Operation " (describe(operation)) " of process " (operation.process) ", outcome "
                 (outcome_name(operation.outcome)) "." }

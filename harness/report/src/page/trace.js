@@ -41,3 +41,30 @@ function messageEnds(trace, layout) {
   for (const point of layout.points) if (point.end) ends[point.message][point.end] = point.y;
   return ends;
 }
+
+// A label in the diagram of a transaction, whose identifier is in the title: repeated in every label it would
+// hide the rest. Longer identifiers that begin with it stay, as "Read 1.10/0" does for 1.1.
+function withoutTransaction(text, transaction) {
+  const literal = transaction.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  return text.replace(new RegExp(" " + literal + "(?![\\w/-]|\\.\\w)", "g"), "");
+}
+
+// A trace in words, by time: { time, node, line, text } each. A message is told when it is sent.
+function traceLines(trace) {
+  const lines = trace.events.map(({ time, node, line, text }) => ({ time, node, line, text: `${node}: ${text}` }));
+  for (const { from, to, sent, received, text } of trace.messages) {
+    const arrival = !received ? "never received" : !sent ? "received a second time, or its sending is not recorded"
+      : `received after ${((received.time - sent.time) / MS).toFixed(3)} ms`;
+    const [node, { time, line }] = sent ? [from, sent] : [to, received];
+    lines.push({ time, node, line, text: `${from} to ${to}: ${text} (${arrival})` });
+  }
+  return lines.sort((a, b) => a.time - b.time);
+}
+
+// What the lanes tell of a transaction: lines of text, for those whose messages the page omits.
+function lanesInWords(data, transaction) {
+  return data.lanes.flatMap((lane) => {
+    const spans = [...lane.from.keys()].filter((i) => lane.transaction(i) === transaction);
+    return spans.map((i) => ({ time: lane.from[i], text: spanLines(data, lane, i).join("; ") }));
+  }).sort((a, b) => a.time - b.time);
+}

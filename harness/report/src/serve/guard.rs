@@ -13,9 +13,9 @@ use axum::{
 const OWN_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// The policy of the files of a run. Its page has its script inside, and a run may come from anywhere: the page
+/// The policy of the files of a run, which come with it; pages of the server have [`OWN_POLICY`]. Its page has its script inside, and a run may come from anywhere: the page
 /// runs apart from the server's origin, so it can read neither other runs nor send anything anywhere.
-const RUN_POLICY: &str = "sandbox allow-scripts allow-top-navigation-by-user-activation; \
+pub(super) const RUN_POLICY: &str = "sandbox allow-scripts allow-top-navigation-by-user-activation; \
      default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data:; \
      form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -41,10 +41,6 @@ pub(super) async fn guard(
 ) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.or_else(|| request.uri().authority().map(Authority::as_str));
-    let policy = match request.uri().path().starts_with("/run/") {
-        true => RUN_POLICY,
-        false => OWN_POLICY,
-    };
     let mut response = match host {
         Some(host) if is_allowed(host, &names) => next.run(request).await,
         _ => {
@@ -53,8 +49,10 @@ pub(super) async fn guard(
             (StatusCode::MISDIRECTED_REQUEST, reason).into_response()
         }
     };
+    // What comes from a run has its policy already.
+    let headers = response.headers_mut();
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(HeaderValue::from_static(OWN_POLICY));
     for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, policy),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::REFERRER_POLICY, "same-origin"),
         (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),

@@ -15,7 +15,7 @@ use history::{Action, Event, Kind, NemesisEvent};
 use serde_json::{Value as Json, json};
 use tokio::{task::spawn_blocking, time::sleep};
 
-use crate::fault_intervals;
+use crate::{FaultInterval, fault_intervals, store::JudgingMark};
 
 /// The interval between two reads of the history.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -117,7 +117,9 @@ impl HistoryTail {
             let action = Action::Nemesis(now);
             Event { index: last.index.saturating_add(1), time: self.time.max(last.time), action }
         }));
-        let faults = fault_intervals(&events);
+        let mut faults = fault_intervals(&events);
+        faults.retain(FaultInterval::is_injection);
+        let judging = JudgingMark::is_set(&self.directory);
         let recent = &faults[faults.len().saturating_sub(RECENT_FAULTS)..];
         json!({
             "time": self.time,
@@ -128,7 +130,8 @@ impl HistoryTail {
                 "title": fault.title(), "fault": fault.fault, "at": fault.at,
                 "from": fault.from, "to": fault.to, "in_doubt": fault.in_doubt,
             })).collect::<Vec<_>>(),
-            "done": self.directory.join("results.json").exists(),
+            "judging": judging,
+            "done": self.directory.join("results.json").exists() && !judging,
         })
     }
 }

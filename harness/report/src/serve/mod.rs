@@ -5,7 +5,6 @@ mod archive;
 mod guard;
 mod live;
 mod pages;
-mod store;
 
 use std::{
     io,
@@ -25,11 +24,11 @@ use axum::{
 use serde::Deserialize;
 use tokio::{net::TcpListener, task::spawn_blocking};
 
-use self::{
-    pages::ComparedRun,
+use self::pages::ComparedRun;
+use crate::{
+    PAGE, plots,
     store::{RunId, Store},
 };
-use crate::PAGE;
 
 /// Describes the property that a check of the system under test verifies.
 pub type CheckProperty = fn(&str) -> Option<&'static str>;
@@ -91,6 +90,7 @@ fn router(store: Store, names: &[String], check_property: CheckProperty) -> Rout
         .route("/compare", get(move |store, runs| compare(store, runs, check_property)))
         .route("/run/{group}/{name}/", get(run_page))
         .route("/run/{group}/{name}/{*path}", get(run_file))
+        .route("/plot/{group}/{name}/{file}", get(plot))
         .route("/live/{group}/{name}", get(live_page))
         .route("/live/{group}/{name}/events", get(live_events))
         .route("/archive/{group}/{file}", get(download))
@@ -144,11 +144,46 @@ async fn compare(
             let id = RunId { group: group.to_owned(), name: name.to_owned() };
             Some(ComparedRun { run: store.run(&id)?, plots: store.plots(&id) })
         };
-        Some(pages::compare(&[run(&paths.a)?, run(&paths.b)?], check_property))
+        Some(pages::comparison(&[run(&paths.a)?, run(&paths.b)?], check_property))
     });
     match page.await {
         Some(page) => Html(page).into_response(),
         None => not_found("Name two runs of this store: /compare?a=GROUP/TIME&b=GROUP/TIME"),
+    }
+}
+
+#[derive(Deserialize)]
+struct PlotAxes {
+    axes: String,
+}
+
+/// A plot of a run with the axes that it has in common with another one. One that only its system can draw comes as
+/// it is.
+async fn plot(
+    State(store): Shared,
+    Address((group, name, file)): Address<(String, String, String)>,
+    Query(PlotAxes { axes }): Query<PlotAxes>,
+) -> Response {
+    let drawn = blocking(store, move |store| {
+        let directory = store.directory(&RunId { group: group.clone(), name: name.clone() })?;
+        let (other_group, other_name) = axes.split_once('/')?;
+        let other = RunId { group: other_group.to_owned(), name: other_name.to_owned() };
+        let other = store.directory(&other)?;
+        if let Ok(Some(svg)) = plots::plot_beside(&directory, &other, &file) {
+            return Some(svg);
+        }
+        let file = store.file(&RunId { group, name }, &file)?;
+        std::fs::read_to_string(file).ok()
+    });
+    match drawn.await {
+        Some(svg) => {
+            let headers = [
+                (header::CONTENT_TYPE, content_type("plot.svg")),
+                (header::CONTENT_SECURITY_POLICY, guard::RUN_POLICY),
+            ];
+            (headers, svg).into_response()
+        }
+        None => not_found("There is no such plot."),
     }
 }
 
@@ -163,16 +198,29 @@ async fn run_page(
     let found = blocking(store, move |store| {
         let run = store.run(&id)?;
         let page = store.file(&id, PAGE).is_some();
-        Some((run, page))
+        Some((run, page, last_log_lines(store, &id)))
     });
     match found.await {
         None => not_found("There is no such run."),
-        Some((_, true)) => Redirect::temporary(&format!("/run/{path}/{PAGE}")).into_response(),
-        Some((run, false)) if run.running => {
+        Some((_, true, _)) => Redirect::temporary(&format!("/run/{path}/{PAGE}")).into_response(),
+        Some((run, false, _)) if run.running || run.judging => {
             Redirect::temporary(&format!("/live/{path}")).into_response()
         }
-        Some((run, false)) => Html(pages::unchecked(&run)).into_response(),
+        Some((run, false, logs)) => Html(pages::unchecked(&run, &logs)).into_response(),
     }
+}
+
+/// The last line of the log of each node of a run.
+fn last_log_lines(store: &Store, id: &RunId) -> Vec<(String, String)> {
+    let nodes = store.file(id, "nodes").map_or_else(Vec::new, |nodes| entries(&nodes));
+    let nodes = nodes.iter().filter_map(|name| name.strip_suffix('/'));
+    let last = |node: &str| {
+        let log = std::fs::read(store.file(id, &format!("nodes/{node}/log"))?).ok()?;
+        let log = String::from_utf8_lossy(&log);
+        let line = log.lines().rev().find(|line| !line.trim().is_empty())?;
+        Some((node.to_owned(), line.to_owned()))
+    };
+    nodes.filter_map(last).collect()
 }
 
 /// A file or a directory listing of a run.
@@ -185,7 +233,7 @@ async fn run_file(
     let content = blocking(store, move |store| {
         let file = store.file(&id, &requested)?;
         if file.is_dir() {
-            return Some(Content::Directory(pages::directory(&requested, &entries(&file))));
+            return Some(Content::Directory(pages::directory(&id, &requested, &entries(&file))));
         }
         std::fs::read(&file).ok().map(Content::File)
     });
@@ -197,7 +245,11 @@ async fn run_file(
         }
         Some(Content::Directory(page)) => Html(page).into_response(),
         Some(Content::File(bytes)) => {
-            ([(header::CONTENT_TYPE, content_type(&path))], bytes).into_response()
+            let headers = [
+                (header::CONTENT_TYPE, content_type(&path)),
+                (header::CONTENT_SECURITY_POLICY, guard::RUN_POLICY),
+            ];
+            (headers, bytes).into_response()
         }
     }
 }

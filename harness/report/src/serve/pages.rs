@@ -3,12 +3,17 @@
 use std::collections::BTreeSet;
 
 use checker::Validity;
-use history::RunDescription;
 use maud::{DOCTYPE, Markup, html};
-use serde_json::Value as Json;
 
-use super::{CheckProperty, store::RunSummary};
-use crate::{PAGE, links::linked, verdict_mark};
+use super::CheckProperty;
+use crate::{
+    PAGE,
+    compare::{ComparedRow, check_names, compare},
+    links::linked,
+    plots,
+    store::{RunId, RunSummary, readable_time},
+    verdict_mark,
+};
 
 /// The style sheet of the server's pages, and their script. They are files, so that the pages can forbid
 /// scripts and styles inside.
@@ -44,6 +49,12 @@ pub(super) fn not_found(reason: &str) -> String {
 fn verdict(run: &RunSummary) -> Markup {
     match run.verdict() {
         Some(verdict) => html! { (verdict_mark(verdict)) (verdict) },
+        None if run.judging => {
+            html! { span.mark.running aria-hidden="true" { "▸" } "being judged" }
+        }
+        None if run.failed.is_some() => {
+            html! { span.mark.none aria-hidden="true" { "!" } "not made" }
+        }
         None if run.running => html! { span.mark.running aria-hidden="true" { "▸" } "running" },
         None => html! { span.mark.none aria-hidden="true" { "–" } "not checked" },
     }
@@ -60,10 +71,15 @@ fn milliseconds(us: Option<f64>) -> String {
 pub(super) fn list(runs: &[RunSummary]) -> String {
     let count = |verdict| runs.iter().filter(|run| run.verdict() == verdict).count();
     // Runs without a verdict.
-    let others = [("running", true), ("not checked", false)].map(|(what, running)| {
-        let of = |run: &&RunSummary| run.verdict().is_none() && run.running == running;
-        (runs.iter().filter(of).count(), what)
-    });
+    let of = |state: fn(&RunSummary) -> bool| {
+        runs.iter().filter(|run| run.verdict().is_none() && state(run)).count()
+    };
+    let others = [
+        (of(|run| run.running), "running"),
+        (of(|run| run.judging), "being judged"),
+        (of(|run| run.failed.is_some()), "could not be made"),
+        (of(|run| !run.running && !run.judging && run.failed.is_none()), "not checked"),
+    ];
     let content = html! {
         h1 { "Runs" }
         @if runs.is_empty() {
@@ -100,47 +116,42 @@ pub(super) fn list(runs: &[RunSummary]) -> String {
 
 fn row(run: &RunSummary) -> Markup {
     let path = run.id.path();
-    let faults = run.test.faults.join(", ");
     html! { tr {
         td { input type="checkbox" name="run" value=(path) aria-label=(format!("compare {path}")); }
         td.verdict { (verdict(run)) }
-        td { a href=(format!("/run/{path}/")) { (run.id.name) } }
-        td { @if faults.is_empty() { "none" } @else { (faults) } }
-        td { (run.test.broken.join(", ")) }
-        td.n { @if let Some(seed) = run.test.seed { (seed) } }
-        td.n { (figure(run.operations())) }
-        td.n { (figure(run.measured(&["seconds"]))) }
-        td.n { (figure(run.measured(&["ok_per_second"]))) }
-        td.n { (milliseconds(run.measured(&["latency_us", "put", "p99"]))) }
+        td data-sort=(run.id.name) {
+            a href=(format!("/run/{path}/")) title=(run.id.name) { (readable_time(&run.id.name)) }
+        }
+        td data-label="faults" {
+            (folded_faults(&run.test.faults))
+            @if let Some(why) = &run.failed { p.first { (why) } }
+        }
+        td data-label=[(!run.test.broken.is_empty()).then_some("disabled rule")] {
+            (run.test.broken.join(", ")) }
+        td.n data-label="seed" { @if let Some(seed) = run.test.seed { (seed) } }
+        td.n data-label="operations" { (figure(run.operations())) }
+        td.n data-label="seconds" { (figure(run.measured(&["seconds"]))) }
+        td.n data-label="ok per second" { (figure(run.measured(&["ok_per_second"]))) }
+        td.n data-label="put p99, ms" { (milliseconds(run.measured(&["latency_us", "put", "p99"]))) }
         td { a href=(format!("/archive/{path}.tar.gz")) download { "tar.gz" } }
     } }
 }
 
-/// A part of a run's description, as text.
-type Described = fn(&RunDescription) -> String;
+/// The most faults of a run that are listed without a click.
+const FAULTS_SHOWN: usize = 3;
 
-/// What the comparison shows of the descriptions of the runs, with its titles.
-const COMPARED: &[(&str, Described)] = &[
-    ("faults", |run| run.faults.join(", ")),
-    ("disabled rule", |run| run.broken.join(", ")),
-    ("seed", |run| shown(run.seed)),
-    ("clients", |run| shown(run.concurrency)),
-    ("keys", |run| option(run, "keys")),
-    ("replicas", |run| shown(run.replicas)),
-    ("mix", |run| option(run, "mix")),
-    ("rate", |run| option(run, "rate")),
-    ("time, ms", |run| option(run, "time_limit_ms")),
-];
-
-fn shown(value: Option<impl ToString>) -> String {
-    value.map_or_else(String::new, |value| value.to_string())
-}
-
-fn option(run: &RunDescription, name: &str) -> String {
-    match run.options.get(name) {
-        Some(Json::String(text)) => text.clone(),
-        Some(Json::Null) | None => String::new(),
-        Some(other) => other.to_string(),
+/// Names of faults, folded if there are many.
+fn folded_faults(faults: &[String]) -> Markup {
+    let all = faults.join(", ");
+    html! {
+        @if faults.is_empty() { "none" }
+        @else if faults.len() <= FAULTS_SHOWN { (all) }
+        @else {
+            details.faults {
+                summary { (faults[..FAULTS_SHOWN - 1].join(", ")) " and " (faults.len() + 1 - FAULTS_SHOWN) " more" }
+                (all)
+            }
+        }
     }
 }
 
@@ -151,73 +162,72 @@ pub(super) struct ComparedRun {
 }
 
 /// Two runs side by side.
-pub(super) fn compare(runs: &[ComparedRun; 2], check_property: CheckProperty) -> String {
+pub(super) fn comparison(runs: &[ComparedRun; 2], check_property: CheckProperty) -> String {
     let both = [&runs[0].run, &runs[1].run];
-    let differs = |a: &str, b: &str| if a == b { "" } else { "differs" };
-    let results = both.iter().filter_map(|run| run.results.as_ref());
-    let mut checks: Vec<&str> = Vec::new();
-    for check_result in results.flat_map(|results| &results.checks) {
-        if !checks.contains(&check_result.check.as_str()) {
-            checks.push(&check_result.check);
-        }
-    }
-    let plots: BTreeSet<&String> = runs.iter().flat_map(|run| &run.plots).collect();
+    let files: BTreeSet<&String> = runs.iter().flat_map(|run| &run.plots).collect();
     let content = html! {
         h1 { "Two runs" }
-        table.compare {
+        div.wide { table.compare {
             thead { tr { th {} @for run in both { th {
-                a href=(format!("/run/{}/", run.id.path())) { (run.id.name) }
+                a href=(format!("/run/{}/", run.id.path())) title=(run.id.name) {
+                    (readable_time(&run.id.name)) }
                 br; small { (run.id.group) }
-            } } } }
+            } } th { "difference" } } }
             tbody {
-                tr { th scope="row" { "verdict" } @for run in both { td.verdict { (verdict(run)) } } }
-                @for (title, text) in COMPARED {
-                    @let texts = both.map(|run| text(&run.test));
-                    tr class=(differs(&texts[0], &texts[1])) {
-                        th scope="row" { (title) } @for text in &texts { td { (text) } }
+                tr { th scope="row" { "verdict" } @for run in both { td.verdict { (verdict(run)) } } td {} }
+                @for group in compare(both) {
+                    tr.group { th colspan="4" scope="rowgroup" { (group.title) } }
+                    @for ComparedRow { title, texts, difference } in &group.rows {
+                        @let is_other = difference.is_empty() && texts[0] != texts[1];
+                        tr.differs[is_other] {
+                            th scope="row" { (title) }
+                            @for text in texts { td {
+                                @if text.is_empty() { "–" }
+                                @else if title == "faults" {
+                                    (folded_faults(&text.split(", ").map(str::to_owned).collect::<Vec<_>>())) }
+                                @else { (text) }
+                            } }
+                            td.difference { (difference) }
+                        }
                     }
                 }
-                @for (title, texts) in measurements(both) {
-                    tr { th scope="row" { (title) } @for text in texts { td { (text) } } }
-                }
-                @for check in checks { tr {
+                tr.group { th colspan="4" scope="rowgroup" { "checks" } }
+                @for check in check_names(both) { tr {
                     @let property = crate::check_property(check).or_else(|| check_property(check));
                     th scope="row" title=[property] { (check) }
-                    @for run in both { td { (compared_check(run, check)) } }
+                    @for run in both { td { (compared_check(run, check)) } } td {}
                 } }
             }
+        } }
+        @for plot in files {
+            h2 { (plot_title(plot)) }
+            @if !plots::SHARED.contains(&plot.as_str()) { p.hint { "Each with its own axes." } }
+            div.pair { @for ComparedRun { run, plots } in runs { figure {
+                figcaption { (readable_time(&run.id.name)) }
+                @if plots.contains(plot) {
+                    img src=(plot_address(both, run, plot)) loading="lazy" alt=(format!("{plot} of {}", run.id.name));
+                } @else { p { "none" } }
+            } } }
         }
-        div.pair { @for plot in plots { @for ComparedRun { run, plots } in runs { div {
-            @if plots.contains(plot) {
-                @let path = format!("/run/{}/{plot}", run.id.path());
-                img src=(path) loading="lazy" alt=(format!("{plot} of {}", run.id.name));
-            }
-        } } } }
     };
     page("Two runs", &content)
 }
 
-/// Measurements of two runs, with their titles.
-fn measurements(both: [&RunSummary; 2]) -> Vec<(String, [String; 2])> {
-    let mut rows = vec![
-        ("operations".to_owned(), both.map(|run| figure(run.operations()))),
-        ("ok per second".to_owned(), both.map(|run| figure(run.measured(&["ok_per_second"])))),
-    ];
-    for f in ["get", "put", "del"] {
-        for quantile in ["p50", "p95", "p99", "max"] {
-            let latency =
-                |run: &RunSummary| milliseconds(run.measured(&["latency_us", f, quantile]));
-            rows.push((format!("{f} {quantile}, ms"), both.map(latency)));
-        }
+/// The title of a plot, by its file.
+fn plot_title(file: &str) -> String {
+    match file {
+        "latency.svg" => "Latency of each operation".to_owned(),
+        "quantiles.svg" => "Latency quantiles".to_owned(),
+        "rate.svg" => "Completed operations per second".to_owned(),
+        "in-doubt.svg" => "Transactions in doubt by replica".to_owned(),
+        other => other.trim_end_matches(".svg").to_owned(),
     }
-    for when in ["during_faults", "between_faults"] {
-        let share = |run: &RunSummary| {
-            let share = run.measured(&["availability", when]);
-            share.map_or_else(|| "–".to_owned(), |share| format!("{:.1} %", share * 100.0))
-        };
-        rows.push((format!("ok {}", when.replace('_', " ")), both.map(share)));
-    }
-    rows
+}
+
+/// Where a plot of a run is, drawn with the axes that it has in common with the other run.
+fn plot_address(both: [&RunSummary; 2], run: &RunSummary, plot: &str) -> String {
+    let other = both.into_iter().find(|other| other.id != run.id).unwrap_or(run);
+    format!("/plot/{}/{plot}?axes={}", run.id.path(), other.id.path())
 }
 
 /// The result of a check with its first finding.
@@ -239,7 +249,7 @@ pub(super) fn live(run: &RunSummary) -> String {
     let path = run.id.path();
     let content = html! {
         h1 { span.mark.running aria-hidden="true" { "▸" } " " span #state { "Running" } }
-        p { (run.id.group) " · " (run.id.name) }
+        p { (run.id.group) " · " span title=(run.id.name) { (readable_time(&run.id.name)) " UTC" } }
         p.again { code { (run.test.command.as_deref().unwrap_or_default()) } }
         section #live data-run=(path) {
             p.big { span #clock { "0.0" } " s, " span #total { "0" } " operations, "
@@ -255,21 +265,37 @@ pub(super) fn live(run: &RunSummary) -> String {
     page("Running test", &content)
 }
 
-pub(super) fn unchecked(run: &RunSummary) -> String {
+/// The page of a run that has none: it could not be made, or was never checked. `logs` are the last lines of the
+/// nodes' logs.
+pub(super) fn unchecked(run: &RunSummary, logs: &[(String, String)]) -> String {
     let path = run.id.path();
+    if let Some(why) = &run.failed {
+        let content = html! {
+            h1 { "This run could not be made" }
+            p { (run.id.group) " · " span title=(run.id.name) { (readable_time(&run.id.name)) " UTC" } }
+            p.why { (why) "." }
+            @if !logs.is_empty() {
+                p { "The logs of its nodes end:" }
+                ul { @for (node, line) in logs { li { strong { (node) } ": " code { (line) } } } }
+            }
+            p { a href=(format!("/run/{path}/nodes/")) { "Files of its nodes" } "." }
+        };
+        return page("A run that could not be made", &content);
+    }
     let content = html! {
         h1 { "No page yet" }
         p { (path) @if run.results.is_some() { " was checked, but its page was not written." }
             @else { " was not checked: the harness exited before." } }
         p { code { "harness check STORE/" (path) } " checks it and writes its page." }
-        p { a href=(format!("/run/{path}/nodes")) { "Files of its nodes" } ", "
+        p { a href=(format!("/run/{path}/nodes/")) { "Files of its nodes" } ", "
             a href=(format!("/run/{path}/history.jsonl")) { "history" } "." }
     };
     page("No page yet", &content)
 }
 
-pub(super) fn directory(path: &str, names: &[String]) -> String {
+pub(super) fn directory(id: &RunId, path: &str, names: &[String]) -> String {
     let content = html! {
+        p { a href=(format!("/run/{}/", id.path())) { "The run of " (readable_time(&id.name)) } }
         h1 { (path) }
         ul { @for name in names { li { a href=(name) { (name) } } } }
     };

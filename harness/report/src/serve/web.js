@@ -22,7 +22,10 @@
       const up = head.getAttribute("aria-sort") !== "ascending";
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const cell = (row) => row.cells[head.cellIndex].textContent.replace(/^[^\p{L}\d]+/u, "");
+      const cell = (row) => {
+        const of = row.cells[head.cellIndex];
+        return of.dataset.sort ?? of.textContent.replace(/^[^\p{L}\d]+/u, "");
+      };
       const rows = [...body.rows].sort((a, b) => {
         const [x, y] = [cell(a), cell(b)], [n, m] = [parseFloat(x), parseFloat(y)];
         const order = head.classList.contains("n") ? (isNaN(n) ? -1 : n) - (isNaN(m) ? -1 : m) : x.localeCompare(y);
@@ -55,13 +58,14 @@
         (fault.from / 1e9).toFixed(1), fault.title, fault.fault, fault.at || "at any time",
         fault.in_doubt ?? "–", ((fault.to - fault.from) / 1e6).toFixed(0)]), 9);
       rate(snapshot.seconds);
+      $("#state").textContent = snapshot.judging ? "Being judged" : "Running";
       if (snapshot.done) {
         source.close();
         $("#state").textContent = "Checked";
         location.href = "/run/" + run + "/";
       }
     };
-    source.onerror = () => { $("#state").textContent = source.readyState === 2 ? "Disconnected" : "Running"; };
+    source.onerror = () => { if (source.readyState === 2) $("#state").textContent = "Disconnected"; };
   }
   function rows(body, lines) {
     body.replaceChildren(...lines.map((cells) => {

@@ -4,7 +4,8 @@ import { readFileSync } from "node:fs";
 const FILES = ["decode", "model", "scale", "lanes", "hit", "trace"];
 const NAMES = ["unpack", "decode", "buildModel", "operation", "operationCount", "endOf", "historyLines", "describe",
   "phasesOf", "spanLines", "firstIndex", "timeScale", "clampView", "zoomed", "panned", "padded", "ticks",
-  "layoutLanes", "assignRows", "ROWS_TOP", "ROW_HEIGHT", "hit", "layoutTrace", "traceY", "messageEnds"];
+  "layoutLanes", "assignRows", "ROWS_TOP", "ROW_HEIGHT", "hit", "layoutTrace", "traceY", "messageEnds",
+  "withoutTransaction", "traceLines", "lanesInWords"];
 
 const read = (name) => readFileSync(new URL(`../../src/page/${name}.js`, import.meta.url), "utf8");
 const source = FILES.map(read).join("\n");
@@ -56,6 +57,7 @@ export function sampleData() {
       marks: [{ shape: "bar", tone: "io" }],
     }],
     traces: [],
+    errors_found: [{ at: 30 * MS, check: "atomicity", text: "AC1", transaction: "1.7" }],
   };
   const columns = {
     "+op.index": [0, 1, 4],

@@ -26,6 +26,8 @@ test("an operation is described by its outcome", () => {
   const describe = (op) => page.describe({ value: "v", ...op });
   assert.equal(describe({ f: "put", outcome: "fail" }), "put v");
   assert.equal(describe({ f: "get", outcome: "ok", value: null }), "get = nothing");
+  assert.equal(describe({ f: "get", outcome: "ok", value: "nothing" }), "get = 'nothing'");
+  assert.equal(describe({ f: "put", outcome: "ok", value: "" }), "put ''");
   assert.equal(describe({ f: "get", outcome: "info" }), "get");
   assert.equal(describe({ f: "del", outcome: "ok", value: null }), "del");
 });

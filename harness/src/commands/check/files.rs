@@ -14,16 +14,20 @@ use std::{
 };
 
 use checker::{
-    Limits, Validity,
+    CheckResult, Finding, Limits, Validity,
     certificate::Certificates,
     file::{FileCheckOptions, FileReport, check_file},
 };
 use history::ReadError;
+use report::ci::Judged;
 use twopc::checks::LoadError;
 
 use super::{
-    super::progress::{CheckProgress, checking_files},
-    CheckArgs, CommandError, print_json, transactions,
+    super::{
+        print_json,
+        progress::{CheckProgress, checking_files},
+    },
+    CheckArgs, CiOutput, CommandError, transactions,
 };
 
 /// How many histories got which verdict.
@@ -67,6 +71,7 @@ pub(super) fn check_files(
     total: usize,
     args: &CheckArgs,
     checked: &mut Checked,
+    ci: &mut CiOutput<'_>,
     out: &mut impl Write,
 ) -> Result<(), CommandError> {
     let certificates = args.certify.as_deref().map(|path| {
@@ -74,7 +79,7 @@ pub(super) fn check_files(
         Certificates::create(path).map_err(io).map(|open| (path, open))
     });
     let certificates = certificates.transpose()?;
-    let mut printer = Printer { args, total, explained: 0, checked, out };
+    let mut printer = Printer { args, total, explained: 0, checked, ci, out };
     let open = certificates.as_ref().map(|(_, open)| open);
     check_in_parallel(files, args, open, |report| printer.print(report))?;
     printer.finish()?;
@@ -143,21 +148,26 @@ fn check_in_parallel(
 }
 
 /// Prints reports and counts verdicts.
-struct Printer<'p, W> {
+struct Printer<'p, 'c, W> {
     args: &'p CheckArgs,
     /// Number of histories.
     total: usize,
     /// Number of files that were explained.
     explained: usize,
     checked: &'p mut Checked,
+    ci: &'p mut CiOutput<'c>,
     out: &'p mut W,
 }
 
-impl<W: Write> Printer<'_, W> {
+impl<W: Write> Printer<'_, '_, W> {
     fn print(&mut self, report: Result<FileReport, ReadError>) -> Result<(), CommandError> {
         match report {
             Ok(report) => {
                 self.checked.count(report.verdict);
+                self.ci.add(judged(&report))?;
+                if let Some(page) = &self.args.page {
+                    write_page(&report, page)?;
+                }
                 if self.args.json {
                     return print_json(&report, self.out);
                 }
@@ -191,7 +201,7 @@ impl<W: Write> Printer<'_, W> {
     }
 
     fn finish(self) -> Result<(), CommandError> {
-        let Printer { args, total, explained, checked, out } = self;
+        let Printer { args, total, explained, checked, out, .. } = self;
         if total < 2 || args.json {
             return Ok(());
         }
@@ -206,6 +216,38 @@ impl<W: Write> Printer<'_, W> {
         }
         Ok(())
     }
+}
+
+/// A report as that of one check, for CI services.
+fn judged(report: &FileReport) -> Judged {
+    let FileReport { path, verdict, violations, unknown_because, seconds, .. } = report;
+    let mut check = CheckResult::new("history");
+    check.verdict = *verdict;
+    let anomalies = report.transactions.iter().flat_map(|report| {
+        report.anomalies.iter().map(|anomaly| format!("{}: {}", anomaly.name, anomaly.text))
+    });
+    let lost = report.transactions.iter().flat_map(|report| &report.lost).cloned();
+    if *verdict == Validity::Invalid {
+        violations.iter().cloned().chain(anomalies).chain(lost).for_each(|it| check.violation(it));
+    }
+    check.unknown_because = unknown_because.iter().cloned().map(Finding::from).collect();
+    Judged {
+        name: path.display().to_string(),
+        seconds: seconds.0 + seconds.1,
+        command: None,
+        checks: vec![check],
+    }
+}
+
+/// Writes the page on a history of transactions.
+fn write_page(report: &FileReport, page: &Path) -> Result<(), CommandError> {
+    let Some(transactions) = &report.transactions else {
+        return Err(CommandError::Arguments("--page goes with a history of transactions"));
+    };
+    let name = report.path.file_stem().unwrap_or_default().to_string_lossy();
+    let text = report::transactions::page(&name, report.verdict, transactions);
+    fs::write(page, text)
+        .map_err(|source| CommandError::Invalid(format!("{}: {source}", page.display())))
 }
 
 /// Prints a line on a history that cannot be read.

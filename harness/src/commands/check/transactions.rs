@@ -35,6 +35,15 @@ pub(super) fn print(report: &TransactionReport, out: &mut impl Write) -> io::Res
         [] => "every level is ruled out".to_owned(),
         levels => format!("strongest levels not ruled out: {}", list(levels, "")),
     };
+    if let Some(told) = &report.told_versions {
+        writeln!(out, "  versions: {told}")?;
+    }
+    if let Some(cycle) = &report.commit_cycle {
+        writeln!(out, "  {}", cycle.replace('\n', "\n    "))?;
+    }
+    if let Some(strongest) = &report.strongest_axiomatic {
+        writeln!(out, "  strongest level of Biswas and Enea not ruled out: {strongest}")?;
+    }
     match &report.claim {
         Some(claim) => writeln!(out, "  claim: {claim}; {strongest}"),
         None => writeln!(out, "  {strongest}"),

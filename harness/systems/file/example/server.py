@@ -5,8 +5,10 @@ Lines over TCP: `GET k` answers `VALUE v` or `NONE`; `SET k v` answers `OK`; `CA
 
 The bug: the primary acknowledges a write before the replicas have it, and replicas answer reads from what they
 have. With `--reads primary`, replicas pass reads on to the primary, which is the repair.
+
+With `--sync`, a write is on the disk before it is acknowledged. Without, a loss of power takes it back.
 """
-import argparse, socket, socketserver, threading
+import argparse, os, socket, socketserver, threading
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--name")
@@ -14,6 +16,7 @@ parser.add_argument("--listen")
 parser.add_argument("--primary", help="the address of the primary")
 parser.add_argument("--peers", default="", help="the addresses of the other nodes")
 parser.add_argument("--log", help="the file of the primary's writes")
+parser.add_argument("--sync", action="store_true")
 parser.add_argument("--reads", choices=["local", "primary"], default="local")
 options = parser.parse_args()
 address = lambda text: (text.split(":")[0], int(text.split(":")[1]))
@@ -26,8 +29,16 @@ def write(key, value, expected=None):
     with lock:
         if expected is not None and data.get(key, "-") != expected:
             return "MISMATCH"
-        with open(options.log, "a") as file:
-            file.write(f"{key} {value}\n")
+        try:
+            with open(options.log, "a") as file:
+                file.write(f"{key} {value}\n")
+                file.flush()
+                if options.sync:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            # What a failed sync has left is not known. The next start reads what is there.
+            print(f"{options.name} ends: {error}", flush=True)
+            os._exit(1)
         data[key] = value
         log.append((key, value))
     with changed:
@@ -87,13 +98,25 @@ class Server(socketserver.ThreadingTCPServer):
     allow_reuse_address = daemon_threads = True
 
 
+def recover():
+    """Reads the log up to the first line that a loss of power has damaged, and cuts it off there."""
+    os.makedirs(os.path.dirname(options.log), exist_ok=True)
+    with open(options.log, "a+b") as file:
+        file.seek(0)
+        end = 0
+        for line in file:
+            words = line.decode(errors="replace").split()
+            if len(words) != 2 or b"\0" in line or not line.endswith(b"\n"):
+                break
+            end += len(line)
+            data[words[0]] = words[1]
+            log.append(tuple(words))
+        file.truncate(end)
+        os.fsync(file.fileno())
+
+
 if is_primary:
-    try:
-        for key, value in map(str.split, open(options.log)):
-            data[key] = value
-            log.append((key, value))
-    except FileNotFoundError:
-        pass
+    recover()
     for peer in options.peers.split(","):
         threading.Thread(target=replicate, args=(peer,), daemon=True).start()
 print(f"{options.name} listens", flush=True)

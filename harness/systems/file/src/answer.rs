@@ -69,12 +69,10 @@ pub(crate) fn answer(request: &Request, answer: &Json) -> Result<Answer, String>
                     shown()
                 )
             })?;
-            let version = match answer.get("version") {
-                None | Some(Json::Null) => None,
-                Some(Json::String(version)) => Some(Version::new(version)),
-                Some(version @ Json::Number(_)) => Some(Version::new(version)),
-                Some(_) => return Err(format!("a version is a number or a text: {}", shown())),
-            };
+            if !answers(request, value.as_deref()) {
+                return Err(format!("these are not the steps of the transaction: {}", shown()));
+            }
+            let version = version(request, answer).map_err(|why| format!("{why}: {}", shown()))?;
             Ok(Answer::Ok { version, value })
         }
         Some("fail") => {
@@ -90,6 +88,53 @@ pub(crate) fn answer(request: &Request, answer: &Json) -> Result<Answer, String>
     }
 }
 
+/// The version that an operation wrote or read; of a transaction, those of its steps.
+fn version(request: &Request, answer: &Json) -> Result<Option<Version>, &'static str> {
+    let is_empty = |name: &str| answer.get(name).is_none_or(Json::is_null);
+    if request.f == Function::Txn && !is_empty("versions") {
+        let versions: Option<Vec<Option<u64>>> =
+            serde_json::from_value(answer["versions"].clone()).ok();
+        let steps = answer["value"].as_array().map_or(0, Vec::len);
+        let versions = versions.filter(|versions| versions.len() == steps);
+        let versions = versions.ok_or(
+            "versions are a list of whole numbers, one for each step, null where there is none",
+        )?;
+        return Ok(Some(Version::of_steps(&versions)));
+    }
+    match answer.get("version") {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::String(version)) => Ok(Some(Version::new(version))),
+        Some(version @ Json::Number(_)) => Ok(Some(Version::new(version))),
+        Some(_) => Err("a version is a number or a text"),
+    }
+}
+
+/// Whether a value is a step of a transaction that was executed.
+fn is_step(step: &Json) -> bool {
+    let Some([f, key, value]) = step.as_array().map(Vec::as_slice) else { return false };
+    let is_scalar = |value: &Json| value.is_string() || value.is_number();
+    let is_value = match (f.as_str(), value) {
+        (Some("r"), Json::Array(all)) => all.iter().all(is_scalar),
+        (Some("r"), Json::Null) => true,
+        (Some("r" | "w" | "append"), value) => is_scalar(value),
+        _ => false,
+    };
+    is_value && is_scalar(key)
+}
+
+/// Whether the steps of an answer are those of the request, apart from what was read.
+fn answers(request: &Request, value: Option<&str>) -> bool {
+    let steps = |text: Option<&str>| {
+        let steps: Option<Vec<(Json, Json, Json)>> =
+            text.and_then(|text| serde_json::from_str(text).ok());
+        steps.map(|mut steps| {
+            steps.iter_mut().filter(|step| step.0 == "r").for_each(|step| step.2 = Json::Null);
+            steps
+        })
+    };
+    request.f != Function::Txn || steps(value) == steps(request.value.as_deref())
+}
+
 /// What an operation returned, in the form of a history.
 fn returned(function: Function, value: Option<&Json>) -> Result<Option<String>, &'static str> {
     if !function.returns_value() {
@@ -103,6 +148,12 @@ fn returned(function: Function, value: Option<&Json>) -> Result<Option<String>, 
             Some(Json::String(text)) => Ok(Some(text.clone())),
             Some(Json::Number(number)) => Ok(Some(number.to_string())),
             _ => Err("a number, a text or null"),
+        },
+        Function::Txn => match value {
+            Some(Json::Array(steps)) if steps.iter().all(is_step) => {
+                Ok(value.map(ToString::to_string))
+            }
+            _ => Err("the steps that it was asked for, with what its reads returned,"),
         },
         Function::Dequeue => match value {
             Some(Json::Null) => Ok(None),
@@ -166,6 +217,19 @@ mod tests {
     fn answers_are_read_strictly() {
         let get = Request::new(Function::Get, "k");
         let poll = Request::with(Function::Poll, "l", 0);
+        let txn = Request::with(Function::Txn, "txn", json!([["r", "x", null]]));
+        assert_eq!(
+            answer(&txn, &json!({ "type": "ok", "value": [["r", "x", [1]]] })),
+            Ok(Answer::Ok { version: None, value: Some(r#"[["r","x",[1]]]"#.to_owned()) })
+        );
+        let told = json!({ "type": "ok", "value": [["r", "x", 1]], "versions": [7] });
+        assert_eq!(
+            answer(&txn, &told),
+            Ok(Answer::Ok {
+                version: Some(Version::of_steps(&[Some(7)])),
+                value: Some(r#"[["r","x",1]]"#.to_owned())
+            })
+        );
         let ok = |value: &str| Ok(Answer::Ok { version: None, value: Some(value.to_owned()) });
         assert_eq!(answer(&get, &json!({ "type": "ok", "value": 7 })), ok("7"));
         assert_eq!(answer(&get, &json!({ "type": "ok", "value": "7" })), ok("7"));
@@ -179,7 +243,18 @@ mod tests {
             (&poll, json!({ "type": "ok", "value": [5] }), "a list of [offset, element]"),
             (&get, json!({ "type": "okay", "value": 1 }), "ok, fail or info"),
             (&get, json!({ "value": 1 }), "ok, fail or info"),
+            (
+                &txn,
+                json!({ "type": "ok", "value": [["r", "x"]] }),
+                "the steps that it was asked for",
+            ),
+            (&txn, json!({ "type": "ok", "value": [["r", "y", [1]]] }), "these are not the steps"),
             (&get, json!({ "type": "ok", "value": 1, "version": [] }), "a version is"),
+            (
+                &txn,
+                json!({ "type": "ok", "value": [["r", "x", 1]], "versions": [7, 8] }),
+                "one for each step",
+            ),
         ] {
             let error = answer(request, &text).expect_err(part);
             assert!(error.contains(part), "{error}");

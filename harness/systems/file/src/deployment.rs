@@ -13,8 +13,13 @@ use std::{
 
 use futures::future::{BoxFuture, join_all};
 use lab::{
-    NodeName, StartOptions, System, address::Address, client::Client, keeper, scratch::Scratch,
-    supervisor::Supervisor, workloads::Workload,
+    MemberChange, NodeName, StartOptions, System,
+    address::Address,
+    client::Client,
+    keeper::{self, Account},
+    scratch::Scratch,
+    supervisor::Supervisor,
+    workloads::Workload,
 };
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
@@ -117,7 +122,8 @@ impl Deployment {
         )))?;
         let (facts, roles, addresses) = place(&spec, scratch.path())?;
         let home = spec.home.display().to_string();
-        write_files(&spec, &facts, &roles, &home)?;
+        write_files(&spec, &facts, (&facts, &roles), &home)?;
+        give_directories(&spec, scratch.path(), &facts, &roles)?;
         let clients = match &spec.client {
             ClientSpec::Exec { command, env } => {
                 Clients::Exec(Arc::new(exec_clients(&spec, command, env, &facts, task, &home)?))
@@ -169,7 +175,7 @@ impl Deployment {
     async fn hook(&self, words: Option<&[Template]>, what: &'static str) -> Result<(), SetUpError> {
         let Some(words) = words else { return Ok(()) };
         let command = hooks::command(&self.fill(words, None), &self.spec.home);
-        let kept = keeper::keep(&self.keeper, &command, true);
+        let kept = keeper::keep(&self.keeper, &command, true, None);
         let printed = hooks::output(kept, HOOK_DEADLINE).await;
         printed.map(drop).map_err(|why| self.hook_error(what, why))
     }
@@ -285,13 +291,32 @@ fn place(spec: &SystemSpec, scratch: &Path) -> Result<Placement, SetUpError> {
     Ok((facts, roles, addresses))
 }
 
+/// Deletes what is in a directory. Directories that are disks of their own stay, without what is in them.
+fn clear(directory: &Path, disks: &[PathBuf]) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let path = entry.path();
+        if disks.iter().any(|disk| disk.starts_with(&path)) {
+            clear(&path, disks)?;
+        } else if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(&path)?;
+        } else {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the files of some of the nodes.
 fn write_files(
     spec: &SystemSpec,
     nodes: &[NodeFacts],
-    roles: &[usize],
+    (written, roles): (&[NodeFacts], &[usize]),
     home: &str,
 ) -> Result<(), SetUpError> {
-    for (at, role) in roles.iter().enumerate() {
+    let places =
+        written.iter().filter_map(|one| nodes.iter().position(|node| node.name == one.name));
+    for (at, role) in places.zip(roles) {
         for file in &spec.files {
             if file.role.as_ref().is_some_and(|name| *name != spec.roles[*role].name) {
                 continue;
@@ -303,6 +328,27 @@ fn write_files(
                 fs::create_dir_all(parent).map_err(cannot())?;
             }
             fs::write(&path, file.template.fill(&facts)).map_err(cannot())?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the directories of nodes, with the files in them, to the accounts of their programs.
+fn give_directories(
+    spec: &SystemSpec,
+    scratch: &Path,
+    nodes: &[NodeFacts],
+    roles: &[usize],
+) -> Result<(), SetUpError> {
+    for (node, role) in nodes.iter().zip(roles) {
+        if let Some(account) = spec.roles[*role].account {
+            account
+                .reach(scratch)
+                .and_then(|()| account.own_tree(Path::new(&node.directory)))
+                .map_err(io_error(format!(
+                    "cannot give {} to the user of {}",
+                    node.directory, node.name
+                )))?;
         }
     }
     Ok(())
@@ -338,7 +384,7 @@ fn exec_clients(
         command: Box::new(move || {
             let mut command = hooks::command(&words, &directory);
             command.envs(env.iter().map(|(name, value)| (name, value)));
-            let mut kept = keeper::keep(&program, &command, true);
+            let mut kept = keeper::keep(&program, &command, true, None);
             if let Some(path) = log.get() {
                 kept.stderr(File::options().create(true).append(true).open::<&PathBuf>(path)?);
             }
@@ -359,7 +405,10 @@ impl System for Deployment {
         let role = self.role(at);
         let words = match &role.first_start {
             Some(first) if start.bootstrap => first,
-            _ => &role.start,
+            _ => match &role.join_start {
+                Some(join) if start.joins => join,
+                _ => &role.start,
+            },
         };
         let mut command = hooks::command(&self.fill(words, Some(at)), &self.spec.home);
         let facts = Facts { nodes: &self.facts, node: Some(at), home: &self.home, request: None };
@@ -384,8 +433,17 @@ impl System for Deployment {
         Some(&self.keeper)
     }
 
+    fn account(&self, node: &NodeName) -> Option<Account> {
+        self.role(self.position(node)).account
+    }
+
     fn scratch(&self) -> &Path {
         self.scratch.path()
+    }
+
+    fn disk_directories(&self, node: &NodeName) -> Vec<PathBuf> {
+        let own = Path::new(&self.facts[self.position(node)].directory);
+        self.spec.power.iter().map(|directory| own.join(directory)).collect()
     }
 
     fn begin(&self, directory: &Path) {
@@ -409,6 +467,35 @@ impl System for Deployment {
                 Clients::Http(_) => Ok(()),
             }
         })
+    }
+
+    fn change_member<'a>(
+        &'a self,
+        change: MemberChange,
+        node: &'a NodeName,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let (words, what) = match change {
+                MemberChange::Remove => (&self.spec.hooks.member_remove, "member_remove"),
+                MemberChange::Add => (&self.spec.hooks.member_add, "member_add"),
+                MemberChange::Promote => (&self.spec.hooks.promote, "promote"),
+            };
+            let words = words.as_deref().ok_or_else(|| format!("there is no hook {what}"))?;
+            let command =
+                hooks::command(&self.fill(words, Some(self.position(node))), &self.spec.home);
+            let kept = keeper::keep(&self.keeper, &command, true, None);
+            let printed = hooks::output(kept, HOOK_DEADLINE).await;
+            printed.map(drop).map_err(|why| self.hook_error(what, why).to_string())
+        })
+    }
+
+    fn clear(&self, node: &NodeName) -> io::Result<()> {
+        let at = self.position(node);
+        clear(Path::new(&self.facts[at].directory), &self.disk_directories(node))?;
+        let own = (&self.facts[at..=at], &self.roles[at..=at]);
+        write_files(&self.spec, &self.facts, own, &self.home)
+            .and_then(|()| give_directories(&self.spec, self.scratch.path(), own.0, own.1))
+            .map_err(io::Error::other)
     }
 
     fn leader(&self) -> BoxFuture<'_, Option<NodeName>> {

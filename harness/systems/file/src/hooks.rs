@@ -23,7 +23,7 @@ pub(crate) fn command(words: &[String], home: &Path) -> Command {
 ///
 /// # Errors
 /// It cannot be started, does not succeed, or takes too long; in words.
-pub(crate) async fn output(command: Command, deadline: Duration) -> Result<String, String> {
+pub async fn output(command: Command, deadline: Duration) -> Result<String, String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::null()).kill_on_drop(true);

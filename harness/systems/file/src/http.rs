@@ -72,48 +72,28 @@ pub(crate) struct Shared {
     pub(crate) port: String,
 }
 
-type Sender = http1::SendRequest<Full<Bytes>>;
-
-/// A client of one node.
-pub(crate) struct HttpClient {
-    shared: Arc<Shared>,
-    node: NodeName,
-    at: usize,
-    connection: Option<(Sender, JoinHandle<()>)>,
-    misconduct: Option<String>,
+/// A connection to an HTTP server, on which one request at a time is sent, once.
+#[derive(Debug)]
+pub struct Connection {
+    authority: String,
+    sender: http1::SendRequest<Full<Bytes>>,
+    running: JoinHandle<()>,
 }
 
-impl Drop for HttpClient {
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.disconnect();
+        self.running.abort();
     }
 }
 
-impl HttpClient {
-    pub(crate) fn new(shared: Arc<Shared>, at: usize) -> Self {
-        let node = NodeName::new(&shared.nodes[at].name);
-        HttpClient { shared, node, at, connection: None, misconduct: None }
-    }
-
-    fn disconnect(&mut self) {
-        if let Some((_, connection)) = self.connection.take() {
-            connection.abort();
-        }
-    }
-
-    fn authority(&self) -> Option<String> {
-        let node = &self.shared.nodes[self.at];
-        let (_, port) = node.ports.iter().find(|(name, _)| *name == self.shared.port)?;
-        Some(format!("{}:{port}", node.ip))
-    }
-
-    async fn connect(&mut self) -> Result<(), String> {
-        self.disconnect();
-        let authority = self
-            .authority()
-            .ok_or_else(|| format!("{} has no port {}", self.node, self.shared.port))?;
+impl Connection {
+    /// Opens a connection to an address and port.
+    ///
+    /// # Errors
+    /// The server does not accept it in time; in words.
+    pub async fn open(authority: &str) -> Result<Connection, String> {
         let connected = async {
-            let stream = TcpStream::connect(&authority).await.map_err(|error| error.to_string())?;
+            let stream = TcpStream::connect(authority).await.map_err(|error| error.to_string())?;
             let _ = stream.set_nodelay(true);
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())
         };
@@ -124,7 +104,65 @@ impl HttpClient {
             // The request that is in progress learns of the error.
             let _ = connection.await;
         });
-        self.connection = Some((sender, running));
+        Ok(Connection { authority: authority.to_owned(), sender, running })
+    }
+
+    /// Posts JSON, and reads the status and the body of the answer.
+    ///
+    /// # Errors
+    /// What is known of a request that has no answer.
+    pub async fn post(&mut self, path: &str, body: &Json) -> Result<(u16, Bytes), Answer> {
+        let http = HttpRequest::post(path)
+            .header(header::HOST, &self.authority)
+            .body(Full::new(Bytes::from(body.to_string())));
+        let http =
+            http.map_err(|error| Answer::Fail { error: error.to_string(), unavailable: false })?;
+        self.exchange(http).await
+    }
+
+    /// Sends a request and reads the status and the body of its answer. `Err` carries an answer in which
+    /// nothing was learned.
+    async fn exchange(&mut self, http: HttpRequest<Full<Bytes>>) -> Result<(u16, Bytes), Answer> {
+        if let Err(error) = self.sender.ready().await {
+            // Nothing of the request was written.
+            let error = format!("unavailable: {error}");
+            return Err(Answer::Fail { error, unavailable: true });
+        }
+        let lost = |error: &dyn std::fmt::Display| Answer::info(format!("lost: {error}"));
+        let response = self.sender.send_request(http).await.map_err(|error| lost(&error))?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        Ok((status, body.map_err(|error| lost(&error))?.to_bytes()))
+    }
+}
+
+/// A client of one node.
+pub(crate) struct HttpClient {
+    shared: Arc<Shared>,
+    node: NodeName,
+    at: usize,
+    connection: Option<Connection>,
+    misconduct: Option<String>,
+}
+
+impl HttpClient {
+    pub(crate) fn new(shared: Arc<Shared>, at: usize) -> Self {
+        let node = NodeName::new(&shared.nodes[at].name);
+        HttpClient { shared, node, at, connection: None, misconduct: None }
+    }
+
+    fn authority(&self) -> Option<String> {
+        let node = &self.shared.nodes[self.at];
+        let (_, port) = node.ports.iter().find(|(name, _)| *name == self.shared.port)?;
+        Some(format!("{}:{port}", node.ip))
+    }
+
+    async fn connect(&mut self) -> Result<(), String> {
+        self.connection = None;
+        let authority = self
+            .authority()
+            .ok_or_else(|| format!("{} has no port {}", self.node, self.shared.port))?;
+        self.connection = Some(Connection::open(&authority).await?);
         Ok(())
     }
 
@@ -149,23 +187,14 @@ impl HttpClient {
         http.body(Full::new(Bytes::from(body))).map_err(|error| error.to_string())
     }
 
-    /// Sends a request and reads the status and the body of its answer. `Err` carries an answer in which
-    /// nothing was learned.
     async fn exchange(&mut self, http: HttpRequest<Full<Bytes>>) -> Result<(u16, Bytes), Answer> {
-        let Some((sender, _)) = &mut self.connection else {
-            let error = "unavailable: there is no connection".to_owned();
-            return Err(Answer::Fail { error, unavailable: true });
-        };
-        if let Err(error) = sender.ready().await {
-            // Nothing of the request was written.
-            let error = format!("unavailable: {error}");
-            return Err(Answer::Fail { error, unavailable: true });
+        match &mut self.connection {
+            Some(connection) => connection.exchange(http).await,
+            None => {
+                let error = "unavailable: there is no connection".to_owned();
+                Err(Answer::Fail { error, unavailable: true })
+            }
         }
-        let lost = |error: &dyn std::fmt::Display| Answer::info(format!("lost: {error}"));
-        let response = sender.send_request(http).await.map_err(|error| lost(&error))?;
-        let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        Ok((status, body.map_err(|error| lost(&error))?.to_bytes()))
     }
 
     fn judge(&mut self, request: &Request, status: u16, body: &Bytes) -> Answer {
@@ -271,7 +300,7 @@ impl Client for HttpClient {
     }
 
     fn close(&mut self) -> BoxFuture<'_, ()> {
-        self.disconnect();
+        self.connection = None;
         Box::pin(std::future::ready(()))
     }
 

@@ -6,14 +6,17 @@
 //! - [`Deployment`] is such a system, set up for one run on loopback addresses.
 //! - [`exec`] is a client in any language, which speaks JSON lines.
 //! - [`http`] is a client that consists of HTTP requests.
+//! - [`probe`] asks whether a node is ready, and [`hooks`] runs commands.
+//! - [`overhead`] measures what the harness itself costs an operation.
 //! - [`trial`] tries a file, and [`scaffold`] writes a file and a client to begin with.
 
 mod answer;
 mod deployment;
 pub mod exec;
-mod hooks;
+pub mod hooks;
 pub mod http;
-mod probe;
+pub mod overhead;
+pub mod probe;
 pub mod scaffold;
 pub mod spec;
 mod template;

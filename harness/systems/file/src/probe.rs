@@ -16,12 +16,12 @@ const DEADLINE: Duration = Duration::from_millis(500);
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// Whether a port accepts connections.
-pub(crate) async fn accepts(address: &str) -> bool {
+pub async fn accepts(address: &str) -> bool {
     matches!(timeout(DEADLINE, TcpStream::connect(address)).await, Ok(Ok(_)))
 }
 
 /// Whether a GET is answered with status 200 and a text.
-pub(crate) async fn serves(url: &str, contains: Option<&str>) -> bool {
+pub async fn serves(url: &str, contains: Option<&str>) -> bool {
     let Some((address, path)) = parts(url) else { return false };
     let asked = async {
         let mut stream = TcpStream::connect(&address).await.ok()?;

@@ -6,16 +6,18 @@ mod raw;
 use std::{
     collections::BTreeMap,
     fmt, fs, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use checker::levels::Level;
 use history::Function;
-use lab::{fault::FaultAction, workloads};
+use lab::{fault::FaultAction, keeper::Account, workloads};
 use regex_lite::Regex;
 use toml::Spanned;
 
-use self::raw::{File, RawClient, RawFaults, RawFile, RawOperation, RawReady, RawRole, Text};
+use self::raw::{
+    File, RawClient, RawFaults, RawFile, RawHooks, RawOperation, RawReady, RawRole, Text,
+};
 use crate::{
     http::{Operation, Place},
     template::{self, Template},
@@ -65,6 +67,8 @@ pub struct SystemSpec {
     pub claims: BTreeMap<String, Level>,
     /// The faults that it cannot stand, and which are therefore not injected.
     pub excluded: Vec<FaultAction>,
+    /// The directories of a node, relative to its own, that are on a disk which can fail.
+    pub power: Vec<PathBuf>,
 }
 
 /// Nodes of one kind.
@@ -78,12 +82,16 @@ pub struct Role {
     pub start: Vec<Template>,
     /// The command that starts a node for the first time, if it is another one.
     pub first_start: Option<Vec<Template>>,
+    /// The command that starts a node that was added to the running cluster, if it is another one.
+    pub join_start: Option<Vec<Template>>,
     /// Environment variables.
     pub env: Vec<(String, Template)>,
     /// The names of the ports of a node.
     pub ports: Vec<String>,
     /// When a node is ready.
     pub ready: Ready,
+    /// The account of its programs, if it is not that of the harness.
+    pub account: Option<Account>,
 }
 
 /// When a node is ready.
@@ -119,6 +127,12 @@ pub struct Hooks {
     pub after_start: Option<Vec<Template>>,
     /// Run for each node: prints `{"leader": NAME, "term": N}`.
     pub leader: Option<Vec<Template>>,
+    /// Removes a node from the cluster, while it runs.
+    pub member_remove: Option<Vec<Template>>,
+    /// Adds a node to the cluster that has no data and does not run.
+    pub member_add: Option<Vec<Template>>,
+    /// Makes a node the leader.
+    pub promote: Option<Vec<Template>>,
 }
 
 /// The client.
@@ -288,10 +302,14 @@ impl Source<'_> {
                 prepare: self.command_of(file.hooks.prepare.as_ref(), &global)?,
                 after_start: self.command_of(file.hooks.after_start.as_ref(), &global)?,
                 leader: self.command_of(file.hooks.leader.as_ref(), &scope)?,
+                member_remove: self.command_of(file.hooks.member_remove.as_ref(), &scope)?,
+                member_add: self.command_of(file.hooks.member_add.as_ref(), &scope)?,
+                promote: self.command_of(file.hooks.promote.as_ref(), &scope)?,
             },
             client: self.client(&file.client, &global)?,
             claims: self.claims(&file.claims)?,
-            excluded: excluded(&file.faults),
+            excluded: excluded(&file.faults, &self.member_hooks(&file.hooks)?),
+            power: self.power(&file.faults)?,
             roles,
         })
     }
@@ -313,11 +331,17 @@ impl Source<'_> {
         let env = role.env.iter().map(|(name, value)| {
             self.template(value, scope).map(|template| (name.clone(), template))
         });
+        let account = role.user.as_ref().map(|user| {
+            Account::named(user.get_ref())
+                .map_err(|why| self.error(user.span().start, format!("user: {why}")))
+        });
         Ok(Role {
+            account: account.transpose()?,
             name: name.to_owned(),
             count,
             start: self.command(&role.start, scope)?,
             first_start: self.command_of(role.first_start.as_ref(), scope)?,
+            join_start: self.command_of(role.join_start.as_ref(), scope)?,
             env: env.collect::<Result<_, _>>()?,
             ready: self.ready(&role.ready, &own, scope)?,
             ports: own,
@@ -506,6 +530,41 @@ impl Source<'_> {
         })
     }
 
+    /// The faults that hooks make possible.
+    fn member_hooks(&self, hooks: &RawHooks) -> Result<Vec<FaultAction>, SpecError> {
+        let mut possible = Vec::new();
+        match (&hooks.member_remove, &hooks.member_add) {
+            (Some(_), Some(_)) => possible.push(FaultAction::Replace),
+            (Some(one), None) | (None, Some(one)) => {
+                let why = "member_remove and member_add belong together: who removes a node has to add it again";
+                return Err(self.error(one.span().start, why));
+            }
+            (None, None) => {}
+        }
+        possible.extend(hooks.promote.is_some().then_some(FaultAction::Promote));
+        Ok(possible)
+    }
+
+    fn power(&self, faults: &RawFaults) -> Result<Vec<PathBuf>, SpecError> {
+        let mut directories: Vec<PathBuf> = Vec::new();
+        for directory in &faults.power {
+            let path = Path::new(directory.get_ref());
+            let is_plain = |part| matches!(part, Component::Normal(_));
+            let explain = |why: &str| {
+                let what = format!("power = '{}': {why}", directory.get_ref());
+                Err(self.error(directory.span().start, what))
+            };
+            if path.as_os_str().is_empty() || !path.components().all(is_plain) {
+                return explain("expected a directory below that of the node, such as \"data\"");
+            }
+            if directories.iter().any(|other| other.starts_with(path) || path.starts_with(other)) {
+                return explain("the directory is named twice, or contains another one");
+            }
+            directories.push(path.to_owned());
+        }
+        Ok(directories)
+    }
+
     fn claims(&self, claims: &BTreeMap<Text, Text>) -> Result<BTreeMap<String, Level>, SpecError> {
         let mut levels = BTreeMap::new();
         for (workload, level) in claims {
@@ -539,12 +598,14 @@ fn function(name: &str) -> Result<Function, String> {
     }
 }
 
-fn excluded(faults: &RawFaults) -> Vec<FaultAction> {
-    let RawFaults { kill, pause, restart } = *faults;
+fn excluded(faults: &RawFaults, by_hooks: &[FaultAction]) -> Vec<FaultAction> {
+    let RawFaults { kill, pause, restart, power } = faults;
     let stands = |action: &FaultAction| match action {
-        FaultAction::Kill => kill,
-        FaultAction::Pause => pause,
-        FaultAction::Restart => restart,
+        FaultAction::Kill => *kill,
+        FaultAction::Pause => *pause,
+        FaultAction::Restart => *restart,
+        FaultAction::Replace | FaultAction::Promote => by_hooks.contains(action),
+        _ => !power.is_empty(),
     };
     FaultAction::ALL.into_iter().filter(|action| !stands(action)).collect()
 }

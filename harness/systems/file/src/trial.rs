@@ -5,18 +5,24 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use history::Function;
 use lab::{
-    EventLog, System,
+    EventLog, MemberChange, NodeName, System,
     client::{Answer, Client},
     cluster::Cluster,
+    fault::FaultAction,
     request::Request,
     workloads::{self, Workload},
 };
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use crate::{Deployment, SystemSpec, Task};
 
 /// How long the nodes have to become ready.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long the system may refuse to remove a node, and how often it is asked to.
+const MEMBER_DEADLINE: Duration = Duration::from_secs(30);
+const MEMBER_PERIOD: Duration = Duration::from_secs(1);
 
 /// How long an operation may take.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,13 +73,14 @@ async fn try_workload(
     let nowhere = EventLog::new(|_| Ok(()));
     let cluster = Cluster::new(deployment.clone(), nowhere, logs, scratch)
         .map_err(|error| error.to_string())?;
-    let tried = try_cluster(&cluster, workload, line).await;
+    let tried = try_cluster(&cluster, spec, workload, line).await;
     cluster.stop().await;
     tried
 }
 
 async fn try_cluster(
     cluster: &Cluster,
+    spec: &SystemSpec,
     workload: &dyn Workload,
     line: &mut dyn FnMut(&str),
 ) -> Result<(), String> {
@@ -101,6 +108,8 @@ async fn try_cluster(
     }
     if workload.functions().contains(&Function::Put) {
         reads_what_was_written(&mut *client).await?;
+        change_members(cluster, spec, line).await?;
+        reads_what_was_written(&mut *client).await?;
         without_nodes(cluster, &mut *client, line).await?;
     }
     client.close().await;
@@ -112,6 +121,7 @@ fn requests(workload: &dyn Workload) -> Vec<Request> {
     let value = |f: Function| match f {
         Function::Put => Some("1".to_owned()),
         Function::Cas => Some(json!(["1", "2"]).to_string()),
+        Function::Txn => Some(json!([["r", "trial", null]]).to_string()),
         Function::Transfer => Some(json!({ "from": "a0", "to": "a1", "amount": 1 }).to_string()),
         Function::Poll => Some("0".to_owned()),
         Function::Add | Function::Inc | Function::Enqueue | Function::Append => {
@@ -154,6 +164,50 @@ async fn reads_what_was_written(client: &mut dyn Client) -> Result<(), String> {
             text(&read)
         )),
     }
+}
+
+/// Tries the hooks that change members: the last node is replaced, and each node is promoted.
+async fn change_members(
+    cluster: &Cluster,
+    spec: &SystemSpec,
+    line: &mut dyn FnMut(&str),
+) -> Result<(), String> {
+    let stands = |action: FaultAction| !spec.excluded.contains(&action);
+    if stands(FaultAction::Replace)
+        && let Some(node) = cluster.nodes().last()
+    {
+        // A cluster may refuse until it has been well for a while.
+        let end = Instant::now() + MEMBER_DEADLINE;
+        while let Err(why) = cluster.remove_member(node).await {
+            if Instant::now() >= end {
+                return Err(why);
+            }
+            sleep(MEMBER_PERIOD).await;
+        }
+        line(&format!("{node} is removed"));
+        cluster.add_member(node).await.map_err(|error| error.to_string())?;
+        match cluster.until_ready(READY_DEADLINE).await {
+            Some(time) => line(&format!("{node} is added, and all are ready after {time:.1?}")),
+            None => {
+                let log = cluster.log_end(node);
+                return Err(format!("{node} was added again and is not ready:{log}"));
+            }
+        }
+    }
+    if stands(FaultAction::Promote) {
+        for node in cluster.nodes() {
+            cluster.system().change_member(MemberChange::Promote, node).await?;
+            let leader = cluster.system().leader().await;
+            if leader.as_ref().is_some_and(|leader| leader != node) {
+                return Err(format!(
+                    "{node} was promoted, and the hook leader says that {} leads",
+                    leader.as_ref().map_or("nobody", NodeName::as_str)
+                ));
+            }
+            line(&format!("{node} is promoted"));
+        }
+    }
+    Ok(())
 }
 
 /// Asks for a write while every node is paused, and while every node is dead. A `fail` that is read back

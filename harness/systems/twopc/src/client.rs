@@ -1,6 +1,6 @@
 //! The client of our own store: states each answer in the words of a history.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use history::{ErrorCode, Function, Version};
@@ -11,7 +11,10 @@ use lab::{
 use system::{
     client::{self, Reason, ReasonKind, WriteOutcome},
     config::Address,
+    tls::Tls,
 };
+
+use crate::payload::{key_bytes, value_bytes, value_name};
 
 /// A client of a cluster.
 pub struct TwopcClient {
@@ -19,10 +22,10 @@ pub struct TwopcClient {
 }
 
 impl TwopcClient {
-    /// A client of the cluster whose master is at this address.
+    /// A client of the cluster whose master is at this address, with this identity if there is TLS.
     #[must_use]
-    pub fn new(master: Address) -> Self {
-        TwopcClient { client: client::Client::new(master) }
+    pub fn new(master: Address, tls: Option<Arc<Tls>>) -> Self {
+        TwopcClient { client: client::Client::with_tls(master, tls) }
     }
 }
 
@@ -35,15 +38,16 @@ impl Client for TwopcClient {
         Box::pin(async move {
             let client = self.client.clone().timeout(deadline);
             let Request { f, key, value } = request;
+            let key = key_bytes(key);
             match (f, value) {
                 (Function::Put, Some(value)) => {
-                    write_answer(client.put(key.as_str(), value.as_str()).await)
+                    write_answer(client.put(key, value_bytes(value)).await)
                 }
-                (Function::Del, _) => write_answer(client.del(key.as_str()).await),
-                (Function::Get, _) => match client.get(key.as_str()).await {
+                (Function::Del, _) => write_answer(client.del(key).await),
+                (Function::Get, _) => match client.get(key).await {
                     Ok(Some((version, value))) => Answer::Ok {
                         version: Some(Version::new(version)),
-                        value: Some(value.to_string()),
+                        value: Some(value_name(&value).to_string()),
                     },
                     Ok(None) => Answer::Ok { version: None, value: None },
                     Err(client::ReadError::Refused(reason)) => failure(&reason),
@@ -79,13 +83,14 @@ fn failure(reason: &Reason) -> Answer {
             let (by, holder) = (fact("by"), fact("holder"));
             (ErrorCode::Locked.name(), format!("{by} holds the key for {holder}"))
         }
-        ReasonKind::Full => (ErrorCode::Refused.name(), format!("{} has no room", fact("by"))),
+        ReasonKind::Full => (ErrorCode::Full.name(), format!("{} has no room", fact("by"))),
         ReasonKind::Refused => (ErrorCode::Refused.name(), reason.text.clone()),
         ReasonKind::Timeout => (ErrorCode::Timeout.name(), fact("missing").to_owned()),
         ReasonKind::Unavailable => (ErrorCode::Unavailable.name(), reason.text.clone()),
         ReasonKind::Expired => ("expired", reason.text.clone()),
         ReasonKind::Overloaded => ("overloaded", reason.text.clone()),
         ReasonKind::Stopping => ("stopping", reason.text.clone()),
+        ReasonKind::Denied => ("denied", reason.text.clone()),
         ReasonKind::Invalid => ("invalid", reason.text.clone()),
         ReasonKind::Unreachable => ("unreachable", reason.text.clone()),
     };

@@ -3,10 +3,11 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
+use history::nemesis::Exit;
 use lab::{
     EventLog, ForbiddenStart,
-    cluster::{ClusterError, ForbiddenStartResult, poll},
-    disk::{Device, LostWrites},
+    cluster::{ClusterError, DiskFaultEnd, ForbiddenStartResult, poll},
+    disk::{Device, DiskFault, Image, LostWrites, NameDurability},
     process::Process,
 };
 use system::protocol::{Node, TxnId};
@@ -49,8 +50,8 @@ impl Cluster {
         &mut self,
         directories: BTreeMap<Node, PathBuf>,
     ) -> Result<(), ClusterError> {
-        let directories = directories.into_iter().map(|(node, at)| (node_name(node), at));
-        self.processes.mount_disks(directories.collect()).await
+        let places = directories.into_iter().map(|(node, at)| (node_name(node), at.into()));
+        self.processes.mount_disks(places.collect(), NameDurability::Posix).await
     }
 
     /// The cluster without typed nodes, for what concerns all nodes alike: `heal`, `stop`,
@@ -127,6 +128,12 @@ impl Cluster {
         self.processes.kill(&node_name(node)).await;
     }
 
+    /// Sends SIGTERM to a node and waits until it has exited. A node that does not exit in time is
+    /// killed; returns whether it exited by itself.
+    pub async fn terminate(&self, node: Node) -> bool {
+        self.processes.terminate(&node_name(node)).await
+    }
+
     /// Sends SIGSTOP to a node and waits until it is stopped. Returns whether it is.
     pub async fn pause(&self, node: Node) -> bool {
         self.processes.pause(&node_name(node)).await
@@ -152,6 +159,36 @@ impl Cluster {
         Ok(lost.collect())
     }
 
+    /// See [`lab::cluster::Cluster::begin_disk_fault`].
+    pub fn begin_disk_fault(&self, node: Node, fault: DiskFault) {
+        self.processes.begin_disk_fault(&node_name(node), fault);
+    }
+
+    /// See [`lab::cluster::Cluster::end_disk_fault`].
+    pub async fn end_disk_fault(&self, node: Node, may_exit: bool) -> DiskFaultEnd {
+        self.processes.end_disk_fault(&node_name(node), may_exit).await
+    }
+
+    /// See [`lab::cluster::Cluster::change_disk`].
+    ///
+    /// # Errors
+    /// The disk cannot be mounted again.
+    pub async fn change_disk<T>(
+        &self,
+        node: Node,
+        change: impl FnOnce(&mut Image) -> T,
+    ) -> Result<Option<T>, ClusterError> {
+        self.processes.change_disk(&node_name(node), change).await
+    }
+
+    /// See [`lab::cluster::Cluster::try_start`].
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub async fn try_start(&self, node: Node) -> Result<Option<Exit>, ClusterError> {
+        self.processes.try_start(&node_name(node)).await
+    }
+
     /// Asks all of these nodes at the same time for their status. Nodes that do not answer are left
     /// out. Nodes that are stopped or gone are not asked, because they would cost the timeout.
     pub async fn observe(
@@ -166,14 +203,22 @@ impl Cluster {
     }
 
     /// Waits until every node is ready and has no unfinished transaction. Returns how long that
-    /// took, or `None` after `deadline`.
+    /// took, or `None` after `deadline`, or once a node has ended: nobody starts it again.
     pub async fn until_settled(&self, deadline: Duration) -> Option<Duration> {
         let settled = |status: &NodeStatus| status.ready && status.unsettled.is_empty();
-        poll(deadline, || async {
+        let took = poll(deadline, || async {
             let statuses = self.observe(self.nodes()).await;
-            statuses.len() == self.nodes().count() && statuses.values().all(settled)
+            let all = statuses.len() == self.nodes().count() && statuses.values().all(settled);
+            all || self.ended().next().is_some()
+        });
+        took.await.filter(|_| self.ended().next().is_none())
+    }
+
+    /// The nodes whose process has ended.
+    pub fn ended(&self) -> impl Iterator<Item = Node> + use<'_> {
+        self.nodes().filter(|node| {
+            self.process(*node).is_none_or(|process| process.state().exit_status().is_some())
         })
-        .await
     }
 
     /// Waits until no replica is in doubt about any of these transactions. Returns how long that

@@ -8,7 +8,7 @@ use std::{
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,12 +17,14 @@ use lab::{NodeName, StartOptions, client::Client, disk::FileLayout};
 use system::{
     client::Inspector,
     config::Address,
-    protocol::{CommitMode, Key, Node, TxnId, Value, Version},
+    protocol::{CommitMode, Key, Node, Status, TxnId, Value, Version},
+    tls::{Role, Tls},
 };
 use tokio::time::timeout;
 
 use crate::{
     Mutation, Timings,
+    certificates::Certificates,
     checks::{JOURNAL, SECOND_INSTANCE_JOURNAL},
     client::TwopcClient,
     disk::LAYOUTS,
@@ -38,6 +40,9 @@ const DUMP_DEADLINE: Duration = Duration::from_secs(20);
 /// The size of each segment of a node's WAL: so small that it fills, and is checkpointed, several times a second.
 const WAL_BYTES: u64 = 32 << 10;
 
+/// The time between two turns of the scrub: all entries of a few keys are compared every second or so.
+const SCRUB_MS: u64 = 20;
+
 /// A cluster, set up for one run.
 pub struct Deployment {
     nodes: Vec<Node>,
@@ -52,6 +57,7 @@ pub struct Deployment {
     second_instance: Address,
     journals: BTreeMap<Node, PathBuf>,
     mutations: Vec<Mutation>,
+    certificates: Option<Arc<Certificates>>,
     /// Connections to nodes that answered before.
     inspectors: Mutex<BTreeMap<Node, Inspector>>,
 }
@@ -90,6 +96,8 @@ pub struct Placement {
     pub scratch: PathBuf,
     /// A directory for each node's journal and log, kept after the run.
     pub records: BTreeMap<Node, PathBuf>,
+    /// The certificates of the nodes and their callers; `None` for a run without TLS.
+    pub certificates: Option<Arc<Certificates>>,
 }
 
 impl Placement {
@@ -107,6 +115,10 @@ pub struct NodeStatus {
     pub ready: bool,
     /// Transactions without an outcome, and their keys. At a replica: those in doubt.
     pub unsettled: Vec<(TxnId, Key)>,
+    /// Every transaction below it is aborted, or committed and acknowledged by every replica.
+    pub watermark: TxnId,
+    /// How often it has compared all of its entries with those of its peers since it was started.
+    pub scrubs: u64,
 }
 
 /// Everything that a replica stores.
@@ -153,6 +165,7 @@ impl Deployment {
             second_instance: address(&placement.second_instance)?,
             journals: placement.records.iter().map(journal).collect(),
             mutations: spec.mutations.clone(),
+            certificates: placement.certificates.clone(),
             inspectors: Mutex::default(),
             nodes,
         })
@@ -168,6 +181,12 @@ impl Deployment {
     #[must_use]
     pub fn client_address(&self) -> &Address {
         &self.addresses[&Node::Master]
+    }
+
+    /// The address of a node itself, with no relay in front of it.
+    #[must_use]
+    pub fn address(&self, node: Node) -> &Address {
+        &self.addresses[&node]
     }
 
     /// Asks a node for its status.
@@ -225,15 +244,25 @@ impl Deployment {
     async fn inspector(&self, node: Node) -> Result<Inspector, String> {
         match self.cached_inspector(node) {
             Some(inspector) => Ok(inspector),
-            None => Inspector::connect(&self.addresses[&node]).await.map_err(|e| e.to_string()),
+            None => {
+                let (tls, address) = (self.identity(Role::Admin), &self.addresses[&node]);
+                let connected = Inspector::connect_with_tls(address, tls.as_deref(), Some(node));
+                connected.await.map_err(|error| error.to_string())
+            }
         }
+    }
+
+    /// The identity with which the harness connects in a role, if there is TLS.
+    pub(crate) fn identity(&self, role: Role) -> Option<Arc<Tls>> {
+        self.certificates.as_ref().map(|certificates| certificates.identity(role))
     }
 
     async fn status(&self, node: Node) -> Result<NodeStatus, String> {
         let mut inspector = self.inspector(node).await?;
         let status = inspector.status().await.map_err(|status| status.to_string())?;
         self.cache_inspector(node, Some(inspector));
-        Ok(NodeStatus { ready: status.machine.ready, unsettled: status.machine.unsettled })
+        let Status { ready, unsettled, watermark, scrubs, .. } = status.machine;
+        Ok(NodeStatus { ready, unsettled, watermark, scrubs })
     }
 
     async fn entries(&self, node: Node) -> Result<ReplicaDump, String> {
@@ -292,7 +321,10 @@ impl Deployment {
         for mutation in &self.mutations {
             match mutation {
                 Mutation::Rule(rule) => command.args(["--break", rule.name()]),
-                Mutation::SyncMode(_) => command.args(["--without", mutation.name()]),
+                Mutation::Mistake(mistake) => command.args(["--mistake", mistake.name()]),
+                Mutation::SyncMode(_) | Mutation::StoreRule(_) | Mutation::StoreMistake(_) => {
+                    command.args(["--without", mutation.name()])
+                }
             };
         }
         if let Some(point) = &start.arm {
@@ -317,7 +349,7 @@ impl lab::System for Deployment {
     }
 
     fn client(&self, _worker: u32) -> Box<dyn Client> {
-        Box::new(TwopcClient::new(self.client_address().clone()))
+        Box::new(TwopcClient::new(self.client_address().clone(), self.identity(Role::Client)))
     }
 
     fn announces_address(&self) -> bool {
@@ -348,18 +380,28 @@ fn config_file(spec: &ClusterSpec, placement: &Placement) -> String {
     let replicas: Vec<_> = replicas.map(|node| format!("\"{}\"", reachable(node))).collect();
     format!(
         "cluster = \"{}\"\nmaster = \"{}\"\nreplicas = [{}]\ncommit = \"{}\"\n\
-         {}[store]\nwal_bytes = {WAL_BYTES}\n",
+         {}[node]\nscrub_ms = {SCRUB_MS}\n[store]\nwal_bytes = {WAL_BYTES}\n{}",
         placement.cluster_name(),
         placement.addresses[&Node::Master],
         replicas.join(", "),
         spec.commit,
-        spec.timings.table()
+        spec.timings.table(),
+        placement.certificates.as_ref().map(|all| all.config_section()).unwrap_or_default()
     )
 }
 
 /// Whether a forbidden start ended with the exit status and the message of its refusal.
 fn is_refusal(start: &StartOptions, status: ExitStatus, last_log_line: &str) -> bool {
     let (code, message) = match start {
+        // An epoch that this store does not know is one that a later start has taken.
+        StartOptions { restored_copy: true, .. } if status.code() == Some(3) => {
+            (3, "has taken over from this one")
+        }
+        // A decision may arrive before the Fence that shows what the copy lacks.
+        StartOptions { restored_copy: true, .. } if status.code() == Some(4) => {
+            (4, "which is without a record here")
+        }
+        StartOptions { restored_copy: true, .. } => (2, "copy"),
         StartOptions { second_instance: true, .. } => (1, "another process has this store open"),
         StartOptions { bootstrap: false, .. } => (2, "there is no store here"),
         StartOptions { bootstrap: true, .. } => (2, "a replica that lost its data must not rejoin"),

@@ -9,7 +9,7 @@ use std::{
 
 use lab::{
     NodeName,
-    disk::{self, Disks, LostWrites},
+    disk::{self, DiskFault, Disks, LostWrites, NameDurability},
     supervisor::Supervisor,
 };
 use system::{
@@ -40,8 +40,8 @@ impl Mounted {
         let at = directory.path().join("disk");
         let node = NodeName::new("n");
         let supervisor = Supervisor::start().expect("a thread");
-        let directories = BTreeMap::from([(node.clone(), at.clone())]);
-        let disks = Disks::mount(&supervisor, directories, LAYOUTS).await;
+        let places = BTreeMap::from([(node.clone(), at.clone().into())]);
+        let disks = Disks::mount(&supervisor, places, NameDurability::Posix, LAYOUTS).await;
         let disks = disks.expect("disks are available");
         Some(Mounted { supervisor, disks, node, at, _directory: directory })
     }
@@ -186,4 +186,66 @@ async fn a_store_that_skips_syncs_loses_acknowledged_puts() {
         assert!(!kept, "{options:?}: all {acknowledged} are there");
         mounted.unmount().await;
     }
+}
+
+/// A failed sync leaves pages that can be read and count as clean. A store that has found them when it was opened
+/// must make them durable before it builds on them.
+#[tokio::test]
+async fn what_an_opening_finds_is_durable_even_if_a_sync_of_it_has_failed() {
+    let mut given_up = 0;
+    for puts in 1..8 {
+        let Some(mounted) = Mounted::new().await else { return };
+        let options = options(true, SyncMode::All);
+        let device = mounted.disks.device(&mounted.node);
+        let (sender, failing) = std::sync::mpsc::channel();
+        let (go_on, wait) = std::sync::mpsc::channel();
+        let puts_until_failure = mounted.on(move |at| {
+            let database = Database::open(&at.join("store"), options).expect("a store");
+            for n in 0..puts {
+                database.put(&u32::to_be_bytes(n), &value(n)).expect("the disk is well");
+            }
+            sender.send(()).expect("it waits");
+            wait.recv().expect("it goes on");
+            (puts..24).find(|n| database.put(&n.to_be_bytes(), &value(*n)).is_err())
+        });
+        let fail = async {
+            let failing = tokio::task::spawn_blocking(move || failing.recv());
+            failing.await.expect("no panic").expect("it sends");
+            device.inject(DiskFault::Error { writes: false, syncs: true });
+            go_on.send(()).expect("it waits");
+        };
+        let (failed, ()) = tokio::join!(puts_until_failure, fail);
+        assert_eq!(failed, Some(puts), "the first put without a sync fails");
+        given_up += device.heal().given_up;
+        // Opened again, it acknowledges one more put, and loses power at once.
+        let point: DiskPoint = "master:before-disk-write:log:3".parse().expect("a point");
+        device.arm(point.at);
+        let options = StoreOptions { create: false, ..options };
+        let acknowledged = {
+            let more = mounted.on(move |at| {
+                let database =
+                    Database::open(&at.join("store"), options).expect("the store is whole");
+                let mut n = 0;
+                while database.get(&u32::to_be_bytes(n)).expect("readable").is_some() {
+                    n += 1;
+                }
+                (n..24).find(|n| database.put(&n.to_be_bytes(), &value(*n)).is_err()).unwrap_or(24)
+            });
+            tokio::pin!(more);
+            tokio::select! {
+                () = device.until_reached() => {
+                    device.power_off();
+                    device.fail_requests();
+                    more.await
+                }
+                acknowledged = &mut more => acknowledged,
+            }
+        };
+        assert!(acknowledged > puts, "{acknowledged} of more than {puts}");
+        mounted.lose_power(None).await;
+        let kept = mounted.on(found).await;
+        assert!(kept.as_ref().is_ok_and(|kept| *kept >= acknowledged), "{puts}: {kept:?}");
+        mounted.unmount().await;
+    }
+    assert!(given_up > 0);
 }

@@ -48,6 +48,12 @@ impl Coordinator {
             && self.config.rules.keep(Rule::DecisionNumberChecked)
     }
 
+    /// How many commits this master's store has decided, for a replica that may know more.
+    pub(super) fn decided(&self) -> Option<u64> {
+        let names = self.counts_commits() && self.config.rules.keep(Rule::DecisionsBeforePromise);
+        names.then_some(self.commits)
+    }
+
     /// Whether this master remembers what the replicas' stores hold.
     pub(super) fn remembers_stores(&self) -> bool {
         self.config.nonce != 0 && self.config.rules.keep(Rule::RestoredStoreRefused)

@@ -8,8 +8,8 @@
 //! has lost its store has promised nothing, in whatever order the messages of the beginning arrive.
 
 use super::{
-    Aborted, Body, Coordinator, Decision, Deferred, Effect, HaltKind, Key, Member, Node, Nonce,
-    Phase, Record, Replicas, Rule, Seen, StoreId, TimerId, Timing, Txn, TxnId,
+    Aborted, Body, Coordinator, Decision, Deferred, Effect, HaltKind, Key, Member, Mistake, Node,
+    Nonce, Phase, Record, Replicas, Rule, Seen, StoreId, TimerId, Timing, Txn, TxnId,
 };
 
 impl Coordinator {
@@ -194,11 +194,12 @@ impl Coordinator {
 
     pub(super) fn on_heartbeat_timer(&mut self, effects: &mut Vec<Effect>) {
         let Timing { heartbeat_interval, missed_heartbeats_max, .. } = self.config.timing;
+        let keeps = self.config.rules.makes(Mistake::SilentReplicaKept);
         for slot in self.all().slots() {
             let member = &mut self.members[usize::from(slot) - 1];
             member.missed_heartbeats =
                 member.missed_heartbeats.saturating_add(1).min(missed_heartbeats_max);
-            member.live &= member.missed_heartbeats < missed_heartbeats_max;
+            member.live &= member.missed_heartbeats < missed_heartbeats_max || keeps;
             if member.live {
                 self.send(slot, Body::Heartbeat, effects);
             } else {
@@ -240,7 +241,8 @@ impl Coordinator {
         let stores: Option<Vec<_>> = self.members.iter().map(|member| member.store).collect();
         let members = stores.filter(|_| lists).unwrap_or_default();
         let (supersedes, seen) = (self.superseded_promise(slot), self.seen(slot));
-        let commit = self.config.commit;
-        self.send(slot, Body::Fence { member, commit, members, supersedes, seen }, effects);
+        let (commit, decided) = (self.config.commit, self.decided());
+        let fence = Body::Fence { member, commit, members, supersedes, seen, decided };
+        self.send(slot, fence, effects);
     }
 }

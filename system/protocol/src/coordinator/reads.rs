@@ -1,7 +1,7 @@
 //! Gets: each is sent to one live replica, and retried at another one.
 
 use super::{
-    Body, Coordinator, Effect, Get, ReadId, Reply, TimerId, Timing, Value, Version, reply,
+    Body, Coordinator, Effect, Get, Mistake, ReadId, Reply, TimerId, Timing, Value, Version, reply,
 };
 
 impl Coordinator {
@@ -13,7 +13,8 @@ impl Coordinator {
             self.gets.remove(&n);
             return reply(get.call, Reply::Unavailable, effects);
         }
-        let index = get.choice.wrapping_add(get.attempt.into()) % live.len() as u64;
+        let bits = if self.config.rules.makes(Mistake::ReadsByThreeBits) { 7 } else { u64::MAX };
+        let index = (get.choice & bits).wrapping_add(get.attempt.into()) % live.len() as u64;
         let to = live[usize::try_from(index).expect("less than the number of replicas")];
         let read = ReadId { epoch: self.epoch, n, attempt: get.attempt };
         let piggybacked = self.unacknowledged(&get.key);

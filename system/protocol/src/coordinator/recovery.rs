@@ -75,7 +75,8 @@ impl Coordinator {
                 | Record::Abort { .. }
                 | Record::Refused { .. }
                 | Record::Frozen { .. }
-                | Record::Watermark { .. } => {
+                | Record::Watermark { .. }
+                | Record::Heal { .. } => {
                     unreachable!("a master's store cannot hold {record:?}")
                 }
             }

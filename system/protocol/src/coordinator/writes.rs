@@ -1,9 +1,9 @@
 //! Writes: from the client's request over votes and decision to the last acknowledgement.
 
 use super::{
-    AbortReason, Aborted, Body, CallId, Coordinator, Decision, Deferred, Effect, Key, NoReason,
-    Node, PeerKnowledge, Phase, RETRANSMIT_ROUNDS_MAX, Record, Replicas, Reply, Rule, TimerId, Txn,
-    TxnId, Write, reply,
+    AbortReason, Aborted, Body, CallId, Coordinator, Decision, Deferred, Effect, Key, Mistake,
+    NoReason, Node, PeerKnowledge, Phase, RETRANSMIT_ROUNDS_MAX, Record, Replicas, Reply, Rule,
+    TimerId, Txn, TxnId, Write, reply,
 };
 
 impl Coordinator {
@@ -17,7 +17,9 @@ impl Coordinator {
             return reply(call, Reply::Aborted(reason), effects);
         }
         let state = self.keys.entry(write.key.clone()).or_default();
-        if let Some(holder) = state.holder {
+        let decided = self.config.rules.makes(Mistake::ConflictAfterDecision);
+        let decided = state.unacknowledged.last_key_value().filter(|_| decided);
+        if let Some(holder) = state.holder.or(decided.map(|(txn, _)| *txn)) {
             let reason = AbortReason::Conflict { holder };
             return reply(call, Reply::Aborted(reason), effects);
         }
@@ -28,9 +30,20 @@ impl Coordinator {
         let phase = Phase::Voting { call, value, yes: Replicas::default() };
         self.txns.insert(txn, Txn { key, phase });
         self.send_prepare(txn, self.all(), effects);
-        let after = self.config.timing.vote_timeout;
+        let tenfold = self.config.rules.makes(Mistake::VoteTimeoutTenfold);
+        let after = self.config.timing.vote_timeout * if tenfold { 10 } else { 1 };
         effects.push(Effect::SetTimer { id: TimerId::VoteTimeout(txn), after });
         self.set_retransmit_timer(txn, 0, effects);
+    }
+
+    /// The mistake [`Mistake::StopReportsAbort`]: tells each client that its write was aborted, which is not so.
+    pub(super) fn report_aborts(&self, effects: &mut Vec<Effect>) {
+        let calls = self.txns.values().filter_map(|txn| txn.phase.call());
+        let missing = Vec::new();
+        for call in calls {
+            let reason = AbortReason::Timeout { missing: missing.clone() };
+            reply(call, Reply::Aborted(reason), effects);
+        }
     }
 
     /// Whether every replica is live and every transaction of earlier masters is resolved.
@@ -276,7 +289,8 @@ impl Coordinator {
             _ => return,
         };
         let to = waiting.without(down);
-        if to.is_empty() {
+        let once = self.config.rules.makes(Mistake::DecisionNotRepeated) && decision.is_some();
+        if to.is_empty() || once {
             return;
         }
         match decision {

@@ -129,6 +129,16 @@ impl Participant {
     /// What this replica says of itself.
     pub(super) fn alive(&self) -> Body {
         let (incarnation, start) = (self.incarnation, self.config.nonce);
-        Body::Alive { incarnation, start, promised: None, force_age: self.force_age }
+        let force_age = self.force_age;
+        Body::Alive { incarnation, start, promised: None, force_age, applied: 0 }
+    }
+
+    /// Whether a master whose store has decided this many commits may be promised an epoch. If this
+    /// replica has applied more, that store is an older copy: it would abort what is committed. A commit
+    /// counts as soon as it is applied, because the master had decided it by then.
+    pub(super) fn may_promise(&self, decided: Option<u64>) -> bool {
+        !self.counts_commits()
+            || !self.config.rules.keep(Rule::DecisionsBeforePromise)
+            || decided.is_none_or(|decided| self.commits <= decided)
     }
 }

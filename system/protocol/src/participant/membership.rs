@@ -6,7 +6,9 @@ impl Participant {
     /// Handles a master's Fence: promises its epoch durably, then reports the transactions in
     /// doubt.
     pub(super) fn on_fence(&mut self, master: Master, fence: &Body, effects: &mut Vec<Effect>) {
-        let Body::Fence { member, commit, members, supersedes, seen } = fence else { return };
+        let Body::Fence { member, commit, members, supersedes, seen, decided } = fence else {
+            return;
+        };
         let Master { cluster, store, epoch, nonce } = master;
         let own = self.config.store;
         if *commit != self.config.commit {
@@ -43,10 +45,11 @@ impl Participant {
             && *supersedes != Some(promised)
             && self.config.rules.keep(Rule::FenceNamesSuperseded)
         {
-            let (incarnation, start) = (self.incarnation, self.config.nonce);
-            let (promised, force_age) = (Some(promised), self.force_age);
-            let alive = Body::Alive { incarnation, start, promised, force_age };
-            return self.send(Node::Master, alive, effects);
+            return self.send(Node::Master, self.promises_nothing(0), effects);
+        }
+        // A master that lacks a decision halts when it is told. It must not have a promise by then.
+        if epoch > self.promised && !self.may_promise(*decided) {
+            return self.send(Node::Master, self.promises_nothing(self.commits), effects);
         }
         if seen.is_some_and(|seen| self.halts_as_copy(seen, effects)) {
             return;
@@ -69,6 +72,14 @@ impl Participant {
         {
             self.complete_handshake(effects);
         }
+    }
+
+    /// The answer to a Fence that must not be promised: which promise this replica keeps, and how many
+    /// commits it has applied if that is the reason.
+    fn promises_nothing(&self, applied: u64) -> Body {
+        let (incarnation, start) = (self.incarnation, self.config.nonce);
+        let promised = Some((self.promised, self.promised_nonce));
+        Body::Alive { incarnation, start, promised, force_age: self.force_age, applied }
     }
 
     /// Completes the handshake. What was pending before PROMISE is prepared by now, so the master

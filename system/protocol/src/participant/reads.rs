@@ -11,6 +11,17 @@ impl Participant {
         self.active
             && (self.fenced || !rules.keep(Rule::HandshakeBeforeServing))
             && (!self.locks.contains_key(key) || !rules.keep(Rule::ReadsRespectLocks))
+            && !self.healing.concerns(key)
+    }
+
+    /// Serves a read of an unlocked key.
+    pub(super) fn serve(&self, read: ReadId, key: Key, effects: &mut Vec<Effect>) {
+        if self.healing.concerns(&key) {
+            // What the store holds is damaged, or would be damaged again after a crash.
+            self.send(Node::Master, Body::NotServing { read }, effects);
+        } else {
+            effects.push(Effect::Serve { read, key });
+        }
     }
 
     /// Serves a read, or has it wait for the lock.
@@ -23,6 +34,8 @@ impl Participant {
     ) {
         if self.serves(&key) {
             effects.push(Effect::Serve { read, key });
+        } else if self.healing.concerns(&key) && !self.locks.contains_key(&key) {
+            self.send(Node::Master, Body::NotServing { read }, effects);
         } else if self.fenced || !self.config.rules.keep(Rule::HandshakeBeforeServing) {
             self.waiting_reads.entry(key).or_default().insert(read);
             effects.push(Effect::SetTimer { id: TimerId::ReadWait(read), after: wait });

@@ -42,10 +42,15 @@ impl Participant {
                 Record::Epoch { .. }
                 | Record::CommitDecision { .. }
                 | Record::End { .. }
-                | Record::Seen { .. } => {
+                | Record::Seen { .. }
+                | Record::Heal { .. } => {
                     unreachable!("a replica's store cannot hold {record:?}")
                 }
             }
+        }
+        let has_begun = self.watermark > TxnId::default() || !self.txns.is_empty();
+        if has_begun && !self.config.scrub_interval.is_zero() {
+            self.scrub.begin();
         }
         self.promised_nonce = record::nonce_of(records, self.promised);
         let last = self.txns.last_key_value().map(|(txn, _)| *txn);
@@ -92,6 +97,7 @@ impl Participant {
     /// doubt.
     pub(super) fn activate(&mut self, effects: &mut Vec<Effect>) {
         self.active = true;
+        self.set_scrub_timer(effects);
         self.send(Node::Master, self.alive(), effects);
         let in_doubt: Vec<_> = self.in_doubt().map(|(txn, _)| txn).collect();
         for txn in in_doubt {

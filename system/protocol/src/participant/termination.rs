@@ -2,14 +2,15 @@
 //! peers.
 
 use super::{
-    AbortBasis, Body, Config, Deferred, Effect, Message, Node, Participant, PeerKnowledge, Record,
-    Rule, TimerId, TxnId, TxnState, bounds,
+    AbortBasis, Body, Config, Deferred, Effect, Message, Mistake, Node, Participant, PeerKnowledge,
+    Record, Rule, TimerId, TxnId, TxnState, bounds,
 };
 
 impl Participant {
     pub(super) fn on_inquiry_timeout(&mut self, txn: TxnId, effects: &mut Vec<Effect>) {
         let Config { rules, timing, .. } = &self.config;
-        let after = timing.inquiry_timeout;
+        let times = if rules.makes(Mistake::InquiryTenfold) { 10 } else { 1 };
+        let after = timing.inquiry_timeout * times;
         let mut ask_peers = false;
         match self.txns.get_mut(&txn) {
             Some(TxnState::Pending { .. }) => {}
@@ -72,6 +73,19 @@ impl Participant {
                         }
                     }
                 }
+            }
+            Body::HealRequest { heal, key } => {
+                self.on_heal_request(Node::Replica(slot), heal, key, effects);
+            }
+            Body::HealAnswer { heal, key, found } => {
+                self.on_heal_answer(heal, key, found, effects);
+            }
+            Body::ScrubRequest { scrub, after, rows_max, below } => {
+                let by = Node::Replica(slot);
+                self.on_scrub_request(by, scrub, after, rows_max, below, effects);
+            }
+            Body::ScrubAnswer { scrub, below, summary } => {
+                self.on_scrub_answer(slot, scrub, below, summary, effects);
             }
             _ => {}
         }

@@ -1,8 +1,8 @@
 //! Transactions: votes, decisions, locks and acknowledgements.
 
 use super::{
-    AbortBasis, Body, Decision, Deferred, Effect, HaltKind, Key, NoReason, Node, Participant,
-    Record, Rule, TimerId, TxnId, TxnState, Write,
+    AbortBasis, Body, Decision, Deferred, Effect, HaltKind, Key, Mistake, NoReason, Node,
+    Participant, Record, Rule, TimerId, TxnId, TxnState, Write,
 };
 
 impl Participant {
@@ -51,6 +51,9 @@ impl Participant {
             }
             self.txns.insert(txn, TxnState::Aborted(AbortBasis::Voted));
             return self.send(Node::Master, no, effects);
+        }
+        if !self.config.scrub_interval.is_zero() {
+            self.scrub.begin();
         }
         let key = write.key.clone();
         self.locks.insert(key.clone(), txn);
@@ -175,6 +178,8 @@ impl Participant {
         let Some(TxnState::Prepared { key, .. }) = state else {
             panic!("{txn} is committed but was not prepared")
         };
+        self.healing.written(&key);
+        self.scrub.written(&key);
         self.unlock(&key, txn, effects);
     }
 
@@ -182,7 +187,9 @@ impl Participant {
         let lsn = self.append(Record::Abort { txn }, effects);
         self.deferred.push_back((lsn, Deferred::Abort { txn, acknowledge: false }));
         let state = self.txns.insert(txn, TxnState::Aborted(AbortBasis::Deciding));
-        if let Some(key) = state.as_ref().and_then(TxnState::undecided_key) {
+        let keeps = self.config.rules.makes(Mistake::LockAfterAbort);
+        let keeps = keeps && matches!(state, Some(TxnState::Pending { .. }));
+        if let Some(key) = state.as_ref().and_then(TxnState::undecided_key).filter(|_| !keeps) {
             self.unlock(key, txn, effects);
         }
     }
@@ -196,7 +203,7 @@ impl Participant {
         }
         self.locks.remove(key);
         for read in self.waiting_reads.remove(key).unwrap_or_default() {
-            effects.push(Effect::Serve { read, key: key.clone() });
+            self.serve(read, key.clone(), effects);
         }
     }
 

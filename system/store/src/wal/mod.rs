@@ -24,7 +24,10 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-use std::path::{Path, PathBuf};
+use std::{
+    mem,
+    path::{Path, PathBuf},
+};
 
 pub(crate) use self::{
     page::Salt,
@@ -77,6 +80,9 @@ pub(crate) struct Wal {
     /// The salt of the next generation, once the tables contain the one before the current.
     next_salt: Option<Salt>,
     end: End,
+    /// The rotten pages of the other segment when the WAL was opened. Behind the last frame of a later generation
+    /// they would look like a frame that was durable and is damaged.
+    rotten: Vec<u64>,
     /// The length of the largest frame of the generation, in bytes.
     largest_frame: u64,
     /// The body of the next frame.
@@ -110,7 +116,9 @@ impl Wal {
         let mut records = Vec::new();
         let successor = next.as_successor();
         let end = current.read::<S>(anchor.chain, successor, &mut records)?;
-        let (number, salt, next_salt, end) = if Generation::continues(successor) {
+        let continues = Generation::continues(successor);
+        let rotten = if continues { current.rotten() } else { next.rotten() };
+        let (number, salt, next_salt, end) = if continues {
             let end = next.read::<S>(end.chain, recovery::Successor::default(), &mut records)?;
             (number + 1, anchor.salts[1], None, end)
         } else {
@@ -123,6 +131,7 @@ impl Wal {
             salt,
             next_salt,
             end,
+            rotten,
             largest_frame: 0,
             body: Vec::new(),
             pages: Vec::new(),
@@ -152,6 +161,7 @@ impl Wal {
     /// Makes durable what an earlier process wrote, and erases what it did not finish. Must precede the
     /// first frame.
     pub(crate) fn begin(&mut self) -> Result<(), StoreError> {
+        self.rewrite_last_frame()?;
         self.segments.iter().try_for_each(Segment::sync)?;
         let len = self.end.torn_until.saturating_sub(self.end.offset);
         if len == 0 || !self.options.append {
@@ -163,6 +173,24 @@ impl Wal {
         self.write_pages(usize::try_from(len).unwrap_or(usize::MAX), offset)?;
         self.end.torn_until = 0;
         Ok(())
+    }
+
+    /// Writes the last frame once more. If the sync of an earlier process has failed, its pages can be read, but
+    /// count as clean, so that no sync makes them durable unless they are written. Every frame before it was
+    /// durable.
+    fn rewrite_last_frame(&mut self) -> Result<(), StoreError> {
+        if self.end.frame == 0 || !self.options.append {
+            return Ok(());
+        }
+        let segment = &self.segments[slot(self.generation)];
+        let last = aligned(&mut self.pages, PAGE);
+        segment.read(last, self.end.offset - PAGE as u64)?;
+        let len = (page::index(last) as usize + 1) * PAGE;
+        let offset = self.end.offset.saturating_sub(len as u64).max(FRAMES_AT);
+        let len = usize::try_from(self.end.offset - offset).unwrap_or(usize::MAX);
+        let frame = aligned(&mut self.pages, len);
+        segment.read(frame, offset)?;
+        segment.write(frame, offset)
     }
 
     /// Builds the body of the next frame from records. Returns false if the frame does not fit with a
@@ -217,8 +245,8 @@ impl Wal {
     }
 
     /// Starts the next generation, which continues this one in the other segment. This one's anchor need
-    /// not be durable yet, but the one before it must be.
-    pub(crate) fn start_next_generation(&mut self, anchor: &Anchor) {
+    /// not be durable yet, but the one before it must be: nothing in that segment is needed any more.
+    pub(crate) fn start_next_generation(&mut self, anchor: &Anchor) -> Result<(), StoreError> {
         let durable = self.options.rules.keep(Rule::SaltBeforeSegment);
         self.generation = anchor.applied + 1;
         self.salt = if durable { anchor.salts[0] } else { Salt::random() };
@@ -231,6 +259,17 @@ impl Wal {
             torn_until: 0,
             unsealed: false,
         };
+        let rotten = mem::take(&mut self.rotten);
+        if rotten.is_empty() || !self.options.append {
+            return Ok(());
+        }
+        let segment = &self.segments[slot(self.generation)];
+        let zeros = aligned(&mut self.pages, PAGE);
+        zeros.fill(0);
+        for at in rotten.into_iter().filter(|at| *at < segment.len()) {
+            segment.write(zeros, at)?;
+        }
+        segment.sync()
     }
 
     /// The anchor of the generation before this one is durable.

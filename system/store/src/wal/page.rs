@@ -72,14 +72,16 @@ impl Header {
 pub(super) enum Page {
     /// Never written.
     Zero,
-    /// Of an earlier generation.
+    /// Of an earlier generation. Nothing needs it, so it may be rotten.
     Older,
     /// Of the generation; with the page's checksum.
     Current(Header, u32),
     /// Of a later generation.
     Newer(u64),
-    /// Nothing that was ever written here.
-    Garbage,
+    /// Rotten, and may have been of the generation.
+    Damaged,
+    /// Intact, but not written by this store: the salt is wrong.
+    Foreign,
 }
 
 /// Writes the header of a page around its payload. Returns the page's checksum.
@@ -93,6 +95,11 @@ pub(super) fn write_header(page: &mut [u8], header: &Header) -> u32 {
     let sum = crc32c::crc32c(&page[4..]);
     page[..4].copy_from_slice(&sum.to_be_bytes());
     sum
+}
+
+/// The index of a page in its frame.
+pub(super) fn index(page: &[u8]) -> u32 {
+    u32::from_be_bytes(page[4..8].try_into().expect("four bytes"))
 }
 
 /// Lays out a frame over pages. `first` is the header of its first page. Returns the checksum of the
@@ -123,9 +130,6 @@ pub(super) fn read(page: &[u8], generation: u64, salt: Salt, rules: Rules) -> Pa
     if page == [0; PAGE] {
         return Page::Zero;
     }
-    if rules.keep(Rule::PageChecksum) && crc32c::crc32c(&page[4..]) != sum {
-        return Page::Garbage;
-    }
     let header = Header {
         generation: u64_at(8),
         salt: Salt(u64_at(16)),
@@ -134,6 +138,12 @@ pub(super) fn read(page: &[u8], generation: u64, salt: Salt, rules: Rules) -> Pa
         previous: u32_at(32),
         body_bytes: u32_at(36),
     };
+    if rules.keep(Rule::PageChecksum) && crc32c::crc32c(&page[4..]) != sum {
+        // Rot in one place leaves the generation or the salt. No page is of generation 0: zeros in its place are
+        // rot too.
+        let is_older = (1..generation).contains(&header.generation) && header.salt != salt;
+        return if is_older { Page::Older } else { Page::Damaged };
+    }
     if header.generation < generation {
         Page::Older
     } else if header.generation > generation {
@@ -141,6 +151,6 @@ pub(super) fn read(page: &[u8], generation: u64, salt: Salt, rules: Rules) -> Pa
     } else if header.salt == salt || !rules.keep(Rule::PageSalt) {
         Page::Current(header, sum)
     } else {
-        Page::Garbage
+        Page::Foreign
     }
 }

@@ -12,7 +12,7 @@ use super::{
     page::{self, Header, PAGE, Page, SEAL_PAGES, Salt, payload, write_frame},
     segment::FRAMES_AT,
 };
-use crate::{RowError, Rule, Rules, Schema, StoreError};
+use crate::{Mistake, RowError, Rule, Rules, Schema, StoreError};
 
 /// A generation in the bytes of its segment.
 pub(super) struct Generation<'a> {
@@ -26,7 +26,8 @@ pub(super) struct Generation<'a> {
 /// What the segment of the next generation says about the end of this one.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Successor {
-    /// It holds a page of the next generation, so every frame of this one was durable.
+    /// It holds a page of the next generation, or its first page may have been one. Then every frame of
+    /// this one was durable.
     in_use: bool,
     /// The last checksum of this generation, as its first frame has it.
     previous: Option<u32>,
@@ -51,12 +52,20 @@ impl Generation<'_> {
     /// What this generation says about the one before.
     pub(super) fn as_successor(&self) -> Successor {
         let mut offsets = (FRAMES_AT..self.bytes.len() as u64).step_by(PAGE);
-        let in_use = offsets.any(|at| matches!(self.page(at), Some(Page::Current(..))));
+        // The only frame may be damaged. If other pages than its first are, and none is intact, it is torn.
+        let in_use = matches!(self.page(FRAMES_AT), Some(Page::Damaged))
+            || offsets.any(|at| matches!(self.page(at), Some(Page::Current(..))));
         let previous = match self.page(FRAMES_AT) {
             Some(Page::Current(Header { frame: 0, index: 0, previous, .. }, _)) => Some(previous),
             _ => None,
         };
         Successor { in_use, previous }
+    }
+
+    /// The offsets of the pages that look as if they had been written in a later generation and damaged.
+    pub(super) fn rotten(&self) -> Vec<u64> {
+        let offsets = (FRAMES_AT..self.bytes.len() as u64).step_by(PAGE);
+        offsets.filter(|at| matches!(self.page(*at), Some(Page::Damaged | Page::Foreign))).collect()
     }
 
     /// Reads the records, given the checksum of the last page of the generation before.
@@ -70,7 +79,11 @@ impl Generation<'_> {
         let mut body = Vec::new();
         loop {
             if let Some((pages, sum)) = self.frame(&end, &mut body) {
+                let before = records.len();
                 self.decode::<S>(end.offset, &body, records)?;
+                if self.rules.makes(Mistake::FrameEndForgotten) && records.len() > before + 1 {
+                    records.pop();
+                }
                 end.unsealed = !body.is_empty();
                 end.chain = sum;
                 end.offset += (pages * PAGE) as u64;
@@ -232,7 +245,7 @@ impl Generation<'_> {
                         known = Some(header);
                     }
                 }
-                Some(Page::Garbage) => end.torn_until = at + PAGE as u64,
+                Some(Page::Damaged | Page::Foreign) => end.torn_until = at + PAGE as u64,
                 Some(Page::Zero | Page::Older) | None => {}
             }
         }

@@ -117,6 +117,12 @@ impl Segment {
         Ok(())
     }
 
+    /// Reads whole pages into an aligned buffer.
+    pub(super) fn read(&self, pages: &mut [u8], offset: u64) -> Result<(), StoreError> {
+        let read = self.file.read_exact_at(pages, offset);
+        read.map_err(environment::io(&self.path, "cannot read the WAL"))
+    }
+
     /// Writes whole pages from an aligned buffer.
     pub(super) fn write(&self, pages: &[u8], offset: u64) -> Result<(), StoreError> {
         let written = self.file.write_all_at(pages, offset);

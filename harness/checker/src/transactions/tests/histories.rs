@@ -7,13 +7,42 @@ use super::oracle::{KEYS, Op, Txn};
 
 /// A random history: of a database that is more or less wrong.
 pub(super) fn random(seed: u64) -> Vec<Txn> {
+    observed(&mut SmallRng::seed_from_u64(seed)).0
+}
+
+/// A random history on registers, of a database that tells versions.
+pub(super) fn versioned(seed: u64) -> Vec<Txn> {
     let mut rng = SmallRng::seed_from_u64(seed);
+    let (txns, lists) = observed(&mut rng);
+    let mut txns = on_registers(txns);
+    let tells_all = rng.random_ratio(1, 2);
+    let errs = if rng.random_ratio(1, 4) { rng.random_range(1..6) } else { 0 };
+    for txn in &mut txns {
+        let version = |op: &Op| {
+            let (key, value) = match op {
+                Op::Append(key, value) => (*key, Some(*value)),
+                Op::Read(key, read) => (*key, read.as_ref().and_then(|read| read.last().copied())),
+            };
+            let place = lists[usize::from(key)].iter().position(|one| Some(*one) == value);
+            let version = match place {
+                Some(place) if !rng.random_ratio(errs, 24) => place as u64 + 2,
+                _ => rng.random_range(1..9),
+            };
+            (tells_all || rng.random_ratio(3, 4)).then_some(version)
+        };
+        txn.versions = txn.ops.iter().map(version).collect();
+    }
+    txns
+}
+
+/// A random history, and what the lists hold at its end.
+fn observed(rng: &mut SmallRng) -> (Vec<Txn>, Vec<Vec<u8>>) {
     let count =
         if rng.random_ratio(1, 8) { rng.random_range(5..=6) } else { rng.random_range(1..=4) };
     let keys = rng.random_range(1..=KEYS);
-    let mut txns = shapes(&mut rng, count, keys);
-    fill_reads(&mut rng, &mut txns, keys);
-    txns
+    let mut txns = shapes(rng, count, keys);
+    let lists = fill_reads(rng, &mut txns, keys);
+    (txns, lists)
 }
 
 /// Transactions without results: what they do, when, and how they end.
@@ -44,7 +73,8 @@ fn shapes(rng: &mut SmallRng, count: usize, keys: u8) -> Vec<Txn> {
             let ops = ops.collect();
             open.push(txns.len());
             let outcome = Outcome::Info;
-            txns.push(Txn { process, ops, outcome, invoked: clock, returned: 0 });
+            let versions = Vec::new();
+            txns.push(Txn { process, ops, versions, outcome, invoked: clock, returned: 0 });
             continue;
         }
         let txn = &mut txns[open.swap_remove(rng.random_range(0..open.len()))];
@@ -65,8 +95,8 @@ fn shapes(rng: &mut SmallRng, count: usize, keys: u8) -> Vec<Txn> {
     txns
 }
 
-/// What the reads return: a database with lists that are appended to at random moments.
-fn fill_reads(rng: &mut SmallRng, txns: &mut [Txn], keys: u8) {
+/// What the reads return: a database with lists that are appended to at random moments. Returns the lists.
+fn fill_reads(rng: &mut SmallRng, txns: &mut [Txn], keys: u8) -> Vec<Vec<u8>> {
     let mut lists: Vec<Vec<u8>> = vec![Vec::new(); usize::from(keys)];
     // Each transaction takes effect at some moment, or in pieces.
     let mut order: Vec<usize> = (0..txns.len()).collect();
@@ -145,6 +175,7 @@ fn fill_reads(rng: &mut SmallRng, txns: &mut [Txn], keys: u8) {
             }
         }
     }
+    lists
 }
 
 /// The same history on registers: a read returns the last element alone.
@@ -179,7 +210,15 @@ fn smaller(txns: &[Txn]) -> Vec<Vec<Txn>> {
         for op in 0..txn.ops.len() {
             let mut fewer = txns.to_vec();
             fewer[at].ops.remove(op);
+            if op < txn.versions.len() {
+                fewer[at].versions.remove(op);
+            }
             all.push(fewer);
+            if txn.versions.get(op).is_some_and(Option::is_some) {
+                let mut untold = txns.to_vec();
+                untold[at].versions[op] = None;
+                all.push(untold);
+            }
             if let Op::Read(_, Some(read)) = &txn.ops[op]
                 && !read.is_empty()
             {

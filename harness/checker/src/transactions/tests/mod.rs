@@ -10,13 +10,13 @@ use std::{env, thread};
 use history::{MicroFunction, MicroOp, NumberKind, Outcome, Sink as _, Value};
 
 use self::{
-    histories::{on_registers, random, shrink},
-    oracle::{Objects, Op, Txn, holds},
+    histories::{on_registers, random, shrink, versioned},
+    oracle::{Objects, Op, Txn, holds, is_axiomatic, tells_every_version},
 };
 use super::{
-    BaseLevel, Judged, Level, Order, Standing, TransactionHistory, certificate,
+    AxiomaticLevel, BaseLevel, Judged, Level, Order, Standing, TransactionHistory, certificate,
     derive::{Rule, SWITCHED_OFF},
-    judge,
+    judge, report,
 };
 
 /// The number of small histories, unless the environment sets another one.
@@ -47,11 +47,11 @@ fn observed(objects: Objects, txns: &[Txn]) -> TransactionHistory {
                 Op::Append(key, element) => {
                     let f = match objects {
                         Objects::Lists => MicroFunction::Append,
-                        Objects::Registers => MicroFunction::Write,
+                        Objects::Registers | Objects::VersionedRegisters => MicroFunction::Write,
                     };
                     (f, integer(*key), integer(*element))
                 }
-                Op::Read(key, Some(read)) if is_completion && objects == Objects::Registers => {
+                Op::Read(key, Some(read)) if is_completion && objects.are_registers() => {
                     let read = read.last().map_or(Value::Nil, |value| integer(*value));
                     (MicroFunction::Read, integer(*key), read)
                 }
@@ -62,8 +62,12 @@ fn observed(objects: Objects, txns: &[Txn]) -> TransactionHistory {
                 Op::Read(key, _) => (MicroFunction::Read, integer(*key), Value::Nil),
             })
             .collect();
-        let ops: Vec<MicroOp<'_, '_>> =
-            values.iter().map(|(f, key, value)| MicroOp { f: *f, key, value }).collect();
+        let version = |at: usize| txn.versions.get(at).copied().flatten().filter(|_| is_completion);
+        let ops: Vec<MicroOp<'_, '_>> = values
+            .iter()
+            .enumerate()
+            .map(|(at, (f, key, value))| MicroOp { f: *f, key, value, version: version(at) })
+            .collect();
         let taken = match (is_completion, txn.outcome) {
             (false, _) => history.invoke_transaction(txn.process, &ops),
             (true, Outcome::Ok) => history.complete_transaction(txn.process, &ops, Outcome::Ok),
@@ -97,7 +101,11 @@ fn mismatch(objects: Objects, txns: &[Txn], unknown: &mut u64) -> Option<String>
             Standing::RuledOut => !expected,
             Standing::Unknown(_) => {
                 *unknown += 1;
-                objects == Objects::Registers
+                match objects {
+                    Objects::Lists => false,
+                    Objects::Registers => true,
+                    Objects::VersionedRegisters => !tells_every_version(txns),
+                }
             }
         };
         if !agrees {
@@ -106,6 +114,18 @@ fn mismatch(objects: Objects, txns: &[Txn], unknown: &mut u64) -> Option<String>
                 judged.standing(level),
                 judged.anomalies()
             ));
+        }
+    }
+    if objects.are_registers() && txns.len() <= 4 {
+        for level in AxiomaticLevel::ALL {
+            let expected = is_axiomatic(txns, level);
+            let found = judged.axiomatic(level).unwrap_or(&Standing::Holds);
+            let wanted = if expected { Standing::Holds } else { Standing::RuledOut };
+            if *found != wanted {
+                return Some(format!(
+                    "{level:?}: the oracle says {expected}, the checker {found:?}"
+                ));
+            }
         }
     }
     let serializable = Level { base: BaseLevel::Serializable, order: Order::Dependencies };
@@ -129,6 +149,7 @@ fn compare(objects: Objects, first: u64, count: u64) -> (Option<Mismatch>, u64) 
         let txns = match objects {
             Objects::Lists => random(seed),
             Objects::Registers => on_registers(random(seed)),
+            Objects::VersionedRegisters => versioned(seed),
         };
         mismatch(objects, &txns, &mut unknown)?;
         let small = shrink(txns, &|txns| mismatch(objects, txns, &mut 0).is_some());
@@ -175,11 +196,39 @@ fn what_the_checker_decides_on_registers_is_so() {
     );
 }
 
+/// Whether serializability is ruled out.
+fn is_out(judged: &Judged) -> bool {
+    let level = Level { base: BaseLevel::Serializable, order: Order::Dependencies };
+    *judged.standing(level) == Standing::RuledOut
+}
+
+#[test]
+fn what_the_checker_decides_with_versions_is_so_and_it_decides_all_where_all_are_told() {
+    let unknown = fuzz(Objects::VersionedRegisters);
+    let count = number("TRANSACTIONS_FUZZ", HISTORIES);
+    println!("unknown: {unknown} of {} levels, where versions are missing", 18 * count);
+    let mut exact = 0;
+    for seed in 0..2_000 {
+        let txns = versioned(seed);
+        let (history, judged) = judged(Objects::VersionedRegisters, &txns);
+        exact += u32::from(tells_every_version(&txns) && !is_out(&judged));
+        for anomaly in report(&history, &judged, None).anomalies {
+            assert!(!anomaly.text.is_empty(), "seed {seed}: {anomaly:?}");
+            let unproven = anomaly.edges.iter().find(|edge| edge.why.is_empty());
+            assert_eq!(unproven, None, "seed {seed}: {anomaly:?}");
+        }
+    }
+    assert!(exact > 200, "{exact} histories that are exact and serializable are too few to tell");
+}
+
 #[test]
 fn every_rule_of_derivation_is_needed() {
-    for rule in Rule::ALL {
+    let of_lists = Rule::ALL.map(|rule| (Objects::Lists, rule));
+    let axiomatic = Rule::AXIOMATIC.map(|rule| (Objects::Registers, rule));
+    let given = Rule::GIVEN.map(|rule| (Objects::VersionedRegisters, rule));
+    for (objects, rule) in of_lists.into_iter().chain(axiomatic).chain(given) {
         SWITCHED_OFF.set(Some(rule));
-        let (found, _) = compare(Objects::Lists, 0, 200_000);
+        let (found, _) = compare(objects, 0, 200_000);
         SWITCHED_OFF.set(None);
         let (seed, txns, why) = found.unwrap_or_else(|| panic!("nobody misses {rule:?}"));
         println!("{rule:?}: seed {seed}, {} transactions: {why}", txns.len());

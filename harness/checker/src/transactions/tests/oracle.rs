@@ -7,7 +7,7 @@
 
 use history::Outcome;
 
-use super::super::{BaseLevel, Order};
+use super::super::{AxiomaticLevel, BaseLevel, Order};
 
 /// A micro-operation of a small history.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(super) enum Op {
 pub(super) struct Txn {
     pub(super) process: u64,
     pub(super) ops: Vec<Op>,
+    /// What the system says of the version that each operation wrote or read; empty if it says nothing.
+    pub(super) versions: Vec<Option<u64>>,
     pub(super) outcome: Outcome,
     pub(super) invoked: u32,
     pub(super) returned: u32,
@@ -47,6 +49,14 @@ impl Txn {
 pub(super) enum Objects {
     Lists,
     Registers,
+    /// Registers of which the system tells versions.
+    VersionedRegisters,
+}
+
+impl Objects {
+    pub(super) fn are_registers(self) -> bool {
+        self != Objects::Lists
+    }
 }
 
 /// What transactions work on, and what orders them.
@@ -62,6 +72,15 @@ pub(super) const KEYS: u8 = 3;
 /// Whether a history is one of a level.
 pub(super) fn holds(objects: Objects, history: &[Txn], base: BaseLevel, order: Order) -> bool {
     let rules = Rules { objects, order };
+    any_outcome(history, |committed| match base {
+        BaseLevel::Serializable | BaseLevel::RepeatableRead => is_serializable(committed, rules),
+        BaseLevel::SnapshotIsolation => is_snapshot(committed, rules),
+        _ => has_versions(committed, base, rules),
+    })
+}
+
+/// Whether a history is allowed with some choice of the transactions of unknown outcome that took effect.
+fn any_outcome(history: &[Txn], is_allowed: impl Fn(&[&Txn]) -> bool) -> bool {
     let open: Vec<usize> =
         (0..history.len()).filter(|at| history[*at].outcome == Outcome::Info).collect();
     (0..1_u32 << open.len()).any(|chosen| {
@@ -74,13 +93,108 @@ pub(super) fn holds(objects: Objects, history: &[Txn], base: BaseLevel, order: O
         };
         let committed: Vec<&Txn> =
             (0..history.len()).filter(took_effect).map(|at| &history[at]).collect();
-        match base {
-            BaseLevel::Serializable | BaseLevel::RepeatableRead => {
-                is_serializable(&committed, rules)
+        is_allowed(&committed)
+    })
+}
+
+/// Whether a history on registers is one of a level of Biswas and Enea: tries all orders of commits.
+pub(super) fn is_axiomatic(history: &[Txn], level: AxiomaticLevel) -> bool {
+    any_outcome(history, |committed| {
+        let Some(reads) = external_reads(committed) else { return false };
+        let mut order: Vec<usize> = (0..committed.len()).collect();
+        loop {
+            if commits(committed, &reads, &order, level) {
+                return true;
             }
-            BaseLevel::SnapshotIsolation => is_snapshot(&committed, rules),
-            _ => has_versions(&committed, base, rules),
+            let ascends = (1..order.len()).rev().find(|at| order[at - 1] < order[*at]);
+            let Some(at) = ascends else { return false };
+            let larger = (at..order.len()).rev().find(|other| order[*other] > order[at - 1]);
+            order.swap(at - 1, larger.expect("the one at the place is"));
+            order[at..].reverse();
         }
+    })
+}
+
+/// A read of a register: its key, and who wrote what it returned, `None` if nobody did.
+type ExternalRead = (u8, Option<usize>);
+
+/// By transaction, what it reads of others, in order. `None`: some read cannot be.
+fn external_reads(committed: &[&Txn]) -> Option<Vec<Vec<ExternalRead>>> {
+    let mut all = Vec::new();
+    for (at, txn) in committed.iter().enumerate() {
+        let mut reads = Vec::new();
+        let mut own: Vec<(u8, u8)> = Vec::new();
+        for op in txn.ops.iter().filter(|_| txn.is_ok()) {
+            match op {
+                Op::Append(key, value) => own.push((*key, *value)),
+                Op::Read(key, read) => {
+                    let read = read.as_ref().and_then(|read| read.last().copied());
+                    let written = own.iter().rfind(|(of, _)| of == key).map(|(_, value)| *value);
+                    if written.is_some() {
+                        (written == read).then_some(())?;
+                        continue;
+                    }
+                    let Some(value) = read else {
+                        reads.push((*key, None));
+                        continue;
+                    };
+                    let wrote = |other: &Txn| other.appends(*key).last() == Some(value);
+                    let writer = committed.iter().position(|other| wrote(other))?;
+                    (writer != at).then_some(())?;
+                    reads.push((*key, Some(writer)));
+                }
+            }
+        }
+        all.push(reads);
+    }
+    Some(all)
+}
+
+/// Whether an order of commits is allowed.
+fn commits(
+    committed: &[&Txn],
+    reads: &[Vec<ExternalRead>],
+    order: &[usize],
+    level: AxiomaticLevel,
+) -> bool {
+    let count = committed.len();
+    let place = |of: usize| order.iter().position(|one| *one == of);
+    let rules = Rules { objects: Objects::Registers, order: Order::Process };
+    let mut before = vec![vec![false; count]; count];
+    for one in 0..count {
+        for other in 0..count {
+            let is_read = reads[other].iter().any(|(_, writer)| *writer == Some(one));
+            let is_session = one != other && precedes(committed[one], committed[other], rules);
+            before[one][other] = is_read || is_session;
+            if before[one][other] && place(one) >= place(other) {
+                return false;
+            }
+        }
+    }
+    let direct = before.clone();
+    for middle in 0..count {
+        for from in 0..count {
+            for to in 0..count {
+                before[from][to] |= before[from][middle] && before[middle][to];
+            }
+        }
+    }
+    (0..count).all(|reader| {
+        (0..reads[reader].len()).all(|at| {
+            let (key, writer) = reads[reader][at];
+            (0..count).all(|other| {
+                let is_visible = match level {
+                    AxiomaticLevel::ReadCommitted => {
+                        reads[reader][..at].iter().any(|(_, from)| *from == Some(other))
+                    }
+                    AxiomaticLevel::ReadAtomic => direct[other][reader],
+                    AxiomaticLevel::CausalConsistency => before[other][reader],
+                };
+                let writes = committed[other].appends(key).next().is_some();
+                let is_free = Some(other) == writer || !is_visible || !writes;
+                is_free || writer.is_some_and(|writer| place(other) < place(writer))
+            })
+        })
     })
 }
 
@@ -106,16 +220,77 @@ fn replay(txn: &Txn, lists: &mut [Vec<u8>], objects: Objects) -> bool {
             !txn.is_ok()
                 || read.as_ref().is_some_and(|read| match objects {
                     Objects::Lists => read == held,
-                    Objects::Registers => read.last() == held.last(),
+                    Objects::Registers | Objects::VersionedRegisters => read.last() == held.last(),
                 })
         }
     })
 }
 
+/// The versions that the system tells of the last value that a transaction writes to a key.
+fn told(committed: &[&Txn], writer: &Txn, key: u8) -> Vec<u64> {
+    let Some(last) = writer.appends(key).last() else { return Vec::new() };
+    let mut told = Vec::new();
+    for txn in committed.iter().filter(|txn| txn.is_ok()) {
+        for (op, version) in txn.ops.iter().zip(&txn.versions) {
+            let is_it = match op {
+                Op::Append(of, value) => *of == key && *value == last,
+                Op::Read(of, read) => {
+                    let value = read.as_ref().and_then(|read| read.last());
+                    *of == key && value == Some(&last) && txn.appends(key).all(|own| own != last)
+                }
+            };
+            told.extend(version.filter(|_| is_it));
+        }
+    }
+    told.sort_unstable();
+    told.dedup();
+    told
+}
+
+/// Whether the orders of versions are those that the system tells, where it does, and it does not contradict
+/// itself.
+fn agrees_with_versions(committed: &[&Txn], lists: &[Vec<u8>]) -> bool {
+    (0..KEYS).all(|key| {
+        let mut before = None;
+        lists[usize::from(key)].iter().all(|value| {
+            let is_last = |txn: &&&Txn| txn.appends(key).last() == Some(*value);
+            let Some(writer) = committed.iter().find(is_last) else { return true };
+            match told(committed, writer, key).as_slice() {
+                [] => true,
+                [version] => before.replace(*version).is_none_or(|before| before < *version),
+                _ => false,
+            }
+        })
+    })
+}
+
+/// Whether the order of all versions follows from what the system tells.
+pub(super) fn tells_every_version(history: &[Txn]) -> bool {
+    let is_read = |key: u8, value: u8| {
+        let reads = history.iter().filter(|txn| txn.is_ok()).flat_map(|txn| &txn.ops);
+        let is_it = |op: &Op| matches!(op, Op::Read(of, Some(read)) if *of == key && read.last() == Some(&value));
+        reads.into_iter().any(is_it)
+    };
+    let is_committed = |txn: &&Txn| match txn.outcome {
+        Outcome::Ok => true,
+        Outcome::Fail => false,
+        Outcome::Info => (0..KEYS).any(|key| txn.appends(key).any(|value| is_read(key, value))),
+    };
+    let committed: Vec<&Txn> = history.iter().filter(is_committed).collect();
+    let is_told = |writer: &&Txn, key: u8| !told(&committed, writer, key).is_empty();
+    let tells_any = (0..KEYS).any(|key| committed.iter().any(|writer| is_told(writer, key)));
+    tells_any
+        && (0..KEYS).all(|key| {
+            let writers: Vec<&Txn> =
+                committed.iter().copied().filter(|txn| txn.appends(key).next().is_some()).collect();
+            writers.len() < 2 || writers.iter().all(|writer| is_told(writer, key))
+        })
+}
+
 fn is_serializable(committed: &[&Txn], rules: Rules) -> bool {
     fn extend(committed: &[&Txn], done: u32, lists: &[Vec<u8>], rules: Rules) -> bool {
         if done.count_ones() as usize == committed.len() {
-            return true;
+            return agrees_with_versions(committed, lists);
         }
         (0..committed.len()).any(|next| {
             let is_left = |at: usize| done >> at & 1 == 0;
@@ -148,7 +323,7 @@ fn is_snapshot(committed: &[&Txn], rules: Rules) -> bool {
     }
     fn extend(all: &[&Txn], state: &State, rules: Rules) -> bool {
         if state.committed.count_ones() as usize == all.len() {
-            return true;
+            return agrees_with_versions(all, &state.lists);
         }
         (0..all.len()).any(|at| {
             if state.committed >> at & 1 == 1 {
@@ -257,6 +432,9 @@ const BEFORE: u8 = 8;
 
 /// Whether a level allows a history with these orders of versions.
 fn is_allowed(committed: &[&Txn], lists: &[Vec<u8>], base: BaseLevel, rules: Rules) -> bool {
+    if !agrees_with_versions(committed, lists) {
+        return false;
+    }
     let count = committed.len();
     let mut edges = vec![vec![0_u8; count]; count];
     let writer = |key: u8, element: u8| {
@@ -304,7 +482,7 @@ fn is_allowed(committed: &[&Txn], lists: &[Vec<u8>], base: BaseLevel, rules: Rul
                 own.iter().filter(|(of, _)| *of == key).map(|(_, element)| *element).collect();
             // A read of a register is one of all versions up to its value.
             let mut versions: &[u8] = read;
-            if rules.objects == Objects::Registers {
+            if rules.objects.are_registers() {
                 if let Some(written) = tail.last() {
                     if read.last() != Some(written) {
                         return false;

@@ -275,11 +275,11 @@ fn other_objects_are_refused_by_name() {
     );
     for (f, value, reason) in [
         ("txn", "[]", "[] is a transaction, and only operations on single keys are expected here"),
-        ("add", "1", "add is an operation on a set or a counter: only"),
-        ("enqueue", "1", "enqueue is an operation on a queue: only"),
-        ("dequeue", "1", "dequeue is an operation on a queue: only"),
-        ("increment", "1", "increment is an operation on a counter: only"),
-        ("transfer", "{:from 0}", "transfer is a transfer of a bank: only"),
+        ("add", "1", "add is an operation on a set or a counter: registers"),
+        ("enqueue", "1", "enqueue is an operation on a queue: registers"),
+        ("dequeue", "1", "dequeue is an operation on a queue: registers"),
+        ("increment", "1", "increment is an operation on a counter: registers"),
+        ("transfer", "{:from 0}", "transfer is a transfer of a bank: registers"),
         ("append", "1", "append: appends to texts are read in history.jsonl"),
         ("jump", "1", "unknown operation jump: expected read, write, cas"),
         ("read", "[[:r 1 nil] [:append 2 3]]", "[[:r 1 nil] [:append 2 3]] is a transaction"),

@@ -48,6 +48,35 @@ fn transactions_as_json_are_read_with_numbers_and_with_texts() {
 }
 
 #[test]
+fn versions_beside_the_value_are_those_of_its_steps() {
+    let own = r#"{"index":0,"time":0,"process":0,"type":"invoke","f":"txn","value":[["r","x",null],["w","x","1"]]}
+{"index":1,"time":1,"process":0,"type":"ok","f":"txn","value":[["r","x",null],["w","x","1"]],"versions":[null,7]}
+"#;
+    let expected = [r#"0 invoke r "x" nil w "x" "1""#, r#"0 Ok r "x" nil w "x" "1" @7"#];
+    assert_eq!(transactions(own).expect("well formed"), expected);
+    let with_numbers = own.replace("\"1\"", "1");
+    assert_eq!(recognise(with_numbers.as_bytes()), Some(Format::Json));
+    let expected = ["0 invoke r \"x\" nil w \"x\" 1", "0 Ok r \"x\" nil w \"x\" 1 @7"];
+    assert_eq!(transactions(&with_numbers).expect("well formed"), expected);
+    let edn = "{:type :invoke, :f :txn, :value [[:w x 1]], :process 0}\n\
+               {:type :ok, :f :txn, :value [[:w x 1]], :versions [7], :process 0}\n";
+    assert_eq!(transactions(edn).expect("well formed"), ["0 invoke w x 1", "0 Ok w x 1 @7"]);
+
+    for text in [own, &with_numbers] {
+        for (versions, reason) in [
+            ("[7]", "versions: 1 for 2 steps; expected one for each"),
+            ("[null,-7]", "versions"),
+            ("[null,\"7\"]", "versions"),
+            ("7", "versions"),
+        ] {
+            let wrong = text.replace("[null,7]", versions);
+            let error = transactions(&wrong).expect_err(versions);
+            assert!(error.starts_with("h:2:") && error.contains(reason), "{error}");
+        }
+    }
+}
+
+#[test]
 fn the_value_tells_a_transaction_whatever_its_name() {
     let fork = "{:type :invoke, :f :read, :value [[:r 1 nil] [:r 2 nil]], :process 3}\n\
                 {:type :ok, :f :read, :value [[:r 1 4] [:r 2 nil]], :process 3}\n";

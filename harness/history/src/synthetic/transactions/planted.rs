@@ -120,8 +120,10 @@ impl fmt::Display for PlantedAnomaly {
 impl FromStr for PlantedAnomaly {
     type Err = String;
 
+    /// Takes a name in any case.
     fn from_str(text: &str) -> Result<Self, String> {
-        PlantedAnomaly::ALL.into_iter().find(|one| one.name() == text).ok_or_else(|| {
+        let name = text.to_lowercase();
+        PlantedAnomaly::ALL.into_iter().find(|one| one.name() == name).ok_or_else(|| {
             let names: Vec<_> = PlantedAnomaly::ALL.iter().map(|one| one.name()).collect();
             format!("unknown anomaly '{text}': expected one of {}", names.join(", "))
         })

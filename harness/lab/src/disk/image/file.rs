@@ -20,6 +20,9 @@ pub(super) struct File {
     durable: Content,
     /// Pages written since the last sync.
     dirty: BTreeSet<u64>,
+    /// Pages that a failed sync has given up, and that were not written again: they are visible, and no
+    /// later sync makes them durable.
+    given_up: BTreeSet<u64>,
 }
 
 /// The bytes of a file. Missing pages and everything beyond the size are zeros.
@@ -59,6 +62,10 @@ impl Content {
         };
     }
 
+    fn page(&self, page: u64) -> Option<&Page> {
+        self.pages.get(&page)
+    }
+
     /// Zeroes everything beyond the size.
     fn trim(&mut self) {
         let (last, within) = (self.size / PAGE_BYTES, (self.size % PAGE_BYTES) as usize);
@@ -82,6 +89,97 @@ impl File {
         self.now.read(offset, bytes)
     }
 
+    /// The number of pages that it occupies.
+    pub(super) fn pages(&self) -> u64 {
+        self.now.pages.len() as u64
+    }
+
+    /// How many pages a write or a reservation of this range adds.
+    pub(super) fn pages_to_add(&self, offset: u64, bytes: u64) -> u64 {
+        let Some(last) = bytes.checked_sub(1).and_then(|more| offset.checked_add(more)) else {
+            return 0;
+        };
+        let (first, last) = (offset / PAGE_BYTES, last / PAGE_BYTES);
+        last - first + 1 - self.now.pages.range(first..=last).count() as u64
+    }
+
+    /// Reserves pages for a range, without changing what it reads.
+    pub(super) fn reserve(&mut self, offset: u64, end: u64) {
+        for page in offset / PAGE_BYTES..end.div_ceil(PAGE_BYTES) {
+            if self.now.page(page).is_none() {
+                self.now.page_mut(page);
+                self.mark_dirty(page);
+            }
+        }
+    }
+
+    /// Makes a range read as zeros, within the size.
+    pub(super) fn zero(&mut self, offset: u64, end: u64) {
+        let end = end.min(self.now.size);
+        let mut at = offset;
+        while at < end {
+            let (page, within) = (at / PAGE_BYTES, (at % PAGE_BYTES) as usize);
+            let length = (end - at).min(PAGE_BYTES - within as u64) as usize;
+            if self.now.page(page).is_some() {
+                self.now.page_mut(page)[within..within + length].fill(0);
+                self.mark_dirty(page);
+            }
+            at += length as u64;
+        }
+    }
+
+    fn mark_dirty(&mut self, page: u64) {
+        self.dirty.insert(page);
+        self.given_up.remove(&page);
+    }
+
+    /// Whether a sync of the data alone has to record where they are.
+    pub(super) fn is_longer_or_elsewhere(&self) -> bool {
+        self.now.size != self.durable.size
+            || self
+                .dirty
+                .iter()
+                .any(|page| self.now.page(*page).is_some() != self.durable.page(*page).is_some())
+    }
+
+    /// The content of a page that a power loss would not change.
+    pub(super) fn synced_page(&self, page: u64) -> Option<&[u8]> {
+        let is_synced = !self.dirty.contains(&page) && !self.given_up.contains(&page);
+        self.durable.page(page).filter(|_| is_synced).map(|page| &page[..])
+    }
+
+    /// The numbers of the pages that a power loss would not change.
+    pub(super) fn synced_pages(&self) -> Vec<u64> {
+        let pages = self.durable.pages.keys().copied();
+        pages.filter(|page| self.synced_page(*page).is_some()).collect()
+    }
+
+    /// Flips one bit of a synced page.
+    pub(super) fn flip_bit(&mut self, offset: u64, bit: u8) {
+        let (page, within) = (offset / PAGE_BYTES, (offset % PAGE_BYTES) as usize);
+        if self.synced_page(page).is_some() {
+            self.durable.page_mut(page)[within] ^= 1 << (bit % 8);
+            let rotten = self.durable.page(page).cloned();
+            self.now.put(page, rotten.as_ref());
+        }
+    }
+
+    /// Makes everything durable.
+    pub(super) fn settle(&mut self) {
+        self.durable = self.now.clone();
+        self.dirty.clear();
+        self.given_up.clear();
+    }
+
+    /// A sync that fails: what was not synced stays visible, and no later sync makes it durable. Returns how
+    /// many pages that are.
+    pub(super) fn fail_sync(&mut self) -> usize {
+        let given_up = std::mem::take(&mut self.dirty);
+        let count = given_up.len();
+        self.given_up.extend(given_up);
+        count
+    }
+
     pub(super) fn write(&mut self, offset: u64, data: &[u8]) -> Result<(), Errno> {
         let end = offset.checked_add(data.len() as u64).ok_or(Errno::EFBIG)?;
         let mut at = offset;
@@ -91,7 +189,7 @@ impl File {
             let from = (at - offset) as usize;
             self.now.page_mut(page)[within..within + length]
                 .copy_from_slice(&data[from..from + length]);
-            self.dirty.insert(page);
+            self.mark_dirty(page);
             at += length as u64;
         }
         if !data.is_empty() {
@@ -102,7 +200,8 @@ impl File {
 
     pub(super) fn set_size(&mut self, size: u64) {
         let first = size / PAGE_BYTES;
-        self.dirty.extend(self.now.pages.range(first..).map(|(page, _)| *page));
+        let changed: Vec<u64> = self.now.pages.range(first..).map(|(page, _)| *page).collect();
+        changed.into_iter().for_each(|page| self.mark_dirty(page));
         self.now.size = size;
         self.now.trim();
     }
@@ -137,10 +236,14 @@ impl File {
             }
             self.durable.put(page, content);
         }
+        // The error of a failed sync was about these.
+        let differs = |page: &&u64| self.now.pages.get(page) != self.durable.pages.get(page);
+        lost += self.given_up.iter().filter(differs).count();
         self.durable.size = size;
         self.durable.trim();
         self.now = self.durable.clone();
         self.dirty.clear();
+        self.given_up.clear();
         (lost, kept)
     }
 }

@@ -38,10 +38,12 @@ pub(super) struct RawRole {
     pub(super) count: Spanned<u32>,
     pub(super) start: Spanned<Vec<Text>>,
     pub(super) first_start: Option<Spanned<Vec<Text>>>,
+    pub(super) join_start: Option<Spanned<Vec<Text>>>,
     #[serde(default)]
     pub(super) env: BTreeMap<String, Text>,
     pub(super) ports: Vec<Text>,
     pub(super) ready: Spanned<RawReady>,
+    pub(super) user: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -68,6 +70,9 @@ pub(super) struct RawHooks {
     pub(super) prepare: Option<Spanned<Vec<Text>>>,
     pub(super) after_start: Option<Spanned<Vec<Text>>>,
     pub(super) leader: Option<Spanned<Vec<Text>>>,
+    pub(super) member_remove: Option<Spanned<Vec<Text>>>,
+    pub(super) member_add: Option<Spanned<Vec<Text>>>,
+    pub(super) promote: Option<Spanned<Vec<Text>>>,
 }
 
 #[derive(Deserialize)]
@@ -107,10 +112,12 @@ pub(super) struct RawFaults {
     pub(super) kill: bool,
     pub(super) pause: bool,
     pub(super) restart: bool,
+    /// The directories that are on a node's disk.
+    pub(super) power: Vec<Text>,
 }
 
 impl Default for RawFaults {
     fn default() -> Self {
-        RawFaults { kill: true, pause: true, restart: true }
+        RawFaults { kill: true, pause: true, restart: true, power: Vec::new() }
     }
 }

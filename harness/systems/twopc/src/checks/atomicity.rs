@@ -7,14 +7,14 @@
 //! - AC4: if all voted yes and there is no failure, the decision is commit.
 //! - AC5: once failures are repaired, all nodes decide.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use checker::{CheckResult, Finding, finding};
+use checker::{CheckResult, Finding, Impact, Reference, Results, finding};
 use system::protocol::{HaltKind, Key, Node, TxnId, Value, Version};
 
 use super::{
     Run,
-    evidence::{Abort, AbortRecipient, Evidence, FactKind, Transaction},
+    evidence::{Abort, AbortRecipient, Evidence, Fact, FactKind, JournalPosition, Transaction},
     run::FinalState,
 };
 
@@ -46,43 +46,109 @@ pub fn check(run: &Run) -> CheckResult {
             replicas_are_equal(run, final_state, complete, &mut check_result);
         }
     }
-    // Broken promises come last. There may be hundreds, and what they led to says more than they
-    // do.
     broken_promises(evidence, &mut check_result);
-    check_result
+    check_result.with_impact(Impact::Divergence)
+}
+
+/// The first violation that these journals show and that no entry that follows can explain. Journals that are still
+/// being written suffice: what is missing in them is never held against anybody.
+#[must_use]
+pub fn certain_violation(evidence: &Evidence) -> Option<Finding> {
+    let mut check_result = CheckResult::new(NAME);
+    halts(evidence, &mut check_result);
+    for (txn, transaction) in &evidence.transactions.by_id {
+        same_decision(*txn, transaction, &mut check_result);
+        not_reversed(*txn, transaction, &mut check_result);
+    }
+    broken_promises(evidence, &mut check_result);
+    Results::new(vec![check_result]).cause.map(|cause| cause.finding)
 }
 
 /// A state machine that meets an impossible situation has found a violation itself.
 fn halts(evidence: &Evidence, check_result: &mut CheckResult) {
-    for fact in evidence.nodes.values().flat_map(|node| &node.facts) {
-        if let FactKind::Halted(HaltKind::Violation, why) = &fact.kind {
-            check_result.violation(finding!(line(position = fact.position);
-                "{} halted ({position}): {why}", fact.position.node));
+    for (node, facts) in &evidence.nodes {
+        // A node that is started again may halt for the same reason each time.
+        let mut by_reason: BTreeMap<&str, (Vec<JournalPosition>, &[TxnId])> = BTreeMap::new();
+        for fact in &facts.facts {
+            if let FactKind::Halted { kind: HaltKind::Violation, why, over } = &fact.kind {
+                by_reason.entry(why).or_insert((Vec::new(), over)).0.push(fact.position);
+            }
+        }
+        for (why, (positions, over)) in by_reason {
+            let first = positions[0];
+            let again = match &positions[1..] {
+                [] => Finding::default(),
+                [second] => finding!(line(second); "; and again at a later start ({second})"),
+                [.., last] => finding!(line(last);
+                    "; and again at {} later starts (the last: {last})", positions.len() - 1),
+            };
+            let over = over.iter().map(|txn| Reference::Transaction(txn.to_string()));
+            let finding = finding!(line(position = first), nested(again);
+                "{node} halted ({position}): {why}{again}");
+            let finding = finding.with_time(Some(first.time)).with_impact(Impact::Stopped);
+            check_result.violation(finding.about(over));
         }
     }
 }
 
-/// Messages that were sent before what they promise was durable: a crash would break the promise.
+/// Messages that were sent before what they promise was durable, so that a crash would break the promise, and
+/// decisions to commit that did not wait for all votes. There may be thousands, of which the first are kept: those about a transaction that something else is wrong with.
 fn broken_promises(evidence: &Evidence, check_result: &mut CheckResult) {
-    for fact in evidence.nodes.values().flat_map(|node| &node.facts) {
-        let (node, position) = (fact.position.node, fact.position);
-        match &fact.kind {
-            FactKind::EarlyVote(txn) => check_result.violation(finding!(
+    let subjects = check_result.violations.iter().flat_map(Finding::subjects);
+    let harmed: BTreeSet<TxnId> = subjects
+        .filter_map(|subject| match subject {
+            Reference::Transaction(id) => id.parse().ok(),
+            _ => None,
+        })
+        .collect();
+    let facts = evidence.nodes.values().flat_map(|node| &node.facts);
+    let broken = facts.filter_map(broken_promise);
+    let (came_true, harmless): (Vec<_>, Vec<_>) = broken.partition(|(txn, _)| harmed.contains(txn));
+    for (_, finding) in came_true.into_iter().chain(harmless) {
+        check_result.violation(finding.with_impact(Impact::BrokenPromise));
+    }
+}
+
+/// The promise that a fact breaks, and its transaction.
+fn broken_promise(fact: &Fact) -> Option<(TxnId, Finding)> {
+    let (node, position) = (fact.position.node, fact.position);
+    match &fact.kind {
+        FactKind::EarlyVote(txn) => Some((
+            *txn,
+            finding!(
                 transaction(txn), line(position);
-                "AC3: {node} voted yes on {txn} ({position}) before its PREPARE was durable"
-            )),
-            FactKind::EarlyAck(txn) => check_result.violation(finding!(
+                "AC3: {node} voted yes on {txn} ({position}) before its PREPARE was durable: \
+                 a crash would make it forget the vote"
+            ),
+        )),
+        FactKind::EarlyAck(txn) => Some((
+            *txn,
+            finding!(
                 transaction(txn), line(position);
                 "AC1: {node} acknowledged {txn} ({position}) before its COMMIT was durable: \
                  the master may forget a decision that {node} can still lose"
-            )),
-            FactKind::EarlyDecide(txn, to) => check_result.violation(finding!(
+            ),
+        )),
+        FactKind::EarlyDecide(txn, to) => Some((
+            *txn,
+            finding!(
                 transaction(txn), line(position);
                 "AC2: the master told {to} to commit {txn} ({position}) before COMMIT was durable: \
                  a crash would reverse the decision"
-            )),
-            _ => {}
+            ),
+        )),
+        FactKind::DecisionAppended { txn, missing } if !missing.is_empty() => {
+            let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+            let names = names.join(", ");
+            Some((
+                *txn,
+                finding!(
+                    transaction(txn), line(position);
+                    "AC3: the master decided to commit {txn} ({position}) without the yes of {names}"
+                ),
+            ))
         }
+        _ => None,
     }
 }
 
@@ -106,6 +172,12 @@ fn aborter(abort: &Abort, txn: TxnId) -> Finding {
 fn same_decision(txn: TxnId, transaction: &Transaction, check_result: &mut CheckResult) {
     let Some(commit) = transaction.commit() else { return };
     for abort in &transaction.aborted {
+        // Of a second answer to a client, the check of replies tells.
+        if matches!(abort.recipient, Some(AbortRecipient::Client(_)))
+            && transaction.answered_ok.is_some()
+        {
+            continue;
+        }
         let committed = if commit.node == Node::Master {
             finding!(transaction(txn), line(commit); "COMMIT {txn} was logged ({commit})")
         } else {
@@ -141,7 +213,7 @@ fn not_reversed(txn: TxnId, transaction: &Transaction, check_result: &mut CheckR
     }
 }
 
-/// AC3 and AC4.
+/// AC3 and AC4. A decision without a vote is among the [broken promises](broken_promises).
 fn all_voted(
     txn: TxnId,
     transaction: &Transaction,
@@ -149,14 +221,6 @@ fn all_voted(
     complete: bool,
     check_result: &mut CheckResult,
 ) {
-    if let Some((position, missing)) = &transaction.decision_appended {
-        for node in missing {
-            check_result.violation(finding!(
-                transaction(txn), line(position);
-                "AC3: the master decided to commit {txn} ({position}) without the yes of {node}"
-            ));
-        }
-    }
     if let (Some(commit), true) = (transaction.commit(), complete) {
         for node in run.replicas() {
             if !transaction.voted.iter().any(|vote| vote.node == node) {
@@ -176,10 +240,11 @@ fn all_voted(
     }
     let first = transaction.aborted.iter().find(|abort| abort.recipient.is_some());
     if let Some(abort) = first.filter(|abort| abort.all_yes) {
-        check_result.violation(finding!(
+        let finding = finding!(
             nested(aborter = aborter(abort, txn));
             "AC4: {aborter}, though every replica had voted yes"
-        ));
+        );
+        check_result.violation(finding.with_impact(Impact::BrokenPromise));
     }
 }
 
@@ -190,10 +255,11 @@ fn all_decide(run: &Run, final_state: &FinalState, complete: bool, check_result:
             None => check_result.unknown(format!("AC5: {node} did not report its final state")),
             Some(replica) => {
                 for (txn, key) in &replica.in_doubt {
-                    check_result.violation(finding!(
+                    let finding = finding!(
                         transaction(txn), key(key);
                         "AC5: {node} is still in doubt about {txn}, which locks {key}"
-                    ));
+                    );
+                    check_result.violation(finding.with_impact(Impact::Stopped));
                 }
             }
         }
@@ -204,11 +270,12 @@ fn all_decide(run: &Run, final_state: &FinalState, complete: bool, check_result:
     for (txn, transaction) in &run.evidence.transactions.by_id {
         let Some(decided) = transaction.decided else { continue };
         for node in run.replicas().filter(|node| !transaction.committed_at(*node)) {
-            check_result.violation(finding!(
+            let finding = finding!(
                 transaction(txn), line(decided);
                 "AC5: {node} never committed {txn}, decided at {decided}, \
                  and no failure was left to keep it from doing so"
-            ));
+            );
+            check_result.violation(finding.with_time(None).with_impact(Impact::Stopped));
         }
     }
 }
@@ -222,7 +289,7 @@ pub(super) fn by_key(entries: &[(Key, Version, Value)]) -> BTreeMap<&Key, (Versi
 pub(super) fn held(found: Option<&(Version, &Value)>) -> Finding {
     match found {
         None => "nothing".into(),
-        Some((version, value)) => finding!(transaction(version); "{value} of {version}"),
+        Some((version, value)) => finding!(transaction(version); "'{value}' of {version}"),
     }
 }
 

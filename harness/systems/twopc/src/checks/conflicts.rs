@@ -1,14 +1,18 @@
 //! An abort for a conflict needs a conflict: another write of the key that was open at the same
 //! time. From the history, and from the journals for the time at which an indeterminate write
-//! ended.
+//! ended. And whoever refuses a write names the transaction that holds the key: it must hold it, by
+//! the journal of the node that refused.
 
 use std::collections::HashMap;
 
-use checker::{CheckResult, finding};
+use checker::{CheckResult, Finding, finding};
 use history::{ErrorCode, Operation, Outcome};
 use system::protocol::TxnId;
 
-use super::Run;
+use super::{
+    Run,
+    evidence::{FactKind, JournalPosition},
+};
 
 /// The name of the check.
 pub const NAME: &str = "conflicts";
@@ -39,8 +43,30 @@ pub fn check(run: &Run) -> CheckResult {
             ));
         }
     }
+    for fact in run.evidence.nodes.values().flat_map(|node| &node.facts) {
+        if let FactKind::FalseRefusal { txn, holder } = &fact.kind {
+            check_result.violation(false_refusal(fact.position, *txn, *holder));
+        }
+    }
     check_result.measure("conflicts", conflicts);
     check_result
+}
+
+/// A refusal because of a transaction that does not hold the key.
+fn false_refusal(position: JournalPosition, txn: Option<TxnId>, holder: TxnId) -> Finding {
+    let node = position.node;
+    match txn {
+        Some(txn) => finding!(
+            line(position), transaction(txn), transaction(holder);
+            "{node} voted no on {txn} ({position}) because {holder} locks the key, which is neither pending nor \
+             prepared there"
+        ),
+        None => finding!(
+            line(position), transaction(holder);
+            "the master refused a write ({position}) because of {holder}, which does not hold the key: it is \
+             of another key, or decided"
+        ),
+    }
 }
 
 /// The error of a write that was aborted because of a conflict.

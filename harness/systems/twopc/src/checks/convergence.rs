@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use checker::{CheckResult, finding};
+use checker::{CheckResult, Impact, finding};
 use history::{
-    Action, NemesisEvent,
+    Action, ErrorCode, NemesisEvent, Operation, Outcome,
     nemesis::{FinalReads, Settled},
 };
 use serde_json::{Value as Json, json};
@@ -41,7 +41,12 @@ pub fn check(run: &Run) -> CheckResult {
     let locks: Vec<HeldLock> =
         run.evidence.replicas().flat_map(|(node, facts)| locks(node, facts)).collect();
     let repairs = times(run, |event| {
-        matches!(event, NemesisEvent::Returned(..) | NemesisEvent::NetworkRestored(_))
+        matches!(
+            event,
+            NemesisEvent::Returned(..)
+                | NemesisEvent::NetworkRestored(_)
+                | NemesisEvent::DiskRestored(_)
+        )
     });
     let settled: Vec<i64> = repairs.iter().map(|repair| settle_time(&locks, *repair)).collect();
     check_result.measure("after_repairs", quantiles(settled));
@@ -63,6 +68,7 @@ pub fn check(run: &Run) -> CheckResult {
         released_in_time(lock, from, limit, &mut check_result);
     }
     observed_convergence(run, &mut check_result);
+    settled_answers(run, &mut check_result);
     match &run.final_state {
         None => check_result.unknown("the run ended before the final states were read"),
         Some(final_state) => {
@@ -89,7 +95,7 @@ pub fn check(run: &Run) -> CheckResult {
             }
         }
     }
-    check_result
+    check_result.with_impact(Impact::Stopped)
 }
 
 /// What the run observed after the last heal: whether every node was ready, without open
@@ -98,10 +104,16 @@ fn observed_convergence(run: &Run, check_result: &mut CheckResult) {
     for event in &run.events {
         let Action::Nemesis(nemesis) = &event.action else { continue };
         match nemesis {
-            NemesisEvent::Settled(Settled { ms: None }) => {
+            NemesisEvent::Settled(Settled { ms: None, ended }) if ended.is_empty() => {
                 check_result.violation(format!(
                     "the nodes were not all ready, without open transactions, within {} ms of the last heal",
                     run.parameters.convergence_deadline_ms
+                ));
+            }
+            NemesisEvent::Settled(Settled { ms: None, ended }) => {
+                check_result.violation(format!(
+                    "the nodes could not settle after the last heal: {} had ended",
+                    ended.join(", ")
                 ));
             }
             NemesisEvent::FinalReads(FinalReads { unread }) => {
@@ -112,6 +124,58 @@ fn observed_convergence(run: &Run, check_result: &mut CheckResult) {
             }
             _ => {}
         }
+    }
+}
+
+/// What is refused for longer than this by a settled cluster is refused for good, in nanoseconds.
+const REFUSED_MIN: u64 = 3_000_000_000;
+
+/// A settled cluster answers: every key can be read, and written. Attempts that the nodes did not refuse, but that
+/// took too long, prove nothing.
+fn settled_answers(run: &Run, check_result: &mut CheckResult) {
+    let settled = run.events.iter().find_map(|event| match &event.action {
+        Action::Nemesis(NemesisEvent::Settled(Settled { ms, .. })) => Some(ms.map(|_| event.time)),
+        _ => None,
+    });
+    let Some(Some(settled)) = settled else { return };
+    let mut attempts: BTreeMap<(&str, bool), Vec<&Operation>> = BTreeMap::new();
+    for operation in run.operations.iter().filter(|operation| operation.invoked >= settled) {
+        let attempt = (operation.key.as_str(), operation.f.is_write());
+        attempts.entry(attempt).or_default().push(operation);
+    }
+    for ((key, is_write), attempts) in attempts {
+        let verb = if is_write { "written" } else { "read" };
+        if attempts.iter().any(|attempt| attempt.outcome == Outcome::Ok) {
+            continue;
+        }
+        let refused: Vec<_> = attempts.iter().filter_map(|attempt| refusal(attempt)).collect();
+        let since = attempts.first().map_or(0, |attempt| attempt.invoked);
+        let until = attempts.last().and_then(|attempt| attempt.returned).unwrap_or(since);
+        // What could not be read is listed with the final reads.
+        match refused.last() {
+            Some(why) if refused.len() > 1 && until.saturating_sub(since) >= REFUSED_MIN => {
+                check_result.violation(finding!(
+                    key(key);
+                    "{key} could not be {verb}, though the cluster had settled: it was refused {} times in {} ms, \
+                     the last time with '{why}'",
+                    refused.len(), (until - since) / 1_000_000
+                ));
+            }
+            _ if !is_write => {}
+            _ => check_result.unknown(finding!(
+                key(key); "{key} could not be {verb} after the last heal, and was not refused either"
+            )),
+        }
+    }
+}
+
+/// The error with which a node refused an operation.
+fn refusal(operation: &Operation) -> Option<&str> {
+    let error = operation.error.as_deref().filter(|_| operation.outcome == Outcome::Fail)?;
+    match ErrorCode::of(error)? {
+        // Nobody answered in time, or has answered for a while, which may be due to the machine.
+        ErrorCode::Timeout | ErrorCode::Unavailable => None,
+        _ => Some(error),
     }
 }
 

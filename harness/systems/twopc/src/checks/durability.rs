@@ -1,7 +1,7 @@
 //! Durability: a write that completed with ok is there at the end, at every replica, or was
 //! overwritten by a later version.
 
-use checker::{CheckResult, Finding, finding};
+use checker::{CheckResult, Finding, Impact, Reference, finding};
 use history::{Function, Operation, Outcome};
 use system::protocol::{Key, TxnId, Write};
 
@@ -61,14 +61,15 @@ pub fn check(run: &Run) -> CheckResult {
                 None => may_be_deleted(run, write, version),
             };
             if !kept {
-                check_result.violation(finding!(
+                let finding = finding!(
                     nested(acknowledged), nested(found = held(found));
                     "{acknowledged}, but {node} has {found}"
-                ));
+                );
+                check_result.violation(finding.about([Reference::Node(node.to_string())]));
             }
         }
     }
-    check_result
+    check_result.with_impact(Impact::DataLost)
 }
 
 /// An acknowledged write, in words.
@@ -80,7 +81,7 @@ fn acknowledged(write: &Operation) -> Finding {
     match &write.value {
         Some(value) => finding!(
             key(key = write.key), nested(version);
-            "put {key} = {value} was answered Ok as {version}"
+            "put {key} = '{value}' was answered Ok as {version}"
         ),
         None => finding!(
             key(key = write.key), nested(version);

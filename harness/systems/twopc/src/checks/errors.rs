@@ -15,7 +15,7 @@ pub fn error_of(reason: &AbortReason) -> String {
             (ErrorCode::Refused, format!("{by} has aborted it"))
         }
         AbortReason::Refused { by, reason: NoReason::Full } => {
-            (ErrorCode::Refused, format!("{by} has no room"))
+            (ErrorCode::Full, format!("{by} has no room"))
         }
         AbortReason::Unavailable { missing } => (ErrorCode::Unavailable, list(missing)),
         AbortReason::Timeout { missing } => (ErrorCode::Timeout, list(missing)),

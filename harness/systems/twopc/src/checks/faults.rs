@@ -18,6 +18,9 @@ use crate::{CrashPoint, faults::FaultName, matrix::Coverage};
 /// The name of the check.
 pub const NAME: &str = "faults";
 
+/// The effect of flipped bits that a node reports in its log: entries that it does not serve.
+pub const DAMAGED_ENTRIES: &str = "damaged_entries";
+
 /// Checks a run.
 #[must_use]
 pub fn check(run: &Run) -> CheckResult {
@@ -43,12 +46,29 @@ pub fn check(run: &Run) -> CheckResult {
         if tally.injected == 0 {
             check_result.unknown(format!("{fault} was requested but never injected"));
         }
+        // Among other faults there may be too few flips, and what they hit may be overwritten unread.
+        let is_alone = run.parameters.faults.len() == 1;
+        if fault == FaultName::BitFlip.name() && is_alone && !flips_seen(&nemesis) {
+            check_result
+                .unknown(format!("{fault} was injected, but no node noticed a flipped bit"));
+        }
         if fault == FaultName::PowerLoss.name() && tally.power_losses > 0 && tally.lost == 0 {
             check_result.unknown(format!("{fault} was injected, but nothing was lost"));
         }
         check_result.measure(fault, json!(tally));
     }
     check_result
+}
+
+/// Whether a node refused a store with flipped bits, or found a damaged entry.
+fn flips_seen(nemesis: &[&NemesisEvent]) -> bool {
+    nemesis.iter().any(|event| match event {
+        NemesisEvent::Injected(InjectionKind::BitFlip, injected) => {
+            matches!(injected.start, ForbiddenStart::Refused(_))
+        }
+        NemesisEvent::DiskRestored(restored) => restored.effects.contains_key(DAMAGED_ENTRIES),
+        _ => false,
+    })
 }
 
 /// How often a fault was injected, where, and what it did.
@@ -118,9 +138,34 @@ fn is_injection_of(event: &NemesisEvent, fault: &str) -> bool {
         | (FaultName::WipeReplica, NemesisEvent::Injected(InjectionKind::Wipe, start)) => {
             !matches!(start.start, ForbiddenStart::Undecided { .. })
         }
-        (FaultName::Partition | FaultName::Messages, _) => false,
+        (FaultName::RestoredCopy, NemesisEvent::Injected(InjectionKind::RestoredCopy, start)) => {
+            !matches!(start.start, ForbiddenStart::Undecided { .. })
+        }
+        (FaultName::BitFlip, NemesisEvent::Injected(InjectionKind::BitFlip, injected)) => {
+            !injected.flipped.is_empty()
+        }
+        // A disk fault counts at its end, when it is known whether anybody noticed.
+        (
+            FaultName::DiskFull | FaultName::DiskError | FaultName::DiskSlow | FaultName::DiskStall,
+            NemesisEvent::DiskRestored(restored),
+        ) => is_named(&restored.fault) && !restored.effects.is_empty(),
+        (
+            FaultName::Partition
+            | FaultName::Messages
+            | FaultName::DiskFull
+            | FaultName::DiskError
+            | FaultName::DiskSlow
+            | FaultName::DiskStall
+            | FaultName::BitFlip
+            | FaultName::RestoredCopy,
+            _,
+        ) => false,
         (_, NemesisEvent::Injected(kind, injected)) => match kind {
-            InjectionKind::Kill | InjectionKind::Pause | InjectionKind::PowerLoss => {
+            InjectionKind::Kill
+            | InjectionKind::Pause
+            | InjectionKind::PowerLoss
+            | InjectionKind::Terminate
+            | InjectionKind::HostileClient => {
                 if injected.fault.is_some() {
                     is_named(&injected.fault)
                 } else {

@@ -7,19 +7,31 @@
 pub mod atomicity;
 pub mod conflicts;
 pub mod convergence;
+pub mod disks;
 pub mod durability;
 mod errors;
 pub mod evidence;
 pub mod exits;
 pub mod faults;
+pub mod liveness;
+pub mod messages;
+pub mod read_balance;
 pub mod reads;
+pub mod recovery;
 pub mod replay;
 pub mod reply_soundness;
+pub mod resources;
 mod run;
 
-use std::{fs, io, path::Path};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs, io,
+    path::Path,
+};
 
-use checker::{CheckResult, Limits, Results, linearizability, statistics};
+use checker::{CheckResult, Impact, Limits, Reference, Results, linearizability, statistics};
+use history::Operation;
+use system::protocol::TxnId;
 
 pub use errors::error_of;
 pub use run::{
@@ -37,21 +49,69 @@ pub fn check(run: &Run, limits: &Limits) -> Results {
     let monitored = monitored.map(|violations| {
         let mut check_result = CheckResult::new("invariant-monitor");
         violations.iter().for_each(|violation| check_result.violation(violation.clone()));
-        check_result
+        check_result.with_impact(Impact::Divergence)
     });
     let recorded = [
-        linearizability::check(&run.operations, limits),
+        linearizability(run, limits),
         atomicity::check(run),
         reads::check(run),
         durability::check(run),
+        recovery::check(run),
         reply_soundness::check(run),
         conflicts::check(run),
         convergence::check(run),
+        liveness::check(run),
+        messages::check(run),
+        read_balance::check(run),
+        resources::check(run),
         exits::check(run),
+        disks::check(run),
         faults::check(run),
         statistics::check(&run.events, &run.operations),
     ];
-    Results::new(monitored.chain(recorded).collect())
+    let mut all: Vec<CheckResult> = monitored.chain(recorded).collect();
+    all.iter_mut().for_each(|check_result| time_by_operations(run, check_result));
+    Results::new(all)
+}
+
+/// Findings that name an operation and no journal line became true when the operation ended.
+fn time_by_operations(run: &Run, check_result: &mut CheckResult) {
+    for finding in &mut check_result.violations {
+        if finding.at().is_some() {
+            continue;
+        }
+        let ended = finding.references().filter_map(|reference| {
+            let Reference::Operation { index } = reference else { return None };
+            let at = run.operations.binary_search_by_key(index, |op| op.invoked_index).ok()?;
+            i64::try_from(run.operations[at].returned?).ok()
+        });
+        let at = ended.max();
+        *finding = std::mem::take(finding).with_time(at);
+    }
+}
+
+/// Whether clients saw a linearizable store. A violation is about the transactions of the operations that it
+/// shows, so that it meets what the journals say of them.
+fn linearizability(run: &Run, limits: &Limits) -> CheckResult {
+    let mut check_result = linearizability::check(&run.operations, limits);
+    let operations: HashMap<u64, &Operation> =
+        run.operations.iter().map(|operation| (operation.invoked_index, operation)).collect();
+    let writers = run.evidence.transactions.writers();
+    for finding in &mut check_result.violations {
+        let shown = finding.subjects().filter_map(|subject| match subject {
+            Reference::Operation { index } => operations.get(index),
+            _ => None,
+        });
+        let transaction = |operation: &&Operation| {
+            let value = operation.value.clone()?;
+            let by_value = || writers.get(&(operation.key.clone(), value)).copied();
+            version_of(operation).or_else(by_value)
+        };
+        let transactions: BTreeSet<TxnId> = shown.filter_map(transaction).collect();
+        let about = transactions.iter().map(|txn| Reference::Transaction(txn.to_string()));
+        *finding = std::mem::take(finding).about(about);
+    }
+    check_result
 }
 
 /// Checks a run directory and writes its `results.json`.

@@ -5,10 +5,10 @@
 //! reads without telling it; their journals have no results, and are replayed as they are.
 //!
 //! Earlier versions also began a cluster in another order: replicas promised at once, and the master
-//! wrote before its records of their stores were durable. After that, until this version, messages did
-//! not say who is who. That is what a node does today that breaks some rules. So a journal that differs
-//! is replayed once more with these rules broken, and the result says whether the beginning was an
-//! earlier one.
+//! wrote before its records of their stores were durable. After that messages did not say who is who, and
+//! until this version a master did not say how many commits it had decided. That is what a node does
+//! today that breaks some rules. So a journal that differs is replayed once more with these rules broken,
+//! and the result says whether the beginning was an earlier one.
 
 use std::{collections::VecDeque, fmt, io, path::Path};
 
@@ -17,9 +17,10 @@ use system::{
     protocol::{Effect, Event, Machine, ReadId, Rule},
 };
 
-/// The rules that the version before this one did not have, and then those that the version before
-/// that did not have either.
-const LATER_RULES: [&[Rule]; 2] = [
+/// The rules that the version before this one did not have, and then those that each earlier version did
+/// not have either.
+const LATER_RULES: [&[Rule]; 3] = [
+    &[Rule::DecisionsBeforePromise],
     &[
         Rule::NonceOnEveryMessage,
         Rule::FenceNamesSuperseded,
@@ -190,7 +191,7 @@ fn replay_without(
                     return Ok(different(Difference::Effect { line, cause, expected, got: None }));
                 }
                 let returned = match &event {
-                    Event::ReadResult { read, .. } | Event::ReadFailed { read } => {
+                    Event::ReadResult { read, .. } | Event::ReadFailed { read, .. } => {
                         reads.result(line, *read)
                     }
                     _ => reads.event(t),
@@ -302,6 +303,7 @@ mod tests {
             commit: CommitMode::Logged,
             rules: Rules::ALL,
             timing: Timing::default(),
+            scrub_interval: Duration::ZERO,
         }
     }
 
@@ -405,6 +407,7 @@ mod tests {
                 members: Vec::new(),
                 supersedes: None,
                 seen: None,
+                decided: None,
             });
             reader.step(Event::Persisted(4));
             reader
@@ -516,6 +519,7 @@ mod tests {
             members: Vec::new(),
             supersedes: None,
             seen: None,
+            decided: None,
         };
         let message = Message { cluster: ClusterId(0), store, epoch: 1, nonce: 0, watermark, body };
         let event = Event::Message { from: Node::Master, message };

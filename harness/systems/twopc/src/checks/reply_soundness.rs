@@ -1,16 +1,17 @@
 //! Reply soundness: what was reported to clients is true. Ok means committed, a failure means that
-//! there is never an effect, and a version is the transaction that wrote the value. From the
+//! there is never an effect, a version is the transaction that wrote the value, to a get as to a put,
+//! and a put is committed once. From the
 //! history and the journals.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
-use checker::{CheckResult, Finding, finding};
+use checker::{CheckResult, Finding, Impact, finding};
 use history::{Function, Operation, Outcome};
 use system::protocol::{Node, TxnId};
 
 use super::{
     Run,
-    evidence::{AbortRecipient, FactKind, Transaction},
+    evidence::{Abort, AbortRecipient, FactKind, Transaction},
     version_of,
 };
 
@@ -33,9 +34,14 @@ pub fn check(run: &Run) -> CheckResult {
             Outcome::Ok | Outcome::Info => {}
         }
     }
+    for get in run.operations.iter().filter(|operation| operation.f == Function::Get) {
+        if get.outcome == Outcome::Ok && complete {
+            found(run, &puts, get, &mut check_result);
+        }
+    }
     only_requested_writes(run, &mut check_result);
     check_result.measure("answers", replies_checked);
-    check_result
+    check_result.with_impact(Impact::WrongAnswer)
 }
 
 /// Nothing was committed that no client requested. Deletes of a key cannot be told apart, so they
@@ -51,12 +57,14 @@ fn only_requested_writes(run: &Run, check_result: &mut CheckResult) {
         (Some(_), _) => i64::MAX,
     };
     let mut unrecorded = 0;
-    let mut puts: HashSet<(&str, &str)> = HashSet::new();
+    // By key and value: how many puts may be committed, and how many are.
+    let mut puts: HashMap<(String, String), (usize, usize)> = HashMap::new();
     let mut dels: HashMap<&str, (usize, usize)> = HashMap::new();
     for operation in run.operations.iter().filter(|operation| operation.f.is_write()) {
         match &operation.value {
             Some(value) => {
-                puts.insert((&operation.key, value));
+                let (possible, _) = puts.entry((operation.key.clone(), value.clone())).or_default();
+                *possible += usize::from(operation.outcome != Outcome::Fail);
             }
             None => {
                 let (possible, failed) = dels.entry(&operation.key).or_default();
@@ -75,13 +83,25 @@ fn only_requested_writes(run: &Run, check_result: &mut CheckResult) {
         }
         let key = write.key.to_string();
         match &write.value {
-            Some(value) if !puts.contains(&(key.as_str(), value.to_string().as_str())) => {
-                check_result.violation(finding!(
-                    transaction(txn), key(key), line(commit);
-                    "{txn} committed put {key} = {value} ({commit}), which no client requested"
-                ));
+            Some(value) => {
+                match puts.get_mut(&(key.clone(), value.to_string())) {
+                    None => check_result.violation(finding!(
+                        transaction(txn), key(key), line(commit);
+                        "{txn} committed put {key} = '{value}' ({commit}), which no client requested"
+                    )),
+                    Some((possible, committed)) => {
+                        *committed += 1;
+                        // That a failed put was committed is reported with the put.
+                        if *committed > (*possible).max(1) {
+                            check_result.violation(finding!(
+                                transaction(txn), key(key), line(commit);
+                                "{txn} committed put {key} = '{value}' ({commit}), which was committed \
+                                 before: {committed} commits of {possible} puts"
+                            ));
+                        }
+                    }
+                }
             }
-            Some(_) => {}
             None => *committed_dels.entry(key).or_default() += 1,
         }
     }
@@ -137,13 +157,24 @@ fn replies(run: &Run, check_result: &mut CheckResult) {
         match &fact.kind {
             FactKind::OkReported { txn, durable } => {
                 if !durable {
-                    check_result.violation(finding!(
+                    let finding = finding!(
                         transaction(txn), line(position);
                         "the master answered Ok for {txn} ({position}) before COMMIT was durable"
-                    ));
+                    );
+                    check_result.violation(finding.with_impact(Impact::BrokenPromise));
                 }
                 let aborted = transactions.get(txn).and_then(|found| found.aborted.first());
-                if let Some(abort) = aborted {
+                if let Some(Abort {
+                    recipient: Some(AbortRecipient::Client(_)),
+                    position: other,
+                    ..
+                }) = aborted
+                {
+                    check_result.violation(finding!(
+                        transaction(txn), line(position), line(other);
+                        "the master answered the client of {txn} twice: Aborted ({other}) and Ok ({position})"
+                    ));
+                } else if let Some(abort) = aborted {
                     check_result.violation(finding!(
                         transaction(txn), line(position), line(aborted = abort.position);
                         "the master answered Ok for {txn} ({position}), but it was aborted ({aborted})"
@@ -151,8 +182,10 @@ fn replies(run: &Run, check_result: &mut CheckResult) {
                 }
             }
             FactKind::AbortReported { txn, to: AbortRecipient::Client(_), .. } => {
-                let commit = transactions.get(txn).and_then(Transaction::commit);
-                if let Some(commit) = commit {
+                let transaction = transactions.get(txn);
+                let is_second = transaction.is_some_and(|found| found.answered_ok.is_some());
+                let commit = transaction.and_then(Transaction::commit);
+                if let Some(commit) = commit.filter(|_| !is_second) {
                     check_result.violation(finding!(
                         transaction(txn), line(position), line(commit);
                         "the master answered Aborted for {txn} ({position}), but it was committed \
@@ -202,6 +235,32 @@ fn ok(run: &Run, puts: &Puts<'_>, operation: &Operation, check_result: &mut Chec
     }
 }
 
+/// Checks a get: the version that it tells is the transaction that wrote what it found.
+fn found(run: &Run, puts: &Puts<'_>, get: &Operation, check_result: &mut CheckResult) {
+    let (Some(value), Some(version)) = (&get.value, version_of(get)) else { return };
+    let transaction = run.evidence.transactions.by_id.get(&version);
+    let write = transaction.and_then(|transaction| transaction.write.as_ref());
+    let wrote = write.and_then(|write| write.value.as_ref());
+    let is_of_it = write.is_some_and(|write| write.key.to_string() == get.key)
+        && wrote.is_some_and(|wrote| wrote.to_string() == *value);
+    if !is_of_it {
+        let wrote = match write.map(|write| (&write.key, &write.value)) {
+            Some((key, Some(value))) => format!(": it is of put {key} = '{value}'"),
+            Some((key, None)) => format!(": it is of del {key}"),
+            None => String::new(),
+        };
+        let writer = match puts.txn(get) {
+            Some(txn) => finding!(transaction(txn); "; the writer is {txn}"),
+            None => Finding::default(),
+        };
+        check_result.violation(finding!(
+            key(key = get.key), operation(index = get.invoked_index), transaction(version), nested(writer);
+            "get {key} = '{value}' (index {index}) was told the version {version}, which has not written \
+             that{wrote}{writer}"
+        ));
+    }
+}
+
 /// Checks a write that failed.
 fn fail(run: &Run, puts: &Puts<'_>, operation: &Operation, check_result: &mut CheckResult) {
     let Some(value) = &operation.value else { return };
@@ -229,7 +288,7 @@ fn write_text(write: &Operation) -> Finding {
     match &write.value {
         Some(value) => finding!(
             key(key = write.key), operation(index = write.invoked_index);
-            "put {key} = {value} (index {index})"
+            "put {key} = '{value}' (index {index})"
         ),
         None => finding!(
             key(key = write.key), operation(index = write.invoked_index);

@@ -24,7 +24,7 @@ use crate::{
     faults::{FaultAction, FaultName, Faults, Injection, Trigger, uncertainty_points},
     matrix::Shard,
     page,
-    run::{RunError, RunOptions},
+    run::{FailFast, RunError, RunOptions},
 };
 
 /// The arguments of `harness blocking`.
@@ -199,8 +199,9 @@ impl BlockingArgs {
             // So many inquiries that no replica gets to ask its peers.
             timings: if peers { "" } else { "peer_inquiry_after=255" }.parse().expect("timings"),
             relay: false,
+            tls: false,
             misreport_unknown: false,
-            fail_fast: false,
+            fail_fast: FailFast::Never,
             schedule: None,
             script: Some(script),
         }

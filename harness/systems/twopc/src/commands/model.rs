@@ -48,6 +48,9 @@ pub struct ModelArgs {
     /// Replicas that come back with an empty store.
     #[arg(long, default_value_t = 0)]
     pub wipes: u8,
+    /// Entries that rot on replicas' disks, in total.
+    #[arg(long, default_value_t = 0)]
+    pub damages: u8,
     /// Second instances of the master on its store (with the rule `exclusive-store` broken).
     #[arg(long, default_value_t = 0)]
     pub second_instances: u8,
@@ -124,6 +127,7 @@ impl ModelArgs {
             master_crashes: self.master_crashes,
             replica_crashes: self.replica_crashes,
             wipes: self.wipes,
+            damages: self.damages,
             second_instances: self.second_instances,
             symmetry: self.symmetry,
             reduced: self.reduced,
@@ -139,7 +143,7 @@ impl ModelArgs {
         let on = |on: bool| if on { "on" } else { "off" };
         let mut text = format!(
             "harness model --commit {} --replicas {} --transactions {} --gets {} --keys {} --master-crashes {} \
-             --replica-crashes {} --wipes {} --second-instances {} --peers {} --symmetry {} --reduced {} \
+             --replica-crashes {} --wipes {} --damages {} --second-instances {} --peers {} --symmetry {} --reduced {} \
              --watermark-batch {}",
             self.commit,
             self.replicas,
@@ -149,6 +153,7 @@ impl ModelArgs {
             self.master_crashes,
             self.replica_crashes,
             self.wipes,
+            self.damages,
             self.second_instances,
             on(self.peers),
             on(self.symmetry),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use system::{
     cli::{MasterArgs, ReplicaArgs},
-    store::SyncMode,
+    hooks::StoreDefects,
 };
 
 use crate::Mutation;
@@ -26,18 +26,25 @@ pub enum NodeCommand {
 pub struct BuiltInNode<T: Args> {
     #[command(flatten)]
     node: T,
-    /// Skip syncs of the store.
-    #[arg(long, hide = true, value_name = "store-syncs|store-meta-syncs")]
+    /// Skip syncs of the store, break one of its rules, or have it make a mistake.
+    #[arg(long, hide = true, value_name = "store-syncs|store-meta-syncs|RULE|MISTAKE")]
     without: Vec<Mutation>,
 }
 
 impl<T: Args> BuiltInNode<T> {
-    fn sync_mode(&self) -> SyncMode {
-        let skipped = self.without.iter().find_map(|mutation| match mutation {
-            Mutation::SyncMode(mode) => Some(*mode),
-            Mutation::Rule(_) => None,
-        });
-        skipped.unwrap_or_default()
+    fn defects(&self) -> StoreDefects {
+        let mut defects = StoreDefects::default();
+        for mutation in &self.without {
+            match mutation {
+                Mutation::SyncMode(mode) => defects.sync_mode = *mode,
+                Mutation::StoreRule(rule) => defects.rules = defects.rules.without(*rule),
+                Mutation::StoreMistake(mistake) => {
+                    defects.rules = defects.rules.with(*mistake);
+                }
+                Mutation::Rule(_) | Mutation::Mistake(_) => {}
+            }
+        }
+        defects
     }
 }
 
@@ -46,12 +53,12 @@ impl<T: Args> BuiltInNode<T> {
 pub fn run(command: NodeCommand) -> ExitCode {
     match command {
         NodeCommand::Master(args) => {
-            let mode = args.sync_mode();
-            args.node.run_with(mode)
+            let defects = args.defects();
+            args.node.run_with(defects)
         }
         NodeCommand::Replica(args) => {
-            let mode = args.sync_mode();
-            args.node.run_with(mode)
+            let defects = args.defects();
+            args.node.run_with(defects)
         }
     }
 }

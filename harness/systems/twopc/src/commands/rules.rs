@@ -1,11 +1,17 @@
-//! The kill matrix: every rule of the protocol is switched off in turn, and the model, the simulator
-//! or real processes must find a violation. Knows which cluster each rule needs to matter, not how
+//! The kill matrix: every rule of the protocol is switched off in turn, and every mistake is made, and the model, the
+//! simulator or real processes must find a violation. Knows which cluster each rule needs to matter, not how
 //! clusters are explored.
 
 mod real;
 
-use std::{io::Write, path::PathBuf, thread, time::Duration};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
 
+use anyhow::Context as _;
 use checker::Validity;
 use clap::Args;
 use explore::{
@@ -13,16 +19,20 @@ use explore::{
     schedule::Property,
 };
 use lab::duration::parse_duration;
-use system::protocol::{CommitMode, Request, Rule, Rules};
+use system::protocol::{CommitMode, Mistake, Request, Rule, Rules};
 
-use crate::simulation::{SeedRange, SeedResults, run_seeds};
+use crate::{
+    Mutation,
+    shortest::ShortestSchedules,
+    simulation::{SeedRange, SeedResults, run_seeds},
+};
 
 /// The arguments of `harness rules`.
 #[derive(Args, Clone, Debug)]
 pub struct RulesArgs {
-    /// Test only these rules.
-    #[arg(value_name = "RULE")]
-    pub rules: Vec<Rule>,
+    /// Test only these rules and mistakes.
+    #[arg(value_name = "RULE|MISTAKE")]
+    pub mutations: Vec<Mutation>,
     /// Test only this commit mode: logged or votes. The default is both; with --real, logged.
     #[arg(long, value_name = "MODE")]
     pub commit: Option<CommitMode>,
@@ -35,8 +45,15 @@ pub struct RulesArgs {
     /// Number of seeds for the simulator to find each mutation, three times over; 0 skips the simulator.
     #[arg(long, default_value_t = 5000)]
     pub seeds: u64,
-    /// Test on real processes instead. Each rule is switched off in runs with the faults that it
-    /// protects against until a check finds a violation, --runs times; then as many runs follow with
+    /// Print what each rule and each mistake is, and the faults that show it on real processes, and test nothing.
+    #[arg(long, conflicts_with = "real")]
+    pub list: bool,
+    /// Write the shortest counterexample that the model finds for each rule to this file, as a JSON object of
+    /// schedules by rule.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["list", "real"])]
+    pub schedules: Option<PathBuf>,
+    /// Test on real processes instead. Each rule is switched off, and each mistake is made, in runs with the faults
+    /// that show it, until a check finds a violation, --runs times; then as many runs follow with
     /// the rule in force. Two controls: a harmless change of timing, which must not be reported, and
     /// a harness that misreports unknown outcomes, which must be.
     #[arg(long)]
@@ -63,6 +80,25 @@ pub struct RulesArgs {
 }
 
 impl RulesArgs {
+    /// The rules of the protocol to test.
+    #[must_use]
+    pub fn rules(&self) -> Vec<Rule> {
+        let named = self.mutations.iter().filter_map(|mutation| match mutation {
+            Mutation::Rule(rule) => Some(*rule),
+            _ => None,
+        });
+        if self.mutations.is_empty() { Rule::ALL.to_vec() } else { named.collect() }
+    }
+
+    /// The mistakes to make that are made by the state machines.
+    fn mistakes(&self) -> Vec<Mistake> {
+        let is_asked = |mistake: &Mistake| {
+            self.mutations.is_empty() || self.mutations.contains(&Mutation::Mistake(*mistake))
+        };
+        let of_machine = Mistake::ALL.iter().copied().filter(|mistake| mistake.is_of_machine());
+        of_machine.filter(is_asked).collect()
+    }
+
     /// The commit modes to test.
     #[must_use]
     pub fn modes(&self) -> Vec<CommitMode> {
@@ -123,6 +159,10 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<ModelOptions> {
             let larger = commit.is_logged().then(|| lost(one.clone()));
             std::iter::once(lost(writes(1, 1))).chain(larger).collect()
         }
+        // The copy is asked for before the second write of the key, and arrives after it.
+        Rule::LateHealDropped => vec![ModelOptions { damages: 1, ..writes(2, 2) }],
+        // A round of the scrub has too many steps for a model.
+        Rule::ScrubComparesSettled => vec![ModelOptions { damages: 1, ..one }],
         Rule::VetoBeforeAbort | Rule::LateYesIsVoid | Rule::FreezeBeforeAnswer => vec![one],
         Rule::VetoForced => vec![replica_crashes(1)],
         Rule::NoPresumption | Rule::WatermarkWaitsForHandshakes => vec![master_crashes(1)],
@@ -133,6 +173,7 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<ModelOptions> {
         Rule::NonceOnEveryMessage
         | Rule::FenceNamesSuperseded
         | Rule::DecisionNumberChecked
+        | Rule::DecisionsBeforePromise
         | Rule::RestoredStoreRefused
         | Rule::PeerIdChecked => vec![master_crashes(1), replica_crashes(1)],
         Rule::EpochCheck if commit == CommitMode::Votes => vec![master_crashes(1)],
@@ -144,16 +185,39 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<ModelOptions> {
     }
 }
 
-/// Whether a rule concerns only forged messages and copied stores. No fault makes any; tests of the state
-/// machines and of the nodes do.
+/// The small cluster in which a mistake of the state machines could matter.
+fn mistake_cluster(mistake: Mistake, commit: CommitMode) -> ModelOptions {
+    let (transactions, reads) = match mistake {
+        Mistake::ConflictAfterDecision => (2, 0),
+        Mistake::VersionBefore | Mistake::ReadsByThreeBits => (1, 1),
+        _ => (1, 0),
+    };
+    let mut options = ModelOptions::of(2, script(transactions, reads, 1));
+    options.setup.commit = commit;
+    options
+}
+
+/// Whether the model or the simulator has a property that a mistake violates. The others concern time, chance, orders
+/// to stop, or the version that a get tells, none of which the two look at.
+fn is_explored(mistake: Mistake) -> bool {
+    matches!(
+        mistake,
+        Mistake::ConflictAfterDecision | Mistake::DecisionNotRepeated | Mistake::LockAfterAbort
+    )
+}
+
+/// Whether a rule concerns only forged messages and copied stores. Model and simulator make none; tests of
+/// the state machines and of the nodes do.
 fn only_against_strangers(rule: Rule) -> bool {
+    matches!(rule, Rule::NonceOnEveryMessage | Rule::FenceNamesSuperseded | Rule::PeerIdChecked)
+        || only_against_copies(rule)
+}
+
+/// Whether a rule concerns older copies of a store, which the fault `restored-copy` makes on real processes.
+fn only_against_copies(rule: Rule) -> bool {
     matches!(
         rule,
-        Rule::NonceOnEveryMessage
-            | Rule::FenceNamesSuperseded
-            | Rule::DecisionNumberChecked
-            | Rule::RestoredStoreRefused
-            | Rule::PeerIdChecked
+        Rule::DecisionNumberChecked | Rule::DecisionsBeforePromise | Rule::RestoredStoreRefused
     )
 }
 
@@ -161,6 +225,12 @@ fn only_against_strangers(rule: Rule) -> bool {
 /// settle is stuck, but one that violates AC1 is wrong.
 fn reported_property(rule: Rule) -> Option<Property> {
     (rule == Rule::IncarnationForced).then_some(Property::Ac1)
+}
+
+/// Whether the simulator cannot tell the protocol without this rule from the protocol. It has a scrub, which the
+/// model has not.
+fn is_equivalent_to_seeds(rule: Rule, commit: CommitMode) -> bool {
+    rule != Rule::ScrubComparesSettled && rule.is_equivalent(commit)
 }
 
 /// Why the simulator's seeds do not show a violation, if they do not. The faults on real processes do
@@ -189,6 +259,9 @@ fn not_simulated(rule: Rule, commit: CommitMode) -> Option<&'static str> {
 /// # Errors
 /// The output cannot be written, or, on real processes, the runs cannot be made.
 pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
+    if args.list {
+        return Ok(list(args, out).map(|()| Validity::Valid)?);
+    }
     if args.real {
         return real::run(args, out);
     }
@@ -198,10 +271,36 @@ pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
         ..ExplorationLimits::default()
     };
     let mut verdict = Validity::Valid;
+    let mut shortest = ShortestSchedules::default();
     for commit in args.modes() {
-        verdict = verdict.max(kill_matrix(args, commit, limits, out)?);
+        verdict = verdict.max(kill_matrix(args, commit, limits, &mut shortest, out)?);
+    }
+    if let Some(path) = &args.schedules {
+        shortest.write(path).with_context(|| path.display().to_string())?;
     }
     Ok(verdict)
+}
+
+/// The faults that show a mutation on real processes, if any does.
+#[must_use]
+pub fn shown_by(mutation: Mutation) -> Option<&'static str> {
+    real::shown_by(mutation)
+}
+
+/// Prints what mutations are.
+fn list(args: &RulesArgs, out: &mut impl Write) -> io::Result<()> {
+    let is_asked =
+        |mutation: &Mutation| args.mutations.is_empty() || args.mutations.contains(mutation);
+    for mutation in Mutation::all().filter(is_asked) {
+        writeln!(out, "{mutation}")?;
+        writeln!(out, "    The system that is broken in this way {}.", mutation.does())?;
+        match shown_by(mutation) {
+            Some("none") => writeln!(out, "    Shown without a fault.")?,
+            Some(faults) => writeln!(out, "    Shown by --faults {faults}.")?,
+            None => writeln!(out, "    No fault shows it; see system/DESIGN.md, Rules.")?,
+        }
+    }
+    Ok(())
 }
 
 /// The kill matrix of one commit mode.
@@ -209,9 +308,10 @@ fn kill_matrix(
     args: &RulesArgs,
     commit: CommitMode,
     limits: ExplorationLimits,
+    shortest: &mut ShortestSchedules,
     out: &mut impl Write,
 ) -> anyhow::Result<Validity> {
-    let rules = if args.rules.is_empty() { Rule::ALL } else { &args.rules };
+    let rules = args.rules();
     let mut verdict = Validity::Valid;
     let mut row = |rule: &str, model: &str, states: &str, time: &str, sim: &str| {
         writeln!(out, "{rule:<31}{model:<48}{states:>9}{time:>9}  {sim}").and_then(|()| out.flush())
@@ -219,7 +319,7 @@ fn kill_matrix(
     let title = format!("commit = {commit}, without");
     row(&title, "the model finds", "states", "time", "the simulator finds")?;
     let mut controls: Vec<ModelOptions> = Vec::new();
-    for &rule in rules.iter().filter(|rule| rule.applies_to(commit)) {
+    for rule in rules.into_iter().filter(|rule| rule.applies_to(commit)) {
         let broken = Rules::ALL.without(rule);
         let mut sim = String::new();
         if args.seeds > 0 {
@@ -235,12 +335,43 @@ fn kill_matrix(
             options.until = reported_property(rule);
             let found = explore(&options, limits, |_, _| {});
             verdict = verdict.max(judge(rule, commit, &found));
+            if let Some((_, schedule)) = found.violations.first() {
+                shortest.add(rule, schedule);
+            }
             let time = format!("{:.1} s", found.elapsed.as_secs_f64());
             row(name, &detected_by(rule, commit, &found), &found.unique.to_string(), &time, &sim)?;
             (name, sim) = ("", String::new());
             if !controls.contains(&clean) {
                 controls.push(clean);
             }
+        }
+    }
+    for mistake in args.mistakes() {
+        let rules = Rules::ALL.with(mistake);
+        let mut sim = String::new();
+        let mut found_by_sim = false;
+        if args.seeds > 0 {
+            let tried = simulated(commit, rules, args.seeds.min(500), 1);
+            found_by_sim = tried.iter().any(|tried| tried.first_failure().is_some());
+            sim = judge_seeds(Rule::HandshakeBeforeServing, commit, &tried).1;
+            sim = sim.replace(": equivalent, as expected", "");
+        }
+        let clean = mistake_cluster(mistake, commit);
+        let mut options = clean.clone();
+        options.setup.rules = rules;
+        let found = explore(&options, limits, |_, _| {});
+        let by_model = !found.violations.is_empty();
+        let model = match found.violations.is_empty() {
+            true => "nothing".to_owned(),
+            false => detected_by(Rule::WriteAll, commit, &found),
+        };
+        // A mistake that neither shows is one of time, or of what is not modelled.
+        let is_expected = is_explored(mistake) == (by_model || found_by_sim) || args.seeds == 0;
+        verdict = verdict.max(if is_expected { Validity::Valid } else { Validity::Unknown });
+        let time = format!("{:.1} s", found.elapsed.as_secs_f64());
+        row(mistake.name(), &model, &found.unique.to_string(), &time, &sim)?;
+        if !controls.contains(&clean) {
+            controls.push(clean);
         }
     }
     let mut sim = String::new();
@@ -286,7 +417,7 @@ fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[SeedResults]) -> (Validi
         if let Some(why) = not_simulated(rule, commit) {
             return (Validity::Valid, format!("{description}: {why}"));
         }
-        return if rule.is_equivalent(commit) {
+        return if is_equivalent_to_seeds(rule, commit) {
             (Validity::Valid, description + ": equivalent, as expected")
         } else {
             (Validity::Unknown, description)
@@ -304,7 +435,7 @@ fn judge_seeds(rule: Rule, commit: CommitMode, tried: &[SeedResults]) -> (Validi
         first.seeds,
         middle.elapsed.as_secs_f64(),
     );
-    let validity = match (rule.is_equivalent(commit), found.len() == tried.len()) {
+    let validity = match (is_equivalent_to_seeds(rule, commit), found.len() == tried.len()) {
         (false, false) if not_simulated(rule, commit).is_some() => Validity::Valid,
         (true, _) => Validity::Invalid,
         (false, true) => Validity::Valid,
@@ -378,6 +509,7 @@ fn describe(options: &ModelOptions) -> String {
         (options.replica_crashes, "replica crash"),
         (options.wipes, "wiped replica"),
         (options.second_instances, "second instance"),
+        (options.damages, "damaged entry"),
     ] {
         if count > 0 {
             description += &format!(", {count} {what}");
@@ -428,7 +560,8 @@ mod tests {
     #[test]
     fn the_simulator_detects_every_mutation_but_the_equivalent_ones() {
         for (rule, commit) in every_rule() {
-            let rare = rule.is_equivalent(commit) || not_simulated(rule, commit).is_some();
+            let rare =
+                is_equivalent_to_seeds(rule, commit) || not_simulated(rule, commit).is_some();
             let seeds = if rare { 50 } else { 5000 };
             let tried = simulated(commit, Rules::ALL.without(rule), seeds, 1);
             let (verdict, description) = judge_seeds(rule, commit, &tried);

@@ -1,6 +1,9 @@
 //! The faults: which there are, what each injects next, and in which order a run injects them. All of
 //! it is data drawn from the seed; [`crate::nemesis`] carries it out.
 
+mod disk;
+mod first_commit;
+mod hostile_clients;
 mod kill;
 mod master_uncertainty;
 mod messages;
@@ -9,6 +12,7 @@ mod partition;
 mod pause;
 mod power_loss;
 mod replica_uncertainty;
+mod restart;
 mod schedule;
 mod second_master;
 #[cfg(test)]
@@ -20,6 +24,7 @@ use std::time::Duration;
 use history::nemesis::InjectionKind;
 use lab::{
     bag::ShuffledBag,
+    disk::DiskFault,
     injection::{self, Action},
 };
 use rand::RngExt;
@@ -33,6 +38,7 @@ pub use self::{
 };
 use crate::{
     CrashPoint,
+    attack::Attack,
     network::{MessageAction, Pattern},
 };
 
@@ -98,6 +104,11 @@ pub enum FaultAction {
         /// How long the target is stopped.
         paused: Duration,
     },
+    /// SIGTERM, and a restart after the exit. A target that is stopped at a crash point continues first.
+    Terminate {
+        /// How long it is down after its exit.
+        down: Duration,
+    },
     /// A second process is started on the store of the paused target, which is then continued.
     SecondInstance {
         /// How long both processes run side by side if the second one is admitted.
@@ -129,6 +140,39 @@ pub enum FaultAction {
         /// How long the target is down.
         down: Duration,
     },
+    /// Something is wrong with the target's disk for a while.
+    Disk {
+        /// What.
+        fault: DiskFault,
+        /// How long.
+        duration: Duration,
+        /// What follows.
+        ending: DiskFaultEnding,
+    },
+    /// The target is killed, bits of its disk are flipped, and it is started. If it refuses the store, the
+    /// bits are flipped back, and it is started again.
+    BitFlip {
+        /// Which bits.
+        rot: Rot,
+        /// Chooses them.
+        seed: u64,
+    },
+    /// The target is killed and started on a copy of its disk, which it must refuse. Then it gets its own
+    /// disk back.
+    RestoredCopy {
+        /// How long before the kill the copy is made.
+        age: Duration,
+        /// The master starts again in between, so that the copy lacks an epoch. Otherwise a copy of the
+        /// master lacks a commit.
+        lacks_epoch: bool,
+    },
+    /// A client does harm to the target.
+    Attack {
+        /// What it does.
+        attack: Attack,
+        /// How long.
+        duration: Duration,
+    },
     /// Messages between the nodes are intercepted.
     Network {
         /// Which messages, and what is done to them.
@@ -136,6 +180,31 @@ pub enum FaultAction {
         /// How long.
         duration: Duration,
     },
+}
+
+/// How a time with a faulty disk ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFaultEnding {
+    /// The disk is well again. A node that has exited is started.
+    GoOn,
+    /// The node is killed while the disk is faulty.
+    Kill,
+    /// A node that has exited is started, and loses power after this sync of its WAL, from 1.
+    PowerLoss(u32),
+}
+
+/// Which bits of a disk flip.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rot {
+    /// One in every copy of the value of one key, outside of the WAL.
+    Value,
+    /// One in every copy of a key beside its value, outside of the WAL, such that the order of the keys stays
+    /// what it is: no start notices it.
+    Key,
+    /// One of the newest generation of the WAL.
+    Wal,
+    /// Any one.
+    Any,
 }
 
 /// The nodes that lose power.
@@ -158,10 +227,20 @@ impl FaultAction {
                 InjectionKind::Kill
             }
             FaultAction::Pause { .. } => InjectionKind::Pause,
+            FaultAction::Terminate { .. } => InjectionKind::Terminate,
+            FaultAction::Attack { .. } => InjectionKind::HostileClient,
             FaultAction::PowerLoss { .. } => InjectionKind::PowerLoss,
             FaultAction::SecondInstance { .. } => InjectionKind::SecondInstance,
             FaultAction::Wipe { .. } => InjectionKind::Wipe,
             FaultAction::Network { .. } => InjectionKind::NetworkFault,
+            FaultAction::Disk { fault, .. } => match fault {
+                DiskFault::Full { .. } => InjectionKind::DiskFull,
+                DiskFault::Error { .. } => InjectionKind::DiskError,
+                DiskFault::Slow { .. } => InjectionKind::DiskSlow,
+                DiskFault::Stall => InjectionKind::DiskStall,
+            },
+            FaultAction::BitFlip { .. } => InjectionKind::BitFlip,
+            FaultAction::RestoredCopy { .. } => InjectionKind::RestoredCopy,
         }
     }
 }
@@ -174,9 +253,15 @@ impl Action for FaultAction {
                 *paused + *down
             }
             FaultAction::Pause { paused } => *paused,
-            FaultAction::Network { duration, .. } => *duration,
+            FaultAction::Terminate { down } => *down,
+            FaultAction::Network { duration, .. } | FaultAction::Attack { duration, .. } => {
+                *duration
+            }
             FaultAction::SecondInstance { .. }
             | FaultAction::Wipe { .. }
+            | FaultAction::Disk { .. }
+            | FaultAction::BitFlip { .. }
+            | FaultAction::RestoredCopy { .. }
             | FaultAction::PowerLoss { .. }
             | FaultAction::PowerLossOnRestart { .. } => Duration::ZERO,
         }
@@ -191,15 +276,22 @@ impl Action for FaultAction {
                 *down = max.min(*down);
             }
             FaultAction::Pause { paused } => *paused = max.min(*paused),
-            FaultAction::Network { duration, .. } => *duration = max.min(*duration),
-            FaultAction::SecondInstance { .. } | FaultAction::Wipe { .. } => {}
+            FaultAction::Terminate { down } => *down = max.min(*down),
+            FaultAction::Network { duration, .. }
+            | FaultAction::Disk { duration, .. }
+            | FaultAction::Attack { duration, .. } => *duration = max.min(*duration),
+            // The copy has to lack something.
+            FaultAction::RestoredCopy { .. }
+            | FaultAction::BitFlip { .. }
+            | FaultAction::SecondInstance { .. }
+            | FaultAction::Wipe { .. } => {}
         }
     }
 
     fn accompany(&mut self, rng: &mut ChaCha8Rng) {
         match self {
             // Back while the first target is still out: what was undecided at the kill still is.
-            FaultAction::Kill { down, .. } => {
+            FaultAction::Kill { down, .. } | FaultAction::Terminate { down } => {
                 *down = Duration::from_millis(rng.random_range(0..50));
             }
             FaultAction::Pause { paused } => {
@@ -208,6 +300,10 @@ impl Action for FaultAction {
             FaultAction::SecondInstance { .. }
             | FaultAction::Wipe { .. }
             | FaultAction::Network { .. }
+            | FaultAction::Disk { .. }
+            | FaultAction::BitFlip { .. }
+            | FaultAction::RestoredCopy { .. }
+            | FaultAction::Attack { .. }
             | FaultAction::PowerLoss { .. }
             | FaultAction::PowerLossOnRestart { .. } => {}
         }

@@ -15,6 +15,12 @@ pub enum FaultName {
     PauseMaster,
     /// SIGSTOP of a replica at random times, SIGCONT later.
     PauseReplica,
+    /// SIGTERM of the master at random times and in the middle of a commit, and a restart.
+    RestartMaster,
+    /// The same for a replica.
+    RestartReplica,
+    /// SIGKILL of the master when it has answered its first Ok.
+    FirstCommit,
     /// The master stops inside the window of uncertainty, and is killed or continued.
     MasterUncertainty,
     /// A replica stops around its vote or around the decision, and is killed or continued.
@@ -29,6 +35,20 @@ pub enum FaultName {
     WipeReplica,
     /// Nodes lose the writes that they have not synced.
     PowerLoss,
+    /// A disk has no free space for a while.
+    DiskFull,
+    /// Writes and syncs of a disk fail for a while.
+    DiskError,
+    /// The syncs of a disk are slow for a while.
+    DiskSlow,
+    /// A disk answers nothing for a while.
+    DiskStall,
+    /// Bits of a stopped node's disk flip.
+    BitFlip,
+    /// A node is started on an older copy of its disk.
+    RestoredCopy,
+    /// Clients that flood a node, take no answers, or leave their requests unfinished.
+    HostileClients,
     /// Every crash point in turn, and every way to crash there.
     CrashMatrix,
 }
@@ -43,6 +63,9 @@ impl FaultName {
         FaultName::KillReplica,
         FaultName::PauseMaster,
         FaultName::PauseReplica,
+        FaultName::RestartMaster,
+        FaultName::RestartReplica,
+        FaultName::FirstCommit,
         FaultName::MasterUncertainty,
         FaultName::ReplicaUncertainty,
         FaultName::Partition,
@@ -50,8 +73,36 @@ impl FaultName {
         FaultName::SecondMaster,
         FaultName::WipeReplica,
         FaultName::PowerLoss,
+        FaultName::DiskFull,
+        FaultName::DiskError,
+        FaultName::DiskSlow,
+        FaultName::DiskStall,
+        FaultName::BitFlip,
+        FaultName::RestoredCopy,
+        FaultName::HostileClients,
         FaultName::CrashMatrix,
     ];
+
+    /// The faults that `all` stands for: every one.
+    #[must_use]
+    pub fn all() -> Vec<FaultName> {
+        FaultName::ALL.to_vec()
+    }
+
+    /// Whether it is impossible without disks that the harness serves.
+    #[must_use]
+    pub fn needs_disks(self) -> bool {
+        matches!(
+            self,
+            FaultName::PowerLoss
+                | FaultName::DiskFull
+                | FaultName::DiskError
+                | FaultName::DiskSlow
+                | FaultName::DiskStall
+                | FaultName::BitFlip
+                | FaultName::RestoredCopy
+        )
+    }
 
     /// The name on the command line.
     #[must_use]
@@ -61,6 +112,9 @@ impl FaultName {
             FaultName::KillReplica => "kill-replica",
             FaultName::PauseMaster => "pause-master",
             FaultName::PauseReplica => "pause-replica",
+            FaultName::RestartMaster => "restart-master",
+            FaultName::RestartReplica => "restart-replica",
+            FaultName::FirstCommit => "first-commit",
             FaultName::MasterUncertainty => "master-uncertainty",
             FaultName::ReplicaUncertainty => "replica-uncertainty",
             FaultName::Partition => "partition",
@@ -68,6 +122,13 @@ impl FaultName {
             FaultName::SecondMaster => "second-master",
             FaultName::WipeReplica => "wipe-replica",
             FaultName::PowerLoss => "power-loss",
+            FaultName::DiskFull => "disk-full",
+            FaultName::DiskError => "disk-error",
+            FaultName::DiskSlow => "disk-slow",
+            FaultName::DiskStall => "disk-stall",
+            FaultName::BitFlip => "bit-flip",
+            FaultName::RestoredCopy => "restored-copy",
+            FaultName::HostileClients => "hostile-clients",
             FaultName::CrashMatrix => "crash-matrix",
         }
     }
@@ -100,7 +161,7 @@ impl FaultName {
     /// Whether it has injections in this lane.
     pub(super) fn is_in(self, lane: Lane) -> bool {
         match self {
-            FaultName::Partition => lane == Lane::Network,
+            FaultName::Partition | FaultName::HostileClients => lane == Lane::Network,
             FaultName::Messages => true,
             _ => lane == Lane::Nodes,
         }
@@ -124,31 +185,31 @@ impl Faults {
         &self.0
     }
 
-    /// Whether a fault makes use of disks that can lose power.
+    /// Whether a fault makes use of disks that the harness serves.
     #[must_use]
     pub fn use_disks(&self) -> bool {
-        let uses =
-            |fault: &FaultName| matches!(fault, FaultName::PowerLoss | FaultName::CrashMatrix);
-        self.0.iter().any(uses)
+        self.0.iter().any(|fault| fault.needs_disks() || *fault == FaultName::CrashMatrix)
     }
 
-    /// Whether a fault that is impossible without such disks was asked for by name, rather than as
-    /// part of `all`.
+    /// The faults that are impossible without such disks and were asked for by name, rather than as part of
+    /// `all`.
     #[must_use]
-    pub fn require_disks(&self) -> bool {
-        self.0.contains(&FaultName::PowerLoss) && self.0 != FaultName::ALL
+    pub fn require_disks(&self) -> Vec<FaultName> {
+        let is_all = self.0 == FaultName::all();
+        self.0.iter().copied().filter(|fault| fault.needs_disks() && !is_all).collect()
     }
 
-    /// These faults without those that are impossible without disks that can lose power.
+    /// These faults without those that are impossible without such disks.
     #[must_use]
     pub fn without_disks(mut self) -> Faults {
-        self.0.retain(|fault| *fault != FaultName::PowerLoss);
+        self.0.retain(|fault| !fault.needs_disks());
         self
     }
 
     /// The only fault that is missing, if exactly one is.
     fn all_but(&self) -> Option<FaultName> {
-        let mut missing = FaultName::ALL.iter().filter(|fault| !self.0.contains(fault));
+        let all = FaultName::all();
+        let mut missing = all.iter().filter(|fault| !self.0.contains(fault));
         missing.next().copied().filter(|_| missing.next().is_none())
     }
 
@@ -157,7 +218,7 @@ impl Faults {
     pub fn label(&self) -> String {
         match self.0.as_slice() {
             [] => "none".to_owned(),
-            all if all == FaultName::ALL => "all".to_owned(),
+            all if all == FaultName::all() => "all".to_owned(),
             some => match self.all_but() {
                 Some(missing) => format!("all-but-{missing}"),
                 None => some.iter().map(|fault| fault.name()).collect::<Vec<_>>().join("+"),
@@ -181,10 +242,10 @@ impl FromStr for Faults {
         for name in text.split(',').map(str::trim) {
             match (name, name.strip_prefix("all-but-")) {
                 ("none", _) => none = true,
-                ("all", _) => faults.extend_from_slice(FaultName::ALL),
+                ("all", _) => faults.extend(FaultName::all()),
                 (_, Some(excluded)) => {
                     let excluded = FaultName::find(excluded).ok_or_else(|| unknown(name))?;
-                    faults.extend(FaultName::ALL.iter().filter(|fault| **fault != excluded));
+                    faults.extend(FaultName::all().into_iter().filter(|fault| *fault != excluded));
                 }
                 (_, None) => faults.push(FaultName::find(name).ok_or_else(|| unknown(name))?),
             }

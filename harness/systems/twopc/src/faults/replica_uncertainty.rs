@@ -15,7 +15,7 @@ use super::{FaultAction, FaultName, Injection, OutageLength, Trigger, replicas};
 use crate::CrashPoint;
 
 /// From the first record of a transaction to its acknowledgement.
-const POINTS: [CrashPoint; 8] = [
+pub(super) const POINTS: [CrashPoint; 8] = [
     CrashPoint::replica(Side::Before, Site::Persist, "prepare"),
     CrashPoint::replica(Side::After, Site::Persist, "prepare"),
     CrashPoint::replica(Side::After, Site::Send, "vote-yes"),

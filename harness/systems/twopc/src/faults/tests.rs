@@ -41,8 +41,10 @@ fn a_seed_repeats_its_injections() {
 #[test]
 fn every_fault_of_a_list_is_injected_in_every_round() {
     for seed in 0..20 {
-        let count = FaultName::ALL.iter().filter(|fault| fault.is_in(Lane::Nodes)).count();
-        for round in injections("all", 3, seed, 60).chunks_exact(count) {
+        let count = FaultName::all().iter().filter(|fault| fault.is_in(Lane::Nodes)).count();
+        let injections = injections("all", 3, seed, 1 + 3 * count);
+        assert_eq!(injections[0].fault, FaultName::FirstCommit, "it begins the run");
+        for round in injections[1..].chunks_exact(count) {
             let injected: BTreeSet<_> = round.iter().map(|injection| injection.fault).collect();
             assert_eq!(injected.len(), count);
         }

@@ -1,26 +1,41 @@
 //! The actions against processes and messages, and how each is undone.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use history::{
     NemesisEvent,
-    nemesis::{InDoubt, Injected, InjectionKind, MessageRule, NetworkRestored, ReturnKind},
+    nemesis::{Died, InDoubt, Injected, InjectionKind, MessageRule, NetworkRestored, ReturnKind},
 };
-use lab::{ForbiddenStart, cluster::ForbiddenStartResult};
+use lab::{
+    ForbiddenStart,
+    cluster::{ForbiddenStartResult, poll},
+};
 use serde_json::json;
-use system::protocol::TxnId;
+use system::{protocol::TxnId, tls::Role};
+use tokio::{runtime, sync::watch, task::spawn_blocking};
 
 use super::{
     Nemesis, NemesisError, millis,
     trigger::{Miss, Triggered},
 };
 use crate::{
+    attack::Attack,
     faults::Injection,
     network::{InterceptRule, MessageAction, Pattern},
 };
 
 /// How long held messages have to reach their receiver before the target is continued.
 const RELEASE_DEADLINE: Duration = Duration::from_millis(300);
+
+/// How long a hostile client has to begin its first call.
+const ATTACK_DEADLINE: Duration = Duration::from_secs(1);
 
 impl Nemesis<'_> {
     /// Kills the target and restarts it.
@@ -56,6 +71,78 @@ impl Nemesis<'_> {
         // Released now, a held message reaches the new incarnation, or comes from the old one.
         self.release(injection, held).await?;
         Ok(in_doubt)
+    }
+
+    /// Asks the target to exit, and restarts it. The node has to end what it has begun, or leave it to
+    /// its next start; an exit that fails or takes too long is recorded as unexpected.
+    pub(super) async fn terminate(
+        &mut self,
+        injection: &Injection,
+        triggered: Triggered,
+        mut fields: Injected,
+        down: Duration,
+    ) -> Result<Vec<TxnId>, NemesisError> {
+        let node = injection.target;
+        let (observed, mut in_doubt) = self.observe_in_doubt(triggered.txn).await;
+        fields.in_doubt = observed;
+        fields.down_ms = Some(millis(down));
+        self.injected(InjectionKind::Terminate, &fields)?;
+        if !self.cluster.terminate(node).await {
+            self.record(NemesisEvent::Died(Died {
+                node: node.to_string(),
+                status: "it did not exit after SIGTERM".to_owned(),
+                log: String::new(),
+            }))?;
+        }
+        self.outage(down, injection, &mut in_doubt).await?;
+        let (before, _) = self.observe_in_doubt(triggered.txn).await;
+        self.cluster.start(node).await?;
+        self.returned(ReturnKind::Restart, node, before)?;
+        Ok(in_doubt)
+    }
+
+    /// Lets a client do harm to the target for a while, from a thread of its own: it must not take the
+    /// time of the other clients. Returns `None` if it could not begin anything.
+    pub(super) async fn attack(
+        &mut self,
+        injection: &Injection,
+        mut fields: Injected,
+        attack: Attack,
+        duration: Duration,
+    ) -> Result<Option<Vec<TxnId>>, NemesisError> {
+        let address = self.cluster.deployment().address(injection.target).to_string();
+        // It may do everything that a client and an administrator may.
+        let tls = self.cluster.deployment().identity(Role::Admin);
+        let (stop, stopped) = watch::channel(false);
+        let begun = Arc::new(AtomicU64::new(0));
+        let attacker = thread::spawn({
+            let begun = begun.clone();
+            move || {
+                let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(attack.run(&address, b"k0", tls.as_deref(), &begun, stopped))
+            }
+        });
+        fields.attack = Some(attack.name().to_owned());
+        fields.duration_ms = Some(millis(duration));
+        let has_begun = || begun.load(Ordering::Relaxed) > 0;
+        let attacked = poll(ATTACK_DEADLINE, async || has_begun()).await.is_some();
+        let mut in_doubt = Vec::new();
+        if attacked {
+            self.injected(InjectionKind::HostileClient, &fields)?;
+            self.outage(duration, injection, &mut in_doubt).await?;
+        }
+        stop.send_replace(true);
+        // The thread ends at once: everything that it waits for is cancelled.
+        let ended = spawn_blocking(move || attacker.join()).await;
+        if !attacked {
+            let why = match ended {
+                Ok(Ok(Err(error))) => format!("the node accepts no connection: {error}"),
+                _ => "the node accepts no connection".to_owned(),
+            };
+            self.missed(injection, fields, None, why)?;
+            return Ok(None);
+        }
+        Ok(Some(in_doubt))
     }
 
     /// Leaves the target stopped for a while and continues it.

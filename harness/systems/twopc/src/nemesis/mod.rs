@@ -3,6 +3,8 @@
 //! not say.
 
 mod actions;
+mod copy;
+mod disk;
 mod power;
 mod precondition;
 mod trigger;
@@ -106,6 +108,12 @@ impl Nemesis<'_> {
             FaultAction::Pause { paused } => {
                 self.pause(injection, triggered, fields, *paused).await.map(Some)
             }
+            FaultAction::Terminate { down } => {
+                self.terminate(injection, triggered, fields, *down).await.map(Some)
+            }
+            FaultAction::Attack { attack, duration } => {
+                self.attack(injection, fields, *attack, *duration).await
+            }
             FaultAction::PowerLoss { paused, down, scope, partial } => {
                 let times = (*paused, *down);
                 self.power_loss(injection, triggered, fields, times, (*scope, *partial)).await
@@ -115,6 +123,15 @@ impl Nemesis<'_> {
             }
             FaultAction::SecondInstance { overlap } => {
                 self.second_instance(injection, fields, *overlap).await
+            }
+            FaultAction::Disk { fault, duration, ending } => {
+                self.disk_fault(injection, fields, *fault, (*duration, *ending)).await
+            }
+            FaultAction::BitFlip { rot, seed } => {
+                self.bit_flip(injection, fields, *rot, *seed).await
+            }
+            FaultAction::RestoredCopy { age, lacks_epoch } => {
+                self.restored_copy(injection, fields, *age, *lacks_epoch).await
             }
             FaultAction::Wipe { bootstrap } => self.wipe(injection, fields, *bootstrap).await,
             FaultAction::Network { rules, duration } => {

@@ -165,7 +165,11 @@ impl Nemesis<'_> {
 }
 
 /// Adds to an event's fields what was lost.
-fn describe(fields: &mut Injected, lost: &BTreeMap<Node, LostWrites>, partial: Option<u64>) {
+pub(super) fn describe(
+    fields: &mut Injected,
+    lost: &BTreeMap<Node, LostWrites>,
+    partial: Option<u64>,
+) {
     let described = |(node, lost): (&Node, &LostWrites)| {
         let pages = lost.pages.iter().map(|(file, pages)| (file.clone(), *pages as u64)).collect();
         let (entries, kept) = (lost.entries as u64, lost.kept as u64);

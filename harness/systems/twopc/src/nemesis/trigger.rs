@@ -42,6 +42,8 @@ pub(super) enum Miss {
     NoneRunning,
     #[error("{0} is not running")]
     NotRunning(Node),
+    #[error("the copy lacked nothing in time")]
+    LacksNothing,
     #[error("{0} does not answer")]
     NoAnswer(Node),
     /// The node cannot arm the point; the reason is its own.

@@ -8,6 +8,7 @@
 //! message belongs to no stream. It waits in its [`InterceptRule`] and, once released, leaves on
 //! whichever stream then leads to its receiver.
 
+mod connections;
 mod pattern;
 mod relay;
 mod router;
@@ -35,6 +36,8 @@ use tokio::{
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
+
+use crate::certificates::Certificates;
 
 pub use self::pattern::{Link, MessageAction, MessageSummary, Pattern};
 use self::router::{ActiveRule, Router};
@@ -79,7 +82,8 @@ pub struct InterceptRule {
 
 impl Network {
     /// Puts a relay in front of each of these nodes. A relay listens on the first address and
-    /// forwards to the second. The seed determines random choices of the rules.
+    /// forwards to the second. The seed determines random choices of the rules. With certificates, all
+    /// connections have TLS.
     ///
     /// # Errors
     /// A relay cannot listen on its address.
@@ -87,11 +91,18 @@ impl Network {
         cluster: String,
         relays: BTreeMap<Node, (SocketAddr, SocketAddr)>,
         seed: u64,
+        certificates: Option<&Arc<Certificates>>,
     ) -> io::Result<Self> {
         let router = Arc::new(Router::new(cluster, ChaCha8Rng::seed_from_u64(seed)));
         let mut running = JoinSet::new();
         for (node, (listen, target)) in relays {
-            running.spawn(relay::serve(router.clone(), node, listen, target)?);
+            running.spawn(relay::serve(
+                router.clone(),
+                node,
+                listen,
+                target,
+                certificates.cloned(),
+            )?);
         }
         Ok(Network { router, _relays: running })
     }
@@ -112,13 +123,19 @@ impl Network {
     /// Ends every stream of the master. A master may dial again, and messages to it wait until
     /// then.
     pub fn disconnect_master(&self) {
+        self.forget_streams(Node::Master);
+        self.router.disconnects.send_modify(|times| *times += 1);
+    }
+
+    /// Lets messages to and from a node that has ended wait until it has been started again. The end of its
+    /// connections may show here after its next start.
+    pub fn forget_streams(&self, node: Node) {
         let mut state = self.router.lock();
         for ((from, to), stream) in &mut state.streams {
-            if [from, to].contains(&&Node::Master) {
+            if [from, to].contains(&&node) {
                 stream.send_replace(None);
             }
         }
-        self.router.disconnects.send_modify(|times| *times += 1);
     }
 }
 

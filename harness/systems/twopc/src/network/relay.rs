@@ -4,20 +4,31 @@
 use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt as _};
+use hyper_util::rt::TokioIo;
 use proto::v1::{
     self as pb,
     peer_client::PeerClient,
     peer_server::{Peer, PeerServer},
 };
-use system::{protocol::Node, wire};
-use tokio::{net::TcpSocket, sync::mpsc, time::timeout};
+use system::{protocol::Node, tls::Role, wire};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Request, Response, Status, Streaming,
-    transport::{Endpoint, Server, server::TcpIncoming},
+    transport::{Channel, Endpoint, Server},
 };
+use tower::service_fn;
 
-use super::{Link, router::Router};
+use super::{
+    Link,
+    connections::{self, CertifiedCaller},
+    router::Router,
+};
+use crate::certificates::Certificates;
 
 /// How many batches may wait on a stream before the sender has to wait, as it would without a relay.
 const BATCHES: usize = 64;
@@ -31,31 +42,38 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// HTTP/2 flow-control window: the same as between nodes.
 const WINDOW_BYTES: u32 = 4 << 20;
 
-/// Listens immediately and returns a future that serves until it is dropped.
+/// Listens immediately and returns a future that serves until it is dropped. With certificates, callers and the node
+/// see TLS, and the relay has the identity of whom it stands for.
 pub(super) fn serve(
     router: Arc<Router>,
     node: Node,
     listen: SocketAddr,
     target: SocketAddr,
+    certificates: Option<Arc<Certificates>>,
 ) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
     socket.bind(listen)?;
-    let incoming = TcpIncoming::from(socket.listen(64)?).with_nodelay(Some(true));
-    let target = Endpoint::from_shared(format!("http://{target}"))
+    let listener = socket.listen(64)?;
+    let tls = certificates.as_ref().map(|all| all.identity(Role::Node(node)));
+    let (accepted, incoming) = connections::queue();
+    let endpoint = Endpoint::from_shared(format!("http://{target}"))
         .map_err(io::Error::other)?
         .connect_timeout(DIAL_DEADLINE)
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES);
-    let relay = Relay { router, node, target };
+    let relay = Relay { router, node, target, endpoint, certificates };
     let server = Server::builder()
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES)
         .add_service(PeerServer::new(relay).max_decoding_message_size(usize::MAX))
-        .serve_with_incoming(incoming);
+        .serve_with_incoming(ReceiverStream::new(incoming));
     Ok(async move {
-        if let Err(error) = server.await {
-            tracing::error!("the relay in front of {node} failed: {error}");
+        tokio::select! {
+            () = connections::accept(listener, tls, accepted) => {}
+            served = server => if let Err(error) = served {
+                tracing::error!("the relay in front of {node} failed: {error}");
+            }
         }
     })
 }
@@ -63,7 +81,26 @@ pub(super) fn serve(
 struct Relay {
     router: Arc<Router>,
     node: Node,
-    target: Endpoint,
+    target: SocketAddr,
+    endpoint: Endpoint,
+    certificates: Option<Arc<Certificates>>,
+}
+
+impl Relay {
+    /// Connects to the node, as whoever the caller is.
+    async fn dial(&self, from: Node) -> Result<Channel, tonic::transport::Error> {
+        let Some(certificates) = &self.certificates else { return self.endpoint.connect().await };
+        let (tls, node, target) = (certificates.identity(Role::Node(from)), self.node, self.target);
+        let connector = service_fn(move |_| {
+            let tls = tls.clone();
+            async move {
+                let stream = TcpStream::connect(target).await?;
+                stream.set_nodelay(true)?;
+                tls.connect(stream, Some(node)).await.map(TokioIo::new)
+            }
+        });
+        self.endpoint.connect_with_connector(connector).await
+    }
 }
 
 #[tonic::async_trait]
@@ -74,6 +111,7 @@ impl Peer for Relay {
         &self,
         request: Request<Streaming<pb::Batch>>,
     ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let caller = request.extensions().get::<CertifiedCaller>().copied();
         let mut from_caller = request.into_inner();
         let hello = timeout(HELLO_DEADLINE, from_caller.message())
             .await
@@ -81,8 +119,14 @@ impl Peer for Relay {
             .ok_or_else(|| Status::invalid_argument("the caller did not identify itself"))?;
         let from = wire::node_from_wire(hello.from)
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        // The node sees the relay's certificate for the caller, so the relay must not lend it to anybody else.
+        if !caller.is_none_or(|caller| caller.may_speak_as(from)) {
+            return Err(Status::permission_denied(format!(
+                "the caller is not certified as {from}"
+            )));
+        }
         let channel =
-            self.target.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
+            self.dial(from).await.map_err(|error| Status::unavailable(error.to_string()))?;
         let (to_node, outgoing) = mpsc::channel(BATCHES);
         // The channel is new, so the hello is its first message.
         let _ = to_node.send(hello).await;

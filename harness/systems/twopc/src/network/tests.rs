@@ -1,24 +1,33 @@
 //! A relay between a caller and a node that only collects messages: which messages arrive.
 
-use std::{net::Ipv4Addr, pin::Pin};
+use std::{io::Write as _, net::Ipv4Addr, pin::Pin};
 
 use futures::{Stream, StreamExt as _};
+use hyper_util::rt::TokioIo;
 use proto::v1::{
     peer_client::PeerClient,
     peer_server::{Peer, PeerServer},
 };
-use system::protocol::{Body, ClusterId, Decision, Message, StoreId, TxnId};
+use system::{
+    protocol::{Body, ClusterId, Decision, Message, StoreId, TxnId},
+    tls::Role,
+};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     runtime::{self, Runtime},
 };
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    transport::{Endpoint, Server},
+};
+use tower::service_fn;
 
 use proto::v1 as pb;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::TLS_AVAILABLE;
 
 const REPLICA: Node = Node::Replica(1);
 
@@ -97,7 +106,7 @@ impl Testbed {
             listener.local_addr().expect("it is bound")
         };
         let (relay, node) = (free().await, free().await);
-        let network = Network::start("c".to_owned(), [(REPLICA, (relay, node))].into(), 1);
+        let network = Network::start("c".to_owned(), [(REPLICA, (relay, node))].into(), 1, None);
         let (batches, received) = mpsc::unbounded_channel();
         let network = network.expect("the port is free");
         let mut testbed = Testbed { network, relay, node, received, batches, server: None };
@@ -270,6 +279,45 @@ async fn messages_are_repeated_and_overtaken() {
     }
     rule.remove(DEADLINE).await;
     assert_eq!(testbed.decisions(1).await, [7]);
+}
+
+#[tokio::test]
+async fn a_relay_lends_its_certificates_to_nobody_else() {
+    if !TLS_AVAILABLE {
+        let _ = writeln!(io::stderr(), "skipped: this build has no TLS (--features tls)");
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let nodes = [Node::Master, REPLICA, Node::Replica(2)];
+    let certificates = Certificates::create(directory.path().join("certs"), nodes);
+    let certificates = certificates.expect("certificates");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let relay = listener.local_addr().expect("it is bound");
+    drop(listener);
+    // Nobody listens behind the relay.
+    let behind = (relay, (Ipv4Addr::LOCALHOST, 1).into());
+    let network =
+        Network::start("c".to_owned(), [(REPLICA, behind)].into(), 1, Some(&certificates));
+    let _network = network.expect("the port is free");
+    for (role, code) in [
+        (Role::Node(Node::Master), Code::Unavailable),
+        (Role::Node(Node::Replica(2)), Code::PermissionDenied),
+        (Role::Client, Code::PermissionDenied),
+    ] {
+        let tls = certificates.identity(role);
+        let connector = service_fn(move |_| {
+            let tls = tls.clone();
+            async move {
+                let stream = TcpStream::connect(relay).await?;
+                tls.connect(stream, Some(REPLICA)).await.map(TokioIo::new)
+            }
+        });
+        let channel = Endpoint::from_static("http://relay").connect_with_connector(connector).await;
+        let mut peer = PeerClient::new(channel.expect("the relay listens"));
+        let hello = tokio_stream::once(batch(Node::Master, REPLICA, Vec::new()));
+        let refused = peer.exchange(hello).await.expect_err("nobody is behind it");
+        assert_eq!(refused.code(), code, "{role} as the master: {refused}");
+    }
 }
 
 #[test]

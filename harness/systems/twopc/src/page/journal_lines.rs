@@ -12,6 +12,8 @@ use system::{
     protocol::TxnId,
 };
 
+use crate::payload;
+
 /// FactKind a line records, as far as a page needs to know of every line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -35,6 +37,9 @@ pub(super) enum Kind {
     Effect,
 }
 
+/// A line that is longer than this is not shown as it is, in bytes.
+const TEXT_BYTES_MAX: usize = 1000;
+
 /// A line of a journal.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
@@ -47,9 +52,14 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// The text of the line.
+    /// The text of the line. A long one has the names of its keys and values instead of their bytes.
     pub(super) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.bytes).into_owned()
+        let named = (self.bytes.len() > TEXT_BYTES_MAX).then(|| self.entry().ok()).flatten();
+        let named = named.and_then(|mut entry| {
+            payload::name_in(&mut entry);
+            serde_json::to_string(&entry).ok()
+        });
+        named.unwrap_or_else(|| String::from_utf8_lossy(&self.bytes).into_owned())
     }
 
     /// Decodes the line.

@@ -30,6 +30,7 @@ pub(super) fn legend() -> Vec<LegendEntry> {
         LegendEntry::new(Tone::Aborted, Swatch::Edge, "aborted"),
         LegendEntry::new(Tone::Io, Swatch::Line, "log force"),
         LegendEntry::new(Tone::Neutral, Swatch::Triangle, "the node starts"),
+        LegendEntry::new(Tone::Down, Swatch::Cross, "an outcome that contradicts an earlier one"),
     ]
 }
 
@@ -56,6 +57,11 @@ pub(super) fn lanes(
                 tone: Tone::Neutral,
                 intervals: starts(run, node),
             },
+            MarkSeries {
+                shape: MarkShape::Cross,
+                tone: Tone::Down,
+                intervals: contradictions(run, node),
+            },
         ];
         Lane { name: node.to_string(), layout, spans, marks }
     };
@@ -67,6 +73,24 @@ fn starts(run: &Run, node: Node) -> Vec<(i64, i64)> {
     let facts = run.evidence.nodes.get(&node).into_iter().flat_map(|node| &node.facts);
     let starts = facts.filter(|fact| matches!(fact.kind, FactKind::Started { .. }));
     starts.map(|fact| (fact.position.time, fact.position.time)).collect()
+}
+
+/// When a node appended an outcome of a transaction after the opposite one. The key is not locked then, so no
+/// span shows it.
+fn contradictions(run: &Run, node: Node) -> Vec<(i64, i64)> {
+    let mut outcomes: BTreeMap<TxnId, bool> = BTreeMap::new();
+    let mut found = Vec::new();
+    for fact in run.evidence.nodes.get(&node).into_iter().flat_map(|node| &node.facts) {
+        let (txn, is_commit) = match &fact.kind {
+            FactKind::Committed(txn) => (*txn, true),
+            FactKind::Aborted(txn) => (*txn, false),
+            _ => continue,
+        };
+        if *outcomes.entry(txn).or_insert(is_commit) != is_commit {
+            found.push((fact.position.time, fact.position.time));
+        }
+    }
+    found
 }
 
 fn replica_layout() -> SpanLayout {

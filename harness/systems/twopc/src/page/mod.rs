@@ -18,7 +18,7 @@ use history::{Action, Event, Function, NemesisEvent, Operation, nemesis::Injecti
 use report::{
     FaultInterval, RecordedRun, ReportError, SectionRequest, SystemEvidence, SystemSections,
     fault_intervals,
-    sections::{LevelChart, Links, Quote, Resolution, Trace},
+    sections::{LevelChart, Links, Quote, Resolution, ShownSchedule, Term, Trace},
     summary::Tally,
 };
 use system::protocol::{Node, TxnId};
@@ -30,9 +30,11 @@ use self::{
     traces::JournalExtract,
 };
 use crate::{
+    Mutation,
     checks::{LoadError, Run, faults::lost, find_journals, version_of},
     faults::FaultName,
     matrix::Coverage,
+    shortest::ShortestSchedules,
 };
 
 /// Writes the page and the plots of a run into its directory. Existing ones are replaced.
@@ -46,6 +48,7 @@ pub fn write(directory: &Path, run: &Run, results: &Results) -> Result<(), LoadE
         operations: &run.operations,
         torn: run.torn,
         results,
+        transactions: None,
     };
     let evidence = JournalEvidence { directory, run };
     report::write(&recorded, &evidence).map_err(|error| match error {
@@ -70,16 +73,66 @@ pub fn check_property(check: &str) -> Option<&'static str> {
         }
         "reply-soundness" => {
             "A client is told Ok only if its write is committed, and Aborted only if it never takes \
-             effect."
+             effect, a get is told the transaction that wrote its value, and a put is committed once."
         }
-        "conflicts" => "Every write aborted for a conflict overlaps another write of its key.",
+        "conflicts" => {
+            "Every write aborted for a conflict overlaps another write of its key, and the transaction \
+             that is named holds the key."
+        }
+        "recovery" => "At each start a node finds every record that it had made durable.",
+        "liveness" => {
+            "A running node answers, inquires and repeats in time, gives up who is silent, and advances \
+             the watermark. The time in which a node ran late does not count."
+        }
+        "messages" => {
+            "What a node receives was sent by another one, with the same content; without faults, no \
+             message is lost."
+        }
+        "read-balance" => "Each replica is asked for the share of the gets that chance gives.",
+        "resources" => {
+            "Descriptors, threads and memory of the nodes come back after the load, and idle nodes use \
+             no processor time."
+        }
         "convergence" => {
             "After the last fault is healed, all transactions are decided and all locks released \
-             within the deadline."
+             within the deadline, and every key can be written and read."
+        }
+        "disks" => {
+            "A replica without room accepts no value, a node ends at an error of its disk, notices a \
+             force that takes long, and starts on flipped bits only if they damage nothing it serves."
         }
         "invariant-monitor" => "Every state that the simulator visits satisfies the invariants.",
         _ => return None,
     })
+}
+
+/// The properties of atomic commitment, as Bernstein, Hadzilacos and Goodman number them.
+const COMMITMENT: &[Term] = &[
+    ("AC1", "all nodes that reach a decision about a transaction reach the same one."),
+    ("AC2", "a node does not reverse its decision."),
+    ("AC3", "a commit needs the yes vote of every replica."),
+    ("AC4", "if all voted yes and nothing fails, the decision is commit."),
+    ("AC5", "when failures are repaired, all nodes decide."),
+];
+
+/// The properties that the simulator watches.
+const MONITORED: &[Term] = &[
+    ("R1", "a read that is served returns the last committed write of its key."),
+    COMMITMENT[0],
+    COMMITMENT[1],
+    COMMITMENT[2],
+    COMMITMENT[3],
+    COMMITMENT[4],
+];
+
+/// The terms that the sentences of a check use.
+#[must_use]
+pub fn terms(check: &str) -> &'static [Term] {
+    match check {
+        "atomicity" => COMMITMENT,
+        "invariant-monitor" => MONITORED,
+        _ => &[],
+    }
 }
 
 /// The coverage of the crash matrix in a run.
@@ -153,6 +206,17 @@ struct JournalEvidence<'a> {
 }
 
 impl SystemEvidence for JournalEvidence<'_> {
+    fn mutation(&self, name: &str) -> Option<&'static str> {
+        name.parse().ok().map(Mutation::does)
+    }
+
+    fn shortest_schedule(&self, name: &str) -> Option<ShownSchedule> {
+        match name.parse().ok()? {
+            Mutation::Rule(rule) => ShortestSchedules::kept().shown(rule),
+            _ => None,
+        }
+    }
+
     fn sections(&self, request: &SectionRequest<'_>) -> Result<SystemSections, ReportError> {
         let run = self.run;
         let locks = lock_intervals(&run.evidence, request.faults);
@@ -192,6 +256,10 @@ impl SystemEvidence for JournalEvidence<'_> {
 
     fn check_property(&self, check: &str) -> Option<&'static str> {
         check_property(check)
+    }
+
+    fn terms(&self, check: &str) -> &'static [Term] {
+        terms(check)
     }
 }
 

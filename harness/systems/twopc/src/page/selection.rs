@@ -79,7 +79,7 @@ impl Selection {
                 Reference::JournalLine { node, line } => {
                     self.lines.extend(node.parse().ok().map(|node| (node, *line)));
                 }
-                Reference::Operation { .. } | Reference::Key(_) => {}
+                Reference::Operation { .. } | Reference::Key(_) | Reference::Node(_) => {}
             }
         }
     }

@@ -20,9 +20,12 @@ use super::{
     Quote, Selection,
     journal_lines::{Kind, Line, Lines},
 };
-use crate::checks::{
-    Run,
-    evidence::{FactKind, time_of},
+use crate::{
+    checks::{
+        Run,
+        evidence::{FactKind, time_of},
+    },
+    payload,
 };
 
 /// FactKind was read from the journals.
@@ -139,7 +142,10 @@ pub(super) fn node_events(run: &Run, faults: &[FaultInterval]) -> Vec<LocalEvent
     for fault in faults {
         for node in fault.nodes.iter().filter_map(|node| node.parse::<Node>().ok()) {
             let at = fault.at.as_ref().map_or_else(String::new, |at| format!(" at {at}"));
-            let text = format!("{}: {}{at}", fault.fault, fault.action);
+            let text = match fault.is_exit() {
+                true => "exits by itself".to_owned(),
+                false => format!("{}: {}{at}", fault.fault, fault.action),
+            };
             let kind = if fault.inactive { EventKind::Down } else { EventKind::Fault };
             events.push(LocalEvent { time: int(fault.from), line: None, node, kind, text });
             // The journal has the restart of a process that was killed.
@@ -153,7 +159,7 @@ pub(super) fn node_events(run: &Run, faults: &[FaultInterval]) -> Vec<LocalEvent
         for fact in &facts.facts {
             let (kind, text) = match &fact.kind {
                 FactKind::Started { .. } => (EventKind::Up, "start".to_owned()),
-                FactKind::Halted(_, why) => (EventKind::Halt, format!("halt: {why}")),
+                FactKind::Halted { why, .. } => (EventKind::Halt, format!("halt: {why}")),
                 _ => continue,
             };
             let (time, line) = (fact.position.time, Some(fact.position.line));
@@ -253,6 +259,13 @@ impl Transits {
         }
         messages
     }
+}
+
+/// A message with the names of its key and value.
+fn named(message: &Message) -> Message {
+    let mut message = message.clone();
+    payload::name_in_body(&mut message.body);
+    message
 }
 
 /// The colour of a message: whether it carries an outcome.
@@ -427,13 +440,13 @@ impl JournalScan<'_> {
             | Entry::Effect(Effect::Send { message, .. })
                 if !concerns(&message.body, txn) => {}
             Entry::Event { event: Event::Message { from, message }, .. } => {
-                let message = message.clone();
+                let message = named(message);
                 let key = MessageKey { txn, from: *from, to: self.node, message };
                 self.received.push((key, end));
             }
             Entry::Effect(Effect::Send { to, message }) => {
                 self.begin(txn, &message.body)?;
-                let message = message.clone();
+                let message = named(message);
                 let key = MessageKey { txn, from: self.node, to: *to, message };
                 self.sent.push((key, end));
             }

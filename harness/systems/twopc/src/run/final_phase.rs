@@ -1,18 +1,38 @@
-//! The end of a run: everything is healed and settles, every key is read once more by a client, and
+//! The end of a run: everything is healed and settles, every key is written and read once more by a client, and
 //! the contents of each replica are read directly.
 
 use std::time::Duration;
 
 use history::{
     Function, NemesisEvent, monotonic_ns,
-    nemesis::{DumpFailed, FinalReads, Healed, Settled},
+    nemesis::{DiskRestored, DumpFailed, FinalReads, Healed, Settled},
 };
-use lab::{cluster::ClusterError, request::Request, worker::Worker};
-use system::protocol::Node;
-use tokio::time::Instant;
+use lab::{client::Answer, cluster::ClusterError, request::Request, worker::Worker};
+use system::protocol::{Key, Node, TxnId};
+use tokio::time::{Instant, sleep};
 
-use super::{CONVERGENCE_DEADLINE, RunError, Testbed, write_json};
-use crate::checks::{FinalReplicaState, FinalState};
+use super::{CONVERGENCE_DEADLINE, RunError, Testbed, resources, write_json};
+use crate::{
+    checks::{
+        FinalReplicaState, FinalState,
+        disks::{UNHEALED, UNSCRUBBED},
+        faults::DAMAGED_ENTRIES,
+    },
+    faults::FaultName,
+    payload::{key_name, settled_value, value_name},
+};
+
+/// How long after a failed attempt to replace an entry the next one follows.
+const REPAIR_PERIOD: Duration = Duration::from_millis(20);
+
+/// What a node logs once for each entry that it finds damaged.
+const DAMAGED_ENTRY: &str = "the entry of key '";
+
+/// What a node says when a peer's copy has replaced a damaged entry.
+const HEALED_ENTRY: &str = "is replaced by a copy";
+
+/// How long the scrub may take to compare everything.
+const SCRUB_DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long all final reads together may take. After that, each remaining key is tried once.
 const READS_DEADLINE: Duration = Duration::from_secs(10);
@@ -37,12 +57,16 @@ pub(super) async fn run(
         }
         Err(error) => return Err(error.into()),
     }
+    if let Some(repaired) = repair(testbed, &mut worker, &keys).await? {
+        testbed.record(repaired)?;
+    }
     let settled = cluster.until_settled(CONVERGENCE_DEADLINE).await;
-    let ms = settled.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-    testbed.record(NemesisEvent::Settled(Settled { ms }))?;
+    testbed.record(settled_event(testbed, settled))?;
 
+    progress.phase("writing every key");
+    write_all(testbed, &mut worker, &keys).await?;
     progress.phase("reading every key");
-    let deadline = Instant::now() + READS_DEADLINE;
+    let deadline = Instant::now() + patience(testbed);
     let mut unread = Vec::new();
     for key in keys {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -52,8 +76,142 @@ pub(super) async fn run(
         }
         progress.tick();
     }
+    // The last writes are answered before every replica has acknowledged them.
+    if settled.is_some() && cluster.until_settled(CONVERGENCE_DEADLINE).await.is_none() {
+        testbed.record(settled_event(testbed, None))?;
+    }
     write_json(&testbed.directory.final_state(), &final_state(testbed).await?)?;
-    testbed.record(NemesisEvent::FinalReads(FinalReads { unread }))
+    testbed.record(NemesisEvent::FinalReads(FinalReads { unread }))?;
+    testbed.record(resources::measure(cluster, true).await.event())
+}
+
+fn settled_event(testbed: &Testbed, time: Option<Duration>) -> NemesisEvent {
+    NemesisEvent::Settled(Settled {
+        ms: time.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        ended: testbed.cluster.ended().map(|node| node.to_string()).collect(),
+    })
+}
+
+/// How long operations on all keys together may be repeated. While a node is down, repeating them is in vain.
+fn patience(testbed: &Testbed) -> Duration {
+    match testbed.cluster.ended().next() {
+        None => READS_DEADLINE,
+        Some(_) => Duration::ZERO,
+    }
+}
+
+/// Writes every key until it is written, with values of all sizes, for as long as there is time. The checks judge what
+/// is refused.
+async fn write_all(
+    testbed: &Testbed,
+    worker: &mut Worker,
+    keys: &[String],
+) -> Result<(), RunError> {
+    let deadline = Instant::now() + patience(testbed);
+    for (number, key) in keys.iter().enumerate() {
+        for attempt in 0.. {
+            if Instant::now() > deadline {
+                return Ok(());
+            }
+            let value = settled_value(number, attempt);
+            let answer = worker.send(&Request::with(Function::Put, key.as_str(), value)).await;
+            let answer = answer.map_err(RunError::io("cannot write the history"))?;
+            if matches!(answer, Some(Answer::Ok { .. })) {
+                break;
+            }
+            sleep(REPAIR_PERIOD).await;
+        }
+    }
+    Ok(())
+}
+
+/// Waits until every replica has compared its entries with each peer, beginning now. Returns how many have not in
+/// time, and how many hold something else than the first of the others, or entries that are still damaged.
+async fn scrub(testbed: &Testbed) -> Result<[(&'static str, usize); 2], RunError> {
+    let cluster = &testbed.cluster;
+    let replicas: Vec<Node> = cluster.replicas().collect();
+    // A round that has begun before does not count, and each compares with one peer.
+    let rounds = replicas.len() as u64 + 1;
+    let scrubs = async |node| {
+        let status = cluster.deployment().observe(node).await;
+        status.map_or(0, |status| status.scrubs)
+    };
+    let deadline = Instant::now() + SCRUB_DEADLINE;
+    let mut before = Vec::new();
+    for node in &replicas {
+        before.push(scrubs(*node).await);
+    }
+    let (mut late, mut differ) = (0, 0);
+    for (node, before) in replicas.iter().zip(before) {
+        while scrubs(*node).await < before + rounds && Instant::now() < deadline {
+            sleep(REPAIR_PERIOD).await;
+        }
+        late += usize::from(scrubs(*node).await < before + rounds);
+    }
+    let mut first = None;
+    for node in replicas {
+        let dump = cluster.deployment().dump(node).await;
+        if let Err(error) = &dump {
+            let (node, error) = (node.to_string(), error.clone());
+            testbed.record(NemesisEvent::DumpFailed(DumpFailed { node, error }))?;
+        }
+        let dump = dump.ok().map(|dump| dump.entries);
+        differ += usize::from(match (dump, &first) {
+            (None, _) => true,
+            (Some(entries), Some(first)) => entries != *first,
+            (Some(entries), None) => {
+                first = Some(entries);
+                false
+            }
+        });
+    }
+    Ok([(UNSCRUBBED, late), (UNHEALED, differ)])
+}
+
+/// After bits were flipped: waits for the scrub, counts the damaged entries that the nodes report, and writes every
+/// key once, which replaces what was not healed. Returns the event that says so.
+async fn repair(
+    testbed: &Testbed,
+    worker: &mut Worker,
+    keys: &[String],
+) -> Result<Option<NemesisEvent>, RunError> {
+    if !testbed.rots {
+        return Ok(None);
+    }
+    testbed.progress.phase("waiting for the scrub");
+    let scrubbed = match testbed.cluster.until_settled(CONVERGENCE_DEADLINE).await {
+        Some(_) => scrub(testbed).await?,
+        // The checks judge why it has not settled.
+        None => [(UNSCRUBBED, 0), (UNHEALED, 0)],
+    };
+    testbed.progress.phase("replacing damaged entries");
+    let deadline = Instant::now() + patience(testbed);
+    for key in keys {
+        for attempt in 0.. {
+            // No client of the load writes such a value.
+            let value = format!("repair-{key}-{attempt}");
+            let answer = worker.send(&Request::with(Function::Put, key.as_str(), value)).await;
+            let answer = answer.map_err(RunError::io("cannot write the history"))?;
+            if matches!(answer, Some(Answer::Ok { .. })) || Instant::now() > deadline {
+                break;
+            }
+            sleep(REPAIR_PERIOD).await;
+        }
+    }
+    let (mut found, mut healed) = (0, 0);
+    for node in testbed.cluster.nodes() {
+        let log = testbed.cluster.processes().log(&crate::node_name(node));
+        let log = std::fs::read_to_string(log).unwrap_or_default();
+        found += log.lines().filter(|line| line.contains(DAMAGED_ENTRY)).count();
+        healed += log.lines().filter(|line| line.contains(HEALED_ENTRY)).count();
+    }
+    let effects = [(DAMAGED_ENTRIES, found), ("healed_entries", healed)];
+    let effects = effects.into_iter().chain(scrubbed).filter(|(_, count)| *count > 0);
+    Ok(Some(NemesisEvent::DiskRestored(DiskRestored {
+        fault: Some(FaultName::BitFlip.to_string()),
+        effects: effects.map(|(name, count)| (name.to_owned(), count as u64)).collect(),
+        ..DiskRestored::default()
+    })))
 }
 
 /// Reads the contents of each replica and the master's unfinished transactions.
@@ -64,7 +222,12 @@ async fn final_state(testbed: &Testbed) -> Result<FinalState, RunError> {
     for node in cluster.replicas() {
         match deployment.dump(node).await {
             Ok(dump) => {
-                let replica = FinalReplicaState { entries: dump.entries, in_doubt: dump.in_doubt };
+                let mut replica =
+                    FinalReplicaState { entries: dump.entries, in_doubt: dump.in_doubt };
+                for (key, _, value) in &mut replica.entries {
+                    (*key, *value) = (key_name(key), value_name(value));
+                }
+                name_keys(&mut replica.in_doubt);
                 state.replicas.insert(node, replica);
             }
             Err(error) => {
@@ -75,6 +238,13 @@ async fn final_state(testbed: &Testbed) -> Result<FinalState, RunError> {
     }
     let master = deployment.observe(Node::Master).await;
     state.master_unsettled = master.ok().map(|status| status.unsettled);
+    state.master_unsettled.iter_mut().for_each(|unsettled| name_keys(unsettled));
     state.time = monotonic_ns().saturating_sub(recorder.origin());
     Ok(state)
+}
+
+fn name_keys(unsettled: &mut [(TxnId, Key)]) {
+    for (_, key) in unsettled {
+        *key = key_name(key);
+    }
 }

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use checker::{Limits, online::OnlineCheck};
-use history::{NemesisEvent, nemesis::Violated};
+use history::{
+    NemesisEvent,
+    nemesis::{EndedEarly, Violated},
+};
 use lab::{
     cluster::ClusterError,
     injection::Lane,
-    seeds::{nemesis_rng, network_rng},
+    seeds::{nemesis_rng, network_rng, payload_rng},
     worker::Worker,
     workload::Generator,
 };
@@ -17,11 +20,13 @@ use tokio::{
     time::{Instant, interval, sleep, sleep_until},
 };
 
-use super::{RunError, RunOptions, Testbed};
+use super::{FailFast, RunError, RunOptions, Testbed};
 use crate::{
+    checks::{atomicity, evidence::Evidence, find_journals},
     faults::{Capabilities, FaultName, Schedule, schedule},
     matrix::MatrixDescription,
     nemesis::{Nemesis, NemesisError},
+    payload::ShapedRequests,
 };
 
 /// How long the cluster has to recover from an injection before the next one: longer than any
@@ -37,8 +42,8 @@ const TICK_PERIOD: Duration = Duration::from_millis(200);
 type Finished = Result<std::io::Result<Worker>, JoinError>;
 
 /// Runs clients and faults until the time is up, the run is interrupted, a node has exited
-/// unexpectedly, or (with `fail_fast`) the history cannot become linearizable any more. Returns a
-/// worker for the final reads.
+/// unexpectedly, or (with `fail_fast`) the history cannot become linearizable any more or the journals show a
+/// violation. An end before the time is recorded with its reason. Returns a worker for the final reads.
 pub(super) async fn run(
     options: &RunOptions,
     testbed: &Testbed,
@@ -73,7 +78,8 @@ fn start_workers(
         let worker = testbed.worker(number, concurrency);
         let worker = if options.misreport_unknown { worker.misreporting() } else { worker };
         let generator = Generator::new(seed, number, concurrency, mix, keys, rate);
-        workers.spawn(worker.work(generator, load_ended.clone()));
+        let requests = ShapedRequests::new(generator, payload_rng(seed, number));
+        workers.spawn(worker.work(requests, load_ended.clone()));
     }
     workers
 }
@@ -137,25 +143,43 @@ async fn until_end(
     tokio::pin!(time_up);
     let violation = until_violation(testbed.online.clone());
     tokio::pin!(violation);
+    let in_journals = until_violation_in_journals(options, testbed);
+    tokio::pin!(in_journals);
     let mut is_violated = false;
     loop {
         tokio::select! {
             () = &mut time_up => return Ok(None),
-            _ = interrupt.wait_for(|wanted| *wanted) => return Ok(None),
-            _ = exits.wait_for(|exits| *exits > 0) => return Ok(None),
+            _ = interrupt.wait_for(|wanted| *wanted) => {
+                end_early(testbed, "a signal interrupted the run")?;
+                return Ok(None);
+            }
+            _ = exits.wait_for(|exits| *exits > 0) => {
+                end_early(testbed, "a node exited by itself")?;
+                return Ok(None);
+            }
             key = &mut violation, if !is_violated => {
                 is_violated = true;
-                let ended = options.fail_fast;
-                testbed.record(NemesisEvent::Violated(Violated { key, ended }))?;
-                if options.fail_fast {
+                let ended = options.fail_fast != FailFast::Never;
+                testbed.record(NemesisEvent::Violated(Violated { key, found: None, ended }))?;
+                if ended {
                     return Ok(None);
                 }
+            }
+            found = &mut in_journals, if options.fail_fast == FailFast::AnyViolation => {
+                let violated = Violated { key: String::new(), found: Some(found), ended: true };
+                testbed.record(NemesisEvent::Violated(violated))?;
+                return Ok(None);
             }
             // A worker finishes before the end only if it cannot write the history.
             Some(finished) = workers.join_next() => return Ok(Some(finished)),
             _ = ticks.tick() => testbed.progress.tick(),
         }
     }
+}
+
+/// Records why the load ends before its time.
+fn end_early(testbed: &Testbed, why: &str) -> Result<(), RunError> {
+    testbed.record(NemesisEvent::EndedEarly(EndedEarly { why: why.to_owned() }))
 }
 
 /// Waits until all workers have finished and returns the first of them.
@@ -190,5 +214,29 @@ async fn until_violation(online: OnlineCheck) -> String {
         // A longer history takes longer to check: at most a twentieth of one core, so that the
         // clients keep the machine.
         pause = ONLINE_CHECK_PERIOD.max(started.elapsed() * 20);
+    }
+}
+
+/// How often the journals are read while they are short.
+const JOURNAL_CHECK_PERIOD: Duration = Duration::from_secs(1);
+
+/// Waits until the journals show a violation that no later entry can explain. Returns it. A journal that cannot be
+/// read now, for example while it is being created, is read again.
+async fn until_violation_in_journals(options: &RunOptions, testbed: &Testbed) -> String {
+    let mut pause = JOURNAL_CHECK_PERIOD;
+    loop {
+        sleep(pause).await;
+        let started = Instant::now();
+        let (directory, replicas) = (testbed.directory().to_owned(), options.replicas);
+        let origin = testbed.clock_origin();
+        let found = spawn_blocking(move || {
+            let journals = find_journals(&directory).ok()?;
+            let evidence = Evidence::read(&journals, replicas, origin).ok()?;
+            Some(atomicity::certain_violation(&evidence)?.text().to_owned())
+        });
+        if let Ok(Some(found)) = found.await {
+            return found;
+        }
+        pause = JOURNAL_CHECK_PERIOD.max(started.elapsed() * 20);
     }
 }

@@ -5,6 +5,7 @@
 mod final_phase;
 mod load;
 mod options;
+mod resources;
 mod testbed;
 
 use std::{fs, io, path::Path, path::PathBuf, sync::Arc, time::Duration};
@@ -14,10 +15,10 @@ use lab::{EventLog, cluster::ClusterError, progress::RunProgress};
 use tokio::{sync::watch, task::JoinError};
 
 pub use self::{
-    options::{CONVERGENCE_DEADLINE, RunOptions},
+    options::{CONVERGENCE_DEADLINE, FailFast, RunOptions},
     testbed::Testbed,
 };
-use crate::nemesis::NemesisError;
+use crate::{nemesis::NemesisError, payload};
 
 /// How long a new cluster has to become ready.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
@@ -79,8 +80,9 @@ pub async fn run(
 ) -> Result<CompletedRun, RunError> {
     let testbed = Testbed::set_up(options, progress).await?;
     testbed.until_ready().await?;
+    testbed.record(resources::measure(&testbed.cluster, false).await.event())?;
     let worker = load::run(options, &testbed, &mut interrupt).await?;
-    let keys = (0..options.keys).map(|n| format!("k{n}")).collect();
+    let keys = (0..options.keys).map(payload::numbered_key).collect();
     let directory = testbed.close(worker, keys).await?;
     Ok(CompletedRun { directory, interrupted: *interrupt.borrow() })
 }

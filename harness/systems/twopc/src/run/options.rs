@@ -9,7 +9,7 @@ use serde_json::{Map, Value as Json, json};
 use system::protocol::CommitMode;
 
 use crate::{
-    Mutation, Timings,
+    Mutation, TLS_AVAILABLE, Timings,
     faults::{Faults, Injection},
     matrix::Shard,
 };
@@ -21,6 +21,18 @@ pub(super) const CLIENT_TIMEOUTS: ClientTimeouts =
 
 /// How long the system has to decide every transaction after the last fault was healed.
 pub const CONVERGENCE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What ends a run before its time, besides a node that exits and a signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FailFast {
+    /// Nothing.
+    #[default]
+    Never,
+    /// The history of the clients cannot become linearizable any more.
+    ClientsSeeIt,
+    /// That, or the journals of the nodes show a violation.
+    AnyViolation,
+}
 
 /// The options of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,12 +67,14 @@ pub struct RunOptions {
     pub disks: bool,
     /// The shard of the crash matrix that the run covers.
     pub shard: Shard,
-    /// Whether the run ends as soon as the history cannot become linearizable any more.
-    pub fail_fast: bool,
+    /// What ends the run before its time.
+    pub fail_fast: FailFast,
     /// Timing parameters that differ from the defaults.
     pub timings: Timings,
     /// Whether messages pass through relays even if no fault needs them.
     pub relay: bool,
+    /// Whether all connections have TLS, with certificates of a CA that the run makes.
+    pub tls: bool,
     /// Whether workers record unknown outcomes as failures: a defect of the harness, which the checks
     /// must find.
     pub misreport_unknown: bool,
@@ -78,6 +92,9 @@ impl RunOptions {
         let mut label = format!("{}-{what}", self.system);
         if !self.commit.is_logged() {
             label.push_str(&format!("-{}", self.commit));
+        }
+        if self.tls {
+            label.push_str("-tls");
         }
         for mutation in &self.mutations {
             label.push_str("-without-");
@@ -115,7 +132,10 @@ impl RunOptions {
         for mutation in &self.mutations {
             command.push_str(&format!(" --break {mutation}"));
         }
-        if self.fail_fast {
+        if TLS_AVAILABLE {
+            command.push_str(if self.tls { " --tls yes" } else { " --tls no" });
+        }
+        if self.fail_fast == FailFast::AnyViolation {
             command.push_str(" --fail-fast");
         }
         if self.timings != Timings::default() {
@@ -169,9 +189,10 @@ impl RunOptions {
             ("mix", json!(self.mix.to_string())),
             ("system_bin", json!(self.system_bin)),
             ("script", json!(self.script.as_ref().map(Vec::len))),
-            ("fail_fast", json!(self.fail_fast)),
+            ("fail_fast", json!(self.fail_fast != FailFast::Never)),
             ("timing", json!(self.timings.to_string())),
             ("relay", json!(self.relay)),
+            ("tls", json!(self.tls)),
             ("misreport_unknown", json!(self.misreport_unknown)),
             ("write_timeout_ms", json!(ms(CLIENT_TIMEOUTS.write))),
             ("get_timeout_ms", json!(ms(CLIENT_TIMEOUTS.get))),

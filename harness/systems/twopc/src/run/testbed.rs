@@ -1,7 +1,9 @@
 //! Everything that a run needs while it lasts: the run directory, the nodes, the relays between
 //! them, and the history.
 
-use std::{collections::BTreeMap, env, fs, path::Path, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap, env, fs, io, path::Path, path::PathBuf, sync::Arc, time::SystemTime,
+};
 
 use checker::online::OnlineCheck;
 use history::{NemesisEvent, Recorder, nemesis::Died};
@@ -20,8 +22,10 @@ use super::{
     write_json,
 };
 use crate::{
+    certificates::Certificates,
     cluster::Cluster,
     deployment::{ClusterSpec, Deployment, Placement},
+    faults::FaultName,
     network::Network,
 };
 
@@ -35,6 +39,8 @@ pub struct Testbed {
     /// Checks the history while it grows.
     pub(super) online: OnlineCheck,
     pub(super) progress: Arc<dyn RunProgress>,
+    /// Whether bits of the disks are flipped.
+    pub(super) rots: bool,
     _scratch: Scratch,
     _address: Address,
 }
@@ -53,6 +59,16 @@ impl Testbed {
             .map_err(RunError::io(format!("cannot create {}", options.store.display())))?;
         let directory = RunDirectory::create(&options.store, &options.label(), started)
             .map_err(RunError::io("cannot create the run directory"))?;
+        let testbed = Self::set_up_in(directory.clone(), options, started, progress).await;
+        testbed.inspect_err(|error| directory.record_failure(error))
+    }
+
+    async fn set_up_in(
+        directory: RunDirectory,
+        options: &RunOptions,
+        started: SystemTime,
+        progress: Arc<dyn RunProgress>,
+    ) -> Result<Self, RunError> {
         let temporary = env::temp_dir();
         let scratch = Scratch::create(&temporary).map_err(RunError::io(format!(
             "cannot create a directory for the nodes' data in {}",
@@ -79,6 +95,7 @@ impl Testbed {
             recorder,
             online,
             progress,
+            rots: options.faults.names().contains(&FaultName::BitFlip),
             _scratch: scratch,
             _address: address,
         };
@@ -96,7 +113,11 @@ impl Testbed {
     pub async fn until_ready(&self) -> Result<(), RunError> {
         match self.cluster.processes().until_ready(READY_DEADLINE).await {
             Some(_) => Ok(()),
-            None => Err(RunError::NotReady { nodes: self.directory.path().join("nodes") }),
+            None => {
+                let error = RunError::NotReady { nodes: self.directory.path().join("nodes") };
+                self.directory.record_failure(&error);
+                Err(error)
+            }
         }
     }
 
@@ -104,6 +125,11 @@ impl Testbed {
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// The monotonic clock at time 0 of the history, in nanoseconds.
+    pub(super) fn clock_origin(&self) -> u64 {
+        self.recorder.origin()
     }
 
     /// The nodes.
@@ -166,6 +192,7 @@ fn place(
     scratch: &Scratch,
 ) -> Result<(Address, Placement), RunError> {
     // The nodes, a second instance of one of them, and a relay in front of each replica.
+    let node = |n: u8| if n == 0 { Node::Master } else { Node::Replica(n) };
     let replicas = u16::from(options.replicas);
     let address = Address::claim(2 * replicas + 2)
         .map_err(RunError::io("no loopback address with free ports was found"))?;
@@ -175,9 +202,16 @@ fn place(
         second_instance: address.socket(replicas + 1),
         scratch: scratch.path().to_owned(),
         records: BTreeMap::new(),
+        certificates: None,
     };
+    if options.tls {
+        let nodes = (0..=options.replicas).map(node);
+        let certificates = Certificates::create(scratch.path().join("certs"), nodes);
+        let failed = RunError::io("cannot make the certificates of the run");
+        placement.certificates = Some(certificates.map_err(io::Error::other).map_err(failed)?);
+    }
     for n in 0..=options.replicas {
-        let node = if n == 0 { Node::Master } else { Node::Replica(n) };
+        let node = node(n);
         placement.addresses.insert(node, address.socket(n.into()));
         if is_relayed(options) && node != Node::Master {
             placement.relays.insert(node, address.socket(replicas + 1 + u16::from(n)));
@@ -220,7 +254,9 @@ fn connect(options: &RunOptions, placement: &Placement) -> Result<Option<Arc<Net
     }
     let target = |node: &Node| placement.addresses[node];
     let relays = placement.relays.iter().map(|(node, at)| (*node, (*at, target(node))));
-    let network = Network::start(placement.cluster_name(), relays.collect(), options.seed);
+    let certificates = placement.certificates.as_ref();
+    let network =
+        Network::start(placement.cluster_name(), relays.collect(), options.seed, certificates);
     let network = network.map_err(RunError::io("cannot start the relays between the nodes"))?;
     Ok(Some(Arc::new(network)))
 }

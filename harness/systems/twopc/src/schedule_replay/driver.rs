@@ -179,6 +179,9 @@ impl<'a> Driver<'a> {
                 Ok(StepResult::Forced)
             }
             Step::SecondInstance { node } => self.start_second_instance(*node).await,
+            Step::Damage { node, .. } => {
+                not_forced(format!("a running store of {node} cannot be made to rot"))
+            }
             Step::Wipe { node } => {
                 self.kill(*node).await;
                 let deployment = self.testbed.cluster().deployment();
@@ -194,6 +197,9 @@ impl<'a> Driver<'a> {
             second_instance.process.kill().await;
         }
         self.testbed.cluster().kill(node).await;
+        if let Some(network) = self.testbed.network() {
+            network.forget_streams(node);
+        }
         self.stopped.remove(&node);
         StepResult::Forced
     }
@@ -301,10 +307,18 @@ impl<'a> Driver<'a> {
             self.until_event(to, second_instance, STEP_DEADLINE, arrived, why).await?;
             return Ok(StepResult::Spontaneous);
         }
-        let deadline = Instant::now() + STEP_DEADLINE;
+        let mut deadline = Instant::now() + STEP_DEADLINE;
+        // Of two masters, one may have been paused before it sent what its step made it send. It acts once
+        // more, and the next step of the other one pauses it again.
+        let mut may_act = epoch.is_some();
         while !self.held.deliver((from, to), is_expected, STEP_DEADLINE).await {
             if Instant::now() >= deadline {
-                return not_forced("no such message was sent");
+                let acts = self.second_instance.as_ref().is_some_and(|instance| instance.acts);
+                if !std::mem::take(&mut may_act) {
+                    return not_forced("no such message was sent");
+                }
+                self.let_act(!acts).await?;
+                deadline = Instant::now() + STEP_DEADLINE;
             }
             sleep(POLL_PERIOD).await;
         }
@@ -449,8 +463,10 @@ mod tests {
         assert!(!corresponds(&Body::VoteYes { txn }, &Body::Inquire { txn }));
         assert!(corresponds(&Body::Inquire { txn }, &Body::VoteYes { txn }));
         let force_age = Duration::ZERO;
-        let alive =
-            |incarnation, start| Body::Alive { incarnation, start, promised: None, force_age };
+        let alive = |incarnation, start| {
+            let (promised, applied) = (None, 0);
+            Body::Alive { incarnation, start, promised, force_age, applied }
+        };
         assert!(corresponds(&alive(2, 0), &alive(6, 9)));
         let fence = |member| Body::Fence {
             member,
@@ -458,6 +474,7 @@ mod tests {
             members: Vec::new(),
             supersedes: None,
             seen: None,
+            decided: None,
         };
         assert!(corresponds(&fence(None), &fence(Some(StoreId(3)))));
     }

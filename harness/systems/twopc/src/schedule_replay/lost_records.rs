@@ -148,6 +148,8 @@ pub(super) fn is_of_second_instance(step: &Step) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use explore::schedule::ScheduleSetup;
     use system::protocol::{CommitMode, Key, Request, Rule, Rules, Timing, Value, Write};
 
@@ -163,6 +165,7 @@ mod tests {
             peers: true,
             handshaken: true,
             canonical: false,
+            scrub_interval: Duration::ZERO,
         }
     }
 

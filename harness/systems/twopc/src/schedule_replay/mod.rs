@@ -24,7 +24,7 @@ use crate::{
     Mutation, Timings,
     matrix::Shard,
     network::{InterceptRule, MessageAction, Network, Pattern},
-    run::{CompletedRun, RunError, RunOptions, Testbed},
+    run::{CompletedRun, FailFast, RunError, RunOptions, Testbed},
 };
 
 /// Timers that the schedule fires, and their periods in milliseconds.
@@ -84,14 +84,19 @@ pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<RunOp
         store,
         system: "twopc".to_owned(),
         system_bin: None,
-        mutations: rules.broken().map(Mutation::Rule).collect(),
+        mutations: rules
+            .broken()
+            .map(Mutation::Rule)
+            .chain(rules.made().map(Mutation::Mistake))
+            .collect(),
         disks: loses_power && disk::available().is_ok(),
         shard: Shard::WHOLE,
         timings: timings(schedule)?,
         relay: true,
+        tls: false,
         misreport_unknown: false,
         schedule: Some(path.to_owned()),
-        fail_fast: false,
+        fail_fast: FailFast::Never,
         script: None,
     })
 }

@@ -120,6 +120,7 @@ fn nemesis_event(fault: FaultEvent, node: Option<Node>) -> NemesisEvent {
         FaultEvent::PowerLoss => injected(InjectionKind::PowerLoss, node),
         FaultEvent::Wipe => injected(InjectionKind::Wipe, node),
         FaultEvent::SecondInstance => injected(InjectionKind::SecondInstance, node),
+        FaultEvent::Damage => injected(InjectionKind::BitFlip, node),
         FaultEvent::Pause => injected(InjectionKind::Pause, node),
         FaultEvent::Resume => returned(ReturnKind::Resume, node),
         FaultEvent::Restart => returned(ReturnKind::Restart, node),

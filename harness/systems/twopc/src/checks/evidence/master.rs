@@ -181,6 +181,11 @@ impl JournalVisitor for MasterScan {
             | Event::Leave
             | Event::ReadResult { .. }
             | Event::ReadFailed { .. }
+            | Event::Damaged { .. }
+            | Event::Copied { .. }
+            | Event::Checkpointed { .. }
+            | Event::Summarized { .. }
+            | Event::Checked { .. }
             | Event::Room { .. } => {}
         }
     }

@@ -2,23 +2,41 @@
 //! reported to whom, and which reads were served. Each journal is read once, and only facts are
 //! kept. Knows what a record means, not what would be a violation.
 
+mod choices;
+mod deadlines;
+mod kept;
 mod master;
+mod refusals;
 mod replica;
+mod traffic;
 mod transactions;
 
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use history::TIME_MAX;
 use system::{
     journal::Entry,
-    protocol::{AbortReason, Config, Effect, Event, HaltKind, Key, Node, Record, TxnId, Write},
+    protocol::{
+        AbortReason, Body, Config, Effect, Event, HaltKind, Key, Node, Record, TxnId, Value, Write,
+    },
 };
 
+use choices::Choices;
+use deadlines::Deadlines;
+pub use deadlines::Overdue;
+use kept::Kept;
+pub use kept::Unkept;
+use refusals::Refusals;
+pub use traffic::{Received, Sent, Traffic};
 pub use transactions::{Abort, Transaction, Transactions};
+
+use super::SECOND_INSTANCE_JOURNAL;
+use crate::payload;
 
 /// A line of a journal, and its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +62,10 @@ impl checker::JournalLine for JournalPosition {
 
     fn line(&self) -> usize {
         self.line
+    }
+
+    fn time(&self) -> Option<i64> {
+        Some(self.time)
     }
 }
 
@@ -80,6 +102,19 @@ pub enum FactKind {
     Vetoed(TxnId),
     /// Replica: a read was served.
     Served(Key),
+    /// Replica: the entry of a key was found damaged, and a peer is asked for it.
+    Damaged(Key),
+    /// Replica: the scrub has reported that the entry of a key is lost.
+    Lost(Key),
+    /// Replica: the entry of a key was replaced by a peer's copy.
+    Healed {
+        /// The key.
+        key: Key,
+        /// The version of the copy.
+        version: TxnId,
+        /// Its value.
+        value: Value,
+    },
     /// Replica: a yes vote was sent before the PREPARE was durable.
     EarlyVote(TxnId),
     /// Replica: a commit was acknowledged before it was durable.
@@ -115,7 +150,32 @@ pub enum FactKind {
         durable: bool,
     },
     /// The state machine stopped its process.
-    Halted(HaltKind, String),
+    Halted {
+        /// What for.
+        kind: HaltKind,
+        /// Why, in words.
+        why: String,
+        /// The transactions that the message was about at which it stopped.
+        over: Vec<TxnId>,
+    },
+    /// A start has not found what the node had made durable, or has found what it had not appended.
+    Unkept(Unkept),
+    /// Something was done too late or not at all.
+    Overdue(Overdue),
+    /// A write was refused because of a transaction that does not hold the key.
+    FalseRefusal {
+        /// Replica: the transaction that was voted no on. At the master the refused write has none.
+        txn: Option<TxnId>,
+        /// The transaction that was named.
+        holder: TxnId,
+    },
+    /// A force that took long is done.
+    LongForce {
+        /// How long it took.
+        took: Duration,
+        /// The greatest age of a force that the node noticed meanwhile.
+        noticed: Duration,
+    },
 }
 
 /// To whom an abort was reported.
@@ -136,6 +196,10 @@ pub struct NodeFacts {
     pub last_time: i64,
     /// How often the node started.
     pub starts: usize,
+    /// What it has sent and received.
+    pub traffic: Traffic,
+    /// Master: by replica, the gets that it was asked first for while all replicas were in service.
+    pub first_reads: BTreeMap<Node, u64>,
 }
 
 /// The facts of every node that has a journal.
@@ -205,7 +269,27 @@ fn facts_of(node: Node, path: &Path, replicas: u8, clock_origin: u64) -> io::Res
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let entries = system::journal::read(path).map_err(named)?;
     let entries = entries.map(|entry| entry.map_err(named));
-    collect(node, entries, replicas, clock_origin)
+    let mut facts = collect(node, entries, replicas, clock_origin)?;
+    let second = path.with_file_name(SECOND_INSTANCE_JOURNAL);
+    if second.exists() {
+        sent_by_second(node, &second, &mut facts.traffic)?;
+        facts.traffic.has_second = true;
+    }
+    Ok(facts)
+}
+
+/// Adds what a second process sent in the name of a node before it was refused.
+fn sent_by_second(node: Node, path: &Path, traffic: &mut Traffic) -> io::Result<()> {
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    for entry in system::journal::read(path).map_err(named)? {
+        let (line, mut entry) = entry.map_err(named)?;
+        payload::name_in(&mut entry);
+        if let Entry::Effect(Effect::Send { to, message }) = entry {
+            traffic.send(to, &message, JournalPosition { node, line, time: 0 });
+        }
+    }
+    Ok(())
 }
 
 /// Collects the facts of a node from the entries of its journal.
@@ -262,24 +346,122 @@ fn scan(
 ) -> io::Result<NodeFacts> {
     let mut facts = Vec::new();
     let (mut time, mut starts) = (0, 0);
+    let mut forces = Forces::default();
+    let (mut kept, mut traffic) = (Kept::default(), Traffic::default());
+    let (mut deadlines, mut refusals) = (Deadlines::default(), Refusals::default());
+    let mut choices = Choices::default();
+    let mut position = JournalPosition { node, line: 0, time };
+    let mut about = Vec::new();
     for entry in entries {
-        let (line, entry) = entry?;
+        let (line, mut entry) = entry?;
+        payload::name_in(&mut entry);
         if let Entry::Start { t, .. } | Entry::Event { t, .. } = &entry {
             time = time_of(*t, clock_origin);
         }
-        let mut out =
-            FactSink { facts: &mut facts, position: JournalPosition { node, line, time } };
+        position = JournalPosition { node, line, time };
+        let mut out = FactSink { facts: &mut facts, position };
         match entry {
-            Entry::Start { config, records, .. } => {
+            Entry::Start { config, records, read_results, .. } => {
                 starts += 1;
+                traffic.lacks_values |= !read_results;
+                forces = Forces::default();
+                if let Some(unkept) = kept.started(&records) {
+                    out.fact(FactKind::Unkept(unkept));
+                }
+                deadlines.started(&config, &records, time, &mut out);
+                refusals.started(&config, &records);
+                choices.started(&config);
                 follow.started(&config, records, &mut out);
             }
-            Entry::Event { event, .. } => follow.event(event, &mut out),
-            Entry::Effect(Effect::Halt { kind, why }) => out.fact(FactKind::Halted(kind, why)),
-            Entry::Effect(effect) => follow.effect(effect, &mut out),
+            Entry::Event { event, .. } => {
+                about.clear();
+                if let Event::Message { message, .. } = &event {
+                    about.extend(message.body.txns());
+                    if let Body::Prepare { piggybacked, .. } | Body::Read { piggybacked, .. } =
+                        &message.body
+                    {
+                        about.extend(piggybacked.iter().map(|(txn, _)| *txn));
+                    }
+                }
+                if let Some(fact) = forces.event(&event, time) {
+                    out.fact(fact);
+                }
+                match &event {
+                    Event::Message { from, message } => traffic.receive(*from, message, position),
+                    Event::Persisted(lsn) => kept.persisted(*lsn),
+                    _ => {}
+                }
+                deadlines.event(&event, time);
+                refusals.event(&event);
+                choices.event(&event);
+                follow.event(event, &mut out);
+            }
+            Entry::Effect(Effect::Halt { kind, why }) => {
+                out.fact(FactKind::Halted { kind, why, over: std::mem::take(&mut about) });
+            }
+            Entry::Effect(effect) => {
+                match &effect {
+                    Effect::Force(lsn) => forces.begin(*lsn, time),
+                    Effect::Append(record) => kept.append(record),
+                    Effect::Send { to, message } => traffic.send(*to, message, position),
+                    _ => {}
+                }
+                deadlines.effect(&effect, &mut out);
+                refusals.effect(&effect, &mut out);
+                choices.effect(&effect);
+                follow.effect(effect, &mut out);
+            }
         }
     }
-    Ok(NodeFacts { facts, last_time: time, starts })
+    deadlines.end(&mut FactSink { facts: &mut facts, position });
+    let first_reads = choices.counts();
+    Ok(NodeFacts { facts, last_time: time, starts, traffic, first_reads })
+}
+
+/// A force that takes longer than this has to be noticed.
+pub const LONG_FORCE: Duration = Duration::from_secs(3);
+
+/// The forces of a node that are under way.
+#[derive(Debug, Default)]
+struct Forces {
+    durable: u64,
+    /// Their positions and when they began, in nanoseconds of the history.
+    under_way: VecDeque<(u64, i64)>,
+    noticed: Duration,
+}
+
+impl Forces {
+    fn begin(&mut self, lsn: u64, time: i64) {
+        if lsn > self.durable {
+            self.under_way.push_back((lsn, time));
+        }
+    }
+
+    /// Takes note of an event. Returns a fact if a force that took long is done.
+    fn event(&mut self, event: &Event, time: i64) -> Option<FactKind> {
+        match event {
+            Event::ForceAge(age) => {
+                self.noticed = self.noticed.max(*age);
+                None
+            }
+            Event::Persisted(lsn) => {
+                self.durable = *lsn;
+                let mut took = Duration::ZERO;
+                while let Some((_, begun)) = self.under_way.front().filter(|(at, _)| at <= lsn) {
+                    let time = u64::try_from(time.saturating_sub(*begun)).unwrap_or(0);
+                    took = took.max(Duration::from_nanos(time));
+                    self.under_way.pop_front();
+                }
+                let noticed = self.noticed;
+                // The others were under way meanwhile.
+                if self.under_way.is_empty() {
+                    self.noticed = Duration::ZERO;
+                }
+                (took >= LONG_FORCE).then_some(FactKind::LongForce { took, noticed })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Records that were appended and are not durable yet, in order.

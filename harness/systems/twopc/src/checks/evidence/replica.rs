@@ -26,6 +26,8 @@ pub(super) struct ReplicaScan {
     /// Yes votes known to be durable. A restart does not repeat them.
     voted: HashSet<TxnId>,
     commit: CommitMode,
+    /// How many entries this incarnation has found damaged.
+    detections: u64,
     /// Commit mode votes: prepared transactions without an outcome.
     locked: HashMap<TxnId, Key>,
 }
@@ -43,6 +45,7 @@ impl JournalVisitor for ReplicaScan {
     fn started(&mut self, config: &Config, records: Vec<Record>, out: &mut FactSink<'_>) {
         self.commit = config.commit;
         self.locked.clear();
+        self.detections = 0;
         self.pending.restart();
         self.unforced_prepares.clear();
         self.unforced_commits.clear();
@@ -124,11 +127,21 @@ impl JournalVisitor for ReplicaScan {
                     out.fact(FactKind::Vetoed(txn));
                 }
             }
+            Effect::Append(Record::Heal { key, version, value }) => {
+                self.pending.append(None);
+                out.fact(FactKind::Healed { key, version, value });
+            }
             Effect::Append(_) => self.pending.append(None),
+            Effect::Lost { key, .. } => out.fact(FactKind::Lost(key)),
             Effect::Serve { key, .. } => out.fact(FactKind::Served(key)),
             Effect::Send { message: Message { body, .. }, .. } => match body {
                 Body::VoteYes { txn } if self.unforced_prepares.contains(&txn) => {
                     out.fact(FactKind::EarlyVote(txn));
+                }
+                // It is repeated under the same number.
+                Body::HealRequest { heal, key } if heal.n > self.detections => {
+                    self.detections = heal.n;
+                    out.fact(FactKind::Damaged(key));
                 }
                 Body::Ack { txns, .. } => {
                     for txn in txns {

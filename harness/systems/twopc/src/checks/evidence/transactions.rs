@@ -25,6 +25,8 @@ pub struct Transaction {
     pub ended: Option<JournalPosition>,
     /// Where replicas appended commits.
     pub committed: Vec<JournalPosition>,
+    /// Where the master answered the client Ok.
+    pub answered_ok: Option<JournalPosition>,
     /// The decisions to abort.
     pub aborted: Vec<Abort>,
 }
@@ -174,15 +176,24 @@ impl Transactions {
                 let recipient = Some(to.clone());
                 self.of_id(*txn).aborted.push(Abort { position, recipient, all_yes: *all_yes });
             }
+            FactKind::OkReported { txn, .. } => {
+                self.of_id(*txn).answered_ok.get_or_insert(position);
+            }
             FactKind::Ended(txn) => self.of_id(*txn).ended = Some(position),
-            FactKind::Started { .. }
+            FactKind::LongForce { .. }
+            | FactKind::Started { .. }
             | FactKind::Served(_)
+            | FactKind::Damaged(_)
+            | FactKind::Lost(_)
+            | FactKind::Healed { .. }
             | FactKind::Vetoed(_)
             | FactKind::EarlyVote(_)
             | FactKind::EarlyAck(_)
             | FactKind::EarlyDecide(..)
-            | FactKind::OkReported { .. }
-            | FactKind::Halted(..) => {}
+            | FactKind::Unkept(_)
+            | FactKind::Overdue(_)
+            | FactKind::FalseRefusal { .. }
+            | FactKind::Halted { .. } => {}
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The kill matrix for real processes: each rule is switched off in runs with the faults that it
-//! protects against, until a check reports a violation; then the same runs follow with the rule in
+//! The kill matrix for real processes: each rule is switched off, and each mistake is made, in runs with the faults
+//! that show it, until a check reports a violation; then the same runs follow with the rule in
 //! force, and the controls. Knows which faults a rule needs, not how they are injected.
 
 use std::{collections::BTreeMap, fs, io::Write, path::PathBuf, sync::Arc, time::Instant};
@@ -10,12 +10,15 @@ use crate::{
     checks::check_run,
     faults::Faults,
     matrix::Shard,
-    run::{self, RunOptions},
+    run::{self, FailFast, RunOptions},
 };
 use anyhow::Context as _;
 use checker::{Limits, Validity};
 use lab::{disk, progress::NoProgress, seeds::run_seeds, signals::follow_signals, workload::Mix};
-use system::protocol::{CommitMode, Rule};
+use system::{
+    protocol::{CommitMode, Mistake, Rule},
+    store,
+};
 use tokio::{runtime::Runtime, sync::watch};
 
 /// The kind of run in which a mutation is to be detected.
@@ -23,6 +26,9 @@ use tokio::{runtime::Runtime, sync::watch};
 struct RunProfile {
     faults: &'static str,
     concurrency: u32,
+    keys: u32,
+    /// Operations each second, of all clients together; 0: as many as possible.
+    rate: f64,
     timings: &'static str,
     /// The duration of the load, as a multiple of the usual one.
     length: u32,
@@ -30,7 +36,7 @@ struct RunProfile {
 
 impl RunProfile {
     const fn of(faults: &'static str) -> Self {
-        RunProfile { faults, concurrency: 10, timings: "", length: 1 }
+        RunProfile { faults, concurrency: 10, keys: 16, rate: 0.0, timings: "", length: 1 }
     }
 
     /// All faults, in runs twice as long.
@@ -90,12 +96,95 @@ fn profile(rule: Rule) -> RunProfile {
         Rule::NoPresumption => RunProfile::of("master-uncertainty"),
         Rule::WatermarkWaitsForHandshakes | Rule::HandshakeAfterCommits => RunProfile::all(),
         Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => RunProfile::all(),
-        // No fault forges a message or copies a store.
-        Rule::NonceOnEveryMessage
-        | Rule::FenceNamesSuperseded
-        | Rule::DecisionNumberChecked
-        | Rule::RestoredStoreRefused
-        | Rule::PeerIdChecked => RunProfile::all(),
+        Rule::LateHealDropped => RunProfile::of("bit-flip"),
+        Rule::ScrubComparesSettled => RunProfile::of("messages"),
+        // No fault forges a message.
+        Rule::NonceOnEveryMessage | Rule::FenceNamesSuperseded | Rule::PeerIdChecked => {
+            RunProfile::all()
+        }
+        Rule::DecisionNumberChecked | Rule::DecisionsBeforePromise | Rule::RestoredStoreRefused => {
+            RunProfile { length: 2, ..RunProfile::of("restored-copy") }
+        }
+    }
+}
+
+/// Why the faults do not show that a rule is broken, if they do not.
+fn not_shown(rule: Rule, commit: CommitMode) -> Option<&'static str> {
+    match rule {
+        Rule::LateHealDropped => Some("a write would have to overtake a copy that is on its way"),
+        Rule::ScrubComparesSettled => {
+            Some("a delete would have to be applied between two messages of the scrub")
+        }
+        rule if super::only_against_copies(rule) => None,
+        rule => super::not_simulated(rule, commit),
+    }
+}
+
+/// The rules of the store that a fault of disks shows, and the fault.
+const STORE_RULES: [(store::Rule, &str); 3] = [
+    (store::Rule::PageChecksum, "bit-flip"),
+    (store::Rule::ReuseAfterSync, "power-loss,disk-error"),
+    (store::Rule::YesReservesSpace, "disk-full"),
+];
+
+/// The runs that show a mistake of a node.
+fn mistake_profile(mistake: Mistake) -> RunProfile {
+    match mistake {
+        Mistake::VersionBefore
+        | Mistake::ConflictAfterDecision
+        | Mistake::WatermarkStops
+        | Mistake::VoteDropped
+        | Mistake::WriteRepeated
+        | Mistake::DescriptorLeaked
+        | Mistake::LoopSpins => RunProfile::of("none"),
+        // A share is told from luck after some thousand gets.
+        Mistake::ReadsByThreeBits => RunProfile { length: 2, ..RunProfile::of("none") },
+        // Every write and read of a key repeats its unacknowledged decisions, so each key must rest.
+        Mistake::DecisionNotRepeated => {
+            RunProfile { keys: 400, rate: 100.0, length: 2, ..RunProfile::of("partition") }
+        }
+        // A replica that is paused for longer than the timeout, and for too short to be given up.
+        Mistake::VoteTimeoutTenfold => RunProfile {
+            timings: "vote_timeout_ms=100,heartbeat_ms=500",
+            ..RunProfile::of("pause-replica")
+        },
+        Mistake::InquiryTenfold => {
+            RunProfile { timings: IMPATIENT, ..RunProfile::of("kill-master") }
+        }
+        Mistake::LockAfterAbort => RunProfile { length: 2, ..RunProfile::all() },
+        // Keys must rest, or a write or a read comes before the scrub.
+        Mistake::ScrubComparesNothing => {
+            RunProfile { keys: 400, rate: 150.0, ..RunProfile::of("bit-flip") }
+        }
+        Mistake::SilentReplicaKept => RunProfile::of("pause-replica,partition"),
+        Mistake::StopReportsAbort => RunProfile::of("restart-master"),
+    }
+}
+
+/// The faults that show a mutation, as far as any does.
+pub(super) fn shown_by(mutation: Mutation) -> Option<&'static str> {
+    match mutation {
+        Mutation::Rule(rule) => {
+            let modes = CommitMode::ALL.iter().filter(|mode| rule.applies_to(**mode));
+            let is_shown = modes.into_iter().any(|mode| not_shown(rule, *mode).is_none());
+            is_shown.then(|| profile(rule).faults)
+        }
+        Mutation::StoreRule(rule) => {
+            STORE_RULES.iter().find(|(shown, _)| *shown == rule).map(|(_, faults)| *faults)
+        }
+        Mutation::Mistake(mistake) => Some(mistake_profile(mistake).faults),
+        Mutation::StoreMistake(mistake) => Some(store_mistake_profile(mistake).faults),
+        Mutation::SyncMode(_) => Some("power-loss"),
+    }
+}
+
+/// The runs that show a mistake of the store.
+fn store_mistake_profile(mistake: store::Mistake) -> RunProfile {
+    match mistake {
+        store::Mistake::FrameEndForgotten => RunProfile::of("kill-master,kill-replica"),
+        store::Mistake::ValueLengthInSixteenBits
+        | store::Mistake::KeyLengthInEightBits
+        | store::Mistake::DeleteReadAsEmpty => RunProfile::of("none"),
     }
 }
 
@@ -140,30 +229,55 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
         "without", "faults", "detected", "runs", "seconds"
     )?;
     let mut verdict = Validity::Valid;
-    let rules = if args.rules.is_empty() { Rule::ALL } else { &args.rules };
+    let rules = args.rules();
     // A rule of the other commit mode has no effect in this one.
     for rule in rules.iter().filter(|rule| rule.applies_to(commit)) {
         if experiments.interrupted() {
             return Ok(verdict.max(Validity::Unknown));
         }
-        if let Some(why) = super::not_simulated(*rule, commit) {
+        let is_of_copies = super::only_against_copies(*rule);
+        if let Some(why) = not_shown(*rule, commit) {
             writeln!(out, "{:<30}skipped: {why}", rule.name())?;
             continue;
         }
         let profile = profile(*rule);
-        if let (Err(why), "power-loss") = (&experiments.disks, profile.faults) {
-            writeln!(out, "{:<30}skipped: power-loss needs root and FUSE ({why})", rule.name())?;
+        if experiments.skips(rule.name(), profile, out)? {
             continue;
         }
-        let mutated = experiments.options(profile, Some(*rule));
+        let mutated = experiments.options(profile, Some(Mutation::Rule(*rule)));
         // An equivalent mutant must survive as many runs as another one has for its detection.
-        let tries = if rule.is_equivalent(commit) { 1 } else { args.tries };
+        let survives = rule.is_equivalent(commit) && !is_of_copies;
+        let tries = if survives { 1 } else { args.tries };
         let score = experiments.score(&mutated, tries)?;
         let clean = experiments.score(&experiments.options(profile, None), 1)?;
-        verdict = verdict.max(score.verdict(!rule.is_equivalent(commit))).max(clean.verdict(false));
+        verdict = verdict.max(score.verdict(!survives)).max(clean.verdict(false));
         print_row(rule.name(), profile.faults, &score, Some(&clean), out)?;
     }
-    if args.rules.is_empty() {
+    for (mutation, profile) in experiments.mistakes() {
+        if experiments.interrupted() {
+            return Ok(verdict.max(Validity::Unknown));
+        }
+        if experiments.skips(mutation.name(), profile, out)? {
+            continue;
+        }
+        let mutated = experiments.options(profile, Some(mutation));
+        let score = experiments.score(&mutated, args.tries)?;
+        let clean = experiments.score(&experiments.options(profile, None), 1)?;
+        verdict = verdict.max(score.verdict(true)).max(clean.verdict(false));
+        print_row(mutation.name(), profile.faults, &score, Some(&clean), out)?;
+    }
+    if args.mutations.is_empty() {
+        for (rule, faults) in STORE_RULES {
+            let profile = RunProfile::of(faults);
+            if experiments.skips(rule.name(), profile, out)? {
+                continue;
+            }
+            let mutated = experiments.options(profile, Some(Mutation::StoreRule(rule)));
+            let score = experiments.score(&mutated, args.tries)?;
+            let clean = experiments.score(&experiments.options(profile, None), 1)?;
+            verdict = verdict.max(score.verdict(true)).max(clean.verdict(false));
+            print_row(rule.name(), faults, &score, Some(&clean), out)?;
+        }
         let other = RunProfile { timings: OTHER_TIMINGS, ..RunProfile::all() };
         let score = experiments.score(&experiments.options(other, None), 1)?;
         verdict = verdict.max(score.verdict(false));
@@ -182,11 +296,34 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
 const OTHER_TIMINGS: &str = "vote_timeout_ms=600,retransmit_ms=60,inquiry_timeout_ms=150,peer_inquiry_after=1,heartbeat_ms=100,watermark_batch=1";
 
 impl Experiments<'_> {
+    /// The mistakes to make, and the runs that show them.
+    fn mistakes(&self) -> Vec<(Mutation, RunProfile)> {
+        let of_nodes = Mistake::ALL.iter();
+        let of_nodes = of_nodes.map(|it| (Mutation::Mistake(*it), mistake_profile(*it)));
+        let of_store = store::Mistake::ALL.iter();
+        let of_store = of_store.map(|it| (Mutation::StoreMistake(*it), store_mistake_profile(*it)));
+        let asked = &self.args.mutations;
+        let is_asked =
+            |(mutation, _): &(Mutation, RunProfile)| asked.is_empty() || asked.contains(mutation);
+        of_nodes.chain(of_store).filter(is_asked).collect()
+    }
+
     fn interrupted(&self) -> bool {
         *self.interrupt.borrow()
     }
 
-    fn options(&self, profile: RunProfile, mutation: Option<Rule>) -> RunOptions {
+    /// Says so if the faults of a profile are impossible here.
+    fn skips(&self, rule: &str, profile: RunProfile, out: &mut impl Write) -> anyhow::Result<bool> {
+        let faults: Faults = profile.faults.parse().expect("these faults exist");
+        let Err(why) = &self.disks else { return Ok(false) };
+        if !faults.names().iter().all(|fault| fault.needs_disks()) {
+            return Ok(false);
+        }
+        writeln!(out, "{rule:<30}skipped: {} needs root and FUSE ({why})", profile.faults)?;
+        Ok(true)
+    }
+
+    fn options(&self, profile: RunProfile, mutation: Option<Mutation>) -> RunOptions {
         let mut faults: Faults = profile.faults.parse().expect("these faults exist");
         if self.disks.is_err() {
             faults = faults.without_disks();
@@ -196,8 +333,8 @@ impl Experiments<'_> {
             faults,
             time_limit: self.args.time * profile.length,
             concurrency: profile.concurrency,
-            rate: 0.0,
-            keys: 16,
+            rate: profile.rate,
+            keys: profile.keys,
             replicas: 3,
             commit: self.commit,
             mix: Mix::default(),
@@ -205,14 +342,16 @@ impl Experiments<'_> {
             store: self.args.store.clone(),
             system: "twopc".to_owned(),
             system_bin: None,
-            mutations: mutation.into_iter().map(Mutation::Rule).collect(),
+            mutations: mutation.into_iter().collect(),
             disks,
             shard: Shard::WHOLE,
             timings: profile.timings.parse().expect("these parameters exist"),
             relay: false,
+            tls: false,
             misreport_unknown: false,
             schedule: None,
-            fail_fast: true,
+            // What clients see is counted as well, not only what the journals show first.
+            fail_fast: FailFast::ClientsSeeIt,
             script: None,
         }
     }
@@ -335,6 +474,12 @@ mod tests {
     fn every_rule_has_a_run_profile() {
         for rule in Rule::ALL {
             let profile = profile(*rule);
+            profile.faults.parse::<Faults>().expect(profile.faults);
+            profile.timings.parse::<Timings>().expect(profile.timings);
+        }
+        let of_nodes = Mistake::ALL.iter().map(|mistake| mistake_profile(*mistake));
+        let of_store = store::Mistake::ALL.iter().map(|mistake| store_mistake_profile(*mistake));
+        for profile in of_nodes.chain(of_store) {
             profile.faults.parse::<Faults>().expect(profile.faults);
             profile.timings.parse::<Timings>().expect(profile.timings);
         }

@@ -2,54 +2,126 @@
 //! resolves to a file outside, whether by `..`, by an absolute path, or by a symbolic link.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use checker::{Results, Validity};
-use history::RunDescription;
+use history::{FailedRun, RunDescription};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 
 /// A directory of runs: `GROUP/TIME/`.
 #[derive(Clone, Debug)]
-pub(super) struct Store {
+pub struct Store {
     /// The canonical path.
     root: PathBuf,
 }
 
 /// A run, by the names of its two directories.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct RunId {
-    pub(super) group: String,
-    pub(super) name: String,
+pub struct RunId {
+    /// The system and the faults.
+    pub group: String,
+    /// The time at which it began.
+    pub name: String,
 }
 
 impl RunId {
     /// The path of the run, in the store and in URLs.
-    pub(super) fn path(&self) -> String {
+    #[must_use]
+    pub fn path(&self) -> String {
         format!("{}/{}", self.group, self.name)
     }
 }
 
-/// What the list of runs shows of a run.
-#[derive(Clone, Debug)]
-pub(super) struct RunSummary {
-    pub(super) id: RunId,
-    /// `test.json`. Empty if it cannot be read.
-    pub(super) test: RunDescription,
-    /// `results.json`. `None` if the run was not checked.
-    pub(super) results: Option<Results>,
-    /// Whether the run was not checked yet and its history is growing.
-    pub(super) running: bool,
+/// The UTC time in the name of a run as people write it: `20260131T235959Z` is 31 Jan 2026, 23:59:59. Other names
+/// are returned as they are, and the suffix of a name stays.
+#[must_use]
+pub fn readable_time(name: &str) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let part = |from: usize, to: usize| {
+        let digits = name.get(from..to)?;
+        digits.bytes().all(|byte| byte.is_ascii_digit()).then_some(digits)
+    };
+    let readable = || {
+        let [year, month, day] = [part(0, 4)?, part(4, 6)?, part(6, 8)?];
+        let [hour, minute, second] = [part(9, 11)?, part(11, 13)?, part(13, 15)?];
+        let month = MONTHS.get(month.parse::<usize>().ok()?.checked_sub(1)?)?;
+        let suffix = name.get(8..9)?.eq("T").then(|| name.get(15..)?.strip_prefix('Z'))??;
+        let day = day.trim_start_matches('0');
+        Some(format!("{day} {month} {year}, {hour}:{minute}:{second}{suffix}"))
+    };
+    readable().unwrap_or_else(|| name.to_owned())
 }
 
+/// What the list of runs shows of a run.
+#[derive(Clone, Debug)]
+pub struct RunSummary {
+    /// Which run it is.
+    pub id: RunId,
+    /// `test.json`. Empty if it cannot be read.
+    pub test: RunDescription,
+    /// `results.json`. `None` if the run was not checked.
+    pub results: Option<Results>,
+    /// Whether the run was not checked yet and its history is growing.
+    pub running: bool,
+    /// Whether the run is being checked, or its page is being written.
+    pub judging: bool,
+    /// Why the run could not be made.
+    pub failed: Option<String>,
+}
+
+/// The mark of a run that is being judged: a lock on its description, which ends with the process that holds it.
+/// A reader of the store that only looks whether the lock is held takes it for an instant.
+#[derive(Debug)]
+pub struct JudgingMark {
+    _lock: Option<Flock<File>>,
+}
+
+impl JudgingMark {
+    /// Marks the run in a directory. A directory where that is impossible has no mark.
+    #[must_use]
+    pub fn set(directory: &Path) -> JudgingMark {
+        let file = File::open(directory.join(DESCRIPTION)).ok();
+        let lock = file.and_then(|file| Flock::lock(file, FlockArg::LockExclusive).ok());
+        JudgingMark { _lock: lock }
+    }
+
+    /// Whether somebody has marked the run in a directory.
+    pub(crate) fn is_set(directory: &Path) -> bool {
+        let Ok(file) = File::open(directory.join(DESCRIPTION)) else { return false };
+        matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+    }
+}
+
+/// The description of a run, in its directory.
+const DESCRIPTION: &str = "test.json";
+
 impl RunSummary {
-    pub(super) fn verdict(&self) -> Option<Validity> {
+    /// The option of `test.json` that has the name that somebody gave the run.
+    pub const LABEL: &str = "label";
+
+    /// The name that somebody gave the run.
+    #[must_use]
+    pub fn label(&self) -> Option<&str> {
+        self.test.options.get(Self::LABEL)?.as_str()
+    }
+
+    /// The verdict. `None` if the run was not checked.
+    #[must_use]
+    pub fn verdict(&self) -> Option<Validity> {
         self.results.as_ref().map(|results| results.verdict)
     }
 
     /// A measurement of the statistics.
-    pub(super) fn measured(&self, path: &[&str]) -> Option<f64> {
+    #[must_use]
+    pub fn measured(&self, path: &[&str]) -> Option<f64> {
         let statistics = self.results.as_ref()?.check("statistics")?;
         let (first, rest) = path.split_first()?;
         let start = statistics.measured.get(*first)?;
@@ -57,22 +129,24 @@ impl RunSummary {
     }
 
     /// The number of completed operations.
-    pub(super) fn operations(&self) -> Option<f64> {
+    #[must_use]
+    pub fn operations(&self) -> Option<f64> {
         let counts =
             ["ok", "fail", "info"].map(|outcome| self.measured(&["counts", "all", outcome]));
         counts.iter().any(Option::is_some).then(|| counts.into_iter().flatten().sum())
     }
 }
 
-/// A run whose history has not grown for this long is not running.
-const RUNNING_TIMEOUT: Duration = Duration::from_secs(10);
+/// A run whose history has not grown for this long is not running. The end of a run waits longer than most others
+/// until the nodes have settled, and records nothing meanwhile.
+const RUNNING_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Store {
     /// Opens the store in a directory.
     ///
     /// # Errors
     /// The directory does not exist.
-    pub(super) fn open(directory: &Path) -> io::Result<Store> {
+    pub fn open(directory: &Path) -> io::Result<Store> {
         let root = fs::canonicalize(directory)?;
         if !root.is_dir() {
             return Err(io::Error::new(io::ErrorKind::NotADirectory, "not a directory"));
@@ -81,7 +155,8 @@ impl Store {
     }
 
     /// The runs, latest first. Other directories are ignored.
-    pub(super) fn runs(&self) -> Vec<RunSummary> {
+    #[must_use]
+    pub fn runs(&self) -> Vec<RunSummary> {
         let mut runs = Vec::new();
         for group in names(&self.root) {
             for name in names(&self.root.join(&group)) {
@@ -94,20 +169,38 @@ impl Store {
     }
 
     /// The summary of a run. `None` if there is no such run.
-    pub(super) fn run(&self, id: &RunId) -> Option<RunSummary> {
+    #[must_use]
+    pub fn run(&self, id: &RunId) -> Option<RunSummary> {
         let directory = self.directory(id)?;
         let read = |name: &str| fs::read(directory.join(name)).ok();
-        let test = read("test.json").and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let history = fs::metadata(directory.join("history.jsonl")).ok()?;
+        let failed = read(FailedRun::FILE)
+            .and_then(|bytes| serde_json::from_slice::<FailedRun>(&bytes).ok());
+        let test = read(DESCRIPTION).and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let history = fs::metadata(directory.join("history.jsonl"));
+        if history.is_err() && failed.is_none() {
+            return None;
+        }
         let results = read("results.json").and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let unchanged =
-            history.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-        let running = results.is_none() && unchanged.is_none_or(|time| time < RUNNING_TIMEOUT);
-        Some(RunSummary { id: id.clone(), test: test.unwrap_or_default(), results, running })
+        let changed = history.and_then(|history| history.modified()).ok();
+        let unchanged = changed.and_then(|at| SystemTime::now().duration_since(at).ok());
+        let judging = JudgingMark::is_set(&directory);
+        let running = results.is_none()
+            && !judging
+            && failed.is_none()
+            && unchanged.is_none_or(|time| time < RUNNING_TIMEOUT);
+        Some(RunSummary {
+            id: id.clone(),
+            test: test.unwrap_or_default(),
+            results,
+            running,
+            judging,
+            failed: failed.map(|failed| failed.why),
+        })
     }
 
     /// The directory of a run.
-    pub(super) fn directory(&self, id: &RunId) -> Option<PathBuf> {
+    #[must_use]
+    pub fn directory(&self, id: &RunId) -> Option<PathBuf> {
         if !is_name(&id.group) || !is_name(&id.name) {
             return None;
         }
@@ -118,7 +211,8 @@ impl Store {
     }
 
     /// The names of the plots of a run, sorted.
-    pub(super) fn plots(&self, id: &RunId) -> Vec<String> {
+    #[must_use]
+    pub fn plots(&self, id: &RunId) -> Vec<String> {
         let files = self.directory(id).and_then(|directory| fs::read_dir(directory).ok());
         let names = files.into_iter().flatten().flatten();
         let names = names.filter_map(|entry| entry.file_name().into_string().ok());
@@ -129,7 +223,8 @@ impl Store {
     }
 
     /// A file or directory of a run, by its path in the run.
-    pub(super) fn file(&self, id: &RunId, path: &str) -> Option<PathBuf> {
+    #[must_use]
+    pub fn file(&self, id: &RunId, path: &str) -> Option<PathBuf> {
         let directory = self.directory(id)?;
         let mut requested = directory.clone();
         for name in path.split('/').filter(|name| !name.is_empty()) {
@@ -166,6 +261,38 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    #[test]
+    fn times_are_written_as_people_write_them() {
+        for (name, readable) in [
+            ("20260131T235959Z", "31 Jan 2026, 23:59:59"),
+            ("20261207T000102Z-2", "7 Dec 2026, 00:01:02-2"),
+            ("20261307T000102Z", "20261307T000102Z"),
+            ("20261207X000102Z", "20261207X000102Z"),
+            ("2026", "2026"),
+            ("größe-zwölf", "größe-zwölf"),
+        ] {
+            assert_eq!(readable_time(name), readable);
+        }
+    }
+
+    #[test]
+    fn a_run_is_being_judged_until_its_mark_is_dropped() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let run = directory.path().join("twopc-none/20260101T000000Z");
+        fs::create_dir_all(&run)?;
+        for file in [DESCRIPTION, "history.jsonl"] {
+            fs::write(run.join(file), "{}")?;
+        }
+        let store = Store::open(directory.path())?;
+        let state = || store.runs().first().map(|run| (run.running, run.judging));
+        assert_eq!(state(), Some((true, false)));
+        let mark = JudgingMark::set(&run);
+        assert_eq!(state(), Some((false, true)));
+        drop(mark);
+        assert_eq!(state(), Some((true, false)));
+        Ok(())
+    }
 
     #[test]
     fn no_name_resolves_to_a_file_outside_the_store() -> io::Result<()> {

@@ -1,0 +1,247 @@
+//! The command `record`: a table of what was found in databases, printed from runs that it makes. Each row has
+//! a run in which a violation must be found, and beside it a twin that must be valid.
+
+use std::{
+    collections::BTreeSet,
+    io::Write as _,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::anyhow;
+use checker::{Results, Validity};
+use clap::{Args, Parser, builder::RangedU64ValueParser};
+use lab::fault::Fault;
+use tokio::{runtime::Runtime, sync::watch};
+
+use super::{Exit, Failure, described, stdout, test::TestArgs};
+
+/// Options of the command `record`.
+#[derive(Clone, Debug, Args)]
+pub(super) struct RecordArgs {
+    /// Only the rows of this database: etcd, redis or postgresql, or one of its configurations, such as
+    /// redis:replicas.
+    #[arg(long, value_name = "NAME")]
+    system: Option<String>,
+
+    /// Runs of each command, with seeds 1 to N.
+    #[arg(long, value_name = "N", default_value_t = 5,
+          value_parser = RangedU64ValueParser::<u64>::new().range(1..=1000))]
+    runs: u64,
+
+    /// Directory for run records.
+    #[arg(long, value_name = "DIR", default_value = "histories")]
+    store: PathBuf,
+}
+
+/// A row of the table.
+struct Row {
+    /// The options of a run in which something is to be found.
+    found: &'static str,
+    /// Those of a run in which nothing is.
+    valid: &'static str,
+}
+
+/// The rows. Where a level is asked for with --claim, the database does not claim it.
+const ROWS: [Row; 13] = [
+    Row {
+        found: "--system etcd --reads serializable --claim linearizable --faults pause,kill",
+        valid: "--system etcd --faults pause,kill",
+    },
+    Row {
+        found: "--system etcd --workload append --reads serializable --claim strict-serializable --faults \
+                pause,kill",
+        valid: "--system etcd --workload append --faults pause,kill",
+    },
+    Row {
+        found: "--system etcd --reads serializable --claim linearizable --faults pause,power-loss",
+        valid: "--system etcd --faults power-loss,power-loss:all",
+    },
+    Row {
+        found: "--system etcd --workload lock --claim mutual-exclusion --faults pause --time-limit 40s",
+        valid: "--system etcd --workload lock --faults pause --time-limit 40s",
+    },
+    Row {
+        found: "--system redis:everysec --workload set --faults power-loss --time-limit 10s",
+        valid: "--system redis --workload set --faults power-loss --time-limit 10s",
+    },
+    Row {
+        found: "--system redis:replicas --reads replica --claim linearizable --faults pause --time-limit 10s",
+        valid: "--system redis:replicas --faults pause --time-limit 10s",
+    },
+    Row {
+        found: "--system redis:sentinel-sticky --workload set --faults pause:leader",
+        valid: "--system redis:replicas --workload set --faults pause:leader",
+    },
+    Row {
+        found: "--system postgresql:asynchronous-commit --workload set --faults kill --time-limit 10s",
+        valid: "--system postgresql --workload set --faults kill --time-limit 10s",
+    },
+    Row {
+        found: "--system postgresql:asynchronous-commit --workload set --faults power-loss --time-limit 10s",
+        valid: "--system postgresql --workload set --faults power-loss --time-limit 10s",
+    },
+    Row {
+        found: "--system postgresql:standby --workload set --faults pause:followers+kill:leader",
+        valid: "--system postgresql:synchronous-standby --workload set --faults pause:followers+kill:leader",
+    },
+    Row {
+        found: "--system postgresql --workload bank --isolation read-committed --claim serializable \
+                --time-limit 10s",
+        valid: "--system postgresql --workload bank --time-limit 10s",
+    },
+    Row {
+        found: "--system postgresql --workload append --isolation read-committed --claim serializable \
+                --time-limit 10s",
+        valid: "--system postgresql --workload append --isolation read-committed --time-limit 10s",
+    },
+    Row {
+        found: "--system postgresql --workload append --isolation repeatable-read --claim serializable \
+                --time-limit 10s",
+        valid: "--system postgresql --workload append --time-limit 10s",
+    },
+];
+
+/// The options of a row, as the command line reads them.
+#[derive(Parser)]
+struct RowOptions {
+    #[command(flatten)]
+    test: TestArgs,
+}
+
+/// What the runs of one command showed.
+struct Made {
+    version: String,
+    claim: String,
+    faults: String,
+    /// What was found, by name.
+    anomalies: BTreeSet<String>,
+    verdicts: Vec<Validity>,
+    seconds: Vec<f64>,
+}
+
+/// Makes the runs and prints the table.
+pub(super) fn record(
+    args: &RecordArgs,
+    runtime: &Runtime,
+    interrupt: &watch::Receiver<bool>,
+) -> Result<Exit, Failure> {
+    let is_wanted = |row: &&Row| {
+        let configured = row.found.split(' ').nth(1).unwrap_or_default();
+        let name = configured.split(':').next().unwrap_or_default();
+        args.system.as_deref().is_none_or(|system| system == name || system == configured)
+    };
+    let rows: Vec<&Row> = ROWS.iter().filter(is_wanted).collect();
+    if rows.is_empty() {
+        let system = args.system.as_deref().unwrap_or_default();
+        return Err(Failure::arguments(anyhow!("--system: the record has no rows of '{system}'")));
+    }
+    writeln!(
+        stdout(),
+        "| system | claim | fault | found | runs | seconds | command | valid twin |\n\
+         |---|---|---|---|---|---|---|---|"
+    )?;
+    let mut exit = Exit::Valid;
+    for row in rows {
+        let found = match made(args, row.found, runtime, interrupt) {
+            Err(Failure { error: Some(error), .. }) if described::is_not_possible_here(&error) => {
+                writeln!(stdout(), "skipped: {error}")?;
+                continue;
+            }
+            found => found?,
+        };
+        let valid = made(args, row.valid, runtime, interrupt)?;
+        let count =
+            |made: &Made, wanted| made.verdicts.iter().filter(|one| **one == wanted).count();
+        let (hits, kept) = (count(&found, Validity::Invalid), count(&valid, Validity::Valid));
+        let system = row.found.split(' ').nth(1).unwrap_or_default();
+        let anomalies: Vec<String> = found.anomalies.iter().cloned().collect();
+        writeln!(
+            stdout(),
+            "| {system} {} | {} | {} | {} | {hits} of {} | {:.0} | `harness {}` | `harness {}`: {kept} of {} |",
+            found.version,
+            found.claim,
+            found.faults,
+            anomalies.join(", "),
+            args.runs,
+            median(&found.seconds),
+            row.found,
+            row.valid,
+            args.runs,
+        )?;
+        exit = match () {
+            () if count(&valid, Validity::Invalid) > 0 || exit == Exit::Invalid => Exit::Invalid,
+            () if hits == 0 || kept < valid.verdicts.len() => Exit::Unknown,
+            () => exit,
+        };
+        if *interrupt.borrow() {
+            break;
+        }
+    }
+    Ok(exit)
+}
+
+/// Makes the runs of one command.
+fn made(
+    args: &RecordArgs,
+    options: &str,
+    runtime: &Runtime,
+    interrupt: &watch::Receiver<bool>,
+) -> Result<Made, Failure> {
+    let words = std::iter::once("harness").chain(options.split(' '));
+    let parsed = RowOptions::try_parse_from(words).map_err(Failure::harness)?.test;
+    let run = parsed.subject_run(&args.store)?;
+    let task = run.prepare()?;
+    let faults: Vec<&str> = run.faults.iter().map(Fault::name).collect();
+    let mut made = Made {
+        version: String::new(),
+        claim: match run.claim {
+            Some(_) => format!("asked: {}", task.claim),
+            None => task.claim.to_string(),
+        },
+        faults: if faults.is_empty() { "none".to_owned() } else { faults.join(", ") },
+        anomalies: BTreeSet::new(),
+        verdicts: Vec::new(),
+        seconds: Vec::new(),
+    };
+    for seed in 1..=args.runs {
+        let started = Instant::now();
+        let judged = run.judge(&task, seed, runtime, interrupt)?;
+        let results = &judged.checked.results;
+        made.version = judged.version.clone().unwrap_or_default();
+        made.verdicts.push(results.verdict);
+        if results.verdict == Validity::Invalid {
+            made.seconds.push(seconds(started.elapsed()));
+            made.anomalies.extend(anomalies(results));
+        }
+    }
+    Ok(made)
+}
+
+/// The checks that failed; of transactions, the names of the anomalies.
+fn anomalies(results: &Results) -> Vec<String> {
+    let mut names = Vec::new();
+    for check in results.checks.iter().filter(|check| check.verdict == Validity::Invalid) {
+        match check.measured.get("anomalies").and_then(|anomalies| anomalies.as_object()) {
+            Some(anomalies) => names.extend(anomalies.keys().cloned()),
+            None => names.push(check.check.clone()),
+        }
+        if let Some(lost) = check.measured.get("lost").and_then(serde_json::Value::as_u64)
+            && lost > 0
+        {
+            names.push("lost writes".to_owned());
+        }
+    }
+    names
+}
+
+fn seconds(time: Duration) -> f64 {
+    time.as_secs_f64()
+}
+
+/// The median; 0 of nothing.
+fn median(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied().unwrap_or(0.0)
+}
