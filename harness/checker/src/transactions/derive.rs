@@ -70,6 +70,9 @@ pub(super) enum Rule {
     OneVersionOfValue,
     /// A version of a key has one value.
     OneValueOfVersion,
+    /// What follows for the order of versions is inferred before it is searched for. Verdicts do not
+    /// need it: it makes the search shorter.
+    Saturate,
 }
 
 impl Rule {

@@ -4,7 +4,8 @@
 //! which transactions depend on which ([`derive`]), and an isolation level forbids certain cycles of
 //! dependencies (`levels`). Or they write registers and read them: then the order of the versions is
 //! not seen, what is certain about it rules levels out (`registers`), and a search for an order of the
-//! transactions shows serializability, or that there is none (`replay`). This follows Adya (1999) for the
+//! transactions shows serializability, or that there is none (`replay`), and one for an execution shows
+//! snapshot isolation (`snapshot`). This follows Adya (1999) for the
 //! levels, and Elle (Kingsbury and Alvaro, 2020) for the derivation.
 //!
 //! A transaction that is ok is committed, and one that failed is not. One of unknown outcome is committed,
@@ -20,6 +21,7 @@ mod cycles;
 mod derive;
 mod durability;
 mod explain;
+mod frontier;
 mod given;
 mod graph;
 mod history;
@@ -28,6 +30,7 @@ mod open;
 mod registers;
 mod replay;
 mod saturate;
+mod snapshot;
 mod versions;
 
 #[cfg(test)]
@@ -43,6 +46,7 @@ use self::{
     graph::{Graph, NODES_MAX},
     registers::{RegisterEdges, Registers},
     replay::Replayed,
+    saturate::Ends,
     versions::Versions,
 };
 pub use self::{
@@ -98,6 +102,8 @@ struct Decided {
     /// Whether there is an order of the transactions that explains all reads, by what it respects.
     /// `None`: undecided.
     serializable: [Option<bool>; 3],
+    /// Whether there is an execution under snapshot isolation, likewise.
+    snapshot_isolated: [Option<bool>; 3],
     certificate: Option<Certificate>,
     /// How much of the order of writes the system told, in words.
     told_versions: Option<String>,
@@ -233,11 +239,18 @@ fn judge_lists(history: &TransactionHistory, versions: &Versions) -> (Anomalies,
         order.map(|order| Certificate::new(versions, strongest, order))
     });
     let serializable = kinds.map(|kinds| Some(!kinds.any));
-    let decided = Decided { kinds, is_open: false, serializable, certificate, told_versions: None };
+    let decided = Decided {
+        kinds,
+        is_open: false,
+        serializable,
+        snapshot_isolated: kinds.map(|kinds| kinds.nonadjacent_in_every_order.map(|is| !is)),
+        certificate,
+        told_versions: None,
+    };
     (anomalies, decided)
 }
 
-/// How much work goes into the search for an order of transactions on registers, by order.
+/// How much work goes into each search for an order of transactions on registers.
 const REPLAY_STEPS: u64 = 3_000_000;
 
 fn judge_registers(history: &TransactionHistory, versions: &Versions) -> (Anomalies, Decided) {
@@ -247,6 +260,7 @@ fn judge_registers(history: &TransactionHistory, versions: &Versions) -> (Anomal
         kinds: Found::nothing().kinds,
         is_open: !registers.given.are_complete(),
         serializable: [Some(false); 3],
+        snapshot_isolated: [Some(false); 3],
         certificate: None,
         told_versions: registers.given.told(),
     };
@@ -260,30 +274,46 @@ fn judge_registers(history: &TransactionHistory, versions: &Versions) -> (Anomal
         found.cycles.iter_mut().for_each(|cycle| cycle.order = order);
         decided.kinds[order as usize] = found.kinds[order as usize];
         cycles.push(found.cycles);
-        if !is_clean || found.kinds[order as usize].any {
+        if !is_clean {
             continue;
         }
-        let replayed = match decided.is_open {
+        let kinds = found.kinds[order as usize];
+        let replayed = match (kinds.any, decided.is_open) {
+            (true, _) => Replayed::None,
             // Every version has its place, so this is decided as for lists.
-            false => certificate::order(&graph, order).map_or(Replayed::None, Replayed::Order),
-            true => search(history, versions, &registers, graph),
-        };
-        match replayed {
-            Replayed::Order(found) => {
-                decided.certificate = Some(Certificate::new(versions, order, found));
-                // It respects every weaker order too.
-                decided.serializable[..=order as usize].fill(Some(true));
-                break;
+            (false, false) => {
+                certificate::order(&graph, order).map_or(Replayed::None, Replayed::Order)
             }
-            Replayed::None => {}
-            Replayed::Unknown => decided.serializable[order as usize] = None,
+            (false, true) => serialize(history, versions, &registers, &graph),
+        };
+        if let Replayed::Order(found) = replayed {
+            decided.certificate = Some(Certificate::new(versions, order, found));
+            // It respects every weaker order too.
+            decided.serializable[..=order as usize].fill(Some(true));
+            decided.snapshot_isolated[..=order as usize].fill(Some(true));
+            break;
+        }
+        if replayed == Replayed::Unknown {
+            decided.serializable[order as usize] = None;
+        }
+        if kinds.nonadjacent || decided.snapshot_isolated[order as usize] == Some(true) {
+            continue;
+        }
+        let is_explained = match decided.is_open {
+            false => Some(true),
+            true => snapshot::is_explained(history, versions, &registers, &graph, REPLAY_STEPS),
+        };
+        match is_explained {
+            Some(true) => decided.snapshot_isolated[..=order as usize].fill(is_explained),
+            _ => decided.snapshot_isolated[order as usize] = is_explained,
         }
     }
     if !history.has_real_time() {
         // What is ruled out with sessions is with real time, too.
         decided.kinds[Order::RealTime as usize] = decided.kinds[Order::Process as usize];
-        decided.serializable[Order::RealTime as usize] =
-            decided.serializable[Order::Process as usize];
+        for known in [&mut decided.serializable, &mut decided.snapshot_isolated] {
+            known[Order::RealTime as usize] = known[Order::Process as usize];
+        }
     }
     // The weakest order that closes a cycle of a kind is told.
     for cycle in cycles.into_iter().rev().flatten() {
@@ -295,13 +325,13 @@ fn judge_registers(history: &TransactionHistory, versions: &Versions) -> (Anomal
 }
 
 /// Searches for an order of transactions whose versions are not all ordered.
-fn search(
+fn serialize(
     history: &TransactionHistory,
     versions: &Versions,
     registers: &Registers,
-    graph: Graph,
+    graph: &Graph,
 ) -> Replayed {
-    match saturate::saturate(history, registers, graph) {
+    match saturate::saturate(history, registers, Ends::Together, graph.clone()) {
         Some(graph) => replay::replay(history, versions, registers, &graph, REPLAY_STEPS),
         None => Replayed::None,
     }
@@ -322,20 +352,22 @@ fn standing(level: Level, anomalies: &Anomalies, decided: &Decided, unusable: us
     let Level { base, order } = level;
     let kinds = &decided.kinds[order as usize];
     let serializable = decided.serializable[order as usize];
+    let snapshot_isolated = decided.snapshot_isolated[order as usize];
     let is_anomalous = anomalies.counts.keys().any(|kind| !kind.is_cycle() && base.forbids(*kind));
     let is_cyclic = (kinds.writes && base.forbids(AnomalyKind::G0))
         || (kinds.reads && base.forbids(AnomalyKind::G1c))
         || (kinds.single_in_every_order == Some(true) && base.forbids(AnomalyKind::GSingle))
-        || (kinds.nonadjacent_in_every_order == Some(true)
-            && base.forbids(AnomalyKind::GNonadjacent))
+        || (snapshot_isolated == Some(false) && base.forbids(AnomalyKind::GNonadjacent))
         || ((kinds.any || serializable == Some(false)) && base.forbids(AnomalyKind::G2Item));
     if is_anomalous || is_cyclic {
         return Standing::RuledOut;
     }
-    let is_open = decided.is_open && serializable != Some(true);
     let is_undecided = match base {
-        BaseLevel::ConsistentView => is_open || kinds.single_in_every_order.is_none(),
-        BaseLevel::SnapshotIsolation => is_open || kinds.nonadjacent_in_every_order.is_none(),
+        BaseLevel::ConsistentView => {
+            let is_open = decided.is_open && snapshot_isolated != Some(true);
+            is_open || kinds.single_in_every_order.is_none()
+        }
+        BaseLevel::SnapshotIsolation => snapshot_isolated.is_none(),
         BaseLevel::RepeatableRead | BaseLevel::Serializable => serializable.is_none(),
         _ => false,
     };

@@ -11,8 +11,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use ahash::RandomState;
 
 use super::{
+    frontier::{Held, REMEMBERED_MAX, Waiting, last_writes},
     graph::Graph,
-    history::{NONE, Step, TransactionHistory},
+    history::TransactionHistory,
     registers::Registers,
     versions::Versions,
 };
@@ -38,27 +39,18 @@ struct Placed {
 }
 
 struct Search<'s> {
-    graph: &'s Graph,
-    /// By node: edges from nodes that are not placed.
-    waiting: Vec<u32>,
+    waiting: Waiting<'s>,
     /// Transactions that nothing certain must come before, by when they returned.
     ready: BTreeSet<(u32, u32)>,
     returned: Vec<u32>,
-    /// By key: the value that it holds.
-    held: Vec<u32>,
+    held: Held,
     /// By key and value: readers that are not placed.
     readers: HashMap<(u32, u32), u32, RandomState>,
     /// By transaction: keys and values that it reads, and the last ones that it writes.
     reads: Vec<Vec<(u32, u32)>>,
     writes: Vec<Vec<(u32, u32)>>,
     placed: Vec<Placed>,
-    /// Hash of what is placed and of what is held: searches with the same one go on alike.
-    state: u128,
-    hashers: [RandomState; 2],
 }
-
-/// The most states that are remembered.
-const REMEMBERED_MAX: usize = 1 << 20;
 
 /// Searches for an order. The graph has the certain edges, and auxiliary nodes after the transactions.
 pub(super) fn replay(
@@ -81,7 +73,7 @@ pub(super) fn replay(
                 search.place(next, options);
                 let writes = search.placed.last().is_some_and(|last| !last.replaced.is_empty());
                 // Without memory left it searches the same again, which is slower and as exact.
-                if !writes || seen.len() >= REMEMBERED_MAX || seen.insert(search.state) {
+                if !writes || seen.len() >= REMEMBERED_MAX || seen.insert(search.held.state) {
                     break;
                 }
             }
@@ -103,17 +95,14 @@ impl<'s> Search<'s> {
     ) -> Self {
         let count = history.len();
         let mut search = Search {
-            graph,
-            waiting: vec![0; graph.nodes() as usize],
+            waiting: Waiting::new(graph),
             ready: BTreeSet::new(),
             returned: history.transactions.iter().map(|one| one.returned).collect(),
-            held: vec![NONE; history.keys()],
+            held: Held::new(history.keys()),
             readers: HashMap::default(),
             reads: vec![Vec::new(); count],
             writes: vec![Vec::new(); count],
             placed: Vec::new(),
-            state: 0,
-            hashers: [RandomState::new(), RandomState::new()],
         };
         for read in &registers.reads {
             let version = (read.key, read.value);
@@ -121,24 +110,8 @@ impl<'s> Search<'s> {
             *search.readers.entry(version).or_default() += 1;
         }
         for transaction in versions.committed(history) {
-            let writes = &mut search.writes[transaction as usize];
-            for step in history.steps(transaction) {
-                if let Step::Write { key, value } = step
-                    && versions.keys[key as usize].is_usable
-                {
-                    writes.retain(|(of, _)| *of != key);
-                    writes.push((key, value));
-                }
-            }
-        }
-        for node in 0..graph.nodes() {
-            graph
-                .all_edges(node)
-                .iter()
-                .for_each(|edge| search.waiting[edge.target() as usize] += 1);
-        }
-        for transaction in versions.committed(history) {
-            if search.waiting[transaction as usize] == 0 {
+            search.writes[transaction as usize] = last_writes(history, versions, transaction);
+            if !search.waiting.is_waiting(transaction) {
                 search.ready.insert((search.returned[transaction as usize], transaction));
             }
         }
@@ -164,13 +137,12 @@ impl<'s> Search<'s> {
 
     fn may_be_next(&self, transaction: u32) -> bool {
         let reads = &self.reads[transaction as usize];
-        let is_held = |(key, value): &(u32, u32)| self.held[*key as usize] == *value;
         let is_free = |(key, _): &(u32, u32)| {
-            let version = (*key, self.held[*key as usize]);
+            let version = (*key, self.held.value(*key));
             let own = u32::from(reads.contains(&version));
             self.readers.get(&version).copied().unwrap_or(0) == own
         };
-        reads.iter().all(is_held) && self.writes[transaction as usize].iter().all(is_free)
+        self.held.are(reads) && self.writes[transaction as usize].iter().all(is_free)
     }
 
     fn place(&mut self, transaction: u32, others: Vec<u32>) {
@@ -178,79 +150,28 @@ impl<'s> Search<'s> {
         for version in &self.reads[transaction as usize] {
             *self.readers.entry(*version).or_default() -= 1;
         }
-        let mut replaced = Vec::new();
-        for at in 0..self.writes[transaction as usize].len() {
-            let (key, value) = self.writes[transaction as usize][at];
-            replaced.push((key, self.held[key as usize]));
-            self.hold(key, value);
-        }
-        self.state ^= self.hash((transaction, NONE, 1));
-        self.release(transaction);
+        let replaced = self.held.write(&self.writes[transaction as usize]);
+        self.held.toggle(transaction);
+        let Search { waiting, ready, returned, .. } = self;
+        waiting.release(transaction, |next| {
+            ready.insert((returned[next as usize], next));
+        });
         self.placed.push(Placed { transaction, replaced, others });
     }
 
     /// Takes back the last step, and returns what could have been placed instead.
     fn take_back(&mut self) -> Option<Vec<u32>> {
         let Placed { transaction, replaced, others } = self.placed.pop()?;
-        self.retract(transaction);
-        self.state ^= self.hash((transaction, NONE, 1));
-        for (key, value) in replaced.into_iter().rev() {
-            self.hold(key, value);
-        }
+        let Search { waiting, ready, returned, .. } = self;
+        waiting.retract(transaction, |next| {
+            ready.remove(&(returned[next as usize], next));
+        });
+        self.held.toggle(transaction);
+        self.held.write(&replaced);
         for version in &self.reads[transaction as usize] {
             *self.readers.entry(*version).or_default() += 1;
         }
         self.ready.insert((self.returned[transaction as usize], transaction));
         Some(others)
-    }
-
-    fn hold(&mut self, key: u32, value: u32) {
-        let before = std::mem::replace(&mut self.held[key as usize], value);
-        self.state ^= self.hash((key, before, 2)) ^ self.hash((key, value, 2));
-    }
-
-    fn hash(&self, of: (u32, u32, u8)) -> u128 {
-        let [high, low] = &self.hashers;
-        u128::from(high.hash_one(of)) << 64 | u128::from(low.hash_one(of))
-    }
-
-    /// Lets go what waits for a node.
-    fn release(&mut self, node: u32) {
-        let mut nodes = vec![node];
-        while let Some(node) = nodes.pop() {
-            for edge in self.graph.all_edges(node) {
-                let to = edge.target();
-                let waiting = &mut self.waiting[to as usize];
-                *waiting -= 1;
-                if *waiting > 0 {
-                    continue;
-                }
-                if self.graph.is_transaction(to) {
-                    self.ready.insert((self.returned[to as usize], to));
-                } else {
-                    nodes.push(to);
-                }
-            }
-        }
-    }
-
-    /// The opposite.
-    fn retract(&mut self, node: u32) {
-        let mut nodes = vec![node];
-        while let Some(node) = nodes.pop() {
-            for edge in self.graph.all_edges(node) {
-                let to = edge.target();
-                let waiting = &mut self.waiting[to as usize];
-                *waiting += 1;
-                if *waiting > 1 {
-                    continue;
-                }
-                if self.graph.is_transaction(to) {
-                    self.ready.remove(&(self.returned[to as usize], to));
-                } else {
-                    nodes.push(to);
-                }
-            }
-        }
     }
 }

@@ -4,8 +4,12 @@
 //! before the writer or after the reader. If the writer is known to come before it, the reader does too; if
 //! it is known to come before the reader, it comes before the writer too. This is repeated until nothing
 //! new follows. What stays open is left to the search.
+//!
+//! Under snapshot isolation a transaction is two nodes, its start and its commit ([`Ends::Apart`]). It reads
+//! at its start and writes at its commit, and of two that write a key one commits before the other starts.
 
 use super::{
+    derive::{Rule, applies},
     graph::{EdgeKind, Graph, Kinds},
     history::{NONE, TransactionHistory},
     registers::{Registers, of_key},
@@ -17,19 +21,54 @@ const SATURATED_MAX: u32 = 20_000;
 const ALL: Kinds =
     Kinds::WW.and(Kinds::WR).and(Kinds::RW).and(Kinds::PROCESS).and(Kinds::REAL_TIME);
 
+/// The nodes that a transaction has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    /// One: it takes place at an instant.
+    Together,
+    /// Two, of this number of transactions: the starts, then the commits, then auxiliary nodes.
+    Apart(u32),
+}
+
+impl Ends {
+    /// The node of a transaction's start.
+    pub(super) fn start(self, transaction: u32) -> u32 {
+        transaction
+    }
+
+    /// The node of its commit.
+    pub(super) fn commit(self, transaction: u32) -> u32 {
+        match self {
+            Ends::Together => transaction,
+            Ends::Apart(transactions) => transactions + transaction,
+        }
+    }
+
+    /// The transaction whose commit a node is, apart from its start.
+    pub(super) fn committing(self, node: u32) -> Option<u32> {
+        match self {
+            Ends::Together => None,
+            Ends::Apart(transactions) => {
+                node.checked_sub(transactions).filter(|transaction| *transaction < transactions)
+            }
+        }
+    }
+}
+
 /// Adds the edges that follow. `None`: they close a cycle, so there is no order. A large graph is
 /// returned as it is.
 pub(super) fn saturate(
     history: &TransactionHistory,
     registers: &Registers,
+    ends: Ends,
     mut graph: Graph,
 ) -> Option<Graph> {
-    if graph.nodes() > SATURATED_MAX {
+    if graph.nodes() > SATURATED_MAX || !applies(Rule::Saturate) {
         return Some(graph);
     }
     loop {
         let reach = Reach::of(&graph)?;
-        let added = inferred(history, registers, &reach);
+        let added = inferred(history, registers, ends, &reach);
         if added.is_empty() {
             return Some(graph);
         }
@@ -46,8 +85,18 @@ pub(super) fn saturate(
 }
 
 /// The edges that follow and are not known.
-fn inferred(history: &TransactionHistory, registers: &Registers, reach: &Reach) -> Vec<(u32, u32)> {
+fn inferred(
+    history: &TransactionHistory,
+    registers: &Registers,
+    ends: Ends,
+    reach: &Reach,
+) -> Vec<(u32, u32)> {
     let mut added = Vec::new();
+    let mut add = |from: u32, to: u32| {
+        if !reach.has(from, to) {
+            added.push((from, to));
+        }
+    };
     for read in registers.reads.iter().filter(|read| read.value != NONE) {
         let reader = read.transaction;
         let writer = history.elements[read.value as usize].writer;
@@ -55,11 +104,22 @@ fn inferred(history: &TransactionHistory, registers: &Registers, reach: &Reach) 
             if *other == writer || *other == reader {
                 continue;
             }
-            if reach.has(writer, *other) && !reach.has(reader, *other) {
-                added.push((reader, *other));
+            if reach.has(ends.start(writer), ends.commit(*other)) {
+                add(ends.start(reader), ends.commit(*other));
             }
-            if reach.has(*other, reader) && !reach.has(*other, writer) {
-                added.push((*other, writer));
+            if reach.has(ends.commit(*other), ends.start(reader)) {
+                add(ends.commit(*other), ends.start(writer));
+            }
+        }
+    }
+    if ends != Ends::Together {
+        for writers in registers.writers.chunk_by(|one, other| one.0 == other.0) {
+            let pairs =
+                writers.iter().flat_map(|one| writers.iter().map(move |other| (one, other)));
+            for ((_, one), (_, other)) in pairs.filter(|(one, other)| one != other) {
+                if reach.has(ends.start(*one), ends.commit(*other)) {
+                    add(ends.commit(*one), ends.start(*other));
+                }
             }
         }
     }
