@@ -49,6 +49,7 @@ pub fn to_wire(message: Message) -> pb::Envelope {
         epoch: message.epoch,
         nonce: message.nonce,
         watermark: Some(txn_to_wire(message.watermark)),
+        decisions: message.decisions,
         body: Some(body_to_wire(message.body)),
     }
 }
@@ -64,6 +65,7 @@ pub fn from_wire(envelope: pb::Envelope) -> Result<Message, Malformed> {
         epoch: envelope.epoch,
         nonce: envelope.nonce,
         watermark: txn_from_wire(envelope.watermark)?,
+        decisions: envelope.decisions,
         body: body_from_wire(envelope.body.ok_or(Malformed("the body is missing"))?)?,
     })
 }
@@ -100,10 +102,10 @@ pub fn check_bounds(message: &Message, sizes: &Limits) -> Result<(), String> {
 /// Clears the fields of each message of a batch that equal those of the previous message.
 pub(crate) fn compress(envelopes: &mut [pb::Envelope]) {
     let mut before = None;
-    for pb::Envelope { store, epoch, watermark, cluster_id, nonce, .. } in envelopes {
-        let facts = Some((*store, *epoch, *watermark, *cluster_id, *nonce));
+    for pb::Envelope { store, epoch, watermark, cluster_id, nonce, decisions, .. } in envelopes {
+        let facts = Some((*store, *epoch, *watermark, *cluster_id, *nonce, *decisions));
         if facts == before {
-            (*store, *epoch, *watermark, *cluster_id, *nonce) = Default::default();
+            (*store, *epoch, *watermark, *cluster_id, *nonce, *decisions) = Default::default();
         }
         before = facts;
     }
@@ -112,11 +114,11 @@ pub(crate) fn compress(envelopes: &mut [pb::Envelope]) {
 /// Restores the fields that the sender cleared, so that each message is complete by itself.
 pub fn expand(envelopes: &mut [pb::Envelope]) {
     let mut before = Default::default();
-    for pb::Envelope { store, epoch, watermark, cluster_id, nonce, .. } in envelopes {
+    for pb::Envelope { store, epoch, watermark, cluster_id, nonce, decisions, .. } in envelopes {
         if watermark.is_none() {
-            (*store, *epoch, *watermark, *cluster_id, *nonce) = before;
+            (*store, *epoch, *watermark, *cluster_id, *nonce, *decisions) = before;
         }
-        before = (*store, *epoch, *watermark, *cluster_id, *nonce);
+        before = (*store, *epoch, *watermark, *cluster_id, *nonce, *decisions);
     }
 }
 
@@ -616,7 +618,7 @@ mod tests {
         ) {
             let [cluster, store, epoch, nonce] = ids;
             let (cluster, store) = (ClusterId(cluster), StoreId(store));
-            let message = Message { cluster, store, epoch, nonce, watermark, body };
+            let message = Message { cluster, store, epoch, nonce, watermark, decisions: 0, body };
             let bytes = to_wire(message.clone()).encode_to_vec();
             let envelope = pb::Envelope::decode(bytes.as_slice()).expect("decodes");
             prop_assert_eq!(from_wire(envelope), Ok(message));
@@ -653,6 +655,7 @@ mod tests {
             epoch: 1,
             nonce: 9,
             watermark: TxnId::default(),
+            decisions: 0,
             body: Body::Decide { txn: TxnId::new(1, 1), decision: Decision::Commit },
         });
         let mut without_body = valid.clone();

@@ -49,6 +49,9 @@ impl Message {
         let starts =
             |number: u64, what| if number > STARTS_MAX { Err(OutOfBounds(what)) } else { Ok(()) };
         starts(self.epoch, "the epoch")?;
+        if self.decisions > SEQ_MAX {
+            return Err(OutOfBounds("the number of decisions"));
+        }
         for txn in self.watermark_and_txns() {
             if txn.seq > SEQ_MAX {
                 return Err(OutOfBounds("a sequence number"));

@@ -54,6 +54,8 @@ pub struct Coordinator {
     earlier_starts: BTreeMap<u64, Nonce>,
     /// Logged mode: the number of commits that this master and the earlier ones have decided.
     commits: u64,
+    /// How many of them are durable.
+    durable_commits: u64,
     /// EPOCH is durable, so the machine may act.
     active: bool,
     /// The machine has halted and ignores events.
@@ -196,6 +198,7 @@ impl Coordinator {
             cluster: ClusterId::default(),
             earlier_starts: BTreeMap::new(),
             commits: 0,
+            durable_commits: 0,
             active: false,
             halted: false,
             last_seq: 0,
@@ -298,6 +301,7 @@ impl Coordinator {
             epoch: self.epoch,
             nonce: self.config.nonce,
             watermark: self.watermark(),
+            decisions: self.decisions(),
             body,
         }
     }
@@ -360,6 +364,7 @@ impl Coordinator {
 
     fn on_persisted(&mut self, lsn: Lsn, effects: &mut Vec<Effect>) {
         assert!(lsn <= self.lsn, "record {lsn} is durable but was never appended");
+        self.note_durable_commits(lsn);
         while let Some((due, _)) = self.deferred.front()
             && *due <= lsn
         {
@@ -373,7 +378,7 @@ impl Coordinator {
 
     fn on_message(&mut self, slot: u8, message: Message, effects: &mut Vec<Effect>) {
         let out_of_bounds = self.out_of_bounds(&message);
-        let Message { cluster, store, epoch, nonce, watermark, body } = message;
+        let Message { cluster, store, epoch, nonce, watermark, decisions, body } = message;
         if !self.admit(slot, store, epoch, &body, effects) {
             return;
         }
@@ -386,7 +391,9 @@ impl Coordinator {
         if epoch > self.epoch {
             return self.superseded(epoch, effects);
         }
-        if self.halts_as_copy(slot, epoch, nonce, effects) {
+        if self.halts_as_copy(slot, epoch, nonce, effects)
+            || self.halts_without_commits(slot, decisions, effects)
+        {
             return;
         }
         self.note_vote(slot, &body);

@@ -343,7 +343,15 @@ mod tests {
         let (store, watermark, body) = (StoreId(1), TxnId::default(), Body::Heartbeat);
         let (to, message) = (
             Node::Master,
-            Message { cluster: ClusterId(0), store, epoch: 0, nonce: 0, watermark, body },
+            Message {
+                cluster: ClusterId(0),
+                store,
+                epoch: 0,
+                nonce: 0,
+                watermark,
+                decisions: 0,
+                body,
+            },
         );
         let effects = vec![
             Effect::Append(Record::Commit { txn: TxnId::new(1, 1) }),

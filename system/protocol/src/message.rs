@@ -30,6 +30,10 @@ pub struct Message {
     /// acknowledged by all. From a replica, the greatest watermark that it has received.
     #[serde(alias = "floor")]
     pub watermark: TxnId,
+    /// Logged mode: how many commits are decided, durably, as far as the sender knows. The master counts
+    /// them; a replica tells the greatest number that it has heard.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub decisions: u64,
     /// The content.
     pub body: Body,
 }
@@ -56,8 +60,8 @@ pub enum Body {
         /// What the receiver's store is known to hold. A store that holds less is an older copy.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         seen: Option<Seen>,
-        /// Logged mode: the number of commits that the master's store has decided. A replica that has
-        /// applied more promises nothing, and answers with `Alive`, which says how many.
+        /// Logged mode: the number of commits that the master's store has decided. A replica that knows
+        /// of more promises nothing, and answers with `Alive`, which says how many.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         decided: Option<u64>,
     },
@@ -174,7 +178,7 @@ pub enum Body {
         #[serde(default, skip_serializing_if = "Duration::is_zero")]
         force_age: Duration,
         /// In answer to a `Fence` of a master that has decided fewer: the number of commits that this
-        /// replica has applied. Zero otherwise.
+        /// replica knows of. Zero otherwise.
         #[serde(default, skip_serializing_if = "is_zero")]
         applied: u64,
     },

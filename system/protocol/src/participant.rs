@@ -58,6 +58,8 @@ pub struct Participant {
     commits: u64,
     /// The number of commits that are durable here.
     durable_commits: u64,
+    /// The greatest number of decided commits that a master or another replica has told.
+    decisions: u64,
     /// The handshake of the promised epoch is complete in this incarnation.
     fenced: bool,
     /// The master's store, once a master has fenced this replica.
@@ -172,6 +174,7 @@ impl Participant {
             voted: TxnId::default(),
             commits: 0,
             durable_commits: 0,
+            decisions: 0,
             fenced: false,
             master_store: None,
             warned: false,
@@ -285,6 +288,7 @@ impl Participant {
             epoch: self.promised,
             nonce: self.promised_nonce,
             watermark: self.watermark,
+            decisions: self.decisions,
             body,
         }
     }
@@ -394,7 +398,7 @@ impl Participant {
 
     fn on_master_message(&mut self, message: Message, effects: &mut Vec<Effect>) {
         let far_ahead = self.is_far_ahead(&message);
-        let Message { cluster, store, epoch, nonce, watermark, body } = message;
+        let Message { cluster, store, epoch, nonce, watermark, decisions, body } = message;
         let rules = self.config.rules;
         if self.master_store.is_some_and(|known| known != store)
             && rules.keep(Rule::EmptyStoreRefused)
@@ -434,6 +438,7 @@ impl Participant {
             // Fence that does not name this store.
             return;
         }
+        self.hear_decisions(decisions);
         self.raise_watermark(watermark, effects);
         match body {
             Body::Prepare { txn, write, piggybacked } => {

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    config::CommitMode,
+    config::{CommitMode, is_zero},
     types::{ClusterId, Key, Node, Nonce, Seen, StoreId, TxnId, Value, Version, Write},
 };
 
@@ -50,6 +50,10 @@ pub enum Record {
     Commits {
         /// The number.
         count: u64,
+        /// Replica: how many commits were decided, as far as it knows. Others may have applied some
+        /// that it has not.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        decisions: u64,
     },
     /// Master: what a replica's store was known to hold. Lazy: losing it only weakens the detection
     /// of a store that was replaced by an older copy.

@@ -94,12 +94,14 @@ rules! {
     /// A Fence names the promise that it supersedes, and a replica supersedes no other. A master whose
     /// records do not hold a replica's promise runs on a copy of the store.
     FenceNamesSuperseded = "fence-names-superseded": "promises to a master that does not know the promise before",
-    /// Logged mode: a master has decided every commit that a replica has applied. One that has not
-    /// runs on an older copy of the store.
+    /// Logged mode: a master has decided every commit that a replica knows of. One that has not runs on
+    /// an older copy of the store.
     DecisionNumberChecked = "decision-number-checked": "decides with a log that lacks commits",
-    /// Logged mode: a replica that has applied more commits than a master has decided promises it
-    /// nothing. If it promised, the copy would halt all the same, but the original could not come back.
+    /// Logged mode: a replica that knows of more commits than a master has decided promises it nothing. If it promised, the copy would halt all the same, but the original could not come back.
     DecisionsBeforePromise = "decisions-before-promise": "promises an epoch to a master whose log lacks commits",
+    /// Logged mode: every message says how many commits are decided, and a replica keeps the greatest
+    /// number. It then knows of commits that it has not applied itself.
+    DecisionsInEveryMessage = "decisions-in-every-message": "knows only of the commits that it has applied itself",
     /// A replica's store holds everything that the replica has told the master. One that does not is
     /// an older copy.
     RestoredStoreRefused = "restored-store-refused": "serves from an older copy of its store",
@@ -153,7 +155,8 @@ impl Rule {
             Rule::DecisionForced
             | Rule::NoGuessInDoubt
             | Rule::DecisionNumberChecked
-            | Rule::DecisionsBeforePromise => commit == CommitMode::Logged,
+            | Rule::DecisionsBeforePromise
+            | Rule::DecisionsInEveryMessage => commit == CommitMode::Logged,
             Rule::VetoBeforeAbort
             | Rule::VetoForced
             | Rule::LateYesIsVoid
@@ -177,6 +180,7 @@ impl Rule {
             | Rule::FenceNamesSuperseded
             | Rule::DecisionNumberChecked
             | Rule::DecisionsBeforePromise
+            | Rule::DecisionsInEveryMessage
             | Rule::RestoredStoreRefused
             | Rule::PeerIdChecked
             | Rule::ScrubComparesSettled => true,

@@ -148,7 +148,7 @@ impl Display for Body {
             Body::NotServing { read } => write!(f, "NotServing {read}"),
             Body::Heartbeat => f.write_str("Heartbeat"),
             Body::Alive { incarnation, applied, .. } if *applied > 0 => {
-                write!(f, "Alive incarnation {incarnation}, has applied {applied} commits")
+                write!(f, "Alive incarnation {incarnation}, knows of {applied} commits")
             }
             Body::Alive { incarnation, promised: Some((epoch, _)), .. } => {
                 write!(f, "Alive incarnation {incarnation}, promised {epoch}")
@@ -187,7 +187,10 @@ impl Display for Record {
             Record::Member { node, store } => write!(f, "MEMBER {node} is store {store}"),
             Record::Cluster { id } => write!(f, "CLUSTER {id}"),
             Record::Start { epoch, nonce } => write!(f, "START {epoch} has nonce {nonce:016x}"),
-            Record::Commits { count } => write!(f, "COMMITS {count}"),
+            Record::Commits { count, decisions: 0 } => write!(f, "COMMITS {count}"),
+            Record::Commits { count, decisions } => {
+                write!(f, "COMMITS {count} of {decisions}")
+            }
             Record::Seen { slot, seen: Seen { incarnation, voted, commits, .. } } => {
                 write!(
                     f,

@@ -51,6 +51,7 @@ fn message(from: Node, store: StoreId, body: Body) -> Event {
         epoch: 1,
         nonce: 0,
         watermark: TxnId::new(1, 1),
+        decisions: 0,
         body,
     };
     Event::Message { from, message }
@@ -89,6 +90,7 @@ fn a_master_whose_store_holds_every_member_names_them_at_once() {
             epoch: 2,
             nonce: 0,
             watermark: TxnId::new(1, 1),
+            decisions: 0,
             body,
         };
         step(&mut master, Event::Message { from: Node::Replica(slot), message });

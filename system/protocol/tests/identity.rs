@@ -238,7 +238,7 @@ impl Cluster {
     fn message(&mut self, node: Node, body: Body) -> Message {
         let (cluster, epoch, nonce) = self.promise();
         let store = StoreId(0xabc0 + NODES.iter().position(|it| *it == node).unwrap_or(0) as u64);
-        Message { cluster, store, epoch, nonce, watermark: TxnId::default(), body }
+        Message { cluster, store, epoch, nonce, watermark: TxnId::default(), decisions: 0, body }
     }
 
     /// The cluster, and the epoch and nonce that r1 has promised to obey.
@@ -383,7 +383,7 @@ fn an_older_copy_of_the_masters_log_does_not_decide() {
         cluster.start(MASTER);
         cluster.settle_without(|to, _| to == R2);
         if broken.is_none() {
-            refused(&cluster.halts(), MASTER, "has applied 1 commits and this store has decided 0");
+            refused(&cluster.halts(), MASTER, "knows of 1 commits and this store has decided 0");
             assert_eq!(cluster.host(R2).machine.as_ref().unwrap().status().unsettled.len(), 1);
         } else {
             cluster.heartbeat();
@@ -408,7 +408,7 @@ fn the_original_comes_back_after_an_older_copy_of_the_master() {
         cluster.host(MASTER).outside.store = copy;
         cluster.start(MASTER);
         cluster.settle();
-        refused(&cluster.halts(), MASTER, "has applied 3 commits and this store has decided 0");
+        refused(&cluster.halts(), MASTER, "knows of 3 commits and this store has decided 0");
         assert_eq!(cluster.promise() == promise, broken.is_none());
         cluster.host(MASTER).outside.store = original;
         cluster.restart(MASTER);
@@ -421,6 +421,41 @@ fn the_original_comes_back_after_an_older_copy_of_the_master() {
         cluster.settle();
         let last = cluster.host(MASTER).outside.replies.last();
         assert!(matches!(last, Some(Reply::Committed { .. })), "{last:?}");
+    }
+}
+
+/// A replica that has applied the later of two commits, and not the earlier one, has applied as many as the
+/// copy has decided.
+#[test]
+fn an_older_copy_that_lacks_the_later_of_two_commits_does_not_decide() {
+    for broken in [None, Some(Rule::DecisionsInEveryMessage)] {
+        let mut cluster = Cluster::logged(broken);
+        cluster.put("k", "v");
+        cluster.settle_without(|_, body| matches!(body, Body::Decide { .. }));
+        let copy = cluster.store(MASTER);
+        cluster.put("l", "w");
+        cluster.settle_without(|to, body| to == R2 && matches!(body, Body::Decide { .. }));
+        let held = |cluster: &mut Cluster, node| -> Vec<Key> {
+            cluster.store(node).data.keys().cloned().collect()
+        };
+        assert_eq!(held(&mut cluster, R1), ["l".into()]);
+        cluster.stop(MASTER);
+        // What r1 has heard outlives it.
+        cluster.stop(R1);
+        cluster.start(R1);
+        cluster.host(MASTER).outside.store = copy;
+        cluster.start(MASTER);
+        // r1 does not hear of the earlier commit, which would make its own count tell.
+        let is_lost = |to, body: &Body| to == R1 && matches!(body, Body::Decide { .. });
+        cluster.settle_without(|to, body| to == R2 || is_lost(to, body));
+        if broken.is_none() {
+            refused(&cluster.halts(), MASTER, "knows of 2 commits and this store has decided 1");
+            continue;
+        }
+        cluster.step(MASTER, Event::Timer(TimerId::Heartbeat));
+        cluster.settle_without(is_lost);
+        assert_eq!(cluster.host(R2).machine.as_ref().unwrap().status().unsettled, []);
+        assert_eq!(held(&mut cluster, R2), ["k".into()], "r2 has aborted what r1 has committed");
     }
 }
 

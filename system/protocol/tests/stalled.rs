@@ -44,6 +44,7 @@ fn message(from: Node, store: StoreId, epoch: u64, body: Body) -> Event {
         epoch,
         nonce: 0,
         watermark: TxnId::new(1, 1),
+        decisions: 0,
         body,
     };
     Event::Message { from, message }

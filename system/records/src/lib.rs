@@ -14,7 +14,7 @@
 //! | `c` | empty: the cluster runs in votes mode |
 //! | `u` | cluster id |
 //! | `n` epoch | nonce of the master's start |
-//! | `o` | number of commits |
+//! | `o` | number of commits; at a replica, if it is not 0, the number of decisions that it knows of |
 //! | `s` slot | what the replica's store held: incarnation, nonce, epoch and seq of the last vote, number of commits |
 //! | `i` | epoch and seq up to which yes votes are final |
 //! | `d` epoch seq | key; empty, in the WAL only: END |
@@ -119,9 +119,14 @@ impl Schema for NodeSchema {
             | Record::Incarnation { incarnation: number }
             | Record::Cluster { id: ClusterId(number) }
             | Record::Start { nonce: number, .. }
-            | Record::Commits { count: number }
             | Record::Member { store: StoreId(number), .. } => {
                 into.extend_from_slice(&number.to_be_bytes());
+            }
+            Record::Commits { count, decisions } => {
+                into.extend_from_slice(&count.to_be_bytes());
+                if *decisions > 0 {
+                    into.extend_from_slice(&decisions.to_be_bytes());
+                }
             }
             Record::Seen { seen: Seen { incarnation, nonce, voted, commits }, .. } => {
                 for number in [incarnation, nonce, &voted.epoch, &voted.seq, commits] {
@@ -170,7 +175,13 @@ impl Schema for NodeSchema {
                 let epoch = epoch.try_into().map_err(|_| "no epoch in the row key")?;
                 Record::Start { epoch: u64::from_be_bytes(epoch), nonce: number()? }
             }
-            (b'o', []) => Record::Commits { count: number()? },
+            (b'o', []) => match value.split_last_chunk() {
+                Some((count, decisions)) if count.len() == 8 => Record::Commits {
+                    count: count.try_into().map(u64::from_be_bytes).map_err(|_| "not a number")?,
+                    decisions: u64::from_be_bytes(*decisions),
+                },
+                _ => Record::Commits { count: number()?, decisions: 0 },
+            },
             (b's', [slot]) => Record::Seen { slot: *slot, seen: seen_from(value)? },
             (b'i', []) => Record::Frozen { upto: upto()? },
             (b'd', _) if value.is_empty() => Record::End { txn: txn()? },
@@ -263,7 +274,8 @@ mod tests {
             Record::Votes,
             Record::Cluster { id: ClusterId(u64::MAX) },
             Record::Start { epoch: 1 << 40, nonce: 7 },
-            Record::Commits { count: 1 << 40 },
+            Record::Commits { count: 1 << 40, decisions: 0 },
+            Record::Commits { count: 3, decisions: 1 << 41 },
             Record::Seen {
                 slot: 64,
                 seen: Seen { incarnation: 1, nonce: u64::MAX, voted: txn, commits: 9 },
@@ -304,7 +316,7 @@ mod tests {
             (Record::Votes, b"c".to_vec(), Vec::new()),
             (Record::Cluster { id: ClusterId(7) }, b"u".to_vec(), seven.to_vec()),
             (Record::Start { epoch: 7, nonce: 7 }, [b"n", &seven[..]].concat(), seven.to_vec()),
-            (Record::Commits { count: 7 }, b"o".to_vec(), seven.to_vec()),
+            (Record::Commits { count: 7, decisions: 0 }, b"o".to_vec(), seven.to_vec()),
             (
                 Record::Seen {
                     slot: 2,

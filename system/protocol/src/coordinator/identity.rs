@@ -1,11 +1,12 @@
 //! Who is who: the cluster, and whether this master runs on its own store or on a copy. A copy of the
 //! master's store shows in one of three ways: a replica has promised an epoch that this store counts
-//! with another nonce; it has promised one that this store does not know; or it has applied more
-//! commits than this store has decided. Also keeps what each replica has told about its own store, so
+//! with another nonce; it has promised one that this store does not know; or it knows of
+//! more commits than this store has decided. Also keeps what each replica has told about its own store, so
 //! that a replica can tell that its store is a copy.
 
 use super::{
-    Body, ClusterId, Coordinator, Effect, HaltKind, Node, Nonce, Record, Rule, Seen, StoreId,
+    Body, ClusterId, Coordinator, Deferred, Effect, HaltKind, Lsn, Node, Nonce, Record, Rule, Seen,
+    StoreId,
 };
 
 /// SEEN is appended when a replica has applied this many commits since the last one.
@@ -37,7 +38,7 @@ impl Coordinator {
         let commits = self.txns.len() as u64;
         if !counted && commits > 0 && self.counts_commits() {
             self.commits = commits;
-            self.append(Record::Commits { count: commits }, effects);
+            self.append(Record::Commits { count: commits, decisions: 0 }, effects);
         }
     }
 
@@ -52,6 +53,20 @@ impl Coordinator {
     pub(super) fn decided(&self) -> Option<u64> {
         let names = self.counts_commits() && self.config.rules.keep(Rule::DecisionsBeforePromise);
         names.then_some(self.commits)
+    }
+
+    /// How many commits are decided, for every message. Only durable ones: a crash takes the others back.
+    pub(super) fn decisions(&self) -> u64 {
+        let tells = self.counts_commits() && self.config.rules.keep(Rule::DecisionsInEveryMessage);
+        if tells { self.durable_commits } else { 0 }
+    }
+
+    /// Counts the decisions that have become durable: all at once, so that the messages that publish them
+    /// carry one number.
+    pub(super) fn note_durable_commits(&mut self, lsn: Lsn) {
+        let durable = self.deferred.iter().take_while(|(due, _)| *due <= lsn);
+        let commits = durable.filter(|(_, deferred)| matches!(deferred, Deferred::Commit(_)));
+        self.durable_commits += commits.count() as u64;
     }
 
     /// Whether this master remembers what the replicas' stores hold.
@@ -115,7 +130,7 @@ impl Coordinator {
         true
     }
 
-    /// Halts if a replica has applied more commits than this store has decided.
+    /// Halts if a replica knows of more commits than this store has decided.
     pub(super) fn halts_without_commits(
         &mut self,
         slot: u8,
@@ -126,7 +141,7 @@ impl Coordinator {
             return false;
         }
         let why = format!(
-            "r{slot} has applied {commits} commits and this store has decided {}: it is an older copy. \
+            "r{slot} knows of {commits} commits and this store has decided {}: it is an older copy. \
              Put the original directory back; a copy would abort what is committed",
             self.commits
         );

@@ -55,7 +55,7 @@ impl Coordinator {
                 Record::Start { epoch, nonce } => {
                     self.earlier_starts.insert(*epoch, *nonce);
                 }
-                Record::Commits { count } => self.commits = self.commits.max(*count),
+                Record::Commits { count, .. } => self.commits = self.commits.max(*count),
                 Record::Seen { slot, seen } => {
                     if let Some(member) = self.members.get_mut(usize::from(*slot) - 1) {
                         member.seen = member.seen.max(*seen);
@@ -88,6 +88,7 @@ impl Coordinator {
     /// EPOCH is durable: fences the replicas off from every earlier master.
     pub(super) fn activate(&mut self, effects: &mut Vec<Effect>) {
         self.active = true;
+        self.durable_commits = self.commits;
         for slot in self.all().slots() {
             self.send_fence(slot, effects);
         }

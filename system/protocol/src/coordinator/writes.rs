@@ -156,7 +156,7 @@ impl Coordinator {
         if self.counts_commits() {
             // Before COMMIT, so that what a crash keeps counts every commit in it.
             self.commits += 1;
-            self.append(Record::Commits { count: self.commits }, effects);
+            self.append(Record::Commits { count: self.commits, decisions: 0 }, effects);
         }
         let lsn = self.append(record, effects);
         if self.config.rules.keep(Rule::DecisionForced) {

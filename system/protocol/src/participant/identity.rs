@@ -133,12 +133,24 @@ impl Participant {
         Body::Alive { incarnation, start, promised: None, force_age, applied: 0 }
     }
 
+    /// A master or another replica tells how many commits are decided.
+    pub(super) fn hear_decisions(&mut self, decisions: u64) {
+        if self.counts_commits() && self.config.rules.keep(Rule::DecisionsInEveryMessage) {
+            self.decisions = self.decisions.max(decisions);
+        }
+    }
+
+    /// How many commits this replica knows of. One counts as soon as it is applied, because the master had
+    /// decided it by then; others may have applied more.
+    pub(super) fn known_commits(&self) -> u64 {
+        self.commits.max(self.decisions)
+    }
+
     /// Whether a master whose store has decided this many commits may be promised an epoch. If this
-    /// replica has applied more, that store is an older copy: it would abort what is committed. A commit
-    /// counts as soon as it is applied, because the master had decided it by then.
+    /// replica knows of more, that store is an older copy: it would abort what is committed.
     pub(super) fn may_promise(&self, decided: Option<u64>) -> bool {
         !self.counts_commits()
             || !self.config.rules.keep(Rule::DecisionsBeforePromise)
-            || decided.is_none_or(|decided| self.commits <= decided)
+            || decided.is_none_or(|decided| self.known_commits() <= decided)
     }
 }

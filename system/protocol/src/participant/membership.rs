@@ -49,7 +49,7 @@ impl Participant {
         }
         // A master that lacks a decision halts when it is told. It must not have a promise by then.
         if epoch > self.promised && !self.may_promise(*decided) {
-            return self.send(Node::Master, self.promises_nothing(self.commits), effects);
+            return self.send(Node::Master, self.promises_nothing(self.known_commits()), effects);
         }
         if seen.is_some_and(|seen| self.halts_as_copy(seen, effects)) {
             return;
@@ -75,7 +75,7 @@ impl Participant {
     }
 
     /// The answer to a Fence that must not be promised: which promise this replica keeps, and how many
-    /// commits it has applied if that is the reason.
+    /// commits it knows of if that is the reason.
     fn promises_nothing(&self, applied: u64) -> Body {
         let (incarnation, start) = (self.incarnation, self.config.nonce);
         let promised = Some((self.promised, self.promised_nonce));

@@ -22,9 +22,10 @@ impl Participant {
                     }
                 }
                 Record::Cluster { id } => self.cluster = *id,
-                Record::Commits { count } => {
+                Record::Commits { count, decisions } => {
                     self.commits = self.commits.max(*count);
                     self.durable_commits = self.commits;
+                    self.decisions = self.decisions.max(*decisions);
                 }
                 // See below.
                 Record::Start { .. } | Record::Votes => {}

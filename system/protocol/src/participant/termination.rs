@@ -49,6 +49,7 @@ impl Participant {
             let why = "a transaction that is too far ahead";
             return effects.push(bounds::refuse(Node::Replica(slot), why));
         }
+        self.hear_decisions(message.decisions);
         match message.body {
             // The asker prepared the transaction in an epoch that every replica had promised by
             // then. A replica that has not promised it has lost its state and knows nothing.

@@ -168,7 +168,8 @@ impl Participant {
             // After COMMIT, so that what a crash keeps never counts a commit that it lost: the master
             // would be taken for a copy. Acknowledged when both are durable.
             self.commits += 1;
-            lsn = self.append(Record::Commits { count: self.commits }, effects);
+            let (count, decisions) = (self.commits, self.decisions);
+            lsn = self.append(Record::Commits { count, decisions }, effects);
         }
         let state = self.txns.insert(txn, TxnState::Committed { durable: false });
         self.deferred.push_back((lsn, Deferred::Commit(txn)));

@@ -5,8 +5,9 @@
 //! reads without telling it; their journals have no results, and are replayed as they are.
 //!
 //! Earlier versions also began a cluster in another order: replicas promised at once, and the master
-//! wrote before its records of their stores were durable. After that messages did not say who is who, and
-//! until this version a master did not say how many commits it had decided. That is what a node does
+//! wrote before its records of their stores were durable. After that messages did not say who is who, then a
+//! master did not say how many commits it had decided, and until this version only its Fence did. That is
+//! what a node does
 //! today that breaks some rules. So a journal that differs is replayed once more with these rules broken,
 //! and the result says whether the beginning was an earlier one.
 
@@ -19,7 +20,8 @@ use system::{
 
 /// The rules that the version before this one did not have, and then those that each earlier version did
 /// not have either.
-const LATER_RULES: [&[Rule]; 3] = [
+const LATER_RULES: [&[Rule]; 4] = [
+    &[Rule::DecisionsInEveryMessage],
     &[Rule::DecisionsBeforePromise],
     &[
         Rule::NonceOnEveryMessage,
@@ -428,8 +430,15 @@ mod tests {
 
         fn receive(&mut self, body: Body) {
             let (store, watermark) = (StoreId(1), TxnId::new(1, 1));
-            let message =
-                Message { cluster: ClusterId(0), store, epoch: 1, nonce: 0, watermark, body };
+            let message = Message {
+                cluster: ClusterId(0),
+                store,
+                epoch: 1,
+                nonce: 0,
+                watermark,
+                decisions: 0,
+                body,
+            };
             self.step(Event::Message { from: Node::Master, message });
         }
 
@@ -521,7 +530,15 @@ mod tests {
             seen: None,
             decided: None,
         };
-        let message = Message { cluster: ClusterId(0), store, epoch: 1, nonce: 0, watermark, body };
+        let message = Message {
+            cluster: ClusterId(0),
+            store,
+            epoch: 1,
+            nonce: 0,
+            watermark,
+            decisions: 0,
+            body,
+        };
         let event = Event::Message { from: Node::Master, message };
         entries.push(Entry::Event { t: 3, event });
         let member = Record::Member { node: Node::Master, store };

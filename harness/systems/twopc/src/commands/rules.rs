@@ -174,6 +174,7 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<ModelOptions> {
         | Rule::FenceNamesSuperseded
         | Rule::DecisionNumberChecked
         | Rule::DecisionsBeforePromise
+        | Rule::DecisionsInEveryMessage
         | Rule::RestoredStoreRefused
         | Rule::PeerIdChecked => vec![master_crashes(1), replica_crashes(1)],
         Rule::EpochCheck if commit == CommitMode::Votes => vec![master_crashes(1)],
@@ -217,7 +218,10 @@ fn only_against_strangers(rule: Rule) -> bool {
 fn only_against_copies(rule: Rule) -> bool {
     matches!(
         rule,
-        Rule::DecisionNumberChecked | Rule::DecisionsBeforePromise | Rule::RestoredStoreRefused
+        Rule::DecisionNumberChecked
+            | Rule::DecisionsBeforePromise
+            | Rule::DecisionsInEveryMessage
+            | Rule::RestoredStoreRefused
     )
 }
 

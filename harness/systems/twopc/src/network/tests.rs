@@ -73,6 +73,7 @@ fn decide(seq: u64) -> pb::Envelope {
         epoch: 1,
         nonce: 0,
         watermark: txn,
+        decisions: 0,
         body,
     })
 }
@@ -85,6 +86,7 @@ fn heartbeat() -> pb::Envelope {
         epoch: 1,
         nonce: 0,
         watermark,
+        decisions: 0,
         body: Body::Heartbeat,
     })
 }

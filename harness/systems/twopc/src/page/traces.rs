@@ -509,6 +509,7 @@ mod tests {
             epoch: 1,
             nonce: 0,
             watermark: txn,
+            decisions: 0,
             body: Body::Decide { txn, decision: Decision::Commit },
         };
         MessageKey { txn, from: Node::Master, to: Node::Replica(1), message }

@@ -84,7 +84,7 @@ mod tests {
 
     fn send(slot: u8, body: Body) -> Effect {
         let (cluster, store, watermark) = (ClusterId(0), StoreId(1), TxnId::default());
-        let message = Message { cluster, store, epoch: 1, nonce: 0, watermark, body };
+        let message = Message { cluster, store, epoch: 1, nonce: 0, watermark, decisions: 0, body };
         Effect::Send { to: Node::Replica(slot), message }
     }
 

@@ -439,7 +439,7 @@ mod tests {
 
     fn send(to: Node, watermark: TxnId, body: Body) -> Entry {
         let (cluster, store) = (ClusterId(0), StoreId(1));
-        let message = Message { cluster, store, epoch: 1, nonce: 0, watermark, body };
+        let message = Message { cluster, store, epoch: 1, nonce: 0, watermark, decisions: 0, body };
         Entry::Effect(Effect::Send { to, message })
     }
 
@@ -557,7 +557,15 @@ mod tests {
                         applied: 0,
                     };
                     let (cluster, store) = (ClusterId(0), StoreId(2));
-                    let message = Message { cluster, store, epoch: 1, nonce: 0, watermark, body };
+                    let message = Message {
+                        cluster,
+                        store,
+                        epoch: 1,
+                        nonce: 0,
+                        watermark,
+                        decisions: 0,
+                        body,
+                    };
                     entries.push(event(n * 250, Event::Message { from: r1, message }));
                 }
             }

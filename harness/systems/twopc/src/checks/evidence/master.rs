@@ -271,6 +271,7 @@ mod tests {
             epoch: 4,
             nonce: 0,
             watermark: txn,
+            decisions: 0,
             body,
         };
         let write = Write { key: key.clone(), value: None };

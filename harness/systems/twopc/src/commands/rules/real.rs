@@ -102,9 +102,10 @@ fn profile(rule: Rule) -> RunProfile {
         Rule::NonceOnEveryMessage | Rule::FenceNamesSuperseded | Rule::PeerIdChecked => {
             RunProfile::all()
         }
-        Rule::DecisionNumberChecked | Rule::DecisionsBeforePromise | Rule::RestoredStoreRefused => {
-            RunProfile { length: 2, ..RunProfile::of("restored-copy") }
-        }
+        Rule::DecisionNumberChecked
+        | Rule::DecisionsBeforePromise
+        | Rule::DecisionsInEveryMessage
+        | Rule::RestoredStoreRefused => RunProfile { length: 2, ..RunProfile::of("restored-copy") },
     }
 }
 
