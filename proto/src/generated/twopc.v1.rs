@@ -529,7 +529,7 @@ pub struct Greeting {
     #[prost(fixed64, tag = "4")]
     pub cluster_id: u64,
 }
-/// A message, with the fields that every message carries. If `watermark` is not set, the first five
+/// A message, with the fields that every message carries. If `watermark` is not set, the first six
 /// fields are the same as in the previous message of the batch.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Envelope {
@@ -549,6 +549,9 @@ pub struct Envelope {
     /// The nonce of the master's start that the epoch counts.
     #[prost(fixed64, tag = "5")]
     pub nonce: u64,
+    /// How many commits are decided, durably, as far as the sender knows; 0 in votes mode.
+    #[prost(uint64, tag = "6")]
+    pub decisions: u64,
     /// The content.
     #[prost(
         oneof = "envelope::Body",
