@@ -16,6 +16,13 @@
 //! a key. The cost is that of the smaller of two sets for each pair of reader and writer, and of the sessions
 //! for causal consistency.
 
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+};
+
+use ahash::RandomState;
+
 use super::{
     Standing,
     derive::{Rule, applies, sessions},
@@ -82,8 +89,10 @@ pub(super) enum Why {
 const CAUSAL: Kinds = Kinds::PROCESS.and(Kinds::WR);
 const COMMIT: Kinds = CAUSAL.and(Kinds::WW);
 
-/// The most bytes of vector clocks.
+/// The most bytes of vector clocks that are kept at a time.
 const CLOCKS_MAX: usize = 4 << 30;
+/// The most entries of vector clocks that are computed: some minutes of work.
+const CLOCK_ENTRIES_MAX: u64 = 1 << 38;
 
 /// Decides the levels of a history on registers. `is_consistent`: reads return what was committed last by
 /// whoever they read from, and own writes; else all levels are ruled out.
@@ -137,8 +146,7 @@ impl Checked {
         match self {
             Checked::Cycle(_) => Standing::RuledOut,
             Checked::TooLarge => Standing::Unknown(
-                "its vector clocks take more than 4 GiB: too many transactions and sessions"
-                    .to_owned(),
+                "there are too many transactions and sessions for its vector clocks".to_owned(),
             ),
             Checked::Free if is_usable => Standing::Holds,
             Checked::Free => Standing::Unknown(
@@ -261,19 +269,15 @@ impl Accesses {
         if let Some(cycle) = shortest_cycle(&self.causal, CAUSAL) {
             return Checked::Cycle(self.explained(level, &cycle));
         }
-        let clocks = match level {
-            AxiomaticLevel::CausalConsistency => match self.clocks() {
-                Some(clocks) => clocks,
-                None => return Checked::TooLarge,
-            },
-            _ => Vec::new(),
-        };
         let mut asked: Vec<(u32, u32)> = Vec::new();
         let mut before_first = None;
-        self.each(level, &clocks, &mut |from, to, reader, key| match to {
+        let is_complete = self.each(level, &mut |from, to, reader, key| match to {
             NONE => before_first = before_first.or(Some((from, reader, key))),
             _ => asked.push((from, to)),
         });
+        if !is_complete {
+            return Checked::TooLarge;
+        }
         if let Some((from, reader, key)) = before_first {
             let why = Why::Visible { reader, key };
             return Checked::Cycle(vec![CommitEdge { from, to: NONE, why }]);
@@ -292,12 +296,14 @@ impl Accesses {
     }
 
     /// Calls `ask` with the edges that a level asks for: from, to, and the reader and key that ask for it.
-    fn each(&self, level: AxiomaticLevel, clocks: &[u32], ask: &mut dyn FnMut(u32, u32, u32, u32)) {
+    /// False if that takes too much.
+    fn each(&self, level: AxiomaticLevel, ask: &mut dyn FnMut(u32, u32, u32, u32)) -> bool {
         match level {
             AxiomaticLevel::ReadCommitted => self.read_committed(ask),
             AxiomaticLevel::ReadAtomic => self.read_atomic(ask),
-            AxiomaticLevel::CausalConsistency => self.causal_consistency(clocks, ask),
+            AxiomaticLevel::CausalConsistency => return self.causal_consistency(ask),
         }
+        true
     }
 
     /// Each read is compared with the next read of each key: a later one follows from reads between.
@@ -399,9 +405,8 @@ impl Accesses {
         }
     }
 
-    /// The last writer of a key in each session that is before the reader.
-    fn causal_consistency(&self, clocks: &[u32], ask: &mut dyn FnMut(u32, u32, u32, u32)) {
-        let width = self.sessions.len();
+    /// The last writer of a key in each session that is before the reader. False if that takes too much.
+    fn causal_consistency(&self, ask: &mut dyn FnMut(u32, u32, u32, u32)) -> bool {
         // By key, session and position.
         let mut starts = vec![0_u32; self.keys as usize + 1];
         self.writes.iter().for_each(|key| starts[*key as usize + 1] += 1);
@@ -419,56 +424,81 @@ impl Accesses {
                 }
             }
         }
-        for members in &self.sessions {
-            for reader in members.iter().copied() {
-                let clock = &clocks[reader as usize * width..][..width];
-                for Read { key, writer } in self.reads(reader) {
-                    let [start, end] = [0, 1].map(|more| starts[*key as usize + more] as usize);
-                    for group in writers[start..end].chunk_by(|one, other| one.0 == other.0) {
-                        let session = group[0].0 as usize;
-                        let before = group.partition_point(|(_, at)| *at < clock[session]);
-                        if let Some(last) = before.checked_sub(1) {
-                            let other = self.sessions[session][group[last].1 as usize];
-                            if other != *writer && applies(Rule::Causal) {
-                                ask(other, *writer, reader, *key);
-                            }
+        self.each_clock(|reader, clock| {
+            for Read { key, writer } in self.reads(reader) {
+                let [start, end] = [0, 1].map(|more| starts[*key as usize + more] as usize);
+                for group in writers[start..end].chunk_by(|one, other| one.0 == other.0) {
+                    let session = group[0].0 as usize;
+                    let before = group.partition_point(|(_, at)| *at < clock[session]);
+                    if let Some(last) = before.checked_sub(1) {
+                        let other = self.sessions[session][group[last].1 as usize];
+                        if other != *writer && applies(Rule::Causal) {
+                            ask(other, *writer, reader, *key);
                         }
                     }
                 }
             }
-        }
+        })
     }
 
-    /// By transaction and session: how many of the session's transactions come before it by so and wr.
-    fn clocks(&self) -> Option<Vec<u32>> {
+    /// Calls `each` with the vector clock of every committed transaction: how many transactions of each
+    /// session come before it by so and wr. A clock is kept until all that follow directly have theirs.
+    /// False, and some are left out: that takes too much.
+    fn each_clock(&self, mut each: impl FnMut(u32, &[u32])) -> bool {
         let width = self.sessions.len();
-        let count = self.transactions as usize * width;
-        if count * size_of::<u32>() > CLOCKS_MAX {
-            return None;
+        if u64::from(self.transactions) * width as u64 > CLOCK_ENTRIES_MAX {
+            return false;
         }
-        let mut clocks = vec![0_u32; count];
-        let mut order = Vec::with_capacity(self.transactions as usize);
-        self.causal.each_component(CAUSAL, |component| order.push(component[0]));
-        // A component comes after all that it leads to.
-        for from in order.into_iter().rev() {
-            let (session, at) = self.places[from as usize];
-            if session == NONE {
-                continue;
+        let before = Graph::new(self.transactions, self.transactions, |emit| {
+            for node in 0..self.transactions {
+                let edges = self.causal.all_edges(node);
+                edges.iter().for_each(|edge| emit(edge.target(), node, edge.kind()));
             }
-            for edge in self.causal.all_edges(from) {
-                let [from, to] = [from, edge.target()].map(|node| node as usize * width);
-                let (low, high) = clocks.split_at_mut(from.max(to));
-                let (source, target) = match from < to {
-                    true => (&low[from..from + width], &mut high[..width]),
-                    false => (&high[..width], &mut low[to..to + width]),
-                };
-                for (own, other) in target.iter_mut().zip(source) {
-                    *own = (*own).max(*other);
+        });
+        let count = |graph: &Graph| -> Vec<u32> {
+            (0..self.transactions).map(|node| graph.all_edges(node).len() as u32).collect()
+        };
+        let (mut waits_for, mut awaited_by) = (count(&before), count(&self.causal));
+        let mut clocks: HashMap<u32, Vec<u32>, RandomState> = HashMap::default();
+        let mut spare: Vec<Vec<u32>> = Vec::new();
+        let is_ready = |node: &u32| waits_for[*node as usize] == 0;
+        // In the order of invocations as far as possible: then few clocks are kept.
+        let mut ready: BinaryHeap<Reverse<u32>> =
+            (0..self.transactions).filter(is_ready).map(Reverse).collect();
+        while let Some(Reverse(node)) = ready.pop() {
+            let mut clock = spare.pop().unwrap_or_default();
+            clock.clear();
+            clock.resize(width, 0);
+            for edge in before.all_edges(node) {
+                let from = edge.target();
+                let known = clocks.get(&from).expect("it is kept while somebody waits for it");
+                clock.iter_mut().zip(known).for_each(|(own, other)| *own = (*own).max(*other));
+                let (session, at) = self.places[from as usize];
+                clock[session as usize] = clock[session as usize].max(at + 1);
+                awaited_by[from as usize] -= 1;
+                if awaited_by[from as usize] == 0 {
+                    spare.extend(clocks.remove(&from));
                 }
-                target[session as usize] = target[session as usize].max(at + 1);
+            }
+            if self.places[node as usize].0 != NONE {
+                each(node, &clock);
+            }
+            for edge in self.causal.all_edges(node) {
+                let waits_for = &mut waits_for[edge.target() as usize];
+                *waits_for -= 1;
+                if *waits_for == 0 {
+                    ready.push(Reverse(edge.target()));
+                }
+            }
+            match awaited_by[node as usize] {
+                0 => spare.push(clock),
+                _ => drop(clocks.insert(node, clock)),
+            }
+            if clocks.len() * width * size_of::<u32>() > CLOCKS_MAX {
+                return false;
             }
         }
-        Some(clocks)
+        true
     }
 
     /// Calls `each` with the keys of a list that a transaction writes, and perhaps with others that it
@@ -485,17 +515,13 @@ impl Accesses {
 
     /// A cycle with the reason for each edge.
     fn explained(&self, level: AxiomaticLevel, cycle: &[(u32, EdgeKind)]) -> Vec<CommitEdge> {
-        let clocks = match level {
-            AxiomaticLevel::CausalConsistency => self.clocks().unwrap_or_default(),
-            _ => Vec::new(),
-        };
         let is_asked = |(at, (_, kind)): (usize, &(u32, EdgeKind))| {
             (*kind == EdgeKind::Ww).then(|| (cycle[at].0, cycle[(at + 1) % cycle.len()].0))
         };
         let asked: Vec<(u32, u32)> = cycle.iter().enumerate().filter_map(is_asked).collect();
         let mut reasons: Vec<(u32, u32, Why)> = Vec::new();
         if !asked.is_empty() {
-            self.each(level, &clocks, &mut |from, to, reader, key| {
+            self.each(level, &mut |from, to, reader, key| {
                 if asked.contains(&(from, to)) {
                     reasons.push((from, to, Why::Visible { reader, key }));
                 }

@@ -36,6 +36,8 @@ mod versions;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use self::{
@@ -331,7 +333,7 @@ fn serialize(
     registers: &Registers,
     graph: &Graph,
 ) -> Replayed {
-    match saturate::saturate(history, registers, Ends::Together, graph.clone()) {
+    match saturate::saturate(history, registers, Ends::Together, Cow::Borrowed(graph)) {
         Some(graph) => replay::replay(history, versions, registers, &graph, REPLAY_STEPS),
         None => Replayed::None,
     }

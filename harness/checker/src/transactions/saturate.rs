@@ -8,6 +8,8 @@
 //! Under snapshot isolation a transaction is two nodes, its start and its commit ([`Ends::Apart`]). It reads
 //! at its start and writes at its commit, and of two that write a key one commits before the other starts.
 
+use std::borrow::Cow;
+
 use super::{
     derive::{Rule, applies},
     graph::{EdgeKind, Graph, Kinds},
@@ -57,12 +59,12 @@ impl Ends {
 
 /// Adds the edges that follow. `None`: they close a cycle, so there is no order. A large graph is
 /// returned as it is.
-pub(super) fn saturate(
+pub(super) fn saturate<'g>(
     history: &TransactionHistory,
     registers: &Registers,
     ends: Ends,
-    mut graph: Graph,
-) -> Option<Graph> {
+    mut graph: Cow<'g, Graph>,
+) -> Option<Cow<'g, Graph>> {
     if graph.nodes() > SATURATED_MAX || !applies(Rule::Saturate) {
         return Some(graph);
     }
@@ -72,7 +74,7 @@ pub(super) fn saturate(
         if added.is_empty() {
             return Some(graph);
         }
-        graph = Graph::new(graph.transactions, graph.nodes(), |emit| {
+        let larger = Graph::new(graph.transactions, graph.nodes(), |emit| {
             for node in 0..graph.nodes() {
                 graph
                     .all_edges(node)
@@ -81,6 +83,7 @@ pub(super) fn saturate(
             }
             added.iter().for_each(|(from, to)| emit(*from, *to, EdgeKind::Rw));
         });
+        graph = Cow::Owned(larger);
     }
 }
 

@@ -8,7 +8,10 @@
 //! replaces what it reads. Nothing else waits for a start, and a later one conflicts with fewer others, so
 //! only the order of the commits of writers is searched.
 
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashSet},
+};
 
 use ahash::RandomState;
 
@@ -31,7 +34,7 @@ pub(super) fn is_explained(
     mut steps: u64,
 ) -> Option<bool> {
     let ends = Ends::Apart(graph.transactions);
-    let Some(graph) = saturate(history, registers, ends, apart(graph, ends)) else {
+    let Some(graph) = saturate(history, registers, ends, Cow::Owned(apart(graph, ends))) else {
         return Some(false);
     };
     let mut search = Search::new(history, versions, registers, &graph, ends);
