@@ -87,6 +87,7 @@ impl Cluster {
                 rules: Rules::ALL,
                 timing: Timing::default(),
                 scrub_interval: Duration::ZERO,
+                sequence_above: 0,
             };
             let (machine, effects) = Machine::recover(config, &[]);
             cluster.machines.push(machine);

@@ -131,6 +131,7 @@ impl Cluster {
                 rules: Rules::ALL,
                 timing,
                 scrub_interval: Duration::ZERO,
+                sequence_above: 0,
             };
             let (machine, effects) = Machine::recover(config, &[]);
             cluster.hosts.push(Host { machine, outside: Outside::default(), persisted: 0 });

@@ -181,6 +181,11 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "yes")]
     tls: Option<TlsChoice>,
 
+    /// Number the transactions of each epoch of the master from N + 1 on, to reach numbers that take days of load.
+    /// Default: with --faults all, the seed makes every third run begin a little below 2^16 or 2^32.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..1 << 55))]
+    sequence_above: Option<u64>,
+
     /// Take options from a TOML file: faults = ["partition"], time-limit = "60s", fail-fast = true. Those on the
     /// command line come first.
     #[arg(long, value_name = "FILE")]
@@ -261,6 +266,16 @@ impl TestArgs {
         }
     }
 
+    /// Above which number the transactions of the run with this seed begin.
+    fn sequence_above(&self, faults: &Faults, seed: u64) -> u64 {
+        let mut rng = options_rng(seed);
+        // The choice of TLS comes first.
+        let _: bool = rng.random();
+        let is_drawn = faults.are_all() && self.system_bin.is_none() && rng.random_ratio(1, 3);
+        let drawn = if rng.random() { 1 << 16 } else { 1 << 32 };
+        self.sequence_above.unwrap_or(if is_drawn { drawn - 200 } else { 0 })
+    }
+
     fn options(&self, faults: &Faults, disks: bool, shard: Shard, seed: u64) -> RunOptions {
         RunOptions {
             faults: faults.clone(),
@@ -282,6 +297,7 @@ impl TestArgs {
             timings: self.timings.clone(),
             relay: self.relay,
             tls: self.has_tls(seed),
+            sequence_above: self.sequence_above(faults, seed),
             misreport_unknown: self.misreport_unknown,
             schedule: None,
             script: None,
@@ -393,9 +409,10 @@ impl TestArgs {
             || self.system_bin.is_some()
             || self.relay
             || self.tls.is_some()
+            || self.sequence_above.is_some()
         {
             return Err(Failure::arguments(anyhow::anyhow!(
-                "--break, --shard, --system-bin, --relay and --tls are for the system twopc"
+                "--break, --shard, --system-bin, --relay, --tls and --sequence-above are for the system twopc"
             )));
         }
         let subject = Subject::find(&SubjectOptions {

@@ -199,6 +199,7 @@ impl Cluster {
             rules: Rules::ALL,
             timing: Timing::default(),
             scrub_interval: Duration::ZERO,
+            sequence_above: 0,
         };
         let records = kept(&host.records);
         let (machine, effects) = Machine::recover(config.clone(), &records);

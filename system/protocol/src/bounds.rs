@@ -139,9 +139,10 @@ impl Message {
 }
 
 /// Whether a transaction lies further above the last known one than any that the master can have
-/// begun.
-pub(super) fn is_too_far_ahead(txn: TxnId, known: TxnId) -> bool {
+/// begun, where the transactions of each epoch are numbered above a number.
+pub(super) fn is_too_far_ahead(txn: TxnId, known: TxnId, sequence_above: u64) -> bool {
     let known_seq = if txn.epoch == known.epoch { known.seq } else { 0 };
+    let known_seq = known_seq.max(sequence_above);
     txn > known && txn.seq.saturating_sub(known_seq) > TXNS_AHEAD_MAX
 }
 

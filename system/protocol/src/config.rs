@@ -37,6 +37,10 @@ pub struct Config {
     /// range of its entries with a peer. Zero: there is no scrub, as in earlier versions.
     #[serde(default, skip_serializing_if = "Duration::is_zero")]
     pub scrub_interval: Duration,
+    /// The transactions of each epoch are numbered from the next number on. Zero but in tests, which reach
+    /// so what takes days of load.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sequence_above: u64,
 }
 
 /// Whether a number is zero, which is left out of serialised forms.

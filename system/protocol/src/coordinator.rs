@@ -201,7 +201,7 @@ impl Coordinator {
             durable_commits: 0,
             active: false,
             halted: false,
-            last_seq: 0,
+            last_seq: config.sequence_above,
             last_read: 0,
             members: vec![Member::default(); usize::from(config.replicas)],
             members_durable: false,
@@ -485,7 +485,13 @@ impl Coordinator {
         let next = TxnId::new(self.epoch, self.last_seq + 1);
         let least = unfinished.next().map_or(next, |(txn, _)| *txn);
         let stops = self.config.rules.makes(Mistake::WatermarkStops);
-        if stops { least.min(TxnId::new(self.epoch, 300)) } else { least }
+        let least = if stops {
+            least.min(TxnId::new(self.epoch, self.config.sequence_above + 300))
+        } else {
+            least
+        };
+        let is_cut = self.config.rules.makes(Mistake::WatermarkIn32Bits);
+        if is_cut { TxnId::new(least.epoch, least.seq & 0xffff_ffff) } else { least }
     }
 
     fn all(&self) -> Replicas {

@@ -32,7 +32,7 @@
 //!
 //! # let config = Config { node: Node::Replica(1), replicas: 1, store: StoreId(1), nonce: 0, bootstrap: true,
 //! #     commit: CommitMode::Logged, rules: Rules::ALL, timing: Timing::default(),
-//! #     scrub_interval: Duration::ZERO };
+//! #     scrub_interval: Duration::ZERO, sequence_above: 0 };
 //! let (mut machine, effects) = Machine::recover(config, &[]);
 //! let Ok(halt) = driver::perform_all(&mut machine, effects, &mut Void);
 //! assert_eq!(halt, None);
@@ -336,6 +336,7 @@ mod tests {
             rules: Rules::ALL,
             timing: Timing::default(),
             scrub_interval: Duration::ZERO,
+            sequence_above: 0,
         };
         let (mut machine, _) = Machine::recover(config, &[]);
         let before = machine.clone();

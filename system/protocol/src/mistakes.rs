@@ -36,6 +36,8 @@ mistakes! {
     ConflictAfterDecision = "conflict-after-decision": "answers CONFLICT until all have acknowledged the last write of the key",
     /// The watermark stays where it is from some transaction on.
     WatermarkStops = "watermark-stops": "advances the watermark no further than to transaction 300",
+    /// The sequence number of the watermark is kept in 32 bits.
+    WatermarkIn32Bits = "watermark-in-32-bits": "tells the watermark with 32 bits of its sequence number",
     /// A decision is sent once.
     DecisionNotRepeated = "decision-not-repeated": "sends each decision once, acknowledged or not",
     /// The timer of the votes is armed with ten times its time.

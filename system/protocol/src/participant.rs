@@ -476,7 +476,8 @@ impl Participant {
     fn is_far_ahead(&self, message: &Message) -> bool {
         let last = self.txns.last_key_value().map(|(txn, _)| *txn);
         let known = self.watermark.max(last.unwrap_or_default());
-        message.watermark_and_txns().any(|txn| bounds::is_too_far_ahead(txn, known))
+        let above = self.config.sequence_above;
+        message.watermark_and_txns().any(|txn| bounds::is_too_far_ahead(txn, known, above))
     }
 
     fn in_doubt(&self) -> impl Iterator<Item = (TxnId, &Key)> {

@@ -25,6 +25,7 @@ fn config(node: Node, store: StoreId, bootstrap: bool) -> Config {
         rules,
         timing,
         scrub_interval: Duration::ZERO,
+        sequence_above: 0,
     }
 }
 

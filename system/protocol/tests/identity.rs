@@ -141,6 +141,7 @@ impl Cluster {
             rules: self.rules,
             timing: Timing::default(),
             scrub_interval: Duration::ZERO,
+            sequence_above: 0,
         };
         let host = self.host(node);
         host.outside.sent.clear();

@@ -24,6 +24,7 @@ fn config(node: Node, store: StoreId) -> Config {
         rules,
         timing,
         scrub_interval: Duration::ZERO,
+        sequence_above: 0,
     }
 }
 

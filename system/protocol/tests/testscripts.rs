@@ -359,6 +359,7 @@ impl Cluster {
             rules,
             timing,
             scrub_interval: if self.scrubs { Duration::from_secs(1) } else { Duration::ZERO },
+            sequence_above: 0,
         };
         let (records, _) = host.store.state();
         let (machine, effects) = Machine::recover(config, &records);

@@ -40,6 +40,12 @@ impl HookOptions {
         Rules::ALL
     }
 
+    /// Numbers begin at 1.
+    #[expect(clippy::unused_self, reason = "the interface of the enabled version")]
+    pub(crate) fn sequence_above(&self) -> u64 {
+        0
+    }
+
     /// Nothing is skipped.
     #[expect(clippy::unused_self, reason = "the interface of the enabled version")]
     pub(crate) fn sync_mode(&self) -> SyncMode {

@@ -33,6 +33,10 @@ pub struct HookArgs {
     #[arg(long = "mistake", value_name = "MISTAKE", hide = true)]
     pub mistakes: Vec<Mistake>,
 
+    /// Number the transactions of each epoch from the next number on, to reach numbers that take days of load
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    pub sequence_above: u64,
+
     /// Append every event and effect of the node's machine to this file
     #[arg(long, value_name = "FILE", hide = true)]
     pub journal: Option<PathBuf>,
@@ -96,11 +100,20 @@ impl HookArgs {
     /// # Errors
     /// A rule has no effect in this mode.
     pub(crate) fn options(self, commit: CommitMode) -> Result<HookOptions, String> {
-        let HookArgs { break_rules, mistakes, journal, arm, control, parent: _, store } = self;
+        let HookArgs {
+            break_rules,
+            mistakes,
+            sequence_above,
+            journal,
+            arm,
+            control,
+            parent: _,
+            store,
+        } = self;
         Rule::check(&break_rules, &[commit])?;
         let rules = break_rules.into_iter().fold(Rules::ALL, Rules::without);
         let rules = mistakes.into_iter().fold(rules, Rules::with);
-        Ok(HookOptions { rules, journal, control, arm, store })
+        Ok(HookOptions { rules, sequence_above, journal, control, arm, store })
     }
 }
 
@@ -127,6 +140,8 @@ impl ReplicaArgs {
 pub struct HookOptions {
     /// The rules in force.
     pub rules: Rules,
+    /// The transactions of each epoch are numbered from the next number on.
+    pub sequence_above: u64,
     /// The journal to append to.
     pub journal: Option<PathBuf>,
     /// Whether to take commands from standard input, and stop when it is closed.
@@ -140,6 +155,10 @@ pub struct HookOptions {
 impl HookOptions {
     pub(crate) fn rules(&self) -> Rules {
         self.rules
+    }
+
+    pub(crate) fn sequence_above(&self) -> u64 {
+        self.sequence_above
     }
 
     pub(crate) fn sync_mode(&self) -> SyncMode {

@@ -211,7 +211,7 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
     let address = cluster.address(node).ok_or(NodeError::NoSuchNode { node, replicas })?;
     let address = listen.unwrap_or_else(|| address.clone());
     let addresses = resolve(&address, insecure || tls.is_some()).await?;
-    let rules = hooks.rules();
+    let (rules, sequence_above) = (hooks.rules(), hooks.sequence_above());
     let store_options = store_options(&cluster, bootstrap, &hooks);
     let (mut hooks, control_closed) = Hooks::new(hooks, node)?;
     let (Opened { store, id, records }, persisted) = open_store(&dir, store_options, &hooks)?;
@@ -245,6 +245,7 @@ pub async fn run(options: NodeOptions, stop: impl Future<Output = ()>) -> Result
         rules,
         timing: cluster.timing.clone(),
         scrub_interval: Duration::from_millis(cluster.node.scrub_ms),
+        sequence_above,
     };
     hooks.open_journal()?;
     let event_loop = EventLoop::recover(config, records, store, &network.peers, hooks, health);

@@ -417,6 +417,7 @@ impl ScheduleSetup {
             rules: self.rules,
             timing: self.timing.clone(),
             scrub_interval: self.scrub_interval,
+            sequence_above: 0,
         }
     }
 

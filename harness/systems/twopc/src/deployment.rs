@@ -57,6 +57,7 @@ pub struct Deployment {
     second_instance: Address,
     journals: BTreeMap<Node, PathBuf>,
     mutations: Vec<Mutation>,
+    sequence_above: u64,
     certificates: Option<Arc<Certificates>>,
     /// Connections to nodes that answered before.
     inspectors: Mutex<BTreeMap<Node, Inspector>>,
@@ -82,6 +83,8 @@ pub struct ClusterSpec {
     pub timings: Timings,
     /// Deliberate defects.
     pub mutations: Vec<Mutation>,
+    /// The transactions of each epoch are numbered from the next number on.
+    pub sequence_above: u64,
 }
 
 /// The addresses and directories of a run's nodes.
@@ -165,6 +168,7 @@ impl Deployment {
             second_instance: address(&placement.second_instance)?,
             journals: placement.records.iter().map(journal).collect(),
             mutations: spec.mutations.clone(),
+            sequence_above: spec.sequence_above,
             certificates: placement.certificates.clone(),
             inspectors: Mutex::default(),
             nodes,
@@ -326,6 +330,9 @@ impl Deployment {
                     command.args(["--without", mutation.name()])
                 }
             };
+        }
+        if self.sequence_above > 0 {
+            command.args(["--sequence-above", &self.sequence_above.to_string()]);
         }
         if let Some(point) = &start.arm {
             command.args(["--arm", point]);

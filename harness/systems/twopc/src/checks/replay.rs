@@ -306,6 +306,7 @@ mod tests {
             rules: Rules::ALL,
             timing: Timing::default(),
             scrub_interval: Duration::ZERO,
+            sequence_above: 0,
         }
     }
 

@@ -194,6 +194,7 @@ impl BlockingArgs {
             system: "twopc".to_owned(),
             system_bin: None,
             mutations: Vec::new(),
+            sequence_above: 0,
             disks: false,
             shard: Shard::WHOLE,
             // So many inquiries that no replica gets to ask its peers.

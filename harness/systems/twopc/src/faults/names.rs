@@ -206,6 +206,13 @@ impl Faults {
         self
     }
 
+    /// Whether these are all faults, at least all that need no such disks.
+    #[must_use]
+    pub fn are_all(&self) -> bool {
+        let all = FaultName::all();
+        all.iter().all(|fault| fault.needs_disks() || self.0.contains(fault))
+    }
+
     /// The only fault that is missing, if exactly one is.
     fn all_but(&self) -> Option<FaultName> {
         let all = FaultName::all();

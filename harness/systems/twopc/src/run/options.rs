@@ -75,6 +75,8 @@ pub struct RunOptions {
     pub relay: bool,
     /// Whether all connections have TLS, with certificates of a CA that the run makes.
     pub tls: bool,
+    /// The transactions of each epoch are numbered from the next number on.
+    pub sequence_above: u64,
     /// Whether workers record unknown outcomes as failures: a defect of the harness, which the checks
     /// must find.
     pub misreport_unknown: bool,
@@ -135,6 +137,9 @@ impl RunOptions {
         if TLS_AVAILABLE {
             command.push_str(if self.tls { " --tls yes" } else { " --tls no" });
         }
+        if self.sequence_above > 0 {
+            command.push_str(&format!(" --sequence-above {}", self.sequence_above));
+        }
         if self.fail_fast == FailFast::AnyViolation {
             command.push_str(" --fail-fast");
         }
@@ -193,6 +198,7 @@ impl RunOptions {
             ("timing", json!(self.timings.to_string())),
             ("relay", json!(self.relay)),
             ("tls", json!(self.tls)),
+            ("sequence_above", json!(self.sequence_above)),
             ("misreport_unknown", json!(self.misreport_unknown)),
             ("write_timeout_ms", json!(ms(CLIENT_TIMEOUTS.write))),
             ("get_timeout_ms", json!(ms(CLIENT_TIMEOUTS.get))),

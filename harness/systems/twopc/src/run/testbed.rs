@@ -81,6 +81,7 @@ impl Testbed {
             programs: options.system_bin.clone(),
             timings: options.timings.clone(),
             mutations: options.mutations.clone(),
+            sequence_above: options.sequence_above,
         };
         let deployment = Deployment::set_up(&spec, &placement)
             .map_err(RunError::io("cannot write the cluster's configuration"))?;

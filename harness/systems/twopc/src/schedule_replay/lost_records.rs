@@ -166,6 +166,7 @@ mod tests {
             handshaken: true,
             canonical: false,
             scrub_interval: Duration::ZERO,
+            sequence_above: 0,
         }
     }
 

@@ -94,6 +94,7 @@ pub fn options(schedule: &Schedule, path: &Path, store: PathBuf) -> Result<RunOp
         timings: timings(schedule)?,
         relay: true,
         tls: false,
+        sequence_above: 0,
         misreport_unknown: false,
         schedule: Some(path.to_owned()),
         fail_fast: FailFast::Never,

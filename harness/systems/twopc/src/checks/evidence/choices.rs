@@ -114,6 +114,7 @@ mod tests {
             rules: Rules::ALL,
             timing: Timing::default(),
             scrub_interval: Duration::ZERO,
+            sequence_above: 0,
         };
         let mut choices = Choices::default();
         choices.started(&config);

@@ -127,6 +127,8 @@ pub(super) struct Deadlines {
     /// Master: the unanswered writes, since when, and their transactions.
     writes: BTreeMap<CallId, (i64, Option<TxnId>)>,
     arriving: Option<CallId>,
+    /// Master: the transaction whose votes are missing now.
+    expiring: Option<TxnId>,
     /// Master: the transactions of this start that are voting or deciding.
     undecided: HashMap<TxnId, Option<CallId>>,
     /// Master: the decisions of this start that somebody has not acknowledged.
@@ -177,8 +179,14 @@ impl Deadlines {
     pub(super) fn event(&mut self, event: &Event, time: i64) {
         self.time = time;
         self.arriving = None;
+        self.expiring = None;
         match event {
-            Event::Timer(id) => self.lateness.expired(id, time),
+            Event::Timer(id) => {
+                if let TimerId::VoteTimeout(txn) = id {
+                    self.expiring = Some(*txn);
+                }
+                self.lateness.expired(id, time);
+            }
             Event::Client { call, request: Request::Write(_) } => {
                 self.arriving = Some(*call);
                 self.writes.insert(*call, (time, None));
@@ -215,6 +223,12 @@ impl Deadlines {
         match effect {
             Effect::SetTimer { id, after } => {
                 self.lateness.set(*id, self.time, *after);
+                // The master asks for vetoes, repeatedly: of nobody as long as no replica is live.
+                if let TimerId::Retransmit { txn, .. } = id
+                    && self.expiring == Some(*txn)
+                {
+                    self.answered(*txn, out);
+                }
                 if let TimerId::InquiryTimeout(txn) = id
                     && !self.settled.contains(txn)
                 {
@@ -426,6 +440,7 @@ mod tests {
             rules,
             timing,
             scrub_interval: Duration::ZERO,
+            sequence_above: 0,
         }
     }
 
@@ -492,6 +507,37 @@ mod tests {
         assert_eq!(write(1000, 9000, 9000), []);
         // The pause does not cover all of it.
         assert_eq!(write(10_000, 10_010, 2000).len(), 1);
+    }
+
+    /// A master that begins a write at 0, notices at a time that votes are missing, and asks for vetoes later, when a
+    /// replica is live again.
+    fn write_without_live_replicas(noticed_ms: u64, notices: bool) -> Vec<Overdue> {
+        let (r1, txn) = (Node::Replica(1), TxnId::new(1, 1));
+        let write = Write { key: "k".into(), value: None };
+        let prepare = Body::Prepare { txn, write: write.clone(), piggybacked: Vec::new() };
+        let mut entries = vec![
+            start(Node::Master),
+            event(0, Event::Client { call: 1, request: Request::Write(write) }),
+            send(r1, txn, prepare),
+            timer(TimerId::VoteTimeout(txn), noticed_ms),
+            event(noticed_ms, Event::Timer(TimerId::VoteTimeout(txn))),
+        ];
+        entries.extend(notices.then(|| timer(TimerId::Retransmit { txn, round: 0 }, 250)));
+        entries.extend([
+            event(noticed_ms + 900, Event::Timer(TimerId::Heartbeat)),
+            send(r1, txn, Body::Veto { txn }),
+        ]);
+        overdue(Node::Master, entries)
+    }
+
+    #[test]
+    fn a_master_without_live_replicas_asks_nobody_for_a_veto() {
+        assert_eq!(write_without_live_replicas(1000, true), []);
+        for found in
+            [write_without_live_replicas(1000, false), write_without_live_replicas(9000, true)]
+        {
+            assert!(matches!(found[..], [Overdue::Answer { txn: Some(_), .. }]), "{found:?}");
+        }
     }
 
     #[test]

@@ -32,11 +32,20 @@ struct RunProfile {
     timings: &'static str,
     /// The duration of the load, as a multiple of the usual one.
     length: u32,
+    sequence_above: u64,
 }
 
 impl RunProfile {
     const fn of(faults: &'static str) -> Self {
-        RunProfile { faults, concurrency: 10, keys: 16, rate: 0.0, timings: "", length: 1 }
+        RunProfile {
+            faults,
+            concurrency: 10,
+            keys: 16,
+            rate: 0.0,
+            timings: "",
+            length: 1,
+            sequence_above: 0,
+        }
     }
 
     /// All faults, in runs twice as long.
@@ -138,6 +147,10 @@ fn mistake_profile(mistake: Mistake) -> RunProfile {
         | Mistake::WriteRepeated
         | Mistake::DescriptorLeaked
         | Mistake::LoopSpins => RunProfile::of("none"),
+        // The number of a transaction exceeds 32 bits in the middle of the run.
+        Mistake::WatermarkIn32Bits => {
+            RunProfile { sequence_above: (1 << 32) - 200, ..RunProfile::of("none") }
+        }
         // A share is told from luck after some thousand gets.
         Mistake::ReadsByThreeBits => RunProfile { length: 2, ..RunProfile::of("none") },
         // Every write and read of a key repeats its unacknowledged decisions, so each key must rest.
@@ -349,6 +362,7 @@ impl Experiments<'_> {
             timings: profile.timings.parse().expect("these parameters exist"),
             relay: false,
             tls: false,
+            sequence_above: profile.sequence_above,
             misreport_unknown: false,
             schedule: None,
             // What clients see is counted as well, not only what the journals show first.
