@@ -438,9 +438,23 @@ impl Participant {
             // Fence that does not name this store.
             return;
         }
-        self.hear_decisions(decisions);
-        self.raise_watermark(watermark, effects);
+        let obeys = self.obeys();
+        if obeys {
+            self.hear_decisions(decisions);
+            self.raise_watermark(watermark, effects);
+        }
         match body {
+            Body::Heartbeat => {
+                self.send(Node::Master, self.alive(), effects);
+            }
+            Body::Read { read, key, piggybacked, wait } => {
+                for (txn, decision) in piggybacked.into_iter().filter(|_| obeys) {
+                    self.on_decision(txn, decision, effects);
+                }
+                self.on_read(read, key, wait, effects);
+            }
+            // The master repeats it after the handshake.
+            _ if !obeys => {}
             Body::Prepare { txn, write, piggybacked } => {
                 self.on_prepare(txn, write, piggybacked, effects);
             }
@@ -449,15 +463,6 @@ impl Participant {
                 if let Some(TxnState::Prepared { inquiries, .. }) = self.txns.get_mut(&txn) {
                     *inquiries = 0;
                 }
-            }
-            Body::Read { read, key, piggybacked, wait } => {
-                for (txn, decision) in piggybacked {
-                    self.on_decision(txn, decision, effects);
-                }
-                self.on_read(read, key, wait, effects);
-            }
-            Body::Heartbeat => {
-                self.send(Node::Master, self.alive(), effects);
             }
             Body::Veto { txn } => self.answer_inquiry(txn, Node::Master, true, effects),
             Body::PeerInquire { txn } => self.answer_inquiry(txn, Node::Master, false, effects),

@@ -105,6 +105,9 @@ rules! {
     /// A replica's store holds everything that the replica has told the master. One that does not is
     /// an older copy.
     RestoredStoreRefused = "restored-store-refused": "serves from an older copy of its store",
+    /// Before the handshake of its start a replica obeys nothing that a master sends but its Fence: an older
+    /// copy of its store must neither vote nor acknowledge.
+    HandshakeBeforeObeying = "handshake-before-obeying": "votes and acknowledges before a master has told what its store must hold",
     /// A replica believes another one only if its store is the one that the master has named.
     PeerIdChecked = "peer-id-checked": "believes whoever claims to be a replica",
     /// Votes mode: an abort is announced only after a replica has vetoed.
@@ -182,6 +185,7 @@ impl Rule {
             | Rule::DecisionsBeforePromise
             | Rule::DecisionsInEveryMessage
             | Rule::RestoredStoreRefused
+            | Rule::HandshakeBeforeObeying
             | Rule::PeerIdChecked
             | Rule::ScrubComparesSettled => true,
             Rule::EpochCheck | Rule::MembersDurableBeforeWrite => commit == CommitMode::Logged,

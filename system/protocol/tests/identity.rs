@@ -460,6 +460,48 @@ fn an_older_copy_that_lacks_the_later_of_two_commits_does_not_decide() {
     }
 }
 
+/// A Prepare that was sent to a replica waits for its next start, which may be that of a copy.
+#[test]
+fn an_older_copy_of_a_replica_does_not_vote_before_it_is_found_out() {
+    for broken in [None, Some(Rule::HandshakeBeforeObeying)] {
+        let mut cluster = Cluster::logged(broken);
+        let copy = cluster.store(R1);
+        cluster.put("k", "v");
+        cluster.settle();
+        cluster.stop(R1);
+        let original = cluster.store(R1);
+        cluster.put("l", "w");
+        cluster.settle();
+        cluster.host(R1).outside.store = copy;
+        cluster.start(R1);
+        let is_lost = |to, body: &Body| to == R1 && matches!(body, Body::Fence { .. });
+        cluster.settle_without(is_lost);
+        let write = Write { key: "l".into(), value: Some("w".into()) };
+        let txn = TxnId::new(1, 2);
+        let prepare =
+            cluster.message(MASTER, Body::Prepare { txn, write, piggybacked: Vec::new() });
+        cluster.deliver(MASTER, R1, prepare);
+        cluster.settle_without(is_lost);
+        let commits = |reply: &&Reply| matches!(reply, Reply::Committed { .. });
+        let committed = cluster.host(MASTER).outside.replies.iter().filter(commits).count();
+        cluster.heartbeat();
+        if broken.is_some() {
+            assert_eq!(committed, 2, "the vote of the copy counted");
+            // It has applied as many commits as the original, so it is not found out: the first is lost.
+            assert!(cluster.is_ready(), "{:?}", cluster.halts());
+            assert_eq!(cluster.store(R1).data.get(&Key::from("k")), None);
+            continue;
+        }
+        assert_eq!(committed, 1, "of the second write nobody knows the outcome yet");
+        refused(&cluster.halts(), R1, "is an older copy");
+        cluster.host(R1).outside.store = original;
+        cluster.restart(R1);
+        cluster.restart(R1);
+        assert!(cluster.is_ready(), "{:?}", cluster.halts());
+        assert_eq!(cluster.store(R1).data, cluster.store(R2).data);
+    }
+}
+
 /// Where the votes make the commits, a copy that has the master's last epoch lacks none of them. It
 /// takes over as the original would, and is the original from then on.
 #[test]

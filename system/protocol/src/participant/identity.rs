@@ -140,6 +140,15 @@ impl Participant {
         }
     }
 
+    /// Whether this replica votes, applies decisions and acknowledges. Before the handshake its master has
+    /// not said what the store must hold. An older copy would vote with records that the original, put back,
+    /// lacks, and would acknowledge decisions that the original still waits for.
+    pub(super) fn obeys(&self) -> bool {
+        self.fenced
+            || self.config.nonce == 0
+            || !self.config.rules.keep(Rule::HandshakeBeforeObeying)
+    }
+
     /// How many commits this replica knows of. One counts as soon as it is applied, because the master had
     /// decided it by then; others may have applied more.
     pub(super) fn known_commits(&self) -> u64 {

@@ -21,7 +21,7 @@ use system::{
 /// The rules that the version before this one did not have, and then those that each earlier version did
 /// not have either.
 const LATER_RULES: [&[Rule]; 4] = [
-    &[Rule::DecisionsInEveryMessage],
+    &[Rule::DecisionsInEveryMessage, Rule::HandshakeBeforeObeying],
     &[Rule::DecisionsBeforePromise],
     &[
         Rule::NonceOnEveryMessage,

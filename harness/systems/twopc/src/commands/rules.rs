@@ -176,6 +176,7 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<ModelOptions> {
         | Rule::DecisionsBeforePromise
         | Rule::DecisionsInEveryMessage
         | Rule::RestoredStoreRefused
+        | Rule::HandshakeBeforeObeying
         | Rule::PeerIdChecked => vec![master_crashes(1), replica_crashes(1)],
         Rule::EpochCheck if commit == CommitMode::Votes => vec![master_crashes(1)],
         Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => vec![
@@ -222,6 +223,7 @@ fn only_against_copies(rule: Rule) -> bool {
             | Rule::DecisionsBeforePromise
             | Rule::DecisionsInEveryMessage
             | Rule::RestoredStoreRefused
+            | Rule::HandshakeBeforeObeying
     )
 }
 

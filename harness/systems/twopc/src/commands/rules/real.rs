@@ -114,6 +114,7 @@ fn profile(rule: Rule) -> RunProfile {
         Rule::DecisionNumberChecked
         | Rule::DecisionsBeforePromise
         | Rule::DecisionsInEveryMessage
+        | Rule::HandshakeBeforeObeying
         | Rule::RestoredStoreRefused => RunProfile { length: 2, ..RunProfile::of("restored-copy") },
     }
 }
@@ -124,6 +125,12 @@ fn not_shown(rule: Rule, commit: CommitMode) -> Option<&'static str> {
         Rule::LateHealDropped => Some("a write would have to overtake a copy that is on its way"),
         Rule::ScrubComparesSettled => {
             Some("a delete would have to be applied between two messages of the scrub")
+        }
+        Rule::DecisionsInEveryMessage => Some(
+            "a replica would have to apply the later of two commits alone, and the copy to have the earlier one",
+        ),
+        Rule::HandshakeBeforeObeying => {
+            Some("a Prepare would have to reach the copy before the Fence")
         }
         rule if super::only_against_copies(rule) => None,
         rule => super::not_simulated(rule, commit),
