@@ -25,7 +25,8 @@ pub enum Impact {
     BrokenPromise,
     /// A node stopped, or something was never finished.
     Stopped,
-    /// Nodes contradict each other, or one has forgotten what it had promised to keep.
+    /// A node decided what it must not, or has forgotten what it had promised to keep. Often others have decided
+    /// differently.
     Divergence,
     /// A client was told something that no correct system says.
     WrongAnswer,
@@ -39,7 +40,7 @@ impl fmt::Display for Impact {
         f.write_str(match self {
             Impact::BrokenPromise => "Only a promise was broken",
             Impact::Stopped => "Something stopped or was never finished",
-            Impact::Divergence => "Nodes contradict each other",
+            Impact::Divergence => "A node decided wrongly, or forgot a decision",
             Impact::WrongAnswer => "A client got a wrong answer",
             Impact::DataLost => "Data was lost: a write that was acknowledged is missing",
         })
@@ -63,6 +64,9 @@ pub struct Cause {
     pub first: ViolationId,
     /// The sentence of that violation, without a drawn timeline.
     pub finding: Finding,
+    /// What made the system do that, if it is known: a sentence that its checks may add.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<Finding>,
     /// The worst that any violation of the run means.
     pub impact: Impact,
     /// Later violations about the same transaction, key or node, and what a node that stopped leaves
@@ -72,7 +76,7 @@ pub struct Cause {
     /// The number of all violations besides these.
     #[serde(default)]
     pub others: usize,
-    /// The checks that could not decide everything.
+    /// The checks that found no violation and could not decide everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undecided: Vec<String>,
 }
@@ -158,10 +162,12 @@ impl Cause {
         Some(Cause {
             first: incidents[first].id.clone(),
             finding: incidents[first].finding.split_first_line().0,
+            trigger: None,
             impact: incidents.iter().map(|incident| incident.impact).max()?,
             others: total.saturating_sub(1 + consequences.len()),
             undecided: checks
                 .iter()
+                .filter(|check| check.verdict != Validity::Invalid)
                 .filter(|check| !check.unknown_because.is_empty())
                 .map(|check| check.check.clone())
                 .collect(),

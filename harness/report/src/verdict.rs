@@ -92,6 +92,9 @@ fn cause(
     out.styled(BAD, format_args!("Cause{when}"))?;
     writeln!(out, " ({}):", escape_line(&cause.first.check))?;
     writeln!(out, "  {}", escape_line(cause.finding.text()))?;
+    if let Some(trigger) = &cause.trigger {
+        writeln!(out, "  {}", escape_line(trigger.text()))?;
+    }
     for (name, meaning) in terms_used(terms(&cause.first.check), [&cause.finding]) {
         writeln!(out, "  {name}: {meaning}")?;
     }

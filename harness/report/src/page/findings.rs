@@ -64,6 +64,9 @@ fn first_violation(data: &PageData<'_>, evidence: &dyn SystemEvidence, cause: &C
                     (cause.first.check) } }
             }
             p.reason { (linked(&cause.finding, "")) "." }
+            @if let Some(trigger) = &cause.trigger {
+                p.trigger { (linked(trigger, "")) "." }
+            }
             (terms(evidence, &cause.first.check, [&cause.finding]))
             p.impact { (cause.meaning()) }
             @if !cause.consequences.is_empty() {

@@ -30,8 +30,9 @@ pub fn check(run: &Run) -> CheckResult {
     halts(evidence, &mut check_result);
     let (mut commits, mut aborts) = (0, 0);
     for (txn, transaction) in &evidence.transactions.by_id {
-        same_decision(*txn, transaction, &mut check_result);
+        // First what a node did to its own decision: of two violations at one line, it says more.
         not_reversed(*txn, transaction, &mut check_result);
+        same_decision(*txn, transaction, &mut check_result);
         all_voted(*txn, transaction, run, complete, &mut check_result);
         commits += usize::from(transaction.commit().is_some());
         aborts += usize::from(transaction.commit().is_none() && !transaction.aborted.is_empty());
@@ -57,8 +58,9 @@ pub fn certain_violation(evidence: &Evidence) -> Option<Finding> {
     let mut check_result = CheckResult::new(NAME);
     halts(evidence, &mut check_result);
     for (txn, transaction) in &evidence.transactions.by_id {
-        same_decision(*txn, transaction, &mut check_result);
+        // First what a node did to its own decision: of two violations at one line, it says more.
         not_reversed(*txn, transaction, &mut check_result);
+        same_decision(*txn, transaction, &mut check_result);
     }
     broken_promises(evidence, &mut check_result);
     Results::new(vec![check_result]).cause.map(|cause| cause.finding)
@@ -231,6 +233,8 @@ fn all_voted(
             }
         }
         if transaction.decided.is_none() {
+            let earliest = transaction.committed.iter().min_by_key(|commit| commit.time);
+            let commit = earliest.copied().unwrap_or(commit);
             let node = commit.node;
             check_result.violation(finding!(
                 transaction(txn), line(commit);

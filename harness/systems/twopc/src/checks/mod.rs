@@ -22,6 +22,7 @@ pub mod replay;
 pub mod reply_soundness;
 pub mod resources;
 mod run;
+mod trigger;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -123,7 +124,13 @@ pub fn check_run(directory: &Path, limits: &Limits) -> Result<(Run, Results), Lo
         return Err(LoadError::NoRun { path: directory.to_owned() });
     }
     let run = Run::load(directory)?;
-    let results = check(&run, limits);
+    let mut results = check(&run, limits);
+    if let Some(cause) = &mut results.cause {
+        let journals = find_journals(directory)?;
+        let journal = |node| journals.get(&node).cloned();
+        cause.trigger = trigger::of(&cause.finding, journal, run.parameters.clock_origin)
+            .map_err(|source| LoadError::File { path: directory.join("nodes"), source })?;
+    }
     let path = directory.join("results.json");
     let write = || {
         let mut text = serde_json::to_string_pretty(&results).map_err(io::Error::from)?;

@@ -13,7 +13,7 @@ use system::protocol::{Node, TxnId, Version};
 use super::{Nemesis, NemesisError, millis, trigger::Miss};
 use crate::faults::Injection;
 
-/// How long a copy of the master has to become one that lacks something, beyond its age.
+/// How long a copy has to become one that lacks something, beyond its age.
 const LACK_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What a replica says that is started on its own disk after it was started on a copy: the master takes it for
@@ -40,7 +40,7 @@ impl Nemesis<'_> {
         let lacks_something = match node {
             Node::Master if lacks_epoch => self.lacks_epoch(age).await?,
             Node::Master => self.lacks_commit(age).await,
-            Node::Replica(_) => !self.wait(age).await,
+            Node::Replica(_) => self.lacks_own_commit(node, age).await,
         };
         if !lacks_something {
             let load_ended = *self.load_ended.borrow();
@@ -113,14 +113,26 @@ impl Nemesis<'_> {
         if finished.await.is_none() {
             return false;
         }
-        let Some(before) = self.versions().await else { return false };
-        let lacks = poll(LACK_DEADLINE, || async {
-            let Some(after) = self.versions().await else { return false };
+        let Some(before) = self.versions(Node::Replica(1)).await else { return false };
+        self.acknowledges_more(Node::Replica(1), &before).await
+    }
+
+    /// Waits until a replica has acknowledged a commit that its store of this moment lacks. Returns whether it
+    /// has. A copy that lacks nothing is as good as the original, however old it is.
+    async fn lacks_own_commit(&mut self, replica: Node, age: Duration) -> bool {
+        let Some(before) = self.versions(replica).await else { return false };
+        !self.wait(age).await && self.acknowledges_more(replica, &before).await
+    }
+
+    /// Waits until a replica has acknowledged a write with another version than these.
+    async fn acknowledges_more(&self, replica: Node, before: &BTreeSet<Version>) -> bool {
+        let more = poll(LACK_DEADLINE, || async {
+            let Some(after) = self.versions(replica).await else { return false };
             let statuses = self.cluster.observe([Node::Master]).await;
             let Some(status) = statuses.get(&Node::Master) else { return false };
-            after.difference(&before).any(|version| *version < status.watermark)
+            after.difference(before).any(|version| *version < status.watermark)
         });
-        lacks.await.is_some() && !*self.load_ended.borrow()
+        more.await.is_some() && !*self.load_ended.borrow()
     }
 
     /// Starts the master again, and waits until the replicas have promised it the next epoch. Returns whether
@@ -146,9 +158,9 @@ impl Nemesis<'_> {
         Some(status.unsettled.into_iter().map(|(txn, _)| txn).collect())
     }
 
-    /// The versions of all keys at one replica.
-    async fn versions(&self) -> Option<BTreeSet<Version>> {
-        let dump = self.cluster.deployment().dump(Node::Replica(1)).await.ok()?;
+    /// The versions of all keys at a replica.
+    async fn versions(&self, replica: Node) -> Option<BTreeSet<Version>> {
+        let dump = self.cluster.deployment().dump(replica).await.ok()?;
         Some(dump.entries.into_iter().map(|(_, version, _)| version).collect())
     }
 }

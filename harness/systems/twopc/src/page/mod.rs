@@ -110,7 +110,10 @@ pub fn check_property(check: &str) -> Option<&'static str> {
 const COMMITMENT: &[Term] = &[
     ("AC1", "all nodes that reach a decision about a transaction reach the same one."),
     ("AC2", "a node does not reverse its decision."),
-    ("AC3", "a commit needs the yes vote of every replica."),
+    (
+        "AC3",
+        "a commit needs the durable yes vote of every replica and, in logged mode, the master's durable COMMIT.",
+    ),
     ("AC4", "if all voted yes and nothing fails, the decision is commit."),
     ("AC5", "when failures are repaired, all nodes decide."),
 ];

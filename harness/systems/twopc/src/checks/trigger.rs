@@ -1,0 +1,181 @@
+//! What made a node do what a violation cites: the event that its state machine was processing, and what it
+//! knew of the transaction. From the journal of the node, up to the cited line.
+
+use std::{io, path::Path};
+
+use checker::{Finding, Reference, finding};
+use system::{
+    journal::{self, Entry},
+    protocol::{Effect, Event, Node, Record, TxnId},
+};
+
+use super::evidence::{JournalPosition, time_of};
+
+/// The most characters of an event that are shown.
+const EVENT_MAX: usize = 120;
+
+/// What a node knows of a transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Knowledge {
+    /// The last record about it.
+    last: Option<Kind>,
+    /// The line of the start at which that record was found in the store, unless it was appended since.
+    found_at: Option<usize>,
+    /// Something has become durable since that start.
+    synced: bool,
+}
+
+/// The records that tell how far a transaction has come at a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Prepare,
+    Commit,
+    Abort,
+}
+
+/// The kind of a record, if it is about a transaction and tells how far that has come.
+fn kind_of(record: &Record, txn: TxnId) -> Option<Kind> {
+    match record {
+        Record::Prepare { txn: of, .. } if *of == txn => Some(Kind::Prepare),
+        Record::Commit { txn: of } | Record::CommitDecision { txn: of, .. } if *of == txn => {
+            Some(Kind::Commit)
+        }
+        Record::Abort { txn: of } | Record::Refused { txn: of } if *of == txn => Some(Kind::Abort),
+        _ => None,
+    }
+}
+
+/// What made a node do what a line of its journal says, in a sentence. `None`: the violation cites no line of a
+/// journal that is there, or the node did it at its start.
+///
+/// # Errors
+/// The journal cannot be read.
+pub(super) fn of(
+    violation: &Finding,
+    journal: impl Fn(Node) -> Option<std::path::PathBuf>,
+    clock_origin: u64,
+) -> io::Result<Option<Finding>> {
+    let cited = violation.references().find_map(|reference| match reference {
+        Reference::JournalLine { node, line } => Some((node.parse::<Node>().ok()?, *line)),
+        _ => None,
+    });
+    let txn = violation.references().find_map(|reference| match reference {
+        Reference::Transaction(id) => id.parse::<TxnId>().ok(),
+        _ => None,
+    });
+    let (Some((node, line)), Some(txn)) = (cited, txn) else { return Ok(None) };
+    let Some(path) = journal(node) else { return Ok(None) };
+    before(&path, node, line, txn, clock_origin)
+}
+
+fn before(
+    path: &Path,
+    node: Node,
+    line: usize,
+    txn: TxnId,
+    clock_origin: u64,
+) -> io::Result<Option<Finding>> {
+    let mut event = None;
+    let mut known = Knowledge::default();
+    for entry in journal::read(path)? {
+        let (number, entry) = entry?;
+        if number >= line {
+            break;
+        }
+        match entry {
+            Entry::Start { records, .. } => {
+                event = None;
+                let last = records.iter().find_map(|record| kind_of(record, txn));
+                known = Knowledge { last, found_at: last.map(|_| number), synced: false };
+            }
+            Entry::Event { t, event: of } => {
+                known.synced |= matches!(of, Event::Persisted(_));
+                let time = time_of(t, clock_origin);
+                event = Some((JournalPosition { node, line: number, time }, of));
+            }
+            Entry::Effect(Effect::Append(record)) => {
+                if let Some(kind) = kind_of(&record, txn) {
+                    known = Knowledge { last: Some(kind), found_at: None, ..known };
+                }
+            }
+            Entry::Effect(_) => {}
+        }
+    }
+    Ok(event.map(|(position, event)| {
+        let what = in_words(&event);
+        let state = state(node, txn, known);
+        finding!(line(position), nested(state); "{node} did so on {what} ({position}){state}")
+    }))
+}
+
+fn in_words(event: &Event) -> String {
+    let text = match event {
+        Event::Message { from, message } => format!("a message of {from}: {}", message.body),
+        Event::Timer(id) => format!("its timer {id}"),
+        Event::Persisted(_) => "the end of a sync".to_owned(),
+        Event::Client { request, .. } => format!("the call of a client: {request}"),
+        other => other.to_string(),
+    };
+    match text.char_indices().nth(EVENT_MAX) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+/// What the node knew of the transaction, as the end of a sentence.
+fn state(node: Node, txn: TxnId, known: Knowledge) -> Finding {
+    let Some(last) = known.last else {
+        return match node {
+            Node::Master => Finding::default(),
+            Node::Replica(_) => finding!(transaction(txn); ", without a record of {txn}"),
+        };
+    };
+    if let Some(start) = known.found_at
+        && last == Kind::Commit
+    {
+        let position = JournalPosition { node, line: start, time: 0 };
+        let synced = if known.synced { "" } else { ", and had synced nothing since" };
+        return finding!(
+            line(position);
+            "; it had found COMMIT in its store at its start ({position}){synced}"
+        );
+    }
+    match last {
+        Kind::Prepare => finding!(transaction(txn); ", in doubt about {txn}"),
+        Kind::Commit => finding!(transaction(txn); ", having appended COMMIT of {txn}"),
+        Kind::Abort => finding!(transaction(txn); ", having aborted {txn}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    /// The trigger of the violation that a kept run shows first.
+    fn kept(rule: &str) -> String {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../histories/golden/caught");
+        let directory = root.join(rule);
+        let run = super::super::Run::load(&directory).expect("it is kept");
+        let results = super::super::check(&run, &checker::Limits::default());
+        let cause = results.cause.expect("it is invalid");
+        let journals = super::super::find_journals(&directory).expect("they are kept");
+        let journal = |node: Node| -> Option<PathBuf> { journals.get(&node).cloned() };
+        let trigger = of(&cause.finding, journal, run.parameters.clock_origin);
+        trigger.expect("it is read").map_or_else(String::new, |it| it.text().to_owned())
+    }
+
+    #[test]
+    fn the_step_before_the_wrong_step_tells_what_is_broken() {
+        for (rule, text) in [
+            ("prepared-waits", "on its timer inquiry-timeout"),
+            ("commit-is-final", "on a message of master: Decide 1.8 abort"),
+            ("incarnation-forced", "had found COMMIT in its store at its start"),
+            ("no-guess-in-doubt", "uncertain"),
+        ] {
+            let found = kept(rule);
+            assert!(found.contains(text), "{rule}: {found}");
+        }
+    }
+}
