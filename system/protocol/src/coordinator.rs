@@ -385,15 +385,18 @@ impl Coordinator {
         if self.is_of_other_cluster(slot, cluster, &body) {
             return effects.push(bounds::refuse(Node::Replica(slot), "it is of another cluster"));
         }
+        // Before the bounds: to a copy of an earlier epoch, what the replicas have heard from the original
+        // is out of bounds.
+        if epoch <= self.epoch && self.halts_as_copy(slot, epoch, nonce, effects) {
+            return;
+        }
         if let Some(why) = out_of_bounds {
             return effects.push(bounds::refuse(Node::Replica(slot), why));
         }
         if epoch > self.epoch {
             return self.superseded(epoch, effects);
         }
-        if self.halts_as_copy(slot, epoch, nonce, effects)
-            || self.halts_without_commits(slot, decisions, effects)
-        {
+        if self.halts_without_commits(slot, decisions, effects) {
             return;
         }
         self.note_vote(slot, &body);

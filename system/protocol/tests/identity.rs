@@ -502,6 +502,27 @@ fn an_older_copy_of_a_replica_does_not_vote_before_it_is_found_out() {
     }
 }
 
+/// The replicas have heard of more transactions of the epoch than the copy has begun, which must not keep the
+/// copy from hearing whose epoch it is.
+#[test]
+fn a_copy_of_an_earlier_epoch_halts_whatever_the_replicas_have_heard_since() {
+    for commit in CommitMode::ALL {
+        let mut cluster = Cluster::new(commit, Rules::ALL);
+        let copy = cluster.store(MASTER);
+        cluster.restart(MASTER);
+        for n in 0..3_u32 {
+            cluster.put("k", &n.to_string());
+            cluster.settle();
+        }
+        cluster.heartbeat();
+        cluster.stop(MASTER);
+        cluster.host(MASTER).outside.store = copy;
+        cluster.start(MASTER);
+        cluster.settle();
+        refused(&cluster.halts(), MASTER, "this store is a copy");
+    }
+}
+
 /// Where the votes make the commits, a copy that has the master's last epoch lacks none of them. It
 /// takes over as the original would, and is the original from then on.
 #[test]
