@@ -166,7 +166,6 @@ mod tests {
             handshaken: true,
             canonical: false,
             scrub_interval: Duration::ZERO,
-            sequence_above: 0,
         }
     }
 
