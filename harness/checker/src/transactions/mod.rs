@@ -17,6 +17,7 @@
 mod anomalies;
 mod axiomatic;
 mod certificate;
+mod components;
 mod cycles;
 mod derive;
 mod durability;
@@ -38,6 +39,7 @@ mod tests;
 
 use serde::Serialize;
 
+pub(crate) use self::components::{Components, ShardSink};
 use self::{
     anomalies::Anomalies,
     axiomatic::Axiomatic,
