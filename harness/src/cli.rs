@@ -10,6 +10,7 @@ mod output;
 mod record;
 mod renamed;
 mod replay;
+mod shards;
 mod subject;
 mod test;
 
@@ -21,6 +22,7 @@ use std::{
 };
 
 use anstream::{AutoStream, ColorChoice};
+use campaign::ShardFailure;
 use checker::Validity;
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -34,15 +36,20 @@ use twopc::{
         blocking::BlockingArgs,
         model::{self, ModelArgs},
         node::{self, NodeCommand},
-        rules::{self, RulesArgs},
-        sim::{self, SimArgs},
+        rules::{self, MatrixOutcome, RulesArgs},
+        sim::{self, SimArgs, SimOutcome},
     },
 };
 
-use self::{described::SystemCommand, record::RecordArgs, test::TestArgs};
+use self::{
+    described::SystemCommand,
+    record::RecordArgs,
+    shards::{Done, ShardArgs},
+    test::TestArgs,
+};
 use crate::commands::{
-    self, CheckArgs, Checked, CommandError, ExportArgs, GenerateArgs, InspectArgs, ReplayArgs,
-    RunsArgs, ServeArgs, ServeFailure, VerifyArgs,
+    self, CheckArgs, Checked, CommandError, ExportArgs, GenerateArgs, InspectArgs, MergeArgs,
+    ReplayArgs, RunsArgs, ServeArgs, ServeFailure, VerifyArgs,
 };
 
 /// The exit status of a command.
@@ -55,6 +62,8 @@ pub enum Exit {
     Invalid = 1,
     /// A check could not decide, or a requested fault was never injected.
     Unknown = 2,
+    /// This machine failed a shard, which another one may do.
+    Elsewhere = 75,
     /// The arguments are invalid, or a record cannot be read.
     BadArguments = 254,
     /// The harness failed.
@@ -115,7 +124,15 @@ enum Command {
     /// Make a test run (the default).
     Test(TestArgs),
     /// Check recorded runs and histories.
-    Check(CheckArgs),
+    Check {
+        #[command(flatten)]
+        args: CheckArgs,
+        #[command(flatten)]
+        shards: ShardArgs,
+    },
+    /// Merge the shards of a campaign, and write one page on it.
+    #[command(after_long_help = help::AFTER_MERGE_HELP)]
+    Merge(MergeArgs),
     /// Verify the certificates that `check --certify` wrote, without the checker.
     Verify(VerifyArgs),
     /// Write a recorded history to standard output in the format of another tool.
@@ -137,9 +154,19 @@ enum Command {
     /// Explore every schedule of a small cluster with the model checker stateright.
     Model(ModelArgs),
     /// Simulate a cluster in virtual time, with failures drawn from a seed.
-    Sim(SimArgs),
+    Sim {
+        #[command(flatten)]
+        args: SimArgs,
+        #[command(flatten)]
+        shards: ShardArgs,
+    },
     /// Switch off every rule of the protocol in turn, and see which check detects it.
-    Rules(RulesArgs),
+    Rules {
+        #[command(flatten)]
+        args: RulesArgs,
+        #[command(flatten)]
+        shards: ShardArgs,
+    },
     /// Show the operations, faults and check results of a recorded run.
     Inspect(InspectArgs),
     /// Measure how long keys stay locked while the master is down, with and without inquiries among
@@ -149,7 +176,12 @@ enum Command {
     #[command(subcommand)]
     System(SystemCommand),
     /// Test databases in ways that show violations, each beside a twin that is valid, and print a table.
-    Record(RecordArgs),
+    Record {
+        #[command(flatten)]
+        args: RecordArgs,
+        #[command(flatten)]
+        shards: ShardArgs,
+    },
     /// List, compare, name and remove recorded runs.
     Runs(RunsArgs),
     /// Serve the recorded runs as web pages.
@@ -217,7 +249,8 @@ fn execute(command: Command) -> Result<Exit, Failure> {
     let out = stdout;
     match command {
         Command::Test(args) => test::test(&args),
-        Command::Check(args) => checked_all(commands::check(&args, &mut out())),
+        Command::Check { args, shards } => check(args, &shards),
+        Command::Merge(args) => checked(commands::merge(&args, shards::shard_command, &mut out())),
         Command::Verify(args) => checked(commands::verify(&args, &mut out())),
         Command::Export(args) => checked(commands::export(&args, &mut data_out())),
         Command::Generate(args) => checked(commands::generate(&args, &mut data_out())),
@@ -227,19 +260,19 @@ fn execute(command: Command) -> Result<Exit, Failure> {
             require_effect(&args.broken, &[args.commit])?;
             explored(model::run(&args))
         }
-        Command::Sim(args) => {
+        Command::Sim { args, shards } => {
             require_effect(&args.broken, &[args.commit])?;
-            explored(sim::run(&args, &mut out()))
+            simulate(args, &shards)
         }
-        Command::Rules(args) => {
+        Command::Rules { args, shards } => {
             let asked = if args.mutations.is_empty() { Vec::new() } else { args.rules() };
             require_effect(&asked, &args.modes())?;
-            explored(rules::run(&args, &mut out()))
+            test_rules(args, &shards)
         }
         Command::Inspect(args) => inspected(&args),
         Command::Blocking(args) => test::blocking_test(&args),
         Command::System(command) => test::system_command(&command),
-        Command::Record(args) => test::record(&args),
+        Command::Record { args, shards } => test::record(args, &shards),
         Command::Runs(args) => checked(commands::runs(&args, &mut out()).map(|()| Validity::Valid)),
         Command::Serve(args) => serve_runs(&args),
         Command::Completions { shell } => {
@@ -306,6 +339,80 @@ impl From<io::Error> for Failure {
 /// Rejects rules that have no effect in the chosen commit modes.
 fn require_effect(rules: &[Rule], modes: &[CommitMode]) -> Result<(), Failure> {
     Rule::check(rules, modes).map_err(|why| Failure::arguments(anyhow::Error::msg(why)))
+}
+
+/// Simulates the seeds, or those of a shard.
+fn simulate(mut args: SimArgs, shards: &ShardArgs) -> Result<Exit, Failure> {
+    shards.run("seeds", |part| {
+        if let Some(part) = part {
+            args.seeds = args.seeds.shard(part.shard);
+            args.first.clone_from(&part.first);
+            args.store.clone_from(&part.store);
+        }
+        let outcome = sim::run(&args, &mut stdout()).map_err(Failure::harness)?;
+        let SimOutcome { verdict, seeds, bad } = outcome;
+        let failures = bad.into_iter().map(|bad| ShardFailure {
+            signature: bad.checks.join(", "),
+            verdict: bad.verdict,
+            seed: Some(bad.seed),
+            command: bad.command,
+            directory: bad.directory,
+            why: bad.why,
+        });
+        Ok(Done {
+            exit: verdict.into(),
+            interrupted: false,
+            count: seeds,
+            failures: failures.collect(),
+        })
+    })
+}
+
+/// Tests the rows of the kill matrix, or those of a shard.
+fn test_rules(mut args: RulesArgs, shards: &ShardArgs) -> Result<Exit, Failure> {
+    shards.run("rows", |part| {
+        if let Some(part) = part {
+            args.shard = part.shard;
+            args.store.clone_from(&part.store);
+        }
+        let outcome = rules::run(&args, &mut stdout()).map_err(Failure::harness)?;
+        let MatrixOutcome { verdict, rows, bad, interrupted, .. } = outcome;
+        let failures = bad.into_iter().map(|bad| ShardFailure {
+            signature: bad.name,
+            verdict: bad.verdict,
+            seed: None,
+            command: bad.command,
+            directory: None,
+            why: bad.why,
+        });
+        let failures = failures.collect();
+        Ok(Done { exit: verdict.into(), interrupted, count: rows, failures })
+    })
+}
+
+/// Checks the histories, or a shard of each.
+fn check(mut args: CheckArgs, shards: &ShardArgs) -> Result<Exit, Failure> {
+    shards.run("operations", |part| {
+        args.shard = part.map(|part| part.shard);
+        let all = commands::check(&args, &mut stdout());
+        let failures = all.as_ref().map_or_else(|_| Vec::new(), |all| all.failures.clone());
+        let failures = failures.into_iter().map(|failure| {
+            let path = shards::quoted(&failure.path.display().to_string());
+            let of = args.shard.map_or_else(String::new, |shard| format!(" --shard {shard}"));
+            ShardFailure {
+                signature: campaign::signature_of(&failure.why),
+                verdict: failure.verdict,
+                seed: None,
+                command: format!("harness check {path}{of}"),
+                directory: None,
+                why: failure.why,
+            }
+        });
+        let failures = failures.collect();
+        let count = all.as_ref().map_or(0, |all| all.operations);
+        let exit = checked_all(all)?;
+        Ok(Done { exit, interrupted: false, count, failures })
+    })
 }
 
 /// The exit status of an exploration.

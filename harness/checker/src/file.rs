@@ -12,7 +12,7 @@ use std::{
 };
 
 use history::{
-    ReadError,
+    ReadError, Shard,
     formats::{self, Ambiguous, Format},
 };
 use serde::Serialize;
@@ -29,7 +29,9 @@ use crate::{
     partition::{PartitionEvent, Partitions},
     progress::ProgressObserver,
     reading::{Reading, sorted_bytes},
-    transactions::{self, Standing, TransactionHistory, TransactionReport},
+    transactions::{
+        self, Components, Order, ShardSink, Standing, TransactionHistory, TransactionReport,
+    },
 };
 
 /// How to check a file.
@@ -54,6 +56,9 @@ pub struct FileCheckOptions<'a> {
     pub claim: Option<Level>,
     /// Notified of the progress.
     pub progress: Option<&'a dyn ProgressObserver>,
+    /// The shard that is checked: some of the keys, or of the components of transactions; of an object that is read
+    /// whole, the first shard has all. The greatest verdict of all shards is that on the whole. `None`: the whole.
+    pub shard: Option<Shard>,
 }
 
 /// The result of checking a file.
@@ -87,6 +92,9 @@ pub struct FileReport {
     /// Number of operations of which the history does not say whether they may have happened.
     #[serde(skip)]
     ambiguous: u64,
+    /// The whole history has no operations.
+    #[serde(skip)]
+    is_of_nothing: bool,
 }
 
 /// Checks the history in a file.
@@ -114,9 +122,11 @@ pub fn check_file(path: &Path, options: &FileCheckOptions<'_>) -> Result<FileRep
     let asks = options.initial.is_none()
         && reading.spec == Spec::Register
         && initial::is_possible(reading.format);
-    // Certificates are written while keys are decided, so what they depend on is found before.
+    // Certificates are written while keys are decided, so what they depend on is found before. So is what all shards
+    // have to agree on.
     let mut shown = InitialValue::Absent;
-    if asks && options.certificates.is_some() {
+    let is_found_before = options.certificates.is_some() || options.shard.is_some();
+    if asks && is_found_before {
         shown = initial::initial_value(path, reading.format)?;
     }
     if let InitialValue::Shown(value) = &shown {
@@ -131,7 +141,7 @@ pub fn check_file(path: &Path, options: &FileCheckOptions<'_>) -> Result<FileRep
         }
         (report, _) => report?,
     };
-    if asks && options.certificates.is_none() && report.verdict == Validity::Invalid {
+    if asks && !is_found_before && report.verdict == Validity::Invalid {
         shown = initial::initial_value(path, reading.format)?;
         if let InitialValue::Shown(value) = &shown {
             reading.initial = Some(value.clone());
@@ -154,7 +164,7 @@ pub fn check_file(path: &Path, options: &FileCheckOptions<'_>) -> Result<FileRep
         }
         _ => {}
     }
-    if report.operations == 0 && report.unknown_because.is_empty() {
+    if report.is_of_nothing && report.unknown_because.is_empty() {
         report.unknown("the history contains no operations".to_owned());
     }
     Ok(report)
@@ -168,7 +178,18 @@ fn check_transactions(
 ) -> Result<FileReport, ReadError> {
     let io = |source| ReadError::Io { path: path.to_owned(), source };
     let mut report = FileReport::new(path, reading.format);
-    let size = formats::open(path).map_err(io)?.bytes;
+    let start = Instant::now();
+    let mut size = formats::open(path).map_err(io)?.bytes;
+    let keys = match options.shard {
+        None => None,
+        Some(shard) => {
+            let mut components = Components::new(sessions_count(options.claim));
+            reading.stream(path, &mut components, None)?;
+            let keys = components.distribute(shard.of);
+            size = share(size, keys.micro_ops[shard.number as usize], keys.micro_ops.iter().sum());
+            Some((shard, keys))
+        }
+    };
     if let Some(memory) = options.memory
         && size > memory
     {
@@ -180,9 +201,14 @@ fn check_transactions(
         ));
         return Ok(report);
     }
-    let start = Instant::now();
     let mut history = TransactionHistory::default();
-    reading.stream(path, &mut history, options.progress)?;
+    match &keys {
+        None => reading.stream(path, &mut history, options.progress)?,
+        Some((shard, keys)) => {
+            let mut sink = ShardSink::new(&mut history, keys, *shard);
+            reading.stream(path, &mut sink, options.progress)?
+        }
+    };
     history.seal();
     let read = start.elapsed();
     report.keys = history.keys();
@@ -229,10 +255,33 @@ fn check_transactions(
         ));
     }
     report.transactions = Some(judgement);
-    if history.is_empty() {
+    if let Some((shard, keys)) = &keys {
+        report.notes.push(format!(
+            "shard {shard}: {} of {} transactions; the history has {} components without a key in common",
+            history.len(),
+            keys.transactions,
+            keys.components
+        ));
+    }
+    if keys.map_or(history.is_empty(), |(_, keys)| keys.transactions == 0) {
         report.unknown("the history contains no transactions".to_owned());
     }
     Ok(report)
+}
+
+/// Whether the order of each session counts for a level. Real time implies it, and is local.
+fn sessions_count(claim: Option<Level>) -> bool {
+    match claim {
+        Some(Level::Isolation(level)) => level.order == Order::Process,
+        Some(Level::Axiomatic(_)) => true,
+        _ => false,
+    }
+}
+
+/// The share of a size that a part of the whole has.
+fn share(size: u64, part: u64, whole: u64) -> u64 {
+    let share = u128::from(size) * u128::from(part) / u128::from(whole.max(1));
+    u64::try_from(share).unwrap_or(size)
 }
 
 /// The error that is further into the file: the other reading got past the first one.
@@ -289,6 +338,7 @@ fn check_as(
             Ok(report)
         }
         Some(memory) if size > memory => check_partitioned(path, reading, options, memory),
+        _ if options.shard.is_some() => check_partitioned(path, reading, options, u64::MAX),
         _ => check_in_memory(path, reading, options),
     }
 }
@@ -309,6 +359,7 @@ impl FileReport {
             transactions: None,
             seconds: (0.0, 0.0),
             ambiguous: 0,
+            is_of_nothing: false,
         }
     }
 
@@ -396,11 +447,12 @@ fn check_in_memory(
     report.add(&observations, verdicts, options.certificates, |named| {
         reading.stream(path, named, None).map(drop)
     })?;
+    report.is_of_nothing = report.operations == 0;
     Ok(report)
 }
 
-/// Checks a file that does not fit in memory: partitions it by key, and decides as many partitions at
-/// a time as fit.
+/// Checks a file that does not fit in memory, or a shard of a file: partitions it by key, and decides as many
+/// partitions at a time as fit.
 fn check_partitioned(
     path: &Path,
     reading: &Reading,
@@ -409,11 +461,16 @@ fn check_partitioned(
 ) -> Result<FileReport, ReadError> {
     let io = |source| ReadError::Io { path: path.to_owned(), source };
     let start = Instant::now();
-    let mut partitions = Partitions::beside(path).map_err(io)?;
+    let shard = options.shard.unwrap_or_default();
+    let mut partitions = Partitions::beside(path, shard).map_err(io)?;
     let streamed = reading.stream(path, &mut partitions, options.progress);
     // A write error explains why the reader stopped, so it is reported first.
     partitions.close().map_err(io)?;
     let summary = streamed?;
+    // All shards read the history in the same way.
+    if partitions.has_appends() && reading.spec == Spec::Register {
+        return Err(io(io::Error::other("a register has no append: use --spec append")));
+    }
     let read = start.elapsed();
     let all = partitions.partitions();
     let fits = |at: &usize| all[*at].memory() <= memory;
@@ -446,6 +503,7 @@ fn check_partitioned(
         ));
     }
     report.operations = partitions.operations();
+    report.is_of_nothing = partitions.is_of_nothing();
     report.seconds = (read.as_secs_f64(), (start.elapsed() - read).as_secs_f64());
     Ok(report)
 }

@@ -2,6 +2,9 @@
 //! files that fit, which are then decided one by one. Linearizability is local, so this loses nothing.
 //! Does not know formats or verdicts.
 //!
+//! A shard of a history is what one of several machines decides: its keys are partitioned, and the operations of the
+//! others only counted, so that operations have the same numbers everywhere.
+//!
 //! A partition holds the events of its keys: a tag, numbers as varints (seven bits a byte, the least
 //! significant first), and texts with their lengths before them. The first keys are distributed round
 //! robin, so that a few keys with many operations do not share a partition. The others are hashed.
@@ -15,7 +18,7 @@ use std::{
     path::Path,
 };
 
-use history::{Completion, Invocation, MalformedHistory, Sink};
+use history::{Completion, Invocation, MalformedHistory, Shard, Sink};
 use tempfile::TempDir;
 
 /// Number of partitions. Each is an open file.
@@ -76,14 +79,30 @@ pub(crate) enum PartitionEvent<'a> {
 #[derive(Debug)]
 pub(crate) struct Partitions {
     partitions: Vec<Partition>,
+    /// The keys that are partitioned; others are only counted.
+    shard: Shard,
     /// By key: the partition, and the key's number in it.
     key_numbers: HashMap<Box<str>, (u32, u32)>,
-    /// By process: partition and number of the open operation, `None` if the process is retired.
-    open: HashMap<u64, Option<(u32, u64)>>,
+    /// By process: its open operation.
+    open: HashMap<u64, Open>,
+    /// Number of operations of all keys.
     operations: u64,
+    /// Whether there are appends, of any key.
+    has_appends: bool,
     /// The error that ended the writing.
     write_error: Option<io::Error>,
     directory: TempDir,
+}
+
+/// The open operation of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Open {
+    /// Its partition and its number.
+    Own(u32, u64),
+    /// It is of a key of another shard.
+    Foreign,
+    /// An operation of unknown outcome has retired the process.
+    Retired,
 }
 
 const GET: u8 = 0;
@@ -98,12 +117,12 @@ const MISMATCH: u8 = 8;
 const INFO: u8 = 9;
 
 impl Partitions {
-    /// Creates empty partitions in the directory of a history, which has room for large files, or else
-    /// in the system's temporary directory.
+    /// Creates empty partitions for the keys of a shard in the directory of a history, which has room for large
+    /// files, or else in the system's temporary directory.
     ///
     /// # Errors
     /// No directory can be created.
-    pub(crate) fn beside(path: &Path) -> io::Result<Partitions> {
+    pub(crate) fn beside(path: &Path, shard: Shard) -> io::Result<Partitions> {
         let beside = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let builder = || {
             let mut builder = tempfile::Builder::new();
@@ -115,9 +134,11 @@ impl Partitions {
             .or_else(|_| builder().tempdir_in(env::temp_dir()))?;
         Ok(Partitions {
             partitions: Vec::new(),
+            shard,
             key_numbers: HashMap::new(),
             open: HashMap::new(),
             operations: 0,
+            has_appends: false,
             write_error: None,
             directory,
         })
@@ -148,7 +169,17 @@ impl Partitions {
 
     /// Number of operations in all partitions.
     pub(crate) fn operations(&self) -> u64 {
-        self.operations
+        self.partitions.iter().map(|partition| partition.operations).sum()
+    }
+
+    /// Whether the whole history has no operations.
+    pub(crate) fn is_of_nothing(&self) -> bool {
+        self.operations == 0
+    }
+
+    /// Whether the whole history has appends.
+    pub(crate) fn has_appends(&self) -> bool {
+        self.has_appends
     }
 
     /// Reads a partition and calls `each` with its events.
@@ -209,8 +240,7 @@ impl Partitions {
         let at = if self.key_numbers.len() < ROUND_ROBIN_KEYS {
             self.key_numbers.len() % PARTITIONS
         } else {
-            let hasher = BuildHasherDefault::<DefaultHasher>::default();
-            usize::try_from(hasher.hash_one(key) % PARTITIONS as u64).map_err(io::Error::other)?
+            usize::try_from(hash(key) % PARTITIONS as u64).map_err(io::Error::other)?
         };
         if at == self.partitions.len() {
             let file = File::create_new(self.path(at))?;
@@ -235,7 +265,10 @@ impl Partitions {
         process: u64,
         key: &str,
         invocation: Invocation<'_>,
-    ) -> io::Result<u32> {
+    ) -> io::Result<Open> {
+        if !is_of(self.shard, key) {
+            return Ok(Open::Foreign);
+        }
         let (at, key) = self.key_number(key)?;
         let number = self.operations;
         let partition = &mut self.partitions[at as usize];
@@ -261,14 +294,11 @@ impl Partitions {
         } else if let [Some(text), _] = texts {
             write_text(file, text)?;
         }
-        Ok(at)
+        Ok(Open::Own(at, number))
     }
 
-    fn write_completion(
-        &mut self,
-        (at, number): (u32, u64),
-        completion: Completion<'_>,
-    ) -> io::Result<()> {
+    fn write_completion(&mut self, open: Open, completion: Completion<'_>) -> io::Result<()> {
+        let Open::Own(at, number) = open else { return Ok(()) };
         let partition = &mut self.partitions[at as usize];
         let (tag, text) = match completion {
             Completion::Ok(Some(value)) => (VALUE, Some(value)),
@@ -307,11 +337,12 @@ impl Sink for Partitions {
         invocation: Invocation<'_>,
     ) -> Result<(), MalformedHistory> {
         if let Some(open) = self.open.get(&process) {
-            return Err(MalformedHistory::not_idle(process, open.is_none()));
+            return Err(MalformedHistory::not_idle(process, *open == Open::Retired));
         }
         let written = self.write_invocation(process, key, invocation);
-        let at = self.written(written)?;
-        self.open.insert(process, Some((at, self.operations)));
+        let open = self.written(written)?;
+        self.open.insert(process, open);
+        self.has_appends |= matches!(invocation, Invocation::Append(_));
         self.operations += 1;
         Ok(())
     }
@@ -321,15 +352,25 @@ impl Sink for Partitions {
         process: u64,
         completion: Completion<'_>,
     ) -> Result<(), MalformedHistory> {
-        let Some(Some(open)) = self.open.remove(&process) else {
-            return Err(MalformedHistory::not_invoked(process));
-        };
+        let open = self.open.remove(&process).filter(|open| *open != Open::Retired);
+        let open = open.ok_or_else(|| MalformedHistory::not_invoked(process))?;
         if completion == Completion::Info {
-            self.open.insert(process, None);
+            self.open.insert(process, Open::Retired);
         }
         let written = self.write_completion(open, completion);
         self.written(written)
     }
+}
+
+/// A number that every process of this program gives to a key, so that machines agree on it.
+fn hash(key: &str) -> u64 {
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(key)
+}
+
+/// Whether a key is one of the shard. The upper half of the number decides: the lower half chooses a partition, and
+/// the keys of a shard are to use all of these.
+fn is_of(shard: Shard, key: &str) -> bool {
+    shard == Shard::WHOLE || shard.has(hash(key) >> 32)
 }
 
 fn write_number(out: &mut impl Write, mut number: u64) -> io::Result<()> {

@@ -50,6 +50,7 @@ mod operation;
 mod read;
 mod recorder;
 mod redact;
+mod shard;
 pub mod synthetic;
 mod value;
 
@@ -64,4 +65,5 @@ pub use operation::{Operation, Outcome, PairError, pair};
 pub use read::{EventReader, ReadError, RecordedHistory, read};
 pub use recorder::{Recorder, monotonic_ns};
 pub use redact::Redactor;
+pub use shard::Shard;
 pub use value::{NumberKind, Value, shown};

@@ -17,7 +17,6 @@ use lab::{
     disk::{self, NameDurability},
     duration::{duration_text, parse_duration},
     fault::Fault,
-    seeds::run_seeds,
     worker::ClientTimeouts,
     workloads::{self, LoadShape, Workload},
 };
@@ -34,8 +33,10 @@ use twopc::commands::Progress;
 use super::{
     Exit, Failure,
     output::{Output, OutputArgs, Told},
+    shards::{Done, Part},
     stdout,
     subject::{MissingProgram, Subject},
+    test::{NotPossibleHere, planned, planned_count},
 };
 use crate::commands::{self, CheckedRun};
 
@@ -181,20 +182,22 @@ struct NoDisks {
 
 /// Whether an error says that this machine lacks something that a run needs: a program, or disks.
 pub(super) fn is_not_possible_here(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<MissingProgram>().is_some() || error.downcast_ref::<NoDisks>().is_some()
+    error.is::<MissingProgram>() || error.is::<NoDisks>() || error.is::<NotPossibleHere>()
 }
 
 /// Makes the runs, and stops at the first one that is not valid.
 pub(super) fn test_subject(
     args: &SubjectRun<'_>,
+    part: Option<&Part>,
     runtime: &Runtime,
     interrupt: &watch::Receiver<bool>,
-) -> Result<Exit, Failure> {
+) -> Result<Done, Failure> {
     let prepared = args.prepare()?;
     let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
-    let mut output = Output::new(args.output, args.count);
+    let mut output = Output::new(args.output, planned_count(part, args.count));
     let mut last = None;
-    for seed in run_seeds(first_seed, args.count) {
+    let mut is_interrupted = false;
+    for (_, seed) in planned(part, first_seed, args.count) {
         let started = Instant::now();
         let command = args.command(seed);
         output.begins(seed, &command);
@@ -211,9 +214,9 @@ pub(super) fn test_subject(
             remark: None,
             results: &checked.results,
         })?;
+        is_interrupted = interrupted;
         if checked.results.verdict != Validity::Valid {
-            output.finish()?;
-            return Ok(checked.results.verdict.into());
+            return output.finish(checked.results.verdict, interrupted);
         }
         last = Some(directory);
         if interrupted {
@@ -223,8 +226,7 @@ pub(super) fn test_subject(
     if let Some(last) = last {
         output.all_valid(&last, "")?;
     }
-    output.finish()?;
-    Ok(Exit::Valid)
+    output.finish(Validity::Valid, is_interrupted)
 }
 
 impl SubjectRun<'_> {

@@ -72,6 +72,7 @@ Exit status:
   0    valid
   1    invalid: a check found a violation
   2    unknown: a check could not decide, or a requested fault was never injected
+  75   of a shard: this machine failed it; `harness merge --help` says more
   254  bad arguments, or a record that cannot be read (of several, unless one is invalid)
   255  the harness failed
 
@@ -102,3 +103,34 @@ Examples:
   harness check histories/latest
   harness inspect --key k3 --from 1.5s --to 2s
   harness serve";
+
+/// What follows the options in `harness merge --help`.
+pub(super) const AFTER_MERGE_HELP: &str = "\
+Shards:
+  sim, test (with --test-count), rules, record and check take --shard I/N: the I-th of N shards of
+  their work. Seeds follow from the campaign and the shard, so a shard that is repeated does the same.
+    sim      consecutive seeds of --seeds
+    test     consecutive runs of --test-count; --seed is required
+    rules    rows of the kill matrix
+    record   rows of the table
+    check    keys of a history of operations, components of one of transactions, each streamed
+  With --campaign DIR and without --shard, the scheduler says which shard it is:
+    Slurm          SLURM_ARRAY_TASK_ID, SLURM_ARRAY_TASK_MIN, SLURM_ARRAY_TASK_COUNT
+    Kubernetes     JOB_COMPLETION_INDEX, from 0; HARNESS_SHARDS is the number of shards
+    AWS Batch      AWS_BATCH_JOB_ARRAY_INDEX, from 0; AWS_BATCH_JOB_ARRAY_SIZE
+    GNU parallel   PARALLEL_SEQ, from 1; HARNESS_SHARDS
+  A shard that is whole is DIR/shard-I-of-N, with summary.json (also the last line of its output) and
+  what it keeps in runs/. Until then it has a hidden directory. A shard that is there is not repeated.
+
+Exit status of a shard:
+  0, 1, 2, 254, 255  as ever; of 254 and 255 there is no shard
+  75                 this machine failed it (a full disk, a missing program, a signal): try elsewhere
+
+Exit status of merge:
+  0, 1, 2            the greatest verdict of the shards; at least 2 if shards are missing
+
+Examples:
+  harness sim --seeds 0..100000 --shard 7/100 --campaign nightly
+  harness check big.jsonl --shard 2/4 --campaign big
+  harness merge nightly
+  harness sim --seeds 100000..200000 --shard 7/100 --campaign next --failed-first nightly";

@@ -6,12 +6,13 @@ use std::{
     time::Duration,
 };
 
+use campaign::{ShardFailure, signature_of};
 use checker::{Results, Validity};
 use clap::Args;
 use report::{ci::Judged, summary::Tally, verdict::Detail};
 use serde::Serialize;
 
-use super::{Failure, stdout};
+use super::{Failure, shards::Done, stdout};
 use crate::commands::{self, CiArgs, CiOutput};
 
 /// Options of how results are told.
@@ -55,12 +56,14 @@ pub(super) struct Output<'a> {
     /// Number of runs that were asked for.
     count: u32,
     told: u32,
+    /// The runs that are not valid.
+    failures: Vec<ShardFailure>,
     ci: CiOutput<'a>,
 }
 
 impl<'a> Output<'a> {
     pub(super) fn new(args: &'a OutputArgs, count: u32) -> Self {
-        Output { args, count, told: 0, ci: CiOutput::new(&args.ci) }
+        Output { args, count, told: 0, failures: Vec::new(), ci: CiOutput::new(&args.ci) }
     }
 
     /// Says how to repeat a run that begins.
@@ -74,6 +77,7 @@ impl<'a> Output<'a> {
     pub(super) fn run(&mut self, run: &Told<'_>) -> Result<(), Failure> {
         self.told += 1;
         let Told { directory, command, results, .. } = run;
+        self.failures.extend(failure(run));
         self.ci.add(Judged {
             name: directory.display().to_string(),
             seconds: run.elapsed.as_secs_f64(),
@@ -154,8 +158,35 @@ impl<'a> Output<'a> {
         writeln!(stdout(), "{}: {}", Validity::Valid, last.display())
     }
 
-    /// Writes what is written at the end.
-    pub(super) fn finish(self) -> Result<(), Failure> {
-        self.ci.finish().map_err(Failure::arguments)
+    /// Writes what is written at the end. `interrupted` says whether a signal ended the runs.
+    pub(super) fn finish(self, verdict: Validity, interrupted: bool) -> Result<Done, Failure> {
+        self.ci.finish().map_err(Failure::arguments)?;
+        Ok(Done {
+            exit: verdict.into(),
+            interrupted,
+            count: self.told.into(),
+            failures: self.failures,
+        })
     }
+}
+
+/// What a merge is told of a run that is not valid.
+fn failure(run: &Told<'_>) -> Option<ShardFailure> {
+    let Told { directory, seed, command, results, .. } = run;
+    let first = match &results.cause {
+        Some(cause) => Some((&cause.first.check, cause.finding.text())),
+        None => results.checks.iter().find_map(|check| {
+            let first = check.violations.iter().chain(&check.unknown_because).next()?;
+            Some((&check.check, first.text()))
+        }),
+    };
+    let (check, sentence) = first.map_or(("", ""), |(check, text)| (check.as_str(), text));
+    (results.verdict != Validity::Valid).then(|| ShardFailure {
+        signature: format!("{check}: {}", signature_of(sentence)),
+        verdict: results.verdict,
+        seed: Some(*seed),
+        command: command.clone(),
+        directory: Some(directory.to_path_buf()),
+        why: sentence.lines().next().unwrap_or_default().to_owned(),
+    })
 }

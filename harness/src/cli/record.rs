@@ -9,12 +9,19 @@ use std::{
 };
 
 use anyhow::anyhow;
+use campaign::ShardFailure;
 use checker::{Results, Validity};
 use clap::{Args, Parser, builder::RangedU64ValueParser};
+use history::Shard;
 use lab::fault::Fault;
 use tokio::{runtime::Runtime, sync::watch};
 
-use super::{Exit, Failure, described, stdout, test::TestArgs};
+use super::{
+    Exit, Failure, described,
+    shards::{Done, Part},
+    stdout,
+    test::TestArgs,
+};
 
 /// Options of the command `record`.
 #[derive(Clone, Debug, Args)]
@@ -120,12 +127,13 @@ struct Made {
     seconds: Vec<f64>,
 }
 
-/// Makes the runs and prints the table.
+/// Makes the runs and prints the table, or the rows of a shard.
 pub(super) fn record(
     args: &RecordArgs,
+    part: Option<&Part>,
     runtime: &Runtime,
     interrupt: &watch::Receiver<bool>,
-) -> Result<Exit, Failure> {
+) -> Result<Done, Failure> {
     let is_wanted = |row: &&Row| {
         let configured = row.found.split(' ').nth(1).unwrap_or_default();
         let name = configured.split(':').next().unwrap_or_default();
@@ -136,24 +144,34 @@ pub(super) fn record(
         let system = args.system.as_deref().unwrap_or_default();
         return Err(Failure::arguments(anyhow!("--system: the record has no rows of '{system}'")));
     }
+    let shard = part.map_or(Shard::WHOLE, |part| part.shard);
+    let rows = (0..).zip(rows).filter(|(position, _)| shard.has(*position)).map(|(_, row)| row);
+    let mut args = args.clone();
+    if let Some(part) = part {
+        args.store.clone_from(&part.store);
+    }
+    let args = &args;
     writeln!(
         stdout(),
         "| system | claim | fault | found | runs | seconds | command | valid twin |\n\
          |---|---|---|---|---|---|---|---|"
     )?;
     let mut exit = Exit::Valid;
+    let (mut count, mut failures) = (0, Vec::new());
     for row in rows {
         let found = match made(args, row.found, runtime, interrupt) {
-            Err(Failure { error: Some(error), .. }) if described::is_not_possible_here(&error) => {
+            Err(Failure { error: Some(error), .. })
+                if part.is_none() && described::is_not_possible_here(&error) =>
+            {
                 writeln!(stdout(), "skipped: {error}")?;
                 continue;
             }
             found => found?,
         };
         let valid = made(args, row.valid, runtime, interrupt)?;
-        let count =
-            |made: &Made, wanted| made.verdicts.iter().filter(|one| **one == wanted).count();
-        let (hits, kept) = (count(&found, Validity::Invalid), count(&valid, Validity::Valid));
+        count += 1;
+        let of = |made: &Made, wanted| made.verdicts.iter().filter(|one| **one == wanted).count();
+        let (hits, kept) = (of(&found, Validity::Invalid), of(&valid, Validity::Valid));
         let system = row.found.split(' ').nth(1).unwrap_or_default();
         let anomalies: Vec<String> = found.anomalies.iter().cloned().collect();
         writeln!(
@@ -169,16 +187,37 @@ pub(super) fn record(
             row.valid,
             args.runs,
         )?;
-        exit = match () {
-            () if count(&valid, Validity::Invalid) > 0 || exit == Exit::Invalid => Exit::Invalid,
-            () if hits == 0 || kept < valid.verdicts.len() => Exit::Unknown,
-            () => exit,
+        let verdict = match () {
+            () if of(&valid, Validity::Invalid) > 0 => Validity::Invalid,
+            () if hits == 0 || kept < valid.verdicts.len() => Validity::Unknown,
+            () => Validity::Valid,
         };
+        exit = match (verdict, exit) {
+            (Validity::Valid, exit) | (Validity::Unknown, exit @ Exit::Invalid) => exit,
+            (verdict, _) => verdict.into(),
+        };
+        if verdict != Validity::Valid {
+            let wrong = if verdict == Validity::Invalid { row.valid } else { row.found };
+            failures.push(ShardFailure {
+                signature: format!(
+                    "{system}: {}",
+                    if hits == 0 { "not found" } else { "twin not valid" }
+                ),
+                verdict,
+                seed: None,
+                command: format!("harness {wrong}"),
+                directory: None,
+                why: format!(
+                    "found in {hits} of {} runs; the twin was valid in {kept} of {}",
+                    args.runs, args.runs
+                ),
+            });
+        }
         if *interrupt.borrow() {
             break;
         }
     }
-    Ok(exit)
+    Ok(Done { exit, interrupted: *interrupt.borrow(), count, failures })
 }
 
 /// Makes the runs of one command.

@@ -10,6 +10,7 @@ use std::{
 use anyhow::Context as _;
 use checker::{Limits, Results, Validity};
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
+use history::Shard;
 use lab::{
     disk::{self, NameDurability},
     duration::parse_duration,
@@ -30,7 +31,7 @@ use twopc::{
     },
     deployment::find_programs,
     faults::{FaultName, Faults},
-    matrix::{Coverage, Shard},
+    matrix::Coverage,
     page,
     run::{CompletedRun, FailFast, RunOptions},
 };
@@ -40,7 +41,9 @@ use super::{
     described::{self, SubjectRun, SystemCommand},
     output::{Output, OutputArgs, Told},
     record::{self, RecordArgs},
-    require_effect, stdout,
+    require_effect,
+    shards::{Done, Part, ShardArgs},
+    stdout,
     subject::{Subject, SubjectOptions},
 };
 use crate::commands::progress;
@@ -90,15 +93,11 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
-    /// Make N runs with seeds derived from the first, and stop at the first run that is not valid.
+    /// Make N runs with seeds derived from the first, and stop at the first run that is not valid. With the fault
+    /// crash-matrix, each run covers a shard of the matrix, and the coverage of all is printed at the end.
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = RangedU64ValueParser::<u32>::new().range(1..))]
     test_count: u32,
-
-    /// Cover the K-th of N shards of the crash matrix. With --test-count N and without this option,
-    /// each run covers its own shard, and the coverage of all runs is printed at the end.
-    #[arg(long, alias = "part", value_name = "K/N")]
-    shard: Option<Shard>,
 
     /// Directory for run records.
     #[arg(long, value_name = "DIR", default_value = "histories")]
@@ -193,6 +192,9 @@ pub(super) struct TestArgs {
 
     #[command(flatten)]
     output: OutputArgs,
+
+    #[command(flatten)]
+    shards: ShardArgs,
 
     /// Record unknown outcomes as failures: a defect of the harness, which the checks must find.
     #[arg(long, alias = "lie", hide = true)]
@@ -305,10 +307,47 @@ impl TestArgs {
     }
 }
 
-/// Makes the runs, and stops at the first one that is not valid.
+/// Makes the runs, or those of a shard, and stops at the first one that is not valid.
 pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
+    // Of a single run, a shard is one of the crash matrix.
+    if args.test_count == 1 && args.shards.of_matrix().is_some() {
+        return make_runs(args, None).map(|done| done.exit);
+    }
+    args.shards.run("runs", |part| {
+        let Some(part) = part else { return make_runs(args, None) };
+        if args.seed.is_none() {
+            return Err(Failure::arguments(anyhow::anyhow!(
+                "--seed: the shards of a campaign have to agree on the first seed; give one, such as --seed 1"
+            )));
+        }
+        make_runs(&TestArgs { store: part.store.clone(), ..args.clone() }, Some(part))
+    })
+}
+
+/// The numbers and seeds of the runs to make. Those that failed before come first; they have the number 1.
+pub(super) fn planned(
+    part: Option<&Part>,
+    first_seed: u64,
+    count: u32,
+) -> impl Iterator<Item = (u32, u64)> {
+    let shard = part.map_or(Shard::WHOLE, |part| part.shard);
+    let (from, to) = shard.slice(0, count.into());
+    let first = part.map_or_else(Vec::new, |part| part.first.clone());
+    let seeds = (1..).zip(run_seeds(first_seed, count));
+    let of_shard = seeds.skip(from as usize).take((to - from) as usize);
+    first.into_iter().map(|seed| (1, seed)).chain(of_shard)
+}
+
+/// The number of runs to make.
+pub(super) fn planned_count(part: Option<&Part>, count: u32) -> u32 {
+    let Some(part) = part else { return count };
+    let (from, to) = part.shard.slice(0, count.into());
+    u32::try_from(to - from + part.first.len() as u64).unwrap_or(u32::MAX)
+}
+
+fn make_runs(args: &TestArgs, part: Option<&Part>) -> Result<Done, Failure> {
     if args.system != "twopc" {
-        return test_subject(args);
+        return test_subject(args, part);
     }
     let asked = args.faults.ours.clone();
     let asked = asked.map_err(|why| Failure::arguments(anyhow::anyhow!("--faults: {why}")))?;
@@ -320,11 +359,12 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
     let (faults, disks) = with_disks(&asked)?;
     let (runtime, interrupt) = runtime()?;
     let first_seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
-    let mut output = Output::new(&args.output, args.test_count);
+    let mut output = Output::new(&args.output, planned_count(part, args.test_count));
     let mut last = None;
+    let mut interrupted = false;
     let mut coverage = Coverage::default();
-    for (seed, number) in run_seeds(first_seed, args.test_count).zip(1..) {
-        let shard = match args.shard {
+    for (number, seed) in planned(part, first_seed, args.test_count) {
+        let shard = match args.shards.of_matrix().filter(|_| part.is_none()) {
             Some(shard) => shard,
             None if matrix => Shard { number, of: args.test_count },
             None => Shard::WHOLE,
@@ -347,12 +387,11 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
             remark: unnoticed(&args.mutations),
             results: &results,
         })?;
+        interrupted = completed.interrupted;
         if results.verdict != Validity::Valid {
-            output.finish()?;
-            return Ok(results.verdict.into());
+            return output.finish(results.verdict, interrupted);
         }
         coverage.merge(covered);
-        let interrupted = completed.interrupted;
         last = Some(completed.directory);
         if interrupted {
             break;
@@ -362,8 +401,7 @@ pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
         let coverage = if coverage.is_empty() { String::new() } else { coverage.to_string() };
         output.all_valid(&last, &coverage)?;
     }
-    output.finish()?;
-    Ok(Exit::Valid)
+    output.finish(Validity::Valid, interrupted)
 }
 
 /// What is said of a valid run of a system in which something is broken.
@@ -379,16 +417,16 @@ fn unnoticed(mutations: &[Mutation]) -> Option<String> {
 }
 
 /// Makes the runs of another system than twopc.
-fn test_subject(args: &TestArgs) -> Result<Exit, Failure> {
+fn test_subject(args: &TestArgs, part: Option<&Part>) -> Result<Done, Failure> {
     let run = args.subject_run(&args.store)?;
     let (runtime, interrupt) = runtime()?;
-    described::test_subject(&run, &runtime, &interrupt)
+    described::test_subject(&run, part, &runtime, &interrupt)
 }
 
 /// The command `record`.
-pub(super) fn record(args: &RecordArgs) -> Result<Exit, Failure> {
+pub(super) fn record(args: RecordArgs, shards: &ShardArgs) -> Result<Exit, Failure> {
     let (runtime, interrupt) = runtime()?;
-    record::record(args, &runtime, &interrupt)
+    shards.run("rows", |part| record::record(&args, part, &runtime, &interrupt))
 }
 
 /// The command `system`.
@@ -404,15 +442,17 @@ impl TestArgs {
         let faults = faults.map_err(|why| {
             Failure::arguments(anyhow::anyhow!("--faults: {why}; other faults are those of twopc"))
         })?;
+        let is_of_matrix = self.test_count == 1 && self.shards.of_matrix().is_some();
         if !self.mutations.is_empty()
-            || self.shard.is_some()
+            || is_of_matrix
             || self.system_bin.is_some()
             || self.relay
             || self.tls.is_some()
             || self.sequence_above.is_some()
         {
             return Err(Failure::arguments(anyhow::anyhow!(
-                "--break, --shard, --system-bin, --relay, --tls and --sequence-above are for the system twopc"
+                "--break, --system-bin, --relay, --tls and --sequence-above are for the system twopc, and so is --shard \
+                 without --test-count or --campaign"
             )));
         }
         let subject = Subject::find(&SubjectOptions {
@@ -469,10 +509,11 @@ impl TestArgs {
             _ => None,
         });
         require_effect(&rules.collect::<Vec<_>>(), &[self.commit])?;
-        if self.shard.is_some() && !faults.names().contains(&FaultName::CrashMatrix) {
+        let is_of_matrix = self.test_count == 1 && self.shards.of_matrix().is_some();
+        if is_of_matrix && !faults.names().contains(&FaultName::CrashMatrix) {
             return Err(Failure::arguments(anyhow::anyhow!(
-                "--shard: only the crash matrix has shards; add crash-matrix to --faults, or leave \
-                 out --shard"
+                "--shard: of a single run, only the crash matrix has shards; add crash-matrix to --faults, divide \
+                 several runs (--test-count), or leave out --shard"
             )));
         }
         Ok(())
@@ -515,15 +556,17 @@ fn with_disks(faults: &Faults) -> Result<(Faults, bool), Failure> {
     let required = faults.require_disks();
     if !required.is_empty() {
         let names: Vec<&str> = required.iter().map(|fault| fault.name()).collect();
-        let refusal = anyhow::anyhow!(
-            "not possible here: {}: {why}; every other fault works without it",
-            names.join(", ")
-        );
-        return Err(Failure::arguments(refusal));
+        let why = format!("{}: {why}; every other fault works without it", names.join(", "));
+        return Err(Failure::arguments(NotPossibleHere(why)));
     }
     eprintln!("harness: warning: running without power loss and other faults of disks: {why}");
     Ok((faults.clone().without_disks(), false))
 }
+
+/// This machine lacks something that a run needs.
+#[derive(Debug, thiserror::Error)]
+#[error("not possible here: {0}")]
+pub(super) struct NotPossibleHere(String);
 
 /// A run and the results of its checks.
 struct JudgedRun {

@@ -13,7 +13,7 @@ use checker::{
     Limits, Results, Spec, levels::Level, linearizability::frontier::CONFIGURATION_BYTES,
 };
 use clap::Args;
-use history::formats::Format;
+use history::{Shard, formats::Format};
 use lab::duration::parse_duration;
 use report::{
     ci::Judged,
@@ -22,7 +22,7 @@ use report::{
 };
 use twopc::{checks, page};
 
-pub use self::files::Checked;
+pub use self::files::{Checked, FileFailure};
 use super::{
     CiArgs, CiOutput, CommandError, History, check_workload_run, histories, is_workload_run,
     print_json, progress::checking_run,
@@ -98,6 +98,10 @@ pub struct CheckArgs {
     /// What is told to CI services.
     #[command(flatten)]
     pub ci: CiArgs,
+
+    /// The shard of each history that is checked.
+    #[arg(skip)]
+    pub shard: Option<Shard>,
 }
 
 impl CheckArgs {
@@ -136,6 +140,19 @@ pub fn check(args: &CheckArgs, out: &mut Escaped<impl Write>) -> Result<Checked,
         return Err(CommandError::Arguments(
             "--page goes with one history file; a run has its own page",
         ));
+    }
+    if args.shard.is_some() {
+        if args.certify.is_some() || args.page.is_some() {
+            return Err(CommandError::Arguments(
+                "--certify and --page are for a whole history: leave out --shard and --campaign",
+            ));
+        }
+        if let Some(run) = all.iter().find(|history| history.is_run) {
+            return Err(CommandError::Nothing {
+                path: run.path.clone(),
+                reason: "a run is checked as a whole; a shard is one of a history: name its history.jsonl",
+            });
+        }
     }
     let (runs, files): (Vec<History>, Vec<History>) =
         all.into_iter().partition(|history| history.is_run && args.certify.is_none());

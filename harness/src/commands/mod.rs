@@ -1,5 +1,5 @@
 //! The commands on recorded histories and runs: `check`, `verify`, `export`, `generate`, `inspect`,
-//! `serve`, `runs` and `replay`, one module each. They print results; the crates [`checker`], [`history`] and
+//! `merge`, `serve`, `runs` and `replay`, one module each. They print results; the crates [`checker`], [`history`] and
 //! [`report`], and the checks in [`twopc`](twopc::checks), compute them.
 
 mod check;
@@ -7,6 +7,7 @@ mod ci;
 mod export;
 mod generate;
 mod inspect;
+mod merge;
 pub mod progress;
 mod replay;
 mod runs;
@@ -19,15 +20,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use campaign::CampaignError;
 use history::export::ExportError;
 use twopc::checks::{LoadError, replay::ReplayError};
 
 pub use self::{
-    check::{CheckArgs, Checked, check, print_results},
+    check::{CheckArgs, Checked, FileFailure, check, print_results},
     ci::{CiArgs, CiOutput},
     export::{ExportArgs, export},
     generate::{GenerateArgs, generate},
     inspect::{InspectArgs, inspect},
+    merge::{MergeArgs, merge},
     replay::{ReplayArgs, replay},
     runs::{RunsArgs, runs},
     serve::{ServeArgs, ServeFailure, serve},
@@ -68,6 +71,9 @@ pub enum CommandError {
     /// The page of a run cannot be written.
     #[error(transparent)]
     Report(#[from] report::ReportError),
+    /// A campaign cannot be merged.
+    #[error(transparent)]
+    Campaign(#[from] CampaignError),
     /// The arguments contradict each other.
     #[error("{0}")]
     Arguments(&'static str),

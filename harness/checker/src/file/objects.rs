@@ -19,6 +19,10 @@ pub(super) fn check(
 ) -> Result<FileReport, ReadError> {
     let io = |source| ReadError::Io { path: path.to_owned(), source };
     let mut report = FileReport::new(path, reading.format);
+    if options.shard.is_some_and(|shard| shard.number > 1) {
+        report.notes.push("an object that is read whole is judged by the first shard".to_owned());
+        return Ok(report);
+    }
     let opened = formats::open(path).map_err(io)?;
     let needed = opened.bytes * BYTES_FOR_EACH;
     if let Some(memory) = options.memory

@@ -324,10 +324,7 @@ impl TransactionHistory {
     fn works_on(&mut self, workload: Workload) -> Result<(), MalformedHistory> {
         match *self.workload.get_or_insert(workload) {
             before if before == workload => Ok(()),
-            _ => Err(MalformedHistory(
-                "transactions on lists and on registers in one history: check them apart"
-                    .to_owned(),
-            )),
+            _ => Err(mixed()),
         }
     }
 
@@ -434,6 +431,13 @@ impl PackedOp {
             (false, false) => Step::Register { key, value: argument.checked_sub(1) },
         }
     }
+}
+
+/// Transactions append to lists, and others write registers.
+pub(super) fn mixed() -> MalformedHistory {
+    MalformedHistory(
+        "transactions on lists and on registers in one history: check them apart".to_owned(),
+    )
 }
 
 /// The most keys, elements and micro-operations: they are numbered with 31 bits.

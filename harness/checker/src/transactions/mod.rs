@@ -17,6 +17,7 @@
 mod anomalies;
 mod axiomatic;
 mod certificate;
+mod components;
 mod cycles;
 mod derive;
 mod durability;
@@ -40,6 +41,7 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 
+pub(crate) use self::components::{Components, ShardSink};
 use self::{
     anomalies::Anomalies,
     axiomatic::Axiomatic,

@@ -211,7 +211,7 @@ fn shortest(schedule: &ShownSchedule) -> Markup {
 }
 
 /// A count with its noun, in singular or plural.
-fn counted(count: u64, noun: &str) -> String {
+pub(crate) fn counted(count: u64, noun: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{s}")
 }

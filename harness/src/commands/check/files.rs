@@ -31,12 +31,27 @@ use super::{
 };
 
 /// How many histories got which verdict.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
     /// By verdict: the number of histories.
     counts: [usize; 3],
     /// The number of files that cannot be read as a history.
     pub unreadable: usize,
+    /// The number of operations in files, or in a shard of each.
+    pub operations: u64,
+    /// What is not valid in files.
+    pub failures: Vec<FileFailure>,
+}
+
+/// Something in a file that is not valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileFailure {
+    /// The file.
+    pub path: PathBuf,
+    /// Invalid or unknown.
+    pub verdict: Validity,
+    /// What is wrong, in a sentence.
+    pub why: String,
 }
 
 impl Checked {
@@ -113,6 +128,7 @@ fn check_in_parallel(
         memory: Some(args.memory_bytes() / workers as u64),
         progress: Some(&*progress),
         claim: args.claim,
+        shard: args.shard,
     };
     let next = AtomicUsize::new(0);
     let (sender, reports) = mpsc::channel();
@@ -164,7 +180,10 @@ impl<W: Write> Printer<'_, '_, W> {
         match report {
             Ok(report) => {
                 self.checked.count(report.verdict);
-                self.ci.add(judged(&report))?;
+                let judged = judged(&report);
+                self.checked.operations += report.operations;
+                self.checked.failures.extend(failures(&report, &judged));
+                self.ci.add(judged)?;
                 if let Some(page) = &self.args.page {
                     write_page(&report, page)?;
                 }
@@ -237,6 +256,25 @@ fn judged(report: &FileReport) -> Judged {
         command: None,
         checks: vec![check],
     }
+}
+
+/// What is not valid in a file: each violation, or each reason why it is undecided.
+fn failures(report: &FileReport, judged: &Judged) -> Vec<FileFailure> {
+    let sentences = judged.checks.iter().flat_map(|check| match report.verdict {
+        Validity::Invalid => check.violations.as_slice(),
+        _ => &check.unknown_because,
+    });
+    let failure = |finding: &Finding| FileFailure {
+        path: report.path.clone(),
+        verdict: report.verdict,
+        why: finding.split_first_line().0.text().to_owned(),
+    };
+    let mut failures: Vec<FileFailure> = sentences.map(failure).collect();
+    if failures.is_empty() && report.verdict != Validity::Valid {
+        let why = "the claim does not hold, or is undecided".to_owned();
+        failures.push(FileFailure { path: report.path.clone(), verdict: report.verdict, why });
+    }
+    failures
 }
 
 /// Writes the page on a history of transactions.

@@ -11,7 +11,7 @@ use std::{
 
 use checker::{Limits, Validity};
 use clap::{Args, builder::RangedU64ValueParser};
-use history::nemesis::InjectionKind;
+use history::{Shard, nemesis::InjectionKind};
 use lab::duration::{duration_text, parse_duration};
 use serde::Serialize;
 use system::protocol::{CommitMode, Node};
@@ -22,7 +22,6 @@ use crate::{
     CrashPoint,
     checks::{self, LoadError, Run},
     faults::{FaultAction, FaultName, Faults, Injection, Trigger, uncertainty_points},
-    matrix::Shard,
     page,
     run::{FailFast, RunError, RunOptions},
 };

@@ -18,6 +18,7 @@ use explore::{
     model::{Exploration, ExplorationLimits, ModelOptions, explore, script},
     schedule::Property,
 };
+use history::Shard;
 use lab::duration::parse_duration;
 use system::protocol::{CommitMode, Mistake, Request, Rule, Rules};
 
@@ -77,6 +78,68 @@ pub struct RulesArgs {
     /// mutation, the last one is kept.
     #[arg(long, value_name = "DIR", default_value = "histories", requires = "real")]
     pub store: PathBuf,
+    /// The shard of the rows that is tested.
+    #[arg(skip)]
+    pub shard: Shard,
+}
+
+/// What the kill matrix shows.
+#[derive(Debug)]
+pub struct MatrixOutcome {
+    /// The greatest verdict on a row.
+    pub verdict: Validity,
+    /// The number of rows that were tested.
+    pub rows: u64,
+    /// The rows that are not as expected.
+    pub bad: Vec<BadRow>,
+    /// Whether a signal ended it before the last row.
+    pub interrupted: bool,
+    shard: Shard,
+    /// The number of rows, those of other shards included.
+    position: u64,
+}
+
+/// A row that is not as expected.
+#[derive(Debug)]
+pub struct BadRow {
+    /// What is broken in it.
+    pub name: String,
+    /// The verdict.
+    pub verdict: Validity,
+    /// What was found.
+    pub why: String,
+    /// The command that tests it again.
+    pub command: String,
+}
+
+impl MatrixOutcome {
+    fn new(shard: Shard) -> Self {
+        MatrixOutcome {
+            verdict: Validity::Valid,
+            rows: 0,
+            bad: Vec::new(),
+            interrupted: false,
+            shard,
+            position: 0,
+        }
+    }
+
+    /// Whether the next row is one of this shard.
+    fn takes_next(&mut self) -> bool {
+        self.position += 1;
+        let takes = self.shard.has(self.position - 1);
+        self.rows += u64::from(takes);
+        takes
+    }
+
+    /// Adds the verdict on a row. The command is what follows `harness rules`.
+    fn add(&mut self, name: &str, verdict: Validity, why: impl Into<String>, command: &str) {
+        self.verdict = self.verdict.max(verdict);
+        if verdict != Validity::Valid {
+            let command = format!("harness rules {command}");
+            self.bad.push(BadRow { name: name.to_owned(), verdict, why: why.into(), command });
+        }
+    }
 }
 
 impl RulesArgs {
@@ -264,27 +327,29 @@ fn not_simulated(rule: Rule, commit: CommitMode) -> Option<&'static str> {
 ///
 /// # Errors
 /// The output cannot be written, or, on real processes, the runs cannot be made.
-pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
+pub fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<MatrixOutcome> {
+    let mut outcome = MatrixOutcome::new(args.shard);
     if args.list {
-        return Ok(list(args, out).map(|()| Validity::Valid)?);
+        list(args, out)?;
+        return Ok(outcome);
     }
     if args.real {
-        return real::run(args, out);
+        real::run(args, &mut outcome, out)?;
+        return Ok(outcome);
     }
     let limits = ExplorationLimits {
         time: Some(Duration::from_secs(args.time_limit)),
         threads: args.threads,
         ..ExplorationLimits::default()
     };
-    let mut verdict = Validity::Valid;
     let mut shortest = ShortestSchedules::default();
     for commit in args.modes() {
-        verdict = verdict.max(kill_matrix(args, commit, limits, &mut shortest, out)?);
+        kill_matrix(args, commit, limits, &mut shortest, &mut outcome, out)?;
     }
     if let Some(path) = &args.schedules {
         shortest.write(path).with_context(|| path.display().to_string())?;
     }
-    Ok(verdict)
+    Ok(outcome)
 }
 
 /// The faults that show a mutation on real processes, if any does.
@@ -315,10 +380,10 @@ fn kill_matrix(
     commit: CommitMode,
     limits: ExplorationLimits,
     shortest: &mut ShortestSchedules,
+    outcome: &mut MatrixOutcome,
     out: &mut impl Write,
-) -> anyhow::Result<Validity> {
+) -> anyhow::Result<()> {
     let rules = args.rules();
-    let mut verdict = Validity::Valid;
     let mut row = |rule: &str, model: &str, states: &str, time: &str, sim: &str| {
         writeln!(out, "{rule:<31}{model:<48}{states:>9}{time:>9}  {sim}").and_then(|()| out.flush())
     };
@@ -326,12 +391,16 @@ fn kill_matrix(
     row(&title, "the model finds", "states", "time", "the simulator finds")?;
     let mut controls: Vec<ModelOptions> = Vec::new();
     for rule in rules.into_iter().filter(|rule| rule.applies_to(commit)) {
+        if !outcome.takes_next() {
+            continue;
+        }
+        let command = format!("--commit {commit} {rule}");
         let broken = Rules::ALL.without(rule);
         let mut sim = String::new();
         if args.seeds > 0 {
             let tried = simulated(commit, broken, args.seeds, TRIES);
             let (found, description) = judge_seeds(rule, commit, &tried);
-            verdict = verdict.max(found);
+            outcome.add(rule.name(), found, format!("the simulator: {description}"), &command);
             sim = description;
         }
         let mut name = rule.name();
@@ -340,12 +409,14 @@ fn kill_matrix(
             options.setup.rules = broken;
             options.until = reported_property(rule);
             let found = explore(&options, limits, |_, _| {});
-            verdict = verdict.max(judge(rule, commit, &found));
+            let detected = detected_by(rule, commit, &found);
+            let judged = judge(rule, commit, &found);
+            outcome.add(rule.name(), judged, format!("the model finds {detected}"), &command);
             if let Some((_, schedule)) = found.violations.first() {
                 shortest.add(rule, schedule);
             }
             let time = format!("{:.1} s", found.elapsed.as_secs_f64());
-            row(name, &detected_by(rule, commit, &found), &found.unique.to_string(), &time, &sim)?;
+            row(name, &detected, &found.unique.to_string(), &time, &sim)?;
             (name, sim) = ("", String::new());
             if !controls.contains(&clean) {
                 controls.push(clean);
@@ -353,6 +424,9 @@ fn kill_matrix(
         }
     }
     for mistake in args.mistakes() {
+        if !outcome.takes_next() {
+            continue;
+        }
         let rules = Rules::ALL.with(mistake);
         let mut sim = String::new();
         let mut found_by_sim = false;
@@ -373,30 +447,36 @@ fn kill_matrix(
         };
         // A mistake that neither shows is one of time, or of what is not modelled.
         let is_expected = is_explored(mistake) == (by_model || found_by_sim) || args.seeds == 0;
-        verdict = verdict.max(if is_expected { Validity::Valid } else { Validity::Unknown });
+        let judged = if is_expected { Validity::Valid } else { Validity::Unknown };
+        let why = format!("the model finds {model}; the simulator: {sim}");
+        outcome.add(mistake.name(), judged, why, &format!("--commit {commit} {mistake}"));
         let time = format!("{:.1} s", found.elapsed.as_secs_f64());
         row(mistake.name(), &model, &found.unique.to_string(), &time, &sim)?;
         if !controls.contains(&clean) {
             controls.push(clean);
         }
     }
+    let command = format!("--commit {commit}");
+    let control = "every rule in force";
     let mut sim = String::new();
-    if args.seeds > 0 {
+    // A shard without rows has no controls, either.
+    if args.seeds > 0 && !controls.is_empty() {
         let clean = simulated(commit, Rules::ALL, args.seeds, TRIES);
         let bad: usize = clean.iter().map(|tried| tried.bad.len()).sum();
-        verdict = verdict.max(if bad > 0 { Validity::Invalid } else { Validity::Valid });
+        let judged = if bad > 0 { Validity::Invalid } else { Validity::Valid };
+        outcome.add(control, judged, format!("the simulator finds {bad} bad seeds"), &command);
         sim = format!("{bad} bad of {} seeds", clean.iter().map(|tried| tried.seeds).sum::<u64>());
     }
-    let mut name = "every rule in force";
+    let mut name = control;
     for options in controls {
         let clean = explore(&options, limits, |_, _| {});
-        verdict = verdict.max(judge_clean(&clean));
         let time = format!("{:.1} s", clean.elapsed.as_secs_f64());
         let description = format!("{}: {}", describe(&options), holds(&clean));
+        outcome.add(control, judge_clean(&clean), description.as_str(), &command);
         row(name, &description, &clean.unique.to_string(), &time, &sim)?;
         (name, sim) = ("", String::new());
     }
-    Ok(verdict)
+    Ok(())
 }
 
 /// Searches with the simulator, each time until the first seed that violates a property.

@@ -43,6 +43,37 @@ pub struct SimArgs {
     /// Where to keep the run of the first bad seed, in the form of a real run.
     #[arg(long, value_name = "DIR", default_value = "histories")]
     pub store: PathBuf,
+    /// Seeds to run before those of the range.
+    #[arg(skip)]
+    pub first: Vec<u64>,
+}
+
+/// What the seeds showed.
+#[derive(Debug)]
+pub struct SimOutcome {
+    /// The verdict on the first bad seed.
+    pub verdict: Validity,
+    /// The number of seeds that were run.
+    pub seeds: u64,
+    /// The bad seeds. The run of the first is kept.
+    pub bad: Vec<BadSeed>,
+}
+
+/// A seed that is not valid.
+#[derive(Debug)]
+pub struct BadSeed {
+    /// The seed.
+    pub seed: u64,
+    /// The verdict.
+    pub verdict: Validity,
+    /// The properties and checks that are violated, or that are undecided if none is violated.
+    pub checks: Vec<String>,
+    /// The first sentence on it.
+    pub why: String,
+    /// The command that runs it again.
+    pub command: String,
+    /// Where its run is kept.
+    pub directory: Option<PathBuf>,
 }
 
 /// Prints how often what happened, in total and per second.
@@ -75,24 +106,31 @@ fn print_summary(results: &SeedResults, out: &mut impl Write) -> std::io::Result
 ///
 /// # Errors
 /// The run of the bad seed cannot be kept, or the output cannot be written.
-pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
+pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<SimOutcome> {
     let rules = args.broken.iter().fold(Rules::ALL, |rules, rule| rules.without(*rule));
     let threads = args
         .threads
         .unwrap_or_else(|| thread::available_parallelism().map_or(1, std::num::NonZero::get));
-    let total = args.seeds.to - args.seeds.from;
+    let total = args.seeds.to - args.seeds.from + args.first.len() as u64;
     let counts = Arc::new([const { AtomicU64::new(0) }; 2]);
     let shown = counts.clone();
     let progress = Progress::show(move |elapsed| {
         let [seeds, bad] = [&shown[0], &shown[1]].map(|count| count.load(Ordering::Relaxed));
         format!("{:.0} s: {seeds} of {total} seeds, {bad} bad", elapsed.as_secs_f64())
     });
-    let count = |seeds: u64, bad: usize| {
-        counts[0].store(seeds, Ordering::Relaxed);
-        counts[1].store(bad as u64, Ordering::Relaxed);
-    };
-    let SimArgs { commit, seeds, thorough, keep_going, .. } = *args;
-    let results = run_seeds(seeds, commit, rules, threads, thorough, keep_going, count);
+    let SimArgs { commit, thorough, keep_going, .. } = *args;
+    let mut results = SeedResults::default();
+    for seeds in args.first.iter().map(|seed| SeedRange::of(*seed)).chain([args.seeds]) {
+        let (seeds_before, bad_before) = (results.seeds, results.bad.len());
+        let count = |seeds: u64, bad: usize| {
+            counts[0].store(seeds_before + seeds, Ordering::Relaxed);
+            counts[1].store((bad_before + bad) as u64, Ordering::Relaxed);
+        };
+        results.add(run_seeds(seeds, commit, rules, threads, thorough, keep_going, count));
+        if !results.bad.is_empty() && !keep_going {
+            break;
+        }
+    }
     drop(progress);
     print_summary(&results, out)?;
     for (seed, verdict) in results.bad.iter().take(20) {
@@ -104,12 +142,44 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
             }
         }
     }
-    let Some((seed, verdict)) = results.bad.first() else {
-        writeln!(out, "no seed is bad")?;
-        return Ok(Validity::Valid);
+    let mut bad: Vec<BadSeed> =
+        results.bad.iter().map(|(seed, verdict)| bad_seed(args, rules, *seed, verdict)).collect();
+    let verdict = match results.bad.first() {
+        None => {
+            writeln!(out, "no seed is bad")?;
+            Validity::Valid
+        }
+        Some((seed, verdict)) => {
+            bad[0].directory = Some(keep_first_failure(args, rules, *seed, verdict, out)?);
+            verdict.validity()
+        }
     };
-    keep_first_failure(args, rules, *seed, verdict, out)?;
-    Ok(verdict.validity())
+    Ok(SimOutcome { verdict, seeds: results.seeds, bad })
+}
+
+/// What is told of a bad seed.
+fn bad_seed(args: &SimArgs, rules: Rules, seed: u64, verdict: &SeedVerdict) -> BadSeed {
+    let mut checks = verdict.violated();
+    if checks.is_empty() {
+        let undecided = verdict.check_results().filter(|result| result.verdict != Validity::Valid);
+        checks = undecided.map(|result| result.check.clone()).collect();
+    }
+    let of_property = verdict.violations.first().map(|property| property.claim().to_owned());
+    let of_check = || {
+        let mut findings = verdict
+            .check_results()
+            .flat_map(|result| result.violations.iter().chain(&result.unknown_because));
+        findings.next().map(|finding| finding.split_first_line().0.text().to_owned())
+    };
+    BadSeed {
+        seed,
+        verdict: verdict.validity(),
+        checks,
+        why: of_property.or_else(of_check).unwrap_or_default(),
+        command: keep::command(seed, args.commit, rules)
+            + if args.thorough { " --thorough" } else { "" },
+        directory: None,
+    }
 }
 
 /// Runs a bad seed again, minimizes its schedule, and keeps both.
@@ -119,7 +189,7 @@ fn keep_first_failure(
     seed: u64,
     verdict: &SeedVerdict,
     out: &mut impl Write,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<PathBuf> {
     let plan = SimulationPlan::of(seed, args.commit, rules);
     let run = simulation::run(&plan, true);
     let all = run.steps.len();
@@ -142,5 +212,5 @@ fn keep_first_failure(
         writeln!(out, "schedule: harness replay {}", directory.join("schedule.json").display())?;
     }
     writeln!(out, "{}: {}", verdict.validity(), directory.display())?;
-    Ok(())
+    Ok(directory)
 }

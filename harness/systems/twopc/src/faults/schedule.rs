@@ -1,5 +1,6 @@
 //! The schedule of a run: which faults it injects in each lane.
 
+use history::Shard;
 use lab::injection::{FaultSource, Lane, ScheduledFault};
 use rand_chacha::ChaCha8Rng;
 use system::protocol::CommitMode;
@@ -20,7 +21,7 @@ use super::{
     second_master::SecondMaster,
     wipe::WipeReplica,
 };
-use crate::matrix::{CrashMatrix, Shard};
+use crate::matrix::CrashMatrix;
 
 /// What the cluster under test offers to the faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

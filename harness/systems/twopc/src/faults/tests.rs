@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use history::Shard;
 use lab::{injection::Lane, seeds::nemesis_rng};
 use system::{
     node::{Point, Role},
@@ -7,7 +8,6 @@ use system::{
 };
 
 use super::*;
-use crate::matrix::Shard;
 
 fn injections(faults: &str, replicas: u8, seed: u64, count: usize) -> Vec<Injection> {
     injections_in(CommitMode::Logged, faults, replicas, seed, count)

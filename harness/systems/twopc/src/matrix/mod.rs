@@ -7,9 +7,9 @@ mod coverage;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::VecDeque, fmt, str::FromStr, time::Duration};
+use std::{collections::VecDeque, fmt, time::Duration};
 
-use history::nemesis::InjectionKind;
+use history::{Shard, nemesis::InjectionKind};
 use lab::{bag::ShuffledBag, injection::FaultSource};
 use rand::{RngExt, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
@@ -153,41 +153,6 @@ fn cells(replicas: u8, disks: bool, commit: CommitMode) -> Vec<(MatrixCell, Reac
     cells.collect()
 }
 
-/// A shard of the matrix: the cells are distributed over the shards round-robin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shard {
-    /// The number of the shard, from 1.
-    pub number: u32,
-    /// The number of shards.
-    pub of: u32,
-}
-
-impl Shard {
-    /// The whole matrix.
-    pub const WHOLE: Shard = Shard { number: 1, of: 1 };
-}
-
-impl fmt::Display for Shard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.number, self.of)
-    }
-}
-
-impl FromStr for Shard {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let parse = || {
-            let (number, of) = text.split_once('/')?;
-            let shard = Shard { number: number.parse().ok()?, of: of.parse().ok()? };
-            (1..=shard.of).contains(&shard.number).then_some(shard)
-        };
-        parse().ok_or_else(|| {
-            format!("'{text}' is not a shard: expected K/N, for example 3/10 for the third of ten")
-        })
-    }
-}
-
 /// The fault.
 #[derive(Debug)]
 pub(crate) struct CrashMatrix {
@@ -209,9 +174,9 @@ impl CrashMatrix {
         use OutageLength::{Medium, Short};
         let cells = cells(count, disks, commit).into_iter();
         let reachable = cells.filter_map(|(cell, reachability)| Some((cell, reachability.ok()?)));
-        let first = shard.number as usize - 1;
+        let of_shard = (0..).zip(reachable).filter(|(position, _)| shard.has(*position));
         CrashMatrix {
-            cells: reachable.skip(first).step_by(shard.of as usize).collect(),
+            cells: of_shard.map(|(_, cell)| cell).collect(),
             left: VecDeque::new(),
             last: None,
             begun: false,

@@ -64,14 +64,6 @@ fn the_shards_cover_the_matrix_and_each_round_draws_every_cell() {
 }
 
 #[test]
-fn shards_are_parsed_from_their_text() {
-    for wrong in ["", "1", "0/3", "4/3", "a/b", "1/0"] {
-        assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
-    }
-    assert_eq!("3/10".parse(), Ok(Shard { number: 3, of: 10 }));
-}
-
-#[test]
 fn a_cell_that_was_missed_is_tried_again() {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut matrix = CrashMatrix::new(1, capabilities(false, Shard { number: 1, of: 200 }));

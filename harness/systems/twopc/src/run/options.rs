@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use history::RunDescription;
+use history::{RunDescription, Shard};
 use lab::{duration::duration_text, worker::ClientTimeouts, workload::Mix};
 use serde_json::{Map, Value as Json, json};
 use system::protocol::CommitMode;
@@ -11,7 +11,6 @@ use system::protocol::CommitMode;
 use crate::{
     Mutation, TLS_AVAILABLE, Timings,
     faults::{Faults, Injection},
-    matrix::Shard,
 };
 
 /// How long clients wait for answers. Longer for a write than the vote timeout, so that the client

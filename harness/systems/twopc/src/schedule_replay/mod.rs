@@ -11,7 +11,7 @@ use std::{fmt, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 pub use explore::schedule::Schedule;
 use explore::schedule::{ScheduleSetup, Step};
-use history::{NemesisEvent, nemesis};
+use history::{NemesisEvent, Shard, nemesis};
 use lab::{disk, progress::NoProgress, worker::Worker, workload::Mix};
 use system::{
     node::{Role, Site},
@@ -22,7 +22,6 @@ use tokio::sync::watch;
 use self::driver::Driver;
 use crate::{
     Mutation, Timings,
-    matrix::Shard,
     network::{InterceptRule, MessageAction, Network, Pattern},
     run::{CompletedRun, FailFast, RunError, RunOptions, Testbed},
 };

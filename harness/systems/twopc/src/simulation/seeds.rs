@@ -12,6 +12,7 @@ use std::{
 
 use checker::Validity;
 use explore::simulator::Counters;
+use history::Shard;
 use system::protocol::{CommitMode, Rules};
 
 use super::{SeedVerdict, check_seed};
@@ -23,6 +24,21 @@ pub struct SeedRange {
     pub from: u64,
     /// The seed after the last.
     pub to: u64,
+}
+
+impl SeedRange {
+    /// A single seed.
+    #[must_use]
+    pub fn of(seed: u64) -> SeedRange {
+        SeedRange { from: seed, to: seed.saturating_add(1) }
+    }
+
+    /// The seeds of a shard. There are none if there are more shards than seeds.
+    #[must_use]
+    pub fn shard(self, shard: Shard) -> SeedRange {
+        let (from, to) = shard.slice(self.from, self.to);
+        SeedRange { from, to }
+    }
 }
 
 impl FromStr for SeedRange {
@@ -63,6 +79,14 @@ pub struct FirstFailure {
 }
 
 impl SeedResults {
+    /// Adds the results of other seeds. The first bad seed of all is the first that was run.
+    pub fn add(&mut self, other: SeedResults) {
+        self.seeds += other.seeds;
+        self.counters += other.counters;
+        self.bad.extend(other.bad);
+        self.elapsed += other.elapsed;
+    }
+
     /// The first bad seed, if there is one.
     #[must_use]
     pub fn first_failure(&self) -> Option<FirstFailure> {

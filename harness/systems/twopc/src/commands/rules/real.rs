@@ -4,16 +4,16 @@
 
 use std::{collections::BTreeMap, fs, io::Write, path::PathBuf, sync::Arc, time::Instant};
 
-use super::RulesArgs;
+use super::{MatrixOutcome, RulesArgs};
 use crate::{
     Mutation,
     checks::check_run,
     faults::Faults,
-    matrix::Shard,
     run::{self, FailFast, RunOptions},
 };
 use anyhow::Context as _;
 use checker::{Limits, Validity};
+use history::Shard;
 use lab::{disk, progress::NoProgress, seeds::run_seeds, signals::follow_signals, workload::Mix};
 use system::{
     protocol::{CommitMode, Mistake, Rule},
@@ -239,7 +239,11 @@ struct Experiments<'a> {
 ///
 /// # Errors
 /// The runs cannot be made, or the output cannot be written.
-pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Validity> {
+pub(super) fn run(
+    args: &RulesArgs,
+    outcome: &mut MatrixOutcome,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
     let commit = args.commit.unwrap_or_default();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let interrupt = runtime.block_on(async { follow_signals() })?;
@@ -249,12 +253,15 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
         "{:<30}{:<24}{:>9}{:>8}{:>9}  by, and the same runs with the rule in force",
         "without", "faults", "detected", "runs", "seconds"
     )?;
-    let mut verdict = Validity::Valid;
     let rules = args.rules();
     // A rule of the other commit mode has no effect in this one.
     for rule in rules.iter().filter(|rule| rule.applies_to(commit)) {
+        if !outcome.takes_next() {
+            continue;
+        }
         if experiments.interrupted() {
-            return Ok(verdict.max(Validity::Unknown));
+            outcome.interrupt();
+            return Ok(());
         }
         let is_of_copies = super::only_against_copies(*rule);
         if let Some(why) = not_shown(*rule, commit) {
@@ -271,12 +278,21 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
         let tries = if survives { 1 } else { args.tries };
         let score = experiments.score(&mutated, tries)?;
         let clean = experiments.score(&experiments.options(profile, None), 1)?;
-        verdict = verdict.max(score.verdict(!survives)).max(clean.verdict(false));
+        outcome.score(
+            commit,
+            rule.name(),
+            score.verdict(!survives).max(clean.verdict(false)),
+            &score,
+        );
         print_row(rule.name(), profile.faults, &score, Some(&clean), out)?;
     }
     for (mutation, profile) in experiments.mistakes() {
+        if !outcome.takes_next() {
+            continue;
+        }
         if experiments.interrupted() {
-            return Ok(verdict.max(Validity::Unknown));
+            outcome.interrupt();
+            return Ok(());
         }
         if experiments.skips(mutation.name(), profile, out)? {
             continue;
@@ -284,11 +300,19 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
         let mutated = experiments.options(profile, Some(mutation));
         let score = experiments.score(&mutated, args.tries)?;
         let clean = experiments.score(&experiments.options(profile, None), 1)?;
-        verdict = verdict.max(score.verdict(true)).max(clean.verdict(false));
+        outcome.score(
+            commit,
+            mutation.name(),
+            score.verdict(true).max(clean.verdict(false)),
+            &score,
+        );
         print_row(mutation.name(), profile.faults, &score, Some(&clean), out)?;
     }
     if args.mutations.is_empty() {
         for (rule, faults) in STORE_RULES {
+            if !outcome.takes_next() {
+                continue;
+            }
             let profile = RunProfile::of(faults);
             if experiments.skips(rule.name(), profile, out)? {
                 continue;
@@ -296,21 +320,51 @@ pub(super) fn run(args: &RulesArgs, out: &mut impl Write) -> anyhow::Result<Vali
             let mutated = experiments.options(profile, Some(Mutation::StoreRule(rule)));
             let score = experiments.score(&mutated, args.tries)?;
             let clean = experiments.score(&experiments.options(profile, None), 1)?;
-            verdict = verdict.max(score.verdict(true)).max(clean.verdict(false));
+            outcome.score(
+                commit,
+                rule.name(),
+                score.verdict(true).max(clean.verdict(false)),
+                &score,
+            );
             print_row(rule.name(), faults, &score, Some(&clean), out)?;
         }
-        let other = RunProfile { timings: OTHER_TIMINGS, ..RunProfile::all() };
-        let score = experiments.score(&experiments.options(other, None), 1)?;
-        verdict = verdict.max(score.verdict(false));
-        print_row("(other timings)", other.faults, &score, None, out)?;
-        let misreporting = RunProfile::of("kill-master");
-        let misreporting =
-            RunOptions { misreport_unknown: true, ..experiments.options(misreporting, None) };
-        let score = experiments.score(&misreporting, args.tries)?;
-        verdict = verdict.max(score.verdict(true));
-        print_row("(misreporting harness)", "kill-master", &score, None, out)?;
+        if outcome.takes_next() {
+            let other = RunProfile { timings: OTHER_TIMINGS, ..RunProfile::all() };
+            let score = experiments.score(&experiments.options(other, None), 1)?;
+            outcome.score(commit, "(other timings)", score.verdict(false), &score);
+            print_row("(other timings)", other.faults, &score, None, out)?;
+        }
+        if outcome.takes_next() {
+            let misreporting = RunProfile::of("kill-master");
+            let misreporting =
+                RunOptions { misreport_unknown: true, ..experiments.options(misreporting, None) };
+            let score = experiments.score(&misreporting, args.tries)?;
+            outcome.score(commit, "(misreporting harness)", score.verdict(true), &score);
+            print_row("(misreporting harness)", "kill-master", &score, None, out)?;
+        }
     }
-    Ok(verdict)
+    outcome.interrupted = experiments.interrupted();
+    Ok(())
+}
+
+impl MatrixOutcome {
+    /// A signal ends it: the rows that are left are unknown.
+    fn interrupt(&mut self) {
+        self.interrupted = true;
+        self.verdict = self.verdict.max(Validity::Unknown);
+    }
+
+    fn score(&mut self, commit: CommitMode, name: &str, verdict: Validity, score: &Score) {
+        let Score { detected, missed, unknown, runs, .. } = score;
+        let why = format!(
+            "detected {} times, missed {missed} times, {unknown} of {runs} runs unknown",
+            detected.len()
+        );
+        // The rows that no rule names are part of the whole matrix only.
+        let named = if name.parse::<Mutation>().is_ok() { name } else { "" };
+        let command = format!("--real --commit {commit} {named}");
+        self.add(name, verdict, why, command.trim_end());
+    }
 }
 
 /// A harmless change: every timing parameter differs, and outcomes are dropped as soon as possible.
