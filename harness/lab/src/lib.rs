@@ -46,6 +46,7 @@ pub mod fault;
 pub mod injection;
 pub mod keeper;
 pub mod nemesis;
+pub mod network;
 mod node;
 pub mod process;
 pub mod progress;
