@@ -30,6 +30,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
+/// How often a time is measured that a busy machine makes longer.
+const ATTEMPTS_MAX: usize = 8;
+
 /// Waits until a condition holds.
 fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + DEADLINE;
@@ -105,19 +108,26 @@ fn the_median_delay_is_that_of_the_rule() {
     let cases = [
         (Delay::constant(MILLISECOND * 5), 5.0),
         (Delay::constant(MILLISECOND * 50), 50.0),
-        (Delay::Uniform { shortest: MILLISECOND * 5, longest: MILLISECOND * 25 }, 15.0),
+        (Delay::Uniform { shortest: MILLISECOND * 5, longest: MILLISECOND * 7 }, 6.0),
         // The median of what is added is the mean times ln 2.
-        (Delay::Exponential { shortest: MILLISECOND * 10, mean: MILLISECOND * 10 }, 16.93),
+        (Delay::Exponential { shortest: MILLISECOND * 5, mean: MILLISECOND * 2 }, 6.386),
     ];
     for (delay, expected) in cases {
         set(&network, LinkRule { delay: Some(delay), ..LinkRule::default() });
-        let constant = matches!(delay, Delay::Uniform { shortest, longest } if shortest == longest);
-        let measured = delays(&network, if constant { 40 } else { 400 });
-        let median = measured[measured.len() / 2].as_secs_f64() * 1000.0;
-        // A drawn sample has a median of its own.
-        let tolerance = f64::max(0.3, expected * if constant { 0.05 } else { 0.12 });
-        assert!((median - expected).abs() <= tolerance, "{delay:?}: median {median:.2} ms");
-        assert!(measured[0].as_secs_f64() * 1000.0 >= 5.0, "{delay:?}: {:?}", measured[0]);
+        let count = if expected > 10.0 { 40 } else { 400 };
+        let median = || {
+            let measured = delays(&network, count);
+            let [first, median] = [0, count / 2].map(|at| measured[at].as_secs_f64() * 1000.0);
+            assert!(first >= 5.0, "{delay:?}: a packet took {first:.2} ms");
+            median
+        };
+        // A busy machine delays packets by itself, but not every time.
+        let is_near = |median: &f64| (median - expected).abs() <= f64::max(0.3, expected * 0.05);
+        let mut medians = Vec::new();
+        while !medians.last().is_some_and(is_near) {
+            assert!(medians.len() < ATTEMPTS_MAX, "{delay:?}: medians {medians:.2?} ms");
+            medians.push(median());
+        }
     }
 }
 
@@ -241,8 +251,12 @@ fn a_reset_ends_connections_at_both_ends_and_no_others() {
     }
     other_client.write_all(b"?").expect("the connection is well");
     other_server.read_exact(&mut [0]).expect("the connection is well");
-    // The link itself is well.
-    let _ends = connection(&network, &a, &b);
+    // The link itself is well, and a connection that was closed is not there to be reset.
+    let ends = connection(&network, &a, &b);
+    drop(ends);
+    wait_until("the end of the connection", || network.connections(&a, &b) == 0);
+    assert_eq!(network.reset(&a, &b).expect("packets can be sent"), 0);
+    assert_eq!(network.connections(&b, &c), 1);
 }
 
 #[test]

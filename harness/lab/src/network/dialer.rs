@@ -14,10 +14,16 @@ use super::{Host, Network, Transport};
 pub struct Dialer(Option<(Arc<Network>, Host)>);
 
 impl Dialer {
-    /// Opens connections from a host.
+    /// The dialer of a worker's client.
     #[must_use]
-    pub fn at(network: Arc<Network>, host: Host) -> Self {
-        Dialer(Some((network, host)))
+    pub fn of_client(network: Option<&Arc<Network>>, worker: u32) -> Self {
+        Dialer(network.map(|network| (network.clone(), network.client(worker))))
+    }
+
+    /// The dialer of whoever watches the nodes.
+    #[must_use]
+    pub fn of_control(network: Option<&Arc<Network>>) -> Self {
+        Dialer(network.map(|network| (network.clone(), Host::Control)))
     }
 
     /// Connects to an address and port.

@@ -1,7 +1,10 @@
 //! What happens to the packets from one host to another. Everything random is drawn from the seed of the link:
 //! the n-th packet under a rule has the same fate in each run. Knows no socket and no clock.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -29,6 +32,42 @@ pub struct LinkRule {
     pub corruption: f64,
     /// How many bits pass in a second.
     pub bits_per_second: Option<u64>,
+}
+
+impl fmt::Display for LinkRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        match self.cut {
+            Some(Cut::BlackHole) => parts.push("cut".to_owned()),
+            Some(Cut::Refuse) => parts.push("refused".to_owned()),
+            None => {}
+        }
+        match self.delay {
+            Some(Delay::Uniform { shortest, longest }) if shortest == longest => {
+                parts.push(format!("{shortest:.1?} late"));
+            }
+            Some(Delay::Uniform { shortest, longest }) => {
+                parts.push(format!("{shortest:.1?} to {longest:.1?} late"));
+            }
+            Some(Delay::Exponential { shortest, mean }) => {
+                parts.push(format!("{:.1?} late on average", shortest + mean));
+            }
+            None => {}
+        }
+        let shares = [
+            (self.loss, "lost"),
+            (self.duplication, "repeated"),
+            (self.reordering, "reordered"),
+            (self.corruption, "corrupted"),
+        ];
+        let shares = shares.into_iter().filter(|(share, _)| *share > 0.0);
+        parts.extend(shares.map(|(share, what)| format!("{:.0} % {what}", share * 100.0)));
+        if let Some(bits_per_second) = self.bits_per_second {
+            parts.push(format!("{bits_per_second} bit/s"));
+        }
+        f.write_str(if parts.is_empty() { "undisturbed" } else { "" })?;
+        f.write_str(&parts.join(", "))
+    }
 }
 
 /// How a link is cut.
@@ -250,6 +289,17 @@ mod tests {
         let fates = |seed| relative(&fates(seed, rule, 1000));
         assert_eq!(fates(7), fates(7));
         assert_ne!(fates(7), fates(8));
+    }
+
+    #[test]
+    fn a_rule_is_told_in_words() {
+        let delay = Some(Delay::Uniform { shortest: MILLISECOND, longest: MILLISECOND * 20 });
+        let rule = LinkRule { delay, loss: 0.1, corruption: 0.25, ..LinkRule::default() };
+        assert_eq!(rule.to_string(), "1.0ms to 20.0ms late, 10 % lost, 25 % corrupted");
+        assert_eq!(LinkRule::default().to_string(), "undisturbed");
+        let (cut, bits_per_second) = (Some(Cut::Refuse), Some(8000));
+        let rule = LinkRule { cut, bits_per_second, ..LinkRule::default() };
+        assert_eq!(rule.to_string(), "refused, 8000 bit/s");
     }
 
     #[test]

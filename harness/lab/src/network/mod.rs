@@ -121,6 +121,12 @@ pub struct Network {
     holder: Mutex<Holder>,
 }
 
+impl fmt::Debug for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Network").field("hosts", &self.hosts).finish_non_exhaustive()
+    }
+}
+
 /// The process that makes namespaces and sockets.
 struct Holder {
     process: Child,
@@ -314,6 +320,15 @@ impl Network {
     #[must_use]
     pub fn counts(&self, from: &Host, to: &Host) -> LinkCounts {
         self.switch.counts(self.position(from), self.position(to))
+    }
+
+    /// How many TCP connections there are between two hosts, as far as their packets say.
+    ///
+    /// # Panics
+    /// The network has no such host.
+    #[must_use]
+    pub fn connections(&self, one: &Host, other: &Host) -> usize {
+        self.switch.connections(self.position(one), self.position(other))
     }
 
     /// Resets every TCP connection between two hosts: both ends get a forged RST. Returns how many there were.

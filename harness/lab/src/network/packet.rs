@@ -62,7 +62,11 @@ pub(super) struct Segment {
     pub(super) next: u32,
     /// The first byte that its sender has not received. `None` in the first segment of a connection.
     pub(super) acknowledged: Option<u32>,
-    /// Whether it resets its connection.
+    /// Whether it opens its direction of the connection.
+    pub(super) opens: bool,
+    /// Whether it ends its direction of the connection.
+    pub(super) ends: bool,
+    /// Whether it resets the connection.
     pub(super) is_reset: bool,
 }
 
@@ -85,6 +89,8 @@ pub(super) fn segment(packet: &[u8]) -> Option<Segment> {
         sequence,
         next: sequence.wrapping_add(u32::try_from(taken).ok()?),
         acknowledged: (flags & ACK != 0).then(|| number(8)),
+        opens: flags & SYN != 0,
+        ends: flags & FIN != 0,
         is_reset: flags & RST != 0,
     })
 }
@@ -195,8 +201,16 @@ mod tests {
         let (from, to) = sockets();
         let packet = reset(from, to, 7, 9);
         assert_eq!(destination(&packet), Some(*to.ip()));
-        let (sequence, acknowledged) = (7, Some(9));
-        let expected = Segment { from, to, sequence, next: 7, acknowledged, is_reset: true };
+        let expected = Segment {
+            from,
+            to,
+            sequence: 7,
+            next: 7,
+            acknowledged: Some(9),
+            opens: false,
+            ends: false,
+            is_reset: true,
+        };
         assert_eq!(segment(&packet), Some(expected));
         assert_eq!(checksum(sum(&packet[..20])), 0);
         assert!(is_right(&packet));

@@ -90,13 +90,12 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// A partition of a shape. `order` has all nodes as they are drawn, the leader where it is known; `clients` is
-    /// the number of hosts for clients, of which number w uses node w modulo the number of nodes.
+    /// A partition of a shape. `order` has all nodes as they are drawn, the leader first if it matters. Of
+    /// `clients` hosts for clients, number w uses node w modulo the number of `nodes`.
     #[must_use]
     pub fn of(
         shape: Shape,
         order: &[NodeName],
-        leader: Option<&NodeName>,
         (nodes, clients): (&[NodeName], u32),
         rng: &mut ChaCha8Rng,
     ) -> Partition {
@@ -104,10 +103,6 @@ impl Partition {
         match shape {
             Shape::Any | Shape::Halves => Partition::between(&order[..half], &order[half..]),
             Shape::MinorityWithLeader => {
-                let mut order = order.to_vec();
-                if let Some(at) = leader.and_then(|leader| order.iter().position(|n| n == leader)) {
-                    order.swap(0, at);
-                }
                 let (minority, others) = order.split_at(minority(order.len()));
                 Partition::between(minority, others)
             }
@@ -194,4 +189,83 @@ fn pairs(nodes: &[NodeName]) -> impl Iterator<Item = (&NodeName, &NodeName)> {
 
 fn list(nodes: &[NodeName]) -> String {
     nodes.iter().map(NodeName::as_str).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng as _;
+
+    use super::*;
+
+    fn nodes(count: usize) -> Vec<NodeName> {
+        (1..=count).map(|n| NodeName::new(&format!("n{n}"))).collect()
+    }
+
+    fn of(shape: Shape, count: usize) -> Partition {
+        let nodes = nodes(count);
+        Partition::of(shape, &nodes, (&nodes, 2), &mut ChaCha8Rng::seed_from_u64(1))
+    }
+
+    /// Whom each node hears, by number.
+    fn heard(partition: &Partition, count: usize) -> Vec<Vec<usize>> {
+        let host = |n: usize| Host::Node(nodes(count)[n].clone());
+        let hears = |to: usize, from: usize| !partition.links.contains(&(host(from), host(to)));
+        let each = (0..count)
+            .map(|to| (0..count).filter(|from| hears(to, *from)).map(|from| from + 1).collect());
+        each.collect()
+    }
+
+    #[test]
+    fn shapes_cut_what_they_say() {
+        let halves = [vec![1, 2], vec![1, 2], vec![3, 4, 5], vec![3, 4, 5], vec![3, 4, 5]];
+        assert_eq!(heard(&of(Shape::Halves, 5), 5), halves);
+        assert_eq!(heard(&of(Shape::MinorityWithLeader, 5), 5), halves);
+        let bridge =
+            [vec![1, 2, 3, 4, 5], vec![1, 2, 3], vec![1, 2, 3], vec![1, 4, 5], vec![1, 4, 5]];
+        assert_eq!(heard(&of(Shape::Bridge, 5), 5), bridge);
+        assert_eq!(heard(&of(Shape::Isolated, 3), 3), [[1], [2], [3]]);
+        let minority = of(Shape::MinorityWithLeader, 3);
+        assert_eq!(minority.words, "n1 | n2, n3");
+        assert_eq!(heard(&minority, 3), [vec![1], vec![2, 3], vec![2, 3]]);
+    }
+
+    #[test]
+    fn in_a_ring_each_node_hears_another_majority() {
+        for count in 2..8 {
+            let heard = heard(&of(Shape::Ring, count), count);
+            let different: BTreeSet<_> = heard.iter().collect();
+            assert!(heard.iter().all(|heard| heard.len() == count / 2 + 1), "{count}: {heard:?}");
+            assert!(count == 2 || different.len() == count, "{count}: {heard:?}");
+            assert!((1..).zip(&heard).all(|(node, heard)| heard.contains(&node)), "{heard:?}");
+        }
+    }
+
+    #[test]
+    fn one_way_cuts_one_direction_of_one_node() {
+        let partition = of(Shape::OneWay, 3);
+        assert_eq!(partition.links.len(), 2);
+        let other_way = |(from, to): &(Host, Host)| (to.clone(), from.clone());
+        assert!(partition.links.iter().all(|link| !partition.links.contains(&other_way(link))));
+        let n1 = Host::Node(NodeName::new("n1"));
+        let is_first = |(from, to): &(Host, Host)| *from == n1 || *to == n1;
+        assert!(partition.links.iter().all(is_first), "{partition:?}");
+    }
+
+    #[test]
+    fn a_client_is_cut_from_the_node_that_it_uses() {
+        let partition = of(Shape::Client, 3);
+        let pairs = [(Host::Client(0), "n1"), (Host::Client(1), "n2")];
+        let of_pair = |(client, node): (Host, &str)| {
+            let node = Host::Node(NodeName::new(node));
+            BTreeSet::from([(client.clone(), node.clone()), (node, client)])
+        };
+        assert!(pairs.map(of_pair).contains(&partition.links), "{partition:?}");
+    }
+
+    #[test]
+    fn a_single_node_has_nothing_to_be_cut_from() {
+        for shape in Shape::NAMED.into_iter().filter(|shape| *shape != Shape::Client) {
+            assert!(of(shape, 1).links.is_empty(), "{shape:?}");
+        }
+    }
 }

@@ -62,7 +62,7 @@ struct State {
     /// The link from each host to each.
     links: Vec<Link>,
     /// Where connections are, by the ends of each direction.
-    flows: HashMap<(SocketAddrV4, SocketAddrV4), Flow>,
+    flows: HashMap<Ends, Flow>,
     delayed: BinaryHeap<Delayed>,
     /// The number of packets that were delayed so far.
     sequence: u64,
@@ -72,12 +72,17 @@ struct State {
     failed: Option<String>,
 }
 
+/// The ends of a direction of a connection: from, to.
+type Ends = (SocketAddrV4, SocketAddrV4);
+
 /// One direction of a connection.
 struct Flow {
     /// The number that follows what was delivered.
     next: u32,
     /// What the sender has received.
     acknowledged: u32,
+    /// The sender has said that it sends nothing more.
+    has_ended: bool,
     /// The connection was reset, and is watched until then.
     reset_until: Option<Instant>,
 }
@@ -155,24 +160,23 @@ impl Switch {
         self.shared.lock().links[self.link(from, to)].counts
     }
 
+    /// How many connections there are between two hosts.
+    pub(super) fn connections(&self, one: usize, other: usize) -> usize {
+        self.shared.connections(&self.shared.lock(), one, other).len()
+    }
+
     /// Resets every connection between two hosts, at both ends. Returns how many.
     pub(super) fn reset(&self, one: usize, other: usize) -> io::Result<usize> {
-        let addresses = [one, other].map(|host| self.shared.ports[host].address);
         let mut state = self.shared.lock();
         let until = Instant::now() + RESET_WATCH;
-        let mut found: Vec<(SocketAddrV4, SocketAddrV4)> = Vec::new();
-        for ((from, to), flow) in &mut state.flows {
-            let between = [*from.ip(), *to.ip()];
-            if between == addresses || between == [addresses[1], addresses[0]] {
-                flow.reset_until = Some(until);
-                if from < to {
-                    found.push((*from, *to));
+        let found = self.shared.connections(&state, one, other);
+        for (from, to) in &found {
+            for ends in [(*from, *to), (*to, *from)] {
+                self.shared.reset_end(&mut state, ends)?;
+                if let Some(flow) = state.flows.get_mut(&ends) {
+                    flow.reset_until = Some(until);
                 }
             }
-        }
-        for (from, to) in &found {
-            self.shared.reset_end(&mut state, *from, *to)?;
-            self.shared.reset_end(&mut state, *to, *from)?;
         }
         Ok(found.len())
     }
@@ -212,6 +216,14 @@ impl Drop for Switch {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connections between two hosts that were not reset, from the first to the other.
+    fn connections(&self, state: &State, one: usize, other: usize) -> Vec<Ends> {
+        let [one, other] = [one, other].map(|host| self.ports[host].address);
+        let is_one = |(from, to): &Ends| *from.ip() == one && *to.ip() == other;
+        let flows = state.flows.iter().filter(|(_, flow)| flow.reset_until.is_none());
+        flows.map(|(ends, _)| *ends).filter(is_one).collect()
     }
 
     fn run(&self) -> io::Result<()> {
@@ -359,9 +371,8 @@ impl Shared {
             return Ok(false);
         };
         let Some(until) = flow.reset_until else { return Ok(false) };
-        let is_new = segment.acknowledged.is_none();
-        if is_new || until < now {
-            flow.reset_until = None;
+        if segment.opens || until < now {
+            state.flows.remove(&(segment.from, segment.to));
             return Ok(false);
         }
         self.refuse(state, segment)?;
@@ -369,12 +380,7 @@ impl Shared {
     }
 
     /// Resets the sender's end of a flow.
-    fn reset_end(
-        &self,
-        state: &mut State,
-        end: SocketAddrV4,
-        peer: SocketAddrV4,
-    ) -> io::Result<()> {
+    fn reset_end(&self, state: &mut State, (end, peer): Ends) -> io::Result<()> {
         // What was delivered to it is what it has received, unless it has not taken it yet.
         let received = state.flows.get(&(peer, end)).map(|flow| flow.next);
         let own = state.flows.get(&(end, peer));
@@ -399,25 +405,29 @@ impl Shared {
 }
 
 /// Takes note of how far a connection is with a segment that is delivered.
-fn note(flows: &mut HashMap<(SocketAddrV4, SocketAddrV4), Flow>, segment: &Segment) {
+fn note(flows: &mut HashMap<Ends, Flow>, segment: &Segment) {
     let key = (segment.from, segment.to);
     if segment.is_reset {
         flows.remove(&key);
         flows.remove(&(segment.to, segment.from));
         return;
     }
-    let Segment { next, acknowledged, .. } = *segment;
-    match flows.get_mut(&key) {
-        Some(flow) if acknowledged.is_some() => {
-            // One that is sent again is not ahead of what was delivered before.
-            if (next.wrapping_sub(flow.next)).cast_signed() > 0 {
-                flow.next = next;
-            }
-            flow.acknowledged = acknowledged.unwrap_or(flow.acknowledged);
-        }
-        _ => {
-            let acknowledged = acknowledged.unwrap_or(0);
-            flows.insert(key, Flow { next, acknowledged, reset_until: None });
-        }
+    let Segment { next, opens, .. } = *segment;
+    let acknowledged = segment.acknowledged.unwrap_or(0);
+    if opens {
+        flows.insert(key, Flow { next, acknowledged, has_ended: false, reset_until: None });
+        return;
+    }
+    let Some(flow) = flows.get_mut(&key) else { return };
+    // What is sent again is not ahead of what was delivered before.
+    if next.wrapping_sub(flow.next).cast_signed() > 0 {
+        flow.next = next;
+    }
+    flow.acknowledged = acknowledged;
+    flow.has_ended |= segment.ends;
+    let back = (segment.to, segment.from);
+    if flow.has_ended && flows.get(&back).is_none_or(|flow| flow.has_ended) {
+        flows.remove(&key);
+        flows.remove(&back);
     }
 }
