@@ -111,7 +111,7 @@ impl Partition {
                 let (bridge, sides) = order.split_at(order.len().min(1));
                 let (one, other) = sides.split_at(sides.len() / 2);
                 let mut partition = Partition::between(one, other);
-                partition.words += &format!(", {} reaches all", list(bridge));
+                partition.words += &format!(", bridge {}", list(bridge));
                 partition
             }
             Shape::OneWay => {
