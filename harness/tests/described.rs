@@ -536,6 +536,110 @@ command = ["python3", "{{home}}/client.py", "{{home}}/store", "behave"]
     wait_until("everything is gone", || tails().is_empty() && clients().is_empty());
 }
 
+/// Makes a run in the virtual network. `None`, with a line, where there can be none.
+fn run_in_network(directory: &Path, system: &Path, arguments: &[&str]) -> Option<Output> {
+    let output = run(directory, system, arguments);
+    let said = text(&output);
+    let why = said.lines().find(|line| line.contains("a virtual network needs"));
+    if let Some(why) = why {
+        assert_eq!(output.status.code(), Some(254), "{said}");
+        let _ = writeln!(io::stderr(), "skipped: {why}");
+        return None;
+    }
+    Some(output)
+}
+
+/// The values of the events of a kind in the history of the last run.
+fn events(directory: &Path, f: &str) -> Vec<serde_json::Value> {
+    let path = directory.join("runs/latest/history.jsonl");
+    let history = fs::read_to_string(&path).expect("the run has a history");
+    let events = history.lines().filter_map(|line| serde_json::from_str(line).ok());
+    let events = events.filter(|event: &serde_json::Value| event["f"] == f);
+    events.map(|event| event["value"].clone()).collect()
+}
+
+#[test]
+fn a_replica_that_is_cut_off_is_stale_and_the_repaired_twin_is_not() {
+    if !has_python() {
+        return;
+    }
+    let faults = "partition:replica1,partition:one-way";
+    let arguments = ["--faults", faults, "--time", "12s", "--seed", "7"];
+    for (file, status) in [("stale.toml", 1), ("fixed.toml", 0)] {
+        let directory = scratch();
+        let Some(output) = run_in_network(directory.path(), &example(file), &arguments) else {
+            return;
+        };
+        assert_eq!(output.status.code(), Some(status), "{file}: {}", text(&output));
+        let injected = events(directory.path(), "network-fault");
+        let of_replica = injected.iter().find(|value| value["fault"] == "partition:replica1");
+        let of_replica = of_replica.expect("it was injected");
+        assert_eq!(of_replica["at"], "replica1 | primary, replica2", "{of_replica}");
+        assert_eq!(of_replica["messages"].as_array().map(Vec::len), Some(4), "{of_replica}");
+        let restored = events(directory.path(), "network-restored");
+        assert_eq!(restored.len(), injected.len());
+        let dropped = |value: &serde_json::Value| value["intercepted"]["messages"].as_u64();
+        assert!(restored.iter().any(|value| dropped(value) > Some(0)), "{restored:?}");
+        let health = events(directory.path(), "network-health");
+        assert_eq!((health.len(), &health[0]["dropped"]), (1, &serde_json::json!(0)));
+    }
+}
+
+#[test]
+fn a_partition_that_drops_no_packet_was_not_injected() {
+    if !has_python() {
+        return;
+    }
+    let directory = scratch();
+    // Its nodes do nothing.
+    let file = misbehaving(directory.path(), "behave");
+    let arguments = ["--faults", "partition:halves", "--time", "6s", "--seed", "7"];
+    let Some(output) = run_in_network(directory.path(), &file, &arguments) else { return };
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    let expected = "partition:halves was asked for and never injected";
+    assert!(text(&output).contains(expected), "{}", text(&output));
+    let missed = events(directory.path(), "miss");
+    assert_eq!(missed[0]["why"], "no packet was sent over the links that were cut");
+}
+
+#[test]
+fn where_nodes_run_is_chosen_by_the_file_the_fault_and_the_option() {
+    let directory = scratch();
+    let refused = |system: &Path, arguments: &[&str], part: &str| {
+        let output = run(directory.path(), system, arguments);
+        assert_eq!(output.status.code(), Some(254), "{}", text(&output));
+        assert!(text(&output).contains(part), "{}", text(&output));
+    };
+    let file = misbehaving(directory.path(), "behave");
+    let partition = ["--lab", "local", "--faults", "partition"];
+    refused(&file, &partition, "partition needs the virtual network");
+    let written = fs::read_to_string(&file).expect("it was written");
+    let with = |line: &str| {
+        let text = written.replace("name = \"misbehaving\"", &format!("name = \"m\"\n{line}"));
+        fs::write(&file, text).expect("the disk has room");
+    };
+    with("netns = \"required\"");
+    refused(&file, &["--lab", "local"], "the system file says netns = \"required\"");
+    with("netns = \"always\"");
+    refused(&file, &[], "misbehaving.toml:4: netns = 'always': expected required or best");
+    if !has_python() {
+        return;
+    }
+    for (line, lab) in [("", None), ("netns = \"best\"", Some("netns"))] {
+        with(line);
+        let Some(output) = run_in_network(directory.path(), &file, &["--time", "1s"]) else {
+            return;
+        };
+        assert!(output.status.code() < Some(254), "{}", text(&output));
+        let test = fs::read_to_string(directory.path().join("runs/latest/test.json"));
+        let test: serde_json::Value =
+            serde_json::from_str(&test.expect("it was written")).expect("it is JSON");
+        // Where there can be no network, this one does without.
+        let is_as_asked = test["lab"].as_str() == lab || fs::metadata("/dev/net/tun").is_err();
+        assert!(is_as_asked, "{line}: {test}");
+    }
+}
+
 struct KillOnDrop(Child);
 
 impl Drop for KillOnDrop {

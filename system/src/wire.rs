@@ -616,9 +616,9 @@ mod tests {
         fn messages_round_trip(
             body in body(), ids in any::<[u64; 4]>(), watermark in txn(),
         ) {
-            let [cluster, store, epoch, nonce] = ids;
+            let [cluster, store, epoch, nonce, decisions] = ids;
             let (cluster, store) = (ClusterId(cluster), StoreId(store));
-            let message = Message { cluster, store, epoch, nonce, watermark, decisions: 0, body };
+            let message = Message { cluster, store, epoch, nonce, watermark, decisions, body };
             let bytes = to_wire(message.clone()).encode_to_vec();
             let envelope = pb::Envelope::decode(bytes.as_slice()).expect("decodes");
             prop_assert_eq!(from_wire(envelope), Ok(message));
@@ -627,16 +627,24 @@ mod tests {
 
     #[test]
     fn repeated_fields_are_sent_once() {
-        let message = |epoch, seq| {
+        let message = |epoch, seq, decisions| {
             let watermark = TxnId::new(epoch, seq);
             let (cluster, store, nonce) = (ClusterId(7), StoreId(1), 9);
-            to_wire(Message { cluster, store, epoch, nonce, watermark, body: Body::Heartbeat })
+            let body = Body::Heartbeat;
+            to_wire(Message { cluster, store, epoch, nonce, watermark, decisions, body })
         };
-        let batch = [message(1, 1), message(1, 1), message(1, 2), message(2, 2), message(2, 2)];
+        let batch = [
+            message(1, 1, 0),
+            message(1, 1, 0),
+            message(1, 2, 0),
+            message(2, 2, 0),
+            message(2, 2, 0),
+            message(2, 2, 1),
+        ];
         let mut sent = batch.clone();
         compress(&mut sent);
         let present = sent.iter().map(|envelope| envelope.watermark.is_some());
-        assert_eq!(present.collect::<Vec<_>>(), [true, false, true, true, false]);
+        assert_eq!(present.collect::<Vec<_>>(), [true, false, true, true, false, true]);
         assert!(
             from_wire(sent[1].clone()).is_err(),
             "the fields of the previous message are needed"

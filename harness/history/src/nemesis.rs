@@ -21,6 +21,8 @@ pub enum NemesisEvent {
     Returned(ReturnKind, Returned),
     /// Messages are no longer disturbed.
     NetworkRestored(NetworkRestored),
+    /// How well the virtual network itself was.
+    NetworkHealth(NetworkHealth),
     /// A disk is well again.
     DiskRestored(DiskRestored),
     /// An injection did not happen.
@@ -429,6 +431,15 @@ pub struct NetworkRestored {
     pub intercepted: Intercepted,
 }
 
+/// How well the virtual network itself was during the run, whatever faults it had.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkHealth {
+    /// How many packets were lost because the harness did not take them.
+    pub dropped: u64,
+    /// How long the harness was kept from forwarding packets, at most, in milliseconds.
+    pub longest_stall_ms: u64,
+}
+
 /// The end of a disk fault.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskRestored {
@@ -647,6 +658,7 @@ impl NemesisEvent {
             NemesisEvent::Injected(kind, _) => kind.name(),
             NemesisEvent::Returned(kind, _) => kind.name(),
             NemesisEvent::NetworkRestored(_) => "network-restored",
+            NemesisEvent::NetworkHealth(_) => "network-health",
             NemesisEvent::DiskRestored(_) => "disk-restored",
             NemesisEvent::Missed(_) => "miss",
             NemesisEvent::Recovered(_) => "recovered",
@@ -672,6 +684,7 @@ impl NemesisEvent {
             NemesisEvent::Injected(_, fields) => serde_json::to_value(fields),
             NemesisEvent::Returned(_, fields) => serde_json::to_value(fields),
             NemesisEvent::NetworkRestored(fields) => serde_json::to_value(fields),
+            NemesisEvent::NetworkHealth(fields) => serde_json::to_value(fields),
             NemesisEvent::DiskRestored(fields) => serde_json::to_value(fields),
             NemesisEvent::Missed(fields) => serde_json::to_value(fields),
             NemesisEvent::Recovered(fields) => serde_json::to_value(fields),
@@ -708,6 +721,7 @@ impl NemesisEvent {
             "network-restored" | "mend" | "restore" => {
                 NemesisEvent::NetworkRestored(fields(f, value)?)
             }
+            "network-health" => NemesisEvent::NetworkHealth(fields(f, value)?),
             "disk-restored" => NemesisEvent::DiskRestored(fields(f, value)?),
             "miss" => NemesisEvent::Missed(fields(f, value)?),
             "client-failed" => NemesisEvent::ClientFailed(fields(f, value)?),

@@ -11,6 +11,9 @@ use rand::RngExt;
 /// The port whose listener marks an address as reserved. Nodes use the ports above it.
 const CLAIM_PORT: u16 = 7100;
 
+/// The first port of a node, at a loopback address and elsewhere.
+pub const FIRST_PORT: u16 = CLAIM_PORT + 1;
+
 /// How many random addresses are tried before [`Address::claim`] fails.
 const ATTEMPTS_MAX: u32 = 64;
 
@@ -56,7 +59,7 @@ impl Address {
     /// The socket address of port number `n`, counted from 0.
     #[must_use]
     pub fn socket(&self, n: u16) -> SocketAddr {
-        SocketAddr::new(IpAddr::V4(self.ip), CLAIM_PORT + 1 + n)
+        SocketAddr::new(IpAddr::V4(self.ip), FIRST_PORT + n)
     }
 }
 

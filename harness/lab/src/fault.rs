@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 
 use regex_lite::Regex;
 
-use crate::node::NodeName;
+use crate::{network::Shape, node::NodeName};
 
 /// What is done to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,21 +35,29 @@ pub enum FaultAction {
     Replace,
     /// The node is made the leader.
     Promote,
+    /// Nothing passes between some of the hosts of the virtual network for a while.
+    Partition,
+    /// Packets to and from the node are late, lost, repeated or reordered for a while.
+    Packet,
+    /// The node's connections are reset.
+    Reset,
 }
 
 impl FaultAction {
     /// Those that last for a while, so that another fault can be injected meanwhile.
-    const OUTAGES: [FaultAction; 6] = [
+    const OUTAGES: [FaultAction; 8] = [
         FaultAction::Kill,
         FaultAction::Pause,
         FaultAction::DiskFull,
         FaultAction::DiskError,
         FaultAction::DiskSlow,
         FaultAction::DiskStall,
+        FaultAction::Partition,
+        FaultAction::Packet,
     ];
 
     /// Every action, in the order in which they are documented.
-    pub const ALL: [FaultAction; 12] = [
+    pub const ALL: [FaultAction; 15] = [
         FaultAction::Kill,
         FaultAction::Pause,
         FaultAction::Restart,
@@ -62,6 +70,9 @@ impl FaultAction {
         FaultAction::RestoredCopy,
         FaultAction::Replace,
         FaultAction::Promote,
+        FaultAction::Partition,
+        FaultAction::Packet,
+        FaultAction::Reset,
     ];
 
     /// Those that any system is expected to stand, unless it says otherwise.
@@ -84,13 +95,27 @@ impl FaultAction {
             FaultAction::RestoredCopy => "restored-copy",
             FaultAction::Replace => "replace",
             FaultAction::Promote => "promote",
+            FaultAction::Partition => "partition",
+            FaultAction::Packet => "packet",
+            FaultAction::Reset => "reset",
         }
     }
 
     /// Whether it needs a disk that the lab serves.
     #[must_use]
     pub fn needs_disk(self) -> bool {
-        !FaultAction::PROCESSES.contains(&self) && !self.changes_members()
+        !FaultAction::PROCESSES.contains(&self) && !self.changes_members() && !self.needs_network()
+    }
+
+    /// Whether it needs a [network](crate::network) that the lab is the switch of.
+    #[must_use]
+    pub fn needs_network(self) -> bool {
+        matches!(self, FaultAction::Partition | FaultAction::Packet | FaultAction::Reset)
+    }
+
+    /// Whether the nodes that it hits do not run while it lasts.
+    pub(crate) fn stops_nodes(self) -> bool {
+        FaultAction::PROCESSES.contains(&self)
     }
 
     /// Whether it changes what a node is in the cluster, which only the system can do.
@@ -119,6 +144,8 @@ pub enum Target {
     Node(NodeName),
     /// Of the second of two faults that belong together: the nodes that the first one hits.
     Same,
+    /// Of a partition: what it looks like. With another target, the nodes that it hits are on one side.
+    Shape(Shape),
 }
 
 impl FromStr for Target {
@@ -204,10 +231,11 @@ impl Fault {
             Target::Leader => "leader",
             Target::Followers => "followers",
             Target::Same => "same",
+            Target::Shape(shape) => shape.name(),
             Target::Node(node) => node.as_str(),
         };
         let text = match target {
-            Target::One => action.name().to_owned(),
+            Target::One | Target::Shape(Shape::Any) => action.name().to_owned(),
             _ => format!("{}:{name}", action.name()),
         };
         Fault { text, action, target, trigger: Trigger::Random, second: None }
@@ -217,6 +245,12 @@ impl Fault {
     #[must_use]
     pub fn needs_disk(&self) -> bool {
         self.action.needs_disk()
+    }
+
+    /// Whether it needs a network that the lab is the switch of.
+    #[must_use]
+    pub fn needs_network(&self) -> bool {
+        self.action.needs_network()
     }
 
     /// Everything that it does, with the targets.
@@ -258,12 +292,12 @@ impl FromStr for Fault {
                 && FaultAction::PROCESSES.contains(&action);
             if parts.next().is_some() || !fits || trigger.is_some() {
                 return Err(explain(
-                    "expected kill, pause or a fault of disks that lasts, + or >, and kill, pause or restart, \
-                     as in pause:followers+kill:leader or pause>kill:same; only the first may wait for a line"
+                    "expected kill, pause, partition, packet or a fault of disks that lasts, + or >, and kill, pause or \
+                     restart, as in pause:followers+kill:leader or pause>kill:same; only the first may wait for a line"
                         .to_owned(),
                 ));
             }
-            let is_down = moment == Moment::During && !fault.action.needs_disk();
+            let is_down = moment == Moment::During && fault.action.stops_nodes();
             if target == Target::Same && is_down {
                 return Err(explain(
                     "a node that is stopped already is not stopped again".to_owned(),
@@ -291,16 +325,26 @@ fn part(text: &str) -> Result<(FaultAction, Target, Option<Regex>), String> {
         }
     };
     let (name, target) = match head.split_once(':') {
-        None => (head, Target::One),
-        Some((name, target)) => (name, target.parse()?),
+        None => (head, None),
+        Some((name, target)) => (name, Some(target)),
     };
     let action = FaultAction::ALL.into_iter().find(|action| action.name() == name);
     let action = action.ok_or_else(|| {
         "this is no fault of any system: expected kill, pause, restart, power-loss, disk-full, \
-         disk-error, disk-slow, disk-stall, bit-flip, restored-copy, replace or promote, with a target \
-         as in kill:leader, or all"
+         disk-error, disk-slow, disk-stall, bit-flip, restored-copy, replace, promote, partition, packet \
+         or reset, with a target as in kill:leader, or all"
             .to_owned()
     })?;
+    let shape = |name| Shape::NAMED.into_iter().find(|shape| shape.name() == name);
+    let target = match (target, action) {
+        (None, FaultAction::Partition) => Target::Shape(Shape::Any),
+        (None, _) => Target::One,
+        (Some(name), _) => match shape(name) {
+            Some(shape) if action == FaultAction::Partition => Target::Shape(shape),
+            Some(_) => return Err(format!("{name} is a shape of a partition: partition:{name}")),
+            None => name.parse()?,
+        },
+    };
     Ok((action, target, trigger))
 }
 
@@ -367,6 +411,11 @@ mod tests {
         assert_eq!(after[0].second, Some(Second { action, target, moment }));
         assert_eq!((both[0].action, &both[0].target), (FaultAction::Pause, &Target::Followers));
         assert_eq!(parse_faults("all").expect("valid").len(), 3);
+        let faults =
+            parse_faults("partition,partition:ring,partition:leader>kill:same").expect("valid");
+        let targets: Vec<_> = faults.iter().map(|fault| fault.target.clone()).collect();
+        let shapes = [Shape::Any, Shape::Ring].map(Target::Shape);
+        assert_eq!(targets, [&shapes[..], &[Target::Leader]].concat());
     }
 
     #[test]
@@ -378,11 +427,13 @@ mod tests {
             ("kill@//", "expected /REGEX/ after @"),
             ("kill@/(/", "'kill@/(/'"),
             ("kill,,pause", "''"),
-            ("restart+kill", "expected kill, pause or a fault of disks"),
-            ("kill+replace", "expected kill, pause or a fault of disks"),
-            ("replace>kill", "expected kill, pause or a fault of disks"),
-            ("kill+power-loss", "expected kill, pause or a fault of disks"),
-            ("kill+kill+kill", "expected kill, pause or a fault of disks"),
+            ("restart+kill", "expected kill, pause, partition, packet or a fault of disks"),
+            ("kill+replace", "expected kill, pause, partition, packet or a fault of disks"),
+            ("replace>kill", "expected kill, pause, partition, packet or a fault of disks"),
+            ("kill+power-loss", "expected kill, pause, partition, packet or a fault of disks"),
+            ("kill+kill+kill", "expected kill, pause, partition, packet or a fault of disks"),
+            ("kill:ring", "a shape of a partition: partition:ring"),
+            ("pause+partition", "expected kill, pause, partition, packet or a fault"),
             ("kill:same", "only the second"),
             ("pause+kill:same", "not stopped again"),
             ("kill+pause@/x/", "only the first may wait"),

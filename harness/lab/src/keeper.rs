@@ -17,6 +17,9 @@
 //! With `--user UID:GID`, which only root may ask for, the program runs under that account and in none
 //! of its other groups.
 //!
+//! With `--network FILE`, and `--user-namespace FILE` where that belongs to one, the program runs in that network
+//! namespace, without any privilege in it.
+//!
 //! With `--stdio`, the program has the keeper's standard input and output, and nothing is controlled;
 //! only the end of the harness, or a SIGKILL of the keeper, ends it.
 
@@ -33,7 +36,7 @@ use std::{
             process::{CommandExt as _, ExitStatusExt as _},
         },
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio, exit},
     str::FromStr,
     thread,
@@ -42,7 +45,7 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, setns, unshare},
     sys::{
         prctl,
         resource::{Resource, setrlimit},
@@ -52,6 +55,8 @@ use nix::{
     unistd::{Pid, User, getegid, geteuid, getpid},
 };
 
+use crate::network::Namespaces;
+
 /// The command by which a program that links this crate becomes a keeper: see [`main`].
 pub const COMMAND: &str = "__node";
 
@@ -60,6 +65,12 @@ const STDIO: &str = "--stdio";
 
 /// The option that names the account of the program.
 const USER: &str = "--user";
+
+/// The option that names the network namespace of the program.
+const NETWORK: &str = "--network";
+
+/// The option that names the user namespace which has to be entered first.
+const USER_NAMESPACE: &str = "--user-namespace";
 
 /// The option of process 1 of a PID namespace.
 const INIT: &str = "--init";
@@ -151,13 +162,26 @@ impl fmt::Display for Account {
 }
 
 /// The command that runs a program under a keeper. `program` is a program that calls [`main`] for
-/// [`COMMAND`], such as `harness`. Without an account, the program has that of the harness.
+/// [`COMMAND`], such as `harness`. Without an account, the program has that of the harness, and without
+/// namespaces its network.
 #[must_use]
-pub fn keep(program: &Path, command: &Command, stdio: bool, account: Option<Account>) -> Command {
+pub fn keep(
+    program: &Path,
+    command: &Command,
+    stdio: bool,
+    account: Option<Account>,
+    namespaces: Option<&Namespaces>,
+) -> Command {
     let mut kept = Command::new(program);
     kept.arg(COMMAND);
     if stdio {
         kept.arg(STDIO);
+    }
+    if let Some(Namespaces { user, network }) = namespaces {
+        kept.arg(NETWORK).arg(network);
+        if let Some(user) = user {
+            kept.arg(USER_NAMESPACE).arg(user);
+        }
     }
     if let Some(account) = account {
         kept.arg(USER).arg(account.to_string());
@@ -181,6 +205,7 @@ struct Task {
     init: bool,
     subreaper: bool,
     account: Option<Account>,
+    namespaces: Option<Namespaces>,
     program: OsString,
     arguments: Vec<OsString>,
 }
@@ -189,18 +214,23 @@ impl Task {
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Task> {
         let (mut stdio, mut init, mut subreaper) = (false, false, false);
         let mut account = None;
+        let (mut network, mut user) = (None, None);
         loop {
             match arguments.next()?.to_str()? {
                 STDIO => stdio = true,
                 INIT => init = true,
                 SUBREAPER => subreaper = true,
                 USER => account = Some(arguments.next()?.to_str()?.parse().ok()?),
+                NETWORK => network = Some(PathBuf::from(arguments.next()?)),
+                USER_NAMESPACE => user = Some(PathBuf::from(arguments.next()?)),
                 "--" => break,
                 _ => return None,
             }
         }
+        let namespaces = network.map(|network| Namespaces { user, network });
         let program = arguments.next()?;
-        Some(Task { stdio, init, subreaper, account, program, arguments: arguments.collect() })
+        let arguments = arguments.collect();
+        Some(Task { stdio, init, subreaper, account, namespaces, program, arguments })
     }
 
     fn command(&self) -> Command {
@@ -226,7 +256,8 @@ impl Task {
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let Some(task) = Task::parse(arguments) else {
         eprintln!(
-            "harness: usage: {COMMAND} [{STDIO}] [{SUBREAPER}] [{USER} UID:GID] -- PROGRAM [ARGUMENT...]"
+            "harness: usage: {COMMAND} [{STDIO}] [{SUBREAPER}] [{USER} UID:GID] [{NETWORK} FILE \
+             [{USER_NAMESPACE} FILE]] -- PROGRAM [ARGUMENT...]"
         );
         return ExitCode::from(254);
     };
@@ -236,6 +267,13 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     if task.init {
         return tend(&task, &Namespace);
+    }
+    if let Some(namespaces) = &task.namespaces
+        && let Err(why) = enter(namespaces)
+    {
+        // Elsewhere it would not be under test.
+        eprintln!("harness: cannot start {}: {why}", task.program.display());
+        return ExitCode::from(127);
     }
     if !task.subreaper && enter_pid_namespace().is_ok() {
         return hold_init(&task);
@@ -247,6 +285,19 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let _ = prctl::set_pdeathsig(None);
     let _ = prctl::set_child_subreaper(true);
     tend(&task, &Descendants)
+}
+
+/// Enters the network of a host.
+fn enter(Namespaces { user, network }: &Namespaces) -> Result<(), String> {
+    let open =
+        |path: &Path| fs::File::open(path).map_err(|error| format!("its network is gone: {error}"));
+    // Both before the first is entered: in it, this process may not look at the harness any more.
+    let (user, network) = (user.as_deref().map(open).transpose()?, open(network)?);
+    if let Some(user) = user {
+        setns(user, CloneFlags::CLONE_NEWUSER)
+            .map_err(|error| format!("its user namespace: {error}"))?;
+    }
+    setns(network, CloneFlags::CLONE_NEWNET).map_err(|error| format!("its network: {error}"))
 }
 
 /// Puts the children of this process into a new PID namespace.

@@ -2,6 +2,7 @@
 //!
 //! - [`cluster::Cluster`] starts, pauses, resumes, kills and restarts the processes of a [`System`],
 //!   and records unexpected exits. [`supervisor`] and [`process`] are the layers below it.
+//! - [`network`] puts the nodes into a network whose packets it delays, loses and cuts.
 //! - [`disk`] gives each node a file system that loses unsynced writes when its power fails.
 //! - [`injection`] draws fault injections from a seed: rounds of faults, and a second fault during
 //!   the outage or the recovery of the first.
@@ -46,6 +47,7 @@ pub mod fault;
 pub mod injection;
 pub mod keeper;
 pub mod nemesis;
+pub mod network;
 mod node;
 pub mod process;
 pub mod progress;

@@ -3,6 +3,7 @@
 
 mod disk;
 mod members;
+mod network;
 
 use std::{
     fs::File,
@@ -141,6 +142,7 @@ impl Nemesis<'_> {
     async fn inject(&mut self, fault: &Fault, is_quick: bool) -> Result<(), NemesisError> {
         // The choices come first, so that the seed gives the same ones whatever the system does.
         let draw = self.draw(is_quick);
+        let target = self.drawn_target(&fault.target);
         let mut second_draw = fault.second.is_some().then(|| {
             let draw = self.draw(is_quick);
             Draw { soon: self.between(SOON), ..draw }
@@ -159,7 +161,7 @@ impl Nemesis<'_> {
                 }
             },
         };
-        let mut victims = self.victims(&fault.target, draw.order.clone()).await;
+        let mut victims = self.victims(&target, draw.order.clone()).await;
         victims.note = at.or(victims.note);
         if let (Some(second), Some(draw)) = (&fault.second, &mut second_draw)
             && second.moment == Moment::During
@@ -173,6 +175,12 @@ impl Nemesis<'_> {
         }
         if fault.needs_disk() {
             self.inject_into_disks(fault, &victims, draw.down, second_draw.as_ref()).await?;
+            self.follow(fault, second_draw.as_ref(), &victims.nodes).await?;
+            return self.recovery(fault, &victims.nodes, recovery).await;
+        }
+        if fault.needs_network() {
+            let what = (&target, is_quick);
+            self.inject_into_network(fault, what, &victims, second_draw.as_ref()).await?;
             self.follow(fault, second_draw.as_ref(), &victims.nodes).await?;
             return self.recovery(fault, &victims.nodes, recovery).await;
         }
@@ -225,7 +233,7 @@ impl Nemesis<'_> {
             target => self.victims(target, draw.order.clone()).await,
         };
         // A node that is stopped already is not stopped again.
-        let is_stopped = second.moment == Moment::During && !fault.needs_disk();
+        let is_stopped = second.moment == Moment::During && fault.action.stops_nodes();
         victims.nodes.retain(|node| !is_stopped || !first.contains(node));
         victims
     }
@@ -389,7 +397,9 @@ impl Nemesis<'_> {
             Target::Node(node) => vec![node.clone()],
             // It is resolved where the first fault is known.
             Target::Same => Vec::new(),
-            Target::Leader | Target::Followers => {
+            // Nodes with a place of their own in it, the leader first where that matters.
+            Target::Shape(shape) if !shape.needs_leader() => order,
+            Target::Leader | Target::Followers | Target::Shape(_) => {
                 let leader = self.cluster.system().leader().await;
                 if leader.is_none() {
                     note = Some("no node says who leads: chosen at random".to_owned());
@@ -397,6 +407,9 @@ impl Nemesis<'_> {
                 let leader = leader.unwrap_or_else(|| order[0].clone());
                 if *target == Target::Leader {
                     vec![leader]
+                } else if let Target::Shape(_) = target {
+                    order.retain(|node| *node != leader);
+                    [vec![leader], order].concat()
                 } else {
                     order.retain(|node| *node != leader);
                     order

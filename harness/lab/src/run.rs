@@ -26,6 +26,7 @@ use crate::{
     events::EventLog,
     fault::{Fault, Target},
     nemesis::{Nemesis, NemesisError},
+    network::NetworkHealth,
     node::NodeName,
     progress::{NoProgress, RunProgress},
     redaction,
@@ -62,6 +63,8 @@ pub struct RunSettings {
     pub ready_deadline: Duration,
     /// When names of files become durable on the nodes' disks, if faults need these.
     pub disk: NameDurability,
+    /// The part of the load of which the packets of the virtual network are written to `network.pcap`: from, to.
+    pub capture: Option<(Duration, Duration)>,
     /// How large the run directory may become, in bytes, before the load is ended.
     pub max_bytes: Option<u64>,
     /// Whether keys and values are replaced by digests in what is kept: see [`history::Redactor`].
@@ -87,6 +90,7 @@ impl RunSettings {
             timeouts: ClientTimeouts { write: Duration::from_secs(1), get: Duration::from_secs(1) },
             ready_deadline: Duration::from_secs(60),
             disk: NameDurability::Ext4,
+            capture: None,
             max_bytes: None,
             redact: false,
             description: RunDescription {
@@ -136,6 +140,15 @@ pub enum RunError {
         /// The node.
         node: String,
     },
+    /// A fault needs a network of the lab, and the system is in none.
+    #[error("{fault}: the nodes are in no virtual network; run them in one with --lab netns")]
+    NoNetwork {
+        /// The fault.
+        fault: String,
+    },
+    /// The virtual network has failed.
+    #[error("the virtual network: {0}")]
+    Network(String),
     /// The system does not become ready, though no fault was injected.
     #[error(
         "the nodes were not ready within {deadline:?}: {which}; see their logs in {}{log}", nodes.display()
@@ -236,6 +249,11 @@ pub async fn run(
     settings: &RunSettings,
 ) -> Result<CompletedRun, RunError> {
     require_nodes(faults, &*system)?;
+    if let Some(fault) = faults.iter().find(|fault| fault.needs_network())
+        && system.network().is_none()
+    {
+        return Err(RunError::NoNetwork { fault: fault.name().to_owned() });
+    }
     let mut testbed = Testbed::set_up(system, workload, faults, settings)?;
     let mounted = testbed.mount_disks(faults, settings).await;
     let made = match mounted {
@@ -445,6 +463,7 @@ impl Testbed {
             workers.spawn(worker.work(source, load_ended.clone()));
         }
         let rng: ChaCha8Rng = nemesis_rng(settings.seed);
+        let capturing = self.capture(settings.capture, load_ended.clone());
         let nemesis = Nemesis { cluster: &self.cluster, events: &self.events, load_ended, rng };
         let injecting = nemesis.run(faults.to_vec());
         let ending = async {
@@ -452,7 +471,8 @@ impl Testbed {
             end.send_replace(true);
             early
         };
-        let (injected, early) = tokio::join!(injecting, ending);
+        let (injected, early, captured) = tokio::join!(injecting, ending, capturing);
+        captured.map_err(io_error("cannot write network.pcap"))?;
         if let Some(why) = early {
             self.record(NemesisEvent::EndedEarly(EndedEarly { why: why.to_owned() }))?;
         }
@@ -468,6 +488,27 @@ impl Testbed {
         }
         finished.sort_by_key(Worker::number);
         Ok(finished)
+    }
+
+    /// Writes the packets of a part of the load to a file.
+    async fn capture(
+        &self,
+        part: Option<(Duration, Duration)>,
+        mut load_ended: watch::Receiver<bool>,
+    ) -> io::Result<()> {
+        let (Some((from, to)), Some(network)) = (part, self.cluster.system().network()) else {
+            return Ok(());
+        };
+        let mut ended_within = async |time| {
+            let ended = load_ended.wait_for(|ended| *ended);
+            tokio::time::timeout(time, ended).await.is_ok()
+        };
+        if ended_within(from).await {
+            return Ok(());
+        }
+        network.begin_capture(&self.directory.path().join("network.pcap"))?;
+        ended_within(to.saturating_sub(from)).await;
+        network.end_capture().map(drop)
     }
 
     /// Waits for the end of the load. Returns why it comes before its time, if it does for the harness's sake.
@@ -502,6 +543,9 @@ impl Testbed {
         settings: &RunSettings,
     ) -> Result<(), RunError> {
         self.progress.phase("healing");
+        if let Some(network) = self.cluster.system().network() {
+            network.heal();
+        }
         let healed = match self.cluster.heal().await {
             Ok(healed) => {
                 let healed = healed.iter().map(|(node, did)| (node.to_string(), (*did).to_owned()));
@@ -524,7 +568,21 @@ impl Testbed {
         for worker in workers {
             worker.close().await.map_err(io_error("cannot write the history"))?;
         }
-        Ok(())
+        self.report_network()
+    }
+
+    /// Records how well the network itself was.
+    fn report_network(&self) -> Result<(), RunError> {
+        let Some(network) = self.cluster.system().network() else { return Ok(()) };
+        let NetworkHealth { dropped, longest_stall, failed } = network.health();
+        if let Some(why) = failed {
+            return Err(RunError::Network(why));
+        }
+        let stall_ms = u64::try_from(longest_stall.as_millis()).unwrap_or(u64::MAX);
+        self.record(NemesisEvent::NetworkHealth(history::nemesis::NetworkHealth {
+            dropped,
+            longest_stall_ms: stall_ms,
+        }))
     }
 
     /// Makes the final reads of the workload, by a worker at each node or by one of them. Returns what

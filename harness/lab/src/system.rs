@@ -9,7 +9,7 @@ use std::{
 use futures::future::BoxFuture;
 use history::nemesis::Compared;
 
-use crate::{client::Client, disk::FileLayout, keeper::Account, node::NodeName};
+use crate::{client::Client, disk::FileLayout, keeper::Account, network::Network, node::NodeName};
 
 /// A system under test, as it was set up for one run.
 pub trait System: Send + Sync {
@@ -40,6 +40,12 @@ pub trait System: Send + Sync {
 
     /// The account of a node's program. `None`: that of the harness. Needs a [keeper](Self::keeper).
     fn account(&self, _node: &NodeName) -> Option<Account> {
+        None
+    }
+
+    /// The virtual network that the nodes are in. `None`: they have addresses of this machine. Needs a
+    /// [keeper](Self::keeper).
+    fn network(&self) -> Option<&Network> {
         None
     }
 

@@ -181,6 +181,7 @@ fn apply(intervals: &mut Vec<FaultInterval>, event: &Event, nemesis: &NemesisEve
         | NemesisEvent::Settled(_)
         | NemesisEvent::EndedEarly(_)
         | NemesisEvent::Compared(_)
+        | NemesisEvent::NetworkHealth(_)
         | NemesisEvent::FinalReads(_)
         | NemesisEvent::DumpFailed(_)
         | NemesisEvent::Violated(_)

@@ -215,6 +215,7 @@ impl Tally {
             | NemesisEvent::Healed(_)
             | NemesisEvent::Settled(_)
             | NemesisEvent::Compared(_)
+            | NemesisEvent::NetworkHealth(_)
             | NemesisEvent::FinalReads(_)
             | NemesisEvent::DumpFailed(_)
             | NemesisEvent::ClientFailed(_)

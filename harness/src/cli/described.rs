@@ -10,13 +10,14 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use checker::{Limits, Validity, levels::Level};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use history::RunDescription;
 use lab::{
     CompletedRun, RunSettings,
     disk::{self, NameDurability},
     duration::{duration_text, parse_duration},
     fault::Fault,
+    network::{self, Network, NetworkError},
     worker::ClientTimeouts,
     workloads::{self, LoadShape, Workload},
 };
@@ -25,7 +26,9 @@ use serde_json::json;
 use system_file::{
     SystemSpec,
     overhead::{self, Overhead},
-    scaffold, trial,
+    scaffold,
+    spec::Netns,
+    trial,
 };
 use tokio::{runtime::Runtime, sync::watch};
 use twopc::commands::Progress;
@@ -142,12 +145,16 @@ pub(super) struct SubjectRun<'a> {
     /// The level that is judged instead of the one that the system claims.
     pub(super) claim: Option<&'a str>,
     pub(super) faults: Vec<Fault>,
+    /// Where the nodes run. `None`: where the faults and the system need it.
+    pub(super) lab: Option<LabKind>,
     pub(super) time_limit: Duration,
     pub(super) load: LoadShape,
     /// When names of files become durable on the nodes' disks.
     pub(super) disk: NameDurability,
     pub(super) seed: Option<u64>,
     pub(super) count: u32,
+    /// The part of the load whose packets are kept.
+    pub(super) capture: Option<(Duration, Duration)>,
     /// How large a record may become.
     pub(super) max_bytes: Option<u64>,
     /// Whether keys and values are replaced by digests in what is kept.
@@ -156,9 +163,19 @@ pub(super) struct SubjectRun<'a> {
     pub(super) store: &'a Path,
 }
 
+/// Where nodes run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum LabKind {
+    /// At loopback addresses of this machine.
+    Local,
+    /// In a virtual network, in which the harness is the switch.
+    Netns,
+}
+
 /// What is run and judged.
 pub(super) struct Prepared {
     workload: &'static dyn Workload,
+    lab: LabKind,
     /// The level that is judged.
     pub(super) claim: Level,
 }
@@ -180,9 +197,12 @@ struct NoDisks {
     why: String,
 }
 
-/// Whether an error says that this machine lacks something that a run needs: a program, or disks.
+/// Whether an error says that this machine lacks something that a run needs: a program, disks, or a network.
 pub(super) fn is_not_possible_here(error: &anyhow::Error) -> bool {
-    error.is::<MissingProgram>() || error.is::<NoDisks>() || error.is::<NotPossibleHere>()
+    error.is::<MissingProgram>()
+        || error.is::<NoDisks>()
+        || error.is::<NetworkError>()
+        || error.is::<NotPossibleHere>()
 }
 
 /// Makes the runs, and stops at the first one that is not valid.
@@ -253,7 +273,41 @@ impl SubjectRun<'_> {
         fs::create_dir_all(self.store)
             .with_context(|| format!("--store {}", self.store.display()))
             .map_err(Failure::arguments)?;
-        Ok(Prepared { workload, claim })
+        Ok(Prepared { workload, claim, lab: self.lab()? })
+    }
+
+    /// Where the nodes run, which must be possible.
+    fn lab(&self) -> Result<LabKind, Failure> {
+        let fault = self.faults.iter().find(|fault| fault.needs_network()).map(Fault::name);
+        let fault = fault.or(self.capture.map(|_| "--pcap"));
+        let netns = self.subject.netns();
+        match (self.lab, fault, netns) {
+            (Some(LabKind::Local), Some(what), _) => {
+                return Err(Failure::arguments(anyhow!(
+                    "--lab local: {what} needs the virtual network; leave the option out, or say --lab netns"
+                )));
+            }
+            (Some(LabKind::Local), None, Netns::Required) => {
+                return Err(Failure::arguments(anyhow!(
+                    "--lab local: the system file says netns = \"required\""
+                )));
+            }
+            (Some(LabKind::Local), None, _) | (None, None, Netns::Optional) => {
+                return Ok(LabKind::Local);
+            }
+            (Some(LabKind::Netns), ..) | (None, ..) => {}
+        }
+        if let Some(why) = self.subject.refuses_network() {
+            return Err(Failure::arguments(anyhow!("--lab netns: {why}")));
+        }
+        match network::available(&own_program()?) {
+            Ok(()) => Ok(LabKind::Netns),
+            // Here it is only better to have one.
+            Err(_) if self.lab.is_none() && fault.is_none() && netns == Netns::Best => {
+                Ok(LabKind::Local)
+            }
+            Err(error) => Err(Failure::arguments(error)),
+        }
     }
 
     /// Makes one run, checks it, and writes its page.
@@ -287,11 +341,20 @@ fn claim(args: &SubjectRun<'_>) -> Result<Level, Failure> {
 /// Makes one run. Returns it, and the version of the system.
 async fn make(
     args: &SubjectRun<'_>,
-    &Prepared { workload, claim }: &Prepared,
+    &Prepared { workload, claim, lab }: &Prepared,
     seed: u64,
     interrupt: &watch::Receiver<bool>,
 ) -> Result<(CompletedRun, Option<String>), Failure> {
-    let deployed = args.subject.deploy(workload, claim, seed, own_program()?).await?;
+    let keeper = own_program()?;
+    let network = match lab {
+        LabKind::Local => None,
+        LabKind::Netns => {
+            let (nodes, clients) = (args.subject.nodes(), args.load.concurrency);
+            let network = Network::start(&keeper, &nodes, clients, seed);
+            Some(Arc::new(network.map_err(Failure::arguments)?))
+        }
+    };
+    let deployed = args.subject.deploy(workload, claim, seed, (keeper, network)).await?;
     let progress = Arc::new(Progress::new(args.time_limit));
     let mut options = workload.options();
     options.extend(args.subject.options());
@@ -299,6 +362,9 @@ async fn make(
     options.insert("time_limit_ms".to_owned(), json!(args.time_limit.as_millis() as u64));
     options.insert("keys".to_owned(), json!(args.load.keys));
     options.insert("rate".to_owned(), json!(args.load.rate));
+    if lab == LabKind::Netns {
+        options.insert("lab".to_owned(), json!("netns"));
+    }
     if args.redact {
         options.insert("redacted".to_owned(), json!(true));
     }
@@ -310,6 +376,7 @@ async fn make(
         time_limit: args.time_limit,
         load: args.load,
         disk: args.disk,
+        capture: args.capture,
         max_bytes: args.max_bytes,
         redact: args.redact,
         timeouts: ClientTimeouts { write: Duration::from_secs(1), get: Duration::from_secs(1) },
@@ -351,6 +418,14 @@ impl SubjectRun<'_> {
         }
         if self.uses_disks() {
             command += &format!(" --disk {}", self.disk.name());
+        }
+        match self.lab {
+            Some(LabKind::Netns) => command += " --lab netns",
+            Some(LabKind::Local) => command += " --lab local",
+            None => {}
+        }
+        if let Some((from, to)) = self.capture {
+            command += &format!(" --pcap {}..{}", duration_text(from), duration_text(to));
         }
         if let Some(bytes) = self.max_bytes {
             command += &format!(" --max-run-bytes {bytes}");

@@ -54,6 +54,13 @@ Faults:
   power-loss, disk-full, disk-error, disk-slow, disk-stall, bit-flip, restored-copy
                        the faults of disks, for the directories that the file names as `power`,
                        or all that a node of a database has; see --disk
+  partition            nothing passes between some nodes for 2 to 6 s; nodes and clients are in a
+                       virtual network (see --lab). partition:TARGET cuts the target off from the
+                       other nodes; partition:SHAPE is halves, minority-with-leader, ring (each node
+                       hears another majority), bridge, one-way, isolated (each node alone) or client
+                       (a client from its node). Without either, a shape is drawn each time
+  packet, reset        packets of a node are late, lost, repeated or reordered for 1 to 5 s; every
+                       connection of a node is reset; both in the virtual network
   FAULT:TARGET         of one node (the default), minority, majority, all, leader, followers, or a
                        node's name: kill:leader
   FAULT+FAULT          the second while the first lasts, of kill, pause and restart:
@@ -100,6 +107,7 @@ Examples:
   harness --faults replica-uncertainty --break vote-forced
   harness --system ./mykv.toml --workload register --faults kill,pause:leader
   harness --system etcd --workload append --faults kill,pause
+  harness --system etcd --workload register --faults partition:leader,partition:ring
   harness check histories/latest
   harness inspect --key k3 --from 1.5s --to 2s
   harness serve";

@@ -4,9 +4,9 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::anyhow;
 use checker::levels::Level;
-use lab::{System, fault::FaultAction, workloads::Workload};
+use lab::{NodeName, System, fault::FaultAction, network::Network, workloads::Workload};
 use serde_json::{Map, Value as Json, json};
-use system_file::{Deployment, SystemSpec, Task};
+use system_file::{Deployment, SystemSpec, Task, spec::Netns};
 
 use super::Failure;
 
@@ -69,6 +69,33 @@ impl Subject {
             Subject::File(spec) => &spec.name,
             #[cfg(feature = "databases")]
             Subject::Database(choice) => choice.name(),
+        }
+    }
+
+    /// The names of the nodes.
+    pub(super) fn nodes(&self) -> Vec<NodeName> {
+        match self {
+            Subject::File(spec) => spec.nodes(),
+            #[cfg(feature = "databases")]
+            Subject::Database(choice) => choice.nodes(),
+        }
+    }
+
+    /// Whether the nodes need a virtual network.
+    pub(super) fn netns(&self) -> Netns {
+        match self {
+            Subject::File(spec) => spec.netns,
+            #[cfg(feature = "databases")]
+            Subject::Database(_) => Netns::Optional,
+        }
+    }
+
+    /// Why the nodes cannot be in a virtual network.
+    pub(super) fn refuses_network(&self) -> Option<String> {
+        match self {
+            Subject::File(_) => None,
+            #[cfg(feature = "databases")]
+            Subject::Database(choice) => choice.refuses_network(),
         }
     }
 
@@ -139,11 +166,12 @@ impl Subject {
         workload: &dyn Workload,
         claim: Level,
         seed: u64,
-        keeper: PathBuf,
+        (keeper, network): (PathBuf, Option<Arc<Network>>),
     ) -> Result<Deployed, Failure> {
         match self {
             Subject::File(spec) => {
-                let task = Task { workload, claim: claim.name(), seed, keeper };
+                let claim = claim.name();
+                let task = Task { workload, claim, seed, keeper, network };
                 let deployment = Deployment::set_up(spec.clone(), &task).await;
                 let deployment = deployment.map_err(Failure::arguments)?;
                 let version = deployment.version().map(str::to_owned);
@@ -151,7 +179,7 @@ impl Subject {
             }
             #[cfg(feature = "databases")]
             Subject::Database(choice) => {
-                let task = databases::Task { workload, keeper };
+                let task = databases::Task { workload, keeper, network };
                 let deployed = choice.deploy(&task).await.map_err(Failure::arguments)?;
                 Ok(Deployed { system: deployed.system, version: Some(deployed.version) })
             }

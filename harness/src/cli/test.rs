@@ -38,7 +38,7 @@ use twopc::{
 
 use super::{
     Exit, Failure,
-    described::{self, SubjectRun, SystemCommand},
+    described::{self, LabKind, SubjectRun, SystemCommand},
     output::{Output, OutputArgs, Told},
     record::{self, RecordArgs},
     require_effect,
@@ -138,6 +138,17 @@ pub(super) struct TestArgs {
     /// of the directory does).
     #[arg(long, value_name = "KIND", default_value = "ext4", value_parser = parse_disk)]
     disk: NameDurability,
+
+    /// Where the nodes of another system than twopc run: local (at loopback addresses) or netns (in a virtual
+    /// network in which the harness is the switch; needs /dev/net/tun, and root or a user namespace). Default:
+    /// netns if a fault or the system needs it, local otherwise.
+    #[arg(long, value_name = "KIND", value_enum, hide_possible_values = true)]
+    lab: Option<LabKind>,
+
+    /// Write the packets of a part of the load to network.pcap in the run directory, for example 5s..8s; with
+    /// --lab netns.
+    #[arg(long, value_name = "FROM..TO", value_parser = parse_part)]
+    pcap: Option<(Duration, Duration)>,
 
     /// End a run of another system than twopc early, as unknown, when its record is larger than this many bytes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -247,6 +258,17 @@ fn parse_program(text: &str) -> Result<(String, PathBuf), String> {
 fn parse_disk(text: &str) -> Result<NameDurability, String> {
     let found = NameDurability::ALL.into_iter().find(|kind| kind.name() == text);
     found.ok_or_else(|| "expected ext4 or posix".to_owned())
+}
+
+fn parse_part(text: &str) -> Result<(Duration, Duration), String> {
+    let (from, to) = text
+        .split_once("..")
+        .ok_or_else(|| format!("'{text}': expected FROM..TO, for example 5s..8s"))?;
+    let (from, to) = (parse_duration(from)?, parse_duration(to)?);
+    match from < to {
+        true => Ok((from, to)),
+        false => Err(format!("'{text}': the end must be after the beginning")),
+    }
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -470,6 +492,8 @@ impl TestArgs {
             time_limit: self.time_limit,
             load: LoadShape { concurrency, keys, rate },
             disk: self.disk,
+            lab: self.lab,
+            capture: self.pcap,
             seed: self.seed,
             count: self.test_count,
             max_bytes: self.max_run_bytes,
@@ -486,12 +510,14 @@ impl TestArgs {
             && self.reads.is_none()
             && self.isolation.is_none()
             && self.programs.is_empty()
+            && self.lab.is_none()
+            && self.pcap.is_none()
             && self.max_run_bytes.is_none()
             && !self.redact;
         if !is_plain {
             return Err(Failure::arguments(anyhow::anyhow!(
-                "--workload, --claim, --reads, --isolation, --program, --max-run-bytes and --redact are for \
-                 other systems than twopc: --system NAME or FILE"
+                "--workload, --claim, --reads, --isolation, --program, --lab, --pcap, --max-run-bytes and \
+                 --redact are for other systems than twopc: --system NAME or FILE"
             )));
         }
         if !TLS_AVAILABLE && self.tls.is_some_and(|tls| tls != TlsChoice::No) {

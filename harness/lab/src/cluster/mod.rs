@@ -32,6 +32,7 @@ use crate::{
     disk::Disks,
     events::EventLog,
     keeper,
+    network::Host,
     node::NodeName,
     process::{Activity, Process},
     supervisor::Supervisor,
@@ -323,7 +324,11 @@ impl Cluster {
         let program = command.get_program().to_string_lossy().into_owned();
         let spawned = match self.system.keeper() {
             Some(keeper) => {
-                let kept = keeper::keep(keeper, &command, false, self.system.account(node));
+                let namespaces = self.system.network();
+                let namespaces =
+                    namespaces.map(|network| network.namespaces(&Host::Node(node.clone())));
+                let account = self.system.account(node);
+                let kept = keeper::keep(keeper, &command, false, account, namespaces.as_ref());
                 self.supervisor.spawn_keeper(kept, log).await
             }
             None => self.supervisor.spawn(command, log).await,

@@ -21,6 +21,7 @@ use history::{Function, Version, nemesis::Compared};
 use lab::{
     NodeName, StartOptions, System,
     client::{Answer, Client},
+    network::{Dialer, Network},
     request::Request,
 };
 use serde_json::{Value as Json, json};
@@ -83,6 +84,10 @@ impl Database for Etcd {
         }
     }
 
+    fn has_network_clients(&self) -> bool {
+        true
+    }
+
     fn refuses(&self, _choice: &Choice, workload: &str) -> Option<String> {
         let known = ["register", "cas-register", "set", "lock", "append", "rw"];
         (!known.contains(&workload)).then(|| {
@@ -123,7 +128,10 @@ impl Cluster {
     /// Whether a node leads, and in which term.
     async fn leads(&self, node: &NodeName) -> Option<(u64, bool)> {
         let asked = async {
-            let mut connection = Connection::open(&self.site.of(node).authority()).await.ok()?;
+            let mut connection =
+                Connection::open(&self.site.dialer(), &self.site.of(node).authority())
+                    .await
+                    .ok()?;
             let (_, body) = connection.post("/v3/maintenance/status", &json!({})).await.ok()?;
             serde_json::from_slice::<Json>(&body).ok()
         };
@@ -164,7 +172,7 @@ impl System for Cluster {
 
     fn is_ready<'a>(&'a self, node: &'a NodeName) -> BoxFuture<'a, bool> {
         let url = format!("http://{}/health", self.site.of(node).authority());
-        Box::pin(async move { probe::serves(&url, Some("true")).await })
+        Box::pin(async move { probe::serves(&self.site.dialer(), &url, Some("true")).await })
     }
 
     fn client(&self, worker: u32) -> Box<dyn Client> {
@@ -172,6 +180,7 @@ impl System for Cluster {
         Box::new(EtcdClient {
             node: place.name.clone(),
             authority: place.authority(),
+            dialer: Dialer::of_client(self.site.network.as_ref(), worker),
             serializable: self.serializable,
             on_lists: self.on_lists,
             has_locks: self.has_locks,
@@ -184,6 +193,10 @@ impl System for Cluster {
 
     fn keeper(&self) -> Option<&Path> {
         Some(&self.site.keeper)
+    }
+
+    fn network(&self) -> Option<&Network> {
+        self.site.network.as_deref()
     }
 
     fn scratch(&self) -> &Path {
@@ -214,6 +227,7 @@ impl System for Cluster {
 struct EtcdClient {
     node: NodeName,
     authority: String,
+    dialer: Dialer,
     serializable: bool,
     on_lists: bool,
     has_locks: bool,
@@ -461,7 +475,7 @@ impl Client for EtcdClient {
     fn open(&mut self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             self.connection = None;
-            self.connection = Some(Connection::open(&self.authority).await?);
+            self.connection = Some(Connection::open(&self.dialer, &self.authority).await?);
             if !self.has_locks {
                 return Ok(());
             }

@@ -33,7 +33,7 @@ use std::{
 };
 
 use checker::levels::Level;
-use lab::{System, fault::FaultAction, workloads::Workload};
+use lab::{NodeName, System, fault::FaultAction, network::Network, workloads::Workload};
 use serde_json::{Map, Value as Json, json};
 use system_file::hooks;
 
@@ -63,6 +63,11 @@ trait Database: Sync {
 
     /// What is claimed, by the configuration and what clients ask for. `None`: durability only.
     fn claim(&self, choice: &Choice, workload: &str) -> Option<&'static str>;
+
+    /// Whether the clients can be in a virtual network.
+    fn has_network_clients(&self) -> bool {
+        false
+    }
 
     /// Why a workload cannot be run, if it cannot.
     fn refuses(&self, choice: &Choice, workload: &str) -> Option<String>;
@@ -148,6 +153,8 @@ pub struct Task<'a> {
     pub workload: &'a dyn Workload,
     /// The program that keeps processes together: see [`lab::keeper`].
     pub keeper: PathBuf,
+    /// The virtual network of the nodes and their clients. `None`: they have addresses of this machine.
+    pub network: Option<Arc<Network>>,
 }
 
 /// A database, set up for one run.
@@ -231,6 +238,19 @@ impl Choice {
         (self.configuration.name, self.ask)
     }
 
+    /// The nodes.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeName> {
+        self.configuration.nodes.iter().map(|name| NodeName::new(name)).collect()
+    }
+
+    /// Why the nodes cannot be in a virtual network.
+    #[must_use]
+    pub fn refuses_network(&self) -> Option<String> {
+        (!self.database.has_network_clients())
+            .then(|| format!("the built-in clients of {} know no virtual network", self.name()))
+    }
+
     /// What is claimed for a workload.
     ///
     /// # Errors
@@ -251,6 +271,9 @@ impl Choice {
             return Some(
                 "members of built-in databases are not changed: a system file has hooks for that",
             );
+        }
+        if action.needs_network() && !self.database.has_network_clients() {
+            return Some("its built-in clients know no virtual network: a system file does");
         }
         let excluded = self.configuration.excluded.iter();
         excluded.filter(|(other, _)| *other == action).map(|(_, why)| *why).next()
@@ -293,9 +316,10 @@ impl Choice {
             return Err(why.into());
         }
         let version = self.ask_version().await?;
-        let site = Site::new(self.configuration.nodes, &task.keeper).map_err(|error| {
-            format!("cannot reserve addresses and directories for the nodes: {error}")
-        })?;
+        let site = Site::new(self.configuration.nodes, &task.keeper, task.network.clone())
+            .map_err(|error| {
+                format!("cannot reserve addresses and directories for the nodes: {error}")
+            })?;
         let system = self.database.deploy(self, site, task)?;
         Ok(Deployed { system, version })
     }

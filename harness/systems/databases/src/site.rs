@@ -3,9 +3,16 @@
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use lab::{NodeName, address::Address, keeper::Account, scratch::Scratch};
+use lab::{
+    NodeName,
+    address::{Address, FIRST_PORT},
+    keeper::Account,
+    network::{Dialer, Host, Network},
+    scratch::Scratch,
+};
 
 /// The number of ports of a node.
 const PORTS: u16 = 2;
@@ -20,7 +27,8 @@ pub(crate) struct Place {
     /// The port for other nodes, where that is another one.
     pub(crate) peer_port: u16,
     pub(crate) directory: PathBuf,
-    _address: Address,
+    /// The reservation of a loopback address.
+    _address: Option<Address>,
 }
 
 impl Place {
@@ -36,28 +44,45 @@ pub(crate) struct Site {
     pub(crate) names: Vec<NodeName>,
     pub(crate) places: Vec<Place>,
     pub(crate) keeper: PathBuf,
+    /// The virtual network of the nodes and their clients. `None`: they have addresses of this machine.
+    pub(crate) network: Option<Arc<Network>>,
     scratch: Scratch,
 }
 
 impl Site {
-    pub(crate) fn new(names: &[&str], keeper: &Path) -> io::Result<Site> {
+    pub(crate) fn new(
+        names: &[&str],
+        keeper: &Path,
+        network: Option<Arc<Network>>,
+    ) -> io::Result<Site> {
         let scratch = Scratch::create(&env::temp_dir())?;
         let place = |name: &&str| {
-            let address = Address::claim(PORTS)?;
-            let directory = scratch.path().join(name);
+            let (name, directory) = (NodeName::new(name), scratch.path().join(name));
+            let (ip, address) = match &network {
+                Some(network) => (network.address(&Host::Node(name.clone())).to_string(), None),
+                None => {
+                    let address = Address::claim(PORTS)?;
+                    (address.socket(0).ip().to_string(), Some(address))
+                }
+            };
             fs::create_dir(&directory)?;
             Ok(Place {
-                name: NodeName::new(name),
-                ip: address.socket(0).ip().to_string(),
-                port: address.socket(0).port(),
-                peer_port: address.socket(1).port(),
+                name,
+                ip,
+                port: FIRST_PORT,
+                peer_port: FIRST_PORT + 1,
                 directory,
                 _address: address,
             })
         };
         let places = names.iter().map(place).collect::<io::Result<Vec<Place>>>()?;
         let names = places.iter().map(|place| place.name.clone()).collect();
-        Ok(Site { names, places, keeper: keeper.to_owned(), scratch })
+        Ok(Site { names, places, keeper: keeper.to_owned(), network, scratch })
+    }
+
+    /// How the nodes are watched.
+    pub(crate) fn dialer(&self) -> Dialer {
+        Dialer::of_control(self.network.as_ref())
     }
 
     pub(crate) fn scratch(&self) -> &Path {

@@ -65,8 +65,9 @@ fn deployed(name: &str) -> Option<Arc<dyn System>> {
     let task = Task {
         workload: lab::workloads::find("register").expect("it is built in"),
         keeper: PathBuf::from("/bin/true"),
+        network: None,
     };
-    let site = super::Site::new(choice.configuration.nodes, Path::new("/bin/true"));
+    let site = super::Site::new(choice.configuration.nodes, Path::new("/bin/true"), None);
     match database.deploy(&choice, site.expect("there are addresses"), &task) {
         Ok(system) => Some(system),
         Err(why) => {

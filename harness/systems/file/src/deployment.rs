@@ -5,6 +5,7 @@ use std::{
     env, fs,
     fs::File,
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -14,9 +15,10 @@ use std::{
 use futures::future::{BoxFuture, join_all};
 use lab::{
     MemberChange, NodeName, StartOptions, System,
-    address::Address,
+    address::{self, Address},
     client::Client,
     keeper::{self, Account},
+    network::{Dialer, Host, Network},
     scratch::Scratch,
     supervisor::Supervisor,
     workloads::Workload,
@@ -55,6 +57,8 @@ pub struct Task<'a> {
     pub seed: u64,
     /// The program that keeps processes together: see [`lab::keeper`].
     pub keeper: PathBuf,
+    /// The virtual network of the nodes and their clients. `None`: they have addresses of this machine.
+    pub network: Option<Arc<Network>>,
 }
 
 /// Why a system cannot be set up.
@@ -100,6 +104,7 @@ pub struct Deployment {
     roles: Vec<usize>,
     home: String,
     keeper: PathBuf,
+    network: Option<Arc<Network>>,
     /// The log of each node, and where its current process began to write.
     logs: Mutex<BTreeMap<NodeName, (PathBuf, u64)>>,
     clients: Clients,
@@ -120,7 +125,8 @@ impl Deployment {
             "cannot create a directory for the nodes' data in {}",
             temporary.display()
         )))?;
-        let (facts, roles, addresses) = place(&spec, scratch.path())?;
+        let network = task.network.clone();
+        let (facts, roles, addresses) = place(&spec, scratch.path(), network.as_deref())?;
         let home = spec.home.display().to_string();
         write_files(&spec, &facts, (&facts, &roles), &home)?;
         give_directories(&spec, scratch.path(), &facts, &roles)?;
@@ -133,6 +139,7 @@ impl Deployment {
                 nodes: facts.clone(),
                 home: home.clone(),
                 port: port.clone(),
+                network: network.clone(),
             })),
         };
         let names = facts.iter().map(|node| NodeName::new(&node.name)).collect();
@@ -142,6 +149,7 @@ impl Deployment {
             roles,
             home,
             keeper: task.keeper.clone(),
+            network,
             logs: Mutex::default(),
             clients,
             version: None,
@@ -174,10 +182,27 @@ impl Deployment {
 
     async fn hook(&self, words: Option<&[Template]>, what: &'static str) -> Result<(), SetUpError> {
         let Some(words) = words else { return Ok(()) };
-        let command = hooks::command(&self.fill(words, None), &self.spec.home);
-        let kept = keeper::keep(&self.keeper, &command, true, None);
-        let printed = hooks::output(kept, HOOK_DEADLINE).await;
+        let printed = hooks::output(self.kept(words, None), HOOK_DEADLINE).await;
         printed.map(drop).map_err(|why| self.hook_error(what, why))
+    }
+
+    /// A command of the file under a keeper, where all nodes can be reached whatever is cut.
+    fn kept(&self, words: &[Template], node: Option<usize>) -> Command {
+        let command = hooks::command(&self.fill(words, node), &self.spec.home);
+        let namespaces = self.network.as_ref().map(|network| network.namespaces(&Host::Control));
+        keeper::keep(&self.keeper, &command, true, None, namespaces.as_ref())
+    }
+
+    /// The same without a keeper, where no network makes it necessary: for what is asked often.
+    fn watching(&self, words: &[Template], node: usize) -> Command {
+        match self.network {
+            Some(_) => self.kept(words, Some(node)),
+            None => hooks::command(&self.fill(words, Some(node)), &self.spec.home),
+        }
+    }
+
+    fn dialer(&self) -> Dialer {
+        Dialer::of_control(self.network.as_ref())
     }
 
     fn fill(&self, words: &[Template], node: Option<usize>) -> Vec<String> {
@@ -204,18 +229,17 @@ impl Deployment {
         match &self.role(at).ready {
             Ready::Tcp(name) => {
                 let Some(port) = self.port(at, name) else { return false };
-                probe::accepts(&format!("{}:{port}", self.facts[at].ip)).await
+                probe::accepts(&self.dialer(), &format!("{}:{port}", self.facts[at].ip)).await
             }
             Ready::Http(url, contains) => {
-                probe::serves(&url.fill(&facts), contains.as_deref()).await
+                probe::serves(&self.dialer(), &url.fill(&facts), contains.as_deref()).await
             }
             Ready::Log(regex) => {
                 let log = self.lock_logs().get(node).cloned();
                 log.is_some_and(|log| probe::logged(&log, regex))
             }
             Ready::Command(words) => {
-                let command = hooks::command(&self.fill(words, Some(at)), &self.spec.home);
-                hooks::output(command, READY_DEADLINE).await.is_ok()
+                hooks::output(self.watching(words, at), READY_DEADLINE).await.is_ok()
             }
         }
     }
@@ -226,19 +250,19 @@ impl Deployment {
 
     /// Who leads, as one node says.
     async fn leader_by(&self, at: usize, words: &[Template]) -> Option<Leader> {
-        let command = hooks::command(&self.fill(words, Some(at)), &self.spec.home);
-        let printed = hooks::output(command, LEADER_DEADLINE).await.ok()?;
+        let printed = hooks::output(self.watching(words, at), LEADER_DEADLINE).await.ok()?;
         let leader: Leader = serde_json::from_str(printed.trim()).ok()?;
         self.names.iter().any(|name| name.as_str() == leader.leader).then_some(leader)
     }
 
-    fn exec_client(&self, shared: &Arc<Shared>, at: usize) -> ExecClient {
-        ExecClient::new(shared.clone(), self.names[at].clone(), self.address(at))
+    fn exec_client(&self, shared: &Arc<Shared>, worker: u32) -> ExecClient {
+        let at = worker as usize % self.names.len();
+        ExecClient::new(shared.clone(), worker, self.names[at].clone(), self.address(at))
     }
 
     /// A node as clients are told of it.
     fn address(&self, at: usize) -> Json {
-        address(&self.facts[at])
+        address_of(&self.facts[at])
     }
 }
 
@@ -250,7 +274,7 @@ struct Leader {
     term: u64,
 }
 
-fn address(node: &NodeFacts) -> Json {
+fn address_of(node: &NodeFacts) -> Json {
     let ports: Map<String, Json> =
         node.ports.iter().map(|(name, number)| (name.clone(), json!(number))).collect();
     json!({ "name": node.name, "ip": node.ip, "ports": ports })
@@ -258,15 +282,30 @@ fn address(node: &NodeFacts) -> Json {
 
 type Placement = (Vec<NodeFacts>, Vec<usize>, Vec<Address>);
 
-/// Reserves an address for each node and creates its directory.
-fn place(spec: &SystemSpec, scratch: &Path) -> Result<Placement, SetUpError> {
+/// Finds an address for each node and creates its directory. Without a network, addresses are reserved.
+fn place(
+    spec: &SystemSpec,
+    scratch: &Path,
+    network: Option<&Network>,
+) -> Result<Placement, SetUpError> {
     let (mut facts, mut roles, mut addresses) = (Vec::new(), Vec::new(), Vec::new());
     let mut numbers: BTreeMap<usize, u32> = BTreeMap::new();
     for (name, at) in spec.node_names() {
         let role = &spec.roles[at];
         let count = u16::try_from(role.ports.len()).unwrap_or(u16::MAX);
-        let address = Address::claim(count)
-            .map_err(io_error("no loopback address with free ports was found"))?;
+        let first = match network {
+            Some(network) => {
+                let ip = network.address(&Host::Node(NodeName::new(&name)));
+                SocketAddr::from((ip, address::FIRST_PORT))
+            }
+            None => {
+                let address = Address::claim(count)
+                    .map_err(io_error("no loopback address with free ports was found"))?;
+                let first = address.socket(0);
+                addresses.push(address);
+                first
+            }
+        };
         let directory = scratch.join(&name);
         fs::create_dir(&directory)
             .map_err(io_error(format!("cannot create {}", directory.display())))?;
@@ -275,18 +314,12 @@ fn place(spec: &SystemSpec, scratch: &Path) -> Result<Placement, SetUpError> {
         facts.push(NodeFacts {
             number: *number,
             role: role.name.clone(),
-            ip: address.socket(0).ip().to_string(),
-            ports: role
-                .ports
-                .iter()
-                .cloned()
-                .zip((0..).map(|n| address.socket(n).port()))
-                .collect(),
+            ip: first.ip().to_string(),
+            ports: role.ports.iter().cloned().zip(first.port()..).collect(),
             directory: directory.display().to_string(),
             name,
         });
         roles.push(at);
-        addresses.push(address);
     }
     Ok((facts, roles, addresses))
 }
@@ -368,6 +401,7 @@ fn exec_clients(
     let env: Vec<(String, String)> =
         env.iter().map(|(name, value)| (name.clone(), value.fill(&facts))).collect();
     let (directory, program) = (spec.home.clone(), task.keeper.clone());
+    let network = task.network.clone();
     let log = Arc::new(OnceLock::new());
     let hello = json!({
         "hello": 1,
@@ -376,15 +410,17 @@ fn exec_clients(
         "claim": task.claim,
         "options": task.workload.options(),
         "seed": task.seed,
-        "nodes": nodes.iter().map(address).collect::<Vec<_>>(),
+        "nodes": nodes.iter().map(address_of).collect::<Vec<_>>(),
     });
     Ok(Shared {
         supervisor: Supervisor::start().map_err(io_error("cannot start the supervisor thread"))?,
         log: log.clone(),
-        command: Box::new(move || {
+        command: Box::new(move |worker| {
             let mut command = hooks::command(&words, &directory);
             command.envs(env.iter().map(|(name, value)| (name, value)));
-            let mut kept = keeper::keep(&program, &command, true, None);
+            let namespaces =
+                network.as_ref().map(|network| network.namespaces(&network.client(worker)));
+            let mut kept = keeper::keep(&program, &command, true, None, namespaces.as_ref());
             if let Some(path) = log.get() {
                 kept.stderr(File::options().create(true).append(true).open::<&PathBuf>(path)?);
             }
@@ -422,15 +458,21 @@ impl System for Deployment {
     }
 
     fn client(&self, worker: u32) -> Box<dyn Client> {
-        let at = worker as usize % self.names.len();
         match &self.clients {
-            Clients::Exec(shared) => Box::new(self.exec_client(shared, at)),
-            Clients::Http(shared) => Box::new(HttpClient::new(shared.clone(), at)),
+            Clients::Exec(shared) => Box::new(self.exec_client(shared, worker)),
+            Clients::Http(shared) => {
+                let at = worker as usize % self.names.len();
+                Box::new(HttpClient::new(shared.clone(), worker, at))
+            }
         }
     }
 
     fn keeper(&self) -> Option<&Path> {
         Some(&self.keeper)
+    }
+
+    fn network(&self) -> Option<&Network> {
+        self.network.as_deref()
     }
 
     fn account(&self, node: &NodeName) -> Option<Account> {
@@ -481,9 +523,7 @@ impl System for Deployment {
                 MemberChange::Promote => (&self.spec.hooks.promote, "promote"),
             };
             let words = words.as_deref().ok_or_else(|| format!("there is no hook {what}"))?;
-            let command =
-                hooks::command(&self.fill(words, Some(self.position(node))), &self.spec.home);
-            let kept = keeper::keep(&self.keeper, &command, true, None);
+            let kept = self.kept(words, Some(self.position(node)));
             let printed = hooks::output(kept, HOOK_DEADLINE).await;
             printed.map(drop).map_err(|why| self.hook_error(what, why).to_string())
         })

@@ -70,8 +70,8 @@ pub(crate) struct Shared {
     pub(crate) supervisor: Supervisor,
     /// The file for the children's standard error, once the run has a directory.
     pub(crate) log: Arc<OnceLock<PathBuf>>,
-    /// The command of a child, with where its standard error goes.
-    pub(crate) command: Box<dyn Fn() -> io::Result<Command> + Send + Sync>,
+    /// The command of a worker's child, with where its standard error goes.
+    pub(crate) command: Box<dyn Fn(u32) -> io::Result<Command> + Send + Sync>,
     /// The first line.
     pub(crate) hello: Json,
     /// What a client must be able to do.
@@ -81,6 +81,7 @@ pub(crate) struct Shared {
 /// A client that is a child process.
 pub(crate) struct ExecClient {
     shared: Arc<Shared>,
+    worker: u32,
     node: NodeName,
     /// The node as children are told of it.
     address: Json,
@@ -154,9 +155,10 @@ impl Line {
 }
 
 impl ExecClient {
-    pub(crate) fn new(shared: Arc<Shared>, node: NodeName, address: Json) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, worker: u32, node: NodeName, address: Json) -> Self {
         ExecClient {
             shared,
+            worker,
             node,
             address,
             child: None,
@@ -229,7 +231,7 @@ impl ExecClient {
     }
 
     async fn spawn(&self) -> io::Result<Line> {
-        let mut command = (self.shared.command)()?;
+        let mut command = (self.shared.command)(self.worker)?;
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = self.shared.supervisor.run(move || command.spawn()).await??;
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take());

@@ -13,10 +13,11 @@ use hyper_util::rt::TokioIo;
 use lab::{
     NodeName,
     client::{Answer, Client},
+    network::{Dialer, Network},
     request::Request,
 };
 use serde_json::Value as Json;
-use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
+use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
     answer::{answer, protocol_name},
@@ -70,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) home: String,
     /// The name of the port.
     pub(crate) port: String,
+    /// The network that clients are in.
+    pub(crate) network: Option<Arc<Network>>,
 }
 
 /// A connection to an HTTP server, on which one request at a time is sent, once.
@@ -87,13 +90,13 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Opens a connection to an address and port.
+    /// Opens a connection to an address and port, by way of a dialer.
     ///
     /// # Errors
     /// The server does not accept it in time; in words.
-    pub async fn open(authority: &str) -> Result<Connection, String> {
+    pub async fn open(dialer: &Dialer, authority: &str) -> Result<Connection, String> {
         let connected = async {
-            let stream = TcpStream::connect(authority).await.map_err(|error| error.to_string())?;
+            let stream = dialer.connect(authority).await.map_err(|error| error.to_string())?;
             let _ = stream.set_nodelay(true);
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())
         };
@@ -141,14 +144,17 @@ pub(crate) struct HttpClient {
     shared: Arc<Shared>,
     node: NodeName,
     at: usize,
+    dialer: Dialer,
     connection: Option<Connection>,
     misconduct: Option<String>,
 }
 
 impl HttpClient {
-    pub(crate) fn new(shared: Arc<Shared>, at: usize) -> Self {
+    /// The client of a worker, at the node of this position.
+    pub(crate) fn new(shared: Arc<Shared>, worker: u32, at: usize) -> Self {
         let node = NodeName::new(&shared.nodes[at].name);
-        HttpClient { shared, node, at, connection: None, misconduct: None }
+        let dialer = Dialer::of_client(shared.network.as_ref(), worker);
+        HttpClient { shared, node, at, dialer, connection: None, misconduct: None }
     }
 
     fn authority(&self) -> Option<String> {
@@ -162,7 +168,7 @@ impl HttpClient {
         let authority = self
             .authority()
             .ok_or_else(|| format!("{} has no port {}", self.node, self.shared.port))?;
-        self.connection = Some(Connection::open(&authority).await?);
+        self.connection = Some(Connection::open(&self.dialer, &authority).await?);
         Ok(())
     }
 

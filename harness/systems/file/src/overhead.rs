@@ -85,6 +85,7 @@ pub async fn of_child(keeper: &Path, time: Duration) -> Result<Overhead, String>
         claim: "linearizable".to_owned(),
         seed: 1,
         keeper: keeper.to_owned(),
+        network: None,
     };
     let deployment = Deployment::set_up(Arc::new(spec), &task).await;
     let deployment = deployment.map_err(|error| error.to_string())?;

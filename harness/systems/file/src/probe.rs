@@ -2,10 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use lab::network::Dialer;
 use regex_lite::Regex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
     time::timeout,
 };
 
@@ -16,15 +16,15 @@ const DEADLINE: Duration = Duration::from_millis(500);
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// Whether a port accepts connections.
-pub async fn accepts(address: &str) -> bool {
-    matches!(timeout(DEADLINE, TcpStream::connect(address)).await, Ok(Ok(_)))
+pub async fn accepts(dialer: &Dialer, address: &str) -> bool {
+    matches!(timeout(DEADLINE, dialer.connect(address)).await, Ok(Ok(_)))
 }
 
 /// Whether a GET is answered with status 200 and a text.
-pub async fn serves(url: &str, contains: Option<&str>) -> bool {
+pub async fn serves(dialer: &Dialer, url: &str, contains: Option<&str>) -> bool {
     let Some((address, path)) = parts(url) else { return false };
     let asked = async {
-        let mut stream = TcpStream::connect(&address).await.ok()?;
+        let mut stream = dialer.connect(&address).await.ok()?;
         // HTTP/1.0: the answer ends with the connection, and is not in chunks.
         let request =
             format!("GET {path} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n");

@@ -11,7 +11,7 @@ use std::{
 
 use checker::levels::Level;
 use history::Function;
-use lab::{fault::FaultAction, keeper::Account, workloads};
+use lab::{NodeName, fault::FaultAction, keeper::Account, workloads};
 use regex_lite::Regex;
 use toml::Spanned;
 
@@ -55,6 +55,8 @@ pub struct SystemSpec {
     pub name: String,
     /// The command that prints the version of the system.
     pub version_cmd: Option<Vec<Template>>,
+    /// Whether the nodes need a virtual network.
+    pub netns: Netns,
     /// The roles, in the order of their names.
     pub roles: Vec<Role>,
     /// Files that are written for each node before it starts.
@@ -69,6 +71,18 @@ pub struct SystemSpec {
     pub excluded: Vec<FaultAction>,
     /// The directories of a node, relative to its own, that are on a disk which can fail.
     pub power: Vec<PathBuf>,
+}
+
+/// Whether the nodes of a system need a virtual network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Netns {
+    /// Only faults need one.
+    #[default]
+    Optional,
+    /// They have one where that is possible.
+    Best,
+    /// They cannot do without: their ports are fixed, or they know only one address of a machine.
+    Required,
 }
 
 /// Nodes of one kind.
@@ -238,6 +252,12 @@ impl SystemSpec {
         source.system(file)
     }
 
+    /// The nodes.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeName> {
+        self.node_names().iter().map(|(name, _)| NodeName::new(name)).collect()
+    }
+
     /// The name of each node and the position of its role.
     #[must_use]
     pub fn node_names(&self) -> Vec<(String, usize)> {
@@ -297,6 +317,7 @@ impl Source<'_> {
             home: self.home.clone(),
             name: name.clone(),
             version_cmd: version_cmd.transpose()?,
+            netns: self.netns(file.system.netns.as_ref())?,
             files: self.files(&file.files, &file.roles, &scope)?,
             hooks: Hooks {
                 prepare: self.command_of(file.hooks.prepare.as_ref(), &global)?,
@@ -312,6 +333,18 @@ impl Source<'_> {
             power: self.power(&file.faults)?,
             roles,
         })
+    }
+
+    fn netns(&self, text: Option<&Text>) -> Result<Netns, SpecError> {
+        match text.map(|text| (text, text.get_ref().as_str())) {
+            None => Ok(Netns::Optional),
+            Some((_, "best")) => Ok(Netns::Best),
+            Some((_, "required")) => Ok(Netns::Required),
+            Some((text, other)) => {
+                let why = format!("netns = '{other}': expected required or best");
+                Err(self.error(text.span().start, why))
+            }
+        }
     }
 
     fn role(&self, name: &str, role: &RawRole, scope: &template::Scope) -> Result<Role, SpecError> {
@@ -599,11 +632,14 @@ fn function(name: &str) -> Result<Function, String> {
 }
 
 fn excluded(faults: &RawFaults, by_hooks: &[FaultAction]) -> Vec<FaultAction> {
-    let RawFaults { kill, pause, restart, power } = faults;
+    let RawFaults { kill, pause, restart, partition, packet, reset, power } = faults;
     let stands = |action: &FaultAction| match action {
         FaultAction::Kill => *kill,
         FaultAction::Pause => *pause,
         FaultAction::Restart => *restart,
+        FaultAction::Partition => *partition,
+        FaultAction::Packet => *packet,
+        FaultAction::Reset => *reset,
         FaultAction::Replace | FaultAction::Promote => by_hooks.contains(action),
         _ => !power.is_empty(),
     };

@@ -9,13 +9,14 @@ use lab::{
     client::{Answer, Client},
     cluster::Cluster,
     fault::FaultAction,
+    network::Network,
     request::Request,
     workloads::{self, Workload},
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::{Deployment, SystemSpec, Task};
+use crate::{Deployment, SystemSpec, Task, spec::Netns};
 
 /// How long the nodes have to become ready.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -57,7 +58,17 @@ async fn try_workload(
     workload: &dyn Workload,
     line: &mut dyn FnMut(&str),
 ) -> Result<(), String> {
-    let task = Task { workload, claim: "none".to_owned(), seed: 0, keeper: keeper.to_owned() };
+    let network = match spec.netns {
+        Netns::Required => {
+            let nodes: Vec<NodeName> = spec.nodes();
+            let network =
+                Network::start(keeper, &nodes, 1, 0).map_err(|error| error.to_string())?;
+            Some(Arc::new(network))
+        }
+        Netns::Best | Netns::Optional => None,
+    };
+    let (claim, keeper) = ("none".to_owned(), keeper.to_owned());
+    let task = Task { workload, claim, seed: 0, keeper, network };
     let deployment =
         Deployment::set_up(spec.clone(), &task).await.map_err(|error| error.to_string())?;
     if let Some(version) = deployment.version() {

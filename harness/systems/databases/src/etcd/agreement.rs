@@ -1,11 +1,13 @@
 //! Compares the nodes of etcd: the hash of what each holds at a revision that all of them have. The messages
 //! of its v3 API that are needed are declared here; its JSON gateway does not reach this hash.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use futures::future::join_all;
 use history::nemesis::{Compared, NodeState};
-use http::uri::PathAndQuery;
+use http::{Uri, uri::PathAndQuery};
+use hyper_util::rt::TokioIo;
+use lab::network::Dialer;
 use tokio::time::timeout;
 use tonic::{
     Request,
@@ -13,6 +15,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 use tonic_prost::ProstCodec;
+use tower::service_fn;
 
 use crate::site::{Place, Site};
 
@@ -105,7 +108,7 @@ where
     let asked = site.places.iter().map(|place| {
         let question = question.clone();
         async move {
-            let answer = timeout(DEADLINE, ask(place, path, question)).await;
+            let answer = timeout(DEADLINE, ask(site.dialer(), place, path, question)).await;
             let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {DEADLINE:?}")));
             answer.map_err(|why| format!("{}: {path}: {why}", place.name))
         }
@@ -113,17 +116,27 @@ where
     join_all(asked).await.into_iter().collect()
 }
 
-async fn ask<Q, A>(place: &Place, path: &'static str, question: Q) -> Result<A, String>
+async fn ask<Q, A>(
+    dialer: Dialer,
+    place: &Place,
+    path: &'static str,
+    question: Q,
+) -> Result<A, String>
 where
     Q: prost::Message + 'static,
     A: prost::Message + Default + 'static,
 {
     let endpoint = Endpoint::from_shared(format!("http://{}", place.authority()));
-    let channel: Channel = endpoint
-        .map_err(|error| error.to_string())?
-        .connect()
-        .await
-        .map_err(|error| error.to_string())?;
+    let connector = service_fn(move |target: Uri| {
+        let dialer = dialer.clone();
+        async move {
+            let authority = target.authority().ok_or(io::ErrorKind::InvalidInput)?;
+            dialer.connect(authority.as_str()).await.map(TokioIo::new)
+        }
+    });
+    let endpoint = endpoint.map_err(|error| error.to_string())?;
+    let channel: Channel =
+        endpoint.connect_with_connector(connector).await.map_err(|error| error.to_string())?;
     let mut grpc = Grpc::new(channel);
     grpc.ready().await.map_err(|error| error.to_string())?;
     let codec = ProstCodec::<Q, A>::default();

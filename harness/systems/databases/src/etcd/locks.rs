@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use lab::client::Answer;
+use lab::{client::Answer, network::Dialer};
 use serde_json::{Value as Json, json};
 use tokio::{
     task::JoinHandle,
@@ -57,7 +57,8 @@ impl EtcdClient {
         let Some(id) = granted.get("ID").and_then(Json::as_str).map(str::to_owned) else {
             return Err(self.misunderstood("it grants no lease"));
         };
-        let keeping = tokio::spawn(keep_alive(self.authority.clone(), id.clone()));
+        let keeping =
+            tokio::spawn(keep_alive(self.dialer.clone(), self.authority.clone(), id.clone()));
         self.lease = Some(Lease { id, keeping });
         Ok(())
     }
@@ -135,13 +136,13 @@ impl EtcdClient {
 }
 
 /// Keeps a lease alive over a connection of its own, as long as the node answers in time.
-async fn keep_alive(authority: String, lease: String) {
+async fn keep_alive(dialer: Dialer, authority: String, lease: String) {
     let mut connection = None;
     loop {
         sleep(KEEPALIVE_PERIOD).await;
         let once = async {
             if connection.is_none() {
-                connection = Connection::open(&authority).await.ok();
+                connection = Connection::open(&dialer, &authority).await.ok();
             }
             let body = json!({ "ID": lease });
             match &mut connection {

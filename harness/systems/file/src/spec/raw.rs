@@ -30,6 +30,8 @@ pub(super) struct System {
     pub(super) version_cmd: Option<Vec<Text>>,
     /// The package that contains the programs, for the message when one is missing.
     pub(super) package: Option<String>,
+    /// Whether the nodes need a virtual network: required or best.
+    pub(super) netns: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -112,12 +114,23 @@ pub(super) struct RawFaults {
     pub(super) kill: bool,
     pub(super) pause: bool,
     pub(super) restart: bool,
+    pub(super) partition: bool,
+    pub(super) packet: bool,
+    pub(super) reset: bool,
     /// The directories that are on a node's disk.
     pub(super) power: Vec<Text>,
 }
 
 impl Default for RawFaults {
     fn default() -> Self {
-        RawFaults { kill: true, pause: true, restart: true, power: Vec::new() }
+        RawFaults {
+            kill: true,
+            pause: true,
+            restart: true,
+            partition: true,
+            packet: true,
+            reset: true,
+            power: Vec::new(),
+        }
     }
 }

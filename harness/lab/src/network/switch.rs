@@ -1,0 +1,433 @@
+//! The thread through which every packet between two hosts passes.
+
+use std::{
+    collections::{BinaryHeap, HashMap},
+    io,
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::OwnedFd,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use nix::sys::prctl;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::{Errno, read, write},
+};
+
+use super::{
+    capture::Capture,
+    link::{Cut, Fate, Link, LinkCounts, LinkRule},
+    packet::{self, Segment},
+};
+
+/// How long the thread waits for packets at most. Whether it is late after that shows whether it starved.
+const HEARTBEAT: Duration = Duration::from_millis(20);
+
+/// How many packets of a host are taken in a row.
+const BATCH: usize = 64;
+
+/// The most bytes of a packet.
+const PACKET_BYTES_MAX: usize = 1 << 16;
+
+/// How long a connection that was reset is watched: an end for which the number in the reset was not right
+/// says which one is.
+const RESET_WATCH: Duration = Duration::from_secs(5);
+
+/// A host as the switch knows it.
+#[derive(Debug)]
+pub(super) struct Port {
+    /// The device of the host.
+    pub(super) device: OwnedFd,
+    pub(super) address: Ipv4Addr,
+}
+
+/// A running switch. Dropping it ends its thread.
+pub(super) struct Switch {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    ports: Vec<Port>,
+    state: Mutex<State>,
+    stopped: AtomicBool,
+}
+
+struct State {
+    /// The link from each host to each.
+    links: Vec<Link>,
+    /// Where connections are, by the ends of each direction.
+    flows: HashMap<Ends, Flow>,
+    delayed: BinaryHeap<Delayed>,
+    /// The number of packets that were delayed so far.
+    sequence: u64,
+    capture: Option<Capture>,
+    longest_stall: Duration,
+    /// Why the thread has ended before its time.
+    failed: Option<String>,
+}
+
+/// The ends of a direction of a connection: from, to.
+type Ends = (SocketAddrV4, SocketAddrV4);
+
+/// One direction of a connection.
+struct Flow {
+    /// The number that follows what was delivered.
+    next: u32,
+    /// What the sender has received.
+    acknowledged: u32,
+    /// The sender has said that it sends nothing more.
+    has_ended: bool,
+    /// The connection was reset, and is watched until then.
+    reset_until: Option<Instant>,
+}
+
+/// A packet on its way, the one that arrives first being the greatest.
+#[derive(PartialEq, Eq)]
+struct Delayed {
+    at: Instant,
+    sequence: u64,
+    from: usize,
+    to: usize,
+    packet: Vec<u8>,
+}
+
+impl Ord for Delayed {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.at, other.sequence).cmp(&(self.at, self.sequence))
+    }
+}
+
+impl PartialOrd for Delayed {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Switch {
+    /// Starts the thread.
+    pub(super) fn start(ports: Vec<Port>, seed: u64) -> io::Result<Switch> {
+        let count = u32::try_from(ports.len() * ports.len()).map_err(io::Error::other)?;
+        let state = State {
+            links: (0..count).map(|number| Link::new(seed, number)).collect(),
+            flows: HashMap::new(),
+            delayed: BinaryHeap::new(),
+            sequence: 0,
+            capture: None,
+            longest_stall: Duration::ZERO,
+            failed: None,
+        };
+        let (state, stopped) = (Mutex::new(state), AtomicBool::new(false));
+        let shared = Arc::new(Shared { ports, state, stopped });
+        let running = shared.clone();
+        let thread = thread::Builder::new().name("switch".to_owned()).spawn(move || {
+            // Otherwise the kernel lets timers be late by 50 us.
+            let _ = prctl::set_timerslack(1);
+            if let Err(error) = running.run() {
+                running.lock().failed = Some(error.to_string());
+            }
+        })?;
+        Ok(Switch { shared, thread: Some(thread) })
+    }
+
+    fn link(&self, from: usize, to: usize) -> usize {
+        from * self.shared.ports.len() + to
+    }
+
+    pub(super) fn rule(&self, from: usize, to: usize) -> LinkRule {
+        self.shared.lock().links[self.link(from, to)].rule()
+    }
+
+    /// Changes the rules of links, all at the same moment.
+    pub(super) fn set(&self, rules: impl IntoIterator<Item = ((usize, usize), LinkRule)>) {
+        let mut state = self.shared.lock();
+        for ((from, to), rule) in rules {
+            state.links[self.link(from, to)].set(rule);
+        }
+    }
+
+    /// Every link disturbs nothing.
+    pub(super) fn clear(&self) {
+        self.shared.lock().links.iter_mut().for_each(|link| link.set(LinkRule::default()));
+    }
+
+    pub(super) fn counts(&self, from: usize, to: usize) -> LinkCounts {
+        self.shared.lock().links[self.link(from, to)].counts
+    }
+
+    /// How many connections there are between two hosts.
+    pub(super) fn connections(&self, one: usize, other: usize) -> usize {
+        self.shared.connections(&self.shared.lock(), one, other).len()
+    }
+
+    /// Resets every connection between two hosts, at both ends. Returns how many.
+    pub(super) fn reset(&self, one: usize, other: usize) -> io::Result<usize> {
+        let mut state = self.shared.lock();
+        let until = Instant::now() + RESET_WATCH;
+        let found = self.shared.connections(&state, one, other);
+        for (from, to) in &found {
+            for ends in [(*from, *to), (*to, *from)] {
+                self.shared.reset_end(&mut state, ends)?;
+                if let Some(flow) = state.flows.get_mut(&ends) {
+                    flow.reset_until = Some(until);
+                }
+            }
+        }
+        Ok(found.len())
+    }
+
+    /// Writes every packet to a file from now on, until the capture ends.
+    pub(super) fn begin_capture(&self, capture: Capture) {
+        self.shared.lock().capture = Some(capture);
+    }
+
+    /// Ends the capture. Returns how many packets the file has.
+    pub(super) fn end_capture(&self) -> io::Result<u64> {
+        let capture = self.shared.lock().capture.take();
+        capture.map_or(Ok(0), Capture::finish)
+    }
+
+    /// How long the thread was kept from its work, at most.
+    pub(super) fn longest_stall(&self) -> Duration {
+        self.shared.lock().longest_stall
+    }
+
+    /// Why packets are not forwarded any more.
+    pub(super) fn failed(&self) -> Option<String> {
+        self.shared.lock().failed.clone()
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        // The thread looks at it with each heartbeat.
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connections between two hosts that were not reset, from the first to the other.
+    fn connections(&self, state: &State, one: usize, other: usize) -> Vec<Ends> {
+        let [one, other] = [one, other].map(|host| self.ports[host].address);
+        let is_one = |(from, to): &Ends| *from.ip() == one && *to.ip() == other;
+        let flows = state.flows.iter().filter(|(_, flow)| flow.reset_until.is_none());
+        flows.map(|(ends, _)| *ends).filter(is_one).collect()
+    }
+
+    fn run(&self) -> io::Result<()> {
+        let by_address: HashMap<Ipv4Addr, usize> =
+            self.ports.iter().map(|port| port.address).zip(0..).collect();
+        let mut buffer = vec![0; PACKET_BYTES_MAX];
+        let devices = self.ports.iter().map(|port| PollFd::new(&port.device, PollFlags::IN));
+        let mut devices: Vec<PollFd<'_>> = devices.collect();
+        let mut wait = HEARTBEAT;
+        let mut began = Instant::now();
+        while !self.stopped.load(Ordering::Relaxed) {
+            let timeout = Timespec::try_from(wait).map_err(io::Error::other)?;
+            match poll(&mut devices, Some(&timeout)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let now = Instant::now();
+            let mut state = self.lock();
+            let late = now.saturating_duration_since(began + wait);
+            state.longest_stall = state.longest_stall.max(late);
+            self.deliver_due(&mut state, now)?;
+            for (from, device) in devices.iter().enumerate() {
+                if !device.revents().is_empty() {
+                    self.take(&mut state, from, &by_address, &mut buffer)?;
+                }
+            }
+            began = Instant::now();
+            // Packets that became due meanwhile are delivered at once.
+            let due = state.delayed.peek().map(|next| next.at.saturating_duration_since(began));
+            wait = due.map_or(HEARTBEAT, |due| due.min(HEARTBEAT));
+        }
+        Ok(())
+    }
+
+    /// Takes the packets that a host has sent.
+    fn take(
+        &self,
+        state: &mut State,
+        from: usize,
+        by_address: &HashMap<Ipv4Addr, usize>,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        for _ in 0..BATCH {
+            let bytes = match read(&self.ports[from].device, &mut *buffer) {
+                Ok(bytes) => bytes,
+                Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            let packet = &mut buffer[..bytes];
+            // There is nobody else in this network, and no broadcast.
+            let to = packet::destination(packet).and_then(|to| by_address.get(&to));
+            if let Some(to) = to {
+                self.forward(state, (from, *to), packet)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forward(
+        &self,
+        state: &mut State,
+        (from, to): (usize, usize),
+        packet: &mut [u8],
+    ) -> io::Result<()> {
+        let now = Instant::now();
+        let segment = packet::segment(packet);
+        if let Some(segment) = &segment
+            && self.is_reset(state, segment, now)?
+        {
+            return Ok(());
+        }
+        let link = &mut state.links[from * self.ports.len() + to];
+        match link.fate(now, packet.len()) {
+            Fate::Cut(cut) => {
+                if let (Cut::Refuse, Some(segment)) = (cut, segment) {
+                    self.refuse(state, &segment)?;
+                }
+                Ok(())
+            }
+            Fate::Lost => Ok(()),
+            Fate::Arrives { at, twice, corrupted } => {
+                if corrupted {
+                    let was = packet::corrupt(packet, &mut link.rng);
+                    link.counts.corrupted += u64::from(was);
+                }
+                for _ in 0..=usize::from(twice) {
+                    match at {
+                        None => self.deliver(state, to, packet)?,
+                        Some(at) => {
+                            state.sequence += 1;
+                            let (sequence, packet) = (state.sequence, packet.to_vec());
+                            state.delayed.push(Delayed { at, sequence, from, to, packet });
+                        }
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Delivers the delayed packets whose time has come.
+    fn deliver_due(&self, state: &mut State, now: Instant) -> io::Result<()> {
+        while state.delayed.peek().is_some_and(|next| next.at <= now) {
+            let Some(Delayed { from, to, packet, .. }) = state.delayed.pop() else { break };
+            let link = &mut state.links[from * self.ports.len() + to];
+            // A cut also hits what is on its way.
+            if link.rule().cut.is_some() {
+                link.counts.cut += 1;
+                link.counts.delivered = link.counts.delivered.saturating_sub(1);
+            } else {
+                self.deliver(state, to, &packet)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver(&self, state: &mut State, to: usize, packet: &[u8]) -> io::Result<()> {
+        if let Some(segment) = packet::segment(packet) {
+            note(&mut state.flows, &segment);
+        }
+        if let Some(capture) = &mut state.capture {
+            capture.packet(packet);
+        }
+        match write(&self.ports[to].device, packet) {
+            // The host's stack drops what it does not take, as a network card does.
+            Ok(_) | Err(Errno::AGAIN | Errno::INVAL | Errno::NOBUFS | Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Answers a segment as a host does that has no such connection.
+    fn refuse(&self, state: &mut State, segment: &Segment) -> io::Result<()> {
+        if segment.is_reset {
+            return Ok(());
+        }
+        let sequence = segment.acknowledged.unwrap_or(0);
+        let packet = packet::reset(segment.to, segment.from, sequence, segment.next);
+        self.inject(state, segment.from, &packet)
+    }
+
+    /// Whether the segment belongs to a connection that was reset. Then its sender is told so: the segment says
+    /// which number it accepts.
+    fn is_reset(&self, state: &mut State, segment: &Segment, now: Instant) -> io::Result<bool> {
+        let Some(flow) = state.flows.get_mut(&(segment.from, segment.to)) else {
+            return Ok(false);
+        };
+        let Some(until) = flow.reset_until else { return Ok(false) };
+        if segment.opens || until < now {
+            state.flows.remove(&(segment.from, segment.to));
+            return Ok(false);
+        }
+        self.refuse(state, segment)?;
+        Ok(true)
+    }
+
+    /// Resets the sender's end of a flow.
+    fn reset_end(&self, state: &mut State, (end, peer): Ends) -> io::Result<()> {
+        // What was delivered to it is what it has received, unless it has not taken it yet.
+        let received = state.flows.get(&(peer, end)).map(|flow| flow.next);
+        let own = state.flows.get(&(end, peer));
+        let Some(sequence) = received.or(own.map(|flow| flow.acknowledged)) else { return Ok(()) };
+        let packet = packet::reset(peer, end, sequence, own.map_or(0, |flow| flow.next));
+        self.inject(state, end, &packet)
+    }
+
+    /// Sends a forged packet.
+    fn inject(&self, state: &mut State, to: SocketAddrV4, packet: &[u8]) -> io::Result<()> {
+        let Some(to) = self.ports.iter().position(|port| port.address == *to.ip()) else {
+            return Ok(());
+        };
+        if let Some(capture) = &mut state.capture {
+            capture.packet(packet);
+        }
+        match write(&self.ports[to].device, packet) {
+            Ok(_) | Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// Takes note of how far a connection is with a segment that is delivered.
+fn note(flows: &mut HashMap<Ends, Flow>, segment: &Segment) {
+    let key = (segment.from, segment.to);
+    if segment.is_reset {
+        flows.remove(&key);
+        flows.remove(&(segment.to, segment.from));
+        return;
+    }
+    let Segment { next, opens, .. } = *segment;
+    let acknowledged = segment.acknowledged.unwrap_or(0);
+    if opens {
+        flows.insert(key, Flow { next, acknowledged, has_ended: false, reset_until: None });
+        return;
+    }
+    let Some(flow) = flows.get_mut(&key) else { return };
+    // What is sent again is not ahead of what was delivered before.
+    if next.wrapping_sub(flow.next).cast_signed() > 0 {
+        flow.next = next;
+    }
+    flow.acknowledged = acknowledged;
+    flow.has_ended |= segment.ends;
+    let back = (segment.to, segment.from);
+    if flow.has_ended && flows.get(&back).is_none_or(|flow| flow.has_ended) {
+        flows.remove(&key);
+        flows.remove(&back);
+    }
+}
