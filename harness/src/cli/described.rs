@@ -295,7 +295,7 @@ impl SubjectRun<'_> {
             (Some(LabKind::Local), None, _) | (None, None, Netns::Optional) => {
                 return Ok(LabKind::Local);
             }
-            (Some(LabKind::Netns), ..) | (None, ..) => {}
+            (Some(LabKind::Netns) | None, ..) => {}
         }
         if let Some(why) = self.subject.refuses_network() {
             return Err(Failure::arguments(anyhow!("--lab netns: {why}")));
