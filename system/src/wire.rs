@@ -614,7 +614,7 @@ mod tests {
     proptest! {
         #[test]
         fn messages_round_trip(
-            body in body(), ids in any::<[u64; 4]>(), watermark in txn(),
+            body in body(), ids in any::<[u64; 5]>(), watermark in txn(),
         ) {
             let [cluster, store, epoch, nonce, decisions] = ids;
             let (cluster, store) = (ClusterId(cluster), StoreId(store));
