@@ -9,7 +9,7 @@ mod tests;
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
-use history::{Shard, nemesis::InjectionKind};
+use history::nemesis::InjectionKind;
 use lab::{bag::ShuffledBag, injection::FaultSource};
 use rand::{RngExt, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;

@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use history::NemesisEvent;
+use history::{NemesisEvent, Shard};
 use rand::SeedableRng as _;
 use serde_json::{Value as Json, json};
 
