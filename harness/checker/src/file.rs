@@ -213,6 +213,18 @@ fn check_transactions(
     let read = start.elapsed();
     report.keys = history.keys();
     report.operations = history.len() as u64;
+    if let Some((shard, keys)) = &keys {
+        report.notes.push(format!(
+            "shard {shard}: {} of {} transactions; the history has {} components without a key in common",
+            history.len(),
+            keys.transactions,
+            keys.components
+        ));
+    }
+    // Nothing is claimed of no transactions; that there are some, other shards show.
+    if history.is_empty() && keys.as_ref().is_some_and(|(_, keys)| keys.transactions > 0) {
+        return Ok(report);
+    }
     let judged = match transactions::judge(&mut history) {
         Ok(judged) => judged,
         Err(reason) => {
@@ -255,15 +267,7 @@ fn check_transactions(
         ));
     }
     report.transactions = Some(judgement);
-    if let Some((shard, keys)) = &keys {
-        report.notes.push(format!(
-            "shard {shard}: {} of {} transactions; the history has {} components without a key in common",
-            history.len(),
-            keys.transactions,
-            keys.components
-        ));
-    }
-    if keys.map_or(history.is_empty(), |(_, keys)| keys.transactions == 0) {
+    if history.is_empty() {
         report.unknown("the history contains no transactions".to_owned());
     }
     Ok(report)

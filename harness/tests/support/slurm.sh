@@ -16,7 +16,7 @@ ClusterName=test
 SlurmctldHost=localhost
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket=$dir/munge.socket,cred_expire=2
+AuthInfo=socket=$dir/munge.socket,cred_expire=5
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool-%n
 SlurmctldPidFile=$dir/slurmctld.pid
@@ -27,6 +27,7 @@ ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SelectType=select/cons_tres
 JobAcctGatherType=jobacct_gather/none
+MailProg=/bin/true
 MpiDefault=none
 SwitchType=switch/none
 ReturnToService=2
