@@ -103,14 +103,23 @@ fn before(
     }
     Ok(event.map(|(position, event)| {
         let what = in_words(&event);
-        let state = state(node, txn, known);
-        finding!(line(position), nested(state); "{node} did so on {what} ({position}){state}")
+        let (who, state) = (named(node), state(node, txn, known));
+        finding!(line(position), nested(state); "{who} did so on {what} ({position}){state}")
     }))
+}
+
+fn named(node: Node) -> String {
+    match node {
+        Node::Master => "the master".to_owned(),
+        Node::Replica(_) => node.to_string(),
+    }
 }
 
 fn in_words(event: &Event) -> String {
     let text = match event {
-        Event::Message { from, message } => format!("a message of {from}: {}", message.body),
+        Event::Message { from, message } => {
+            format!("a message of {}: {}", named(*from), message.body)
+        }
         Event::Timer(id) => format!("its timer {id}"),
         Event::Persisted(_) => "the end of a sync".to_owned(),
         Event::Client { request, .. } => format!("the call of a client: {request}"),
@@ -141,7 +150,7 @@ fn state(node: Node, txn: TxnId, known: Knowledge) -> Finding {
         );
     }
     match last {
-        Kind::Prepare => finding!(transaction(txn); ", in doubt about {txn}"),
+        Kind::Prepare => finding!(transaction(txn); ", with PREPARE of {txn} and no decision"),
         Kind::Commit => finding!(transaction(txn); ", having appended COMMIT of {txn}"),
         Kind::Abort => finding!(transaction(txn); ", having aborted {txn}"),
     }
@@ -170,7 +179,7 @@ mod tests {
     fn the_step_before_the_wrong_step_tells_what_is_broken() {
         for (rule, text) in [
             ("prepared-waits", "on its timer inquiry-timeout"),
-            ("commit-is-final", "on a message of master: Decide 1.8 abort"),
+            ("commit-is-final", "on a message of the master: Decide 1.8 abort"),
             ("incarnation-forced", "had found COMMIT in its store at its start"),
             ("no-guess-in-doubt", "uncertain"),
         ] {
