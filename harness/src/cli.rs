@@ -122,7 +122,7 @@ impl From<Color> for ColorChoice {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a test run (the default).
-    Test(TestArgs),
+    Test(Box<TestArgs>),
     /// Check recorded runs and histories.
     Check {
         #[command(flatten)]
@@ -216,7 +216,7 @@ pub fn main() -> ExitCode {
         }
     };
     ColorChoice::from(cli.color).write_global();
-    let command = match cli.command.unwrap_or(Command::Test(cli.test)) {
+    let command = match cli.command.unwrap_or_else(|| Command::Test(Box::new(cli.test))) {
         Command::Node(command) => return node::run(command),
         command => command,
     };

@@ -40,7 +40,7 @@ impl fmt::Display for Impact {
         f.write_str(match self {
             Impact::BrokenPromise => "Only a promise was broken",
             Impact::Stopped => "Something stopped or was never finished",
-            Impact::Divergence => "A node decided wrongly, or forgot a decision",
+            Impact::Divergence => "A node decided wrongly, or forgot what it had promised",
             Impact::WrongAnswer => "A client got a wrong answer",
             Impact::DataLost => "Data was lost: a write that was acknowledged is missing",
         })
@@ -139,7 +139,7 @@ impl Cause {
             ([], _) => format!("{}; no data was found lost, and no answer wrong.", self.impact),
             (undecided, _) => {
                 let names = undecided.join(", ");
-                format!("{}. Whether {worse} is open: undecided are {names}.", self.impact)
+                format!("{}. Whether {worse} is open (undecided: {names}).", self.impact)
             }
         }
     }
@@ -303,7 +303,7 @@ mod tests {
         assert!(cause.meaning().contains("no data was found lost"), "{}", cause.meaning());
         cause.undecided.push("durability".to_owned());
         let meaning = cause.meaning();
-        assert!(meaning.ends_with("is open: undecided are durability."), "{meaning}");
+        assert!(meaning.ends_with("is open (undecided: durability)."), "{meaning}");
         assert_eq!(Cause::of(&[CheckResult::new("a")]), None);
     }
 }

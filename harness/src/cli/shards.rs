@@ -184,7 +184,7 @@ impl Failure {
     /// The failure of a shard: what the operating system refuses, or what is not installed, another machine may have.
     fn of_machine(self) -> Failure {
         let Some(error) = &self.error else { return self };
-        let is_refused = error.chain().any(|cause| cause.is::<std::io::Error>());
+        let is_refused = error.chain().any(<dyn std::error::Error>::is::<std::io::Error>);
         let is_of_machine = match self.exit {
             Exit::Failed | Exit::Unknown => is_refused,
             Exit::BadArguments => super::described::is_not_possible_here(error),

@@ -91,7 +91,8 @@ fn before(
             Entry::Event { t, event: of } => {
                 known.synced |= matches!(of, Event::Persisted(_));
                 let time = time_of(t, clock_origin);
-                event = Some((JournalPosition { node, line: number, time }, of));
+                // What the event makes the node do is no part of what it knew.
+                event = Some((JournalPosition { node, line: number, time }, of, known));
             }
             Entry::Effect(Effect::Append(record)) => {
                 if let Some(kind) = kind_of(&record, txn) {
@@ -101,7 +102,7 @@ fn before(
             Entry::Effect(_) => {}
         }
     }
-    Ok(event.map(|(position, event)| {
+    Ok(event.map(|(position, event, known)| {
         let what = in_words(&event);
         let (who, state) = (named(node), state(node, txn, known));
         finding!(line(position), nested(state); "{who} did so on {what} ({position}){state}")
