@@ -139,8 +139,8 @@ impl Peer for Relay {
         tokio::spawn(async move {
             // When one direction ends, so does the other.
             tokio::select! {
-                () = forward(&router, (from, node), from_caller, to_node) => {}
-                () = forward(&router, (node, from), from_node, to_caller) => {}
+                () = forward(&router, (from, node), from_caller, to_node, true) => {}
+                () = forward(&router, (node, from), from_node, to_caller, false) => {}
                 () = disconnected => {}
             }
         });
@@ -148,14 +148,18 @@ impl Peer for Relay {
     }
 }
 
-/// Forwards batches until one end is gone.
+/// Forwards batches until one end is gone. Messages that wait for a stream follow the hello, which may have passed
+/// already: one that came before it would end the stream.
 async fn forward(
     router: &Arc<Router>,
     link: Link,
     mut incoming: Streaming<pb::Batch>,
     outgoing: mpsc::Sender<pb::Batch>,
+    mut is_greeted: bool,
 ) {
-    router.register(link, &outgoing);
+    if is_greeted {
+        router.register(link, &outgoing);
+    }
     loop {
         let mut batch = tokio::select! {
             () = outgoing.closed() => return,
@@ -169,6 +173,10 @@ async fn forward(
         router.filter(link, &mut batch);
         if (is_hello || !batch.envelopes.is_empty()) && outgoing.send(batch).await.is_err() {
             return;
+        }
+        if !is_greeted {
+            is_greeted = true;
+            router.register(link, &outgoing);
         }
     }
 }
