@@ -92,9 +92,9 @@ pub struct FileReport {
     /// Number of operations of which the history does not say whether they may have happened.
     #[serde(skip)]
     ambiguous: u64,
-    /// The whole history has no operations.
+    /// Other shards have operations: a shard without any proves nothing, and hides nothing.
     #[serde(skip)]
-    is_of_nothing: bool,
+    is_elsewhere: bool,
 }
 
 /// Checks the history in a file.
@@ -164,7 +164,7 @@ pub fn check_file(path: &Path, options: &FileCheckOptions<'_>) -> Result<FileRep
         }
         _ => {}
     }
-    if report.is_of_nothing && report.unknown_because.is_empty() {
+    if report.operations == 0 && !report.is_elsewhere && report.unknown_because.is_empty() {
         report.unknown("the history contains no operations".to_owned());
     }
     Ok(report)
@@ -222,7 +222,8 @@ fn check_transactions(
         ));
     }
     // Nothing is claimed of no transactions; that there are some, other shards show.
-    if history.is_empty() && keys.as_ref().is_some_and(|(_, keys)| keys.transactions > 0) {
+    report.is_elsewhere = keys.as_ref().is_some_and(|(_, keys)| keys.transactions > 0);
+    if history.is_empty() && report.is_elsewhere {
         return Ok(report);
     }
     let judged = match transactions::judge(&mut history) {
@@ -363,7 +364,7 @@ impl FileReport {
             transactions: None,
             seconds: (0.0, 0.0),
             ambiguous: 0,
-            is_of_nothing: false,
+            is_elsewhere: false,
         }
     }
 
@@ -451,7 +452,6 @@ fn check_in_memory(
     report.add(&observations, verdicts, options.certificates, |named| {
         reading.stream(path, named, None).map(drop)
     })?;
-    report.is_of_nothing = report.operations == 0;
     Ok(report)
 }
 
@@ -507,7 +507,7 @@ fn check_partitioned(
         ));
     }
     report.operations = partitions.operations();
-    report.is_of_nothing = partitions.is_of_nothing();
+    report.is_elsewhere = partitions.all_operations() > 0;
     report.seconds = (read.as_secs_f64(), (start.elapsed() - read).as_secs_f64());
     Ok(report)
 }

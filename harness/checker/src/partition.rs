@@ -172,9 +172,9 @@ impl Partitions {
         self.partitions.iter().map(|partition| partition.operations).sum()
     }
 
-    /// Whether the whole history has no operations.
-    pub(crate) fn is_of_nothing(&self) -> bool {
-        self.operations == 0
+    /// Number of operations of all keys, of the shard or not.
+    pub(crate) fn all_operations(&self) -> u64 {
+        self.operations
     }
 
     /// Whether the whole history has appends.

@@ -21,6 +21,7 @@ pub(super) fn check(
     let mut report = FileReport::new(path, reading.format);
     if options.shard.is_some_and(|shard| shard.number > 1) {
         report.notes.push("an object that is read whole is judged by the first shard".to_owned());
+        report.is_elsewhere = true;
         return Ok(report);
     }
     let opened = formats::open(path).map_err(io)?;

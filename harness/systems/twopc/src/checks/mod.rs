@@ -125,10 +125,10 @@ pub fn check_run(directory: &Path, limits: &Limits) -> Result<(Run, Results), Lo
     }
     let run = Run::load(directory)?;
     let mut results = check(&run, limits);
-    if let Some(cause) = &mut results.cause {
+    // What other checks find is about something that a node has not done, or about several nodes.
+    if let Some(cause) = results.cause.as_mut().filter(|it| it.first.check == atomicity::NAME) {
         let journals = find_journals(directory)?;
-        let journal = |node| journals.get(&node).cloned();
-        cause.trigger = trigger::of(&cause.finding, journal, run.parameters.clock_origin)
+        cause.trigger = trigger::of(&cause.finding, &journals, run.parameters.clock_origin)
             .map_err(|source| LoadError::File { path: directory.join("nodes"), source })?;
     }
     let path = directory.join("results.json");

@@ -1,7 +1,11 @@
 //! What made a node do what a violation cites: the event that its state machine was processing, and what it
 //! knew of the transaction. From the journal of the node, up to the cited line.
 
-use std::{io, path::Path};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
 
 use checker::{Finding, Reference, finding};
 use system::{
@@ -52,7 +56,7 @@ fn kind_of(record: &Record, txn: TxnId) -> Option<Kind> {
 /// The journal cannot be read.
 pub(super) fn of(
     violation: &Finding,
-    journal: impl Fn(Node) -> Option<std::path::PathBuf>,
+    journals: &BTreeMap<Node, PathBuf>,
     clock_origin: u64,
 ) -> io::Result<Option<Finding>> {
     let cited = violation.references().find_map(|reference| match reference {
@@ -64,8 +68,8 @@ pub(super) fn of(
         _ => None,
     });
     let (Some((node, line)), Some(txn)) = (cited, txn) else { return Ok(None) };
-    let Some(path) = journal(node) else { return Ok(None) };
-    before(&path, node, line, txn, clock_origin)
+    let Some(path) = journals.get(&node) else { return Ok(None) };
+    before(path, node, line, txn, clock_origin)
 }
 
 fn before(
@@ -79,7 +83,8 @@ fn before(
     let mut known = Knowledge::default();
     for entry in journal::read(path)? {
         let (number, entry) = entry?;
-        if number >= line {
+        // The line itself may be the event, or a start, which nothing made the node do.
+        if number > line || (number == line && matches!(entry, Entry::Effect(_))) {
             break;
         }
         match entry {
@@ -159,8 +164,6 @@ fn state(node: Node, txn: TxnId, known: Knowledge) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
 
     /// The trigger of the violation that a kept run shows first.
@@ -171,8 +174,7 @@ mod tests {
         let results = super::super::check(&run, &checker::Limits::default());
         let cause = results.cause.expect("it is invalid");
         let journals = super::super::find_journals(&directory).expect("they are kept");
-        let journal = |node: Node| -> Option<PathBuf> { journals.get(&node).cloned() };
-        let trigger = of(&cause.finding, journal, run.parameters.clock_origin);
+        let trigger = of(&cause.finding, &journals, run.parameters.clock_origin);
         trigger.expect("it is read").map_or_else(String::new, |it| it.text().to_owned())
     }
 
