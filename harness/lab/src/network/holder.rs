@@ -131,7 +131,7 @@ fn obey(request: Request, hosts: &mut Vec<Host>) -> Answer {
             Ok((Reply::Done, vec![socket]))
         }
         Request::Dropped => {
-            let dropped = hosts.iter().map(|host| enter(host).map(|()| dropped()));
+            let dropped = hosts.iter().map(|host| enter(host).and_then(|()| dropped()));
             let packets = dropped.sum::<Result<u64, String>>()?;
             Ok((Reply::Dropped { packets }, Vec::new()))
         }
@@ -227,11 +227,16 @@ fn open_device() -> Result<OwnedFd, String> {
 }
 
 /// How many packets the device of this namespace has dropped.
-fn dropped() -> u64 {
-    let table = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    let columns = table.lines().find_map(|line| line.trim().strip_prefix("eth0:"));
+fn dropped() -> Result<u64, String> {
+    const TABLE: &str = "/proc/thread-self/net/dev";
+    let table = fs::read_to_string(TABLE).map_err(|error| format!("{TABLE}: {error}"))?;
+    let columns = table.lines().find_map(|line| {
+        let (name, columns) = line.split_once(':')?;
+        (name.trim() == DEVICE).then_some(columns)
+    });
     // Eight columns of what was received come first; then bytes, packets, errors, drops.
-    columns.and_then(|columns| columns.split_whitespace().nth(11)?.parse().ok()).unwrap_or(0)
+    let found = columns.and_then(|columns| columns.split_whitespace().nth(11)?.parse().ok());
+    found.ok_or_else(|| format!("{TABLE} does not tell what {DEVICE} has dropped"))
 }
 
 /// Sends a message with descriptors.

@@ -344,6 +344,11 @@ impl Shared {
         if let Some(segment) = packet::segment(packet) {
             note(&mut state.flows, &segment);
         }
+        self.put(state, to, packet)
+    }
+
+    /// Hands a packet to a host.
+    fn put(&self, state: &mut State, to: usize, packet: &[u8]) -> io::Result<()> {
         if let Some(capture) = &mut state.capture {
             capture.packet(packet);
         }
@@ -391,16 +396,8 @@ impl Shared {
 
     /// Sends a forged packet.
     fn inject(&self, state: &mut State, to: SocketAddrV4, packet: &[u8]) -> io::Result<()> {
-        let Some(to) = self.ports.iter().position(|port| port.address == *to.ip()) else {
-            return Ok(());
-        };
-        if let Some(capture) = &mut state.capture {
-            capture.packet(packet);
-        }
-        match write(&self.ports[to].device, packet) {
-            Ok(_) | Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        let host = self.ports.iter().position(|port| port.address == *to.ip());
+        host.map_or(Ok(()), |host| self.put(state, host, packet))
     }
 }
 
