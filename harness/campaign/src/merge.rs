@@ -221,7 +221,12 @@ impl Found {
         let mut commands: Vec<(String, u32)> = commands.into_iter().collect();
         commands.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
         Merged {
-            verdict: shards.iter().map(|shard| shard.verdict).fold(least, Validity::max),
+            // A summary is believed no better than the failures that it lists.
+            verdict: shards
+                .iter()
+                .map(|shard| shard.verdict)
+                .chain(failures.iter().map(|group| group.verdict))
+                .fold(least, Validity::max),
             of,
             commands,
             done,
@@ -356,6 +361,15 @@ mod tests {
             publish(directory.path(), number, vec![]);
         }
         assert_eq!(merge(&all).expect("all are there").verdict, Validity::Valid);
+        // One that lists a violation is not valid, whatever it says of itself.
+        let path = directory.path().join("shard-2-of-5/summary.json");
+        let text = fs::read_to_string(&path).expect("it is there");
+        let mut summary: ShardSummary = serde_json::from_str(&text).expect("JSON");
+        summary.failures.push(failure("AC1", 7, Validity::Invalid));
+        let forged = serde_json::to_string(&summary).expect("JSON");
+        fs::write(&path, forged).expect("there is room");
+        assert_eq!(merge(&all).expect("all are there").verdict, Validity::Invalid);
+        fs::write(&path, text).expect("there is room");
         // One whose summary cannot be read is missing, and named.
         fs::write(directory.path().join("shard-3-of-5/summary.json"), "").expect("there is room");
         let merged = merge(&all).expect("the others are there");

@@ -34,7 +34,8 @@ pub struct HookArgs {
     pub mistakes: Vec<Mistake>,
 
     /// Number the transactions of each epoch from the next number on, to reach numbers that take days of load
-    #[arg(long, value_name = "N", default_value_t = 0, hide = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide = true,
+          value_parser = clap::value_parser!(u64).range(..1 << 55))]
     pub sequence_above: u64,
 
     /// Append every event and effect of the node's machine to this file
