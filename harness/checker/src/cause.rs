@@ -67,6 +67,10 @@ pub struct Cause {
     /// What made the system do that, if it is known: a sentence that its checks may add.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<Finding>,
+    /// What made it matter, if that is known: the fault between it and what followed from it. A sentence that the
+    /// checks of the system may add.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Finding>,
     /// The worst that any violation of the run means.
     pub impact: Impact,
     /// Later violations about the same transaction, key or node, and what a node that stopped leaves
@@ -76,9 +80,20 @@ pub struct Cause {
     /// The number of all violations besides these.
     #[serde(default)]
     pub others: usize,
+    /// How many of them say the same as the cause, of other transactions, as far as they are kept.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub alike: usize,
+    /// When the first of those happened, in nanoseconds of the history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alike_since: Option<i64>,
     /// The checks that found no violation and could not decide everything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undecided: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// A violation and where it stands.
@@ -144,6 +159,30 @@ impl Cause {
         }
     }
 
+    /// The violations that are neither the cause nor its consequences, in words. `None` if there are none.
+    #[must_use]
+    pub fn others_in_words(&self) -> Option<String> {
+        let counted = |n: usize| format!("{n} other violation{}", if n == 1 { "" } else { "s" });
+        let since = self.alike_since.filter(|at| *at >= 0);
+        let since = since
+            .map_or_else(String::new, |at| format!(" (the first after {:.3} s)", at as f64 / 1e9));
+        match (self.others, self.alike) {
+            (0, _) => None,
+            (others, 0) => {
+                Some(format!("{} of other transactions, keys or nodes", counted(others)))
+            }
+            (others, alike) if others == alike => Some(format!(
+                "{} that say{} the same of other transactions{since}",
+                counted(others),
+                if others == 1 { "s" } else { "" }
+            )),
+            (others, alike) => Some(format!(
+                "{}, of which at least {alike} say the same of other transactions{since}",
+                counted(others)
+            )),
+        }
+    }
+
     /// The cause among the violations of these checks. `None` if no check is invalid.
     #[must_use]
     pub fn of(checks: &[CheckResult]) -> Option<Cause> {
@@ -159,10 +198,20 @@ impl Cause {
         let first = broken_promise(&incidents, harm).unwrap_or(harm);
         let consequences = consequences(&incidents, first, harm);
         let total: usize = checks.iter().map(|check| check.violations_total).sum();
+        let said = said(incidents[first].finding);
+        let is_alike = |(n, it): &(usize, &Incident<'_>)| {
+            let is_other = *n != first && !consequences.contains(n);
+            is_other && it.id.check == incidents[first].id.check && said.eq(&self::said(it.finding))
+        };
+        let alike: Vec<&Incident<'_>> =
+            incidents.iter().enumerate().filter(is_alike).map(|(_, it)| it).collect();
         Some(Cause {
             first: incidents[first].id.clone(),
             finding: incidents[first].finding.split_first_line().0,
             trigger: None,
+            fault: None,
+            alike: alike.len(),
+            alike_since: alike.iter().filter_map(|it| it.finding.at()).min(),
             impact: incidents.iter().map(|incident| incident.impact).max()?,
             others: total.saturating_sub(1 + consequences.len()),
             undecided: checks
@@ -174,6 +223,15 @@ impl Cause {
             consequences: consequences.into_iter().map(|n| incidents[n].id.clone()).collect(),
         })
     }
+}
+
+/// What a finding says, whatever it says it of: its words without quoted values and without any that has a digit, as
+/// transactions, lines and most names of nodes have.
+fn said(finding: &Finding) -> Vec<&str> {
+    let first_line = finding.text().lines().next().unwrap_or_default();
+    let unquoted = first_line.split('\'').step_by(2);
+    let words = unquoted.flat_map(str::split_whitespace);
+    words.filter(|word| !word.contains(|c: char| c.is_ascii_digit())).collect()
 }
 
 /// The earliest violation of what clients rely on; else the earliest stop; else the earliest of all.
@@ -284,6 +342,11 @@ mod tests {
             ["AC1: 1.5", "r1 halted over 1.5", "wrong", "unfinished", "k1 is locked"]
         );
         assert_eq!(cause.others, 8, "seven other promises, and the other transaction");
+        let words = cause.others_in_words().expect("there are others");
+        assert_eq!(
+            words,
+            "8 other violations, of which at least 7 say the same of other transactions (the first after 0.000 s)"
+        );
     }
 
     #[test]

@@ -45,6 +45,11 @@ pub trait SystemEvidence {
     fn terms(&self, _check: &str) -> &'static [Term] {
         &[]
     }
+
+    /// The words of the message diagram.
+    fn glossary(&self) -> &'static [Term] {
+        &[]
+    }
 }
 
 /// A schedule that leads to a violation, step by step.

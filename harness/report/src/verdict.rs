@@ -92,24 +92,20 @@ fn cause(
     out.styled(BAD, format_args!("Cause{when}"))?;
     writeln!(out, " ({}):", escape_line(&cause.first.check))?;
     writeln!(out, "  {}", escape_line(cause.finding.text()))?;
-    if let Some(trigger) = &cause.trigger {
-        writeln!(out, "  {}", escape_line(trigger.text()))?;
+    for more in [&cause.trigger, &cause.fault].into_iter().flatten() {
+        writeln!(out, "  {}", escape_line(more.text()))?;
     }
     for (name, meaning) in terms_used(terms(&cause.first.check), [&cause.finding]) {
         writeln!(out, "  {name}: {meaning}")?;
     }
     writeln!(out, "  {}", escape_line(&cause.meaning()))?;
-    let counted = |n: usize, what: &str, ending: &str| {
-        format!("{n} {what}violation{} {ending}", if n == 1 { "" } else { "s" })
-    };
-    let follow = if cause.consequences.len() == 1 { "follows from it" } else { "follow from it" };
     let mut rest = Vec::new();
-    if !cause.consequences.is_empty() {
-        rest.push(format!("{} (↳ below)", counted(cause.consequences.len(), "later ", follow)));
+    match cause.consequences.len() {
+        0 => {}
+        1 => rest.push("1 later violation follows from it (↳ below)".to_owned()),
+        n => rest.push(format!("{n} later violations follow from it (↳ below)")),
     }
-    if cause.others > 0 {
-        rest.push(counted(cause.others, "other ", "of other transactions, keys or nodes"));
-    }
+    rest.extend(cause.others_in_words());
     if !rest.is_empty() {
         writeln!(out, "  {}.", rest.join("; "))?;
     }

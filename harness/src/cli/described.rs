@@ -297,9 +297,6 @@ impl SubjectRun<'_> {
             }
             (Some(LabKind::Netns) | None, ..) => {}
         }
-        if let Some(why) = self.subject.refuses_network() {
-            return Err(Failure::arguments(anyhow!("--lab netns: {why}")));
-        }
         match network::available(&own_program()?) {
             Ok(()) => Ok(LabKind::Netns),
             // Here it is only better to have one.

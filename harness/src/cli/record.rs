@@ -50,7 +50,7 @@ struct Row {
 }
 
 /// The rows. Where a level is asked for with --claim, the database does not claim it.
-const ROWS: [Row; 13] = [
+const ROWS: [Row; 15] = [
     Row {
         found: "--system etcd --reads serializable --claim linearizable --faults pause,kill",
         valid: "--system etcd --faults pause,kill",
@@ -79,6 +79,16 @@ const ROWS: [Row; 13] = [
     Row {
         found: "--system redis:sentinel-sticky --workload set --faults pause:leader",
         valid: "--system redis:replicas --workload set --faults pause:leader",
+    },
+    // The primary is cut off from everything but its clients. How many writes are lost is told, so that the two rows
+    // can be compared.
+    Row {
+        found: "--system redis:sentinel-sticky --workload set --faults partition:leader",
+        valid: "--system etcd --workload set --faults partition:leader",
+    },
+    Row {
+        found: "--system redis:sentinel-sticky-min-replicas --workload set --faults partition:leader",
+        valid: "--system redis:replicas --workload set --faults partition:leader",
     },
     Row {
         found: "--system postgresql:asynchronous-commit --workload set --faults kill --time-limit 10s",
@@ -116,7 +126,7 @@ struct RowOptions {
     test: TestArgs,
 }
 
-/// What the runs of one command showed.
+/// What the runs of one command showed. Numbers are medians where they are printed.
 struct Made {
     version: String,
     claim: String,
@@ -125,6 +135,8 @@ struct Made {
     anomalies: BTreeSet<String>,
     verdicts: Vec<Validity>,
     seconds: Vec<f64>,
+    /// The number of lost writes of each run that lost some.
+    lost: Vec<f64>,
 }
 
 /// Makes the runs and prints the table, or the rows of a shard.
@@ -173,7 +185,10 @@ pub(super) fn record(
         let of = |made: &Made, wanted| made.verdicts.iter().filter(|one| **one == wanted).count();
         let (hits, kept) = (of(&found, Validity::Invalid), of(&valid, Validity::Valid));
         let system = row.found.split(' ').nth(1).unwrap_or_default();
-        let anomalies: Vec<String> = found.anomalies.iter().cloned().collect();
+        let mut anomalies: Vec<String> = found.anomalies.iter().cloned().collect();
+        if !found.lost.is_empty() {
+            anomalies.push(format!("{:.0} lost writes", median(&found.lost)));
+        }
         writeln!(
             stdout(),
             "| {system} {} | {} | {} | {} | {hits} of {} | {:.0} | `harness {}` | `harness {}`: {kept} of {} |",
@@ -242,6 +257,7 @@ fn made(
         anomalies: BTreeSet::new(),
         verdicts: Vec::new(),
         seconds: Vec::new(),
+        lost: Vec::new(),
     };
     for seed in 1..=args.runs {
         let started = Instant::now();
@@ -252,6 +268,7 @@ fn made(
         if results.verdict == Validity::Invalid {
             made.seconds.push(seconds(started.elapsed()));
             made.anomalies.extend(anomalies(results));
+            made.lost.extend(lost(results));
         }
     }
     Ok(made)
@@ -265,13 +282,14 @@ fn anomalies(results: &Results) -> Vec<String> {
             Some(anomalies) => names.extend(anomalies.keys().cloned()),
             None => names.push(check.check.clone()),
         }
-        if let Some(lost) = check.measured.get("lost").and_then(serde_json::Value::as_u64)
-            && lost > 0
-        {
-            names.push("lost writes".to_owned());
-        }
     }
     names
+}
+
+/// How many acknowledged writes were lost, if any were.
+fn lost(results: &Results) -> Option<f64> {
+    let counts = results.checks.iter().filter_map(|check| check.measured.get("lost")?.as_f64());
+    Some(counts.sum()).filter(|lost| *lost > 0.0)
 }
 
 fn seconds(time: Duration) -> f64 {

@@ -90,15 +90,6 @@ impl Subject {
         }
     }
 
-    /// Why the nodes cannot be in a virtual network.
-    pub(super) fn refuses_network(&self) -> Option<String> {
-        match self {
-            Subject::File(_) => None,
-            #[cfg(feature = "databases")]
-            Subject::Database(choice) => choice.refuses_network(),
-        }
-    }
-
     /// The options that name the system again.
     pub(super) fn arguments(&self) -> String {
         match self {

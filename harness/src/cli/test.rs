@@ -33,7 +33,7 @@ use twopc::{
     faults::{FaultName, Faults},
     matrix::Coverage,
     page,
-    run::{CompletedRun, FailFast, RunOptions},
+    run::{CompletedRun, FailFast, RunOptions, Variation},
 };
 
 use super::{
@@ -59,19 +59,18 @@ pub(super) struct TestArgs {
     #[arg(long, visible_alias = "time", value_name = "TIME", default_value = "20s", value_parser = parse_duration)]
     time_limit: Duration,
 
-    /// Number of concurrent clients.
-    #[arg(long, value_name = "N", default_value_t = 10,
-          value_parser = RangedU64ValueParser::<u32>::new().range(1..=10_000))]
-    concurrency: u32,
+    /// Number of concurrent clients. Default: 10; with --faults all, 10, 30 or 100, as the seed says.
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u32>::new().range(1..=10_000))]
+    concurrency: Option<u32>,
 
-    /// Operations per second of all clients together; 0 for as fast as answers arrive.
-    #[arg(long, value_name = "N", default_value_t = 0.0, value_parser = parse_rate)]
-    rate: f64,
+    /// Operations per second of all clients together; 0 for as fast as answers arrive. Default: 0; with --faults
+    /// all, 0 or 150, as the seed says.
+    #[arg(long, value_name = "N", value_parser = parse_rate)]
+    rate: Option<f64>,
 
-    /// Number of keys.
-    #[arg(long, value_name = "N", default_value_t = 16,
-          value_parser = RangedU64ValueParser::<u32>::new().range(1..=1_000_000))]
-    keys: u32,
+    /// Number of keys. Default: 16; with --faults all, 16, 400 or 2,000, as the seed says.
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u32>::new().range(1..=1_000_000))]
+    keys: Option<u32>,
 
     /// Number of replicas.
     #[arg(long, value_name = "N", default_value_t = 3,
@@ -177,9 +176,9 @@ pub(super) struct TestArgs {
     fail_fast: bool,
 
     /// Timing parameters of the nodes, as in their configuration file, for example
-    /// inquiry_timeout_ms=100,peer_inquiry_after=1.
-    #[arg(long = "timing", value_name = "NAME=N,...", default_value_t = Timings::default())]
-    timings: Timings,
+    /// inquiry_timeout_ms=100,peer_inquiry_after=1. Default: none; with --faults all, the seed may choose some.
+    #[arg(long = "timing", value_name = "NAME=N,...")]
+    timings: Option<Timings>,
 
     /// Route messages between the nodes through relays even if no fault needs them, to measure the
     /// cost.
@@ -192,7 +191,7 @@ pub(super) struct TestArgs {
     tls: Option<TlsChoice>,
 
     /// Number the transactions of each epoch of the master from N + 1 on, to reach numbers that take days of load.
-    /// Default: with --faults all, the seed makes every third run begin a little below 2^16 or 2^32.
+    /// Default: 0; with --faults all, 0 or a little below 2^32, as the seed says.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..1 << 55))]
     sequence_above: Option<u64>,
 
@@ -290,23 +289,16 @@ impl TestArgs {
         }
     }
 
-    /// Above which number the transactions of the run with this seed begin.
-    fn sequence_above(&self, faults: &Faults, seed: u64) -> u64 {
-        let mut rng = options_rng(seed);
-        // The choice of TLS comes first.
-        let _: bool = rng.random();
-        let is_drawn = faults.are_all() && self.system_bin.is_none() && rng.random_ratio(1, 3);
-        let drawn = if rng.random() { 1 << 16 } else { 1 << 32 };
-        self.sequence_above.unwrap_or(if is_drawn { drawn - 200 } else { 0 })
-    }
-
     fn options(&self, faults: &Faults, disks: bool, shard: Shard, seed: u64) -> RunOptions {
+        // Separate programs may have been built without what a variation needs.
+        let varies = faults.are_all() && self.system_bin.is_none();
+        let variation = if varies { Variation::of_seed(seed) } else { Variation::USUAL };
         RunOptions {
             faults: faults.clone(),
             time_limit: self.time_limit,
-            concurrency: self.concurrency,
-            rate: self.rate,
-            keys: self.keys,
+            concurrency: self.concurrency.unwrap_or(variation.concurrency),
+            rate: self.rate.unwrap_or(variation.rate),
+            keys: self.keys.unwrap_or(variation.keys),
             replicas: self.replicas,
             commit: self.commit,
             mix: self.mix,
@@ -318,10 +310,10 @@ impl TestArgs {
             disks,
             shard,
             fail_fast: if self.fail_fast { FailFast::AnyViolation } else { FailFast::Never },
-            timings: self.timings.clone(),
+            timings: self.timings.clone().unwrap_or_else(|| variation.timings()),
             relay: self.relay,
             tls: self.has_tls(seed),
-            sequence_above: self.sequence_above(faults, seed),
+            sequence_above: self.sequence_above.unwrap_or(variation.sequence_above),
             misreport_unknown: self.misreport_unknown,
             schedule: None,
             script: None,
@@ -471,10 +463,11 @@ impl TestArgs {
             || self.relay
             || self.tls.is_some()
             || self.sequence_above.is_some()
+            || self.timings.is_some()
         {
             return Err(Failure::arguments(anyhow::anyhow!(
-                "--break, --system-bin, --relay, --tls and --sequence-above are for the system twopc, and so is --shard \
-                 without --test-count or --campaign"
+                "--break, --system-bin, --relay, --tls, --timing and --sequence-above are for the system twopc, and so is \
+                 --shard without --test-count or --campaign"
             )));
         }
         let subject = Subject::find(&SubjectOptions {
@@ -483,14 +476,19 @@ impl TestArgs {
             isolation: self.isolation.as_deref(),
             programs: &self.programs,
         })?;
-        let (concurrency, keys, rate) = (self.concurrency, self.keys, self.rate);
+        let usual = LoadShape::default();
+        let load = LoadShape {
+            concurrency: self.concurrency.unwrap_or(usual.concurrency),
+            keys: self.keys.unwrap_or(usual.keys),
+            rate: self.rate.unwrap_or(usual.rate),
+        };
         Ok(SubjectRun {
             subject,
             workload: &self.workload,
             claim: self.claim.as_deref(),
             faults,
             time_limit: self.time_limit,
-            load: LoadShape { concurrency, keys, rate },
+            load,
             disk: self.disk,
             lab: self.lab,
             capture: self.pcap,

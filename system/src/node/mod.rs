@@ -195,6 +195,9 @@ pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
 fn store_advice(error: &StoreError) -> &'static str {
     match error {
         StoreError::Absent { .. } => "; if this node is new, start it with --bootstrap",
+        StoreError::DataLost { .. } | StoreError::Truncated { .. } | StoreError::Damaged { .. } => {
+            "; put the original files back if they are elsewhere (an older copy is refused), or replace this node"
+        }
         _ => "",
     }
 }

@@ -46,8 +46,7 @@ pub enum StoreError {
     },
     /// The directory belongs to a store whose data file is gone.
     #[error(
-        "{}: the data file of store {store} is {state}; restore it from a backup, or remove the \
-         directory and create a new store", file.display()
+        "{}: the data file of store {store} is {state}; nothing was changed", file.display()
     )]
     DataLost {
         /// The data file.
@@ -84,7 +83,7 @@ pub enum StoreError {
     /// The data file lacks pages that are in use.
     #[error(
         "{}: the file is truncated: it has {len} bytes, but page {page} is in use and ends at byte \
-         {want}; restore it from a backup, or remove the directory and create a new store",
+         {want}; nothing was changed",
         file.display()
     )]
     Truncated {
@@ -99,8 +98,7 @@ pub enum StoreError {
     },
     /// The data file is damaged: a page, a row or a checksum is wrong.
     #[error(
-        "{}: the store is damaged: {what}; restore the directory from a backup, or remove it and \
-         create a new store; nothing was changed", file.display()
+        "{}: the store is damaged: {what}; nothing was changed", file.display()
     )]
     Damaged {
         /// The data file.

@@ -1,7 +1,8 @@
 //! How clients within this process connect.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use socket2::Socket;
 use tokio::{
     net::{TcpSocket, TcpStream, lookup_host},
     task::spawn_blocking,
@@ -42,6 +43,16 @@ impl Dialer {
             .await
             .map_err(io::Error::other)??;
         TcpSocket::from_std_stream(socket.into()).connect(address).await
+    }
+
+    /// Whether an address accepts a connection within this time. For callers that cannot wait asynchronously.
+    #[must_use]
+    pub fn accepts(&self, address: SocketAddr, deadline: Duration) -> bool {
+        let Some((network, host)) = &self.0 else {
+            return std::net::TcpStream::connect_timeout(&address, deadline).is_ok();
+        };
+        let Ok(socket) = network.socket(host, Transport::Tcp) else { return false };
+        Socket::from(socket).connect_timeout(&address.into(), deadline).is_ok()
     }
 }
 

@@ -115,7 +115,7 @@ function drawMessage(diagram, message, ends) {
   const from = x(message.from), to = x(message.to), direction = to > from ? 1 : -1;
   const g = svgElement(svg, "g", { class: "message " + message.tone + (received ? "" : " lost") });
   // A message with one end is drawn as a part of the way.
-  const x1 = sent ? from : to - direction * 60, y1 = ends.sent ?? ends.received - 10;
+  const x1 = sent ? from : to - direction * 60, y1 = ends.sent ?? ends.received - 14;
   const x2 = received ? to - direction * 3 : from + (to - from) * 0.55, y2 = ends.received ?? ends.sent + 14;
   svgElement(g, "line", { x1, y1, x2, y2, class: "arrow" });
   // A message without one end does not show whose it is.

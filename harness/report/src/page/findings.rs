@@ -64,8 +64,8 @@ fn first_violation(data: &PageData<'_>, evidence: &dyn SystemEvidence, cause: &C
                     (cause.first.check) } }
             }
             p.reason { (linked(&cause.finding, "")) "." }
-            @if let Some(trigger) = &cause.trigger {
-                p.trigger { (linked(trigger, "")) "." }
+            @for more in [&cause.trigger, &cause.fault].into_iter().flatten() {
+                p.trigger { (linked(more, "")) "." }
             }
             (terms(evidence, &cause.first.check, [&cause.finding]))
             p.impact { (cause.meaning()) }
@@ -80,9 +80,8 @@ fn first_violation(data: &PageData<'_>, evidence: &dyn SystemEvidence, cause: &C
                     } }
                 }
             }
-            @if cause.others > 0 {
-                p.more { (counted(cause.others as u64, "other violation"))
-                    ", of other transactions, keys or nodes: see " a href="#checks" { "the checks" } "." }
+            @if let Some(others) = cause.others_in_words() {
+                p.more { (others) ": see " a href="#checks" { "the checks" } "." }
             }
         }
     }

@@ -116,7 +116,7 @@ pub(super) fn page(
                     (findings::checks(data, evidence))
                     @if let Some(report) = data.run.transactions { (transactions(report)) }
                     (timeline::timeline(data))
-                    (timeline::messages(data))
+                    (timeline::messages(data, evidence.glossary()))
                     @for name in &data.test.broken {
                         @if let Some(schedule) = evidence.shortest_schedule(name) { (shortest(&schedule)) }
                     }

@@ -4,7 +4,11 @@
 use maud::{Markup, html};
 
 use super::outcome_name;
-use crate::{counterexample::describe, page_data::PageData, sections::Trace};
+use crate::{
+    counterexample::describe,
+    page_data::PageData,
+    sections::{Term, Trace},
+};
 
 /// The timeline with its tools and its legend.
 pub(super) fn timeline(data: &PageData<'_>) -> Markup {
@@ -73,7 +77,7 @@ fn legend(data: &PageData<'_>) -> Markup {
 }
 
 /// The message diagram, with the first trace as text.
-pub(super) fn messages(data: &PageData<'_>) -> Markup {
+pub(super) fn messages(data: &PageData<'_>, glossary: &[Term]) -> Markup {
     let sections = &data.sections;
     let first = sections.first_transaction.as_ref();
     let first = first.and_then(|id| sections.traces.iter().find(|t| t.transaction == *id));
@@ -88,6 +92,12 @@ pub(super) fn messages(data: &PageData<'_>) -> Markup {
                 div #diagram.script-only {}
                 details #trace.script-only { summary {} div.words {} }
                 noscript { (trace_text(data, trace)) }
+                @if !glossary.is_empty() {
+                    details #glossary {
+                        summary { "What the words in the diagram mean" }
+                        dl.terms { @for (name, meaning) in glossary { div { dt { (name) ": " } dd { (meaning) } } } }
+                    }
+                }
             }
         }
     }

@@ -22,6 +22,8 @@ function layoutTrace(trace) {
       gaps.push({ y: y + 22, ms: (point.time - last) / MS });
       y += GAP_ROW;
     }
+    // A message that only arrives needs room for the name of its sender.
+    if (point.end === "received" && !trace.messages[point.message].sent) y += ROW;
     y += point.time === last && point.end === "received" ? PAIR : ROW;
     point.y = y;
     last = point.time;

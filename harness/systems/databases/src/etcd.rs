@@ -84,10 +84,6 @@ impl Database for Etcd {
         }
     }
 
-    fn has_network_clients(&self) -> bool {
-        true
-    }
-
     fn refuses(&self, _choice: &Choice, workload: &str) -> Option<String> {
         let known = ["register", "cas-register", "set", "lock", "append", "rw"];
         (!known.contains(&workload)).then(|| {

@@ -64,11 +64,6 @@ trait Database: Sync {
     /// What is claimed, by the configuration and what clients ask for. `None`: durability only.
     fn claim(&self, choice: &Choice, workload: &str) -> Option<&'static str>;
 
-    /// Whether the clients can be in a virtual network.
-    fn has_network_clients(&self) -> bool {
-        false
-    }
-
     /// Why a workload cannot be run, if it cannot.
     fn refuses(&self, choice: &Choice, workload: &str) -> Option<String>;
 
@@ -244,13 +239,6 @@ impl Choice {
         self.configuration.nodes.iter().map(|name| NodeName::new(name)).collect()
     }
 
-    /// Why the nodes cannot be in a virtual network.
-    #[must_use]
-    pub fn refuses_network(&self) -> Option<String> {
-        (!self.database.has_network_clients())
-            .then(|| format!("the built-in clients of {} know no virtual network", self.name()))
-    }
-
     /// What is claimed for a workload.
     ///
     /// # Errors
@@ -271,9 +259,6 @@ impl Choice {
             return Some(
                 "members of built-in databases are not changed: a system file has hooks for that",
             );
-        }
-        if action.needs_network() && !self.database.has_network_clients() {
-            return Some("its built-in clients know no virtual network: a system file does");
         }
         let excluded = self.configuration.excluded.iter();
         excluded.filter(|(other, _)| *other == action).map(|(_, why)| *why).next()

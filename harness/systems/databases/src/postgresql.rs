@@ -10,7 +10,7 @@
 mod client;
 
 use std::{
-    net::{SocketAddr, TcpStream},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,10 +22,11 @@ use lab::{
     NodeName, StartOptions, System,
     client::Client,
     keeper::Account,
+    network::{Dialer, Network},
     workloads::{ACCOUNTS, OPENING_BALANCE},
 };
-use tokio::time::timeout;
-use tokio_postgres::Config;
+use tokio::{task::JoinHandle, time::timeout};
+use tokio_postgres::{Config, NoTls};
 
 use self::client::PostgresClient;
 use crate::{
@@ -44,13 +45,14 @@ const SET_UP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Starts a node. The first argument is what it is: `primary`, `standby`, or `successor`, a standby of a
 /// node that has to be promoted first; then come the address and the port of the other node, and of itself;
-/// then options of the server. What it does before is durable when it says `complete`: power may be lost at
+/// then options of the server. It trusts everybody, and listens where only this machine or the nodes' virtual network
+/// reaches it. What it does before is durable when it says `complete`: power may be lost at
 /// any time.
 const START: &str = r#"set -e
 role=$1 other_ip=$2 other_port=$3; shift 3
 if [ "$role" = primary ] && [ ! -e complete ]; then
     "$INITDB" -D data -A trust -U postgres -E UTF8 --no-locale >initdb.log
-    echo 'host all,replication all 127.0.0.0/8 trust' >>data/pg_hba.conf
+    echo 'host all,replication all all trust' >>data/pg_hba.conf
     touch complete
     sync data/pg_hba.conf complete .
 fi
@@ -246,12 +248,24 @@ impl Shared {
         config.host(&place.ip).port(place.port).user(ACCOUNT).dbname("postgres");
         config
     }
-}
 
-/// Whether a node accepts connections. It is only asked before a node starts, when nothing else waits.
-fn accepts(place: &Place) -> bool {
-    let address: Option<SocketAddr> = place.authority().parse().ok();
-    address.is_some_and(|address| TcpStream::connect_timeout(&address, PROBE_TIMEOUT).is_ok())
+    /// Connects to a node. The task moves the bytes of the connection.
+    async fn connect(
+        &self,
+        dialer: &Dialer,
+        node: &NodeName,
+    ) -> Result<(tokio_postgres::Client, JoinHandle<()>), String> {
+        let stream = dialer.connect(&self.site.of(node).authority()).await;
+        let stream = stream.map_err(|error| error.to_string())?;
+        stream.set_nodelay(true).map_err(|error| error.to_string())?;
+        let connected = self.config(node).connect_raw(stream, NoTls).await;
+        let (client, connection) = connected.map_err(|error| error.to_string())?;
+        let running = tokio::spawn(async move {
+            // Whoever waits for an answer learns of the error.
+            let _ = connection.await;
+        });
+        Ok((client, running))
+    }
 }
 
 impl Servers {
@@ -259,7 +273,7 @@ impl Servers {
     fn role(&self, node: &NodeName, other: &Place, start: &StartOptions) -> &'static str {
         let mut roles = self.shared.lock_roles();
         let is_primary = roles.primary == *node;
-        if is_primary && !start.bootstrap && roles.followed && accepts(other) {
+        if is_primary && !start.bootstrap && roles.followed && self.accepts(other) {
             *roles = Roles { primary: other.name.clone(), followed: false };
             return "successor";
         }
@@ -267,11 +281,15 @@ impl Servers {
         if is_primary { "primary" } else { "standby" }
     }
 
+    /// Whether a node accepts connections. It is only asked before a node starts, when nothing else waits.
+    fn accepts(&self, place: &Place) -> bool {
+        let address: Option<SocketAddr> = place.authority().parse().ok();
+        address.is_some_and(|address| self.shared.site.dialer().accepts(address, PROBE_TIMEOUT))
+    }
+
     /// Whether a node answers as what it is: the primary, or a standby that follows it.
     async fn does_its_work(&self, node: &NodeName) -> Option<()> {
-        let (client, connection) =
-            self.shared.config(node).connect(tokio_postgres::NoTls).await.ok()?;
-        let running = tokio::spawn(connection);
+        let (client, running) = self.shared.connect(&self.shared.site.dialer(), node).await.ok()?;
         let question = "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM pg_stat_wal_receiver \
                         WHERE status = 'streaming')";
         let row = client.query_one(question, &[]).await;
@@ -288,9 +306,7 @@ impl Servers {
 
     async fn create_tables(&self) -> Result<(), String> {
         let primary = self.shared.primary();
-        let connected = self.shared.config(&primary).connect(tokio_postgres::NoTls).await;
-        let (client, connection) = connected.map_err(|error| error.to_string())?;
-        let running = tokio::spawn(connection);
+        let (client, running) = self.shared.connect(&self.shared.site.dialer(), &primary).await?;
         let accounts = format!(
             "INSERT INTO accounts SELECT 'a' || n, {OPENING_BALANCE} FROM generate_series(0, {}) n",
             ACCOUNTS - 1
@@ -331,11 +347,12 @@ impl System for Servers {
         })
     }
 
-    fn client(&self, _worker: u32) -> Box<dyn Client> {
+    fn client(&self, worker: u32) -> Box<dyn Client> {
         let names = &self.shared.site.names;
         // With two nodes, a client follows the primary.
         let node = (names.len() == 1).then(|| names[0].clone());
-        Box::new(PostgresClient::new(self.shared.clone(), node))
+        let dialer = Dialer::of_client(self.shared.site.network.as_ref(), worker);
+        Box::new(PostgresClient::new(self.shared.clone(), dialer, node))
     }
 
     fn keeper(&self) -> Option<&Path> {
@@ -344,6 +361,10 @@ impl System for Servers {
 
     fn account(&self, _node: &NodeName) -> Option<Account> {
         self.account
+    }
+
+    fn network(&self) -> Option<&Network> {
+        self.shared.site.network.as_deref()
     }
 
     fn scratch(&self) -> &Path {

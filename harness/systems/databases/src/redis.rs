@@ -7,12 +7,12 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::Duration,
 };
 
 use ::redis::{
-    AsyncConnectionConfig, Client as Library, Cmd, ErrorKind, FromRedisValue, RedisError,
+    AsyncConnectionConfig, Cmd, ErrorKind, FromRedisValue, RedisConnectionInfo, RedisError,
     ServerErrorKind, aio::MultiplexedConnection, cmd,
 };
 use futures::future::BoxFuture;
@@ -20,10 +20,11 @@ use history::Function;
 use lab::{
     NodeName, StartOptions, System,
     client::{Answer, Client},
+    network::{Dialer, Network},
     request::Request,
 };
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{net::TcpStream, task::AbortHandle, time::timeout};
 
 use crate::{
     Asks, Choice, Configuration, Database, Programs, Task,
@@ -110,6 +111,12 @@ impl Database for Redis {
                 nodes: WITH_SENTINELS,
                 excluded: &[],
             },
+            Configuration {
+                name: "sentinel-sticky-min-replicas",
+                about: "the same, with min-replicas-to-write 1 and min-replicas-max-lag 1",
+                nodes: WITH_SENTINELS,
+                excluded: &[],
+            },
         ]
     }
 
@@ -122,7 +129,7 @@ impl Database for Redis {
             // A power loss may take the last second.
             "everysec" => None,
             // Replication is asynchronous, so neither a replica nor a failover promises anything.
-            "sentinel" | "sentinel-sticky" => None,
+            "sentinel" | "sentinel-sticky" | "sentinel-sticky-min-replicas" => None,
             _ if choice.ask == "replica" => None,
             _ => Some("linearizable"),
         }
@@ -152,7 +159,8 @@ impl Database for Redis {
             check: choice.program("redis-check-aof").into(),
             fsync: if name == "everysec" { "everysec" } else { "always" },
             sentinels: name.starts_with("sentinel"),
-            sticky: name == "sentinel-sticky",
+            sticky: name.starts_with("sentinel-sticky"),
+            min_replicas: name == "sentinel-sticky-min-replicas",
             reads_replicas: choice.ask == "replica",
             site: Arc::new(site),
         };
@@ -170,6 +178,8 @@ struct Servers {
     sentinels: bool,
     /// Whether clients stay with the first primary, whatever sentinels say.
     sticky: bool,
+    /// Whether a primary takes writes only while a replica follows it.
+    min_replicas: bool,
     reads_replicas: bool,
 }
 
@@ -201,8 +211,12 @@ impl Servers {
                     true => String::new(),
                     false => format!("replicaof {} {}\n", primary.ip, primary.port),
                 };
+                let guarded = match self.min_replicas {
+                    true => "min-replicas-to-write 1\nmin-replicas-max-lag 1\n",
+                    false => "",
+                };
                 format!(
-                    "appendonly yes\nappendfsync {}\nsave \"\"\nreplica-announce-ip {ip}\n\
+                    "{guarded}appendonly yes\nappendfsync {}\nsave \"\"\nreplica-announce-ip {ip}\n\
                      replica-announce-port {port}\nrepl-diskless-sync-delay 0\n{follows}",
                     self.fsync
                 )
@@ -214,7 +228,10 @@ impl Servers {
 
     /// Whether a data node does its work: as the primary, or as a replica that follows it.
     async fn is_data_ready(&self, place: &Place) -> bool {
-        let Some(info) = ask(place, cmd("INFO").arg("replication")).await else { return false };
+        let dialer = self.site.dialer();
+        let Some(info) = ask(&dialer, place, cmd("INFO").arg("replication")).await else {
+            return false;
+        };
         let info: String = info;
         let field = |name: &str| {
             info.lines()
@@ -223,7 +240,7 @@ impl Servers {
         };
         let is_primary = field("role") == "master";
         let primary = match self.sentinels {
-            true => primary_by_sentinels(&self.site).await,
+            true => primary_by_sentinels(&self.site, &dialer).await,
             false => Some(self.site.places[0].authority()),
         };
         let Some(primary) = primary else { return false };
@@ -236,33 +253,51 @@ impl Servers {
 }
 
 /// The address of the primary, as the first sentinel that answers says.
-async fn primary_by_sentinels(site: &Site) -> Option<String> {
+async fn primary_by_sentinels(site: &Site, dialer: &Dialer) -> Option<String> {
     for place in site.places.iter().filter(|place| is_sentinel(&place.name)) {
         let mut question = cmd("SENTINEL");
         question.arg("get-master-addr-by-name").arg(PRIMARY);
-        if let Some((ip, port)) = ask::<(String, String)>(place, &question).await {
+        if let Some((ip, port)) = ask::<(String, String)>(dialer, place, &question).await {
             return Some(format!("{ip}:{port}"));
         }
     }
     None
 }
 
-async fn connect(authority: &str) -> Result<MultiplexedConnection, RedisError> {
-    // The deadline of each request is the worker's.
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(None);
-    Library::open(format!("redis://{authority}/"))?
-        .get_multiplexed_async_connection_with_config(&config)
-        .await
+/// A connection, and the task that moves its bytes.
+struct Link {
+    connection: MultiplexedConnection,
+    task: AbortHandle,
 }
 
-/// What a node answers to a question of the harness.
-async fn ask<T: FromRedisValue>(place: &Place, question: &Cmd) -> Option<T> {
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The servers ask for none.
+static NO_CREDENTIALS: LazyLock<RedisConnectionInfo> = LazyLock::new(RedisConnectionInfo::default);
+
+async fn connect(dialer: &Dialer, authority: &str) -> Result<Link, RedisError> {
+    // The deadline of each request is the worker's.
+    let config = AsyncConnectionConfig::new().set_response_timeout(None);
+    let opened = async {
+        let stream: TcpStream = dialer.connect(authority).await?;
+        stream.set_nodelay(true)?;
+        MultiplexedConnection::new_with_config(&NO_CREDENTIALS, stream, config).await
+    };
+    let late = || RedisError::from((ErrorKind::Io, "the connection was not opened in time"));
+    let (connection, work) = timeout(CONNECT_TIMEOUT, opened).await.map_err(|_| late())??;
+    Ok(Link { connection, task: tokio::spawn(work).abort_handle() })
+}
+
+/// What a node answers to a question.
+async fn ask<T: FromRedisValue>(dialer: &Dialer, place: &Place, question: &Cmd) -> Option<T> {
     let authority = place.authority();
     let asked = async {
-        let mut connection = connect(&authority).await.ok()?;
-        question.query_async(&mut connection).await.ok()
+        let mut link = connect(dialer, &authority).await.ok()?;
+        question.query_async(&mut link.connection).await.ok()
     };
     timeout(PROBE_TIMEOUT, asked).await.ok()?
 }
@@ -290,7 +325,7 @@ impl System for Servers {
         Box::pin(async move {
             let place = self.site.of(node);
             if is_sentinel(node) {
-                return ask::<String>(place, &cmd("PING")).await.is_some();
+                return ask::<String>(&self.site.dialer(), place, &cmd("PING")).await.is_some();
             }
             self.is_data_ready(place).await
         })
@@ -304,6 +339,7 @@ impl System for Servers {
         };
         Box::new(RedisClient {
             site: self.site.clone(),
+            dialer: Dialer::of_client(self.site.network.as_ref(), worker),
             node: (!self.sentinels || self.sticky).then(|| self.site.names[at].clone()),
             connection: None,
             primary: None,
@@ -313,6 +349,10 @@ impl System for Servers {
 
     fn keeper(&self) -> Option<&Path> {
         Some(&self.site.keeper)
+    }
+
+    fn network(&self) -> Option<&Network> {
+        self.site.network.as_deref()
     }
 
     fn scratch(&self) -> &Path {
@@ -326,7 +366,7 @@ impl System for Servers {
     fn leader(&self) -> BoxFuture<'_, Option<NodeName>> {
         Box::pin(async move {
             let primary = match self.sentinels {
-                true => primary_by_sentinels(&self.site).await?,
+                true => primary_by_sentinels(&self.site, &self.site.dialer()).await?,
                 false => self.site.places[0].authority(),
             };
             let found = self.site.places.iter().find(|place| place.authority() == primary);
@@ -338,11 +378,12 @@ impl System for Servers {
 /// A client that stays with a node, or asks a sentinel each time it connects.
 struct RedisClient {
     site: Arc<Site>,
+    dialer: Dialer,
     /// The node that it stays with.
     node: Option<NodeName>,
-    connection: Option<MultiplexedConnection>,
+    connection: Option<Link>,
     /// The connection for writes, if reads go to another node.
-    primary: Option<MultiplexedConnection>,
+    primary: Option<Link>,
     misconduct: Option<String>,
 }
 
@@ -353,12 +394,15 @@ impl RedisClient {
         let first = self.site.places[0].authority();
         let authority = match &self.node {
             Some(node) => self.site.of(node).authority(),
-            None => primary_by_sentinels(&self.site).await.ok_or("no sentinel answers")?,
+            None => {
+                let asked = primary_by_sentinels(&self.site, &self.dialer).await;
+                asked.ok_or("no sentinel answers")?
+            }
         };
         if self.node.is_some() && authority != first {
-            self.primary = Some(connect(&first).await.map_err(text)?);
+            self.primary = Some(connect(&self.dialer, &first).await.map_err(text)?);
         }
-        self.connection = Some(connect(&authority).await.map_err(text)?);
+        self.connection = Some(connect(&self.dialer, &authority).await.map_err(text)?);
         Ok(())
     }
 
@@ -366,7 +410,7 @@ impl RedisClient {
         let Request { f, key, value } = request;
         let value = value.as_deref().unwrap_or_default();
         let primary = if f.is_write() { self.primary.as_mut() } else { None };
-        let Some(connection) = primary.or(self.connection.as_mut()) else {
+        let Some(Link { connection, .. }) = primary.or(self.connection.as_mut()) else {
             let error = "unavailable: there is no connection".to_owned();
             return Ok(Answer::Fail { error, unavailable: true });
         };

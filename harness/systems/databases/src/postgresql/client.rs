@@ -11,13 +11,13 @@ use history::Function;
 use lab::{
     NodeName,
     client::{Answer, Client},
+    network::Dialer,
     request::Request,
 };
 use serde_json::{Map, Value as Json, json};
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_postgres::{
-    Client as Library, Error, NoTls, Row,
-    config::TargetSessionAttrs,
+    Client as Library, Error, Row,
     error::{DbError, Severity},
     types::{ToSql, Type},
 };
@@ -37,6 +37,7 @@ const UNKNOWN: &str = "40003";
 
 pub(crate) struct PostgresClient {
     shared: Arc<Shared>,
+    dialer: Dialer,
     /// The node that it connects to; without one, the primary of the moment.
     node: Option<NodeName>,
     connection: Option<(Library, JoinHandle<()>)>,
@@ -50,8 +51,8 @@ impl Drop for PostgresClient {
 }
 
 impl PostgresClient {
-    pub(crate) fn new(shared: Arc<Shared>, node: Option<NodeName>) -> Self {
-        PostgresClient { shared, node, connection: None, misconduct: None }
+    pub(crate) fn new(shared: Arc<Shared>, dialer: Dialer, node: Option<NodeName>) -> Self {
+        PostgresClient { shared, dialer, node, connection: None, misconduct: None }
     }
 
     fn disconnect(&mut self) {
@@ -63,33 +64,33 @@ impl PostgresClient {
     async fn connect(&mut self) -> Result<(), String> {
         self.disconnect();
         let node = self.node.clone().unwrap_or_else(|| self.shared.primary());
-        let mut config = self.shared.config(&node);
-        // A standby that is not promoted yet has old data.
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         let connected = async {
-            let (library, connection) = config.connect(NoTls).await?;
-            let running = tokio::spawn(async move {
-                // Whoever waits for an answer learns of the error.
-                let _ = connection.await;
-            });
-            let isolation = &self.shared.isolation;
-            let set =
-                format!("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {isolation}");
-            let set = library.batch_execute(&set).await;
-            Ok((set.map(|()| library), running))
-        };
-        let (library, running) = timeout(CONNECT_TIMEOUT, connected)
-            .await
-            .map_err(|_| "timeout: the connection was not opened in time".to_owned())?
-            .map_err(|error: Error| error.to_string())?;
-        match library {
-            Ok(library) => self.connection = Some((library, running)),
-            Err(error) => {
-                running.abort();
-                return Err(error.to_string());
+            let (library, running) = self.shared.connect(&self.dialer, &node).await?;
+            match self.begin(&library).await {
+                Ok(()) => Ok((library, running)),
+                Err(why) => {
+                    running.abort();
+                    Err(why)
+                }
             }
-        }
+        };
+        let connected = timeout(CONNECT_TIMEOUT, connected).await;
+        let late = |_| "timeout: the connection was not opened in time".to_owned();
+        self.connection = Some(connected.map_err(late)??);
         Ok(())
+    }
+
+    /// Begins a session: with the isolation that is asked for, and not at a standby, which has old data.
+    async fn begin(&self, library: &Library) -> Result<(), String> {
+        let isolation = &self.shared.isolation;
+        let set = format!("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {isolation}");
+        library.batch_execute(&set).await.map_err(|error| error.to_string())?;
+        let row = library.query_one("SELECT pg_is_in_recovery()", &[]).await;
+        match row.and_then(|row| row.try_get::<_, bool>(0)) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err("unavailable: it is a standby".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     async fn request(&mut self, request: &Request) -> Answer {

@@ -16,6 +16,7 @@ use super::{
     Run,
     evidence::{Abort, AbortRecipient, Evidence, Fact, FactKind, JournalPosition, Transaction},
     run::FinalState,
+    trigger::named,
 };
 
 /// The name of the check.
@@ -131,6 +132,17 @@ fn broken_promise(fact: &Fact) -> Option<(TxnId, Finding)> {
                  the master may forget a decision that {node} can still lose"
             ),
         )),
+        FactKind::EarlyAbort(txn, to) => {
+            let to = named(*to);
+            Some((
+                *txn,
+                finding!(
+                    transaction(txn), line(position);
+                    "AC1: {node} told {to} that {txn} is aborted ({position}) before its REFUSED was durable: \
+                     nothing keeps it from voting yes on {txn} later, and the master from a commit"
+                ),
+            ))
+        }
         FactKind::EarlyDecide(txn, to) => Some((
             *txn,
             finding!(

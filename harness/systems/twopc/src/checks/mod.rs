@@ -126,10 +126,12 @@ pub fn check_run(directory: &Path, limits: &Limits) -> Result<(Run, Results), Lo
     let run = Run::load(directory)?;
     let mut results = check(&run, limits);
     // What other checks find is about something that a node has not done, or about several nodes.
-    if let Some(cause) = results.cause.as_mut().filter(|it| it.first.check == atomicity::NAME) {
+    if let Some(mut cause) = results.cause.take_if(|it| it.first.check == atomicity::NAME) {
         let journals = find_journals(directory)?;
         cause.trigger = trigger::of(&cause.finding, &journals, run.parameters.clock_origin)
             .map_err(|source| LoadError::File { path: directory.join("nodes"), source })?;
+        cause.fault = trigger::fault_after(&results, &cause, &run.events);
+        results.cause = Some(cause);
     }
     let path = directory.join("results.json");
     let write = || {

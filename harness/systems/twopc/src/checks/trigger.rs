@@ -7,10 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use checker::{Finding, Reference, finding};
+use checker::{Cause, Finding, Reference, Results, finding};
+use history::Event;
+use report::fault_intervals;
 use system::{
     journal::{self, Entry},
-    protocol::{Effect, Event, Node, Record, TxnId},
+    protocol::{self, Effect, Node, Record, TxnId},
 };
 
 use super::evidence::{JournalPosition, time_of};
@@ -72,6 +74,36 @@ pub(super) fn of(
     before(path, node, line, txn, clock_origin)
 }
 
+/// The fault that made a cause matter, in a sentence: the first that stopped a node that the cause cites, after it and
+/// before the first violation that follows from it.
+pub(super) fn fault_after(results: &Results, cause: &Cause, events: &[Event]) -> Option<Finding> {
+    let from = cause.finding.at()?;
+    let follows = cause.consequences.iter().filter_map(|id| results.violation(id)?.at());
+    let until = follows.filter(|at| *at > from).min()?;
+    let nodes: Vec<&str> = cause
+        .finding
+        .subjects()
+        .filter_map(|subject| match subject {
+            Reference::JournalLine { node, .. } => Some(node.as_str()),
+            _ => None,
+        })
+        .collect();
+    let time = |at: u64| i64::try_from(at).unwrap_or(i64::MAX);
+    let hit = fault_intervals(events).into_iter().find_map(|fault| {
+        let during = (from..=until).contains(&time(fault.from));
+        let node = fault.nodes.iter().find(|node| nodes.contains(&node.as_str()))?.clone();
+        (during && fault.inactive && !fault.is_exit()).then_some((fault, node))
+    });
+    let (fault, node) = hit?;
+    let (name, action) = (&fault.fault, &fault.action);
+    let at = fault.from as f64 / 1e9;
+    let who = node.parse().map_or_else(|_| node.clone(), named);
+    let text = format!(
+        "Then {who} was hit by the fault {name} ({action}), after {at:.3} s; what follows shows after that"
+    );
+    Some(Finding::from(text).about([Reference::Node(node)]))
+}
+
 fn before(
     path: &Path,
     node: Node,
@@ -94,7 +126,7 @@ fn before(
                 known = Knowledge { last, found_at: last.map(|_| number), synced: false };
             }
             Entry::Event { t, event: of } => {
-                known.synced |= matches!(of, Event::Persisted(_));
+                known.synced |= matches!(of, protocol::Event::Persisted(_));
                 let time = time_of(t, clock_origin);
                 // What the event makes the node do is no part of what it knew.
                 event = Some((JournalPosition { node, line: number, time }, of, known));
@@ -114,21 +146,21 @@ fn before(
     }))
 }
 
-fn named(node: Node) -> String {
+pub(super) fn named(node: Node) -> String {
     match node {
         Node::Master => "the master".to_owned(),
         Node::Replica(_) => node.to_string(),
     }
 }
 
-fn in_words(event: &Event) -> String {
+fn in_words(event: &protocol::Event) -> String {
     let text = match event {
-        Event::Message { from, message } => {
+        protocol::Event::Message { from, message } => {
             format!("a message of {}: {}", named(*from), message.body)
         }
-        Event::Timer(id) => format!("its timer {id}"),
-        Event::Persisted(_) => "the end of a sync".to_owned(),
-        Event::Client { request, .. } => format!("the call of a client: {request}"),
+        protocol::Event::Timer(id) => format!("its timer {id}"),
+        protocol::Event::Persisted(_) => "the end of a sync".to_owned(),
+        protocol::Event::Client { request, .. } => format!("the call of a client: {request}"),
         other => other.to_string(),
     };
     match text.char_indices().nth(EVENT_MAX) {

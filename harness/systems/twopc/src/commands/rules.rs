@@ -24,6 +24,7 @@ use system::protocol::{CommitMode, Mistake, Request, Rule, Rules};
 
 use crate::{
     Mutation,
+    faults::Faults,
     shortest::ShortestSchedules,
     simulation::{SeedRange, SeedResults, run_seeds},
 };
@@ -59,6 +60,10 @@ pub struct RulesArgs {
     /// a harness that misreports unknown outcomes, which must be.
     #[arg(long)]
     pub real: bool,
+    /// With --real: make every run with these faults, instead of those that show the mutation. One row without any
+    /// mutation follows.
+    #[arg(long, value_name = "FAULT,...", requires = "real")]
+    pub faults: Option<Faults>,
     /// With --real: how many times each mutation must be detected.
     #[arg(long, value_name = "N", default_value_t = 5, requires = "real",
           value_parser = clap::builder::RangedU64ValueParser::<u32>::new().range(1..))]
@@ -143,23 +148,28 @@ impl MatrixOutcome {
 }
 
 impl RulesArgs {
+    /// What to break, one after the other.
+    fn asked(&self) -> Vec<Mutation> {
+        if self.mutations.is_empty() { Mutation::all().collect() } else { self.mutations.clone() }
+    }
+
     /// The rules of the protocol to test.
     #[must_use]
     pub fn rules(&self) -> Vec<Rule> {
-        let named = self.mutations.iter().filter_map(|mutation| match mutation {
-            Mutation::Rule(rule) => Some(*rule),
+        let rule = |mutation| match mutation {
+            Mutation::Rule(rule) => Some(rule),
             _ => None,
-        });
-        if self.mutations.is_empty() { Rule::ALL.to_vec() } else { named.collect() }
+        };
+        self.asked().into_iter().filter_map(rule).collect()
     }
 
     /// The mistakes to make that are made by the state machines.
     fn mistakes(&self) -> Vec<Mistake> {
-        let is_asked = |mistake: &Mistake| {
-            self.mutations.is_empty() || self.mutations.contains(&Mutation::Mistake(*mistake))
+        let of_machine = |mutation| match mutation {
+            Mutation::Mistake(mistake) if mistake.is_of_machine() => Some(mistake),
+            _ => None,
         };
-        let of_machine = Mistake::ALL.iter().copied().filter(|mistake| mistake.is_of_machine());
-        of_machine.filter(is_asked).collect()
+        self.asked().into_iter().filter_map(of_machine).collect()
     }
 
     /// The commit modes to test.
@@ -360,9 +370,7 @@ pub fn shown_by(mutation: Mutation) -> Option<&'static str> {
 
 /// Prints what mutations are.
 fn list(args: &RulesArgs, out: &mut impl Write) -> io::Result<()> {
-    let is_asked =
-        |mutation: &Mutation| args.mutations.is_empty() || args.mutations.contains(mutation);
-    for mutation in Mutation::all().filter(is_asked) {
+    for mutation in args.asked() {
         writeln!(out, "{mutation}")?;
         writeln!(out, "    The system that is broken in this way {}.", mutation.does())?;
         match shown_by(mutation) {

@@ -2,6 +2,7 @@
 //! lock intervals of replicas and the transactions of the master, traces of transactions with every message
 //! and log record, quoted journal lines, and what became of indeterminate operations.
 
+mod glossary;
 mod journal_lines;
 mod lanes;
 mod lock_intervals;
@@ -118,6 +119,12 @@ const COMMITMENT: &[Term] = &[
     ("AC5", "when failures are repaired, all nodes decide."),
 ];
 
+/// The word of findings about exits.
+const HALTED: Term = (
+    "halted",
+    "the state machine of the node stopped its process. With exit status 4 it had met what must not happen.",
+);
+
 /// The properties that the simulator watches.
 const MONITORED: &[Term] = &[
     ("R1", "a read that is served returns the last committed write of its key."),
@@ -134,6 +141,7 @@ pub fn terms(check: &str) -> &'static [Term] {
     match check {
         "atomicity" => COMMITMENT,
         "invariant-monitor" => MONITORED,
+        "unexpected-exits" => &[HALTED],
         _ => &[],
     }
 }
@@ -263,6 +271,10 @@ impl SystemEvidence for JournalEvidence<'_> {
 
     fn terms(&self, check: &str) -> &'static [Term] {
         terms(check)
+    }
+
+    fn glossary(&self) -> &'static [Term] {
+        glossary::TERMS
     }
 }
 

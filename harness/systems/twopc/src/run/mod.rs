@@ -7,6 +7,7 @@ mod load;
 mod options;
 mod resources;
 mod testbed;
+mod variation;
 
 use std::{fs, io, path::Path, path::PathBuf, sync::Arc, time::Duration};
 
@@ -17,6 +18,7 @@ use tokio::{sync::watch, task::JoinError};
 pub use self::{
     options::{CONVERGENCE_DEADLINE, FailFast, RunOptions},
     testbed::Testbed,
+    variation::Variation,
 };
 use crate::{nemesis::NemesisError, payload};
 

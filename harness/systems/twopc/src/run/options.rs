@@ -8,6 +8,7 @@ use lab::{duration::duration_text, worker::ClientTimeouts, workload::Mix};
 use serde_json::{Map, Value as Json, json};
 use system::protocol::CommitMode;
 
+use super::Variation;
 use crate::{
     Mutation, TLS_AVAILABLE, Timings,
     faults::{Faults, Injection},
@@ -104,6 +105,19 @@ impl RunOptions {
         label
     }
 
+    /// The same run with this load, and these parameters of the nodes.
+    #[must_use]
+    pub fn shaped(self, shape: Variation) -> Self {
+        RunOptions {
+            concurrency: shape.concurrency,
+            rate: shape.rate,
+            keys: shape.keys,
+            timings: shape.timings(),
+            sequence_above: shape.sequence_above,
+            ..self
+        }
+    }
+
     /// The command that repeats this run, as far as it is determined by the seed.
     #[must_use]
     pub fn command(&self) -> String {
@@ -136,7 +150,9 @@ impl RunOptions {
         if TLS_AVAILABLE {
             command.push_str(if self.tls { " --tls yes" } else { " --tls no" });
         }
-        if self.sequence_above > 0 {
+        // What the seed would vary otherwise is always named.
+        let varies = self.faults.are_all();
+        if varies || self.sequence_above > 0 {
             command.push_str(&format!(" --sequence-above {}", self.sequence_above));
         }
         if self.fail_fast == FailFast::AnyViolation {
@@ -144,6 +160,8 @@ impl RunOptions {
         }
         if self.timings != Timings::default() {
             command.push_str(&format!(" --timing {}", self.timings));
+        } else if varies {
+            command.push_str(" --timing ''");
         }
         let flags = [("--relay", self.relay), ("--misreport-unknown", self.misreport_unknown)];
         for (flag, given) in flags {

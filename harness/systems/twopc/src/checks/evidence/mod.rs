@@ -119,6 +119,8 @@ pub enum FactKind {
     EarlyVote(TxnId),
     /// Replica: a commit was acknowledged before it was durable.
     EarlyAck(TxnId),
+    /// Replica: it told a node to abort a transaction without a durable REFUSED that keeps it from voting yes.
+    EarlyAbort(TxnId, Node),
     /// Master: COMMIT was appended. In commit mode votes: the master has counted the votes.
     DecisionAppended {
         /// The transaction.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use system::protocol::{
-    Body, CommitMode, Config, Effect, Event, Key, Message, Record, TxnId, Write,
+    Body, CommitMode, Config, Effect, Event, Key, Message, PeerKnowledge, Record, TxnId, Write,
 };
 
 use super::{FactKind, FactSink, JournalVisitor, Pending};
@@ -23,6 +23,8 @@ pub(super) struct ReplicaScan {
     /// Appended or recovered in this incarnation, and not durable yet.
     unforced_prepares: HashSet<TxnId>,
     unforced_commits: HashSet<TxnId>,
+    /// Aborted, or durably refused, as far as this incarnation knows.
+    aborted: HashSet<TxnId>,
     /// Yes votes known to be durable. A restart does not repeat them.
     voted: HashSet<TxnId>,
     commit: CommitMode,
@@ -49,6 +51,7 @@ impl JournalVisitor for ReplicaScan {
         self.pending.restart();
         self.unforced_prepares.clear();
         self.unforced_commits.clear();
+        self.aborted.clear();
         let mut undecided: BTreeMap<TxnId, Write> = BTreeMap::new();
         let mut decided: HashSet<TxnId> = HashSet::new();
         let mut fresh = true;
@@ -66,10 +69,12 @@ impl JournalVisitor for ReplicaScan {
                 }
                 Record::Refused { txn } => {
                     decided.insert(txn);
+                    self.aborted.insert(txn);
                     self.pending.recovered(Durable::Refused(txn));
                 }
                 Record::Abort { txn } => {
                     decided.insert(txn);
+                    self.aborted.insert(txn);
                 }
                 Record::Incarnation { .. } => fresh = false,
                 _ => {}
@@ -95,7 +100,10 @@ impl JournalVisitor for ReplicaScan {
                 Durable::Commit(txn) => {
                     self.unforced_commits.remove(&txn);
                 }
-                Durable::Refused(txn) => out.fact(FactKind::Refused(txn)),
+                Durable::Refused(txn) => {
+                    self.aborted.insert(txn);
+                    out.fact(FactKind::Refused(txn));
+                }
             }
         }
     }
@@ -119,6 +127,7 @@ impl JournalVisitor for ReplicaScan {
             Effect::Append(Record::Abort { txn }) => {
                 self.pending.append(None);
                 self.locked.remove(&txn);
+                self.aborted.insert(txn);
                 out.fact(FactKind::Aborted(txn));
             }
             Effect::Append(Record::Refused { txn }) => {
@@ -134,9 +143,15 @@ impl JournalVisitor for ReplicaScan {
             Effect::Append(_) => self.pending.append(None),
             Effect::Lost { key, .. } => out.fact(FactKind::Lost(key)),
             Effect::Serve { key, .. } => out.fact(FactKind::Served(key)),
-            Effect::Send { message: Message { body, .. }, .. } => match body {
+            Effect::Send { to, message: Message { body, watermark, .. } } => match body {
                 Body::VoteYes { txn } if self.unforced_prepares.contains(&txn) => {
                     out.fact(FactKind::EarlyVote(txn));
+                }
+                // Below the watermark no commit is unacknowledged, so who is in doubt may abort.
+                Body::PeerAnswer { txn, answer: PeerKnowledge::Abort }
+                    if txn >= watermark && !self.aborted.contains(&txn) =>
+                {
+                    out.fact(FactKind::EarlyAbort(txn, to));
                 }
                 // It is repeated under the same number.
                 Body::HealRequest { heal, key } if heal.n > self.detections => {

@@ -189,6 +189,7 @@ impl Transactions {
             | FactKind::Vetoed(_)
             | FactKind::EarlyVote(_)
             | FactKind::EarlyAck(_)
+            | FactKind::EarlyAbort(..)
             | FactKind::EarlyDecide(..)
             | FactKind::Unkept(_)
             | FactKind::Overdue(_)

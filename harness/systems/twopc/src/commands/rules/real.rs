@@ -9,12 +9,12 @@ use crate::{
     Mutation,
     checks::check_run,
     faults::Faults,
-    run::{self, FailFast, RunOptions},
+    run::{self, FailFast, RunOptions, Variation},
 };
 use anyhow::Context as _;
 use checker::{Limits, Validity};
 use history::Shard;
-use lab::{disk, progress::NoProgress, seeds::run_seeds, signals::follow_signals, workload::Mix};
+use lab::{disk, progress::NoProgress, signals::follow_signals, workload::Mix};
 use system::{
     protocol::{CommitMode, Mistake, Rule},
     store,
@@ -25,32 +25,28 @@ use tokio::{runtime::Runtime, sync::watch};
 #[derive(Clone, Copy, Debug)]
 struct RunProfile {
     faults: &'static str,
-    concurrency: u32,
-    keys: u32,
-    /// Operations each second, of all clients together; 0: as many as possible.
-    rate: f64,
-    timings: &'static str,
+    /// The load, and the parameters of the nodes.
+    shape: Variation,
     /// The duration of the load, as a multiple of the usual one.
     length: u32,
-    sequence_above: u64,
 }
 
 impl RunProfile {
     const fn of(faults: &'static str) -> Self {
-        RunProfile {
-            faults,
-            concurrency: 10,
-            keys: 16,
-            rate: 0.0,
-            timings: "",
-            length: 1,
-            sequence_above: 0,
-        }
+        RunProfile { faults, shape: Variation::USUAL, length: 1 }
     }
 
     /// All faults, in runs twice as long.
     const fn all() -> Self {
         RunProfile { length: 2, ..RunProfile::of("all") }
+    }
+
+    const fn with(self, shape: Variation) -> Self {
+        RunProfile { shape, ..self }
+    }
+
+    const fn timed(self, timings: &'static str) -> Self {
+        self.with(Variation { timings, ..Variation::USUAL })
     }
 }
 
@@ -65,29 +61,25 @@ fn profile(rule: Rule) -> RunProfile {
     match rule {
         Rule::DecisionForced => RunProfile::of("master-uncertainty"),
         Rule::NoGuessInDoubt | Rule::PreparedWaits => {
-            RunProfile { timings: IMPATIENT, ..RunProfile::of("master-uncertainty") }
+            RunProfile::of("master-uncertainty").timed(IMPATIENT)
         }
         Rule::VoteForced | Rule::AckAfterDurable => RunProfile::of("replica-uncertainty"),
         // A read must meet the key of a write that waits for a vote. This needs many readers, and a
         // vote timeout longer than the pause of one replica while another restarts.
-        Rule::RelockOnRecovery => RunProfile {
+        Rule::RelockOnRecovery => RunProfile::of("kill-replica,pause-replica").with(Variation {
             concurrency: 30,
             timings: "vote_timeout_ms=4000",
-            ..RunProfile::of("kill-replica,pause-replica")
-        },
+            ..Variation::USUAL
+        }),
         Rule::ReadsRespectLocks => RunProfile::of("master-uncertainty,messages"),
         // A replica must be asked for an outcome that it has dropped while the master, which knows
         // it, is paused.
-        Rule::KeepOutcomeUntilWatermark => {
-            RunProfile { timings: IMPATIENT, ..RunProfile::of("master-uncertainty") }
-        }
+        Rule::KeepOutcomeUntilWatermark => RunProfile::of("master-uncertainty").timed(IMPATIENT),
         Rule::ForgetAfterAllAcks
         | Rule::WatermarkWaitsForAcks
         | Rule::CommitIsFinal
         | Rule::PiggybackOnPrepare => RunProfile::of("messages"),
-        Rule::RefuseBeforePeerAbort => {
-            RunProfile { timings: LONG_VOTES, ..RunProfile::of("messages") }
-        }
+        Rule::RefuseBeforePeerAbort => RunProfile::of("messages").timed(LONG_VOTES),
         Rule::WriteAll => RunProfile::of("kill-replica,partition"),
         Rule::ExclusiveStore => RunProfile::of("second-master"),
         Rule::EmptyStoreRefused | Rule::MemberBeforePromise | Rule::MembersDurableBeforeWrite => {
@@ -99,9 +91,7 @@ fn profile(rule: Rule) -> RunProfile {
         }
         Rule::VetoBeforeAbort | Rule::LateYesIsVoid => RunProfile::of("messages"),
         Rule::VetoForced => RunProfile::of("power-loss,messages"),
-        Rule::FreezeBeforeAnswer => {
-            RunProfile { timings: IMPATIENT, ..RunProfile::of("messages,partition") }
-        }
+        Rule::FreezeBeforeAnswer => RunProfile::of("messages,partition").timed(IMPATIENT),
         Rule::NoPresumption => RunProfile::of("master-uncertainty"),
         Rule::WatermarkWaitsForHandshakes | Rule::HandshakeAfterCommits => RunProfile::all(),
         Rule::EpochCheck | Rule::HandshakeBeforeServing | Rule::ReplicaLock => RunProfile::all(),
@@ -137,12 +127,15 @@ fn not_shown(rule: Rule, commit: CommitMode) -> Option<&'static str> {
     }
 }
 
-/// The rules of the store that a fault of disks shows, and the fault.
-const STORE_RULES: [(store::Rule, &str); 3] = [
-    (store::Rule::PageChecksum, "bit-flip"),
-    (store::Rule::ReuseAfterSync, "power-loss,disk-error"),
-    (store::Rule::YesReservesSpace, "disk-full"),
-];
+/// The runs that show a rule of the store, if any fault does.
+fn store_rule_profile(rule: store::Rule) -> Option<RunProfile> {
+    match rule {
+        store::Rule::PageChecksum => Some(RunProfile::of("bit-flip")),
+        store::Rule::ReuseAfterSync => Some(RunProfile::of("power-loss,disk-error")),
+        store::Rule::YesReservesSpace => Some(RunProfile::of("disk-full")),
+        _ => None,
+    }
+}
 
 /// The runs that show a mistake of a node.
 fn mistake_profile(mistake: Mistake) -> RunProfile {
@@ -156,26 +149,26 @@ fn mistake_profile(mistake: Mistake) -> RunProfile {
         | Mistake::LoopSpins => RunProfile::of("none"),
         // The number of a transaction exceeds 32 bits in the middle of the run.
         Mistake::WatermarkIn32Bits => {
-            RunProfile { sequence_above: (1 << 32) - 200, ..RunProfile::of("none") }
+            let numbers = Variation { sequence_above: (1 << 32) - 200, ..Variation::USUAL };
+            RunProfile::of("none").with(numbers)
         }
         // A share is told from luck after some thousand gets.
         Mistake::ReadsByThreeBits => RunProfile { length: 2, ..RunProfile::of("none") },
         // Every write and read of a key repeats its unacknowledged decisions, so each key must rest.
         Mistake::DecisionNotRepeated => {
-            RunProfile { keys: 400, rate: 100.0, length: 2, ..RunProfile::of("partition") }
+            let resting = Variation { keys: 400, rate: 100.0, ..Variation::USUAL };
+            RunProfile { length: 2, ..RunProfile::of("partition").with(resting) }
         }
         // A replica that is paused for longer than the timeout, and for too short to be given up.
-        Mistake::VoteTimeoutTenfold => RunProfile {
-            timings: "vote_timeout_ms=100,heartbeat_ms=500",
-            ..RunProfile::of("pause-replica")
-        },
-        Mistake::InquiryTenfold => {
-            RunProfile { timings: IMPATIENT, ..RunProfile::of("kill-master") }
+        Mistake::VoteTimeoutTenfold => {
+            RunProfile::of("pause-replica").timed("vote_timeout_ms=100,heartbeat_ms=500")
         }
+        Mistake::InquiryTenfold => RunProfile::of("kill-master").timed(IMPATIENT),
         Mistake::LockAfterAbort => RunProfile { length: 2, ..RunProfile::all() },
         // Keys must rest, or a write or a read comes before the scrub.
         Mistake::ScrubComparesNothing => {
-            RunProfile { keys: 400, rate: 150.0, ..RunProfile::of("bit-flip") }
+            let resting = Variation { keys: 400, rate: 150.0, ..Variation::USUAL };
+            RunProfile::of("bit-flip").with(resting)
         }
         Mistake::SilentReplicaKept => RunProfile::of("pause-replica,partition"),
         Mistake::StopReportsAbort => RunProfile::of("restart-master"),
@@ -190,14 +183,15 @@ pub(super) fn shown_by(mutation: Mutation) -> Option<&'static str> {
             let is_shown = modes.into_iter().any(|mode| not_shown(rule, *mode).is_none());
             is_shown.then(|| profile(rule).faults)
         }
-        Mutation::StoreRule(rule) => {
-            STORE_RULES.iter().find(|(shown, _)| *shown == rule).map(|(_, faults)| *faults)
-        }
+        Mutation::StoreRule(rule) => store_rule_profile(rule).map(|profile| profile.faults),
         Mutation::Mistake(mistake) => Some(mistake_profile(mistake).faults),
         Mutation::StoreMistake(mistake) => Some(store_mistake_profile(mistake).faults),
-        Mutation::SyncMode(_) => Some("power-loss"),
+        Mutation::SyncMode(_) => Some(SYNC_PROFILE.faults),
     }
 }
+
+/// The runs that show that syncs are missing.
+const SYNC_PROFILE: RunProfile = RunProfile { length: 3, ..RunProfile::of("power-loss") };
 
 /// The runs that show a mistake of the store.
 fn store_mistake_profile(mistake: store::Mistake) -> RunProfile {
@@ -222,6 +216,20 @@ struct Score {
     unknown: u32,
     /// The number of runs.
     runs: u32,
+}
+
+/// A row of the matrix: runs of one kind, and what is to come of them.
+#[derive(Clone, Debug)]
+struct Row {
+    name: &'static str,
+    mutation: Option<Mutation>,
+    misreports: bool,
+    profile: RunProfile,
+    /// How many runs in a row may fail to detect it.
+    tries: u32,
+    must_be_detected: bool,
+    /// Whether the same runs follow with nothing broken.
+    has_twin: bool,
 }
 
 /// Makes runs and judges them.
@@ -253,94 +261,18 @@ pub(super) fn run(
         "{:<30}{:<24}{:>9}{:>8}{:>9}  by, and the same runs with the rule in force",
         "without", "faults", "detected", "runs", "seconds"
     )?;
-    let rules = args.rules();
-    // A rule of the other commit mode has no effect in this one.
-    for rule in rules.iter().filter(|rule| rule.applies_to(commit)) {
-        if !outcome.takes_next() {
-            continue;
+    for mutation in args.asked() {
+        match experiments.row(mutation) {
+            Some(Ok(row)) => experiments.make(&row, outcome, out)?,
+            Some(Err(why)) if outcome.takes_next() => {
+                writeln!(out, "{:<30}skipped: {why}", mutation.name())?;
+            }
+            Some(Err(_)) | None => {}
         }
-        if experiments.interrupted() {
-            outcome.interrupt();
-            return Ok(());
-        }
-        let is_of_copies = super::only_against_copies(*rule);
-        if let Some(why) = not_shown(*rule, commit) {
-            writeln!(out, "{:<30}skipped: {why}", rule.name())?;
-            continue;
-        }
-        let profile = profile(*rule);
-        if experiments.skips(rule.name(), profile, out)? {
-            continue;
-        }
-        let mutated = experiments.options(profile, Some(Mutation::Rule(*rule)));
-        // An equivalent mutant must survive as many runs as another one has for its detection.
-        let survives = rule.is_equivalent(commit) && !is_of_copies;
-        let tries = if survives { 1 } else { args.tries };
-        let score = experiments.score(&mutated, tries)?;
-        let clean = experiments.score(&experiments.options(profile, None), 1)?;
-        outcome.score(
-            commit,
-            rule.name(),
-            score.verdict(!survives).max(clean.verdict(false)),
-            &score,
-        );
-        print_row(rule.name(), profile.faults, &score, Some(&clean), out)?;
-    }
-    for (mutation, profile) in experiments.mistakes() {
-        if !outcome.takes_next() {
-            continue;
-        }
-        if experiments.interrupted() {
-            outcome.interrupt();
-            return Ok(());
-        }
-        if experiments.skips(mutation.name(), profile, out)? {
-            continue;
-        }
-        let mutated = experiments.options(profile, Some(mutation));
-        let score = experiments.score(&mutated, args.tries)?;
-        let clean = experiments.score(&experiments.options(profile, None), 1)?;
-        outcome.score(
-            commit,
-            mutation.name(),
-            score.verdict(true).max(clean.verdict(false)),
-            &score,
-        );
-        print_row(mutation.name(), profile.faults, &score, Some(&clean), out)?;
     }
     if args.mutations.is_empty() {
-        for (rule, faults) in STORE_RULES {
-            if !outcome.takes_next() {
-                continue;
-            }
-            let profile = RunProfile::of(faults);
-            if experiments.skips(rule.name(), profile, out)? {
-                continue;
-            }
-            let mutated = experiments.options(profile, Some(Mutation::StoreRule(rule)));
-            let score = experiments.score(&mutated, args.tries)?;
-            let clean = experiments.score(&experiments.options(profile, None), 1)?;
-            outcome.score(
-                commit,
-                rule.name(),
-                score.verdict(true).max(clean.verdict(false)),
-                &score,
-            );
-            print_row(rule.name(), faults, &score, Some(&clean), out)?;
-        }
-        if outcome.takes_next() {
-            let other = RunProfile { timings: OTHER_TIMINGS, ..RunProfile::all() };
-            let score = experiments.score(&experiments.options(other, None), 1)?;
-            outcome.score(commit, "(other timings)", score.verdict(false), &score);
-            print_row("(other timings)", other.faults, &score, None, out)?;
-        }
-        if outcome.takes_next() {
-            let misreporting = RunProfile::of("kill-master");
-            let misreporting =
-                RunOptions { misreport_unknown: true, ..experiments.options(misreporting, None) };
-            let score = experiments.score(&misreporting, args.tries)?;
-            outcome.score(commit, "(misreporting harness)", score.verdict(true), &score);
-            print_row("(misreporting harness)", "kill-master", &score, None, out)?;
+        for row in experiments.controls() {
+            experiments.make(&row, outcome, out)?;
         }
     }
     outcome.interrupted = experiments.interrupted();
@@ -348,22 +280,21 @@ pub(super) fn run(
 }
 
 impl MatrixOutcome {
-    /// A signal ends it: the rows that are left are unknown.
-    fn interrupt(&mut self) {
-        self.interrupted = true;
-        self.verdict = self.verdict.max(Validity::Unknown);
-    }
-
-    fn score(&mut self, commit: CommitMode, name: &str, verdict: Validity, score: &Score) {
+    fn score(&mut self, of: &Experiments<'_>, row: &Row, verdict: Validity, score: &Score) {
         let Score { detected, missed, unknown, runs, .. } = score;
         let why = format!(
             "detected {} times, missed {missed} times, {unknown} of {runs} runs unknown",
             detected.len()
         );
-        // The rows that no rule names are part of the whole matrix only.
-        let named = if name.parse::<Mutation>().is_ok() { name } else { "" };
-        let command = format!("--real --commit {commit} {named}");
-        self.add(name, verdict, why, command.trim_end());
+        let mut command = format!("--real --commit {}", of.commit);
+        if let Some(faults) = &of.args.faults {
+            command.push_str(&format!(" --faults {faults}"));
+        }
+        // The rows that no mutation names are part of the whole matrix only.
+        if let Some(mutation) = row.mutation {
+            command.push_str(&format!(" {mutation}"));
+        }
+        self.add(row.name, verdict, why, &command);
     }
 }
 
@@ -371,45 +302,124 @@ impl MatrixOutcome {
 const OTHER_TIMINGS: &str = "vote_timeout_ms=600,retransmit_ms=60,inquiry_timeout_ms=150,peer_inquiry_after=1,heartbeat_ms=100,watermark_batch=1";
 
 impl Experiments<'_> {
-    /// The mistakes to make, and the runs that show them.
-    fn mistakes(&self) -> Vec<(Mutation, RunProfile)> {
-        let of_nodes = Mistake::ALL.iter();
-        let of_nodes = of_nodes.map(|it| (Mutation::Mistake(*it), mistake_profile(*it)));
-        let of_store = store::Mistake::ALL.iter();
-        let of_store = of_store.map(|it| (Mutation::StoreMistake(*it), store_mistake_profile(*it)));
-        let asked = &self.args.mutations;
-        let is_asked =
-            |(mutation, _): &(Mutation, RunProfile)| asked.is_empty() || asked.contains(mutation);
-        of_nodes.chain(of_store).filter(is_asked).collect()
+    /// The row of a mutation. `None`: it has no effect in this commit mode. `Err`: why no fault shows it.
+    fn row(&self, mutation: Mutation) -> Option<Result<Row, &'static str>> {
+        let mut row = Row {
+            name: mutation.name(),
+            mutation: Some(mutation),
+            misreports: false,
+            profile: SYNC_PROFILE,
+            tries: self.args.tries,
+            must_be_detected: true,
+            // With the same faults everywhere, one row without a mutation stands for all.
+            has_twin: self.args.faults.is_none(),
+        };
+        match mutation {
+            Mutation::Rule(rule) if !rule.applies_to(self.commit) => return None,
+            Mutation::Rule(rule) => {
+                if let Some(why) = not_shown(rule, self.commit) {
+                    return Some(Err(why));
+                }
+                row.profile = profile(rule);
+                if rule.is_equivalent(self.commit) && !super::only_against_copies(rule) {
+                    // It must survive as many runs as another one has for its detection.
+                    row = Row { tries: 1, must_be_detected: false, ..row };
+                }
+            }
+            Mutation::Mistake(mistake) => row.profile = mistake_profile(mistake),
+            Mutation::StoreMistake(mistake) => row.profile = store_mistake_profile(mistake),
+            Mutation::StoreRule(rule) => match store_rule_profile(rule) {
+                Some(profile) => row.profile = profile,
+                None => return Some(Err("the tests of the store show it")),
+            },
+            Mutation::SyncMode(_) => {}
+        }
+        Some(Ok(row))
+    }
+
+    /// Runs with nothing broken, or only the harness.
+    fn controls(&self) -> Vec<Row> {
+        let harmless = Row {
+            name: "(other timings)",
+            mutation: None,
+            misreports: false,
+            profile: RunProfile::all().timed(OTHER_TIMINGS),
+            tries: 1,
+            must_be_detected: false,
+            has_twin: false,
+        };
+        if self.args.faults.is_some() {
+            return vec![Row { name: "(nothing)", ..harmless }];
+        }
+        let misreporting = Row {
+            name: "(misreporting harness)",
+            misreports: true,
+            profile: RunProfile::of("kill-master"),
+            tries: self.args.tries,
+            must_be_detected: true,
+            ..harmless.clone()
+        };
+        vec![harmless, misreporting]
+    }
+
+    /// Makes the runs of a row and prints it, if the shard has it.
+    fn make(
+        &self,
+        row: &Row,
+        outcome: &mut MatrixOutcome,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
+        if !outcome.takes_next() {
+            return Ok(());
+        }
+        if self.interrupted() {
+            // The rows that are left are unknown.
+            outcome.verdict = outcome.verdict.max(Validity::Unknown);
+            return Ok(());
+        }
+        let options = self.options(row);
+        if let Err(why) = &self.disks
+            && self.faults(row.profile).names().iter().all(|fault| fault.needs_disks())
+        {
+            let faults = row.profile.faults;
+            writeln!(out, "{:<30}skipped: {faults} needs root and FUSE ({why})", row.name)?;
+            return Ok(());
+        }
+        let score = self.score(&options, row.tries)?;
+        let twin = RunOptions { mutations: Vec::new(), ..options.clone() };
+        let twin = row.has_twin.then(|| self.score(&twin, 1)).transpose()?;
+        let mut verdict = score.verdict(row.must_be_detected);
+        if let Some(twin) = &twin {
+            verdict = verdict.max(twin.verdict(false));
+        }
+        outcome.score(self, row, verdict, &score);
+        print_row(row.name, &options.faults.to_string(), &score, twin.as_ref(), out)
     }
 
     fn interrupted(&self) -> bool {
         *self.interrupt.borrow()
     }
 
-    /// Says so if the faults of a profile are impossible here.
-    fn skips(&self, rule: &str, profile: RunProfile, out: &mut impl Write) -> anyhow::Result<bool> {
-        let faults: Faults = profile.faults.parse().expect("these faults exist");
-        let Err(why) = &self.disks else { return Ok(false) };
-        if !faults.names().iter().all(|fault| fault.needs_disks()) {
-            return Ok(false);
-        }
-        writeln!(out, "{rule:<30}skipped: {} needs root and FUSE ({why})", profile.faults)?;
-        Ok(true)
+    /// The faults of a row.
+    fn faults(&self, profile: RunProfile) -> Faults {
+        let asked = self.args.faults.clone();
+        asked.unwrap_or_else(|| profile.faults.parse().expect("these faults exist"))
     }
 
-    fn options(&self, profile: RunProfile, mutation: Option<Mutation>) -> RunOptions {
-        let mut faults: Faults = profile.faults.parse().expect("these faults exist");
+    fn options(&self, row: &Row) -> RunOptions {
+        let profile = row.profile;
+        let mut faults = self.faults(profile);
         if self.disks.is_err() {
             faults = faults.without_disks();
         }
         let disks = self.disks.is_ok() && faults.use_disks();
+        let length = if self.args.faults.is_some() { 1 } else { profile.length };
         RunOptions {
             faults,
-            time_limit: self.args.time * profile.length,
-            concurrency: profile.concurrency,
-            rate: profile.rate,
-            keys: profile.keys,
+            time_limit: self.args.time * length,
+            concurrency: profile.shape.concurrency,
+            rate: profile.shape.rate,
+            keys: profile.shape.keys,
             replicas: 3,
             commit: self.commit,
             mix: Mix::default(),
@@ -417,14 +427,14 @@ impl Experiments<'_> {
             store: self.args.store.clone(),
             system: "twopc".to_owned(),
             system_bin: None,
-            mutations: mutation.into_iter().collect(),
+            mutations: row.mutation.into_iter().collect(),
             disks,
             shard: Shard::WHOLE,
-            timings: profile.timings.parse().expect("these parameters exist"),
+            timings: profile.shape.timings(),
             relay: false,
             tls: false,
-            sequence_above: profile.sequence_above,
-            misreport_unknown: false,
+            sequence_above: profile.shape.sequence_above,
+            misreport_unknown: row.misreports,
             schedule: None,
             // What clients see is counted as well, not only what the journals show first.
             fail_fast: FailFast::ClientsSeeIt,
@@ -432,12 +442,25 @@ impl Experiments<'_> {
         }
     }
 
+    /// The options of the run with this seed. Runs with the faults that the user named have the load that any
+    /// run with these faults has.
+    fn seeded(&self, options: &RunOptions, seed: u64) -> RunOptions {
+        let mut options = RunOptions { seed, ..options.clone() };
+        if let Some(faults) = &self.args.faults {
+            let varies = faults.are_all();
+            let shape = if varies { Variation::of_seed(seed) } else { Variation::USUAL };
+            options = options.shaped(shape);
+        }
+        options
+    }
+
     /// Makes runs until the mutation was detected as often as asked for, each time within at most
     /// `tries` runs. Of the runs that detect it, the last one is kept.
     fn score(&self, options: &RunOptions, tries: u32) -> anyhow::Result<Score> {
         let mut score = Score::default();
         let mut kept: Option<PathBuf> = None;
-        let mut seeds = run_seeds(self.args.seed, self.args.runs.saturating_mul(tries));
+        // Consecutive seeds, so that each series meets every variation of a run of all faults.
+        let mut seeds = self.args.seed..;
         for _ in 0..self.args.runs {
             let started = Instant::now();
             let mut after = 0;
@@ -451,7 +474,7 @@ impl Experiments<'_> {
                 }
                 after += 1;
                 score.runs += 1;
-                let options = RunOptions { seed, ..options.clone() };
+                let options = self.seeded(options, seed);
                 let run = self.runtime.block_on(run::run(
                     &options,
                     self.interrupt.clone(),
@@ -542,24 +565,20 @@ fn print_row(
 
 #[cfg(test)]
 mod tests {
-    use crate::Timings;
-
     use super::*;
 
     #[test]
-    fn every_rule_has_a_run_profile() {
-        for rule in Rule::ALL {
-            let profile = profile(*rule);
-            profile.faults.parse::<Faults>().expect(profile.faults);
-            profile.timings.parse::<Timings>().expect(profile.timings);
-        }
+    fn every_profile_can_be_used() {
+        let of_rules = Rule::ALL.iter().map(|rule| profile(*rule));
         let of_nodes = Mistake::ALL.iter().map(|mistake| mistake_profile(*mistake));
         let of_store = store::Mistake::ALL.iter().map(|mistake| store_mistake_profile(*mistake));
-        for profile in of_nodes.chain(of_store) {
+        let of_store_rules = store::Rule::ALL.iter().filter_map(|rule| store_rule_profile(*rule));
+        let others = [SYNC_PROFILE, RunProfile::all().timed(OTHER_TIMINGS)];
+        let all = of_rules.chain(of_nodes).chain(of_store).chain(of_store_rules).chain(others);
+        for profile in all {
             profile.faults.parse::<Faults>().expect(profile.faults);
-            profile.timings.parse::<Timings>().expect(profile.timings);
+            assert_eq!(profile.shape.timings().to_string(), profile.shape.timings);
         }
-        OTHER_TIMINGS.parse::<Timings>().expect(OTHER_TIMINGS);
     }
 
     #[test]
