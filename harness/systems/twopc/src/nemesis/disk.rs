@@ -23,8 +23,16 @@ use crate::{
 const SYNC_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The text of every refusal of a store that is not what the node has written, in part.
-const REFUSALS: [&str; 4] =
-    ["restore", "the store has format", "another application", "does not belong to a store"];
+const REFUSALS: [&str; 8] = [
+    "the store is damaged",
+    "the file is truncated",
+    "the data file of store",
+    "this file belongs to store",
+    "not an LMDB file",
+    "the store has format",
+    "another application",
+    "does not belong to a store",
+];
 
 impl Nemesis<'_> {
     /// Lets the target's disk be faulty for a while. Returns `None` if nobody noticed.
