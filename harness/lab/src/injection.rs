@@ -178,6 +178,12 @@ impl<F: Copy + Ord, N: PartialEq, T, A: Action> Schedule<F, N, T, A> {
         }
     }
 
+    /// Whether each fault was injected at least once.
+    #[must_use]
+    pub fn has_injected_all(&self) -> bool {
+        self.injected.len() == self.faults.len()
+    }
+
     /// A short injection of another fault against another node, to happen during the outage of the
     /// first or during the recovery from it. `None` if the faults of the run have none to offer.
     fn second(&mut self, first: &Injection<F, N, T, A>) -> Option<Injection<F, N, T, A>> {

@@ -55,7 +55,8 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "A,B", default_value = "none")]
     faults: FaultsArg,
 
-    /// Duration of the load, for example 20s, 500ms or 2m.
+    /// Duration of the load, for example 20s, 500ms or 2m. Of the system twopc, it goes on for up to as long again until
+    /// each fault was injected.
     #[arg(long, visible_alias = "time", value_name = "TIME", default_value = "20s", value_parser = parse_duration)]
     time_limit: Duration,
 
@@ -68,7 +69,7 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     rate: Option<f64>,
 
-    /// Number of keys. Default: 16; with --faults all, 16, 400 or 2,000, as the seed says.
+    /// Number of keys. Default: 16; with --faults all, 16, 400 or 1,000, as the seed says.
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u32>::new().range(1..=1_000_000))]
     keys: Option<u32>,
 

@@ -50,6 +50,8 @@ pub struct Nemesis<'a> {
     pub events: &'a EventLog,
     /// Turns true when the load ends. An injection in progress is then undone without delay.
     pub load_ended: watch::Receiver<bool>,
+    /// Becomes true once each fault of the schedule was injected.
+    pub covered: watch::Sender<bool>,
     /// How long the cluster has to recover from an injection before the next one; `None` to inject
     /// without waiting.
     pub recovery_deadline: Option<Duration>,
@@ -67,6 +69,7 @@ impl Nemesis<'_> {
             }
             let injected = self.inject_and_recover(&injection).await?;
             schedule.report(injection.fault, injected);
+            self.covered.send_replace(schedule.has_injected_all());
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use lab::{
 use tokio::{
     sync::watch,
     task::{JoinError, JoinHandle, JoinSet, spawn_blocking},
-    time::{Instant, interval, sleep, sleep_until},
+    time::{Instant, interval, sleep, timeout},
 };
 
 use super::{FailFast, RunError, RunOptions, Testbed};
@@ -52,8 +52,9 @@ pub(super) async fn run(
     testbed.progress.phase("load");
     let (end, load_ended) = watch::channel(false);
     let mut workers = start_workers(options, testbed, &load_ended);
-    let lanes = start_nemesis(options, testbed, &load_ended)?;
-    let first = until_end(options, testbed, interrupt, &mut workers).await?;
+    let (lanes, covered) = start_nemesis(options, testbed, &load_ended)?;
+    let time_up = time_up(options.time_limit, covered);
+    let first = until_end(options, testbed, interrupt, &mut workers, time_up).await?;
     end.send_replace(true);
     testbed.progress.phase("ending the load");
     let worker = join_workers(workers, first).await?;
@@ -84,12 +85,15 @@ fn start_workers(
     workers
 }
 
-/// Starts fault injection in each lane that has faults.
+/// Fault injection in a lane.
+type NemesisTask = JoinHandle<Result<(), NemesisError>>;
+
+/// Starts fault injection in each lane that has faults. Returns also whether each has injected all its faults.
 fn start_nemesis(
     options: &RunOptions,
     testbed: &Testbed,
     load_ended: &watch::Receiver<bool>,
-) -> Result<Vec<JoinHandle<Result<(), NemesisError>>>, RunError> {
+) -> Result<(Vec<NemesisTask>, Vec<watch::Receiver<bool>>), RunError> {
     let RunOptions { disks, shard, commit, .. } = *options;
     let capabilities = Capabilities { disks, shard, commit };
     if options.faults.names().contains(&FaultName::CrashMatrix) {
@@ -100,20 +104,36 @@ fn start_nemesis(
     let start = |(lane, schedule): (Lane, Schedule)| {
         let (cluster, network) = (testbed.cluster.clone(), testbed.network.clone());
         let (events, load_ended) = (testbed.events.clone(), load_ended.clone());
+        let (covered, is_covered) = watch::channel(false);
         // While the other lane kills nodes, recovery cannot be attributed to a network fault.
         let waits = only_lane || lane == Lane::Nodes;
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let nemesis = Nemesis {
                 cluster: &cluster,
                 network: network.as_deref(),
                 events: &events,
                 load_ended,
+                covered,
                 recovery_deadline: waits.then_some(RECOVERY_DEADLINE),
             };
             nemesis.run(schedule).await
-        })
+        });
+        (task, is_covered)
     };
-    Ok(schedules.into_iter().map(start).collect())
+    Ok(schedules.into_iter().map(start).unzip())
+}
+
+/// The end of the load: after its time, or up to as long again until each fault was injected at least once. On a busy
+/// machine a run would end without some, and prove nothing about them.
+async fn time_up(time_limit: Duration, covered: Vec<watch::Receiver<bool>>) {
+    sleep(time_limit).await;
+    let all_injected = async {
+        for mut lane in covered {
+            // A lane that has ended injects nothing more.
+            let _ = lane.wait_for(|covered| *covered).await;
+        }
+    };
+    let _ = timeout(time_limit, all_injected).await;
 }
 
 fn schedules(options: &RunOptions, capabilities: Capabilities) -> Vec<(Lane, Schedule)> {
@@ -136,10 +156,10 @@ async fn until_end(
     testbed: &Testbed,
     interrupt: &mut watch::Receiver<bool>,
     workers: &mut JoinSet<std::io::Result<Worker>>,
+    time_up: impl Future<Output = ()>,
 ) -> Result<Option<Finished>, RunError> {
     let mut exits = testbed.cluster.unexpected_exits();
     let mut ticks = interval(TICK_PERIOD);
-    let time_up = sleep_until(Instant::now() + options.time_limit);
     tokio::pin!(time_up);
     let violation = until_violation(testbed.online.clone());
     tokio::pin!(violation);

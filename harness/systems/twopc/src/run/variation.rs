@@ -37,7 +37,7 @@ const VARIATIONS: [Variation; 4] = [
         timings: "vote_timeout_ms=100,heartbeat_ms=500",
         ..Variation::USUAL
     },
-    Variation { concurrency: 100, keys: 2_000, ..Variation::USUAL },
+    Variation { concurrency: 100, keys: 1_000, ..Variation::USUAL },
 ];
 
 impl Variation {
