@@ -73,6 +73,9 @@ pub struct Cause {
     pub fault: Option<Finding>,
     /// The worst that any violation of the run means.
     pub impact: Impact,
+    /// The check that found it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub impact_check: String,
     /// Later violations about the same transaction, key or node, and what a node that stopped leaves
     /// unfinished, in the order of time.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -144,17 +147,22 @@ impl Cause {
     /// decide.
     #[must_use]
     pub fn meaning(&self) -> String {
+        let found = match self.impact_check.as_str() {
+            "" => String::new(),
+            check => format!(" (check {check})"),
+        };
         let worse = match self.impact {
-            Impact::DataLost => return format!("{}.", self.impact),
+            Impact::DataLost => return format!("{}{found}.", self.impact),
             Impact::WrongAnswer => "data was lost",
             _ => "data was lost or an answer was wrong",
         };
         match (&self.undecided[..], self.impact) {
-            ([], Impact::WrongAnswer) => format!("{}.", self.impact),
+            ([], Impact::WrongAnswer) => format!("{}{found}.", self.impact),
             ([], _) => format!("{}; no data was found lost, and no answer wrong.", self.impact),
             (undecided, _) => {
                 let names = undecided.join(", ");
-                format!("{}. Whether {worse} is open (undecided: {names}).", self.impact)
+                let found = if self.impact == Impact::WrongAnswer { &found } else { "" };
+                format!("{}{found}. Whether {worse} is open (undecided: {names}).", self.impact)
             }
         }
     }
@@ -164,8 +172,13 @@ impl Cause {
     pub fn others_in_words(&self) -> Option<String> {
         let counted = |n: usize| format!("{n} other violation{}", if n == 1 { "" } else { "s" });
         let since = self.alike_since.filter(|at| *at >= 0);
-        let since = since
-            .map_or_else(String::new, |at| format!(" (the first after {:.3} s)", at as f64 / 1e9));
+        let since = since.map_or_else(String::new, |at| {
+            let came_to_nothing = match self.finding.at() {
+                Some(own) if at < own => ", without such consequences",
+                _ => "",
+            };
+            format!(" (the first after {:.3} s{came_to_nothing})", at as f64 / 1e9)
+        });
         match (self.others, self.alike) {
             (0, _) => None,
             (others, 0) => {
@@ -177,7 +190,7 @@ impl Cause {
                 if others == 1 { "s" } else { "" }
             )),
             (others, alike) => Some(format!(
-                "{}, of which at least {alike} say the same of other transactions{since}",
+                "{}; of those listed, {alike} say the same of other transactions{since}",
                 counted(others)
             )),
         }
@@ -197,6 +210,8 @@ impl Cause {
         let harm = first_harm(&incidents)?;
         let first = broken_promise(&incidents, harm).unwrap_or(harm);
         let consequences = consequences(&incidents, first, harm);
+        // Of equals the earliest.
+        let worst = incidents.iter().rev().max_by_key(|incident| incident.impact)?;
         let total: usize = checks.iter().map(|check| check.violations_total).sum();
         let said = said(incidents[first].finding);
         let is_alike = |(n, it): &(usize, &Incident<'_>)| {
@@ -212,7 +227,8 @@ impl Cause {
             fault: None,
             alike: alike.len(),
             alike_since: alike.iter().filter_map(|it| it.finding.at()).min(),
-            impact: incidents.iter().map(|incident| incident.impact).max()?,
+            impact: worst.impact,
+            impact_check: worst.id.check.clone(),
             others: total.saturating_sub(1 + consequences.len()),
             undecided: checks
                 .iter()
@@ -345,7 +361,8 @@ mod tests {
         let words = cause.others_in_words().expect("there are others");
         assert_eq!(
             words,
-            "8 other violations, of which at least 7 say the same of other transactions (the first after 0.000 s)"
+            "8 other violations; of those listed, 7 say the same of other transactions (the first after 0.000 s, \
+             without such consequences)"
         );
     }
 

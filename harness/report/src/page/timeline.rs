@@ -89,15 +89,15 @@ pub(super) fn messages(data: &PageData<'_>, glossary: &[Term]) -> Markup {
                     label { "Transaction " select name="transaction" {} }
                     button type="button" data-action="show-transaction" { "Show in the timeline" }
                 }
-                div #diagram.script-only {}
-                details #trace.script-only { summary {} div.words {} }
-                noscript { (trace_text(data, trace)) }
                 @if !glossary.is_empty() {
                     details #glossary {
                         summary { "What the words in the diagram mean" }
                         dl.terms { @for (name, meaning) in glossary { div { dt { (name) ": " } dd { (meaning) } } } }
                     }
                 }
+                div #diagram.script-only {}
+                details #trace.script-only { summary {} div.words {} }
+                noscript { (trace_text(data, trace)) }
             }
         }
     }

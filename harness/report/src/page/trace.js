@@ -48,7 +48,9 @@ function messageEnds(trace, layout) {
 // hide the rest. Longer identifiers that begin with it stay, as "Read 1.10/0" does for 1.1.
 function withoutTransaction(text, transaction) {
   const literal = transaction.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
-  return text.replace(new RegExp(" " + literal + "(?![\\w/-]|\\.\\w)", "g"), "");
+  // In a list, with one of the commas beside it.
+  return text.replace(new RegExp(" " + literal + ",(?= )", "g"), "")
+    .replace(new RegExp(",? " + literal + "(?![\\w/-]|\\.\\w)", "g"), "");
 }
 
 // A trace in words, by time: { time, node, line, text } each. A message is told when it is sent.

@@ -132,6 +132,17 @@ fn broken_promise(fact: &Fact) -> Option<(TxnId, Finding)> {
                  the master may forget a decision that {node} can still lose"
             ),
         )),
+        FactKind::EarlyEnd { txn, missing } => {
+            let names = listed(missing);
+            Some((
+                *txn,
+                finding!(
+                    transaction(txn), line(position);
+                    "AC1: the master forgot the commit of {txn} (END, {position}), which {names} had not acknowledged: \
+                     what it has forgotten counts as aborted"
+                ),
+            ))
+        }
         FactKind::EarlyAbort(txn, to) => {
             let to = named(*to);
             Some((
@@ -152,8 +163,7 @@ fn broken_promise(fact: &Fact) -> Option<(TxnId, Finding)> {
             ),
         )),
         FactKind::DecisionAppended { txn, missing } if !missing.is_empty() => {
-            let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
-            let names = names.join(", ");
+            let names = listed(missing);
             Some((
                 *txn,
                 finding!(
@@ -164,6 +174,10 @@ fn broken_promise(fact: &Fact) -> Option<(TxnId, Finding)> {
         }
         _ => None,
     }
+}
+
+fn listed(nodes: &[Node]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Who decided to abort, in words.

@@ -1,7 +1,8 @@
 //! An abort for a conflict needs a conflict: another write of the key that was open at the same
 //! time. From the history, and from the journals for the time at which an indeterminate write
 //! ended. And whoever refuses a write names the transaction that holds the key: it must hold it, by
-//! the journal of the node that refused.
+//! the journal of the node that refused. The master avoids refusals by commits that a replica has not heard of: it
+//! repeats them with the next write of the key.
 
 use std::collections::HashMap;
 
@@ -44,8 +45,19 @@ pub fn check(run: &Run) -> CheckResult {
         }
     }
     for fact in run.evidence.nodes.values().flat_map(|node| &node.facts) {
-        if let FactKind::FalseRefusal { txn, holder } = &fact.kind {
-            check_result.violation(false_refusal(fact.position, *txn, *holder));
+        match &fact.kind {
+            FactKind::FalseRefusal { txn, holder } => {
+                check_result.violation(false_refusal(fact.position, *txn, *holder));
+            }
+            FactKind::DecisionOmitted { txn, omitted, to } => {
+                let position = fact.position;
+                check_result.violation(finding!(
+                    line(position), transaction(txn), transaction(omitted);
+                    "the master asked {to} to vote on {txn} ({position}) without telling it of the commit of {omitted} \
+                     on the same key, which {to} had not acknowledged: it must refuse, though no write of the key is open"
+                ));
+            }
+            _ => {}
         }
     }
     check_result.measure("conflicts", conflicts);

@@ -146,7 +146,9 @@ fn attempt(kind: InjectionKind, injected: &Injected, check_result: &mut CheckRes
     let (process, admitted) = match kind {
         InjectionKind::SecondInstance => (
             "a second master on the store of the first".to_owned(),
-            "a second master was let onto the store of the first".to_owned(),
+            "a second process of the master opened the data directory of the first, which was still running: one process \
+             at a time may"
+                .to_owned(),
         ),
         InjectionKind::Wipe => (
             format!("{node} with an empty directory"),

@@ -95,8 +95,8 @@ fn replica(
                     };
                     check_result.violation(finding!(
                         key(key), line(position), transaction(holder), nested(decided);
-                        "{node} served {key} ({position}) while it was in doubt about \
-                         {holder}{decided}: {cause}"
+                        "{node} answered a read of {key} ({position}) while {holder} locked it, which {node} had begun \
+                         to prepare and not heard the outcome of{decided}: {cause}"
                     ));
                 } else if let Some((decided, txn)) = last
                     && !applied.contains(txn)

@@ -140,7 +140,7 @@ fn before(
         }
     }
     Ok(event.map(|(position, event, known)| {
-        let what = in_words(&event);
+        let what = in_words(&event, txn);
         let (who, state) = (named(node), state(node, txn, known));
         finding!(line(position), nested(state); "{who} did so on {what} ({position}){state}")
     }))
@@ -153,8 +153,17 @@ pub(super) fn named(node: Node) -> String {
     }
 }
 
-fn in_words(event: &protocol::Event) -> String {
+fn in_words(event: &protocol::Event, txn: TxnId) -> String {
     let text = match event {
+        // A message that is about something else still says which transactions are finished.
+        protocol::Event::Message { from, message }
+            if txn < message.watermark && !message.body.txns().contains(&txn) =>
+        {
+            let (from, watermark) = (named(*from), message.watermark);
+            format!(
+                "the watermark {watermark} of {from}, below which every transaction is finished"
+            )
+        }
         protocol::Event::Message { from, message } => {
             format!("a message of {}: {}", named(*from), message.body)
         }

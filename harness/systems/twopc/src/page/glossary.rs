@@ -71,7 +71,8 @@ pub(super) const TERMS: &[Term] = &[
     ("Leaving, Stale", "the replica stops by order; the sender was fenced off by a newer master."),
     (
         "WATERMARK",
-        "record of a replica: every transaction below is finished at every node, and forgotten.",
+        "record of a replica, from the master\'s messages: every transaction below is finished at every node, and \
+         forgotten. A replica that is in doubt about one aborts it.",
     ),
     (
         "SEEN, COMMITS, VOTES",

@@ -16,6 +16,7 @@ pub(super) struct MasterScan {
     pending: Pending<(TxnId, Key)>,
     /// Transactions whose COMMIT is durable, until they end.
     durable: HashSet<TxnId>,
+    unacknowledged: Unacknowledged,
     /// Transactions that every replica has acknowledged. The master has forgotten them, so it
     /// correctly answers a late inquiry with the presumed abort.
     ended: HashSet<TxnId>,
@@ -39,12 +40,48 @@ struct Votes {
     acknowledged: HashMap<TxnId, BTreeSet<Node>>,
 }
 
+/// Logged mode: the commits that have not ended, and who has acknowledged them to this incarnation.
+#[derive(Debug, Default)]
+struct Unacknowledged {
+    commits: HashMap<TxnId, (Key, BTreeSet<Node>)>,
+    by_key: HashMap<Key, BTreeSet<TxnId>>,
+}
+
+impl Unacknowledged {
+    fn committed(&mut self, txn: TxnId, key: &Key) {
+        self.commits.insert(txn, (key.clone(), BTreeSet::new()));
+        self.by_key.entry(key.clone()).or_default().insert(txn);
+    }
+
+    fn acknowledged(&mut self, node: Node, txn: TxnId) {
+        if let Some((_, by)) = self.commits.get_mut(&txn) {
+            by.insert(node);
+        }
+    }
+
+    /// A commit has ended. Returns who has acknowledged it, if it is known.
+    fn ended(&mut self, txn: TxnId) -> Option<BTreeSet<Node>> {
+        let (key, by) = self.commits.remove(&txn)?;
+        if let Some(commits) = self.by_key.get_mut(&key) {
+            commits.remove(&txn);
+        }
+        Some(by)
+    }
+
+    /// The commits on a key that a node has not acknowledged.
+    fn of(&self, key: &Key, node: Node) -> impl Iterator<Item = TxnId> {
+        let commits = self.by_key.get(key).into_iter().flatten().copied();
+        commits.filter(move |txn| self.commits.get(txn).is_some_and(|(_, by)| !by.contains(&node)))
+    }
+}
+
 impl MasterScan {
     pub(super) fn new(replicas: u8) -> Self {
         MasterScan {
             replicas,
             pending: Pending::default(),
             durable: HashSet::new(),
+            unacknowledged: Unacknowledged::default(),
             ended: HashSet::new(),
             voting: HashMap::new(),
             incarnations: HashMap::new(),
@@ -81,6 +118,22 @@ impl MasterScan {
             self.durable.remove(&txn);
             self.ended.insert(txn);
             out.fact(FactKind::Ended(txn));
+        }
+    }
+
+    /// A Prepare repeats the commits on its key that its receiver has not acknowledged.
+    fn prepare_sent(
+        &self,
+        to: Node,
+        (txn, key): (TxnId, &Key),
+        piggybacked: &[(TxnId, Decision)],
+        out: &mut FactSink<'_>,
+    ) {
+        for omitted in self.unacknowledged.of(key, to) {
+            let is_told = piggybacked.iter().any(|(told, _)| *told == omitted);
+            if self.durable.contains(&omitted) && !is_told {
+                out.fact(FactKind::DecisionOmitted { txn, omitted, to });
+            }
         }
     }
 
@@ -128,12 +181,14 @@ impl JournalVisitor for MasterScan {
         self.votes = (config.commit == CommitMode::Votes).then(Votes::default);
         self.pending.restart();
         self.durable.clear();
+        self.unacknowledged = Unacknowledged::default();
         self.voting.clear();
         self.incarnations.clear();
         self.calls.clear();
         self.arriving = None;
         for record in records {
             if let Record::CommitDecision { txn, key } = record {
+                self.unacknowledged.committed(txn, &key);
                 self.pending.recovered((txn, key));
             }
         }
@@ -146,6 +201,7 @@ impl JournalVisitor for MasterScan {
                 Body::VoteYes { txn } | Body::Inquire { txn } => self.voted_yes(from, txn),
                 Body::Ack { txns, .. } => {
                     for txn in txns {
+                        self.unacknowledged.acknowledged(from, txn);
                         self.acknowledge(from, txn, out);
                     }
                 }
@@ -196,18 +252,25 @@ impl JournalVisitor for MasterScan {
                 let yes = self.voting.remove(&txn).unwrap_or_default();
                 let missing = self.missing(&yes);
                 out.fact(FactKind::DecisionAppended { txn, missing });
+                self.unacknowledged.committed(txn, &key);
                 self.pending.append(Some((txn, key)));
             }
             Effect::Append(record) => {
                 self.pending.append(None);
                 if let Record::End { txn } = record {
                     self.durable.remove(&txn);
+                    let by = self.unacknowledged.ended(txn);
+                    let missing = by.map_or_else(Vec::new, |by| self.missing(&by));
+                    if !missing.is_empty() {
+                        out.fact(FactKind::EarlyEnd { txn, missing });
+                    }
                     self.ended.insert(txn);
                     out.fact(FactKind::Ended(txn));
                 }
             }
             Effect::Send { to, message: Message { body, .. } } => match body {
                 Body::Prepare { txn, piggybacked, write } => {
+                    self.prepare_sent(to, (txn, &write.key), &piggybacked, out);
                     if let Some(votes) = &mut self.votes {
                         votes.keys.insert(txn, write.key);
                     }

@@ -133,6 +133,13 @@ pub enum FactKind {
     Decided(TxnId, Key),
     /// Master: every replica has acknowledged the commit.
     Ended(TxnId),
+    /// Master, logged mode: END was appended, though replicas had not acknowledged the commit.
+    EarlyEnd {
+        /// The transaction.
+        txn: TxnId,
+        /// Those replicas.
+        missing: Vec<Node>,
+    },
     /// Master: an abort of the transaction was reported.
     AbortReported {
         /// The transaction.
@@ -144,6 +151,15 @@ pub enum FactKind {
     },
     /// Master: a replica was told to commit before COMMIT was durable.
     EarlyDecide(TxnId, Node),
+    /// Master, logged mode: a replica was asked to vote without a commit on the same key that it had not acknowledged.
+    DecisionOmitted {
+        /// The transaction that it was asked about.
+        txn: TxnId,
+        /// The commit that it was not told of.
+        omitted: TxnId,
+        /// The replica.
+        to: Node,
+    },
     /// Master: Ok was reported to a client.
     OkReported {
         /// The transaction.

@@ -190,6 +190,8 @@ impl Transactions {
             | FactKind::EarlyVote(_)
             | FactKind::EarlyAck(_)
             | FactKind::EarlyAbort(..)
+            | FactKind::DecisionOmitted { .. }
+            | FactKind::EarlyEnd { .. }
             | FactKind::EarlyDecide(..)
             | FactKind::Unkept(_)
             | FactKind::Overdue(_)
