@@ -65,7 +65,7 @@ pub(super) struct TestArgs {
     concurrency: Option<u32>,
 
     /// Operations per second of all clients together; 0 for as fast as answers arrive. Default: 0; with --faults
-    /// all, 0 or 150, as the seed says.
+    /// all, 0, 150 or 500, as the seed says.
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     rate: Option<f64>,
 
