@@ -48,7 +48,7 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     invalid("atomicity-ac5-invalid", "atomicity", "AC5: r1 is still in doubt", &stays_in_doubt);
     invalid("atomicity-halt-invalid", "atomicity", "r3 halted", &halts);
     invalid("atomicity-differ-invalid", "atomicity", "r3 has '9-9'", &differs);
-    invalid("reads-invalid", "reads", "r1 served k1", &serves_a_locked_key);
+    invalid("reads-invalid", "reads", "r1 answered a read of k1", &serves_a_locked_key);
     invalid("durability-invalid", "durability", "but r1 has nothing", &loses_a_write);
     invalid(
         "reply-soundness-ok-invalid",
