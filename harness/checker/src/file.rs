@@ -235,7 +235,13 @@ fn check_transactions(
     };
     let claim = match options.claim {
         Some(Level::Isolation(level)) => Some(level),
-        None | Some(Level::Durable) => None,
+        None => None,
+        Some(Level::Durable) => {
+            if let Some(why) = transactions::durability_unknown_because(&history) {
+                report.unknown(why);
+            }
+            None
+        }
         Some(Level::Axiomatic(level)) => {
             match judged.axiomatic(level) {
                 Some(Standing::Holds) => {}
@@ -260,12 +266,18 @@ fn check_transactions(
     report.verdict = report.verdict.max(judgement.verdict);
     report.seconds = (read.as_secs_f64(), (start.elapsed() - read).as_secs_f64());
     if let (Some(certificates), Some(found)) = (options.certificates, &judged.certificate) {
-        certificates.add_transactions(found).map_err(certificate_error)?;
-        report.notes.push(format!(
-            "certified: {} transactions are {}",
-            found.order.len(),
-            found.level
-        ));
+        // The order was found by one algorithm and is replayed by another.
+        match transactions::verify(&history, &found.order, found.level.order) {
+            Ok(()) => {
+                certificates.add_transactions(found).map_err(certificate_error)?;
+                report.notes.push(format!(
+                    "certified: {} transactions are {}",
+                    found.order.len(),
+                    found.level
+                ));
+            }
+            Err(why) => report.unknown(format!("the order that was found is wrong: {why}")),
+        }
     }
     report.transactions = Some(judgement);
     if history.is_empty() {

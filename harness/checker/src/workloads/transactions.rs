@@ -57,6 +57,11 @@ fn judge(
         check_result.violation(lost_data(format!("lost: {lost}")));
     }
     check_result.violations_total += report.lost_total - report.lost.len();
+    if claim.is_none()
+        && let Some(why) = transactions::durability_unknown_because(&history)
+    {
+        check_result.unknown(why);
+    }
     match (report.verdict, check_result.verdict, claim) {
         // The level is ruled out in a way that no anomaly names.
         (Validity::Invalid, Validity::Valid, Some(claim)) => {
@@ -74,7 +79,7 @@ fn judge(
         // The order was found by one algorithm and is replayed by another.
         match transactions::verify(&history, &found.order, found.level.order) {
             Ok(()) => check_result.measure("certified", found.level.to_string()),
-            Err(why) => check_result.unknown(format!("the order that was found is wrong: {why:?}")),
+            Err(why) => check_result.unknown(format!("the order that was found is wrong: {why}")),
         }
     }
     check_result.measure("transactions", report.transactions);
