@@ -157,3 +157,10 @@ fn what_an_order_does_not_explain_is_not_certified() {
     let unread = ["0 | [:append :x 1] | [:append :x 1]"; 2];
     assert!(certify(&unread).0);
 }
+
+#[test]
+fn reads_that_found_nothing_are_causally_consistent() {
+    let text = sequential(&["0 | [:r :x nil] | [:r :x nil]"]);
+    let report = check(&text, Some("causal-consistency"));
+    assert_eq!((report.verdict, report.unknown_because), (Valid, Vec::new()));
+}

@@ -121,16 +121,13 @@ pub fn judge(history: &mut TransactionHistory) -> Result<Judged, String> {
     check_size(history)?;
     let versions = Versions::of(history);
     let history = &*history;
-    let mut axiomatic = None;
     let (anomalies, decided) = match history.workload() {
-        Some(Workload::Registers) => {
-            let judged = judge_registers(history, &versions);
-            let is_consistent = reads_are_consistent(&judged.0);
-            axiomatic = Some(axiomatic::decide(history, &versions, is_consistent));
-            judged
-        }
-        _ => judge_lists(history, &versions),
+        Some(Workload::Registers) => judge_registers(history, &versions),
+        Some(Workload::ListAppend) | None => judge_lists(history, &versions),
     };
+    // Reads that found nothing may be those of registers.
+    let axiomatic = (history.workload() != Some(Workload::ListAppend))
+        .then(|| axiomatic::decide(history, &versions, reads_are_consistent(&anomalies)));
     let unusable = versions.keys.iter().filter(|key| !key.is_usable).count();
     // In any order of versions: a version that a reader should have seen, and that came after what it read,
     // makes a cycle with one anti-dependency. So the edges that causal consistency asks for are those of
