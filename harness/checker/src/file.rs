@@ -30,7 +30,8 @@ use crate::{
     progress::ProgressObserver,
     reading::{Reading, sorted_bytes},
     transactions::{
-        self, Components, Order, ShardSink, Standing, TransactionHistory, TransactionReport,
+        self, Certificate, Components, Order, ShardSink, Standing, TransactionHistory,
+        TransactionReport,
     },
 };
 
@@ -235,7 +236,13 @@ fn check_transactions(
     };
     let claim = match options.claim {
         Some(Level::Isolation(level)) => Some(level),
-        None | Some(Level::Durable) => None,
+        None => None,
+        Some(Level::Durable) => {
+            if let Some(why) = transactions::durability_unknown_because(&history) {
+                report.unknown(why);
+            }
+            None
+        }
         Some(Level::Axiomatic(level)) => {
             match judged.axiomatic(level) {
                 Some(Standing::Holds) => {}
@@ -260,18 +267,31 @@ fn check_transactions(
     report.verdict = report.verdict.max(judgement.verdict);
     report.seconds = (read.as_secs_f64(), (start.elapsed() - read).as_secs_f64());
     if let (Some(certificates), Some(found)) = (options.certificates, &judged.certificate) {
-        certificates.add_transactions(found).map_err(certificate_error)?;
-        report.notes.push(format!(
-            "certified: {} transactions are {}",
-            found.order.len(),
-            found.level
-        ));
+        certify(&mut report, &history, found, certificates)?;
     }
     report.transactions = Some(judgement);
     if history.is_empty() {
         report.unknown("the history contains no transactions".to_owned());
     }
     Ok(report)
+}
+
+/// Writes the certificate of a history of transactions, if it is one: the order was found by one algorithm and is
+/// replayed by another.
+fn certify(
+    report: &mut FileReport,
+    history: &TransactionHistory,
+    found: &Certificate,
+    certificates: &Certificates,
+) -> Result<(), ReadError> {
+    let Certificate { level, order } = found;
+    if let Err(why) = transactions::verify(history, order, level.order) {
+        report.unknown(format!("the order that was found is wrong: {why}"));
+        return Ok(());
+    }
+    certificates.add_transactions(found).map_err(certificate_error)?;
+    report.notes.push(format!("certified: {} transactions are {level}", order.len()));
+    Ok(())
 }
 
 /// Whether the order of each session counts for a level. Real time implies it, and is local.

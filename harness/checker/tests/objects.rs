@@ -222,3 +222,274 @@ fn what_is_of_two_objects_or_none_is_refused() {
         assert!(error.contains(words), "{error}");
     }
 }
+
+#[test]
+fn the_last_reads_of_a_set_are_those_that_no_other_one_follows() {
+    let lines = [
+        "0 invoke add 1",
+        "0 ok add 1",
+        "0 invoke read nil",
+        "1 invoke read nil",
+        "1 ok read #{}",
+        "0 ok read #{1}",
+    ];
+    assert_verdict(&lines, None, Valid, "lost 0");
+    let followed = [&lines[..], &["2 invoke read nil", "2 ok read #{}"]].concat();
+    assert_verdict(&followed, None, Invalid, "1 is lost");
+}
+
+#[test]
+fn reads_of_a_linearizable_set_form_a_chain() {
+    let lines = |second: &'static str| {
+        let [first, last] = ["2 ok read #{1}", "2 ok read #{1 2}"];
+        [
+            "0 invoke add 1",
+            "1 invoke add 2",
+            "2 invoke read nil",
+            "3 invoke read nil",
+            first,
+            second,
+        ]
+        .into_iter()
+        .chain(["0 ok add 1", "1 ok add 2", "2 invoke read nil", last])
+        .collect::<Vec<&str>>()
+    };
+    let apart = lines("3 ok read #{2}");
+    let words =
+        "returned 1 without 2, and the read of object by process 3 (event 3) returned 2 without 1";
+    assert_verdict(&apart, Some("linearizable"), Invalid, words);
+    assert_verdict(&apart, None, Valid, "lost 0");
+    for second in ["3 ok read #{1}", "3 ok read #{1 2}", "3 ok read #{}"] {
+        assert_verdict(&lines(second), Some("linearizable"), Valid, "stale_reads 0");
+    }
+}
+
+#[test]
+fn nodes_of_recorded_lines_are_kept() {
+    let line = |kind: &str, f: &str, node: &str, value: &str| {
+        format!(
+            "{{\"process\":0,\"type\":\"{kind}\",\"f\":\"{f}\",\"key\":\"s\",\"node\":\"{node}\",\"value\":{value}}}\n"
+        )
+    };
+    let history = |second: &str| {
+        let both = |f: &str, node: &str, invoked: &str, returned: &str| {
+            line("invoke", f, node, invoked) + &line("ok", f, node, returned)
+        };
+        both("add", "n1", "1", "1")
+            + &both("read", "n1", "null", "[1]")
+            + &both("read", second, "null", "[]")
+    };
+    // A replica that lags has lost nothing; a node that had the element has.
+    for (second, verdict) in [("n2", Valid), ("n1", Invalid)] {
+        let report = check(&history(second), None).expect("well formed");
+        assert_eq!(report.verdict, verdict, "{second}: {:?}", report.violations);
+    }
+}
+
+#[test]
+fn a_counter_that_only_grows_does_not_go_back() {
+    let lines = |amount: &str, second: &str| {
+        [
+            format!("0 invoke inc {amount}"),
+            "1 invoke read nil".to_owned(),
+            format!("1 ok read {amount}"),
+            "1 invoke read nil".to_owned(),
+            format!("1 ok read {second}"),
+        ]
+    };
+    for (amount, second, verdict) in
+        [("5", "0", Invalid), ("5", "5", Valid), ("-5", "0", Invalid), ("-5", "-5", Valid)]
+    {
+        let lines = lines(amount, second);
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let words = if verdict == Invalid { "which is older than" } else { "wrong_reads 0" };
+        assert_verdict(&lines, None, verdict, words);
+        // A decrement that may have happened explains the way back.
+        let both = [&["2 invoke inc -5", "3 invoke inc 5"], &lines[..]].concat();
+        assert_verdict(&both, None, Valid, "wrong_reads 0");
+    }
+}
+
+#[test]
+fn counters_count_in_integers_of_any_size() {
+    let big = "9223372036854775807";
+    let lines = |amount: &str, read: &str| {
+        [
+            format!("0 invoke inc {amount}"),
+            format!("0 ok inc {amount}"),
+            format!("0 invoke inc {big}"),
+            format!("0 ok inc {big}"),
+            "0 invoke read nil".to_owned(),
+            format!("0 ok read {read}"),
+        ]
+    };
+    let huge = "1".repeat(40);
+    for (amount, read, verdict) in [
+        (big, "18446744073709551614", Valid),
+        (big, "18446744073709551615", Invalid),
+        ("10000000000000000000", "19223372036854775807", Valid),
+        ("1.5", big, Unknown),
+        ("1/2", big, Unknown),
+        (&huge, big, Unknown),
+        ("a", big, Unknown),
+        ("1", "0.5", Unknown),
+        ("1", &huge, Unknown),
+        ("1", "nil", Invalid),
+        ("1", ":a", Invalid),
+    ] {
+        let lines = lines(amount, read);
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let words = if verdict == Unknown { "no integer of at most 96 bits" } else { "" };
+        assert_verdict(&lines, None, verdict, words);
+    }
+    let least = i64::MIN;
+    for (read, verdict) in [("9223372036854775808", Valid), ("0", Invalid)] {
+        let [invoke, ok, read] = [
+            format!("0 invoke dec {least}"),
+            format!("0 ok dec {least}"),
+            format!("0 ok read {read}"),
+        ];
+        assert_verdict(&[&invoke, &ok, "0 invoke read nil", &read], None, verdict, "");
+    }
+    // Reads of large numbers are those of a counter, too.
+    let adds = ["0 invoke add 10000000000000000000", "0 ok add 10000000000000000000"];
+    let reads = ["0 invoke read nil", "0 ok read 10000000000000000000"];
+    assert_verdict(&[adds, reads].concat(), None, Valid, "judged as a counter");
+}
+
+#[test]
+fn balances_that_are_no_integers_are_not_judged() {
+    let reads = |one: &str, other: &str| {
+        let ok = |balance: &str| format!("0 ok read {{0 {balance}, 1 10}}");
+        let invoke = "0 invoke read nil".to_owned();
+        [invoke.clone(), ok(one), invoke, ok(other)]
+    };
+    for (one, other, verdict) in [
+        ("10", "9.5", Unknown),
+        ("9.5", "10", Unknown),
+        ("9.5", "9.5", Unknown),
+        ("10000000000000000000", "10000000000000000000", Valid),
+        ("10000000000000000000", "10000000000000000001", Invalid),
+    ] {
+        let lines = reads(one, other);
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        assert_verdict(&lines, None, verdict, "");
+    }
+}
+
+#[test]
+fn banks_by_key() {
+    let lines = [
+        "0 invoke read [1 nil]",
+        "0 ok read [1 {0 10, 1 10}]",
+        "0 invoke read [2 nil]",
+        "0 ok read [2 {0 50, 1 50}]",
+        "0 invoke transfer [1 {:from 0, :to 1, :amount 5}]",
+        "0 ok transfer [1 {:from 0, :to 1, :amount 5}]",
+        "0 invoke read [1 nil]",
+    ];
+    let end = |read| [&lines[..], &[read]].concat();
+    assert_verdict(&end("0 ok read [1 {0 5, 1 15}]"), None, Valid, "reads 3, wrong_totals 0");
+    assert_verdict(&end("0 ok read [1 {0 50, 1 50}]"), None, Invalid, "100 instead of 20");
+    let unread = [&lines[..4], &["0 invoke transfer [3 {:from 0, :to 1, :amount 5}]"]].concat();
+    assert_verdict(&unread, None, Unknown, "3: no read of the balances succeeded");
+}
+
+#[test]
+fn what_drains_of_unknown_outcome_took_out_is_not_lost() {
+    let puts = ["0 invoke enqueue 1", "0 ok enqueue 1", "0 invoke enqueue 2", "0 ok enqueue 2"];
+    let lines = |unknown: &[&'static str]| {
+        [&puts[..], unknown, &["2 invoke drain nil", "2 ok drain []"]].concat()
+    };
+    let drain = ["1 invoke drain nil", "1 info drain nil"];
+    assert_verdict(
+        &lines(&drain),
+        None,
+        Unknown,
+        "1 drains of unknown outcome may have taken them",
+    );
+    assert_verdict(&lines(&drain[..1]), None, Unknown, "1 drains of unknown outcome");
+    let dequeue = ["1 invoke dequeue nil", "1 info dequeue nil"];
+    assert_verdict(&lines(&dequeue), None, Invalid, "lost 2 acknowledged elements");
+    let both = [&drain[..], &["3 invoke dequeue nil", "3 info dequeue nil"]].concat();
+    assert_verdict(&lines(&both), None, Unknown, "1 dequeues and 1 drains");
+}
+
+#[test]
+fn no_element_comes_out_before_it_was_put_in() {
+    let lines = [
+        "0 invoke dequeue nil",
+        "1 invoke dequeue nil",
+        "1 ok dequeue 7",
+        "2 invoke enqueue 7",
+        "2 ok enqueue 7",
+        "0 ok dequeue 7",
+        "1 invoke dequeue nil",
+        "1 ok dequeue nil",
+    ];
+    assert_verdict(&lines, None, Invalid, "returned 7 before the enqueue");
+    // Of two that were put in, both had come out before the second one was.
+    let twice = [
+        &["2 invoke enqueue 7", "2 ok enqueue 7", "0 invoke dequeue nil", "0 ok dequeue 7"][..],
+        &["0 invoke dequeue nil", "0 ok dequeue 7", "2 invoke enqueue 7", "2 ok enqueue 7"],
+        &["0 invoke dequeue nil", "0 ok dequeue nil"],
+    ]
+    .concat();
+    let words = "was put in 1 times at most and came out 2 times";
+    assert_verdict(&twice, Some("exactly-once"), Invalid, words);
+    assert_verdict(&twice, None, Valid, "delivered_twice 1");
+}
+
+#[test]
+fn different_values_and_keys_are_not_mixed_up() {
+    let set = |added: &str, read: &str| {
+        [
+            format!("0 invoke add {added}"),
+            format!("0 ok add {added}"),
+            "0 invoke read nil".to_owned(),
+            format!("0 ok read {read}"),
+        ]
+    };
+    for (added, read, verdict) in [
+        ("[1 2]", "#{#{1 2}}", Invalid),
+        ("#{1 2}", "#{[1 2]}", Invalid),
+        ("#{1 2}", "#{#{2 1}}", Valid),
+        ("{:a 1}", "#{{\"a\" 1}}", Invalid),
+        ("{:a 1}", "[{:a 1}]", Valid),
+        ("{1 2}", "#{{\"1\" 2}}", Invalid),
+        ("{a 1}", "#{{\"a\" 1}}", Invalid),
+        ("a", "#{{\"edn\" \"a\"}}", Invalid),
+        ("#{1}", "#{{\"set\" [1]}}", Invalid),
+        ("nil-a", "#{nil-a}", Valid),
+    ] {
+        let lines = set(added, read);
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        assert_verdict(&lines, None, verdict, "");
+    }
+    // 1 and "1" are two keys.
+    let add = ["0 invoke add [1 5]", "0 ok add [1 5]"];
+    let other = ["0 invoke read [\"1\" nil]", "0 ok read [\"1\" #{5}]"];
+    let own = ["0 invoke read [1 nil]", "0 ok read [1 #{5}]"];
+    assert_verdict(
+        &[add, other, own].concat(),
+        None,
+        Invalid,
+        "returned 5, which nobody has added",
+    );
+    assert_verdict(&[add, own].concat(), None, Valid, "lost 0");
+    let increment = ["0 invoke inc [1 2]", "0 ok inc [1 2]"];
+    let other = ["0 invoke read [\"1\" nil]", "0 ok read [\"1\" 2]"];
+    assert_verdict(&[increment, other].concat(), None, Invalid, "must be from 0 to 0");
+    // So are :a and "a".
+    let accounts = [
+        "0 invoke read nil",
+        "0 ok read {:a 10, \"a\" 10}",
+        "2 invoke transfer {:from :a, :to \"a\", :amount 5}",
+        "0 invoke read nil",
+        "1 invoke read nil",
+        "1 ok read {:a 5, \"a\" 15}",
+    ];
+    let wrong = [&accounts[..], &["0 ok read {:a 5, \"a\" 10}"]].concat();
+    assert_verdict(&wrong, None, Invalid, "adds up to 15 instead of 20");
+    assert_verdict(&accounts, None, Valid, "wrong_totals 0");
+}

@@ -45,6 +45,7 @@ pub mod export;
 pub mod formats;
 mod function;
 pub mod nemesis;
+mod number;
 mod observation;
 mod operation;
 mod read;
@@ -58,6 +59,7 @@ pub use description::{FailedRun, RunDescription};
 pub use event::{Action, ClientEvent, ErrorCode, Event, Kind, TIME_MAX, Version};
 pub use function::Function;
 pub use nemesis::NemesisEvent;
+pub use number::Number;
 pub use observation::{
     Completion, Invocation, MalformedHistory, MicroFunction, MicroOp, ObjectEvent, Sink,
 };

@@ -194,6 +194,8 @@ pub struct ObjectEvent<'v, 'a> {
     pub f: &'v str,
     /// The field `key`.
     pub key: Option<&'v Value<'a>>,
+    /// The field `node`: where the client is connected to.
+    pub node: Option<&'v Value<'a>>,
     /// The value.
     pub value: Option<&'v Value<'a>>,
 }

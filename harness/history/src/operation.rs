@@ -163,6 +163,9 @@ fn complete(operation: &mut Operation, event: &Event, client: &ClientEvent) {
     operation.returned_index = Some(event.index);
     operation.version.clone_from(&client.version);
     operation.error.clone_from(&client.error);
+    if operation.node.is_none() {
+        operation.node.clone_from(&client.node);
+    }
     operation.outcome = match client.kind {
         Kind::Ok => Outcome::Ok,
         Kind::Fail => Outcome::Fail,

@@ -49,9 +49,15 @@ impl ReadError {
 pub struct RecordedHistory {
     /// The events. The event of line `n` is at `n - 1`.
     pub events: Vec<Event>,
-    /// Whether the file ends in the middle of a line, as a killed recorder leaves it. That line is
+    /// Whether the file ends in the middle of an event, as a killed recorder leaves it. That line is
     /// ignored.
     pub torn: bool,
+}
+
+/// Whether a last line without a newline was cut. An event that is one whole JSON object was not: nothing but
+/// the newline is missing.
+pub(super) fn is_cut(line: &[u8]) -> bool {
+    !line.starts_with(b"{") || serde_json::from_slice::<serde::de::IgnoredAny>(line).is_err()
 }
 
 /// Reads a history, one event a line.
@@ -134,7 +140,8 @@ impl EventReader {
             column,
             reason,
         };
-        let event: Event = serde_json::from_slice(&self.line).map_err(|error| {
+        let line = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
+        let event: Event = serde_json::from_slice(line).map_err(|error| {
             // serde_json appends its own position, in which the line is always 1.
             let reason = error.to_string();
             let reason = reason.split(" at line ").next().unwrap_or(&reason).to_owned();
@@ -154,7 +161,7 @@ impl Iterator for EventReader {
         match self.input.read_until(b'\n', &mut self.line) {
             Err(source) => Some(Err(ReadError::Io { path: self.path.clone(), source })),
             Ok(0) => None,
-            Ok(_) if self.line.pop() != Some(b'\n') => {
+            Ok(_) if self.line.last() != Some(&b'\n') && is_cut(&self.line) => {
                 self.torn = true;
                 None
             }
@@ -185,6 +192,20 @@ mod tests {
         assert_eq!((history.events.len(), history.torn), (1, true));
         let history = text(&format!("{GOOD}\n")).expect("a complete history");
         assert_eq!((history.events.len(), history.torn), (1, false));
+    }
+
+    #[test]
+    fn a_whole_event_without_a_newline_is_read() {
+        let second = GOOD.replace(":0,", ":1,");
+        let history = text(&format!("{GOOD}\n{second}")).expect("only the newline is missing");
+        assert_eq!((history.events.len(), history.torn), (2, false));
+        let error = text(&format!("{GOOD}\n{GOOD}")).expect_err("it is not ignored");
+        assert_eq!(error, "h:2:1: index 0, expected 1");
+        // Numbers and texts that are cut may be JSON as well; they are no events.
+        for cut in ["1", "\"a\"", "[]", " "] {
+            let history = text(&format!("{GOOD}\n{cut}")).expect("torn");
+            assert_eq!((history.events.len(), history.torn), (1, true), "{cut}");
+        }
     }
 
     #[test]

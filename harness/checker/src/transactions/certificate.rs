@@ -3,7 +3,10 @@
 //! The verifier uses none of what was derived. It applies the transactions one after the other to empty
 //! lists, and compares each read with the list at its turn.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use history::Outcome;
 
@@ -36,6 +39,15 @@ pub struct Rejected {
     pub transaction: Option<u32>,
     /// Why.
     pub reason: String,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.transaction {
+            Some(number) => write!(f, "T{number} {}", self.reason),
+            None => f.write_str(&self.reason),
+        }
+    }
 }
 
 /// Verifies that an order explains a history: every ok transaction is in it once, besides them only

@@ -121,16 +121,13 @@ pub fn judge(history: &mut TransactionHistory) -> Result<Judged, String> {
     check_size(history)?;
     let versions = Versions::of(history);
     let history = &*history;
-    let mut axiomatic = None;
     let (anomalies, decided) = match history.workload() {
-        Some(Workload::Registers) => {
-            let judged = judge_registers(history, &versions);
-            let is_consistent = reads_are_consistent(&judged.0);
-            axiomatic = Some(axiomatic::decide(history, &versions, is_consistent));
-            judged
-        }
-        _ => judge_lists(history, &versions),
+        Some(Workload::Registers) => judge_registers(history, &versions),
+        Some(Workload::ListAppend) | None => judge_lists(history, &versions),
     };
+    // Reads that found nothing may be those of registers.
+    let axiomatic = (history.workload() != Some(Workload::ListAppend))
+        .then(|| axiomatic::decide(history, &versions, reads_are_consistent(&anomalies)));
     let unusable = versions.keys.iter().filter(|key| !key.is_usable).count();
     // In any order of versions: a version that a reader should have seen, and that came after what it read,
     // makes a cycle with one anti-dependency. So the edges that causal consistency asks for are those of
@@ -230,10 +227,12 @@ fn judge_lists(history: &TransactionHistory, versions: &Versions) -> (Anomalies,
     };
     let kinds = found.kinds;
     found.cycles.into_iter().for_each(|cycle| anomalies.add_cycle(cycle));
-    let is_clean = !anomalies
+    let is_anomalous = anomalies
         .counts
         .keys()
         .any(|kind| BaseLevel::Serializable.forbids(*kind) && !kind.is_cycle());
+    // What was read of a key that is left out, an order need not explain.
+    let is_clean = !is_anomalous && !versions.has_reads_left_out(history);
     let strongest = orders.iter().rev().copied().find(|order| !kinds[*order as usize].any);
     let certificate = strongest.filter(|_| is_clean).and_then(|strongest| {
         let order = match order.take() {
@@ -291,7 +290,9 @@ fn judge_registers(history: &TransactionHistory, versions: &Versions) -> (Anomal
             (false, true) => serialize(history, versions, &registers, &graph),
         };
         if let Replayed::Order(found) = replayed {
-            decided.certificate = Some(Certificate::new(versions, order, found));
+            // What was read of a key that is left out, an order need not explain.
+            decided.certificate = (!versions.has_reads_left_out(history))
+                .then(|| Certificate::new(versions, order, found));
             // It respects every weaker order too.
             decided.serializable[..=order as usize].fill(Some(true));
             decided.snapshot_isolated[..=order as usize].fill(Some(true));
@@ -456,7 +457,7 @@ pub struct TransactionReport {
     pub told_versions: Option<String>,
     /// The anomalies.
     pub anomalies: Vec<ReportedAnomaly>,
-    /// Acknowledged appends that no later read returned.
+    /// Acknowledged appends that no process returned in its last read of the key after all of them.
     pub lost: Vec<String>,
     /// Number of them.
     pub lost_total: usize,
@@ -513,6 +514,13 @@ pub struct ShownEdge {
     pub why: String,
 }
 
+/// Why a history does not show whether what was acknowledged is durable, beyond the appends that its report
+/// tells as lost. `None`: it shows it.
+#[must_use]
+pub fn durability_unknown_because(history: &TransactionHistory) -> Option<String> {
+    durability::unknown_because(history)
+}
+
 /// The report on a history, judged by a claim.
 #[must_use]
 pub fn report(
@@ -520,7 +528,7 @@ pub fn report(
     judged: &Judged,
     claim: Option<Level>,
 ) -> TransactionReport {
-    let lost = durability::lost(history, &judged.versions);
+    let lost = durability::lost(history);
     let mut verdict = match claim.map(|claim| judged.standing(claim)) {
         None | Some(Standing::Holds) => Validity::Valid,
         Some(Standing::RuledOut) => Validity::Invalid,

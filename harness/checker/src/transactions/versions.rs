@@ -161,6 +161,22 @@ impl Versions {
         self.unread = all.into_iter().map(|(_, transaction)| transaction).collect();
     }
 
+    /// Whether a transaction that is ok read a key that is left out, since nobody knows whose elements it has.
+    pub(super) fn has_reads_left_out(&self, history: &TransactionHistory) -> bool {
+        let is_left_out = |step: Step| match step {
+            Step::List { key, .. } | Step::Divergent { key, .. } | Step::Register { key, .. } => {
+                !self.keys[key as usize].is_usable
+            }
+            Step::Append { .. } | Step::Write { .. } | Step::Unread { .. } => false,
+        };
+        let is_ok = |number: &u32| history.transactions[*number as usize].outcome == Outcome::Ok;
+        self.keys.iter().any(|key| !key.is_usable)
+            && (0..history.len() as u32)
+                .filter(is_ok)
+                .flat_map(|number| history.steps(number))
+                .any(is_left_out)
+    }
+
     /// Whether a transaction counts as committed. Nobody's writes are not.
     pub(super) fn is_committed(&self, transaction: u32) -> bool {
         transaction != NONE

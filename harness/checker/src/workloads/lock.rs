@@ -101,27 +101,30 @@ fn holdings<'a>(operations: &[&'a Operation]) -> Vec<Holding<'a>> {
     holdings
 }
 
-/// Reports a token that is not greater than that of an earlier holder.
+/// Reports a token that is not greater than those of all holders that certainly had the lock before.
 fn tokens(holdings: &[Holding<'_>], check_result: &mut CheckResult) {
     let token = |operation: &Operation| operation.version.as_ref()?.parse::<u64>();
+    // They are in the order in which they returned.
     let tokens: Vec<(&Operation, u64)> = holdings
         .iter()
         .filter_map(|holding| Some((holding.acquire, token(holding.acquire)?)))
         .collect();
-    let mut greatest: Option<(&Operation, u64)> = None;
-    for (acquire, token) in tokens {
-        if let Some((before, other)) = greatest
-            && precedes(before, acquire)
-            && token <= other
-        {
+    // Of those up to each one, the greatest.
+    let mut greatest: Vec<(&Operation, u64)> = Vec::with_capacity(tokens.len());
+    for acquire in &tokens {
+        let before = greatest.last().filter(|(_, token)| *token >= acquire.1);
+        greatest.push(*before.unwrap_or(acquire));
+    }
+    for (acquire, token) in &tokens {
+        let is_before = |(other, _): &(&Operation, u64)| precedes(other, acquire);
+        let Some(last) = tokens.partition_point(is_before).checked_sub(1) else { continue };
+        let (before, other) = greatest[last];
+        if *token <= other {
             check_result.violation(format!(
                 "the token {token} of the {} is not greater than {other}, that of the {} before it",
                 Named(acquire),
                 Named(before)
             ));
-        }
-        if greatest.is_none_or(|(_, other)| other < token) {
-            greatest = Some((acquire, token));
         }
     }
 }

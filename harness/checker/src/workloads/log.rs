@@ -1,6 +1,6 @@
 //! Logs: what was appended and acknowledged is read by a consumer that reads to the end after all faults;
-//! an offset holds one element, for ever and for every reader. That an element stands at two offsets is
-//! wrong only if the log claims exactly-once.
+//! an offset holds one element, for ever and for every reader. That an element stands at more offsets than it
+//! was appended times is wrong only if the log claims exactly-once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,47 +15,51 @@ const NAME: &str = "log";
 
 pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
     let mut check_result = CheckResult::new(NAME);
-    let (mut lost, mut twice) = (0_u64, 0_u64);
+    let (mut lost, mut twice) = (0_usize, 0_u64);
     for (key, operations) in run.by_key() {
-        let appends: BTreeMap<String, &Operation> = operations
-            .iter()
-            .filter(|operation| operation.f == Function::Append)
-            .filter_map(|operation| Some((operation.value.clone()?, *operation)))
-            .collect();
+        let appends = appends(&operations);
         let polls = polls(&operations);
-        let offsets = one_element_each(&polls, &appends, &mut check_result);
-        for (value, at) in &offsets {
-            if at.len() > 1 {
+        let seen = one_element_each(&polls, &mut check_result);
+        for (value, seen) in &seen {
+            let appends = appends.get(value).map_or(&[][..], Vec::as_slice);
+            if let Err(sentence) = may_hold(value, seen.first, appends) {
+                check_result.violation(sentence);
+            }
+            let times = appends.iter().filter(|append| append.outcome != Outcome::Fail).count();
+            if seen.offsets.len() > times.max(1) {
                 twice += 1;
                 if claim == Level::ExactlyOnce {
-                    check_result.violation(format!("{value} is in {key} at the offsets {at:?}"));
+                    check_result.violation(format!(
+                        "{value} is in {key} at the offsets {:?}",
+                        seen.offsets
+                    ));
                 }
             }
         }
-        let (read_at_end, complete) = read_at_end(run, &polls);
-        if !complete {
+        let Some(end) = End::of(run, &polls) else {
             check_result
                 .unknown(format!("nobody read {key} to its end after the end of all faults"));
             continue;
-        }
-        for (value, append) in &appends {
-            if append.outcome != Outcome::Ok {
-                continue;
-            }
-            misplaced(value, append, &offsets, &mut check_result);
-            if !read_at_end.contains(value) {
-                lost += 1;
-                check_result.violation(lost_data(format!(
-                    "{value} is lost: the {} was acknowledged, and no consumer that reads {key} to its end \
-                     finds it",
-                    Named(append)
-                )));
-            }
-        }
+        };
+        lost += missing(key, &appends, &seen, &end, &mut check_result);
+        lost += vanished(key, &polls, &appends, &end, &mut check_result);
     }
     check_result.measure("lost", lost);
     check_result.measure("duplicates", twice);
     check_result
+}
+
+type Appends<'a> = BTreeMap<String, Vec<&'a Operation>>;
+
+/// The appends of each element. One may be appended several times.
+fn appends<'a>(operations: &[&'a Operation]) -> Appends<'a> {
+    let mut appends = Appends::new();
+    for append in operations.iter().filter(|operation| operation.f == Function::Append) {
+        if let Some(value) = &append.value {
+            appends.entry(value.clone()).or_default().push(append);
+        }
+    }
+    appends
 }
 
 type Poll<'a> = (&'a Operation, Vec<(u64, String)>);
@@ -70,15 +74,19 @@ fn polls<'a>(operations: &[&'a Operation]) -> Vec<Poll<'a>> {
         .collect()
 }
 
-/// Reports offsets that hold different elements, and elements that nobody appended. Returns where each
-/// element was seen.
-fn one_element_each(
-    polls: &[Poll<'_>],
-    appends: &BTreeMap<String, &Operation>,
+/// Where an element was seen, and the poll that was over first of those that returned it.
+struct Seen<'a> {
+    offsets: BTreeSet<u64>,
+    first: &'a Operation,
+}
+
+/// Reports offsets that hold different elements. Returns where each element was seen.
+fn one_element_each<'a>(
+    polls: &[Poll<'a>],
     check_result: &mut CheckResult,
-) -> BTreeMap<String, BTreeSet<u64>> {
+) -> BTreeMap<String, Seen<'a>> {
     let mut elements: BTreeMap<u64, (&str, &Operation)> = BTreeMap::new();
-    let mut offsets: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    let mut seen: BTreeMap<String, Seen<'_>> = BTreeMap::new();
     for (poll, records) in polls {
         if records.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
             check_result.violation(format!("{} returned offsets that do not grow", Named(poll)));
@@ -92,44 +100,151 @@ fn one_element_each(
                     Named(poll)
                 ));
             }
-            if !offsets.entry(value.clone()).or_default().insert(*at) {
-                continue;
-            }
-            match appends.get(value) {
-                None => check_result
-                    .violation(format!("{} returned {value}, which nobody appended", Named(poll))),
-                Some(append) if append.outcome == Outcome::Fail => {
-                    check_result.violation(failed_value(value, append, poll));
-                }
-                Some(_) => {}
+            let element = seen
+                .entry(value.clone())
+                .or_insert_with(|| Seen { offsets: BTreeSet::new(), first: poll });
+            element.offsets.insert(*at);
+            if poll.returned_index < element.first.returned_index {
+                element.first = poll;
             }
         }
     }
-    offsets
+    seen
+}
+
+/// Whether a poll can have returned an element.
+fn may_hold(value: &str, poll: &Operation, appends: &[&Operation]) -> Result<(), String> {
+    let Some(any) = appends.first() else {
+        return Err(format!("{} returned {value}, which nobody appended", Named(poll)));
+    };
+    let effective = appends.iter().filter(|append| append.outcome != Outcome::Fail);
+    let Some(append) = effective.min_by_key(|append| append.invoked_index) else {
+        return Err(failed_value(&value, any, poll));
+    };
+    if poll.returned_index < Some(append.invoked_index) {
+        return Err(format!(
+            "{} returned {value} before the {} was invoked",
+            Named(poll),
+            Named(append)
+        ));
+    }
+    Ok(())
+}
+
+/// What consumers found after the end of all faults.
+struct End {
+    /// How often each element.
+    elements: BTreeMap<String, usize>,
+    offsets: BTreeSet<u64>,
+    /// When the first of them began.
+    began: u64,
+}
+
+impl End {
+    /// `None`: no consumer read to the end.
+    fn of(run: &Run<'_>, polls: &[Poll<'_>]) -> Option<End> {
+        let last = polls.iter().filter(|(poll, _)| run.is_final(poll));
+        let began = last.clone().map(|(poll, _)| poll.invoked_index).min()?;
+        if !last.clone().any(|(_, records)| records.is_empty()) {
+            return None;
+        }
+        let records: BTreeSet<&(u64, String)> = last.flat_map(|(_, records)| records).collect();
+        let mut elements: BTreeMap<String, usize> = BTreeMap::new();
+        for (_, value) in &records {
+            *elements.entry(value.clone()).or_default() += 1;
+        }
+        Some(End { elements, offsets: records.iter().map(|(at, _)| *at).collect(), began })
+    }
+
+    fn times(&self, value: &str) -> usize {
+        self.elements.get(value).copied().unwrap_or(0)
+    }
+}
+
+/// How many records the acknowledged appends of an element made: those at one offset made one.
+fn acknowledged(appends: &[&Operation]) -> usize {
+    let appends = appends.iter().filter(|append| append.outcome == Outcome::Ok);
+    let (with, without): (Vec<_>, Vec<_>) =
+        appends.map(|append| append.version.as_ref()).partition(Option::is_some);
+    let offsets: BTreeSet<String> = with.into_iter().flatten().map(ToString::to_string).collect();
+    offsets.len() + without.len()
+}
+
+/// Reports acknowledged elements that are not at the end, or not where they should be. Returns how many are lost.
+fn missing(
+    key: &str,
+    appends: &Appends<'_>,
+    seen: &BTreeMap<String, Seen<'_>>,
+    end: &End,
+    check_result: &mut CheckResult,
+) -> usize {
+    let mut lost = 0;
+    for (value, appends) in appends {
+        let ok = || appends.iter().filter(|append| append.outcome == Outcome::Ok);
+        ok().for_each(|append| misplaced(value, append, seen, check_result));
+        let (expected, found) = (acknowledged(appends), end.times(value));
+        let Some(append) = ok().next().filter(|_| found < expected) else { continue };
+        lost += expected - found;
+        check_result.violation(lost_data(match found {
+            0 => format!(
+                "{value} is lost: the {} was acknowledged, and no consumer that reads {key} to its end \
+                 finds it",
+                Named(append)
+            ),
+            _ => format!(
+                "{value} is lost: it was appended to {key} and acknowledged {expected} times, first by \
+                 the {}, and is there {found} times at the end",
+                Named(append)
+            ),
+        }));
+    }
+    lost
 }
 
 /// Reports an element that is not at the offset that was acknowledged.
 fn misplaced(
     value: &str,
     append: &Operation,
-    offsets: &BTreeMap<String, BTreeSet<u64>>,
+    seen: &BTreeMap<String, Seen<'_>>,
     check_result: &mut CheckResult,
 ) {
     let acknowledged = append.version.as_ref().and_then(history::Version::parse::<u64>);
-    if let (Some(acknowledged), Some(seen)) = (acknowledged, offsets.get(value))
-        && !seen.contains(&acknowledged)
+    if let (Some(acknowledged), Some(Seen { offsets, .. })) = (acknowledged, seen.get(value))
+        && !offsets.contains(&acknowledged)
     {
         check_result.violation(format!(
-            "the {} was acknowledged at offset {acknowledged}, but {value} is at {seen:?}",
+            "the {} was acknowledged at offset {acknowledged}, but {value} is at {offsets:?}",
             Named(append)
         ));
     }
 }
 
-/// The elements that consumers found after the end of all faults, and whether one of them read to the end.
-fn read_at_end(run: &Run<'_>, polls: &[Poll<'_>]) -> (BTreeSet<String>, bool) {
-    let last = polls.iter().filter(|(poll, _)| run.is_final(poll));
-    let complete = last.clone().any(|(_, records)| records.is_empty());
-    let values = last.flat_map(|(_, records)| records.iter().map(|(_, value)| value.clone()));
-    (values.collect(), complete)
+/// Reports offsets that held an element for a poll, and that nobody finds at the end. Returns how many there are.
+fn vanished(
+    key: &str,
+    polls: &[Poll<'_>],
+    appends: &Appends<'_>,
+    end: &End,
+    check_result: &mut CheckResult,
+) -> usize {
+    // A poll that was not over when the consumers began may have seen what came after them.
+    let before = polls.iter().filter(|(poll, _)| poll.returned_index < Some(end.began));
+    let mut gone: BTreeMap<u64, (&str, &Operation)> = BTreeMap::new();
+    for (poll, records) in before {
+        for (at, value) in records.iter().filter(|(at, _)| !end.offsets.contains(at)) {
+            // An acknowledged element that is lost is reported as such.
+            let appends = appends.get(value).map_or(&[][..], Vec::as_slice);
+            if end.times(value) >= acknowledged(appends) {
+                gone.entry(*at).or_insert((value, poll));
+            }
+        }
+    }
+    for (at, (value, poll)) in &gone {
+        check_result.violation(lost_data(format!(
+            "offset {at} of {key} is lost: it held {value} for the {}, and no consumer that reads {key} \
+             to its end finds it",
+            Named(poll)
+        )));
+    }
+    gone.len()
 }

@@ -1,8 +1,8 @@
 //! Queues: what was put in and acknowledged comes out, once everything is taken out at the end. A dequeue
-//! whose outcome is unknown may have taken an element out, so as many losses are unexplained, not wrong.
-//! That an element comes out twice is wrong only if the queue claims exactly-once.
+//! whose outcome is unknown may have taken an element out, so as many losses are unexplained, not wrong; a drain
+//! may have taken any number. That an element comes out twice is wrong only if the queue claims exactly-once.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use history::{Function, Operation, Outcome};
 use serde_json::Value as Json;
@@ -24,15 +24,14 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
             if let Err(sentence) = may_return(value, takes[0], puts) {
                 check_result.violation(sentence);
             }
-            let in_times = puts.iter().filter(|put| put.outcome != Outcome::Fail).count().max(1);
-            if takes.len() > in_times {
+            if let Some((in_times, out_times)) = too_often(takes, puts) {
                 twice += 1;
                 if claim == Level::ExactlyOnce {
                     check_result.violation(format!(
-                        "{value} was put in {in_times} times at most and came out {} times: {} and {}",
-                        takes.len(),
+                        "{value} was put in {in_times} times at most and came out {out_times} times: {} \
+                         and {}",
                         Named(takes[0]),
-                        Named(takes[1])
+                        Named(takes[in_times])
                     ));
                 }
             }
@@ -51,9 +50,8 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
             })
             .copied()
             .collect();
-        let uncertain = operations.iter().filter(|operation| takes_unseen(operation)).count();
         lost_total += lost.len();
-        losses(key, &lost, uncertain, &mut check_result);
+        losses(key, &lost, &Unseen::of(&operations), &mut check_result);
     }
     check_result.measure("lost", lost_total);
     check_result.measure("delivered_twice", twice);
@@ -90,28 +88,46 @@ fn may_return(value: &str, first: &Operation, puts: &[&Operation]) -> Result<(),
     Ok(())
 }
 
+/// If an element had come out more often than it had been put in until then: how often in and out. That it came out
+/// before it was put in at all is another matter.
+fn too_often(takes: &[&Operation], puts: &[&Operation]) -> Option<(usize, usize)> {
+    let mut invoked: Vec<u64> = puts
+        .iter()
+        .filter(|put| put.outcome != Outcome::Fail)
+        .map(|put| put.invoked_index)
+        .collect();
+    invoked.sort_unstable();
+    let is_early = |at: &usize| match invoked.get(*at) {
+        Some(invoked) => takes[*at].returned_index < Some(*invoked),
+        None => true,
+    };
+    let at = (1..takes.len()).find(is_early)?;
+    Some((at, if at < invoked.len() { at + 1 } else { takes.len() }))
+}
+
 /// Reports what was acknowledged and did not come out.
-fn losses(key: &str, lost: &[&Operation], uncertain: usize, check_result: &mut CheckResult) {
+fn losses(key: &str, lost: &[&Operation], unseen: &Unseen, check_result: &mut CheckResult) {
     if lost.is_empty() {
         return;
     }
     let first = Named(lost[0]);
-    if lost.len() > uncertain {
-        check_result.violation(lost_data(format!(
-            "{key} lost {} acknowledged elements, of which at most {uncertain} can have been taken out by \
-             dequeues of unknown outcome; one is that of the {first}",
-            lost.len()
-        )));
-    } else {
+    if unseen.explains(lost.len()) {
         check_result.unknown(format!(
-            "{} acknowledged elements of {key} did not come out; {uncertain} dequeues of unknown outcome \
-             may have taken them; one is that of the {first}",
+            "{} acknowledged elements of {key} did not come out; {unseen} of unknown outcome may have \
+             taken them; one is that of the {first}",
             lost.len()
         ));
+    } else {
+        check_result.violation(lost_data(format!(
+            "{key} lost {} acknowledged elements, of which at most {} can have been taken out by \
+             dequeues of unknown outcome; one is that of the {first}",
+            lost.len(),
+            unseen.dequeues
+        )));
     }
 }
 
-/// The elements that came out, with the operations that returned them.
+/// The elements that came out, with the operations that returned them, in the order in which these were over.
 fn taken<'a>(operations: &[&'a Operation]) -> BTreeMap<String, Vec<&'a Operation>> {
     let mut taken: BTreeMap<String, Vec<&Operation>> = BTreeMap::new();
     for operation in operations.iter().filter(|operation| operation.outcome != Outcome::Fail) {
@@ -124,13 +140,43 @@ fn taken<'a>(operations: &[&'a Operation]) -> BTreeMap<String, Vec<&'a Operation
             taken.entry(value.to_string()).or_default().push(operation);
         }
     }
+    taken.values_mut().for_each(|takes| takes.sort_by_key(|take| take.returned_index));
     taken
 }
 
-/// Whether an operation may have taken an element out that nobody saw.
-fn takes_unseen(operation: &Operation) -> bool {
-    let takes = matches!(operation.f, Function::Dequeue | Function::Drain);
-    takes && operation.outcome == Outcome::Info && operation.value.is_none()
+/// The operations of unknown outcome that may have taken out what nobody saw.
+struct Unseen {
+    /// Each may have taken one element. One that says which it took has taken no other.
+    dequeues: usize,
+    /// Each may have taken any number, whatever it says that it delivered.
+    drains: usize,
+}
+
+impl Unseen {
+    fn of(operations: &[&Operation]) -> Unseen {
+        let unknown = |operation: &&&Operation| operation.outcome == Outcome::Info;
+        let count = |takes: fn(&Operation) -> bool| {
+            operations.iter().filter(unknown).filter(|operation| takes(operation)).count()
+        };
+        Unseen {
+            dequeues: count(|take| take.f == Function::Dequeue && take.value.is_none()),
+            drains: count(|take| take.f == Function::Drain),
+        }
+    }
+
+    fn explains(&self, lost: usize) -> bool {
+        self.drains > 0 || lost <= self.dequeues
+    }
+}
+
+impl fmt::Display for Unseen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.dequeues, self.drains) {
+            (dequeues, 0) => write!(f, "{dequeues} dequeues"),
+            (0, drains) => write!(f, "{drains} drains"),
+            (dequeues, drains) => write!(f, "{dequeues} dequeues and {drains} drains"),
+        }
+    }
 }
 
 /// Whether the queue was found empty after the end of all faults.

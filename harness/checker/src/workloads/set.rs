@@ -1,6 +1,7 @@
 //! Sets: an element is *known* from when its add returned ok, or a read that returned it was over. It is
-//! lost if no node returns it in its last read after the end of all faults. If the set claims to be
-//! linearizable, every read that begins after an element is known returns it.
+//! lost if no node returns it in its last read after the end of all faults, nor in one that was concurrent with
+//! that. If the set claims to be linearizable, every read that begins after an element is known returns it, and
+//! of two reads one has all elements of the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +35,9 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
             .map(|(read, values)| (*read, values.iter().map(ToString::to_string).collect()))
             .collect();
         let last = last_of_each_node(run, &sets);
+        if claim == Level::Linearizable {
+            incomparable(&sets, &mut check_result);
+        }
         for (value, element) in &elements {
             let Some(known) = element.known else { continue };
             if last.iter().any(|(_, set)| set.contains(value)) {
@@ -123,13 +127,38 @@ fn returned(
 
 type Set<'a> = (&'a Operation, BTreeSet<String>);
 
-/// The last read after the end of all faults at each node.
+/// The reads after the end of all faults that are certainly not followed by another one at their node.
 fn last_of_each_node<'s, 'a>(run: &Run<'_>, sets: &'s [Set<'a>]) -> Vec<&'s Set<'a>> {
-    let mut last: BTreeMap<Option<&str>, &Set<'a>> = BTreeMap::new();
-    for set in sets.iter().filter(|(read, _)| run.is_final(read)) {
-        last.insert(set.0.node.as_deref(), set);
+    let finals = || sets.iter().filter(|(read, _)| run.is_final(read));
+    let mut invoked: BTreeMap<Option<&str>, u64> = BTreeMap::new();
+    for (read, _) in finals() {
+        let last = invoked.entry(read.node.as_deref()).or_default();
+        *last = read.invoked_index.max(*last);
     }
-    last.into_values().collect()
+    let is_last = |(read, _): &&Set<'_>| {
+        let last = invoked.get(&read.node.as_deref()).copied();
+        read.returned_index >= last
+    };
+    finals().filter(is_last).collect()
+}
+
+/// Reports reads of which neither has all elements of the other: in no order does the set only grow.
+fn incomparable(sets: &[Set<'_>], check_result: &mut CheckResult) {
+    let mut by_size: Vec<&Set<'_>> = sets.iter().collect();
+    by_size.sort_by_key(|(_, set)| set.len());
+    for pair in by_size.windows(2) {
+        let [(small, elements), (large, others)] = [pair[0], pair[1]];
+        let (Some(one), Some(other)) =
+            (elements.difference(others).next(), others.difference(elements).next())
+        else {
+            continue;
+        };
+        check_result.violation(format!(
+            "{} returned {one} without {other}, and the {} returned {other} without {one}",
+            Named(small),
+            Named(large)
+        ));
+    }
 }
 
 /// Reads that lack an element that was known when they began. One of each read is reported.

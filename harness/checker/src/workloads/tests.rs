@@ -184,10 +184,18 @@ fn counters_lie_between_their_bounds() {
             .op(0, Ok, Read, "c", "5");
         stale.expect("counter", verdict, "\"wrong_reads\":1");
     }
-    // What is invoked but has not returned may be counted.
-    let mut open = Script::new("counter", Linearizable);
-    open.event(1, Invoke, Inc, "c", "5").op(0, Ok, Read, "c", "5").op(0, Ok, Read, "c", "0");
-    open.settled().op(0, Ok, Read, "c", "0").expect("counter", Valid, "");
+    // What is invoked but has not returned may be counted, or not. Once it was, it is counted for ever.
+    for (claim, first, last, verdict) in [
+        (Linearizable, "0", "0", Valid),
+        (Linearizable, "0", "5", Valid),
+        (Linearizable, "5", "5", Valid),
+        (Linearizable, "5", "0", Invalid),
+        (Durable, "5", "0", Valid),
+    ] {
+        let mut open = Script::new("counter", claim);
+        open.event(1, Invoke, Inc, "c", "5").op(0, Ok, Read, "c", first);
+        open.settled().op(0, Ok, Read, "c", last).expect("counter", verdict, "");
+    }
 }
 
 #[test]
@@ -260,6 +268,59 @@ fn logs_keep_elements_at_their_offsets() {
 }
 
 #[test]
+fn elements_that_are_appended_several_times_are_told_apart() {
+    let log = |claim| Script::new("log", claim);
+    let end = |script: &mut Script, records: &str, verdict, part: &str| {
+        script.settled().op(0, Ok, Poll, "l", records).op(0, Ok, Poll, "l", "[]");
+        script.expect("log", verdict, part);
+    };
+    // The append that was acknowledged is not the one that failed, nor the one that nobody knows of.
+    let mut failed = log(Durable);
+    failed.versioned(0, Append, "l", "7", 0).op(0, Fail, Append, "l", "7");
+    end(&mut failed, "[[0,7]]", Valid, "\"lost\":0");
+    let mut unknown = log(Durable);
+    unknown.versioned(0, Append, "l", "7", 0).op(1, Info, Append, "l", "7");
+    end(&mut unknown, "[[1,8]]", Invalid, "7 is lost");
+    let mut all_failed = log(Durable);
+    all_failed.op(0, Fail, Append, "l", "7");
+    end(&mut all_failed, "[[0,7]]", Invalid, "reports as fail");
+    for (records, verdict) in [("[[0,7],[1,7]]", Valid), ("[[0,7]]", Invalid)] {
+        let mut twice = log(ExactlyOnce);
+        twice.op(0, Ok, Append, "l", "7").op(0, Ok, Append, "l", "7");
+        end(&mut twice, records, verdict, "");
+    }
+    // The second append found that the first had happened.
+    let mut same = log(ExactlyOnce);
+    same.versioned(0, Append, "l", "7", 0).versioned(0, Append, "l", "7", 0);
+    end(&mut same, "[[0,7]]", Valid, "\"lost\":0");
+}
+
+#[test]
+fn logs_return_what_is_there_and_keep_it() {
+    let mut future = Script::new("log", Durable);
+    future.op(0, Ok, Poll, "l", "[[0,7]]").versioned(0, Append, "l", "7", 0);
+    future.settled().op(0, Ok, Poll, "l", "[[0,7]]").op(0, Ok, Poll, "l", "[]");
+    future.expect("log", Invalid, "returned 7 before the append");
+
+    let vanished = |records| {
+        let mut script = Script::new("log", Durable);
+        script.versioned(0, Append, "l", "7", 0).op(1, Info, Append, "l", "8");
+        script.op(0, Ok, Poll, "l", "[[0,7],[1,8]]").settled();
+        script.op(0, Ok, Poll, "l", records).op(0, Ok, Poll, "l", "[]");
+        script
+    };
+    vanished("[[0,7],[1,8]]").expect("log", Valid, "\"lost\":0");
+    vanished("[[0,7]]").expect("log", Invalid, "offset 1 of l is lost: it held 8");
+    vanished("[[1,8]]").expect("log", Invalid, "\"lost\":1");
+    // A poll that was over later may have seen what came after the consumers.
+    let mut late = Script::new("log", Durable);
+    late.versioned(0, Append, "l", "7", 0).op(1, Info, Append, "l", "8");
+    late.event(2, Invoke, Poll, "l", "").settled();
+    late.op(0, Ok, Poll, "l", "[[0,7]]").op(0, Ok, Poll, "l", "[]");
+    late.event(2, Ok, Poll, "l", "[[0,7],[1,8]]").expect("log", Valid, "\"lost\":0");
+}
+
+#[test]
 fn locks_are_held_by_one() {
     let lock = || Script::new("lock", Linearizable);
     let mut good = lock();
@@ -295,6 +356,21 @@ fn locks_are_held_by_one() {
     let mut tokens = lock();
     tokens.versioned(0, Lock, "m", "", 5).op(0, Ok, Unlock, "m", "").versioned(1, Lock, "m", "", 5);
     tokens.expect("lock", Invalid, "the token 5");
+    // The greatest token of all is that of a lock that was taken meanwhile.
+    let masked = |token| {
+        let mut masked = lock();
+        masked.versioned(0, Lock, "m", "", 50).op(0, Ok, Unlock, "m", "");
+        masked.event(1, Invoke, Lock, "m", "");
+        masked.versioned(2, Lock, "m", "", 90).op(2, Ok, Unlock, "m", "");
+        masked.event(1, Ok, Lock, "m", "");
+        let last = masked.events.last_mut().expect("it was just pushed");
+        if let Action::Client(client) = &mut last.action {
+            client.version = Some(Version::new(token));
+        }
+        masked
+    };
+    masked(40).expect("lock", Invalid, "the token 40");
+    masked(60).expect("lock", Valid, "");
 }
 
 #[test]
@@ -318,6 +394,60 @@ fn banks_keep_their_total() {
 }
 
 #[test]
+fn numbers_that_are_no_integers_are_not_judged() {
+    let mut counter = Script::new("counter", Linearizable);
+    counter.op(0, Ok, Inc, "c", "1.5").settled().op(0, Ok, Read, "c", "0");
+    counter.expect("counter", Unknown, "no integer of at most 96 bits");
+    let mut whole = Script::new("counter", Linearizable);
+    whole.op(0, Ok, Inc, "c", "2.0").settled().op(0, Ok, Read, "c", "2");
+    whole.expect("counter", Valid, "");
+    let mut unread = Script::new("bank", SERIALIZABLE);
+    let options = [("accounts", json!(["a0"])), ("opening_balance", json!(50))];
+    unread.description.options =
+        options.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    unread.op(0, Info, Read, "bank", "");
+    unread.expect("bank", Unknown, "no read of the balances succeeded");
+}
+
+#[test]
+fn drains_of_unknown_outcome_explain_what_is_missing() {
+    for value in ["", "[8]"] {
+        let mut drained = Script::new("queue", Durable);
+        drained
+            .op(0, Ok, Enqueue, "q", "7")
+            .op(0, Ok, Enqueue, "q", "8")
+            .op(0, Ok, Enqueue, "q", "9");
+        drained.op(1, Info, Function::Drain, "q", value);
+        drained.settled().op(0, Ok, Dequeue, "q", "").read_everything();
+        drained.expect("queue", Unknown, "1 drains of unknown outcome may have taken them");
+    }
+}
+
+#[test]
+fn transactions_are_judged_by_what_is_claimed() {
+    let steps = |script: &mut Script, process, invoked: &str, completed: &str| {
+        script.event(process, Invoke, Function::Txn, "t", invoked);
+        script.event(process, Ok, Function::Txn, "t", completed);
+    };
+    let causal = Level::Axiomatic(transactions::AxiomaticLevel::CausalConsistency);
+    let atomic = Level::Axiomatic(transactions::AxiomaticLevel::ReadAtomic);
+    for (claim, verdict, part) in [
+        (causal, Invalid, "no order of the transactions is causal-consistency"),
+        (atomic, Valid, ""),
+        (Durable, Unknown, "the durability of registers cannot be judged"),
+    ] {
+        let mut script = Script::new("rw", claim);
+        for write in [r#"[["w","x","1"]]"#, r#"[["w","x","2"]]"#] {
+            steps(&mut script, 0, write, write);
+        }
+        let read = r#"[["r","x",null]]"#;
+        steps(&mut script, 1, read, r#"[["r","x","2"]]"#);
+        steps(&mut script, 1, read, r#"[["r","x","1"]]"#);
+        script.settled().read_everything().expect("transactions", verdict, part);
+    }
+}
+
+#[test]
 fn registers_lose_no_acknowledged_write() {
     let register = || Script::new("register", Durable);
     let mut good = register();
@@ -335,6 +465,15 @@ fn registers_lose_no_acknowledged_write() {
     concurrent.settled().op(0, Ok, Get, "k", "1").expect("durability", Valid, "");
     let mut unread = register();
     unread.op(0, Ok, Put, "k", "1").settled().expect("durability", Unknown, "was not read");
+    let mut garbage = register();
+    garbage.op(0, Ok, Put, "k", "1").settled().op(0, Ok, Get, "k", "9");
+    garbage.expect("durability", Invalid, "returned 9, which nobody had written");
+    let mut failed = register();
+    failed.op(0, Ok, Put, "k", "1").op(0, Fail, Put, "k", "2").settled().op(0, Ok, Get, "k", "2");
+    failed.expect("durability", Invalid, "reports as fail what may have happened");
+    let mut again = register();
+    again.op(0, Fail, Put, "k", "1").op(0, Ok, Put, "k", "1").settled().op(0, Ok, Get, "k", "1");
+    again.expect("durability", Valid, "");
 }
 
 #[test]

@@ -10,7 +10,10 @@ use super::{Run, lost_data};
 use crate::{
     CheckResult, Validity,
     levels::Level,
-    transactions::{self, ReportedAnomaly, TransactionHistory, TransactionReport},
+    transactions::{
+        self, AxiomaticLevel, Judged, ReportedAnomaly, Standing, TransactionHistory,
+        TransactionReport,
+    },
 };
 
 /// The name of the check.
@@ -19,11 +22,7 @@ const NAME: &str = "transactions";
 /// The result, and what was found; nothing if the history cannot be judged.
 pub(super) fn check(run: &Run<'_>, claim: Level) -> (CheckResult, Option<TransactionReport>) {
     let mut check_result = CheckResult::new(NAME);
-    let claimed = match claim {
-        Level::Isolation(level) => Some(level),
-        _ => None,
-    };
-    let report = judge(run, claimed, &mut check_result);
+    let report = judge(run, claim, &mut check_result);
     let report = report.map_err(|why| check_result.unknown(why)).ok();
     match run.unread() {
         Some([]) => {}
@@ -38,9 +37,13 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> (CheckResult, Option<Transac
 
 fn judge(
     run: &Run<'_>,
-    claim: Option<transactions::Level>,
+    claimed: Level,
     check_result: &mut CheckResult,
 ) -> Result<TransactionReport, String> {
+    let claim = match claimed {
+        Level::Isolation(level) => Some(level),
+        _ => None,
+    };
     let mut history = TransactionHistory::default();
     history::formats::transactions(run.events, &mut history)?;
     history.seal();
@@ -57,6 +60,14 @@ fn judge(
         check_result.violation(lost_data(format!("lost: {lost}")));
     }
     check_result.violations_total += report.lost_total - report.lost.len();
+    match claimed {
+        Level::Durable => {
+            let why = transactions::durability_unknown_because(&history);
+            why.into_iter().for_each(|why| check_result.unknown(why));
+        }
+        Level::Axiomatic(level) => axiomatic(&judged, level, check_result),
+        _ => {}
+    }
     match (report.verdict, check_result.verdict, claim) {
         // The level is ruled out in a way that no anomaly names.
         (Validity::Invalid, Validity::Valid, Some(claim)) => {
@@ -74,7 +85,7 @@ fn judge(
         // The order was found by one algorithm and is replayed by another.
         match transactions::verify(&history, &found.order, found.level.order) {
             Ok(()) => check_result.measure("certified", found.level.to_string()),
-            Err(why) => check_result.unknown(format!("the order that was found is wrong: {why:?}")),
+            Err(why) => check_result.unknown(format!("the order that was found is wrong: {why}")),
         }
     }
     check_result.measure("transactions", report.transactions);
@@ -82,6 +93,21 @@ fn judge(
     check_result.measure("lost", report.lost_total);
     check_result.measure("strongest_levels", json!(report.strongest));
     Ok(report)
+}
+
+/// Judges a level of Biswas and Enea.
+fn axiomatic(judged: &Judged, level: AxiomaticLevel, check_result: &mut CheckResult) {
+    let name = Level::Axiomatic(level);
+    match judged.axiomatic(level) {
+        Some(Standing::Holds) => {}
+        Some(Standing::RuledOut) => {
+            check_result.violation(format!("no order of the transactions is {name}"));
+        }
+        Some(Standing::Unknown(why)) => check_result.unknown(format!("{name}: {why}")),
+        None => check_result.unknown(format!(
+            "{name} is a level of transactions on registers, and these are on lists"
+        )),
+    }
 }
 
 /// Whether an anomaly rules out what was claimed.

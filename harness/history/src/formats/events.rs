@@ -23,6 +23,7 @@ pub(super) struct EventFields<'a> {
     pub(super) kind: Option<Value<'a>>,
     pub(super) f: Option<Value<'a>>,
     pub(super) key: Option<Value<'a>>,
+    pub(super) node: Option<Value<'a>>,
     pub(super) value: Option<Value<'a>>,
     /// Of the steps of a transaction.
     pub(super) versions: Option<Value<'a>>,
@@ -37,6 +38,7 @@ impl<'a> EventFields<'a> {
             "type" => &mut self.kind,
             "f" => &mut self.f,
             "key" => &mut self.key,
+            "node" => &mut self.node,
             "value" => &mut self.value,
             "versions" => &mut self.versions,
             _ => return None,
@@ -356,8 +358,8 @@ impl<'p, 's> EventTranslator<'p, 's> {
             "info" => Kind::Info,
             other => return Err(unknown_kind(other)),
         };
-        let (key, value) = (fields.key.as_ref(), fields.value.as_ref());
-        let event = ObjectEvent { process, kind, f, key, value };
+        let [key, node, value] = [&fields.key, &fields.node, &fields.value].map(Option::as_ref);
+        let event = ObjectEvent { process, kind, f, key, node, value };
         self.pairs.object(&event).map_err(|error| error.to_string())
     }
 

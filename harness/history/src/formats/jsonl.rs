@@ -15,7 +15,10 @@ use super::{
     json, lines,
     pairing::{OperationLabel, PairingSink},
 };
-use crate::{Completion, Invocation, read::EventOrder};
+use crate::{
+    Completion, Invocation,
+    read::{EventOrder, is_cut},
+};
 
 /// The fields of an event that a sink takes.
 #[derive(Deserialize)]
@@ -116,7 +119,10 @@ pub(super) fn stream(
     let mut processes = Processes::default();
     lines(input, |number, line, complete| {
         // A killed recorder leaves a torn last line. It is ignored.
-        if complete { event(number, line, &mut order, &mut processes, pairs) } else { Ok(()) }
+        if !complete && is_cut(line) {
+            return Ok(());
+        }
+        event(number, line, &mut order, &mut processes, pairs)
     })
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::{Format, stream_from};
 use crate::{
-    Action, ClientEvent, Completion, Event, Function, Invocation, Kind, MalformedHistory,
+    Action, ClientEvent, Completion, Event, Function, Invocation, Kind, MalformedHistory, Number,
     ObjectEvent, ReadError, Sink, Value, value::NumberKind,
 };
 
@@ -133,6 +133,7 @@ struct Collected {
     f: Function,
     /// The field `key`.
     key: Option<String>,
+    node: Option<String>,
     value: Option<Json>,
 }
 
@@ -142,7 +143,7 @@ impl Sink for Objects {
     }
 
     fn object(&mut self, event: &ObjectEvent<'_, '_>) -> Result<(), MalformedHistory> {
-        let ObjectEvent { process, kind, f: name, key, value } = *event;
+        let ObjectEvent { process, kind, f: name, key, node, value } = *event;
         let Some((f, is_negated)) = function(name) else {
             return Err(MalformedHistory(format!(
                 "{name} in a history of an object: expected read, and add, inc, dec, enqueue, dequeue, \
@@ -155,10 +156,16 @@ impl Sink for Objects {
         if f == Function::Inc && kind == Kind::Invoke {
             value.get_or_insert(1.into());
         }
-        if is_negated && let Some(amount) = value.as_mut().and_then(amount_mut) {
-            *amount = amount.as_i64().and_then(i64::checked_neg).map_or(Json::Null, Json::from);
+        if is_negated
+            && let Some(amount) = value.as_mut().and_then(amount_mut)
+            && let Some(Number::Integer(integer)) = Number::of(amount)
+        {
+            *amount = Number::json(-integer);
         }
-        self.events.push(Collected { process, kind, f, key: key.map(Value::to_string), value });
+        let key = key.map(Value::to_string);
+        let node = node.filter(|node| **node != Value::Nil);
+        let node = node.map(|node| node.name().map_or_else(|| node.to_string(), str::to_owned));
+        self.events.push(Collected { process, kind, f, key, node, value });
         Ok(())
     }
 
@@ -200,7 +207,7 @@ impl Objects {
         let mut open: HashMap<u64, String> = HashMap::new();
         let mut events = Vec::with_capacity(self.events.len());
         for (index, event) in (0..).zip(self.events) {
-            let Collected { process, kind, mut f, key, value } = event;
+            let Collected { process, kind, mut f, key, node, value } = event;
             if f == Function::Add && workload == "counter" {
                 f = Function::Inc;
             }
@@ -216,17 +223,11 @@ impl Objects {
             if kind == Kind::Invoke && f.needs_value() && value.is_none() {
                 return Err(format!("process {process} invokes {f} without a value"));
             }
+            let is_whole = matches!(f, Function::Read | Function::Drain);
+            let value = value.map(|value| if is_whole { elements(value) } else { value });
             let value = value.map(|value| value.to_string());
-            let client = ClientEvent {
-                process,
-                kind,
-                f,
-                key,
-                value,
-                version: None,
-                error: None,
-                node: None,
-            };
+            let client =
+                ClientEvent { process, kind, f, key, value, version: None, error: None, node };
             events.push(Event { index, time: index, action: Action::Client(client) });
         }
         Ok(ObjectHistory { workload, events })
@@ -254,7 +255,14 @@ impl Objects {
                     event.f
                 )
             })?;
-            event.key = Some(key.as_str().map_or_else(|| key.to_string(), str::to_owned));
+            if event.key.is_some() {
+                return Err(format!(
+                    "{} with a field key and the value [{key} {value}]: two keys of one event",
+                    event.f
+                ));
+            }
+            let name = key.as_str().filter(|name| is_plain(name));
+            event.key = Some(name.map_or_else(|| key.to_string(), str::to_owned));
             event.value = (!value.is_null()).then_some(value);
         }
         Ok(())
@@ -263,7 +271,7 @@ impl Objects {
     /// The workload whose operations these are.
     fn workload(&self) -> Result<&'static str, String> {
         let has_adds = self.events.iter().any(|event| event.f == Function::Add);
-        let adds = if has_adds && self.reads_integers()? { "counter" } else { "set" };
+        let adds = if has_adds && self.reads_numbers()? { "counter" } else { "set" };
         let mut workload = None;
         for event in &self.events {
             let of = match event.f {
@@ -287,13 +295,14 @@ impl Objects {
         Ok(workload.unwrap_or("bank"))
     }
 
-    /// Whether reads return integers, as those of counters do, and not collections.
-    fn reads_integers(&self) -> Result<bool, String> {
+    /// Whether reads return numbers, as those of counters do, and not collections.
+    fn reads_numbers(&self) -> Result<bool, String> {
         let read = |event: &&Collected| event.kind == Kind::Ok && event.f == Function::Read;
         let mut reads = self.events.iter().filter(read).filter_map(|event| event.value.as_ref());
+        let is_number = |read: &Json| Number::of(read).is_some();
         let Some(first) = reads.next() else { return Ok(false) };
-        match reads.find(|read| read.is_number() != first.is_number()) {
-            None => Ok(first.is_number()),
+        match reads.find(|read| is_number(read) != is_number(first)) {
+            None => Ok(is_number(first)),
             Some(other) => Err(format!(
                 "one read returned {first} and another one {other}: neither a set nor a counter"
             )),
@@ -307,7 +316,9 @@ fn json(value: &Value<'_>) -> Json {
         Value::Nil => Json::Null,
         Value::Bool(value) => Json::Bool(*value),
         Value::Text(text) => Json::String(text.to_string()),
-        Value::List(values) | Value::Set(values) => values.iter().map(json).collect(),
+        Value::List(values) => values.iter().map(json).collect(),
+        // Unlike a list, a set is no array: one of the two may be an element, and not the other.
+        Value::Set(values) => only_member("set", values.iter().map(json).collect()),
         Value::Map(entries) => {
             let entry = |(key, value): &(Value<'_>, Value<'_>)| (member(key), json(value));
             Json::Object(entries.iter().map(entry).collect::<Map<_, _>>())
@@ -316,11 +327,36 @@ fn json(value: &Value<'_>) -> Json {
             digits.parse::<i64>().map_or(Json::Null, Json::from)
         }
         // What JSON does not have is written as EDN, as the only member of an object.
-        other => Json::Object([("edn".to_owned(), other.to_string().into())].into_iter().collect()),
+        other => only_member("edn", other.to_string().into()),
     }
 }
 
-/// The key of a map, such as `:from` or the number of an account, as the name of a member.
+fn only_member(name: &str, value: Json) -> Json {
+    Json::Object([(name.to_owned(), value)].into_iter().collect())
+}
+
+/// What a read of a whole object returned: the elements of a set are those of the list that others return.
+fn elements(value: Json) -> Json {
+    match value {
+        Json::Object(mut members) if members.get("set").is_some_and(Json::is_array) => {
+            members.remove("set").unwrap_or_default()
+        }
+        other => other,
+    }
+}
+
+/// The key of a map, such as `:from` or the number of an account, as the name of a member. Different keys have
+/// different names.
 fn member(key: &Value<'_>) -> String {
-    key.name().map_or_else(|| key.to_string(), |name| name.trim_start_matches(':').to_owned())
+    match key {
+        Value::Text(text) if is_plain(text) => text.to_string(),
+        Value::Symbol(name) => format!("'{name}"),
+        other => other.to_string(),
+    }
+}
+
+/// Whether a text is written without quotes: it is no other value, and none of the names above.
+fn is_plain(text: &str) -> bool {
+    text.starts_with(char::is_alphabetic)
+        && !matches!(text, "nil" | "null" | "true" | "false" | "edn" | "set")
 }

@@ -205,6 +205,17 @@ fn every_format_is_recognised_and_read() {
 }
 
 #[test]
+fn a_last_line_without_a_newline_counts_if_it_is_whole() {
+    let whole = JSONL.trim_end();
+    assert_eq!(read(whole), read(JSONL));
+    let cut = &whole[..whole.len() - 1];
+    assert_eq!(read(cut).expect("a torn last line is ignored").last().expect("a get"), "1 a Get");
+    let wrong = whole.replace("\"index\":4", "\"index\":5");
+    let error = read(&wrong).expect_err("a whole line is not ignored");
+    assert!(error.starts_with("h:5:1: index 5, expected 4"), "{error}");
+}
+
+#[test]
 fn errors_name_their_position() {
     for (text, expected) in [
         (JSONL.replace("\"get\"", "\"jump\""), "h:4:1: unknown operation 'jump'"),

@@ -1,6 +1,6 @@
 //! EDN as Jepsen and Porcupine write it: Jepsen's `history.edn`, with or without `independent`
-//! tuples, and Porcupine's key/value data. Unknown fields are ignored. One operation and the bytes
-//! read ahead of it are in memory at a time.
+//! tuples, and Porcupine's key/value data. Unknown fields are ignored, except those that may name a key. One
+//! operation and the bytes read ahead of it are in memory at a time.
 
 mod key_value;
 pub(super) mod parser;
@@ -13,7 +13,7 @@ use self::{
 };
 use super::{
     FormatError,
-    events::{EventFields, EventTranslator},
+    events::{EventFields, EventTranslator, is_no_key},
     pairing::PairingSink,
 };
 use crate::Value;
@@ -160,8 +160,14 @@ pub(super) fn event_fields<'a>(
 ) -> Result<EventFields<'a>, String> {
     let mut fields = EventFields::default();
     for (name, value) in entries {
-        let Value::Keyword(name) = name else { continue };
-        let Some(field) = fields.named(&name) else { continue };
+        let Value::Keyword(name) = name else {
+            name.name().map_or(Ok(()), is_no_key)?;
+            continue;
+        };
+        let Some(field) = fields.named(&name) else {
+            is_no_key(&name)?;
+            continue;
+        };
         if field.replace(value).is_some() {
             return Err(format!("an event with two fields :{name}"));
         }

@@ -1,10 +1,13 @@
 //! Operations as Porcupine describes them: `put('x', 'y')`, `get('x') -> 'y'`, `cas(1, 2) -> ok`.
 
-use super::{Field, Row};
-use crate::{Value, formats::events::Operation};
+use super::{Field, Row, Source};
+use crate::{
+    Value,
+    formats::{events::Operation, json},
+};
 
 /// Sets the fields of an operation that is written as a call. Another name stays as it is.
-pub(super) fn expand(row: &mut Row<'_>) -> Result<(), String> {
+pub(super) fn expand(row: &mut Row<'_>, source: Source) -> Result<(), String> {
     let Some(text) = row.get(Field::Op).and_then(Value::name) else { return Ok(()) };
     if !text.contains('(') {
         return Ok(());
@@ -32,7 +35,7 @@ pub(super) fn expand(row: &mut Row<'_>) -> Result<(), String> {
     };
     row.fields[Field::Op as usize] = Some(Value::Symbol(name.to_owned().into()));
     for (field, argument) in fields.iter().zip(arguments) {
-        row.put(*field, &text, plain(argument))?;
+        row.put(*field, &text, argument.value(source))?;
     }
     let Some(result) = result else { return Ok(()) };
     match (operation, result) {
@@ -42,7 +45,7 @@ pub(super) fn expand(row: &mut Row<'_>) -> Result<(), String> {
             if !rest.trim().is_empty() {
                 return Err(malformed());
             }
-            row.put(Field::Value, &text, plain(result))
+            row.put(Field::Value, &text, result.value(source))
         }
         (_, "ok" | "true" | "fail" | "false") => {
             row.put(Field::Output, &text, Value::Symbol(result.to_owned().into()))
@@ -51,16 +54,32 @@ pub(super) fn expand(row: &mut Row<'_>) -> Result<(), String> {
     }
 }
 
-/// A word as a value: quotes do not count.
-fn plain(word: String) -> Value<'static> {
-    match word.as_str() {
-        "nil" | "null" => Value::Nil,
-        _ => Value::Symbol(word.into()),
+/// An argument or a result.
+struct Word {
+    text: String,
+    is_quoted: bool,
+}
+
+impl Word {
+    /// The value, written as the other fields have theirs, so that they can be compared. In CSV quotes do not
+    /// count, except that a word in quotes is no absent key.
+    fn value(self, source: Source) -> Value<'static> {
+        let Word { text, is_quoted } = self;
+        match (source, is_quoted, &*text) {
+            (_, false, "nil" | "null") => Value::Nil,
+            (Source::Csv { .. }, ..) => Value::Symbol(text.into()),
+            (Source::Json, true, _) => Value::Text(text.into()),
+            (Source::Json, false, _) => match json::parse(&text) {
+                Ok(Value::Number(kind, digits)) => Value::Number(kind, digits.into_owned().into()),
+                Ok(Value::Bool(value)) => Value::Bool(value),
+                _ => Value::Text(text.into()),
+            },
+        }
     }
 }
 
 /// The arguments up to the closing bracket, and what follows it.
-fn arguments(text: &str) -> Option<(Vec<String>, &str)> {
+fn arguments(text: &str) -> Option<(Vec<Word>, &str)> {
     let mut found = Vec::new();
     let mut rest = text.trim_start();
     if let Some(rest) = rest.strip_prefix(')') {
@@ -78,14 +97,15 @@ fn arguments(text: &str) -> Option<(Vec<String>, &str)> {
 }
 
 /// The word at the start of a text, in quotes or up to a delimiter, and what follows it.
-fn word(text: &str) -> Option<(String, &str)> {
+fn word(text: &str) -> Option<(Word, &str)> {
     let quote = text.chars().next().filter(|first| matches!(first, '\'' | '"'));
     let (word, rest) = match quote {
         Some(quote) => text[1..].split_once(quote)?,
         None => text.split_at(text.find([',', ')', '(', '\'', '"']).unwrap_or(text.len())),
     };
-    let word = if quote.is_some() { word } else { word.trim() };
+    let is_quoted = quote.is_some();
+    let word = if is_quoted { word } else { word.trim() };
     // What an escape stands for is not known, nor what an empty word does.
-    let is_plain = !word.contains('\\') && (quote.is_some() || !word.is_empty());
-    is_plain.then(|| (word.to_owned(), rest))
+    let is_plain = !word.contains('\\') && (is_quoted || !word.is_empty());
+    is_plain.then(|| (Word { text: word.to_owned(), is_quoted }, rest))
 }

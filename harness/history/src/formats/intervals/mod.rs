@@ -4,7 +4,9 @@
 mod call;
 mod sorted;
 
-use std::io::BufRead;
+use std::{collections::HashMap, io::BufRead};
+
+use ahash::RandomState;
 
 use self::sorted::{Argument, Content, Interval, Intervals};
 use super::{
@@ -30,7 +32,7 @@ pub(super) fn stream_json(
                 None => is_no_key(&name)?,
             }
         }
-        add(&mut intervals, row, false)
+        add(&mut intervals, row, Source::Json)
     })?;
     intervals.stream(ambiguous, pairs).map_err(|reason| FormatError::new(1, 1, reason))
 }
@@ -49,25 +51,57 @@ pub(super) fn stream_csv(
     for name in header.iter().filter(|name| Field::named(name).is_none()) {
         is_no_key(name).map_err(|reason| FormatError::new(1, 1, reason))?;
     }
+    let mut blanks = Blanks::default();
     let mut record = csv::StringRecord::new();
     while reader.read_record(&mut record).map_err(malformed_csv)? {
         let line = record.position().map_or(1, csv::Position::line);
         let at_line = |reason| FormatError::new(usize::try_from(line).unwrap_or(1), 1, reason);
         let mut row = Row::default();
         for (name, cell) in header.iter().zip(&record) {
+            let Some(field) = Field::named(name) else { continue };
+            blanks.take(field, cell).map_err(at_line)?;
             let value = match cell.trim() {
                 "" => continue,
                 "nil" | "null" => Value::Nil,
                 // Symbols are written as they are.
                 text => Value::Symbol(text.to_owned().into()),
             };
-            if let Some(field) = Field::named(name) {
-                row.put(field, name, value).map_err(at_line)?;
-            }
+            row.put(field, name, value).map_err(at_line)?;
         }
-        add(&mut intervals, row, has_results).map_err(at_line)?;
+        add(&mut intervals, row, Source::Csv { has_results }).map_err(at_line)?;
     }
     intervals.stream(ambiguous, pairs).map_err(|reason| FormatError::new(1, 1, reason))
+}
+
+/// Blanks around the texts that are compared. Those around commas do not count, and those in quotes might;
+/// which ones they are is not known, so a text is either always written with the same blanks, or refused.
+#[derive(Default)]
+struct Blanks {
+    /// Of keys and of values: each text without its blanks, and how it was written first.
+    written: [HashMap<Box<str>, Box<str>, RandomState>; 2],
+}
+
+impl Blanks {
+    fn take(&mut self, field: Field, cell: &str) -> Result<(), String> {
+        use Field::{Input, Key, New, Old, Output, Value};
+        let written = match field {
+            Key => &mut self.written[0],
+            Value | Old | New | Input | Output => &mut self.written[1],
+            _ => return Ok(()),
+        };
+        let text = cell.trim();
+        match written.get(text) {
+            _ if text.is_empty() => Ok(()),
+            Some(before) if **before == *cell => Ok(()),
+            Some(before) => Err(format!(
+                "the texts '{before}' and '{cell}' differ only in blanks: write equal ones alike"
+            )),
+            None => {
+                written.insert(text.into(), cell.into());
+                Ok(())
+            }
+        }
+    }
 }
 
 fn malformed_csv(error: csv::Error) -> FormatError {
@@ -158,10 +192,15 @@ impl<'a> Row<'a> {
         })
     }
 
-    /// The error, if there is one.
+    /// The error, if there is one: words for none are not one.
     fn error(&self) -> Option<&Value<'a>> {
-        let is_none = |error: &&Value<'_>| {
-            matches!(error, Value::Nil | Value::Bool(false)) || error.name() == Some("")
+        let is_none = |error: &&Value<'_>| match error {
+            Value::Nil | Value::Bool(false) => true,
+            Value::Number(_, digits) => digits == "0",
+            other => other.name().is_some_and(|name| {
+                let name = name.trim().to_ascii_lowercase();
+                matches!(&*name, "" | "-" | "0" | "no" | "nil" | "null" | "none" | "false")
+            }),
         };
         self.get(Field::Error).filter(|error| !is_none(error))
     }
@@ -214,9 +253,19 @@ enum Outcome {
     Unsaid,
 }
 
-/// Adds an operation to a history. If a missing result stands for nothing, `may_omit` is true.
-fn add(intervals: &mut Intervals, mut row: Row<'_>, may_omit: bool) -> Result<(), String> {
-    call::expand(&mut row)?;
+/// Where operations come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Json,
+    Csv {
+        /// There is a column for what reads returned, so that an empty cell of it stands for nothing.
+        has_results: bool,
+    },
+}
+
+/// Adds an operation to a history.
+fn add(intervals: &mut Intervals, mut row: Row<'_>, source: Source) -> Result<(), String> {
+    call::expand(&mut row, source)?;
     let f = row.get(Field::Op).ok_or("an operation without a field op")?;
     let f = f.name().ok_or_else(|| format!("op {f}: expected a name, such as read"))?;
     let operation = Operation::named(&f.to_ascii_lowercase())?;
@@ -240,6 +289,7 @@ fn add(intervals: &mut Intervals, mut row: Row<'_>, may_omit: bool) -> Result<()
     if end.is_some_and(|end| end < start) {
         return Err("an operation that ends before it starts".to_owned());
     }
+    let may_omit = matches!(source, Source::Csv { has_results: true });
     let argument = argument(&row, operation, outcome, may_omit)?;
     let key = row.get(Field::Key).filter(|key| **key != Value::Nil);
     let [client, key] = [row.get(Field::Client), key]

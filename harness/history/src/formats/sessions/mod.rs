@@ -53,12 +53,13 @@ impl Sessions {
         self.transactions.last_mut().expect("it was just added")
     }
 
-    /// Takes 0 for a register that was never written, where nobody writes 0.
+    /// Takes 0 for a register that was never written, where nobody writes 0. What failed wrote nothing.
     pub(super) fn zero_is_initial(&mut self) {
-        let accesses = || self.transactions.iter().flatten().flat_map(|one| &one.accesses);
+        let may_write = |one: &&SessionTransaction| one.outcome != Outcome::Fail;
+        let all = self.transactions.iter().flatten().filter(may_write);
         let is_zero = |access: &&Access| access.is_write && access.value == Some(0);
         let written: HashSet<u64, RandomState> =
-            accesses().filter(is_zero).map(|access| access.key).collect();
+            all.flat_map(|one| &one.accesses).filter(is_zero).map(|access| access.key).collect();
         let all = self.transactions.iter_mut().flatten().flat_map(|one| &mut one.accesses);
         for access in all {
             if !access.is_write && access.value == Some(0) && !written.contains(&access.key) {

@@ -176,7 +176,7 @@ fn what_an_operation_returned_is_not_what_it_was_given() {
         (r#""op":"read","value":5,"output":null"#, "two values for the same, 5 and nil"),
         (r#""op":"write","value":5,"input":6"#, "two values for the same, 5 and 6"),
         (r#""op":"write","value":5,"output":6"#, "output 6 of an operation that reads nothing"),
-        (r#""op":"write","value":5,"ok":true,"error":"no""#, "is ok and has an error"),
+        (r#""op":"write","value":5,"ok":true,"error":"timeout""#, "is ok and has an error"),
     ] {
         let error = end(fields).expect_err(fields);
         assert!(error.contains(reason), "{error}");
@@ -238,5 +238,68 @@ fn malformed_intervals_are_refused() {
         ("op,start,end,value\nread,1,2,\nwrite,1,2,\n", "h:3:1: a write without a value"),
     ] {
         check(text, Format::Csv, Err(reason));
+    }
+}
+
+#[test]
+fn words_for_no_error_are_no_error() {
+    for error in ["false", "None", "nil", "NULL", "no", "0", "-", ""] {
+        let csv = format!("op,value,start,end,error\nwrite,1,0,1,{error}\n");
+        assert_eq!(read(&csv).expect("well formed").len(), 2, "{error}");
+        let json = format!(
+            "{{\"op\":\"write\",\"value\":1,\"start\":0,\"end\":1,\"error\":\"{error}\"}}\n"
+        );
+        assert_eq!(read(&json).expect("well formed").len(), 2, "{error}");
+    }
+    for (error, events) in [("0", 2), ("false", 2), ("null", 2), ("1", 1), ("true", 1)] {
+        let json =
+            format!("{{\"op\":\"write\",\"value\":1,\"start\":0,\"end\":1,\"error\":{error}}}\n");
+        assert_eq!(read(&json).expect("well formed").len(), events, "{error}");
+    }
+}
+
+#[test]
+fn words_of_calls_are_the_values_of_their_format() {
+    let events = |text: &str| -> Vec<String> {
+        let events = read(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        events.iter().filter_map(|event| Some(event.split_once(' ')?.1.to_owned())).collect()
+    };
+    let json = |call: &str, fields: &str| {
+        events(&format!(
+            "{{\"op\":\"{call}\",\"start\":0,\"end\":1}}\n\
+             {{\"op\":\"get\",\"start\":2,\"end\":3,{fields}}}\n"
+        ))
+    };
+    assert_eq!(
+        json("put('x', '5')", "\"key\":\"x\",\"value\":\"5\""),
+        ["\"x\" Put(\"\\\"5\\\"\")", "Ok(None)", "\"x\" Get", "Ok(Some(\"\\\"5\\\"\"))"]
+    );
+    assert_eq!(
+        json("put(x, 5)", "\"key\":\"x\",\"value\":5"),
+        ["\"x\" Put(\"5\")", "Ok(None)", "\"x\" Get", "Ok(Some(\"5\"))"]
+    );
+    assert_eq!(json("put(7, nil)", "\"key\":7,\"value\":null")[0], "7 Del");
+    assert_eq!(json("put(7, 'nil')", "\"key\":7,\"value\":null")[0], "7 Put(\"\\\"nil\\\"\")");
+    let csv = "op,start,end\n\"put('x', 'nil')\",0,1\n\"get('x') -> 'null'\",2,3\n\
+               \"get('x') -> nil\",4,5\n";
+    let expected =
+        ["x Put(\"nil\")", "Ok(None)", "x Get", "Ok(Some(\"null\"))", "x Get", "Ok(None)"];
+    assert_eq!(events(csv), expected);
+}
+
+#[test]
+fn texts_in_csv_that_differ_in_blanks_only_are_refused() {
+    let csv = |written: &str, read: &str| {
+        format!("op,key,value,start,end\nwrite,x,{written},0,1\nread,x,{read},2,3\n")
+    };
+    for (written, read) in [("\" a\"", "a"), (" a", "a"), ("a", "a ")] {
+        let reason = "h:3:1: the texts";
+        check(&csv(written, read), Format::Csv, Err(reason));
+    }
+    // Blanks after every comma, or around a word that is in no other place.
+    for text in
+        [csv(" a", " a"), csv("a", ""), "op, value, start, end\nwrite, 1, 0, 1\n".to_owned()]
+    {
+        assert!(read(&text).is_ok(), "{text}");
     }
 }

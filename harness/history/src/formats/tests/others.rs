@@ -476,4 +476,14 @@ fn a_key_under_another_name_is_not_overlooked() {
     check(&line("kye", "put"), Format::Jsonl, Err(missing));
     check(&line("keys", "write"), Format::Json, Err("h:1:83: the field keys may say what"));
     check(&line("node", "write"), Format::Json, Ok(&["0 register Put(\"\\\"1\\\"\")"]));
+    let edn =
+        |name: &str| format!("{{:process 0, :type :invoke, :f :write, {name} :a, :value 1}}\n");
+    for (name, reason) in [
+        (":table", "h:1:1: the field table may say what"),
+        ("\"table\"", "h:1:1: the field table may say what"),
+        (":keys", "h:1:1: the field keys may say what"),
+    ] {
+        check(&edn(name), Format::Edn, Err(reason));
+    }
+    check(&edn(":node"), Format::Edn, Ok(&["0 register Put(\"1\")"]));
 }

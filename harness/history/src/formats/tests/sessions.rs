@@ -33,6 +33,10 @@ fn plumes_text_is_read_by_session() {
         "1 Ok w 4 0 r 4 0",
     ];
     assert_eq!(read, expected);
+    // A write of 0 that failed wrote nothing.
+    let failed = b"w(1,0,0,-1)\nw(1,5,0,1)\nr(1,0,1,2)\n";
+    let read = transactions(failed, Format::Plume).expect("well formed");
+    assert!(read.contains(&"1 Ok r 1 nil".to_owned()), "{read:?}");
     for (text, reason) in [
         ("w(1,5,0,0)\nw(1,x,0,0)\n", "h:2:1: expected r(key,value,session,transaction)"),
         ("w(1,5,0,7)\nw(1,6,1,7)\n", "h:2:1: transaction 7 is in session 1, and before it was in"),

@@ -42,6 +42,9 @@ fn transactions_as_json_are_read_with_numbers_and_with_texts() {
     assert_eq!(recognise(own.as_bytes()), Some(Format::Jsonl));
     let read = transactions(own).expect("a torn last line is ignored");
     assert_eq!(read, ["0 invoke w \"x\" \"1\"", "0 Info"]);
+    // Nothing but the newline is missing of the last event.
+    let whole = own.replace("\n{\"index\":2,\"time\":1,\"pro", "");
+    assert_eq!(transactions(&whole).expect("well formed"), read);
     let gap = own.replace("\"index\":1", "\"index\":3");
     let error = transactions(&gap).expect_err("a gap");
     assert_eq!(error, "h:2:1: index 3, expected 1: events are missing");
