@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::CampaignError;
+use crate::{
+    CampaignError,
+    attempt::{entries, file_name},
+};
 
 /// How much of a file is read at a time.
 const BLOCK_BYTES: usize = 1 << 16;
@@ -74,18 +77,11 @@ fn add_inputs(path: &Path, found: &mut Vec<Input>) -> Result<(), CampaignError> 
         found.push(Input::of(path).map_err(CampaignError::file(path))?);
         return Ok(());
     }
-    let listed = fs::read_dir(path)
-        .and_then(|entries| entries.collect::<io::Result<Vec<_>>>())
-        .map_err(CampaignError::file(path))?;
     // Hidden files are of tools, and links to directories are to what is here anyway.
-    let is_input = |entry: &fs::DirEntry| {
-        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        !is_hidden && !(entry.path().is_symlink() && entry.path().is_dir())
-    };
-    let mut inside: Vec<PathBuf> =
-        listed.iter().filter(|entry| is_input(entry)).map(fs::DirEntry::path).collect();
-    inside.sort_unstable();
-    inside.iter().try_for_each(|path| add_inputs(path, found))
+    let is_other =
+        |path: &Path| file_name(path).starts_with('.') || path.is_symlink() && path.is_dir();
+    let inside = entries(path)?;
+    inside.iter().filter(|path| !is_other(path)).try_for_each(|path| add_inputs(path, found))
 }
 
 impl Input {

@@ -519,3 +519,18 @@ impl Client for EtcdClient {
         self.misconduct.take()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_wrongly_is_a_value() {
+        let pair = |value: &str| json!({ "kvs": [{ "key": encode("k1"), "value": value }] });
+        let read = |answer: &Json| pairs(answer).map(|pairs| pairs[0].value.clone());
+        assert_eq!(read(&pair(&encode("7"))), Ok("7".to_owned()));
+        // A bit has flipped: it is no UTF-8 any more, and certainly no value that somebody wrote.
+        assert_eq!(read(&pair(&STANDARD.encode(b"\xb7"))), Ok("\u{fffd}".to_owned()));
+        assert!(read(&pair("no base64!")).is_err());
+    }
+}
