@@ -60,7 +60,7 @@ pub enum Exit {
     Valid = 0,
     /// A check found a violation.
     Invalid = 1,
-    /// A check could not decide, or a requested fault was never injected.
+    /// A check could not decide, a requested fault was never injected, or a signal ended it.
     Unknown = 2,
     /// This machine failed a shard, which another one may do.
     Elsewhere = 75,
@@ -343,12 +343,13 @@ fn require_effect(rules: &[Rule], modes: &[CommitMode]) -> Result<(), Failure> {
 
 /// Simulates the seeds, or those of a shard.
 fn simulate(mut args: SimArgs, shards: &ShardArgs) -> Result<Exit, Failure> {
-    shards.run("seeds", |part| {
+    shards.run("seeds", &[], |part| {
         if let Some(part) = part {
             args.seeds = args.seeds.shard(part.shard);
             args.first.clone_from(&part.first);
             args.store.clone_from(&part.store);
         }
+        let planned = args.seeds.to - args.seeds.from + args.first.len() as u64;
         let outcome = sim::run(&args, &mut stdout()).map_err(Failure::harness)?;
         let SimOutcome { verdict, seeds, bad } = outcome;
         let failures = bad.into_iter().map(|bad| ShardFailure {
@@ -363,6 +364,7 @@ fn simulate(mut args: SimArgs, shards: &ShardArgs) -> Result<Exit, Failure> {
             exit: verdict.into(),
             interrupted: false,
             count: seeds,
+            planned,
             failures: failures.collect(),
         })
     })
@@ -370,13 +372,13 @@ fn simulate(mut args: SimArgs, shards: &ShardArgs) -> Result<Exit, Failure> {
 
 /// Tests the rows of the kill matrix, or those of a shard.
 fn test_rules(mut args: RulesArgs, shards: &ShardArgs) -> Result<Exit, Failure> {
-    shards.run("rows", |part| {
+    shards.run("rows", &[], |part| {
         if let Some(part) = part {
             args.shard = part.shard;
             args.store.clone_from(&part.store);
         }
         let outcome = rules::run(&args, &mut stdout()).map_err(Failure::harness)?;
-        let MatrixOutcome { verdict, rows, bad, interrupted, .. } = outcome;
+        let MatrixOutcome { verdict, rows, left, bad, interrupted, .. } = outcome;
         let failures = bad.into_iter().map(|bad| ShardFailure {
             signature: bad.name,
             verdict: bad.verdict,
@@ -386,32 +388,33 @@ fn test_rules(mut args: RulesArgs, shards: &ShardArgs) -> Result<Exit, Failure> 
             why: bad.why,
         });
         let failures = failures.collect();
-        Ok(Done { exit: verdict.into(), interrupted, count: rows, failures })
+        // A row in which it was interrupted says nothing, whatever its runs had shown by then.
+        let least = if interrupted { Validity::Unknown } else { Validity::Valid };
+        let exit = verdict.max(least).into();
+        Ok(Done { exit, interrupted, count: rows - left, planned: rows, failures })
     })
 }
 
 /// Checks the histories, or a shard of each.
 fn check(mut args: CheckArgs, shards: &ShardArgs) -> Result<Exit, Failure> {
-    shards.run("operations", |part| {
+    let inputs = args.paths.clone();
+    shards.run("operations", &inputs, |part| {
         args.shard = part.map(|part| part.shard);
         let all = commands::check(&args, &mut stdout());
         let failures = all.as_ref().map_or_else(|_| Vec::new(), |all| all.failures.clone());
-        let failures = failures.into_iter().map(|failure| {
-            let path = shards::quoted(&failure.path.display().to_string());
-            let of = args.shard.map_or_else(String::new, |shard| format!(" --shard {shard}"));
-            ShardFailure {
-                signature: campaign::signature_of(&failure.why),
-                verdict: failure.verdict,
-                seed: None,
-                command: format!("harness check {path}{of}"),
-                directory: None,
-                why: failure.why,
-            }
+        let failures = failures.into_iter().map(|failure| ShardFailure {
+            signature: campaign::signature_of(&failure.why),
+            verdict: failure.verdict,
+            seed: None,
+            // The whole history: a shard of it would be found in its campaign, and not be checked again.
+            command: shards::own_command(),
+            directory: None,
+            why: failure.why,
         });
         let failures = failures.collect();
         let count = all.as_ref().map_or(0, |all| all.operations);
         let exit = checked_all(all)?;
-        Ok(Done { exit, interrupted: false, count, failures })
+        Ok(Done { exit, interrupted: false, count, planned: count, failures })
     })
 }
 

@@ -83,6 +83,7 @@ fn shards_are_merged_and_what_failed_is_repeated_and_tried_first() {
     assert_eq!(summary(&told(0, &same)), first);
     assert!(String::from_utf8_lossy(&same.stderr).contains("shard 1/3 is there"));
     run(254, within, "sim --seeds 0..61 --shard 1/3 --campaign c");
+    run(254, within, "sim --seeds 0..61 --shard 2/3 --campaign c");
     run(254, within, "sim --seeds 0..60 --shard 1/4 --campaign c");
 
     // One of three: what is missing is named, and the verdict is unknown.
@@ -92,10 +93,17 @@ fn shards_are_merged_and_what_failed_is_repeated_and_tried_first() {
     assert!(partial.contains(command), "{partial}");
     again(0, within, &partial);
 
-    let bad = summary(&run(1, within, &format!("sim {} --break {BROKEN}", of(3))));
+    // Other work is refused here too, and what was done of it elsewhere does not make the campaign valid.
+    run(254, within, &format!("sim {} --break {BROKEN}", of(3)));
+    run(0, within, "sim --seeds 0..60 --commit votes --shard 3/3 --campaign v");
+    let mixed = run(2, within, "merge c v");
+    assert!(mixed.contains("3 of 3 shards") && mixed.contains("unknown because: "), "{mixed}");
+    let broken = format!("sim {} --break {BROKEN}", of(3)).replace("--campaign c", "--campaign b");
+    let bad = summary(&run(1, within, &broken));
     let seed = bad["failures"][0]["seed"].as_u64().expect("a seed");
     assert!((40..60).contains(&seed), "{bad}");
-    let merged = run(1, within, "merge c");
+    assert!(bad["done"].as_u64() < bad["planned"].as_u64(), "it stops at the bad seed: {bad}");
+    let merged = run(1, within, "merge c b");
     assert!(merged.contains("3 of 3 shards") && !merged.contains("missing"), "{merged}");
     assert!(merged.contains(&format!("seed {seed}, shard 3: ")), "{merged}");
     assert!(merged.contains("the shards are not of one command"), "{merged}");
@@ -114,7 +122,7 @@ fn shards_are_merged_and_what_failed_is_repeated_and_tried_first() {
         text.contains(&format!("--break {BROKEN}")) && text.contains("2 valid, 1 invalid"),
         "{text}"
     );
-    assert_eq!(run(1, within, "merge c"), merged);
+    assert_eq!(run(1, within, "merge c b"), merged);
     assert_eq!(read(), before);
 
     // In the next campaign the seed is tried first, by the first shard.
@@ -179,6 +187,19 @@ fn what_the_machine_lacks_is_75_and_wrong_arguments_are_not() {
         let merged = run(2, within, "merge f");
         assert!(merged.contains("missing: shard 1: failed on "), "{merged}");
     }
+    // Neither is a limit of this machine: no descriptor is left for the partitions of a history.
+    let text = run(0, within, "generate --ops 2000 --keys 400");
+    fs::write(within.join("history.jsonl"), text).expect("the disk has room");
+    let command =
+        format!("ulimit -n 60; exec {HARNESS} check history.jsonl --shard 1/1 --campaign n");
+    let output = Command::new("sh").args(["-c", &command]).current_dir(within).output();
+    told(75, &output.expect("a shell"));
+    let merged = run(2, within, "merge n");
+    assert!(
+        merged.contains("again: harness check history.jsonl --shard 1/1 --campaign n"),
+        "{merged}"
+    );
+    again(0, within, &merged);
     run(254, within, "sim --seeds 0..1 --shard 3/2 --campaign c");
     run(254, within, "--faults none --test-count 4 --shard 1/2 --campaign c");
     run(254, within, "--faults none --shard 1/2");
@@ -243,6 +264,24 @@ fn a_large_history_is_checked_by_shards() {
         );
         assert_eq!(merged.contains("k0 is not linearizable"), status == 1, "{merged}");
     }
+    // The command that repeats a check has the options of the first one.
+    let options = "--spec register --initial 0 --format jsonl --memory 512 --timeout 30s";
+    run(1, within, &format!("check history.jsonl {options} --shard 1/1 --campaign options"));
+    let merged = run(1, within, "merge options");
+    assert!(merged.contains(&format!("again: harness check history.jsonl {options}")), "{merged}");
+    again(1, within, &merged);
+    // A shard of what the file was before is not one of what it is now.
+    let text = fs::read_to_string(within.join("history.jsonl")).expect("it is there");
+    fs::write(within.join("history.jsonl"), text.replace("\"k1\"", "\"k0\""))
+        .expect("there is room");
+    for number in 1..=2 {
+        let line = format!("check history.jsonl --shard {number}/4 --campaign c1");
+        let output = harness(within, &[], &line.split(' ').collect::<Vec<_>>());
+        told(254, &output);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains("was made when history.jsonl was another file"), "{errors}");
+    }
+    run(254, within, "check nowhere.jsonl --shard 1/4 --campaign nowhere");
     run(254, within, "check history.jsonl --certify c --shard 1/4");
     let kept = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../histories/golden/checks/linearizability-invalid");
@@ -250,6 +289,86 @@ fn a_large_history_is_checked_by_shards() {
     let output = harness(within, &[], &["check", kept, "--shard", "1/4"]);
     told(254, &output);
     assert!(String::from_utf8_lossy(&output.stderr).contains("name its history.jsonl"));
+}
+
+/// Starts harness, and signals it as soon as that is due.
+#[track_caller]
+fn signalled(within: &Path, line: &str, is_due: impl Fn() -> bool) -> Output {
+    let mut command = Command::new(HARNESS);
+    command.args(line.split(' ')).current_dir(within);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let deadline = Instant::now() + DEADLINE;
+    while !is_due() {
+        assert!(Instant::now() < deadline, "nothing happened in time: {line}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().expect("a process"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it is our child");
+    child.wait_with_output().expect("it is our child")
+}
+
+/// Whether a file that something writes while a run lasts contains this.
+fn is_in_a_run(store: &Path, text: &str) -> bool {
+    fs::read_to_string(store.join("latest/history.jsonl"))
+        .is_ok_and(|history| history.contains(text))
+}
+
+#[test]
+fn a_violation_that_was_found_before_a_signal_is_kept() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let within = directory.path();
+    let attempt = || {
+        let mut found = fs::read_dir(within.join("c")).ok()?.flatten().map(|entry| entry.path());
+        found.find(|path| path.join("runs").is_dir())
+    };
+    // A write that was decided when the master died is recorded as failed, and a later read returns its value.
+    let test = "test --misreport-unknown --faults master-uncertainty --keys 2 --mix get=80,put=20 --tls no \
+                --time-limit 60s --seed 1 --test-count 2";
+    let line = format!("{test} --shard 1/1 --campaign c");
+    let violated = "\"f\":\"broken\"";
+    let output = signalled(within, &line, || {
+        attempt().is_some_and(|path| is_in_a_run(&path.join("runs"), violated))
+    });
+    let bad = summary(&told(1, &output));
+    assert_eq!(
+        (&bad["verdict"], &bad["done"], &bad["planned"]),
+        (&"invalid".into(), &1.into(), &2.into())
+    );
+    let merged = run(1, within, "merge c");
+    let record = merged.lines().find_map(|line| line.trim().strip_prefix("record: "));
+    assert!(within.join(record.expect("a record")).join("report.html").is_file(), "{merged}");
+}
+
+#[test]
+fn runs_that_a_signal_ends_are_not_valid() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let within = directory.path();
+    let line = "test --faults none --tls no --time-limit 60s --seed 4 --test-count 50";
+    let store = within.join("histories");
+    let output = signalled(within, line, || is_in_a_run(&store, "\"ok\""));
+    let text = told(2, &output);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("a signal ended it after 1 of 50 runs"), "{errors}");
+    assert!(text.contains("a signal interrupted the run"), "{text}");
+    // It is in the record.
+    let again = run(2, within, "check histories/latest");
+    assert!(again.contains("a signal interrupted the run"), "{again}");
+}
+
+#[test]
+fn a_check_that_is_killed_leaves_nothing_beside_the_history() {
+    let directory = tempfile::tempdir().expect("a directory for the test");
+    let within = directory.path();
+    let text = run(0, within, "generate --ops 400000 --keys 400");
+    fs::create_dir(within.join("input")).expect("the disk has room");
+    fs::write(within.join("input/history.jsonl"), text).expect("the disk has room");
+    let output = signalled(within, "check input/history.jsonl --shard 1/1 --campaign c", || {
+        // It has begun, and partitions are what it does first.
+        within.join("c").is_dir()
+    });
+    assert!(output.status.code() != Some(0), "it was too fast to be killed");
+    let left: Vec<_> = fs::read_dir(within.join("input")).expect("it is there").flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
 }
 
 #[test]
@@ -276,18 +395,22 @@ fn the_command_of_the_kubernetes_job_does_its_shard() {
     assert!(directory.path().join("nightly/shard-100-of-100/summary.json").is_file());
 }
 
-/// A program that does as harness, but breaks a rule in shard 37, and is killed at its first attempt at shard 50 when
-/// that has begun. The arguments are those of shard I of 100, by the variable of the scheduler.
+/// A program that does as harness, but does shard 37 of a campaign in which a rule is broken, beside the other one, and
+/// is killed at its first attempt at shard 50 when that has begun. The arguments are those of shard I of 100, by the
+/// variable of the scheduler.
 fn write_wrapper(within: &Path, index: &str) -> PathBuf {
     let path = within.join("wrapper");
     let text = format!(
         r#"#!/bin/bash
 if [ "${{{index}}}" = 37 ]; then
-    exec {HARNESS} "$@" --break {BROKEN}
+    exec {HARNESS} "${{@/#campaign/broken}}" --break {BROKEN}
 fi
 if [ "${{{index}}}" = 50 ] && mkdir {}/first 2>/dev/null; then
-    # Many more seeds than it can do before it is killed.
-    {HARNESS} sim --seeds 0..100000000000 --campaign campaign &
+    # Nobody reads what it prints, so that it does not come to its end.
+    mkfifo first/output
+    exec 3<>first/output
+    dd if=/dev/zero of=first/output oflag=nonblock bs=4096 count=1000 2>/dev/null
+    {HARNESS} "$@" >&3 3>&- &
     until ls -d campaign/.shard-050-of-100.* >/dev/null 2>&1; do sleep 0.02; done
     kill -KILL $!
     wait $!
@@ -307,7 +430,7 @@ exec {HARNESS} "$@"
 #[track_caller]
 fn check_campaign(within: &Path) {
     assert!(within.join("first").is_dir(), "no shard was killed");
-    let merged = run(1, within, "merge campaign");
+    let merged = run(1, within, "merge campaign broken");
     assert!(merged.contains("100 of 100 shards"), "{merged}");
     assert!(merged.contains(", shard 37: ") && !merged.contains("missing"), "{merged}");
     let repeated = again(1, within, &merged);

@@ -294,6 +294,47 @@ register = "linearizable"
 }
 
 #[test]
+fn half_of_a_fault_is_no_fault() {
+    if !has_python() {
+        return;
+    }
+    let directory = scratch();
+    let file = misbehaving(directory.path(), "not");
+    let single = fs::read_to_string(&file).expect("it is there").replace("count = 2", "count = 1");
+    fs::write(&file, single).expect("the disk has room");
+    let arguments = ["--faults", "pause>kill:followers", "--time", "3s", "--seed", "3"];
+    let output = run(directory.path(), &file, &arguments);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    let why = "part 2 of pause>kill:followers was asked for and never injected";
+    assert!(text(&output).contains(why), "{}", text(&output));
+}
+
+#[test]
+fn a_run_that_a_signal_ends_is_unknown() {
+    if !has_python() {
+        return;
+    }
+    let directory = scratch();
+    let file = misbehaving(directory.path(), "not");
+    let mut command = harness(directory.path());
+    command.arg("--system").arg(&file).args(["--store", "runs", "--time", "60s", "--seed", "7"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    wait_until("an operation", || {
+        let history = fs::read_to_string(directory.path().join("runs/latest/history.jsonl"));
+        history.is_ok_and(|history| history.contains("\"ok\""))
+    });
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().expect("a process"));
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it is our child");
+    let output = child.wait_with_output().expect("it is our child");
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    // It is in the record, so that another check says the same.
+    let again =
+        harness(directory.path()).args(["check", "runs/latest"]).output().expect("it starts");
+    assert_eq!(again.status.code(), Some(2), "{}", text(&again));
+    assert!(text(&again).contains("a signal interrupted the run"), "{}", text(&again));
+}
+
+#[test]
 fn transactions_of_a_client_are_judged_by_the_claim() {
     if !has_python() {
         return;

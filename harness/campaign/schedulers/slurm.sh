@@ -15,9 +15,10 @@
 "${HARNESS:-harness}" "$@" --campaign "${CAMPAIGN:-campaign}"
 status=$?
 
-# 75: this machine failed the shard. 137: it was killed, as the kernel does where memory is short. Slurm starts it
-# again, perhaps elsewhere; a shard that is there is not repeated.
-if [ "$status" = 75 ] || [ "$status" = 137 ]; then
+# 75: this machine failed the shard. 137: it was killed, as the kernel does where memory is short. 143: SIGTERM, as
+# before a preemption, which sim and check do not catch. Slurm starts it again, perhaps elsewhere; a shard that is there
+# is not repeated.
+if [ "$status" = 75 ] || [ "$status" = 137 ] || [ "$status" = 143 ]; then
     if [ "${SLURM_RESTART_COUNT:-0}" -lt 3 ]; then
         scontrol requeue "$SLURM_JOB_ID"
     fi

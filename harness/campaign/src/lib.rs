@@ -3,6 +3,7 @@
 //! - [`scheduler`] finds out which shard this process is to do, from the variables of the scheduler that started it.
 //! - [`Attempt`] is one try to do a shard. It writes into a directory of its own, which is renamed when all of it is
 //!   there: a shard is either whole or missing, whatever was killed when. The first attempt that is whole counts.
+//! - [`Work`] is what all shards are shards of: a command, and the files that it reads.
 //! - [`ShardSummary`] is what a shard says of itself, in one line of JSON.
 //! - [`merge`] reads the shards of a campaign, as far as they are there, and [`Merged`] is what they say together.
 //!
@@ -15,6 +16,7 @@ mod attempt;
 mod merge;
 pub mod scheduler;
 mod summary;
+mod work;
 
 use std::{
     io,
@@ -22,9 +24,10 @@ use std::{
 };
 
 pub use self::{
-    attempt::{Attempt, Begun},
-    merge::{FailureGroup, FoundFailure, MERGED, Merged, MissingShard, failed_seeds, merge},
+    attempt::{Attempt, Begun, write_whole},
+    merge::{FailureGroup, FoundFailure, MERGED, Merged, MissingShards, failed_seeds, merge},
     summary::{ShardFailure, ShardSummary, signature_of},
+    work::{Input, Work},
 };
 
 /// Why a shard cannot be done, or a campaign cannot be merged.

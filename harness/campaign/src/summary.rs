@@ -6,6 +6,8 @@ use checker::Validity;
 use history::Shard;
 use serde::{Deserialize, Serialize};
 
+use crate::Work;
+
 /// What a shard did and found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ShardSummary {
@@ -13,12 +15,16 @@ pub struct ShardSummary {
     pub shard: u32,
     /// The number of shards.
     pub of: u32,
-    /// The command, without the options that say which shard it does.
-    pub command: String,
+    /// What it is a shard of.
+    #[serde(flatten)]
+    pub work: Work,
     /// The greatest verdict.
     pub verdict: Validity,
     /// How much was done, in [`unit`](Self::unit).
     pub done: u64,
+    /// How much there was to do. It is more than was done if the shard stopped at what it found.
+    #[serde(default)]
+    pub planned: u64,
     /// What is counted: seeds, runs, mutations, rows or operations.
     pub unit: String,
     /// What is not valid.
@@ -57,6 +63,12 @@ impl ShardSummary {
     #[must_use]
     pub fn shard(&self) -> Option<Shard> {
         Shard::new(self.shard, self.of)
+    }
+
+    /// The greatest of its verdict and those of its failures: a summary is believed no better than what it lists.
+    #[must_use]
+    pub fn greatest(&self) -> Validity {
+        self.failures.iter().map(|failure| failure.verdict).fold(self.verdict, Validity::max)
     }
 }
 

@@ -15,11 +15,11 @@ use std::{
     fs::File,
     hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
     io::{self, BufRead, BufReader, BufWriter, Read, Write},
-    path::Path,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
 };
 
 use history::{Completion, Invocation, MalformedHistory, Shard, Sink};
-use tempfile::TempDir;
 
 /// Number of partitions. Each is an open file.
 const PARTITIONS: usize = 256;
@@ -35,7 +35,7 @@ const VALUE_BYTES: u64 = 96;
 /// A partition.
 #[derive(Debug)]
 pub(crate) struct Partition {
-    file: Option<BufWriter<File>>,
+    file: BufWriter<File>,
     /// Names of the keys, by number in this partition.
     keys: Vec<Box<str>>,
     /// Number of operations.
@@ -75,7 +75,8 @@ pub(crate) enum PartitionEvent<'a> {
     Complete { number: u64, completion: Completion<'a> },
 }
 
-/// The partitions of a history, in a temporary directory that is removed with this value.
+/// The partitions of a history, in temporary files. They have no names, so that nothing is left of them however this
+/// process ends.
 #[derive(Debug)]
 pub(crate) struct Partitions {
     partitions: Vec<Partition>,
@@ -91,7 +92,8 @@ pub(crate) struct Partitions {
     has_appends: bool,
     /// The error that ended the writing.
     write_error: Option<io::Error>,
-    directory: TempDir,
+    /// Where the files are.
+    directory: PathBuf,
 }
 
 /// The open operation of a process.
@@ -121,17 +123,14 @@ impl Partitions {
     /// files, or else in the system's temporary directory.
     ///
     /// # Errors
-    /// No directory can be created.
+    /// No file can be created.
     pub(crate) fn beside(path: &Path, shard: Shard) -> io::Result<Partitions> {
         let beside = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let builder = || {
-            let mut builder = tempfile::Builder::new();
-            builder.prefix(".partitions-");
-            builder
+        let beside = beside.unwrap_or_else(|| Path::new("."));
+        let directory = match tempfile::tempfile_in(beside) {
+            Ok(_) => beside.to_owned(),
+            Err(_) => tempfile::tempfile().map(|_| env::temp_dir())?,
         };
-        let directory = builder()
-            .tempdir_in(beside.unwrap_or_else(|| Path::new(".")))
-            .or_else(|_| builder().tempdir_in(env::temp_dir()))?;
         Ok(Partitions {
             partitions: Vec::new(),
             shard,
@@ -144,7 +143,7 @@ impl Partitions {
         })
     }
 
-    /// Flushes and closes the files. The partitions can be read from here on.
+    /// Flushes the files. The partitions can be read from here on.
     ///
     /// # Errors
     /// A partition could not be written.
@@ -154,12 +153,7 @@ impl Partitions {
         }
         self.open = HashMap::new();
         self.key_numbers = HashMap::new();
-        for partition in &mut self.partitions {
-            if let Some(mut file) = partition.file.take() {
-                file.flush()?;
-            }
-        }
-        Ok(())
+        self.partitions.iter_mut().try_for_each(|partition| partition.file.flush())
     }
 
     /// All partitions.
@@ -191,8 +185,9 @@ impl Partitions {
         partition: usize,
         mut each: impl FnMut(PartitionEvent<'_>) -> io::Result<()>,
     ) -> io::Result<()> {
-        let keys = &self.partitions[partition].keys;
-        let mut input = BufReader::with_capacity(1 << 17, File::open(self.path(partition))?);
+        let Partition { keys, file, .. } = &self.partitions[partition];
+        let file = FromStart { file: file.get_ref(), offset: 0 };
+        let mut input = BufReader::with_capacity(1 << 17, file);
         let (mut first, mut second) = (String::new(), String::new());
         while !input.fill_buf()?.is_empty() {
             let mut tag = [0];
@@ -228,10 +223,6 @@ impl Partitions {
         Ok(())
     }
 
-    fn path(&self, partition: usize) -> std::path::PathBuf {
-        self.directory.path().join(partition.to_string())
-    }
-
     /// The partition of a key, and the key's number in it. Assigns them to a new key.
     fn key_number(&mut self, key: &str) -> io::Result<(u32, u32)> {
         if let Some(key_number) = self.key_numbers.get(key) {
@@ -243,9 +234,9 @@ impl Partitions {
             usize::try_from(hash(key) % PARTITIONS as u64).map_err(io::Error::other)?
         };
         if at == self.partitions.len() {
-            let file = File::create_new(self.path(at))?;
+            let file = tempfile::tempfile_in(&self.directory)?;
             self.partitions.push(Partition {
-                file: Some(BufWriter::with_capacity(1 << 16, file)),
+                file: BufWriter::with_capacity(1 << 16, file),
                 keys: Vec::new(),
                 operations: 0,
                 values: 0,
@@ -284,7 +275,7 @@ impl Partitions {
             partition.values += 1;
             partition.text_bytes += text.len() as u64;
         }
-        let file = partition.file()?;
+        let file = &mut partition.file;
         file.write_all(&[tag])?;
         for number in [number, process, key.into()] {
             write_number(file, number)?;
@@ -307,7 +298,7 @@ impl Partitions {
             Completion::Mismatch => (MISMATCH, None),
             Completion::Info => (INFO, None),
         };
-        let file = partition.file()?;
+        let file = &mut partition.file;
         file.write_all(&[tag])?;
         write_number(file, number)?;
         text.map_or(Ok(()), |text| write_text(file, text))
@@ -323,9 +314,17 @@ impl Partitions {
     }
 }
 
-impl Partition {
-    fn file(&mut self) -> io::Result<&mut BufWriter<File>> {
-        self.file.as_mut().ok_or_else(|| io::Error::other("the partition is closed"))
+/// Reads a file from its start, whatever its own position is: several may read it at a time.
+struct FromStart<'f> {
+    file: &'f File,
+    offset: u64,
+}
+
+impl Read for FromStart<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(bytes, self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
     }
 }
 

@@ -213,6 +213,9 @@ pub struct Injected {
     /// The fault of which this is a case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
+    /// Of a fault that consists of two: which of them this is, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<u8>,
     /// The node that it acts on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,

@@ -77,9 +77,11 @@ fn main() {
         AIM.1,
         if megabits >= AIM.1 { "" } else { ": short of the aim" }
     );
-    let health = network.health();
-    println!(
-        "packets that were dropped: {}; longest stall of the switch: {:?}",
-        health.dropped, health.longest_stall
-    );
+    match network.health() {
+        Ok(health) => println!(
+            "packets that were dropped: {}; longest stall of the switch: {:?}",
+            health.dropped, health.longest_stall
+        ),
+        Err(why) => println!("the network failed: {why}"),
+    }
 }

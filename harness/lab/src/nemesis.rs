@@ -59,6 +59,9 @@ const RECOVERY_DEADLINE: Duration = Duration::from_secs(15);
 /// The same in the first round.
 const QUICK_RECOVERY: Duration = Duration::from_secs(1);
 
+/// Why a fault is not injected that has nobody to hit, such as the followers of a single node.
+const NO_NODE: &str = "no node is what it is to hit";
+
 /// The longest outage in the first round.
 const QUICK_OUTAGE: Duration = Duration::from_millis(1500);
 
@@ -106,6 +109,8 @@ struct Victims {
     nodes: Vec<NodeName>,
     /// What else is known of the choice.
     note: Option<String>,
+    /// Of a fault that consists of two: which of them hits these.
+    part: Option<u8>,
 }
 
 impl Nemesis<'_> {
@@ -153,23 +158,25 @@ impl Nemesis<'_> {
             Trigger::Log(regex) => match self.until_logged(regex).await {
                 Some(()) => Some(format!("a log line like {}", regex.as_str())),
                 None => {
-                    return self.missed(
-                        fault,
-                        None,
-                        "no node wrote a line that matches".to_owned(),
-                    );
+                    let nobody = Victims { nodes: Vec::new(), note: None, part: None };
+                    let why = "no node wrote a line that matches".to_owned();
+                    return self.missed(fault, &nobody, None, why);
                 }
             },
         };
         let mut victims = self.victims(&target, draw.order.clone()).await;
         victims.note = at.or(victims.note);
+        victims.part = fault.second.as_ref().map(|_| 1);
+        if victims.nodes.is_empty() {
+            return self.missed(fault, &victims, None, NO_NODE.to_owned());
+        }
         if let (Some(second), Some(draw)) = (&fault.second, &mut second_draw)
             && second.moment == Moment::During
         {
             let chosen = self.second_victims(fault, second, draw, &victims.nodes).await;
             if chosen.nodes.is_empty() {
-                let why = "the first part hits every node of the second";
-                return self.missed(fault, None, why.to_owned());
+                let why = "the first part hits every node of the second, or there is none";
+                return self.missed(fault, &chosen, None, why.to_owned());
             }
             draw.chosen = Some(chosen);
         }
@@ -216,6 +223,10 @@ impl Nemesis<'_> {
             Some(chosen) => chosen.clone(),
             None => self.second_victims(fault, second, draw, first).await,
         };
+        if victims.nodes.is_empty() {
+            self.missed(fault, &victims, None, NO_NODE.to_owned())?;
+            return Ok(None);
+        }
         self.stop(fault, second.action, &victims, draw).await?;
         Ok(Some((second.action, victims.nodes)))
     }
@@ -229,25 +240,30 @@ impl Nemesis<'_> {
         first: &[NodeName],
     ) -> Victims {
         let mut victims = match &second.target {
-            Target::Same => Victims { nodes: first.to_vec(), note: None },
+            Target::Same => Victims { nodes: first.to_vec(), note: None, part: None },
             target => self.victims(target, draw.order.clone()).await,
         };
         // A node that is stopped already is not stopped again.
         let is_stopped = second.moment == Moment::During && fault.action.stops_nodes();
         victims.nodes.retain(|node| !is_stopped || !first.contains(node));
-        victims
+        Victims { part: Some(2), ..victims }
     }
 
     /// Records that a fault was not injected or, at a node, that its injection had no effect.
     fn missed(
         &self,
         fault: &Fault,
+        victims: &Victims,
         node: Option<&NodeName>,
         why: String,
     ) -> Result<(), NemesisError> {
+        let action = match (&fault.second, victims.part) {
+            (Some(second), Some(2)) => second.action,
+            _ => fault.action,
+        };
         let missed = Missed {
-            injected: injected(fault, node, None),
-            action: Some(fault.action.name().to_owned()),
+            injected: Injected { at: None, ..injected(fault, node, victims) },
+            action: Some(action.name().to_owned()),
             load_ended: Some(*self.load_ended.borrow()),
             why,
         };
@@ -290,9 +306,9 @@ impl Nemesis<'_> {
         victims: &Victims,
         draw: &Draw,
     ) -> Result<(), NemesisError> {
-        let Victims { nodes, note } = victims;
+        let nodes = &victims.nodes;
         for node in nodes {
-            let mut record = injected(fault, Some(node), note.clone());
+            let mut record = injected(fault, Some(node), victims);
             let kind = match action {
                 FaultAction::Kill => {
                     record.down_ms = Some(milliseconds(draw.down));
@@ -307,12 +323,8 @@ impl Nemesis<'_> {
             // Recorded before it happens: then the recorded outage contains the real one.
             self.events.record(NemesisEvent::Injected(kind, Box::new(record)))?;
         }
-        for node in self.hit(action, nodes).await {
-            let injected = injected(fault, Some(&node), None);
-            let action = Some(action.name().to_owned());
-            let why = "it did not stop in time".to_owned();
-            let missed = Missed { injected, action, load_ended: Some(false), why };
-            self.events.record(NemesisEvent::Missed(Box::new(missed)))?;
+        for (node, why) in self.hit(action, nodes).await {
+            self.missed(fault, victims, Some(&node), why.to_owned())?;
         }
         match action {
             FaultAction::Kill => drop(self.load_ends_within(draw.down).await),
@@ -345,22 +357,27 @@ impl Nemesis<'_> {
         Ok(())
     }
 
-    /// Does it to all nodes at the same moment. Returns those that went on all the same.
-    async fn hit(&self, action: FaultAction, nodes: &[NodeName]) -> Vec<NodeName> {
+    /// Does it to all nodes at the same moment. Returns those to which it did not happen, each with the reason.
+    async fn hit(&self, action: FaultAction, nodes: &[NodeName]) -> Vec<(NodeName, &'static str)> {
         let each = nodes.iter().map(|node| async move {
-            let went_on = match action {
+            let had_exited = self.cluster.has_exited(node);
+            let has_stopped = match action {
                 FaultAction::Kill => {
                     self.cluster.kill(node).await;
-                    false
+                    true
                 }
-                FaultAction::Pause => !self.cluster.pause(node).await,
+                FaultAction::Pause => self.cluster.pause(node).await,
                 _ => {
                     // A node that ignores SIGTERM is killed, which is a fault too.
                     self.cluster.terminate(node).await;
-                    false
+                    true
                 }
             };
-            went_on.then(|| node.clone())
+            match (had_exited, has_stopped) {
+                (true, _) => Some((node.clone(), "it had exited before")),
+                (false, true) => None,
+                (false, false) => Some((node.clone(), "it did not stop in time")),
+            }
         });
         futures::future::join_all(each).await.into_iter().flatten().collect()
     }
@@ -416,7 +433,7 @@ impl Nemesis<'_> {
                 }
             }
         };
-        Victims { nodes, note }
+        Victims { nodes, note, part: None }
     }
 
     /// Waits until a node writes a line that matches, from now on.
@@ -434,9 +451,11 @@ impl Nemesis<'_> {
     }
 }
 
-fn injected(fault: &Fault, node: Option<&NodeName>, at: Option<String>) -> Injected {
+/// The fields that every injection at one of these nodes has.
+fn injected(fault: &Fault, node: Option<&NodeName>, victims: &Victims) -> Injected {
     let (fault, node) = (Some(fault.name().to_owned()), node.map(ToString::to_string));
-    Injected { fault, node, at, ..Injected::default() }
+    let (at, part) = (victims.note.clone(), victims.part);
+    Injected { fault, part, node, at, ..Injected::default() }
 }
 
 fn milliseconds(time: Duration) -> u64 {

@@ -26,7 +26,7 @@ use crate::{
     events::EventLog,
     fault::{Fault, Target},
     nemesis::{Nemesis, NemesisError},
-    network::NetworkHealth,
+    network::{Network, NetworkHealth},
     node::NodeName,
     progress::{NoProgress, RunProgress},
     redaction,
@@ -146,9 +146,6 @@ pub enum RunError {
         /// The fault.
         fault: String,
     },
-    /// The virtual network has failed.
-    #[error("the virtual network: {0}")]
-    Network(String),
     /// The system does not become ready, though no fault was injected.
     #[error(
         "the nodes were not ready within {deadline:?}: {which}; see their logs in {}{log}", nodes.display()
@@ -474,7 +471,7 @@ impl Testbed {
         let (injected, early, captured) = tokio::join!(injecting, ending, capturing);
         captured.map_err(io_error("cannot write network.pcap"))?;
         if let Some(why) = early {
-            self.record(NemesisEvent::EndedEarly(EndedEarly { why: why.to_owned() }))?;
+            self.record(NemesisEvent::EndedEarly(EndedEarly { why }))?;
         }
         match injected {
             // That a node does not start again is a fact about the system, and recorded as such.
@@ -511,8 +508,8 @@ impl Testbed {
         network.end_capture().map(drop)
     }
 
-    /// Waits for the end of the load. Returns why it comes before its time, if it does for the harness's sake.
-    async fn until_end(&self, settings: &RunSettings) -> Option<&'static str> {
+    /// Waits for the end of the load. Returns why it comes before its time, if it does.
+    async fn until_end(&self, settings: &RunSettings) -> Option<String> {
         let end = Instant::now() + settings.time_limit;
         let mut ticks = tokio::time::interval(TICK_PERIOD);
         let mut interrupt = settings.interrupt.clone();
@@ -520,11 +517,18 @@ impl Testbed {
             tokio::select! {
                 () = sleep_until(end) => return None,
                 // Without a sender it is pending for ever.
-                true = async { interrupt.wait_for(|interrupt| *interrupt).await.is_ok() } => return None,
+                true = async { interrupt.wait_for(|interrupt| *interrupt).await.is_ok() } => {
+                    return Some("a signal interrupted the run".to_owned());
+                }
                 _ = ticks.tick() => {
                     self.progress.tick();
                     if settings.max_bytes.is_some_and(|most| self.directory.bytes() > most) {
-                        return Some("the run directory has become larger than --max-run-bytes allows");
+                        let why = "the run directory has become larger than --max-run-bytes allows";
+                        return Some(why.to_owned());
+                    }
+                    let network = self.cluster.system().network();
+                    if let Some(why) = network.and_then(Network::failed) {
+                        return Some(format!("the virtual network failed: {why}"));
                     }
                     // A worker ends before the load only if the history cannot be written.
                     if self.recorder.flush().is_err() {
@@ -571,18 +575,22 @@ impl Testbed {
         self.report_network()
     }
 
-    /// Records how well the network itself was.
+    /// Records how well the network itself was. One that failed has ended the run, at the latest now.
     fn report_network(&self) -> Result<(), RunError> {
         let Some(network) = self.cluster.system().network() else { return Ok(()) };
-        let NetworkHealth { dropped, longest_stall, failed } = network.health();
-        if let Some(why) = failed {
-            return Err(RunError::Network(why));
+        match network.health() {
+            Ok(NetworkHealth { dropped, longest_stall }) => {
+                let longest_stall_ms = u64::try_from(longest_stall.as_millis()).unwrap_or(u64::MAX);
+                self.record(NemesisEvent::NetworkHealth(history::nemesis::NetworkHealth {
+                    dropped,
+                    longest_stall_ms,
+                }))
+            }
+            Err(why) => {
+                let why = format!("the virtual network failed: {why}");
+                self.record(NemesisEvent::EndedEarly(EndedEarly { why }))
+            }
         }
-        let stall_ms = u64::try_from(longest_stall.as_millis()).unwrap_or(u64::MAX);
-        self.record(NemesisEvent::NetworkHealth(history::nemesis::NetworkHealth {
-            dropped,
-            longest_stall_ms: stall_ms,
-        }))
     }
 
     /// Makes the final reads of the workload, by a worker at each node or by one of them. Returns what
@@ -638,6 +646,8 @@ impl Testbed {
 
     async fn stop(&self) -> Result<(), RunError> {
         self.progress.phase("stopping the nodes");
+        // An error may have ended the run in the middle of a fault.
+        self.cluster.heal_disks();
         for node in self.cluster.stop().await {
             // A program that ignores SIGTERM has broken no promise.
             let (node, status) = (node.to_string(), "it did not exit after SIGTERM".to_owned());

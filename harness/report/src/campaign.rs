@@ -1,6 +1,6 @@
 //! The page of a campaign: what its shards say together, as one self-contained HTML file without a script.
 
-use campaign::{FailureGroup, FoundFailure, Merged, MissingShard};
+use campaign::{FailureGroup, FoundFailure, Merged, MissingShards};
 use checker::Validity;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -12,9 +12,12 @@ use crate::{
 /// The style of the header, as that of the page on transactions.
 const STYLE: &str = include_str!("page/transactions.css");
 
-/// Renders the page. Each shard that is missing comes with the command that does it.
+/// Shards that are missing, with the command that does them where it is known.
+type Missing = (MissingShards, Option<String>);
+
+/// Renders the page. Shards that are missing come with the command that does them.
 #[must_use]
-pub fn page(name: &str, merged: &Merged, missing: &[(MissingShard, String)]) -> String {
+pub fn page(name: &str, merged: &Merged, missing: &[Missing]) -> String {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -30,6 +33,7 @@ pub fn page(name: &str, merged: &Merged, missing: &[(MissingShard, String)]) -> 
                 (header(name, merged))
                 main {
                     @if !missing.is_empty() { (absent(missing)) }
+                    @if !merged.unknown_because.is_empty() { (doubts(&merged.unknown_because)) }
                     @for group in &merged.failures { (failures(group)) }
                     (shards(merged))
                 }
@@ -67,15 +71,30 @@ fn header(name: &str, merged: &Merged) -> Markup {
 }
 
 /// The shards that are not there.
-fn absent(missing: &[(MissingShard, String)]) -> Markup {
+fn absent(missing: &[Missing]) -> Markup {
+    let count = missing.iter().map(|(missing, _)| missing.count()).sum();
     html! {
         section #missing {
-            h2 { "Missing: " (counted(missing.len() as u64, "shard")) }
+            h2 { "Missing: " (counted(count, "shard")) }
             p { "The verdict is about the others." }
             table { thead { tr { th.n { "shard" } th { "what is known" } th { "command" } } }
-                tbody { @for (MissingShard { shard, why }, again) in missing {
-                    tr { td.n { (shard) } td { (why) } td { code { (again) } } }
+                tbody { @for (MissingShards { first, last, why }, again) in missing {
+                    tr {
+                        td.n { (first) @if last > first { "–" (last) } }
+                        td { (why) }
+                        td { @match again { Some(again) => code { (again) }, None => "–" } }
+                    }
                 } } }
+        }
+    }
+}
+
+/// Why the shards that are there do not say all that was asked.
+fn doubts(unknown_because: &[String]) -> Markup {
+    html! {
+        section #doubts {
+            h2 { "Unknown because" }
+            ul { @for why in unknown_because { li { (why) } } }
         }
     }
 }

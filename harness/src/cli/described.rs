@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use checker::{Limits, Validity, levels::Level};
+use checker::{Limits, levels::Level};
 use clap::{Args, Subcommand, ValueEnum};
 use history::RunDescription;
 use lab::{
@@ -205,7 +205,7 @@ pub(super) fn is_not_possible_here(error: &anyhow::Error) -> bool {
         || error.is::<NotPossibleHere>()
 }
 
-/// Makes the runs, and stops at the first one that is not valid.
+/// Makes the runs, or those of a shard, until one of them ends the command.
 pub(super) fn test_subject(
     args: &SubjectRun<'_>,
     part: Option<&Part>,
@@ -235,18 +235,12 @@ pub(super) fn test_subject(
             results: &checked.results,
         })?;
         is_interrupted = interrupted;
-        if checked.results.verdict != Validity::Valid {
-            return output.finish(checked.results.verdict, interrupted);
-        }
         last = Some(directory);
-        if interrupted {
+        if output.is_over(checked.results.verdict, interrupted, part) {
             break;
         }
     }
-    if let Some(last) = last {
-        output.all_valid(&last, "")?;
-    }
-    output.finish(Validity::Valid, is_interrupted)
+    output.finish(last.as_deref(), "", is_interrupted)
 }
 
 impl SubjectRun<'_> {

@@ -78,7 +78,7 @@ Other systems:
 Exit status:
   0    valid
   1    invalid: a check found a violation
-  2    unknown: a check could not decide, or a requested fault was never injected
+  2    unknown: a check could not decide, a requested fault was never injected, or a signal ended it
   75   of a shard: this machine failed it; `harness merge --help` says more
   254  bad arguments, or a record that cannot be read (of several, unless one is invalid)
   255  the harness failed
@@ -129,13 +129,15 @@ Shards:
     GNU parallel   PARALLEL_SEQ, from 1; HARNESS_SHARDS
   A shard that is whole is DIR/shard-I-of-N, with summary.json (also the last line of its output) and
   what it keeps in runs/. Until then it has a hidden directory. A shard that is there is not repeated.
+  Shards of another command, version of the harness or content of input files are refused.
 
 Exit status of a shard:
   0, 1, 2, 254, 255  as ever; of 254 and 255 there is no shard
   75                 this machine failed it (a full disk, a missing program, a signal): try elsewhere
 
 Exit status of merge:
-  0, 1, 2            the greatest verdict of the shards; at least 2 if shards are missing
+  0, 1, 2            the greatest verdict of the shards; 1 if one is invalid, and otherwise 2 if
+                     shards are missing, have not done all of their work, or are of different work
 
 Examples:
   harness sim --seeds 0..100000 --shard 7/100 --campaign nightly

@@ -12,7 +12,11 @@ use clap::Args;
 use report::{ci::Judged, summary::Tally, verdict::Detail};
 use serde::Serialize;
 
-use super::{Failure, shards::Done, stdout};
+use super::{
+    Failure,
+    shards::{Done, Part},
+    stdout,
+};
 use crate::commands::{self, CiArgs, CiOutput};
 
 /// Options of how results are told.
@@ -56,6 +60,8 @@ pub(super) struct Output<'a> {
     /// Number of runs that were asked for.
     count: u32,
     told: u32,
+    /// The greatest verdict on a run.
+    verdict: Validity,
     /// The runs that are not valid.
     failures: Vec<ShardFailure>,
     ci: CiOutput<'a>,
@@ -63,7 +69,8 @@ pub(super) struct Output<'a> {
 
 impl<'a> Output<'a> {
     pub(super) fn new(args: &'a OutputArgs, count: u32) -> Self {
-        Output { args, count, told: 0, failures: Vec::new(), ci: CiOutput::new(&args.ci) }
+        let (verdict, failures) = (Validity::Valid, Vec::new());
+        Output { args, count, told: 0, verdict, failures, ci: CiOutput::new(&args.ci) }
     }
 
     /// Says how to repeat a run that begins.
@@ -77,6 +84,7 @@ impl<'a> Output<'a> {
     pub(super) fn run(&mut self, run: &Told<'_>) -> Result<(), Failure> {
         self.told += 1;
         let Told { directory, command, results, .. } = run;
+        self.verdict = self.verdict.max(results.verdict);
         self.failures.extend(failure(run));
         self.ci.add(Judged {
             name: directory.display().to_string(),
@@ -149,24 +157,39 @@ impl<'a> Output<'a> {
         writeln!(out)
     }
 
-    /// Tells what follows all runs, which were valid.
-    pub(super) fn all_valid(&self, last: &Path, more: &str) -> io::Result<()> {
-        if self.args.json || self.count == 1 {
-            return Ok(());
-        }
-        write!(stdout(), "{more}")?;
-        writeln!(stdout(), "{}: {}", Validity::Valid, last.display())
+    /// Whether no run follows one with this verdict: somebody looks at a run that is not valid before more are made.
+    /// A shard goes on after one that is undecided, since what it does not do nobody does.
+    pub(super) fn is_over(
+        &self,
+        verdict: Validity,
+        interrupted: bool,
+        part: Option<&Part>,
+    ) -> bool {
+        interrupted
+            || match verdict {
+                Validity::Valid => false,
+                Validity::Unknown => part.is_none(),
+                Validity::Invalid => true,
+            }
     }
 
-    /// Writes what is written at the end. `interrupted` says whether a signal ended the runs.
-    pub(super) fn finish(self, verdict: Validity, interrupted: bool) -> Result<Done, Failure> {
+    /// Tells what follows all runs if they are valid, and writes what is written at the end. `last` is the last run,
+    /// `more` what all runs say together; `interrupted` says whether a signal ended them.
+    pub(super) fn finish(
+        self,
+        last: Option<&Path>,
+        more: &str,
+        interrupted: bool,
+    ) -> Result<Done, Failure> {
+        let (count, planned) = (self.told.into(), self.count.into());
+        let is_whole = self.verdict == Validity::Valid && count == planned;
+        if let Some(last) = last.filter(|_| is_whole && !self.args.json && planned > 1) {
+            write!(stdout(), "{more}")?;
+            writeln!(stdout(), "{}: {}", Validity::Valid, last.display())?;
+        }
         self.ci.finish().map_err(Failure::arguments)?;
-        Ok(Done {
-            exit: verdict.into(),
-            interrupted,
-            count: self.told.into(),
-            failures: self.failures,
-        })
+        let exit = self.verdict.into();
+        Ok(Done { exit, interrupted, count, planned, failures: self.failures })
     }
 }
 

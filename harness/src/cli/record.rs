@@ -158,6 +158,8 @@ pub(super) fn record(
     }
     let shard = part.map_or(Shard::WHOLE, |part| part.shard);
     let rows = (0..).zip(rows).filter(|(position, _)| shard.has(*position)).map(|(_, row)| row);
+    let rows: Vec<&Row> = rows.collect();
+    let planned = rows.len() as u64;
     let mut args = args.clone();
     if let Some(part) = part {
         args.store.clone_from(&part.store);
@@ -232,7 +234,11 @@ pub(super) fn record(
             break;
         }
     }
-    Ok(Done { exit, interrupted: *interrupt.borrow(), count, failures })
+    // Every row was skipped, and nothing was tested.
+    if count == 0 && planned > 0 {
+        exit = Exit::Unknown;
+    }
+    Ok(Done { exit, interrupted: *interrupt.borrow(), count, planned, failures })
 }
 
 /// Makes the runs of one command.

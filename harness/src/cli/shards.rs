@@ -2,18 +2,22 @@
 
 use std::{
     env,
+    ffi::OsString,
     io::Write as _,
     path::{Path, PathBuf},
     time::Instant,
 };
 
 use anyhow::anyhow;
-use campaign::{Attempt, Begun, CampaignError, ShardFailure, ShardSummary, scheduler};
+use campaign::{
+    Attempt, Begun, CampaignError, MERGED, ShardFailure, ShardSummary, Work, scheduler,
+};
 use checker::Validity;
 use clap::Args;
 use history::Shard;
 
-use super::{Exit, Failure, describe, stdout};
+use super::{Exit, Failure, describe, options_file, stdout};
+use crate::commands;
 
 /// Options of commands whose work can be divided.
 #[derive(Clone, Debug, Default, Args)]
@@ -52,7 +56,21 @@ pub(super) struct Done {
     /// Whether a signal ended it before all was done.
     pub(super) interrupted: bool,
     pub(super) count: u64,
+    /// How much there was to do.
+    pub(super) planned: u64,
     pub(super) failures: Vec<ShardFailure>,
+}
+
+impl Done {
+    /// The exit status of work that is not a shard: what a signal ended before all was done is not valid.
+    pub(super) fn exit_of_all(self, unit: &str) -> Exit {
+        let Done { exit, interrupted, count, planned, .. } = self;
+        if !interrupted || count >= planned {
+            return exit;
+        }
+        eprintln!("harness: a signal ended it after {count} of {planned} {unit}");
+        if exit == Exit::Valid { Exit::Unknown } else { exit }
+    }
 }
 
 impl ShardArgs {
@@ -62,10 +80,11 @@ impl ShardArgs {
     }
 
     /// Does the work: all of it, or the part that the options or the scheduler ask for. Its summary is printed as the
-    /// last line. `unit` is what the work is counted in.
+    /// last line. `unit` is what the work is counted in, and `inputs` are the files and directories that it reads.
     pub(super) fn run(
         &self,
         unit: &'static str,
+        inputs: &[PathBuf],
         work: impl FnOnce(Option<&Part>) -> Result<Done, Failure>,
     ) -> Result<Exit, Failure> {
         let Some((shard, campaign)) = self.asked()? else {
@@ -74,11 +93,11 @@ impl ShardArgs {
                     "--failed-first goes with --shard or --campaign"
                 )));
             }
-            return Ok(work(None)?.exit);
+            return Ok(work(None)?.exit_of_all(unit));
         };
         let first = self.failed_seeds(shard, unit)?;
-        let command = command_line(env::args().skip(1));
-        let attempt = match Attempt::begin(&campaign, shard, &command).map_err(refused)? {
+        let all = self.work(inputs)?;
+        let attempt = match Attempt::begin(&campaign, shard, &all).map_err(refused)? {
             Begun::Attempt(attempt) => attempt,
             Begun::Whole(summary) => {
                 eprintln!("harness: shard {shard} is there: {}", campaign.display());
@@ -95,7 +114,8 @@ impl ShardArgs {
                 return Err(failure);
             }
         };
-        if done.interrupted {
+        // A violation that was found before the signal was found.
+        if done.interrupted && done.exit != Exit::Invalid {
             let why = "a signal ended it before all was done";
             attempt.fail(why);
             return Err(Failure {
@@ -114,15 +134,24 @@ impl ShardArgs {
         let summary = ShardSummary {
             shard: shard.number,
             of: shard.of,
-            command,
+            work: all,
             verdict,
             done: done.count,
+            planned: done.planned,
             unit: unit.to_owned(),
             failures: failures.collect(),
             seconds: started.elapsed().as_secs_f64(),
             host: String::new(),
         };
         told(&attempt.publish(summary).map_err(refused)?)
+    }
+
+    /// What all shards do, from files and directories.
+    fn work(&self, inputs: &[PathBuf]) -> Result<Work, Failure> {
+        let seeds = self.failed_first.iter().map(|directory| directory.join(MERGED));
+        let inputs: Vec<PathBuf> = inputs.iter().cloned().chain(seeds).collect();
+        Work::of(&own_command(), env!("CARGO_PKG_VERSION"), &inputs)
+            .map_err(|error| Failure::arguments(error).of_machine())
     }
 
     /// The shard to do, and the directory of the campaign.
@@ -187,7 +216,10 @@ impl Failure {
         let is_refused = error.chain().any(<dyn std::error::Error>::is::<std::io::Error>);
         let is_of_machine = match self.exit {
             Exit::Failed | Exit::Unknown => is_refused,
-            Exit::BadArguments => super::described::is_not_possible_here(error),
+            Exit::BadArguments => {
+                super::described::is_not_possible_here(error)
+                    || commands::is_of_machine(error.as_ref())
+            }
             _ => false,
         };
         Failure { exit: if is_of_machine { Exit::Elsewhere } else { self.exit }, ..self }
@@ -206,7 +238,15 @@ pub(super) fn refused(error: CampaignError) -> Failure {
 fn told(summary: &ShardSummary) -> Result<Exit, Failure> {
     let line = serde_json::to_string(summary).map_err(Failure::harness)?;
     writeln!(stdout(), "{line}")?;
-    Ok(summary.verdict.into())
+    Ok(summary.greatest().into())
+}
+
+/// The command that this process executes, without the options that say which shard it does.
+pub(super) fn own_command() -> String {
+    let given: Vec<OsString> = env::args_os().collect();
+    // What a file of options says counts, and not its name. That it can be read was seen before.
+    let arguments = options_file::expand(given.clone()).unwrap_or(given);
+    command_line(arguments.iter().skip(1).map(|word| word.to_string_lossy().into_owned()))
 }
 
 /// The command of these arguments, without the options that say which shard it does.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use checker::{Limits, Results, Validity};
+use checker::{Limits, Results};
 use clap::{Args, ValueEnum, builder::RangedU64ValueParser};
 use history::Shard;
 use lab::{
@@ -93,7 +93,8 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 
-    /// Make N runs with seeds derived from the first, and stop at the first run that is not valid. With the fault
+    /// Make N runs with seeds derived from the first, and stop at the first run that is not valid; a shard goes on
+    /// after one that is unknown. With the fault
     /// crash-matrix, each run covers a shard of the matrix, and the coverage of all is printed at the end.
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = RangedU64ValueParser::<u32>::new().range(1..))]
@@ -326,9 +327,10 @@ impl TestArgs {
 pub(super) fn test(args: &TestArgs) -> Result<Exit, Failure> {
     // Of a single run, a shard is one of the crash matrix.
     if args.test_count == 1 && args.shards.of_matrix().is_some() {
-        return make_runs(args, None).map(|done| done.exit);
+        return make_runs(args, None).map(|done| done.exit_of_all("runs"));
     }
-    args.shards.run("runs", |part| {
+    let file = is_file(&args.system).then(|| PathBuf::from(&args.system));
+    args.shards.run("runs", file.as_slice(), |part| {
         let Some(part) = part else { return make_runs(args, None) };
         if args.seed.is_none() {
             return Err(Failure::arguments(anyhow::anyhow!(
@@ -402,21 +404,15 @@ fn make_runs(args: &TestArgs, part: Option<&Part>) -> Result<Done, Failure> {
             remark: unnoticed(&args.mutations),
             results: &results,
         })?;
-        interrupted = completed.interrupted;
-        if results.verdict != Validity::Valid {
-            return output.finish(results.verdict, interrupted);
-        }
         coverage.merge(covered);
+        interrupted = completed.interrupted;
         last = Some(completed.directory);
-        if interrupted {
+        if output.is_over(results.verdict, interrupted, part) {
             break;
         }
     }
-    if let Some(last) = last {
-        let coverage = if coverage.is_empty() { String::new() } else { coverage.to_string() };
-        output.all_valid(&last, &coverage)?;
-    }
-    output.finish(Validity::Valid, interrupted)
+    let coverage = if coverage.is_empty() { String::new() } else { coverage.to_string() };
+    output.finish(last.as_deref(), &coverage, interrupted)
 }
 
 /// What is said of a valid run of a system in which something is broken.
@@ -441,7 +437,7 @@ fn test_subject(args: &TestArgs, part: Option<&Part>) -> Result<Done, Failure> {
 /// The command `record`.
 pub(super) fn record(args: RecordArgs, shards: &ShardArgs) -> Result<Exit, Failure> {
     let (runtime, interrupt) = runtime()?;
-    shards.run("rows", |part| record::record(&args, part, &runtime, &interrupt))
+    shards.run("rows", &[], |part| record::record(&args, part, &runtime, &interrupt))
 }
 
 /// The command `system`.

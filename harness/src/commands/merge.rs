@@ -1,12 +1,11 @@
 //! The command `merge`: what the shards of a campaign say together.
 
 use std::{
-    fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
 
-use campaign::{CampaignError, FailureGroup, FoundFailure, Merged, MissingShard};
+use campaign::{FailureGroup, FoundFailure, Merged, MissingShards};
 use checker::Validity;
 use clap::Args;
 
@@ -25,7 +24,7 @@ pub struct MergeArgs {
     pub json: bool,
 }
 
-/// Failures of one kind that are printed. The page has all.
+/// Failures of one kind, and reasons for doubt, that are printed. The page has all.
 const SHOWN_MAX: usize = 5;
 
 /// Merges a campaign, prints what its shards say together, and writes its page. `again` makes the command that does a
@@ -41,17 +40,23 @@ pub fn merge(
     let merged = campaign::merge(&args.directories)?;
     let directory = &args.directories[0];
     let page = directory.join(report::PAGE);
-    let missing: Vec<(MissingShard, String)> = merged
+    let command = merged.commands.first().map(|(command, _)| command.as_str());
+    let missing: Vec<Missing> = merged
         .missing
         .iter()
         .map(|missing| {
-            let command = merged.commands.first().map_or("harness", |(command, _)| command);
-            (missing.clone(), again(command, &merged.shard(missing.shard), directory))
+            let again = command.map(|command| match missing.first == missing.last {
+                true => again(command, &merged.shard(missing.first), directory),
+                false => {
+                    let each = again(command, &format!("$i/{}", merged.of), directory);
+                    format!("for i in $(seq {} {}); do {each}; done", missing.first, missing.last)
+                }
+            });
+            (missing.clone(), again)
         })
         .collect();
     let name = directory.display().to_string();
-    fs::write(&page, report::campaign::page(&name, &merged, &missing))
-        .map_err(|source| CampaignError::File { path: page.clone(), source })?;
+    campaign::write_whole(&page, report::campaign::page(&name, &merged, &missing).as_bytes())?;
     if args.json {
         print_json(&merged, out)?;
     } else {
@@ -62,9 +67,12 @@ pub fn merge(
     Ok(merged.verdict)
 }
 
+/// Shards that are missing, with the command that does them where it is known.
+type Missing = (MissingShards, Option<String>);
+
 fn print(
     merged: &Merged,
-    missing: &[(MissingShard, String)],
+    missing: &[Missing],
     directory: &Path,
     out: &mut impl Write,
 ) -> io::Result<()> {
@@ -84,9 +92,21 @@ fn print(
             writeln!(out, "  {count} of {command}")?;
         }
     }
-    for (MissingShard { shard, why }, again) in missing {
-        writeln!(out, "missing: shard {shard}: {}", why.replace('\n', "\n    "))?;
-        writeln!(out, "  again: {again}")?;
+    for (MissingShards { first, last, why }, again) in missing {
+        let which = match first == last {
+            true => format!("shard {first}"),
+            false => format!("shards {first} to {last}"),
+        };
+        writeln!(out, "missing: {which}: {}", why.replace('\n', "\n    "))?;
+        if let Some(again) = again {
+            writeln!(out, "  again: {again}")?;
+        }
+    }
+    for why in merged.unknown_because.iter().take(SHOWN_MAX) {
+        writeln!(out, "unknown because: {why}")?;
+    }
+    if merged.unknown_because.len() > SHOWN_MAX {
+        writeln!(out, "  and {} more", merged.unknown_because.len() - SHOWN_MAX)?;
     }
     for FailureGroup { signature, verdict, failures } in &merged.failures {
         writeln!(out, "{verdict}: {signature}: {} times", failures.len())?;

@@ -16,12 +16,14 @@ mod verify;
 mod workload_run;
 
 use std::{
+    error::Error,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use campaign::CampaignError;
 use history::export::ExportError;
+use nix::errno::Errno;
 use twopc::checks::{LoadError, replay::ReplayError};
 
 pub use self::{
@@ -91,6 +93,24 @@ pub enum CommandError {
     /// The output cannot be written.
     #[error("cannot write: {0}")]
     Write(#[from] io::Error),
+}
+
+/// Whether an error is one of this machine, which another one may not have: it lacks space, memory or descriptors, or
+/// its medium fails.
+#[must_use]
+pub fn is_of_machine(error: &(dyn Error + 'static)) -> bool {
+    const OF_MACHINE: [Errno; 7] = [
+        Errno::ENOSPC,
+        Errno::EDQUOT,
+        Errno::EIO,
+        Errno::ESTALE,
+        Errno::EMFILE,
+        Errno::ENFILE,
+        Errno::ENOMEM,
+    ];
+    let number = error.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error);
+    number.is_some_and(|number| OF_MACHINE.contains(&Errno::from_raw(number)))
+        || error.source().is_some_and(is_of_machine)
 }
 
 /// Prints a value as a line of JSON.

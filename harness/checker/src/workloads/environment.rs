@@ -57,11 +57,12 @@ pub(super) fn exits(run: &Run<'_>) -> CheckResult {
     check_result
 }
 
-/// Faults: each that was asked for was injected. An injection is recorded before it happens; a miss that names
-/// a node takes it back.
+/// Faults: each that was asked for was injected, with both parts if it has two. An injection is recorded before it
+/// happens; a miss that names a node takes it back.
 pub(super) fn faults(run: &Run<'_>) -> CheckResult {
     let mut check_result = CheckResult::new("faults");
-    let mut injected: BTreeMap<&str, i64> = BTreeMap::new();
+    // By fault, then by part: one part cannot make up for the misses of the other.
+    let mut injected: BTreeMap<&str, BTreeMap<Option<u8>, i64>> = BTreeMap::new();
     let mut lost: BTreeMap<&str, u64> = BTreeMap::new();
     for event in run.events {
         if let Action::Nemesis(NemesisEvent::Injected(InjectionKind::PowerLoss, fields)) =
@@ -73,16 +74,22 @@ pub(super) fn faults(run: &Run<'_>) -> CheckResult {
         }
         let (fields, change) = match &event.action {
             Action::Nemesis(NemesisEvent::Injected(_, fields)) => (&**fields, 1),
-            Action::Nemesis(NemesisEvent::Missed(missed)) if missed.injected.node.is_some() => {
-                (&missed.injected, -1)
+            Action::Nemesis(NemesisEvent::Missed(missed)) => {
+                (&missed.injected, -i64::from(missed.injected.node.is_some()))
             }
             _ => continue,
         };
-        *injected.entry(fields.fault.as_deref().unwrap_or_default()).or_default() += change;
+        let parts = injected.entry(fields.fault.as_deref().unwrap_or_default()).or_default();
+        *parts.entry(fields.part).or_default() += change;
     }
     for fault in run.description.real_faults() {
-        if injected.get(fault).is_none_or(|count| *count <= 0) {
+        let Some(parts) = injected.get(fault) else {
             check_result.unknown(format!("{fault} was asked for and never injected"));
+            continue;
+        };
+        for (part, _) in parts.iter().filter(|(_, count)| **count <= 0) {
+            let of = part.map_or_else(String::new, |part| format!("part {part} of "));
+            check_result.unknown(format!("{of}{fault} was asked for and never injected"));
         }
     }
     for fault in lost.iter().filter(|(_, lost)| **lost == 0).map(|(fault, _)| fault) {
@@ -93,6 +100,7 @@ pub(super) fn faults(run: &Run<'_>) -> CheckResult {
     if !lost.is_empty() {
         check_result.measure("lost", json!(lost));
     }
-    check_result.measure("injected", json!(injected));
+    let all = injected.iter().map(|(fault, parts)| (*fault, parts.values().sum()));
+    check_result.measure("injected", json!(all.collect::<BTreeMap<&str, i64>>()));
     check_result
 }

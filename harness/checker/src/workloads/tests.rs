@@ -552,6 +552,36 @@ fn what_goes_wrong_around_a_run_leaves_it_unknown() {
 }
 
 #[test]
+fn each_part_of_a_fault_must_be_injected() {
+    let name = "partition+kill:followers";
+    let injected = |part: u8, node: Option<&str>| Injected {
+        fault: Some(name.to_owned()),
+        part: Some(part),
+        node: node.map(str::to_owned),
+        ..Injected::default()
+    };
+    let inject = |kind, part| {
+        let fields = Box::new(injected(part, Some("n1")));
+        Action::Nemesis(NemesisEvent::Injected(kind, fields))
+    };
+    let miss = |part, node| {
+        let (injected, why) = (injected(part, node), "it was not there".to_owned());
+        let missed = Missed { injected, action: None, load_ended: None, why };
+        Action::Nemesis(NemesisEvent::Missed(Box::new(missed)))
+    };
+    let mut run = active();
+    run.description.faults = vec![name.to_owned()];
+    // The second part has nobody to hit.
+    run.push(inject(InjectionKind::NetworkFault, 1)).push(miss(2, None));
+    run.expect("faults", Unknown, "part 2 of partition+kill:followers was asked for");
+    run.push(inject(InjectionKind::Kill, 2));
+    run.expect("faults", Valid, "");
+    // Two kills do not make up for a partition that no packet met.
+    run.push(inject(InjectionKind::Kill, 2)).push(miss(1, Some("n1")));
+    run.expect("faults", Unknown, "part 1 of partition+kill:followers was asked for");
+}
+
+#[test]
 fn nodes_that_differ_are_found_whenever_they_are_compared() {
     let compared = |hashes: [&str; 3]| {
         let state = |(node, hash): (&str, &str)| {

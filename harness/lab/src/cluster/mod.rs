@@ -187,6 +187,12 @@ impl Cluster {
         self.process(node).is_some_and(|process| process.state().activity == Activity::Running)
     }
 
+    /// Whether the node's process has exited, or was never started.
+    #[must_use]
+    pub fn has_exited(&self, node: &NodeName) -> bool {
+        self.process(node).is_none_or(|process| process.state().exit_status().is_some())
+    }
+
     /// Starts a node and waits until it listens. Does nothing if it is running.
     ///
     /// # Errors

@@ -141,6 +141,13 @@ impl Cluster {
         DiskFaultEnd { effects, exit }
     }
 
+    /// The disks of all nodes are well again. A process cannot exit that waits for one that answers nothing.
+    pub fn heal_disks(&self) {
+        for device in self.nodes().iter().filter_map(|node| self.device(node)) {
+            device.heal();
+        }
+    }
+
     /// Changes the disk of a node that does not run. The kernel forgets what it has read of it.
     ///
     /// # Errors

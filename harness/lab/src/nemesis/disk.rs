@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use history::{
     NemesisEvent,
-    nemesis::{
-        self, DiskRestored, ForbiddenStart, Injected, InjectionKind, Missed, ReturnKind, Returned,
-    },
+    nemesis::{self, DiskRestored, ForbiddenStart, Injected, InjectionKind, ReturnKind, Returned},
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -43,11 +41,10 @@ impl Nemesis<'_> {
         down: Duration,
         second: Option<&Draw>,
     ) -> Result<(), NemesisError> {
-        let (nodes, at) = (&victims.nodes, victims.note.clone());
         match fault.action {
-            FaultAction::PowerLoss => self.power_loss(fault, nodes, at, down).await,
-            FaultAction::BitFlip => self.bit_flip(fault, nodes, at).await,
-            FaultAction::RestoredCopy => self.restored_copy(fault, nodes, at).await,
+            FaultAction::PowerLoss => self.power_loss(fault, victims, down).await,
+            FaultAction::BitFlip => self.bit_flip(fault, victims).await,
+            FaultAction::RestoredCopy => self.restored_copy(fault, victims).await,
             FaultAction::DiskFull => {
                 let time = self.between(FAULTY);
                 let case = (InjectionKind::DiskFull, DiskFault::Full { free_bytes: 0 });
@@ -92,10 +89,10 @@ impl Nemesis<'_> {
     async fn power_loss(
         &mut self,
         fault: &Fault,
-        nodes: &[NodeName],
-        at: Option<String>,
+        victims: &Victims,
         down: Duration,
     ) -> Result<(), NemesisError> {
+        let nodes = &victims.nodes;
         let seed = self.rng.random();
         let partial = self.rng.random_bool(0.5).then_some(seed);
         let lost = self.cluster.lose_power(nodes, partial).await?;
@@ -106,7 +103,7 @@ impl Nemesis<'_> {
                 partial: Some(partial.is_some()),
                 dropped: described(&lost),
                 down_ms: Some(milliseconds(down)),
-                ..injected(fault, nodes.first(), at)
+                ..injected(fault, nodes.first(), victims)
             },
         )?;
         self.load_ends_within(down).await;
@@ -120,21 +117,23 @@ impl Nemesis<'_> {
     async fn faulty_disks(
         &mut self,
         fault: &Fault,
-        Victims { nodes, note }: &Victims,
+        victims: &Victims,
         (kind, case): (InjectionKind, DiskFault),
         time: Duration,
         second: Option<&Draw>,
     ) -> Result<(), NemesisError> {
+        let nodes = &victims.nodes;
         for node in nodes {
-            self.cluster.begin_disk_fault(node, case);
+            // Recorded before it happens: then the recorded fault contains the real one.
             self.inject_now(
                 kind,
                 Injected {
                     disk: Some(case.to_string()),
                     duration_ms: Some(milliseconds(time)),
-                    ..injected(fault, Some(node), note.clone())
+                    ..injected(fault, Some(node), victims)
                 },
             )?;
+            self.cluster.begin_disk_fault(node, case);
         }
         let began = Instant::now();
         self.load_ends_within(time).await;
@@ -150,10 +149,7 @@ impl Nemesis<'_> {
             let (effects, has_exited) = (end.effects.named(), exit.is_some());
             if effects.is_empty() {
                 let why = "nobody used the disk in a way that the fault affects".to_owned();
-                let injected = injected(fault, Some(node), None);
-                let (action, load_ended) = (Some(kind.name().to_owned()), Some(false));
-                let missed = Missed { injected, action, load_ended, why };
-                self.events.record(NemesisEvent::Missed(Box::new(missed)))?;
+                self.missed(fault, victims, Some(node), why)?;
             }
             self.events.record(NemesisEvent::DiskRestored(DiskRestored {
                 fault: Some(fault.name().to_owned()),
@@ -171,13 +167,8 @@ impl Nemesis<'_> {
 
     /// Kills the nodes, flips bits of their disks, and starts them. Those that do not start get their disks
     /// back.
-    async fn bit_flip(
-        &mut self,
-        fault: &Fault,
-        nodes: &[NodeName],
-        at: Option<String>,
-    ) -> Result<(), NemesisError> {
-        for node in nodes {
+    async fn bit_flip(&mut self, fault: &Fault, victims: &Victims) -> Result<(), NemesisError> {
+        for node in &victims.nodes {
             self.cluster.kill(node).await;
             let mut rng = ChaCha8Rng::seed_from_u64(self.rng.random());
             let count = rng.random_range(1..=BITS_MAX);
@@ -199,9 +190,13 @@ impl Nemesis<'_> {
             let fields = Injected {
                 flipped: flipped.iter().map(recorded).collect(),
                 start,
-                ..injected(fault, Some(node), at.clone())
+                ..injected(fault, Some(node), victims)
             };
             self.inject_now(InjectionKind::BitFlip, fields)?;
+            if flipped.is_empty() {
+                let why = "nothing on the disk was synced, so no bit was flipped".to_owned();
+                self.missed(fault, victims, Some(node), why)?;
+            }
             if is_refused {
                 self.cluster.change_disk(node, |image| image.flip(&flipped)).await?;
                 self.start_again(node).await?;
@@ -217,9 +212,9 @@ impl Nemesis<'_> {
     async fn restored_copy(
         &mut self,
         fault: &Fault,
-        nodes: &[NodeName],
-        at: Option<String>,
+        victims: &Victims,
     ) -> Result<(), NemesisError> {
+        let nodes = &victims.nodes;
         let age = self.between(AGE);
         let copy_of = |node: &NodeName| {
             self.cluster.device(node).map(|device| device.with_image(|image| image.snapshot()))
@@ -230,17 +225,21 @@ impl Nemesis<'_> {
             let Some(copy) = copy else { continue };
             self.cluster.kill(node).await;
             let own = self.cluster.change_disk(node, |image| {
-                let own = image.clone();
+                let (own, is_same) = (image.clone(), image.snapshot().reads_like(&copy));
                 image.restore(copy);
-                own
+                (own, is_same)
             });
-            let own = own.await?;
+            let (own, is_same) = own.await?.unzip();
             let exit = self.cluster.try_start(node).await?;
             let is_refused = exit.is_some();
             let start = exit.map_or(ForbiddenStart::Admitted, ForbiddenStart::Refused);
             let age_ms = Some(milliseconds(age));
-            let fields = Injected { age_ms, start, ..injected(fault, Some(node), at.clone()) };
+            let fields = Injected { age_ms, start, ..injected(fault, Some(node), victims) };
             self.inject_now(InjectionKind::RestoredCopy, fields)?;
+            if is_same.unwrap_or(true) {
+                let why = "the disk still was as it was when it was copied".to_owned();
+                self.missed(fault, victims, Some(node), why)?;
+            }
             match own {
                 Some(own) if is_refused => {
                     self.cluster.change_disk(node, |image| image.restore(own)).await?;

@@ -22,7 +22,7 @@ impl Nemesis<'_> {
                 FaultAction::Promote => InjectionKind::Promote,
                 _ => InjectionKind::Replace,
             };
-            let fields = injected(fault, Some(node), victims.note.clone());
+            let fields = injected(fault, Some(node), victims);
             self.events.record(NemesisEvent::Injected(kind, Box::new(fields)))?;
             let changed = match kind {
                 InjectionKind::Promote => {
@@ -31,7 +31,7 @@ impl Nemesis<'_> {
                 _ => self.replace(node).await?,
             };
             if let Err(why) = changed {
-                self.missed(fault, Some(node), why)?;
+                self.missed(fault, victims, Some(node), why)?;
             }
         }
         Ok(())

@@ -62,7 +62,8 @@ impl Nemesis<'_> {
     ) -> Result<(), NemesisError> {
         let cluster = self.cluster;
         let Some(network) = cluster.system().network() else {
-            return self.missed(fault, None, "the nodes are in no virtual network".to_owned());
+            let why = "the nodes are in no virtual network".to_owned();
+            return self.missed(fault, victims, None, why);
         };
         match fault.action {
             FaultAction::Reset => self.reset(fault, network, victims),
@@ -101,7 +102,8 @@ impl Nemesis<'_> {
             nodes: nodes_of(&links),
             messages,
             duration_ms: Some(milliseconds(time)),
-            ..injected(fault, node, Some(at))
+            at: Some(at),
+            ..injected(fault, node, victims)
         };
         // Recorded before it happens: then the recorded fault contains the real one.
         let kind = InjectionKind::NetworkFault;
@@ -123,7 +125,7 @@ impl Nemesis<'_> {
                 Some(_) => "no packet was sent over the links that were cut",
                 None => "no packet was disturbed",
             };
-            self.missed(fault, node, why.to_owned())?;
+            self.missed(fault, victims, node, why.to_owned())?;
         }
         let (fault, node) = (Some(fault.name().to_owned()), node.map(ToString::to_string));
         let intercepted = Intercepted { messages, kinds, first: Vec::new() };
@@ -142,8 +144,7 @@ impl Nemesis<'_> {
     ) -> Result<(), NemesisError> {
         let node = victims.nodes.first();
         let links = links_of(network, &victims.nodes);
-        let at = victims.note.clone();
-        let fields = Injected { nodes: nodes_of(&links), ..injected(fault, node, at) };
+        let fields = Injected { nodes: nodes_of(&links), ..injected(fault, node, victims) };
         let kind = InjectionKind::NetworkFault;
         self.events.record(NemesisEvent::Injected(kind, Box::new(fields)))?;
         let mut kinds = BTreeMap::new();
@@ -156,7 +157,7 @@ impl Nemesis<'_> {
         }
         let messages = kinds.values().sum();
         if messages == 0 {
-            self.missed(fault, node, "there was no connection".to_owned())?;
+            self.missed(fault, victims, node, "there was no connection".to_owned())?;
         }
         let (fault, node) = (Some(fault.name().to_owned()), node.map(ToString::to_string));
         let intercepted = Intercepted { messages, kinds, first: Vec::new() };

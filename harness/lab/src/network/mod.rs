@@ -132,6 +132,8 @@ struct Holder {
     process: Child,
     /// Closed before the process is waited for.
     socket: Option<OwnedFd>,
+    /// Why it is not asked any more: an answer that is late would be taken for that to the next question.
+    failed: Option<String>,
 }
 
 impl Drop for Holder {
@@ -150,18 +152,33 @@ impl Holder {
         command.arg(holder::COMMAND).stdin(other).stdout(Stdio::null());
         // A signal from the terminal is for the harness, which ends it in order.
         command.process_group(0);
-        Ok(Holder { process: command.spawn()?, socket: Some(own) })
+        Ok(Holder { process: command.spawn()?, socket: Some(own), failed: None })
     }
 
-    fn ask(&self, request: Request) -> Result<(Reply, Vec<OwnedFd>), String> {
+    fn ask(&mut self, request: Request) -> Result<(Reply, Vec<OwnedFd>), String> {
+        if let Some(why) = &self.failed {
+            return Err(why.clone());
+        }
         let socket = self.socket.as_ref().ok_or("the network has ended")?.as_fd();
         let asked = holder::send(socket, &request, &[]).and_then(|()| holder::receive(socket));
-        match asked {
-            Ok(Some((Reply::Failed { why }, _))) => Err(why),
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err("the process that holds the namespaces has ended".to_owned()),
-            Err(error) => Err(format!("the process that holds the namespaces: {error}")),
+        let why = match asked {
+            Ok(Some((Reply::Failed { why }, _))) => return Err(why),
+            Ok(Some(answer)) => return Ok(answer),
+            Ok(None) => "the process that holds the namespaces has ended".to_owned(),
+            Err(error) => format!("the process that holds the namespaces: {error}"),
+        };
+        self.failed = Some(why.clone());
+        Err(why)
+    }
+
+    /// Why it cannot be asked any more, if so.
+    fn failure(&mut self) -> Option<String> {
+        if self.failed.is_none()
+            && let Ok(Some(status)) = self.process.try_wait()
+        {
+            self.failed = Some(format!("the process that holds the namespaces ended: {status}"));
         }
+        self.failed.clone()
     }
 }
 
@@ -188,7 +205,7 @@ impl Network {
     ) -> Result<Network, NetworkError> {
         let cannot =
             |error: io::Error| NetworkError(format!("cannot start {}: {error}", program.display()));
-        let holder = Holder::start(program).map_err(cannot)?;
+        let mut holder = Holder::start(program).map_err(cannot)?;
         let clients = clients.min(CLIENT_HOSTS_MAX);
         let hosts = nodes.iter().cloned().map(Host::Node);
         let hosts: Vec<Host> =
@@ -284,7 +301,7 @@ impl Network {
     }
 
     fn ask(&self, request: Request) -> io::Result<(Reply, Vec<OwnedFd>)> {
-        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
         holder.ask(request).map_err(io::Error::other)
     }
 
@@ -358,15 +375,28 @@ impl Network {
         self.switch.end_capture()
     }
 
-    /// What was wrong with the network itself so far. Such a network has disturbed the run by itself.
+    /// Why this is no network any more, if so: packets are not forwarded, or nobody makes sockets.
     #[must_use]
-    pub fn health(&self) -> NetworkHealth {
-        let dropped = match self.ask(Request::Dropped) {
-            Ok((Reply::Dropped { packets }, _)) => packets,
-            _ => 0,
-        };
-        let (longest_stall, failed) = (self.switch.longest_stall(), self.switch.failed());
-        NetworkHealth { dropped, longest_stall, failed }
+    pub fn failed(&self) -> Option<String> {
+        // Somebody who asks for a socket meanwhile learns by himself whether he gets one.
+        let holder = || self.holder.try_lock().ok()?.failure();
+        self.switch.failed().or_else(holder)
+    }
+
+    /// What was wrong with the network itself so far. Such a network has disturbed the run by itself.
+    ///
+    /// # Errors
+    /// It has failed, or does not say how it was; in words.
+    pub fn health(&self) -> Result<NetworkHealth, String> {
+        if let Some(why) = self.failed() {
+            return Err(why);
+        }
+        match self.ask(Request::Dropped).map_err(|error| error.to_string())? {
+            (Reply::Dropped { packets: dropped }, _) => {
+                Ok(NetworkHealth { dropped, longest_stall: self.switch.longest_stall() })
+            }
+            (other, _) => Err(format!("asked what was dropped, a holder says {other:?}")),
+        }
     }
 }
 
@@ -377,12 +407,36 @@ pub struct NetworkHealth {
     pub dropped: u64,
     /// How long the switch was kept from its work, at most.
     pub longest_stall: Duration,
-    /// Why packets are not forwarded any more.
-    pub failed: Option<String>,
 }
 
 fn address(host: usize) -> Ipv4Addr {
     let [first, second] = NETWORK;
     let third = u8::try_from(host / HOSTS_PER_BYTE).unwrap_or(u8::MAX);
     Ipv4Addr::new(first, second, third, (host % HOSTS_PER_BYTE) as u8 + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, thread, time::Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_holder_that_has_ended_is_noticed_and_not_asked_again() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let program = directory.path().join("holder");
+        fs::write(&program, "#!/bin/sh\nexit 3\n")?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        let mut unasked = Holder::start(&program)?;
+        let end = Instant::now() + ANSWER_DEADLINE;
+        while unasked.failure().is_none() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(unasked.failure().is_some_and(|why| why.contains("exit status: 3")));
+        let mut asked = Holder::start(&program)?;
+        let why = asked.ask(Request::Dropped).expect_err("nobody answers");
+        assert_eq!(asked.failure().as_ref(), Some(&why));
+        assert_eq!(asked.ask(Request::Begin).expect_err("it is not asked"), why);
+        Ok(())
+    }
 }

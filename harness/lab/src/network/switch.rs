@@ -5,6 +5,7 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::OwnedFd,
+    panic::{self, AssertUnwindSafe},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -128,8 +129,8 @@ impl Switch {
         let thread = thread::Builder::new().name("switch".to_owned()).spawn(move || {
             // Otherwise the kernel lets timers be late by 50 us.
             let _ = prctl::set_timerslack(1);
-            if let Err(error) = running.run() {
-                running.lock().failed = Some(error.to_string());
+            if let Some(why) = failure_of(|| running.run()) {
+                running.lock().failed = Some(why);
             }
         })?;
         Ok(Switch { shared, thread: Some(thread) })
@@ -401,6 +402,18 @@ impl Shared {
     }
 }
 
+/// Why a thread ends before its time, if it does: nobody waits for it who would see that it panicked.
+fn failure_of(run: impl FnOnce() -> io::Result<()>) -> Option<String> {
+    match panic::catch_unwind(AssertUnwindSafe(run)) {
+        Ok(ended) => ended.err().map(|error| error.to_string()),
+        Err(message) => {
+            let text = message.downcast_ref::<String>().map(String::as_str);
+            let text = text.or(message.downcast_ref::<&str>().copied());
+            Some(format!("the switch panicked: {}", text.unwrap_or("it does not say why")))
+        }
+    }
+}
+
 /// Takes note of how far a connection is with a segment that is delivered.
 fn note(flows: &mut HashMap<Ends, Flow>, segment: &Segment) {
     let key = (segment.from, segment.to);
@@ -426,5 +439,20 @@ fn note(flows: &mut HashMap<Ends, Flow>, segment: &Segment) {
     if flow.has_ended && flows.get(&back).is_none_or(|flow| flow.has_ended) {
         flows.remove(&key);
         flows.remove(&back);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_ends_the_thread_is_told() {
+        assert_eq!(failure_of(|| Ok(())), None);
+        let error = || Err(io::Error::other("the device is gone"));
+        assert_eq!(failure_of(error).as_deref(), Some("the device is gone"));
+        let number = 3;
+        let panicked = failure_of(|| panic!("no host {number}"));
+        assert_eq!(panicked.as_deref(), Some("the switch panicked: no host 3"));
     }
 }

@@ -24,7 +24,7 @@ use twopc::checks::LoadError;
 
 use super::{
     super::{
-        print_json,
+        is_of_machine, print_json,
         progress::{CheckProgress, checking_files},
     },
     CheckArgs, CiOutput, CommandError, transactions,
@@ -193,6 +193,10 @@ impl<W: Write> Printer<'_, '_, W> {
                 Ok(self.print_report(&report)?)
             }
             Err(error) if self.total == 1 => Err(LoadError::History(error).into()),
+            // Another machine may be able to read it, and do the shard.
+            Err(error) if self.args.shard.is_some() && is_of_machine(&error) => {
+                Err(LoadError::History(error).into())
+            }
             Err(error) => {
                 self.checked.unreadable += 1;
                 let path = error.path().to_owned();

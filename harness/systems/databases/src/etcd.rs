@@ -313,7 +313,8 @@ impl EtcdClient {
             Some(elements) => {
                 Ok(Answer::Ok { version: None, value: Some(json!(elements).to_string()) })
             }
-            None => Ok(self.misunderstood("it has keys that nobody wrote")),
+            // That is the doing of the store. Which elements it has is not known.
+            None => Ok(Answer::info(format!("{set} has keys that are no elements"))),
         }
     }
 
@@ -397,7 +398,8 @@ impl EtcdClient {
         let version = (!self.on_lists).then(|| Version::of_steps(&versions));
         match steps::answer(steps, reads, self.on_lists) {
             Ok(value) => Ok(Answer::Ok { version, value: Some(value) }),
-            Err(why) => Ok(self.misunderstood(&why)),
+            // So it is stored: the client has asked as it should, and may have written.
+            Err(why) => Ok(Answer::info(format!("unreadable: {why}"))),
         }
     }
 
@@ -455,7 +457,8 @@ fn pairs(answer: &Json) -> Result<Vec<Pair>, String> {
         let encoded = pair.get(field).and_then(Json::as_str).unwrap_or_default();
         let bytes =
             STANDARD.decode(encoded).map_err(|error| format!("it is not base64 ({error})"))?;
-        String::from_utf8(bytes).map_err(|_| "it is not UTF-8".to_owned())
+        // What is stored wrongly is a value that nobody wrote, as the checks will say.
+        Ok::<String, String>(String::from_utf8_lossy(&bytes).into_owned())
     };
     let all = answer.get("kvs").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
     all.iter()
@@ -514,5 +517,20 @@ impl Client for EtcdClient {
 
     fn misconduct(&mut self) -> Option<String> {
         self.misconduct.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_wrongly_is_a_value() {
+        let pair = |value: &str| json!({ "kvs": [{ "key": encode("k1"), "value": value }] });
+        let read = |answer: &Json| pairs(answer).map(|pairs| pairs[0].value.clone());
+        assert_eq!(read(&pair(&encode("7"))), Ok("7".to_owned()));
+        // A bit has flipped: it is no UTF-8 any more, and certainly no value that somebody wrote.
+        assert_eq!(read(&pair(&STANDARD.encode(b"\xb7"))), Ok("\u{fffd}".to_owned()));
+        assert!(read(&pair("no base64!")).is_err());
     }
 }

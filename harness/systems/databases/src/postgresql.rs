@@ -44,7 +44,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 const SET_UP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Starts a node. The first argument is what it is: `primary`, `standby`, or `successor`, a standby of a
-/// node that has to be promoted first; then come the address and the port of the other node, and of itself;
+/// node that has to be promoted first, unless it was; then come the address and the port of the other node, and of itself;
 /// then options of the server. It trusts everybody, and listens where only this machine or the nodes' virtual network
 /// reaches it. What it does before is durable when it says `complete`: power may be lost at
 /// any time.
@@ -59,7 +59,8 @@ fi
 if [ "$role" = successor ]; then
     rm -f complete
     sync .
-    until "$PSQL" -q -h "$other_ip" -p "$other_port" -U postgres -d postgres -c 'SELECT pg_promote(true, 20)' >promote.log 2>&1
+    promote='SELECT CASE WHEN pg_is_in_recovery() THEN pg_promote(true, 20) ELSE true END'
+    until [ "$("$PSQL" -qAt -h "$other_ip" -p "$other_port" -U postgres -d postgres -c "$promote" 2>promote.log)" = t ]
     do sleep 0.1; done
 fi
 if [ "$role" != primary ] && [ ! -e complete ]; then
@@ -202,7 +203,7 @@ impl Database for Postgresql {
         let primary = site.names[0].clone();
         let isolation = choice.ask.replace('-', " ");
         let on_lists = task.workload.name() == "append";
-        let roles = Mutex::new(Roles { primary, followed: false });
+        let roles = Mutex::new(Roles { primary, followed: false, leads: true });
         let shared = Shared { site, roles, isolation, on_lists };
         Ok(Arc::new(Servers { shared: Arc::new(shared), account, settings, programs }))
     }
@@ -231,6 +232,32 @@ struct Roles {
     primary: NodeName,
     /// Whether the standby was seen to follow the primary since one of them started.
     followed: bool,
+    /// Whether the primary needs no promotion: it was the first one, or was seen to have been promoted.
+    leads: bool,
+}
+
+impl Roles {
+    /// What a node is from now on that is started again or for the first time (`bootstrap`). `accepts` says whether
+    /// the other one accepts connections.
+    fn start(
+        &mut self,
+        (node, other): (&NodeName, &NodeName),
+        bootstrap: bool,
+        accepts: impl FnOnce() -> bool,
+    ) -> &'static str {
+        let is_primary = self.primary == *node;
+        if is_primary && !bootstrap && self.followed && accepts() {
+            *self = Roles { primary: other.clone(), followed: false, leads: false };
+            return "successor";
+        }
+        self.followed = false;
+        match (is_primary, self.leads) {
+            (true, _) => "primary",
+            (false, true) => "standby",
+            // It may have been killed before it had promoted the other one, which nobody else does.
+            (false, false) => "successor",
+        }
+    }
 }
 
 impl Shared {
@@ -272,13 +299,7 @@ impl Servers {
     /// What a node is from now on.
     fn role(&self, node: &NodeName, other: &Place, start: &StartOptions) -> &'static str {
         let mut roles = self.shared.lock_roles();
-        let is_primary = roles.primary == *node;
-        if is_primary && !start.bootstrap && roles.followed && self.accepts(other) {
-            *roles = Roles { primary: other.name.clone(), followed: false };
-            return "successor";
-        }
-        roles.followed = false;
-        if is_primary { "primary" } else { "standby" }
+        roles.start((node, &other.name), start.bootstrap, || self.accepts(other))
     }
 
     /// Whether a node accepts connections. It is only asked before a node starts, when nothing else waits.
@@ -298,6 +319,7 @@ impl Servers {
         let (recovers, streams): (bool, bool) = (row.try_get(0).ok()?, row.try_get(1).ok()?);
         let mut roles = self.shared.lock_roles();
         if roles.primary == *node {
+            roles.leads |= !recovers;
             return (!recovers).then_some(());
         }
         roles.followed |= recovers && streams;
@@ -386,5 +408,30 @@ impl System for Servers {
 
     fn leader(&self) -> BoxFuture<'_, Option<NodeName>> {
         Box::pin(std::future::ready(Some(self.shared.primary())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_killed_during_a_promotion_does_it_again() {
+        let (one, two) = (NodeName::new("n1"), NodeName::new("n2"));
+        let mut roles = Roles { primary: one.clone(), followed: false, leads: true };
+        let first = (&one, &two);
+        let second = (&two, &one);
+        assert_eq!(roles.start(first, true, || true), "primary");
+        assert_eq!(roles.start(second, true, || true), "standby");
+        // What the standby lacks would be lost.
+        assert_eq!(roles.start(first, false, || true), "primary");
+        roles.followed = true;
+        assert_eq!(roles.start(first, false, || true), "successor");
+        // It is killed, and so is the other one: there is still nobody who was seen to lead.
+        assert_eq!(roles.start(first, false, || true), "successor");
+        assert_eq!(roles.start(second, false, || true), "primary");
+        assert_eq!(roles.start(first, false, || true), "successor");
+        roles.leads = true;
+        assert_eq!(roles.start(first, false, || true), "standby");
     }
 }

@@ -89,6 +89,23 @@ impl Image {
         copy
     }
 
+    /// Whether programs read the same on both disks, apart from times and owners.
+    #[must_use]
+    pub fn reads_like(&self, other: &Image) -> bool {
+        let is_alike = |one: &InodeKind, other: &InodeKind| match (one, other) {
+            (InodeKind::File(one), InodeKind::File(other)) => one.reads_like(other),
+            (InodeKind::Directory(one), InodeKind::Directory(other)) => one.now == other.now,
+            (InodeKind::Symlink(one), InodeKind::Symlink(other)) => one == other,
+            (InodeKind::Fifo, InodeKind::Fifo) | (InodeKind::Socket, InodeKind::Socket) => true,
+            _ => false,
+        };
+        let mut pairs = self.inodes.iter().zip(&other.inodes);
+        self.inodes.len() == other.inodes.len()
+            && pairs.all(|((number, one), (other_number, other))| {
+                number == other_number && is_alike(&one.kind, &other.kind)
+            })
+    }
+
     /// Replaces everything by an older state of this disk. No process may be using it.
     pub fn restore(&mut self, snapshot: Image) {
         // A number that was used since must not come to mean another file.

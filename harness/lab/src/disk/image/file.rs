@@ -26,7 +26,7 @@ pub(super) struct File {
 }
 
 /// The bytes of a file. Missing pages and everything beyond the size are zeros.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Content {
     size: u64,
     pages: BTreeMap<u64, Page>,
@@ -77,6 +77,11 @@ impl Content {
 }
 
 impl File {
+    /// Whether programs read the same in both.
+    pub(super) fn reads_like(&self, other: &File) -> bool {
+        self.now == other.now
+    }
+
     pub(super) fn size(&self) -> u64 {
         self.now.size
     }

@@ -181,9 +181,11 @@ fn flipped_bits_and_restored_snapshots_survive_a_power_loss() -> Result<(), Errn
     disk.sync(file, false)?;
     disk.write(file, PAGE_BYTES, b"not")?;
     let copy = disk.snapshot();
+    assert!(disk.snapshot().reads_like(&copy));
     let bit = FlippedBit { file: "f".to_owned(), offset: 5, bit: 0 };
     let unsynced = FlippedBit { offset: PAGE_BYTES, ..bit.clone() };
     disk.flip(&[bit.clone(), unsynced]);
+    assert!(!disk.snapshot().reads_like(&copy));
     assert_eq!(disk.read(file, 0, 6)?, b"syncee");
     assert_eq!(disk.read(file, PAGE_BYTES, 3)?, b"not");
     disk.lose_power(None);

@@ -82,9 +82,18 @@ impl EtcdClient {
             return Ok(Answer::info(format!("{key} is there already")));
         };
         let taken = Taken { lock: lock.to_owned(), key, token };
+        // Its key is there from here on, and may come to hold the lock: nothing is certain to have had no effect.
+        self.wait_for(taken, give_up).await.map_err(|answer| match answer {
+            Answer::Fail { error, .. } => Answer::info(error),
+            other => other,
+        })
+    }
+
+    /// Waits until a key is the one that holds its lock, and deletes it if that takes too long.
+    async fn wait_for(&mut self, taken: Taken, give_up: Instant) -> Result<Answer, Unanswered> {
         loop {
-            if self.holder(lock).await?.as_deref() == Some(&*taken.key) {
-                let version = Some(history::Version::new(token));
+            if self.holder(&taken.lock).await?.as_deref() == Some(&*taken.key) {
+                let version = Some(history::Version::new(taken.token));
                 self.taken = Some(taken);
                 return Ok(Answer::Ok { version, value: None });
             }

@@ -19,7 +19,7 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_postgres::{
     Client as Library, Error, Row,
     error::{DbError, Severity},
-    types::{ToSql, Type},
+    types::{FromSqlOwned, ToSql, Type},
 };
 
 use super::Shared;
@@ -100,13 +100,14 @@ impl PostgresClient {
         };
         match execute(library, request, self.shared.on_lists).await {
             Ok(Ok(value)) => Answer::Ok { version: None, value },
-            Ok(Err(NoEffect::Mismatch)) => {
+            Ok(Err(NoResult::Mismatch)) => {
                 Answer::Fail { error: "mismatch".to_owned(), unavailable: false }
             }
-            Ok(Err(NoEffect::Misunderstood(why))) => {
+            Ok(Err(NoResult::Misunderstood(why))) => {
                 self.misconduct = Some(why.clone());
                 Answer::info(why)
             }
+            Ok(Err(NoResult::Unreadable(why))) => Answer::info(format!("unreadable: {why}")),
             Err(error) => {
                 // An open transaction has failed. If it cannot be ended, the connection is of no use.
                 if library.batch_execute("ROLLBACK").await.is_err() {
@@ -118,19 +119,21 @@ impl PostgresClient {
     }
 }
 
-/// Why an operation was not done, although the server reported no error.
-enum NoEffect {
+/// Why an operation has no result, although the server reported no error.
+enum NoResult {
     /// A compare-and-set found another value.
     Mismatch,
     /// The harness asks for what the client does not know.
     Misunderstood(String),
+    /// The server has stored what nobody wrote, or has lost what was there.
+    Unreadable(String),
 }
 
 /// Writes a register.
 const PUT: &str =
     "INSERT INTO registers VALUES ($1, $2) ON CONFLICT (k) DO UPDATE SET v = excluded.v";
 
-type Done = Result<Result<Option<String>, NoEffect>, Error>;
+type Done = Result<Result<Option<String>, NoResult>, Error>;
 
 /// What an error says of an operation.
 fn judge(error: &Error) -> Answer {
@@ -160,7 +163,7 @@ async fn execute(library: &Library, request: &Request, on_lists: bool) -> Done {
     match f {
         Function::Get => {
             let get = "SELECT v FROM registers WHERE k = $1";
-            Ok(Ok(query_one(library, get, &[text(&key)]).await?.map(|row| row.get(0))))
+            Ok(Ok(query_one(library, get, &[text(&key)]).await?))
         }
         Function::Put => {
             run(library, PUT, &[text(&key), text(&value)]).await?;
@@ -204,7 +207,7 @@ async fn transaction(library: &Library, steps: &[Step], on_lists: bool) -> Done 
                     true => "SELECT v FROM lists WHERE k = $1",
                     false => "SELECT v FROM registers WHERE k = $1",
                 };
-                reads.push(query_one(library, read, &[text(key)]).await?.map(|row| row.get(0)));
+                reads.push(query_one(library, read, &[text(key)]).await?);
             }
             Step::Append(key, element) => {
                 let append = "INSERT INTO lists VALUES ($1, $2) \
@@ -217,11 +220,11 @@ async fn transaction(library: &Library, steps: &[Step], on_lists: bool) -> Done 
         }
     }
     library.batch_execute("COMMIT").await?;
-    Ok(steps::answer(steps, reads, on_lists).map(Some).map_err(NoEffect::Misunderstood))
+    Ok(steps::answer(steps, reads, on_lists).map(Some).map_err(NoResult::Unreadable))
 }
 
 fn misunderstood(request: &Request) -> Done {
-    Ok(Err(NoEffect::Misunderstood(format!("this is not understood: {request:?}"))))
+    Ok(Err(NoResult::Misunderstood(format!("this is not understood: {request:?}"))))
 }
 
 type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -235,17 +238,19 @@ async fn run(library: &Library, sql: &str, parameters: &[Parameter<'_>]) -> Resu
     library.execute_typed(sql, parameters).await
 }
 
-async fn query_one(
+/// The value in the first row. One that is stored wrongly is an error of the library.
+async fn query_one<T: FromSqlOwned>(
     library: &Library,
     sql: &str,
     parameters: &[Parameter<'_>],
-) -> Result<Option<Row>, Error> {
-    Ok(library.query_typed(sql, parameters).await?.into_iter().next())
+) -> Result<Option<T>, Error> {
+    let rows = library.query_typed(sql, parameters).await?;
+    rows.first().map(|row| row.try_get(0)).transpose()
 }
 
 async fn compare_and_set(library: &Library, key: &str, pair: &str) -> Done {
     let Ok((expected, new)) = serde_json::from_str::<(Option<String>, String)>(pair) else {
-        return Ok(Err(NoEffect::Misunderstood(format!("{pair} is no pair of values"))));
+        return Ok(Err(NoResult::Misunderstood(format!("{pair} is no pair of values"))));
     };
     let changed = match &expected {
         Some(expected) => {
@@ -257,7 +262,7 @@ async fn compare_and_set(library: &Library, key: &str, pair: &str) -> Done {
             run(library, insert, &[text(&key), text(&new)]).await?
         }
     };
-    Ok(if changed == 1 { Ok(None) } else { Err(NoEffect::Mismatch) })
+    Ok(if changed == 1 { Ok(None) } else { Err(NoResult::Mismatch) })
 }
 
 /// Reads a whole object. Sets are named `s`, counters `c`, and there is one bank.
@@ -266,18 +271,16 @@ async fn read(library: &Library, key: &str) -> Done {
         Some(b's') => {
             let sql = "SELECT e FROM elements WHERE s = $1";
             let rows = library.query_typed(sql, &[text(&key)]).await?;
-            json!(rows.iter().map(|row| row.get::<_, i64>(0)).collect::<Vec<_>>())
+            json!(rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<i64>, Error>>()?)
         }
         Some(b'c') => {
-            let row =
-                query_one(library, "SELECT n FROM counters WHERE k = $1", &[text(&key)]).await?;
-            json!(row.map_or(0, |row| row.get::<_, i64>(0)))
+            let sql = "SELECT n FROM counters WHERE k = $1";
+            json!(query_one::<i64>(library, sql, &[text(&key)]).await?.unwrap_or(0))
         }
         _ => {
             let rows = library.query_typed("SELECT name, balance FROM accounts", &[]).await?;
-            let balances: Map<String, Json> =
-                rows.iter().map(|row| (row.get(0), json!(row.get::<_, i64>(1)))).collect();
-            Json::Object(balances)
+            let balance = |row: &Row| Ok((row.try_get(0)?, json!(row.try_get::<_, i64>(1)?)));
+            Json::Object(rows.iter().map(balance).collect::<Result<Map<String, Json>, Error>>()?)
         }
     };
     Ok(Ok(Some(value.to_string())))
@@ -306,12 +309,13 @@ async fn move_money(library: &Library, transfer: &Transfer) -> Done {
     let mut balances = Vec::new();
     for (account, change) in [(from, -amount), (to, *amount)] {
         let select = "SELECT balance FROM accounts WHERE name = $1";
-        let row = query_one(library, select, &[text(account)]).await?;
-        let Some(balance) = row.map(|row| row.get::<_, i64>(0)) else {
+        let balance: Option<i64> = query_one(library, select, &[text(account)]).await?;
+        let Some(changed) = balance.and_then(|balance| balance.checked_add(change)) else {
             library.batch_execute("ROLLBACK").await?;
-            return Ok(Err(NoEffect::Misunderstood(format!("there is no account {account}"))));
+            let why = format!("account {account} has the balance {balance:?}");
+            return Ok(Err(NoResult::Unreadable(why)));
         };
-        balances.push((account, balance + change));
+        balances.push((account, changed));
     }
     for (account, balance) in balances {
         let update = "UPDATE accounts SET balance = $2 WHERE name = $1";

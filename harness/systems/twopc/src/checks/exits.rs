@@ -1,6 +1,7 @@
 //! Unexpected exits: no node ends unless it was told to. A node that gives up, because of a failed
 //! assertion or a failing disk, does not survive a failure that the system must survive. And every
-//! process that must be refused is refused, with the message of a refusal. From the history alone.
+//! process that must be refused is refused, with the message of a refusal. A run that ended before its time was not
+//! tested for as long as was asked, and is no better than unknown. From the history alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,6 +42,9 @@ pub fn check(run: &Run) -> CheckResult {
                     check_result.violation(finding.about([about.clone()]));
                 }
                 attempts.unknown_because.into_iter().for_each(|why| check_result.unknown(why));
+            }
+            Action::Nemesis(NemesisEvent::EndedEarly(ended)) => {
+                check_result.unknown(format!("the run ended before its time: {}", ended.why));
             }
             Action::Nemesis(NemesisEvent::Died(Died { node, status, log })) => {
                 deaths.entry((node, status, said(log))).or_default().push(event);

@@ -93,12 +93,14 @@ pub struct RulesArgs {
 pub struct MatrixOutcome {
     /// The greatest verdict on a row.
     pub verdict: Validity,
-    /// The number of rows that were tested.
+    /// The number of rows that are tested.
     pub rows: u64,
     /// The rows that are not as expected.
     pub bad: Vec<BadRow>,
     /// Whether a signal ended it before the last row.
     pub interrupted: bool,
+    /// The number of these rows that were not tested because of the signal.
+    pub left: u64,
     shard: Shard,
     /// The number of rows, those of other shards included.
     position: u64,
@@ -124,6 +126,7 @@ impl MatrixOutcome {
             rows: 0,
             bad: Vec::new(),
             interrupted: false,
+            left: 0,
             shard,
             position: 0,
         }

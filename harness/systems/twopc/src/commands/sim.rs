@@ -51,7 +51,7 @@ pub struct SimArgs {
 /// What the seeds showed.
 #[derive(Debug)]
 pub struct SimOutcome {
-    /// The verdict on the first bad seed.
+    /// The greatest verdict on a seed.
     pub verdict: Validity,
     /// The number of seeds that were run.
     pub seeds: u64,
@@ -144,16 +144,13 @@ pub fn run(args: &SimArgs, out: &mut impl Write) -> anyhow::Result<SimOutcome> {
     }
     let mut bad: Vec<BadSeed> =
         results.bad.iter().map(|(seed, verdict)| bad_seed(args, rules, *seed, verdict)).collect();
-    let verdict = match results.bad.first() {
-        None => {
-            writeln!(out, "no seed is bad")?;
-            Validity::Valid
-        }
+    match results.bad.first() {
+        None => writeln!(out, "no seed is bad")?,
         Some((seed, verdict)) => {
             bad[0].directory = Some(keep_first_failure(args, rules, *seed, verdict, out)?);
-            verdict.validity()
         }
-    };
+    }
+    let verdict = bad.iter().map(|seed| seed.verdict).fold(Validity::Valid, Validity::max);
     Ok(SimOutcome { verdict, seeds: results.seeds, bad })
 }
 

@@ -375,6 +375,7 @@ impl Experiments<'_> {
         if self.interrupted() {
             // The rows that are left are unknown.
             outcome.verdict = outcome.verdict.max(Validity::Unknown);
+            outcome.left += 1;
             return Ok(());
         }
         let options = self.options(row);
