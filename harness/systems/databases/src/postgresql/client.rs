@@ -17,7 +17,7 @@ use lab::{
 use serde_json::{Map, Value as Json, json};
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_postgres::{
-    Client as Library, Error, Row,
+    Client as Library, Error, Row, SimpleQueryMessage,
     error::{DbError, Severity},
     types::{FromSqlOwned, ToSql, Type},
 };
@@ -85,12 +85,13 @@ impl PostgresClient {
         let isolation = &self.shared.isolation;
         let set = format!("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL {isolation}");
         library.batch_execute(&set).await.map_err(|error| error.to_string())?;
-        let row = library.query_one("SELECT pg_is_in_recovery()", &[]).await;
-        match row.and_then(|row| row.try_get::<_, bool>(0)) {
-            Ok(false) => Ok(()),
-            Ok(true) => Err("unavailable: it is a standby".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
+        let answer = library.simple_query("SHOW transaction_read_only").await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        let is_read_only = answer.iter().any(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0) == Some("on"),
+            _ => false,
+        });
+        if is_read_only { Err("unavailable: it is a standby".to_owned()) } else { Ok(()) }
     }
 
     async fn request(&mut self, request: &Request) -> Answer {
