@@ -201,7 +201,8 @@ impl Cluster {
         self.start_armed(node, None).await
     }
 
-    /// Starts a node with a crash point armed, and waits until it has stopped there or listens.
+    /// Starts a node with a crash point armed, and waits until it has stopped there, is held at a point of its disk, or
+    /// listens.
     ///
     /// # Errors
     /// As for [`Cluster::start`].
@@ -262,13 +263,16 @@ impl Cluster {
             self.watch_exit(node, &process);
             return Ok(());
         }
-        let up = process
-            .wait_until(START_DEADLINE, |state| {
-                state.listening.is_some()
-                    || state.is_stopped_at_point()
-                    || state.exit_status().is_some()
-            })
-            .await;
+        let is_up = process.wait_until(START_DEADLINE, |state| {
+            state.listening.is_some()
+                || state.is_stopped_at_point()
+                || state.exit_status().is_some()
+        });
+        let up = tokio::select! {
+            up = is_up => up,
+            // It would not listen before it has an answer.
+            () = self.until_held(node) => Some(process.state()),
+        };
         match up {
             Some(state) if state.exit_status().is_none() => {
                 self.watch_exit(node, &process);
@@ -279,12 +283,20 @@ impl Cluster {
                     Some(status) => format!("it exited with {status}"),
                     None => format!("it did not listen within {START_DEADLINE:?}"),
                 };
-                process.kill().await;
+                self.kill(node).await;
                 let log = log_tail(&member.log, &self.scratch);
                 let _ = self.events.record(died(node, &why, &log));
                 self.unexpected_exits.send_modify(|exits| *exits += 1);
                 Err(ClusterError::Start { node: node.clone(), why, log })
             }
+        }
+    }
+
+    /// Waits until a request to the node's disk is held at the point that is armed there.
+    async fn until_held(&self, node: &NodeName) {
+        match self.device(node) {
+            Some(device) => device.until_reached().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -401,7 +413,7 @@ impl Cluster {
         process.signal(Signal::SIGCONT);
         let exited = process.wait_until(STOP_DEADLINE, |state| state.exit_status().is_some()).await;
         if exited.is_none() {
-            process.kill().await;
+            self.kill(node).await;
         }
         exited.is_some()
     }

@@ -36,7 +36,9 @@ test("a label loses the transaction of the diagram, and no digit of another", ()
   assert.equal(page.withoutTransaction("Prepare 1.1: put k", "1.1"), "Prepare: put k");
   assert.equal(page.withoutTransaction("Read 1.10/0", "1.1"), "Read 1.10/0");
   assert.equal(page.withoutTransaction("Read 1.1/0", "1.1"), "Read 1.1/0");
-  assert.equal(page.withoutTransaction("Ack 1.1, 1.12", "1.1"), "Ack, 1.12");
+  assert.equal(page.withoutTransaction("Ack 1.1, 1.12", "1.1"), "Ack 1.12");
+  assert.equal(page.withoutTransaction("Ack 1.0, 1.1, 1.12", "1.1"), "Ack 1.0, 1.12");
+  assert.equal(page.withoutTransaction("Ack 1.0, 1.1", "1.1"), "Ack 1.0");
   assert.equal(page.withoutTransaction("Ack 2.1.1", "1.1"), "Ack 2.1.1");
 });
 

@@ -143,6 +143,14 @@ fn broken_promise(fact: &Fact) -> Option<(TxnId, Finding)> {
                 ),
             ))
         }
+        FactKind::EarlyWatermark { txn, watermark } => Some((
+            *txn,
+            finding!(
+                transaction(txn), line(position);
+                "AC1: the master told the watermark {watermark} ({position}), which has passed the commit of {txn}, though \
+                 not every replica had acknowledged it: who is in doubt about it will abort it"
+            ),
+        )),
         FactKind::EarlyAbort(txn, to) => {
             let to = named(*to);
             Some((

@@ -204,13 +204,17 @@ mod tests {
 
     #[test]
     fn a_refusal_needs_the_message_of_a_refusal() {
-        for (f, node) in [("second-master", "master"), ("wipe-replica", "r2")] {
+        let cases = [
+            ("second-master", "master", "opened the data directory"),
+            ("wipe-replica", "r2", "was let in"),
+        ];
+        for (f, node, admitted) in cases {
             let refused = json!({ "node": node, "refused": true, "status": "exit status: 1" });
             assert_eq!(verdict(f, refused).0, Validity::Valid, "{f}");
 
             let (found, words) =
                 verdict(f, json!({ "node": node, "refused": false, "admitted": true }));
-            assert!(found == Validity::Invalid && words.contains("was let"), "{words}");
+            assert!(found == Validity::Invalid && words.contains(admitted), "{words}");
 
             let status = "signal: 6 (SIGABRT)";
             let died = json!({ "node": node, "refused": false, "status": status, "said": "oh" });

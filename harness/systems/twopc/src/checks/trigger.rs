@@ -12,7 +12,7 @@ use history::Event;
 use report::fault_intervals;
 use system::{
     journal::{self, Entry},
-    protocol::{self, Effect, Node, Record, TxnId},
+    protocol::{self, Body, Decision, Effect, Node, PeerKnowledge, Record, TxnId},
 };
 
 use super::evidence::{JournalPosition, time_of};
@@ -155,14 +155,15 @@ pub(super) fn named(node: Node) -> String {
 
 fn in_words(event: &protocol::Event, txn: TxnId) -> String {
     let text = match event {
-        // A message that is about something else still says which transactions are finished.
+        // That counts, unless it says the same itself.
         protocol::Event::Message { from, message }
-            if txn < message.watermark && !message.body.txns().contains(&txn) =>
+            if txn < message.watermark && !is_abort_of(&message.body, txn) =>
         {
-            let (from, watermark) = (named(*from), message.watermark);
-            format!(
-                "the watermark {watermark} of {from}, below which every transaction is finished"
-            )
+            let (from, body, watermark) = (named(*from), &message.body, message.watermark);
+            return format!(
+                "a message of {from} with the watermark {watermark}, below which every transaction is finished: {}",
+                cut(&body.to_string())
+            );
         }
         protocol::Event::Message { from, message } => {
             format!("a message of {}: {}", named(*from), message.body)
@@ -172,9 +173,23 @@ fn in_words(event: &protocol::Event, txn: TxnId) -> String {
         protocol::Event::Client { request, .. } => format!("the call of a client: {request}"),
         other => other.to_string(),
     };
+    cut(&text)
+}
+
+/// Whether a message says that a transaction is aborted.
+fn is_abort_of(body: &Body, txn: TxnId) -> bool {
+    match body {
+        Body::Decide { txn: of, decision } => *of == txn && *decision == Decision::Abort,
+        Body::PeerAnswer { txn: of, answer } => *of == txn && *answer == PeerKnowledge::Abort,
+        _ => false,
+    }
+}
+
+/// The beginning of a long text.
+fn cut(text: &str) -> String {
     match text.char_indices().nth(EVENT_MAX) {
         Some((end, _)) => format!("{}...", &text[..end]),
-        None => text,
+        None => text.to_owned(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The facts of a master's journal. Does not know the journals of replicas.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use system::protocol::{
     Body, CallId, CommitMode, Config, Decision, Effect, Event, Key, Message, Node, Record, Reply,
@@ -43,7 +43,9 @@ struct Votes {
 /// Logged mode: the commits that have not ended, and who has acknowledged them to this incarnation.
 #[derive(Debug, Default)]
 struct Unacknowledged {
-    commits: HashMap<TxnId, (Key, BTreeSet<Node>)>,
+    commits: BTreeMap<TxnId, (Key, BTreeSet<Node>)>,
+    /// Those that the watermark has passed.
+    passed: BTreeSet<TxnId>,
     by_key: HashMap<Key, BTreeSet<TxnId>>,
 }
 
@@ -66,6 +68,12 @@ impl Unacknowledged {
             commits.remove(&txn);
         }
         Some(by)
+    }
+
+    /// The commits that the watermark passes here for the first time.
+    fn passes(&mut self, watermark: TxnId) -> Vec<TxnId> {
+        let below = self.commits.range(..watermark).map(|(txn, _)| *txn);
+        below.filter(|txn| self.passed.insert(*txn)).collect()
     }
 
     /// The commits on a key that a node has not acknowledged.
@@ -134,6 +142,35 @@ impl MasterScan {
             if self.durable.contains(&omitted) && !is_told {
                 out.fact(FactKind::DecisionOmitted { txn, omitted, to });
             }
+        }
+    }
+
+    fn sent(&mut self, to: Node, body: Body, out: &mut FactSink<'_>) {
+        match body {
+            Body::Prepare { txn, piggybacked, write } => {
+                self.prepare_sent(to, (txn, &write.key), &piggybacked, out);
+                if let Some(votes) = &mut self.votes {
+                    votes.keys.insert(txn, write.key);
+                }
+                if let Some(call) = self.arriving.take() {
+                    self.calls.insert(call, txn);
+                }
+                for (txn, decision) in piggybacked {
+                    self.decision_sent(to, txn, decision, out);
+                }
+                self.voting.entry(txn).or_default();
+            }
+            Body::Read { piggybacked, .. } => {
+                for (txn, decision) in piggybacked {
+                    self.decision_sent(to, txn, decision, out);
+                }
+            }
+            // A yes vote counts no longer.
+            Body::Veto { txn } => {
+                self.voting.remove(&txn);
+            }
+            Body::Decide { txn, decision } => self.decision_sent(to, txn, decision, out),
+            _ => {}
         }
     }
 
@@ -268,32 +305,12 @@ impl JournalVisitor for MasterScan {
                     out.fact(FactKind::Ended(txn));
                 }
             }
-            Effect::Send { to, message: Message { body, .. } } => match body {
-                Body::Prepare { txn, piggybacked, write } => {
-                    self.prepare_sent(to, (txn, &write.key), &piggybacked, out);
-                    if let Some(votes) = &mut self.votes {
-                        votes.keys.insert(txn, write.key);
-                    }
-                    if let Some(call) = self.arriving.take() {
-                        self.calls.insert(call, txn);
-                    }
-                    for (txn, decision) in piggybacked {
-                        self.decision_sent(to, txn, decision, out);
-                    }
-                    self.voting.entry(txn).or_default();
+            Effect::Send { to, message: Message { body, watermark, .. } } => {
+                for txn in self.unacknowledged.passes(watermark) {
+                    out.fact(FactKind::EarlyWatermark { txn, watermark });
                 }
-                Body::Read { piggybacked, .. } => {
-                    for (txn, decision) in piggybacked {
-                        self.decision_sent(to, txn, decision, out);
-                    }
-                }
-                // A yes vote counts no longer.
-                Body::Veto { txn } => {
-                    self.voting.remove(&txn);
-                }
-                Body::Decide { txn, decision } => self.decision_sent(to, txn, decision, out),
-                _ => {}
-            },
+                self.sent(to, body, out);
+            }
             Effect::Reply { call, reply } => {
                 let txn = self.calls.remove(&call);
                 match reply {

@@ -151,6 +151,13 @@ pub enum FactKind {
     },
     /// Master: a replica was told to commit before COMMIT was durable.
     EarlyDecide(TxnId, Node),
+    /// Master, logged mode: the watermark has passed a commit that not every replica has acknowledged.
+    EarlyWatermark {
+        /// The transaction.
+        txn: TxnId,
+        /// The watermark.
+        watermark: TxnId,
+    },
     /// Master, logged mode: a replica was asked to vote without a commit on the same key that it had not acknowledged.
     DecisionOmitted {
         /// The transaction that it was asked about.

@@ -192,6 +192,7 @@ impl Transactions {
             | FactKind::EarlyAbort(..)
             | FactKind::DecisionOmitted { .. }
             | FactKind::EarlyEnd { .. }
+            | FactKind::EarlyWatermark { .. }
             | FactKind::EarlyDecide(..)
             | FactKind::Unkept(_)
             | FactKind::Overdue(_)
