@@ -157,7 +157,7 @@ fn broken_promise(fact: &Fact) -> Option<(TxnId, Finding)> {
                 *txn,
                 finding!(
                     transaction(txn), line(position);
-                    "AC1: {node} told {to} that {txn} is aborted ({position}) before its REFUSED was durable: \
+                    "AC1: {node} told {to} that {txn} is aborted ({position}) without a durable REFUSED: \
                      nothing keeps it from voting yes on {txn} later, and the master from a commit"
                 ),
             ))

@@ -51,15 +51,16 @@ fn replica(
     let mut served = 0;
     let mut locked: BTreeMap<TxnId, Key> = BTreeMap::new();
     let mut applied: BTreeSet<TxnId> = BTreeSet::new();
-    let mut restarts = 0;
+    // Those that the last start has found.
+    let mut recovered: BTreeSet<TxnId> = BTreeSet::new();
     for fact in &facts.facts {
         match &fact.kind {
             FactKind::Started { fresh, undecided } => {
-                restarts += 1;
                 if *fresh {
                     applied.clear();
                 }
                 locked.clear();
+                recovered = undecided.iter().map(|(txn, _)| *txn).collect();
                 for (txn, write) in undecided {
                     // A commit that was lost in the crash.
                     applied.remove(txn);
@@ -88,8 +89,8 @@ fn replica(
                         }
                         _ => Finding::default(),
                     };
-                    let cause = if restarts > 1 {
-                        "a restart lost the lock, or the read ignored it"
+                    let cause = if recovered.contains(holder) {
+                        "the lock is from before its last start, which has lost it, unless reads ignore all locks"
                     } else {
                         "the read ignored the lock"
                     };

@@ -11,11 +11,13 @@ pub(super) const TERMS: &[Term] = &[
     ),
     (
         "Prepare",
-        "master to replica: vote on this write. Decisions on the same key may be piggybacked.",
+        "master to replica: vote on this write. It must repeat (piggyback) the decisions on the same key that the replica \
+         has not acknowledged, or the replica still takes the key for locked.",
     ),
     (
         "PREPARE",
-        "record: the write is stored, not visible, and its key is locked. Forced before the yes vote.",
+        "record: the write is stored and not visible. The key is locked from here to the decision: no read of it is \
+         answered. Forced before the yes vote.",
     ),
     ("VoteYes, VoteNo", "replica to master: PREPARE is durable, or there will be none."),
     (
@@ -28,7 +30,8 @@ pub(super) const TERMS: &[Term] = &[
     ("Ack", "replica to master: these decisions are durable here and need not be repeated."),
     (
         "END",
-        "record of the master: every replica has acknowledged the commit; it may be forgotten.",
+        "record of the master, written only after every replica has acknowledged the commit. It is forgotten then, and what \
+         the master does not know counts as aborted.",
     ),
     ("Read, Value", "a get through the master, and the answer."),
     (

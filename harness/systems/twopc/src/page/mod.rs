@@ -117,6 +117,19 @@ const COMMITMENT: &[Term] = &[
     ),
     ("AC4", "if all voted yes and nothing fails, the decision is commit."),
     ("AC5", "when failures are repaired, all nodes decide."),
+    (
+        "END",
+        "the master's record that every replica has acknowledged a commit. It is forgotten then, and what the master does \
+         not know counts as aborted.",
+    ),
+    (
+        "REFUSED",
+        "a replica's record that it will never vote yes on a transaction. Only then may it tell others that it is aborted.",
+    ),
+    (
+        "watermark",
+        "every transaction below it is finished at every node. A replica that is in doubt about one aborts it.",
+    ),
 ];
 
 /// The word of findings about exits.
