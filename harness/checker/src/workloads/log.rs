@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use history::{Function, Operation, Outcome};
 use serde_json::Value as Json;
 
-use super::{Named, Run, failed_value, is_ok, lost_data};
+use super::{Named, Run, is_ok, lost_data, may_return};
 use crate::{CheckResult, levels::Level};
 
 /// The name of the check.
@@ -22,7 +22,7 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
         let seen = one_element_each(&polls, &mut check_result);
         for (value, seen) in &seen {
             let appends = appends.get(value).map_or(&[][..], Vec::as_slice);
-            if let Err(sentence) = may_hold(value, seen.first, appends) {
+            if let Err(sentence) = may_return(value, seen.first, appends, "appended") {
                 check_result.violation(sentence);
             }
             let times = appends.iter().filter(|append| append.outcome != Outcome::Fail).count();
@@ -110,25 +110,6 @@ fn one_element_each<'a>(
         }
     }
     seen
-}
-
-/// Whether a poll can have returned an element.
-fn may_hold(value: &str, poll: &Operation, appends: &[&Operation]) -> Result<(), String> {
-    let Some(any) = appends.first() else {
-        return Err(format!("{} returned {value}, which nobody appended", Named(poll)));
-    };
-    let effective = appends.iter().filter(|append| append.outcome != Outcome::Fail);
-    let Some(append) = effective.min_by_key(|append| append.invoked_index) else {
-        return Err(failed_value(&value, any, poll));
-    };
-    if poll.returned_index < Some(append.invoked_index) {
-        return Err(format!(
-            "{} returned {value} before the {} was invoked",
-            Named(poll),
-            Named(append)
-        ));
-    }
-    Ok(())
 }
 
 /// What consumers found after the end of all faults.

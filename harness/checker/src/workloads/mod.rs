@@ -243,5 +243,30 @@ fn failed_value(value: &dyn fmt::Display, write: &Operation, read: &Operation) -
     )
 }
 
+/// Whether an operation can have returned an element, of which these are all writes. `wrote` says what they do, in
+/// the past: put in, appended.
+fn may_return(
+    value: &str,
+    read: &Operation,
+    writes: &[&Operation],
+    wrote: &str,
+) -> Result<(), String> {
+    let Some(any) = writes.first() else {
+        return Err(format!("{} returned {value}, which nobody {wrote}", Named(read)));
+    };
+    let effective = writes.iter().filter(|write| write.outcome != Outcome::Fail);
+    let Some(write) = effective.min_by_key(|write| write.invoked_index) else {
+        return Err(failed_value(&value, any, read));
+    };
+    if read.returned_index < Some(write.invoked_index) {
+        return Err(format!(
+            "{} returned {value} before the {} was invoked",
+            Named(read),
+            Named(write)
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests;

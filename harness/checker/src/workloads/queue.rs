@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 use history::{Function, Operation, Outcome};
 use serde_json::Value as Json;
 
-use super::{Named, Run, failed_value, lost_data};
+use super::{Named, Run, lost_data, may_return};
 use crate::{CheckResult, levels::Level};
 
 /// The name of the check.
@@ -21,7 +21,7 @@ pub(super) fn check(run: &Run<'_>, claim: Level) -> CheckResult {
         let taken = taken(&operations);
         for (value, takes) in &taken {
             let puts = puts.get(value).map_or(&[][..], Vec::as_slice);
-            if let Err(sentence) = may_return(value, takes[0], puts) {
+            if let Err(sentence) = may_return(value, takes[0], puts, "put in") {
                 check_result.violation(sentence);
             }
             if let Some((in_times, out_times)) = too_often(takes, puts) {
@@ -67,25 +67,6 @@ fn puts<'a>(operations: &[&'a Operation]) -> BTreeMap<String, Vec<&'a Operation>
         }
     }
     puts
-}
-
-/// Whether an element can have come out when it did first.
-fn may_return(value: &str, first: &Operation, puts: &[&Operation]) -> Result<(), String> {
-    let Some(any) = puts.first() else {
-        return Err(format!("{} returned {value}, which nobody put in", Named(first)));
-    };
-    let effective = puts.iter().filter(|put| put.outcome != Outcome::Fail);
-    let Some(put) = effective.min_by_key(|put| put.invoked_index) else {
-        return Err(failed_value(&value, any, first));
-    };
-    if first.returned_index < Some(put.invoked_index) {
-        return Err(format!(
-            "{} returned {value} before the {} was invoked",
-            Named(first),
-            Named(put)
-        ));
-    }
-    Ok(())
 }
 
 /// If an element had come out more often than it had been put in until then: how often in and out. That it came out
