@@ -293,8 +293,10 @@ impl TestArgs {
 
     fn options(&self, faults: &Faults, disks: bool, shard: Shard, seed: u64) -> RunOptions {
         // Separate programs may have been built without what a variation needs.
-        let varies = faults.are_all() && self.system_bin.is_none();
-        let variation = if varies { Variation::of_seed(seed) } else { Variation::USUAL };
+        let variation = match self.system_bin {
+            None => Variation::of(faults, seed),
+            Some(_) => Variation::USUAL,
+        };
         RunOptions {
             faults: faults.clone(),
             time_limit: self.time_limit,

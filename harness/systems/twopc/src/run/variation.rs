@@ -1,7 +1,7 @@
 //! What the seed varies in runs of all faults, besides the faults. Some defects show only with impatient timers, with
 //! keys that nobody touches for a while, with many clients, or with large numbers. Does not know what the user asks for.
 
-use crate::Timings;
+use crate::{Timings, faults::Faults};
 
 /// The load of a run and the parameters of its nodes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,9 +46,13 @@ impl Variation {
     pub const USUAL: Variation =
         Variation { concurrency: 10, keys: 16, rate: 0.0, timings: "", sequence_above: 0 };
 
-    /// The variation of a run of all faults with this seed.
+    /// The variation of a run with these faults and this seed: only runs of all faults vary.
     #[must_use]
-    pub fn of_seed(seed: u64) -> Variation {
+    pub fn of(faults: &Faults, seed: u64) -> Variation {
+        if faults.are_all() { Variation::of_seed(seed) } else { Variation::USUAL }
+    }
+
+    fn of_seed(seed: u64) -> Variation {
         VARIATIONS[usize::try_from(seed % VARIATIONS.len() as u64).expect("an index")]
     }
 

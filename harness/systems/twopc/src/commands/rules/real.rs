@@ -448,9 +448,7 @@ impl Experiments<'_> {
     fn seeded(&self, options: &RunOptions, seed: u64) -> RunOptions {
         let mut options = RunOptions { seed, ..options.clone() };
         if let Some(faults) = &self.args.faults {
-            let varies = faults.are_all();
-            let shape = if varies { Variation::of_seed(seed) } else { Variation::USUAL };
-            options = options.shaped(shape);
+            options = options.shaped(Variation::of(faults, seed));
         }
         options
     }
