@@ -77,8 +77,11 @@ pub(super) fn stream_csv(
 /// which ones they are is not known, so a text is either always written with the same blanks, or refused.
 #[derive(Default)]
 struct Blanks {
-    /// Of keys and of values: each text without its blanks, and how it was written first.
-    written: [HashMap<Box<str>, Box<str>, RandomState>; 2],
+    /// Of keys and of values: by the hash of a text without its blanks, that of the text as it was written first. The
+    /// texts themselves would take more memory than all else. That two have one hash is as good as impossible, and
+    /// would refuse a file.
+    written: [HashMap<u64, u64, RandomState>; 2],
+    hashes: RandomState,
 }
 
 impl Blanks {
@@ -90,16 +93,15 @@ impl Blanks {
             _ => return Ok(()),
         };
         let text = cell.trim();
-        match written.get(text) {
-            _ if text.is_empty() => Ok(()),
-            Some(before) if **before == *cell => Ok(()),
-            Some(before) => Err(format!(
-                "the texts '{before}' and '{cell}' differ only in blanks: write equal ones alike"
+        if text.is_empty() {
+            return Ok(());
+        }
+        let hash = self.hashes.hash_one(cell);
+        match *written.entry(self.hashes.hash_one(text)).or_insert(hash) == hash {
+            true => Ok(()),
+            false => Err(format!(
+                "the texts '{cell}' and one above differ only in blanks: write equal ones alike"
             )),
-            None => {
-                written.insert(text.into(), cell.into());
-                Ok(())
-            }
         }
     }
 }
