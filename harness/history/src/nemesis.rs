@@ -258,6 +258,9 @@ pub struct Injected {
     /// Flipped bits: which.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flipped: Vec<FlippedBit>,
+    /// It happened after the load, when nobody used what it acts on, so it does not count for the load.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub after_load: bool,
     /// Restored copy: its age, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_ms: Option<u64>,

@@ -32,8 +32,11 @@ use crate::{
     node::NodeName,
 };
 
+/// The usual [interval](Nemesis::interval).
+pub const INTERVAL: Duration = Duration::from_millis(2500);
+
 /// How long the system is left alone before an injection: between these.
-const DELAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(2500));
+const DELAY: (Duration, Duration) = (Duration::from_millis(200), INTERVAL);
 
 /// The same in the first round, so that a short run has time for its faults.
 const FIRST_DELAY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(1000));
@@ -75,6 +78,8 @@ pub struct Nemesis<'a> {
     pub load_ended: watch::Receiver<bool>,
     /// The source of all choices.
     pub rng: ChaCha8Rng,
+    /// The longest time in which the system is left alone before an injection, and in which a node stays killed.
+    pub interval: Duration,
 }
 
 /// Why faults cannot be injected any more.
@@ -127,7 +132,7 @@ impl Nemesis<'_> {
             // A short run has to meet every fault: the first round is quick.
             let is_first_round = number < faults.len();
             let fault = &faults[round.draw(&mut self.rng)];
-            let wait = self.between(if is_first_round { FIRST_DELAY } else { DELAY });
+            let wait = self.within_interval(if is_first_round { FIRST_DELAY } else { DELAY });
             if self.load_ends_within(wait).await {
                 return Ok(());
             }
@@ -138,6 +143,12 @@ impl Nemesis<'_> {
 
     fn between(&mut self, (from, to): (Duration, Duration)) -> Duration {
         self.rng.random_range(from..to)
+    }
+
+    /// A time between these, and not longer than the interval.
+    fn within_interval(&mut self, (from, to): (Duration, Duration)) -> Duration {
+        let to = to.min(self.interval);
+        self.between((from.min(to / 2), to))
     }
 
     async fn load_ends_within(&mut self, time: Duration) -> bool {
@@ -291,7 +302,7 @@ impl Nemesis<'_> {
     fn draw(&mut self, is_quick: bool) -> Draw {
         let mut order = self.cluster.nodes().to_vec();
         order.shuffle(&mut self.rng);
-        let (mut down, mut paused) = (self.between(DOWN), self.between(PAUSED));
+        let (mut down, mut paused) = (self.within_interval(DOWN), self.between(PAUSED));
         if is_quick {
             (down, paused) = (down.min(QUICK_OUTAGE), paused.min(QUICK_OUTAGE));
         }

@@ -25,7 +25,7 @@ use crate::{
     disk::{DiskPlace, NameDurability},
     events::EventLog,
     fault::{Fault, Target},
-    nemesis::{Nemesis, NemesisError},
+    nemesis::{INTERVAL, Nemesis, NemesisError},
     network::{Network, NetworkHealth},
     node::NodeName,
     progress::{NoProgress, RunProgress},
@@ -61,6 +61,8 @@ pub struct RunSettings {
     pub timeouts: ClientTimeouts,
     /// How long the nodes have to become ready after the first start.
     pub ready_deadline: Duration,
+    /// The longest time in which the system is left alone before an injection, and in which a node stays killed.
+    pub interval: Duration,
     /// When names of files become durable on the nodes' disks, if faults need these.
     pub disk: NameDurability,
     /// The part of the load of which the packets of the virtual network are written to `network.pcap`: from, to.
@@ -89,6 +91,7 @@ impl RunSettings {
             store: store.to_owned(),
             timeouts: ClientTimeouts { write: Duration::from_secs(1), get: Duration::from_secs(1) },
             ready_deadline: Duration::from_secs(60),
+            interval: INTERVAL,
             disk: NameDurability::Ext4,
             capture: None,
             max_bytes: None,
@@ -461,7 +464,8 @@ impl Testbed {
         }
         let rng: ChaCha8Rng = nemesis_rng(settings.seed);
         let capturing = self.capture(settings.capture, load_ended.clone());
-        let nemesis = Nemesis { cluster: &self.cluster, events: &self.events, load_ended, rng };
+        let (cluster, events, interval) = (&self.cluster, &self.events, settings.interval);
+        let nemesis = Nemesis { cluster, events, load_ended, rng, interval };
         let injecting = nemesis.run(faults.to_vec());
         let ending = async {
             let early = self.until_end(settings).await;

@@ -78,6 +78,14 @@ impl Default for Mix {
     }
 }
 
+impl Mix {
+    /// How many percent of the operations are reads.
+    #[must_use]
+    pub fn percent_of_reads(&self) -> u32 {
+        100 * self.get / (self.get + self.put + self.del)
+    }
+}
+
 impl fmt::Display for Mix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "get={},put={},del={}", self.get, self.put, self.del)

@@ -17,6 +17,7 @@ use lab::{
     disk::{self, NameDurability},
     duration::{duration_text, parse_duration},
     fault::Fault,
+    nemesis::INTERVAL,
     network::{self, Network, NetworkError},
     worker::ClientTimeouts,
     workloads::{self, LoadShape, Workload},
@@ -149,6 +150,8 @@ pub(super) struct SubjectRun<'a> {
     pub(super) lab: Option<LabKind>,
     pub(super) time_limit: Duration,
     pub(super) load: LoadShape,
+    /// The longest time in which the system is left alone before a fault.
+    pub(super) interval: Duration,
     /// When names of files become durable on the nodes' disks.
     pub(super) disk: NameDurability,
     pub(super) seed: Option<u64>,
@@ -366,6 +369,7 @@ async fn make(
         seed,
         time_limit: args.time_limit,
         load: args.load,
+        interval: args.interval,
         disk: args.disk,
         capture: args.capture,
         max_bytes: args.max_bytes,
@@ -424,7 +428,13 @@ impl SubjectRun<'_> {
         if self.redact {
             command += " --redact";
         }
-        let LoadShape { concurrency, keys, rate } = self.load;
+        if self.interval != INTERVAL {
+            command += &format!(" --fault-interval {}", duration_text(self.interval));
+        }
+        let LoadShape { concurrency, keys, rate, reads } = self.load;
+        if reads != LoadShape::default().reads {
+            command += &format!(" --mix get={reads},put={}", 100 - reads);
+        }
         let time = duration_text(self.time_limit);
         command
             + &format!(

@@ -15,6 +15,7 @@ use lab::{
     disk::{self, NameDurability},
     duration::parse_duration,
     fault::{Fault, parse_faults},
+    nemesis::INTERVAL,
     seeds::{options_rng, run_seeds},
     signals::follow_signals,
     workload::Mix,
@@ -48,6 +49,9 @@ use super::{
 };
 use crate::commands::progress;
 
+/// The usual number of replicas.
+const DEFAULT_REPLICAS: u8 = 3;
+
 /// The options of a test run.
 #[derive(Clone, Debug, Args)]
 pub(super) struct TestArgs {
@@ -74,7 +78,7 @@ pub(super) struct TestArgs {
     keys: Option<u32>,
 
     /// Number of replicas.
-    #[arg(long, value_name = "N", default_value_t = 3,
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_REPLICAS,
           value_parser = RangedU64ValueParser::<u8>::new().range(1..=32))]
     replicas: u8,
 
@@ -83,7 +87,7 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "MODE", default_value_t)]
     commit: CommitMode,
 
-    /// Share of each operation, as weights.
+    /// Share of each operation, as weights. In registers of another system than twopc, whatever is no get is a write.
     #[arg(long, value_name = "WEIGHTS", default_value_t = Mix::default())]
     mix: Mix,
 
@@ -133,6 +137,11 @@ pub(super) struct TestArgs {
     /// linearizable or none.
     #[arg(long, value_name = "LEVEL")]
     claim: Option<String>,
+
+    /// The longest time in which another system than twopc is left alone before a fault, and in which a node stays
+    /// killed.
+    #[arg(long, value_name = "TIME", default_value = "2.5s", value_parser = parse_duration)]
+    fault_interval: Duration,
 
     /// What the disks of another system than twopc promise for names of files, where a fault needs such disks: ext4
     /// (a sync that commits the journal makes all earlier changes of names durable) or posix (only a sync
@@ -463,10 +472,20 @@ impl TestArgs {
             || self.tls.is_some()
             || self.sequence_above.is_some()
             || self.timings.is_some()
+            || self.replicas != DEFAULT_REPLICAS
+            || self.commit != CommitMode::default()
+            || self.fail_fast
         {
             return Err(Failure::arguments(anyhow::anyhow!(
-                "--break, --system-bin, --relay, --tls, --timing and --sequence-above are for the system twopc, and so is \
-                 --shard without --test-count or --campaign"
+                "--break, --system-bin, --relay, --tls, --timing, --sequence-above, --replicas, --commit and --fail-fast \
+                 are for the system twopc, and so is --shard without --test-count or --campaign"
+            )));
+        }
+        let has_registers = matches!(&*self.workload, "register" | "cas-register");
+        if self.mix != Mix::default() && !has_registers {
+            return Err(Failure::arguments(anyhow::anyhow!(
+                "--mix is for registers; the mix of the workload {} is fixed",
+                self.workload
             )));
         }
         let subject = Subject::find(&SubjectOptions {
@@ -480,6 +499,7 @@ impl TestArgs {
             concurrency: self.concurrency.unwrap_or(usual.concurrency),
             keys: self.keys.unwrap_or(usual.keys),
             rate: self.rate.unwrap_or(usual.rate),
+            reads: self.mix.percent_of_reads(),
         };
         Ok(SubjectRun {
             subject,
@@ -488,6 +508,7 @@ impl TestArgs {
             faults,
             time_limit: self.time_limit,
             load,
+            interval: self.fault_interval,
             disk: self.disk,
             lab: self.lab,
             capture: self.pcap,
@@ -509,12 +530,13 @@ impl TestArgs {
             && self.programs.is_empty()
             && self.lab.is_none()
             && self.pcap.is_none()
+            && self.fault_interval == INTERVAL
             && self.max_run_bytes.is_none()
             && !self.redact;
         if !is_plain {
             return Err(Failure::arguments(anyhow::anyhow!(
-                "--workload, --claim, --reads, --isolation, --program, --lab, --pcap, --max-run-bytes and \
-                 --redact are for other systems than twopc: --system NAME or FILE"
+                "--workload, --claim, --reads, --isolation, --program, --lab, --pcap, --fault-interval, \
+                 --max-run-bytes and --redact are for other systems than twopc: --system NAME or FILE"
             )));
         }
         if !TLS_AVAILABLE && self.tls.is_some_and(|tls| tls != TlsChoice::No) {

@@ -106,6 +106,10 @@ pub(crate) fn all() -> Vec<(&'static str, Expected, Files)> {
     ] {
         add(name, check, Validity::Valid, "", uncertain());
     }
+    add("messages-settled-valid", "messages", Validity::Valid, "", settled(&mut |_| {}));
+    let says = "after everything was repaired; 1 messages between the two were lost";
+    let lost = settled(&mut loses_a_message);
+    add("messages-settled-invalid", "messages", Validity::Invalid, says, lost);
     let mut by_handshake = uncertain();
     votes_by_handshake(&mut by_handshake);
     add("atomicity-handshake-valid", "atomicity", Validity::Valid, "", by_handshake);
@@ -174,6 +178,20 @@ fn window_of_uncertainty(late: Duration) -> Files {
         let at = files.history.iter().rposition(last).expect("the run was healed");
         files.history.remove(at);
     }
+    files
+}
+
+/// A run with a fault, in which two keys are written after everything has settled.
+fn settled(plant: &mut dyn FnMut(&mut Files)) -> Files {
+    let mut cluster = Cluster::new(&["pause-replica"]);
+    cluster.op(0, Function::Put, "k1", Some("0-1"));
+    cluster.nemesis("settled", json!({ "ms": 3 }));
+    for (key, value) in [("k1", "0-2"), ("k2", "0-3"), ("k3", "0-4")] {
+        cluster.op(0, Function::Put, key, Some(value));
+    }
+    cluster.nemesis("final-reads", json!({ "unread": [] }));
+    let mut files = cluster.finish();
+    plant(&mut files);
     files
 }
 
@@ -332,6 +350,16 @@ fn changes_a_message(files: &mut Files) {
         _ => None,
     });
     message.expect("it heard the master").watermark.seq += 1;
+}
+
+/// The master did not hear a vote of r3.
+fn loses_a_message(files: &mut Files) {
+    let journal = files.journals.get_mut(&Node::Master).expect("the master has one");
+    let votes = TxnId::new(1, 3);
+    journal.retain(|entry| {
+        !matches!(entry, Entry::Event { event: Event::Message { from: R3, message }, .. }
+            if matches!(message.body, Body::VoteYes { txn } if txn == votes))
+    });
 }
 
 /// r1 made no inquiry, and there was time for many.

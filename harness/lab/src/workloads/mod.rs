@@ -31,11 +31,13 @@ pub struct LoadShape {
     pub keys: u32,
     /// Operations per second of all clients together, 0 for as fast as answers arrive.
     pub rate: f64,
+    /// How many percent of the operations on registers are reads.
+    pub reads: u32,
 }
 
 impl Default for LoadShape {
     fn default() -> Self {
-        LoadShape { concurrency: 10, keys: 16, rate: 0.0 }
+        LoadShape { concurrency: 10, keys: 16, rate: 0.0, reads: 50 }
     }
 }
 

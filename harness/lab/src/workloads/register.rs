@@ -45,7 +45,7 @@ struct Source {
 impl RequestSource for Source {
     fn next_request(&mut self, _process: u64) -> Request {
         let key = self.dice.object("k");
-        if self.dice.percent(50) {
+        if self.dice.percent(self.dice.load.reads) {
             return Request::new(Function::Get, key);
         }
         let value = self.dice.unique().to_string();

@@ -142,7 +142,7 @@ fn is_injection_of(event: &NemesisEvent, fault: &str) -> bool {
             !matches!(start.start, ForbiddenStart::Undecided { .. })
         }
         (FaultName::BitFlip, NemesisEvent::Injected(InjectionKind::BitFlip, injected)) => {
-            !injected.flipped.is_empty()
+            !injected.flipped.is_empty() && !injected.after_load
         }
         // A disk fault counts at its end, when it is known whether anybody noticed.
         (

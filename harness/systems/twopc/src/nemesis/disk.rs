@@ -10,13 +10,16 @@ use history::{
 use lab::disk::{Access, DiskFault, Side};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
-use system::{node::Role, protocol::TxnId};
+use system::{
+    node::Role,
+    protocol::{Node, TxnId},
+};
 use tokio::time::{Instant, timeout};
 
 use super::{Nemesis, NemesisError, millis, trigger::Miss};
 use crate::{
     disk::{DiskPoint, RottenEntry, flip_back, flip_bits},
-    faults::{DiskFaultEnding, Injection, Rot},
+    faults::{DiskFaultEnding, FaultAction, FaultName, Injection, Rot, Trigger},
 };
 
 /// How long a node that was started after errors of its disk has to sync its WAL, before its power fails anyway.
@@ -116,6 +119,19 @@ impl Nemesis<'_> {
         self.injected(InjectionKind::PowerLoss, &fields)?;
         self.cluster.start(node).await?;
         self.returned(ReturnKind::Restart, node, InDoubt::default())
+    }
+
+    /// Flips bits of the key of one entry of a replica, while nobody writes or reads: only the scrub can notice that
+    /// the entry is missing.
+    ///
+    /// # Errors
+    /// The node cannot be restarted, or the history cannot be written.
+    pub async fn rot_at_rest(&mut self, replica: Node, seed: u64) -> Result<(), NemesisError> {
+        let action = FaultAction::BitFlip { rot: Rot::Key, seed };
+        let (fault, delay) = (FaultName::BitFlip, Duration::ZERO);
+        let injection = Injection::new(fault, delay, replica, Trigger::Now, action);
+        let fields = Injected { after_load: true, ..super::described(&injection) };
+        self.bit_flip(&injection, fields, Rot::Key, seed).await.map(drop)
     }
 
     pub(super) fn why_no_disk(&self, injection: &Injection) -> Option<Miss> {

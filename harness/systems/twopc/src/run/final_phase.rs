@@ -7,9 +7,15 @@ use history::{
     Function, NemesisEvent, monotonic_ns,
     nemesis::{DiskRestored, DumpFailed, FinalReads, Healed, Settled},
 };
-use lab::{client::Answer, cluster::ClusterError, request::Request, worker::Worker};
+use lab::{
+    client::Answer, cluster::ClusterError, request::Request, seeds::nemesis_rng, worker::Worker,
+};
+use rand::{RngExt as _, seq::IteratorRandom as _};
 use system::protocol::{Key, Node, TxnId};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::{CONVERGENCE_DEADLINE, RunError, Testbed, resources, write_json};
 use crate::{
@@ -18,7 +24,9 @@ use crate::{
         disks::{UNHEALED, UNSCRUBBED},
         faults::DAMAGED_ENTRIES,
     },
+    cluster::Cluster,
     faults::FaultName,
+    nemesis::{Nemesis, NemesisError},
     payload::{key_name, settled_value, value_name},
 };
 
@@ -45,6 +53,7 @@ pub(super) async fn run(
     let Testbed { cluster, progress, .. } = testbed;
     match cluster.processes().heal().await {
         Ok(healed) => {
+            rot_at_rest(testbed).await?;
             let healed =
                 healed.iter().map(|(node, action)| (node.to_string(), (*action).to_owned()));
             let nodes = Some(healed.collect());
@@ -125,30 +134,65 @@ async fn write_all(
     Ok(())
 }
 
-/// Waits until every replica has compared its entries with each peer, beginning now. Returns how many have not in
-/// time, and how many hold something else than the first of the others, or entries that are still damaged.
-async fn scrub(testbed: &Testbed) -> Result<[(&'static str, usize); 2], RunError> {
+/// In runs with flipped bits: one more, of an entry that is in the tables by then, and that no later write replaces.
+/// Where keys are written all the time, the scrub would never be needed.
+async fn rot_at_rest(testbed: &Testbed) -> Result<(), RunError> {
     let cluster = &testbed.cluster;
-    let replicas: Vec<Node> = cluster.replicas().collect();
-    // A round that has begun before does not count, and each compares with one peer.
-    let rounds = replicas.len() as u64 + 1;
+    let Some(seed) = testbed.rots else { return Ok(()) };
+    if cluster.until_settled(CONVERGENCE_DEADLINE).await.is_none()
+        || cluster.ended().next().is_some()
+    {
+        return Ok(());
+    }
+    testbed.progress.phase("flipping a bit at rest");
+    // Each round begins with a checkpoint. A second one may have begun before the first.
+    scrub_rounds(cluster, 2).await;
+    let mut rng = nemesis_rng(seed);
+    let replica = cluster.replicas().choose(&mut rng).expect("there are replicas");
+    let mut nemesis = Nemesis {
+        cluster,
+        network: testbed.network.as_deref(),
+        events: &testbed.events,
+        load_ended: watch::channel(true).1,
+        covered: watch::channel(true).0,
+        recovery_deadline: None,
+    };
+    match nemesis.rot_at_rest(replica, rng.random()).await {
+        // That a node does not start again is a fact about the system, and recorded as such.
+        Ok(()) | Err(NemesisError::Cluster(ClusterError::Start { .. })) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Waits until every replica has made so many more rounds of the scrub. Returns how many have not in time.
+async fn scrub_rounds(cluster: &Cluster, rounds: u64) -> usize {
     let scrubs = async |node| {
         let status = cluster.deployment().observe(node).await;
         status.map_or(0, |status| status.scrubs)
     };
     let deadline = Instant::now() + SCRUB_DEADLINE;
     let mut before = Vec::new();
-    for node in &replicas {
-        before.push(scrubs(*node).await);
+    for node in cluster.replicas() {
+        before.push(scrubs(node).await);
     }
-    let (mut late, mut differ) = (0, 0);
-    for (node, before) in replicas.iter().zip(before) {
-        while scrubs(*node).await < before + rounds && Instant::now() < deadline {
+    let mut late = 0;
+    for (node, before) in cluster.replicas().zip(before) {
+        while scrubs(node).await < before + rounds && Instant::now() < deadline {
             sleep(REPAIR_PERIOD).await;
         }
-        late += usize::from(scrubs(*node).await < before + rounds);
+        late += usize::from(scrubs(node).await < before + rounds);
     }
-    let mut first = None;
+    late
+}
+
+/// Waits until every replica has compared its entries with each peer, beginning now. Returns how many have not in
+/// time, and how many hold something else than the first of the others, or entries that are still damaged.
+async fn scrub(testbed: &Testbed) -> Result<[(&'static str, usize); 2], RunError> {
+    let cluster = &testbed.cluster;
+    let replicas: Vec<Node> = cluster.replicas().collect();
+    // A round that has begun before does not count, and each compares with one peer.
+    let late = scrub_rounds(cluster, replicas.len() as u64 + 1).await;
+    let (mut differ, mut first) = (0, None);
     for node in replicas {
         let dump = cluster.deployment().dump(node).await;
         if let Err(error) = &dump {
@@ -175,7 +219,7 @@ async fn repair(
     worker: &mut Worker,
     keys: &[String],
 ) -> Result<Option<NemesisEvent>, RunError> {
-    if !testbed.rots {
+    if testbed.rots.is_none() {
         return Ok(None);
     }
     testbed.progress.phase("waiting for the scrub");

@@ -39,8 +39,8 @@ pub struct Testbed {
     /// Checks the history while it grows.
     pub(super) online: OnlineCheck,
     pub(super) progress: Arc<dyn RunProgress>,
-    /// Whether bits of the disks are flipped.
-    pub(super) rots: bool,
+    /// If bits of the disks are flipped: what determines the choices of the last one.
+    pub(super) rots: Option<u64>,
     _scratch: Scratch,
     _address: Address,
 }
@@ -96,7 +96,7 @@ impl Testbed {
             recorder,
             online,
             progress,
-            rots: options.faults.names().contains(&FaultName::BitFlip),
+            rots: options.faults.names().contains(&FaultName::BitFlip).then_some(options.seed),
             _scratch: scratch,
             _address: address,
         };
