@@ -14,8 +14,7 @@ use std::{
 };
 
 use benches::{
-    cluster::Cluster,
-    connection::Connection,
+    cluster::{Client, Cluster as _},
     process,
     table::{self, median},
     twopc::{ClusterOptions, TwopcCluster},
@@ -105,15 +104,15 @@ async fn measure(args: &Args, attack: Attack, time: Duration) -> io::Result<Vec<
         programs: args.programs.clone(),
     };
     let cluster = TwopcCluster::start(scratch.path(), &options).await?;
-    let mut connection = Connection::open(cluster.nodes()[0]).await?;
-    let large = cluster.put(&mut connection, "large".into(), vec![7; LARGE].into());
+    let mut client = cluster.connect(0).await?;
+    let large = client.put("large".into(), vec![7; LARGE].into());
     large.await.map_err(io::Error::other)?;
-    let small = cluster.put(&mut connection, "small".into(), vec![7; 128].into());
+    let small = client.put("small".into(), vec![7; 128].into());
     small.await.map_err(io::Error::other)?;
     // A long answer, so that its buffers are there already.
-    cluster.get(&mut connection, "large".into()).await.map_err(io::Error::other)?;
+    client.get("large".into()).await.map_err(io::Error::other)?;
 
-    let before = bystander(&cluster, &mut connection, time).await;
+    let before = bystander(&mut *client, time).await;
     let attacked = usize::from(attack.is_for_replicas());
     let node = &cluster.processes()[attacked];
     let idle = node.memory().anonymous;
@@ -135,7 +134,7 @@ async fn measure(args: &Args, attack: Attack, time: Duration) -> io::Result<Vec<
         }
         peak
     };
-    let (during, peak) = future::join(bystander(&cluster, &mut connection, time), peak).await;
+    let (during, peak) = future::join(bystander(&mut *client, time), peak).await;
     stop.send_replace(true);
     if let Ok(Err(error)) = attacker.join() {
         writeln!(io::stdout(), "{}: the attacker failed: {error}", attack.name())?;
@@ -163,17 +162,13 @@ struct Bystander {
     failed: u64,
 }
 
-async fn bystander(
-    cluster: &TwopcCluster,
-    connection: &mut Connection,
-    time: Duration,
-) -> Bystander {
+async fn bystander(client: &mut dyn Client, time: Duration) -> Bystander {
     let mut bystander = Bystander::default();
     let begun = Instant::now();
     while begun.elapsed() < time {
         let call = Instant::now();
-        let put = cluster.put(connection, "bystander".into(), vec![7; 128].into()).await;
-        let get = cluster.get(connection, "bystander".into()).await;
+        let put = client.put("bystander".into(), vec![7; 128].into()).await;
+        let get = client.get("bystander".into()).await;
         bystander.micros.push(call.elapsed().as_secs_f64() * 1e6 / 2.0);
         bystander.failed += u64::from(put.is_err()) + u64::from(get.is_err());
         sleep(Duration::from_millis(1)).await;

@@ -81,6 +81,7 @@ async fn run(args: &Args) -> io::Result<bool> {
         connections: CLIENTS,
         keys: 100,
         value_bytes: 128,
+        arrivals: None,
         warm_up: Duration::from_secs_f64(args.seconds / 4.0),
         time: Duration::from_secs_f64(args.seconds),
     };

@@ -1,6 +1,7 @@
-//! This store beside a 3-node etcd: `cargo bench -p benches --bench peers`. The same clients put the
-//! same load on each system in turn. Every figure is the median of the rounds, and every ratio the
-//! median of the ratios of the rounds, which disturbances of the machine affect least.
+//! This store beside a 3-node etcd, and beside Redis with two replicas: `cargo bench -p benches --bench peers`. The same
+//! clients put the same load on each system in turn, in a closed loop and then, with the same number of operations a
+//! second for all, in an open one. Every figure is the median of the rounds, and every ratio the median of the ratios of
+//! the rounds, which disturbances of the machine affect least.
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +12,12 @@ use std::{
 };
 
 use benches::{
+    chart::{self, Line, Panel},
     cluster::Cluster,
-    connection::Connection,
     etcd::{self, Etcd},
     load::{self, Load, LoadResult, Operation},
     process::{self, Usage},
+    redis::{self, Redis},
     replica::Replica,
     table::{self, median, thousands},
     twopc::{self, TwopcCluster},
@@ -30,17 +32,22 @@ const VALUE_BYTES: usize = 128;
 /// The number of etcd members.
 const MEMBERS: usize = 3;
 
-/// Measures clusters of this store beside etcd, and prints the tables of the README.
+/// The operations to measure.
+const OPERATIONS: [Operation; 3] = [Operation::Put, Operation::Get, Operation::Mixed];
+/// The rate of the open loop: this share of that of the slowest system in the closed loop.
+const OPEN_SHARE: f64 = 0.7;
+
+/// Measures clusters of this store beside etcd and Redis, and prints the tables of the README.
 #[derive(Parser)]
 struct Args {
     /// The numbers of clients to measure with.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64, 256, 1024])]
     clients: Vec<u32>,
     /// The number of replicas, besides the master. 3 makes as many copies as etcd has, 2 as many
     /// nodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=64))]
     replicas: u8,
-    /// The number of connections that the clients share. By default each client has its own.
+    /// The number of connections that the clients share. By default each client has its own, as always with Redis.
     #[arg(long, default_value_t = u32::MAX)]
     connections: u32,
     /// The time for which each load is measured in each round, in seconds.
@@ -53,9 +60,15 @@ struct Args {
     /// repeated.
     #[arg(long, value_name = "NAME=DIR", value_parser = build)]
     beside: Vec<(String, PathBuf)>,
-    /// Do not measure etcd.
+    /// Another etcd: a name and its program. May be repeated. The one in PATH is measured too.
+    #[arg(long, value_name = "NAME=PROGRAM", value_parser = program)]
+    etcd: Vec<(String, PathBuf)>,
+    /// Do not measure etcd and Redis.
     #[arg(long)]
-    without_etcd: bool,
+    without_peers: bool,
+    /// Write a chart of the rates to this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    chart: Option<PathBuf>,
     /// Only check that everything works, in a few seconds.
     #[arg(long)]
     test: bool,
@@ -78,6 +91,13 @@ fn build(text: &str) -> Result<(String, PathBuf), String> {
         }
     }
     Ok((name.to_owned(), path))
+}
+
+fn program(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, program) =
+        text.split_once('=').ok_or("expected NAME=PROGRAM, as in etcd-3.5=/opt/etcd/etcd")?;
+    let path = PathBuf::from(program).canonicalize();
+    Ok((name.to_owned(), path.map_err(|error| format!("{program}: {error}"))?))
 }
 
 fn main() -> ExitCode {
@@ -103,6 +123,13 @@ fn main() -> ExitCode {
 /// The results, one per round, by operation, number of clients and cluster.
 type Results = BTreeMap<(Operation, u32, usize), Vec<LoadResult>>;
 
+/// What was measured.
+struct Measured {
+    closed: Results,
+    /// In the open loop.
+    open: Results,
+}
+
 async fn run(args: &Args) -> io::Result<bool> {
     let scratch = process::scratch()?;
     let mut clusters: Vec<Box<dyn Cluster>> = Vec::new();
@@ -122,23 +149,18 @@ async fn run(args: &Args) -> io::Result<bool> {
         clusters.push(Box::new(TwopcCluster::start(scratch.path(), &beside).await?));
     }
     let ours = clusters.len();
-    match etcd::version() {
-        _ if args.without_etcd => {}
-        Some(version) => {
-            writeln!(io::stdout(), "{version}")?;
-            clusters.push(Box::new(Etcd::start(scratch.path(), MEMBERS).await?));
-        }
-        None => writeln!(io::stdout(), "{}", etcd::MISSING)?,
+    if !args.without_peers {
+        start_peers(args, scratch.path(), &mut clusters).await?;
     }
-    // Each cluster of this store with etcd; without etcd the first with the others.
+    // Each cluster of this store with each other system; without any, the first with the others.
     let pairs: Vec<_> = if clusters.len() > ours {
-        (0..ours).map(|n| (n, ours)).collect()
+        (ours..clusters.len()).flat_map(|peer| (0..ours).map(move |n| (n, peer))).collect()
     } else {
         (1..ours).map(|n| (0, n)).collect()
     };
-    let measured = measure(args, &clusters).await?;
+    let Measured { closed: measured, open } = measure(args, &clusters).await?;
     let mut good = true;
-    for ((operation, clients, system), rounds) in &measured {
+    for ((operation, clients, system), rounds) in measured.iter().chain(&open) {
         for LoadResult { failed: (failed, why), done, .. } in rounds {
             if let Some(why) = why {
                 let name = clusters[*system].name();
@@ -149,6 +171,10 @@ async fn run(args: &Args) -> io::Result<bool> {
         }
     }
     speeds(args, &clusters, &pairs, &measured)?;
+    tails(args, &clusters, &open)?;
+    if let Some(path) = &args.chart {
+        std::fs::write(path, rates_chart(args, &clusters, &measured))?;
+    }
     costs(args, &clusters, &measured)?;
     limits(args, &clusters, &measured)?;
     let of_one = |n| Some(of(measured.get(&(Operation::Put, 1, n))?, |o| o.latency_ms(0.5)));
@@ -156,6 +182,37 @@ async fn run(args: &Args) -> io::Result<bool> {
         lower_bound(scratch.path(), &*clusters[0], medians).await?;
     }
     Ok(good)
+}
+
+/// Starts the other systems that are installed.
+async fn start_peers(
+    args: &Args,
+    scratch: &Path,
+    clusters: &mut Vec<Box<dyn Cluster>>,
+) -> io::Result<()> {
+    let installed = ("etcd".to_owned(), PathBuf::from("etcd"));
+    for (name, program) in std::iter::once(&installed).chain(&args.etcd) {
+        match etcd::version(program) {
+            Some(version) => {
+                writeln!(io::stdout(), "{name}: version {version}")?;
+                let etcd = Etcd::start(scratch, MEMBERS, name.clone(), program).await?;
+                clusters.push(Box::new(etcd));
+            }
+            None if *program == installed.1 => writeln!(io::stdout(), "{}", etcd::MISSING)?,
+            None => {
+                let text = format!("{} is not a program of etcd", program.display());
+                return Err(io::Error::other(text));
+            }
+        }
+    }
+    match redis::version() {
+        Some(version) => {
+            writeln!(io::stdout(), "redis: version {version}")?;
+            clusters.push(Box::new(Redis::start(scratch).await?));
+        }
+        None => writeln!(io::stdout(), "no program '{}' in PATH: not measured", redis::PROGRAM)?,
+    }
+    Ok(())
 }
 
 /// Prints the lower bound of the latency of a put, each part measured alone: the force of PREPARE at
@@ -187,13 +244,13 @@ async fn lower_bound(
         all.push(micros(begun));
     }
     let (mut trips, mut rounds) = (Vec::new(), Vec::new());
-    let mut connections =
-        try_join_all(cluster.nodes().iter().map(|node| Connection::open(*node))).await?;
+    let mut clients =
+        try_join_all((0..cluster.nodes().len()).map(|node| cluster.connect(node))).await?;
     for _ in 0..TIMES {
-        let (master, replicas) = connections.split_at_mut(1);
-        for (connections, times) in [(master, &mut trips), (replicas, &mut rounds)] {
+        let (master, replicas) = clients.split_at_mut(1);
+        for (clients, times) in [(master, &mut trips), (replicas, &mut rounds)] {
             let begun = Instant::now();
-            let calls = connections.iter_mut().map(|connection| cluster.status(connection));
+            let calls = clients.iter_mut().map(|client| client.status());
             try_join_all(calls).await.map_err(io::Error::other)?;
             times.push(micros(begun));
         }
@@ -221,35 +278,44 @@ async fn lower_bound(
     Ok(())
 }
 
-async fn measure(args: &Args, clusters: &[Box<dyn Cluster>]) -> io::Result<Results> {
-    let load = |operation, clients| Load {
+async fn measure(args: &Args, clusters: &[Box<dyn Cluster>]) -> io::Result<Measured> {
+    let load = |operation, clients, arrivals| Load {
         operation,
         clients,
         connections: args.connections,
         keys: KEYS,
         value_bytes: VALUE_BYTES,
+        arrivals,
         warm_up: Duration::from_secs_f64(args.seconds / 4.0),
         time: Duration::from_secs_f64(args.seconds),
     };
     let most = args.clients.iter().copied().max().unwrap_or(1);
     for cluster in clusters {
-        load::fill(&**cluster, &load(Operation::Put, most)).await?;
+        load::fill(&**cluster, &load(Operation::Put, most, None)).await?;
     }
-    let mut measured = Results::new();
+    let (mut closed, mut open) = (Results::new(), Results::new());
     for round in 0..args.rounds {
         for &clients in &args.clients {
-            for operation in [Operation::Put, Operation::Get] {
+            for operation in OPERATIONS {
                 // Rotate the order, so that no system is always first.
-                for turn in 0..clusters.len() {
-                    let system = (turn + round) % clusters.len();
-                    let load = load(operation, clients);
+                let systems = || (0..clusters.len()).map(|turn| (turn + round) % clusters.len());
+                let mut slowest = f64::MAX;
+                for system in systems() {
+                    let load = load(operation, clients, None);
                     let outcome = load::run(&*clusters[system], &load).await?;
-                    measured.entry((operation, clients, system)).or_default().push(outcome);
+                    slowest = slowest.min(outcome.rate);
+                    closed.entry((operation, clients, system)).or_default().push(outcome);
+                }
+                let arrivals = Some((slowest * OPEN_SHARE).max(1.0));
+                for system in systems() {
+                    let load = load(operation, clients, arrivals);
+                    let outcome = load::run(&*clusters[system], &load).await?;
+                    open.entry((operation, clients, system)).or_default().push(outcome);
                 }
             }
         }
     }
-    Ok(measured)
+    Ok(Measured { closed, open })
 }
 
 fn of(rounds: &[LoadResult], figure: impl Fn(&LoadResult) -> f64) -> f64 {
@@ -275,11 +341,15 @@ fn speeds(
     pairs: &[(usize, usize)],
     measured: &Results,
 ) -> io::Result<()> {
-    for (operation, word) in [(Operation::Put, "puts"), (Operation::Get, "gets")] {
+    for operation in OPERATIONS {
+        let word = operation.plural();
         let mut head = vec!["clients".to_owned()];
         for cluster in clusters {
             let name = cluster.name();
-            head.extend([format!("{name}: {word} a second"), "p50, p99 ms".to_owned()]);
+            head.extend([
+                format!("{name}: {word} a second"),
+                "p50, p99, p99.9, longest ms".to_owned(),
+            ]);
         }
         for (own, other) in pairs {
             head.push(format!("{} to {}", clusters[*own].name(), clusters[*other].name()));
@@ -290,8 +360,7 @@ fn speeds(
             for n in 0..clusters.len() {
                 let rounds = &measured[&(operation, clients, n)];
                 row.push(thousands(of(rounds, |outcome| outcome.rate)));
-                let [p50, p99] = [0.5, 0.99].map(|q| of(rounds, |outcome| outcome.latency_ms(q)));
-                row.push(format!("{p50:.2}, {p99:.2}"));
+                row.push(latencies(rounds));
             }
             for pair in pairs {
                 row.push(format!("{:.2}", ratio(measured, operation, clients, *pair)));
@@ -302,6 +371,51 @@ fn speeds(
         table::write(&mut io::stdout(), &head, &rows)?;
     }
     Ok(())
+}
+
+/// The quantiles of the latency, in milliseconds.
+fn latencies(rounds: &[LoadResult]) -> String {
+    let quantiles = [0.5, 0.99, 0.999, 1.0].map(|q| of(rounds, |outcome| outcome.latency_ms(q)));
+    quantiles.map(|ms| format!("{ms:.2}")).join(", ")
+}
+
+/// Prints the latencies of the open loop, in which the systems have the same number of operations a second.
+fn tails(args: &Args, clusters: &[Box<dyn Cluster>], open: &Results) -> io::Result<()> {
+    let mut head = vec!["open loop: clients".to_owned(), "a second".to_owned()];
+    for cluster in clusters {
+        head.push(format!("{}: p50, p99, p99.9, longest ms", cluster.name()));
+    }
+    let head: Vec<_> = head.iter().map(String::as_str).collect();
+    for operation in OPERATIONS {
+        let mut rows = Vec::new();
+        for &clients in &args.clients {
+            let rounds = |n| &open[&(operation, clients, n)];
+            let rate = thousands(of(rounds(0), |outcome| outcome.rate));
+            let mut row = vec![clients.to_string(), format!("{rate} {}", operation.plural())];
+            row.extend((0..clusters.len()).map(|n| latencies(rounds(n))));
+            rows.push(row);
+        }
+        table::write(&mut io::stdout(), &head, &rows)?;
+    }
+    Ok(())
+}
+
+/// The rates of the closed loop, as a picture.
+fn rates_chart(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Results) -> String {
+    let panels = OPERATIONS.map(|operation| Panel {
+        title: format!("{} a second", operation.plural()),
+        lines: (0..clusters.len())
+            .map(|n| Line {
+                name: clusters[n].name().to_owned(),
+                values: args
+                    .clients
+                    .iter()
+                    .map(|clients| of(&measured[&(operation, *clients, n)], |it| it.rate))
+                    .collect(),
+            })
+            .collect(),
+    });
+    chart::svg(&panels, "clients", &args.clients)
 }
 
 /// The resource usage of an operation, which other work on the machine disturbs less than its latency.
@@ -320,7 +434,7 @@ fn costs(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Results) -> io::
         "waits",
     ];
     let mut rows = Vec::new();
-    for operation in [Operation::Put, Operation::Get] {
+    for operation in OPERATIONS {
         for &clients in &args.clients {
             for (n, cluster) in clusters.iter().enumerate() {
                 let rounds = &measured[&(operation, clients, n)];
@@ -375,7 +489,7 @@ fn limits(args: &Args, clusters: &[Box<dyn Cluster>], measured: &Results) -> io:
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     #[expect(clippy::cast_precision_loss, reason = "few cores")]
     let cores = cores as f64;
-    for operation in [Operation::Put, Operation::Get] {
+    for operation in OPERATIONS {
         let rounds = &measured[&(operation, clients, 0)];
         let all = |outcome: &LoadResult| {
             let nodes: Duration = outcome.usage.iter().map(|usage| usage.cpu).sum();

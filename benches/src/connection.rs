@@ -1,5 +1,6 @@
-//! A minimal gRPC client: one HTTP/2 connection with unary calls. Every system is measured with the
-//! same one, so that the clients cost little and the same for all.
+//! A minimal gRPC client: one HTTP/2 connection with unary calls. Every system that speaks gRPC is measured with the
+//! same one, so that the clients cost little and the same for all. Redis has a protocol of its own, and a connection that
+//! is as small.
 
 use std::{future, io, net::SocketAddr};
 

@@ -1,5 +1,5 @@
-//! An etcd cluster with default settings, if the program `etcd` is installed. The few messages of
-//! etcd's v3 API that are needed are declared here.
+//! An etcd cluster with default settings, if the program `etcd` is installed or another one is given. The few messages
+//! of etcd's v3 API that are needed are declared here.
 
 use std::{
     fs, io,
@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    cluster::{CallFuture, Cluster},
+    cluster::{CallFuture, Client, Cluster, ConnectFuture},
     connection::Connection,
     process::{Process, free_addresses},
 };
@@ -83,25 +83,31 @@ struct RangeResponse {
 /// An etcd cluster. Clients connect to its leader, which saves a hop.
 #[derive(Debug)]
 pub struct Etcd {
+    name: String,
     nodes: Vec<SocketAddr>,
     processes: Vec<Process>,
 }
 
-/// The first line of `etcd --version`, if etcd is installed.
+/// The version of an etcd program, if there is one: the last word of the first line of `--version`.
 #[must_use]
-pub fn version() -> Option<String> {
-    let output = std::process::Command::new("etcd").arg("--version").output().ok()?;
+pub fn version(program: &Path) -> Option<String> {
+    let output = std::process::Command::new(program).arg("--version").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    Some(text.lines().next()?.to_owned())
+    Some(text.lines().next()?.split_whitespace().last()?.to_owned())
 }
 
 impl Etcd {
-    /// Starts a cluster in a directory and waits until it has a leader.
+    /// Starts a cluster of a program in a directory and waits until it has a leader.
     ///
     /// # Errors
     /// No leader is elected in time.
-    pub async fn start(dir: &Path, members: usize) -> io::Result<Self> {
-        let dir = dir.join("etcd");
+    pub async fn start(
+        dir: &Path,
+        members: usize,
+        name: String,
+        program: &Path,
+    ) -> io::Result<Self> {
+        let dir = dir.join(name.replace(' ', "-"));
         fs::create_dir_all(&dir)?;
         let addresses = free_addresses(2 * members)?;
         let (fronts, peers) = addresses.split_at(members);
@@ -110,10 +116,10 @@ impl Etcd {
             peers.iter().enumerate().map(|(n, at)| format!("n{n}={}", url(at))).collect();
         let mut processes = Vec::new();
         for (n, (front, peer)) in fronts.iter().zip(peers).enumerate() {
-            let name = format!("n{n}");
-            let data = dir.join(&name).display().to_string();
+            let member = format!("n{n}");
+            let data = dir.join(&member).display().to_string();
             let options = [
-                ("name", name.clone()),
+                ("name", member.clone()),
                 ("data-dir", data),
                 ("listen-client-urls", url(front)),
                 ("advertise-client-urls", url(front)),
@@ -125,15 +131,15 @@ impl Etcd {
                 ("log-level", "error".into()),
             ];
             let options = options.map(|(option, value)| format!("--{option}={value}"));
-            let command = [&["etcd".to_owned()], &options[..]].concat();
-            let log = dir.join(format!("{name}.log"));
-            processes.push(Process::program(&name, &log, &command)?);
+            let command = [&[program.display().to_string()], &options[..]].concat();
+            let log = dir.join(format!("{member}.log"));
+            processes.push(Process::program(&member, &log, &command)?);
         }
         let leader = find_leader(fronts, &mut processes).await?;
         let mut nodes = fronts.to_vec();
         nodes.swap(0, leader);
         processes.swap(0, leader);
-        Ok(Etcd { nodes, processes })
+        Ok(Etcd { name, nodes, processes })
     }
 }
 
@@ -160,8 +166,8 @@ async fn find_leader(fronts: &[SocketAddr], processes: &mut [Process]) -> io::Re
 }
 
 impl Cluster for Etcd {
-    fn name(&self) -> &'static str {
-        "etcd"
+    fn name(&self) -> &str {
+        &self.name
     }
 
     fn nodes(&self) -> &[SocketAddr] {
@@ -172,30 +178,40 @@ impl Cluster for Etcd {
         &self.processes
     }
 
-    fn put<'a>(
-        &self,
-        connection: &'a mut Connection,
-        key: Bytes,
-        value: Bytes,
-    ) -> CallFuture<'a, ()> {
+    fn connect(&self, node: usize) -> ConnectFuture<'_> {
+        let address = self.nodes[node];
+        Box::pin(async move {
+            let client = EtcdClient(Connection::open(address).await?);
+            Ok(Box::new(client) as Box<dyn Client>)
+        })
+    }
+}
+
+struct EtcdClient(Connection);
+
+impl Client for EtcdClient {
+    fn share(&self) -> Option<Box<dyn Client>> {
+        Some(Box::new(EtcdClient(self.0.clone())))
+    }
+
+    fn put(&mut self, key: Bytes, value: Bytes) -> CallFuture<'_, ()> {
         Box::pin(async move {
             let request = PutRequest { key, value };
-            connection.call::<_, PutResponse>("/etcdserverpb.KV/Put", request).await.map(drop)
+            self.0.call::<_, PutResponse>("/etcdserverpb.KV/Put", request).await.map(drop)
         })
     }
 
-    fn get<'a>(&self, connection: &'a mut Connection, key: Bytes) -> CallFuture<'a, Option<Bytes>> {
+    fn get(&mut self, key: Bytes) -> CallFuture<'_, Option<Bytes>> {
         Box::pin(async move {
             let request = RangeRequest { key };
-            let answer =
-                connection.call::<_, RangeResponse>("/etcdserverpb.KV/Range", request).await?;
+            let answer = self.0.call::<_, RangeResponse>("/etcdserverpb.KV/Range", request).await?;
             Ok(answer.kvs.into_iter().next().map(|entry| entry.value))
         })
     }
 
-    fn status<'a>(&self, connection: &'a mut Connection) -> CallFuture<'a, ()> {
+    fn status(&mut self) -> CallFuture<'_, ()> {
         Box::pin(async move {
-            connection.call::<_, StatusResponse>(STATUS, StatusRequest {}).await.map(drop)
+            self.0.call::<_, StatusResponse>(STATUS, StatusRequest {}).await.map(drop)
         })
     }
 }

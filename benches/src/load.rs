@@ -1,5 +1,6 @@
-//! A closed-loop load: clients, each with one operation in progress at any time, on keys of its own;
-//! and its measured result.
+//! A load: clients, each with one operation in progress at any time, on keys of its own; and its measured result. In a
+//! closed loop each client begins the next operation when the last one is answered. In an open loop operations are due
+//! at fixed times, and the latency of each counts from then: one that has to wait for a late answer is late itself.
 
 use std::{
     cell::{Cell, RefCell},
@@ -13,8 +14,7 @@ use hdrhistogram::Histogram;
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use crate::{
-    cluster::Cluster,
-    connection::Connection,
+    cluster::{Client, Cluster},
     process::{Process, Usage},
 };
 
@@ -28,6 +28,20 @@ pub enum Operation {
     Put,
     /// Every client gets values that it has put.
     Get,
+    /// Every operation is a put or a get, with the same probability.
+    Mixed,
+}
+
+impl Operation {
+    /// The operations, in words.
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Operation::Put => "puts",
+            Operation::Get => "gets",
+            Operation::Mixed => "puts and gets",
+        }
+    }
 }
 
 /// A load.
@@ -43,6 +57,8 @@ pub struct Load {
     pub keys: u32,
     /// The length of a value, in bytes.
     pub value_bytes: usize,
+    /// Operations per second of all clients together in an open loop; `None` for a closed loop.
+    pub arrivals: Option<f64>,
     /// The time before the measurement.
     pub warm_up: Duration,
     /// The time of the measurement.
@@ -74,14 +90,17 @@ impl LoadResult {
     /// A quantile of the latency, in milliseconds.
     #[must_use]
     pub fn latency_ms(&self, quantile: f64) -> f64 {
-        let us = self.latency.value_at_quantile(quantile);
+        // The quantile 1 is the longest latency, which the histogram knows exactly.
+        let us = match quantile {
+            1.0.. => self.latency.max(),
+            _ => self.latency.value_at_quantile(quantile),
+        };
         f64::from(u32::try_from(us).unwrap_or(u32::MAX)) / 1000.0
     }
 }
 
 /// State shared by the clients, which run in one thread.
 struct Shared<'a> {
-    cluster: &'a dyn Cluster,
     load: &'a Load,
     phase: Cell<Phase>,
     tally: RefCell<Tally>,
@@ -108,7 +127,6 @@ pub async fn run(cluster: &dyn Cluster, load: &Load) -> io::Result<LoadResult> {
     let connections = open(cluster, load).await?;
     let latency = Histogram::new_with_bounds(1, LATENCY_MAX_US, 3).expect("the bounds are valid");
     let shared = Shared {
-        cluster,
         load,
         phase: Cell::new(Phase::WarmUp),
         tally: RefCell::new(Tally { latency, failed: (0, None) }),
@@ -121,7 +139,7 @@ pub async fn run(cluster: &dyn Cluster, load: &Load) -> io::Result<LoadResult> {
         shared.phase.set(Phase::Finished);
         (before, (usage(cluster), Usage::own(), disk_busy(cluster)), begun.elapsed())
     };
-    let clients = (0..load.clients).zip(connections.into_iter().cycle());
+    let clients = (0..load.clients).zip(connections);
     let clients = future::join_all(clients.map(|(n, connection)| client(n, connection, &shared)));
     let ((before, after, time), _) = future::join(clock, clients).await;
     let Tally { latency, failed } = shared.tally.into_inner();
@@ -147,23 +165,27 @@ pub async fn run(cluster: &dyn Cluster, load: &Load) -> io::Result<LoadResult> {
 /// A connection cannot be established, or a put fails.
 pub async fn fill(cluster: &dyn Cluster, load: &Load) -> io::Result<()> {
     let connections = open(cluster, load).await?;
-    let clients =
-        (0..load.clients).zip(connections.into_iter().cycle()).map(async |(n, mut connection)| {
-            let mut rng = SmallRng::seed_from_u64(n.into());
-            for k in 0..load.keys {
-                cluster.put(&mut connection, key(n, k), value(load, &mut rng)).await?;
-            }
-            Ok::<_, tonic::Status>(())
-        });
+    let clients = (0..load.clients).zip(connections).map(async |(n, mut client)| {
+        let mut rng = SmallRng::seed_from_u64(n.into());
+        for k in 0..load.keys {
+            client.put(key(n, k), value(load, &mut rng)).await?;
+        }
+        Ok::<_, tonic::Status>(())
+    });
     future::try_join_all(clients).await.map(drop).map_err(io::Error::other)
 }
 
-async fn open(cluster: &dyn Cluster, load: &Load) -> io::Result<Vec<Connection>> {
-    let mut connections = Vec::new();
-    for _ in 0..load.connections.min(load.clients) {
-        connections.push(Connection::open(cluster.nodes()[0]).await?);
+/// A client for each client of the load, on as many connections as it has where the protocol allows sharing them.
+async fn open(cluster: &dyn Cluster, load: &Load) -> io::Result<Vec<Box<dyn Client>>> {
+    let mut clients: Vec<Box<dyn Client>> = Vec::new();
+    for n in 0..load.clients {
+        let shared = n.checked_sub(load.connections).and_then(|n| clients[n as usize].share());
+        clients.push(match shared {
+            Some(client) => client,
+            None => cluster.connect(0).await?,
+        });
     }
-    Ok(connections)
+    Ok(clients)
 }
 
 fn usage(cluster: &dyn Cluster) -> Vec<Usage> {
@@ -175,19 +197,36 @@ fn disk_busy(cluster: &dyn Cluster) -> Option<Duration> {
 }
 
 /// Runs one client's operations until the load is finished.
-async fn client(n: u32, mut connection: Connection, shared: &Shared<'_>) {
-    let Shared { cluster, load, phase, tally } = shared;
+async fn client(n: u32, mut client: Box<dyn Client>, shared: &Shared<'_>) {
+    let Shared { load, phase, tally } = shared;
     let mut rng = SmallRng::seed_from_u64(rand::random());
+    let interval =
+        load.arrivals.map(|rate| Duration::from_secs_f64(f64::from(load.clients) / rate));
+    // Not all clients at the same moment.
+    let mut due = interval.map(|interval| Instant::now() + interval.mul_f64(rng.random()));
     while phase.get() != Phase::Finished {
-        let measured = phase.get() == Phase::Measured;
         let key = key(n, rng.random_range(0..load.keys));
-        let begun = Instant::now();
-        let done = match load.operation {
-            Operation::Put => {
-                let put = cluster.put(&mut connection, key, value(load, &mut rng)).await;
+        let begun = match (&mut due, interval) {
+            (Some(due), Some(interval)) => {
+                let begun = *due;
+                tokio::time::sleep_until(begun.into()).await;
+                *due += interval;
+                begun
+            }
+            _ => Instant::now(),
+        };
+        let measured = phase.get() == Phase::Measured;
+        let puts = match load.operation {
+            Operation::Put => true,
+            Operation::Get => false,
+            Operation::Mixed => rng.random(),
+        };
+        let done = match puts {
+            true => {
+                let put = client.put(key, value(load, &mut rng)).await;
                 put.map_err(|status| status.to_string())
             }
-            Operation::Get => match cluster.get(&mut connection, key).await {
+            false => match client.get(key).await {
                 Ok(Some(value)) if value.len() == load.value_bytes => Ok(()),
                 Ok(found) => Err(format!("the value is not the one that was put: {found:?}")),
                 Err(status) => Err(status.to_string()),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use proto::v1 as pb;
 
 use crate::{
-    cluster::{CallFuture, Cluster},
+    cluster::{CallFuture, Client, Cluster, ConnectFuture},
     connection::Connection,
     process::{Process, free_addresses},
 };
@@ -120,30 +120,40 @@ impl Cluster for TwopcCluster {
         &self.processes
     }
 
-    fn put<'a>(
-        &self,
-        connection: &'a mut Connection,
-        key: Bytes,
-        value: Bytes,
-    ) -> CallFuture<'a, ()> {
+    fn connect(&self, node: usize) -> ConnectFuture<'_> {
+        let address = self.nodes[node];
+        Box::pin(async move {
+            let client = TwopcClient(Connection::open(address).await?);
+            Ok(Box::new(client) as Box<dyn Client>)
+        })
+    }
+}
+
+struct TwopcClient(Connection);
+
+impl Client for TwopcClient {
+    fn share(&self) -> Option<Box<dyn Client>> {
+        Some(Box::new(TwopcClient(self.0.clone())))
+    }
+
+    fn put(&mut self, key: Bytes, value: Bytes) -> CallFuture<'_, ()> {
         Box::pin(async move {
             let request = pb::PutRequest { key, value };
-            connection.call::<_, pb::PutResponse>("/twopc.v1.Kv/Put", request).await.map(drop)
+            self.0.call::<_, pb::PutResponse>("/twopc.v1.Kv/Put", request).await.map(drop)
         })
     }
 
-    fn get<'a>(&self, connection: &'a mut Connection, key: Bytes) -> CallFuture<'a, Option<Bytes>> {
+    fn get(&mut self, key: Bytes) -> CallFuture<'_, Option<Bytes>> {
         Box::pin(async move {
             let request = pb::GetRequest { key };
-            let response =
-                connection.call::<_, pb::GetResponse>("/twopc.v1.Kv/Get", request).await?;
+            let response = self.0.call::<_, pb::GetResponse>("/twopc.v1.Kv/Get", request).await?;
             Ok(response.found.map(|found| found.value))
         })
     }
 
-    fn status<'a>(&self, connection: &'a mut Connection) -> CallFuture<'a, ()> {
+    fn status(&mut self) -> CallFuture<'_, ()> {
         Box::pin(async move {
-            connection.call::<_, pb::StatusResponse>(STATUS, pb::StatusRequest {}).await.map(drop)
+            self.0.call::<_, pb::StatusResponse>(STATUS, pb::StatusRequest {}).await.map(drop)
         })
     }
 }

@@ -30,6 +30,9 @@ use crate::{
 /// The minimum interval between updates of the health service.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(100);
 
+/// A node runs late if a timer has been overdue for longer than this.
+const LATE: Duration = Duration::from_millis(50);
+
 /// How the loop ended, and the store, which is still open.
 pub(super) struct LoopExit {
     pub(super) store: Store,
@@ -46,6 +49,8 @@ pub(super) struct EventLoop<'a> {
     force_age_max: Duration,
     stalled: bool,
     pub(super) last_call: CallId,
+    /// Since when expired timers wait for messages that have arrived.
+    pub(super) timers_wait: Option<Instant>,
     /// Events for the next iteration.
     pub(super) events: Vec<Event>,
     /// Effects that are not performed yet.
@@ -81,6 +86,7 @@ impl<'a> EventLoop<'a> {
             force_age_max,
             stalled: false,
             last_call: 0,
+            timers_wait: None,
             events: Vec::new(),
             effects,
             full: false,
@@ -143,6 +149,10 @@ impl<'a> EventLoop<'a> {
                 Some(request) = inputs.inspections.recv() => self.on_inspection(request, inputs),
                 () = &mut wakeup, if wake.is_some() => {}
                 () = yield_now(), if self.rules.makes(Mistake::LoopSpins) => {}
+            }
+            if wake.is_some_and(|wake| Instant::now() > wake + LATE) {
+                // What has arrived meanwhile is still in the sockets. The tasks that read them run now.
+                yield_now().await;
             }
             self.gather(inputs)?;
             self.process_events().await?;

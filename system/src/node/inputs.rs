@@ -1,6 +1,6 @@
 //! The inputs of the event loop: turns reports, messages, calls and expired timers into events.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 
@@ -16,6 +16,9 @@ use crate::{
 /// The maximum number of events in an iteration, so that effects are not delayed indefinitely.
 const ITERATION_EVENTS_MAX: usize = 1024;
 
+/// How long messages that have arrived come before timers that have expired.
+const MESSAGES_FIRST: Duration = Duration::from_millis(100);
+
 /// The sources of events, besides timers.
 pub(super) struct Inputs {
     pub(super) persisted: mpsc::UnboundedReceiver<Result<Lsn, Arc<StoreError>>>,
@@ -26,7 +29,8 @@ pub(super) struct Inputs {
 
 impl EventLoop<'_> {
     /// Gathers the events that are already available, up to the maximum. Those that others wait for
-    /// come first.
+    /// come first. Timers come last: a node that was not scheduled for a while finds both the votes that arrived
+    /// meanwhile and the end of the time that they had, and the votes were in time.
     pub(super) fn gather(&mut self, inputs: &mut Inputs) -> Result<(), NodeError> {
         if let Ok(report) = inputs.persisted.try_recv() {
             self.on_persisted(report, inputs)?;
@@ -36,9 +40,6 @@ impl EventLoop<'_> {
             self.report_force_age(age);
             self.events.push(Event::ForceAge(age));
         }
-        while let Some(timer) = self.environment.timers.take(now) {
-            self.events.push(Event::Timer(timer));
-        }
         while self.events.len() < ITERATION_EVENTS_MAX {
             let Ok(batch) = inputs.inbound.try_recv() else { break };
             self.on_inbound(batch);
@@ -46,6 +47,15 @@ impl EventLoop<'_> {
         while self.events.len() < ITERATION_EVENTS_MAX {
             let Ok(call) = inputs.calls.try_recv() else { break };
             self.on_call(call);
+        }
+        // More messages than fit: their turn comes first, unless they never end.
+        if inputs.inbound.is_empty() {
+            self.timers_wait = None;
+        } else if now < *self.timers_wait.get_or_insert(now) + MESSAGES_FIRST {
+            return Ok(());
+        }
+        while let Some(timer) = self.environment.timers.take(now) {
+            self.events.push(Event::Timer(timer));
         }
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! Crash points: a node stops itself exactly where it was told to, and continues or is killed
 //! there.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 use system::{
     client::WriteOutcome,
     journal::Entry,
-    protocol::{Body, Decision, Event, Message, Node, Record, TxnId},
+    protocol::{Body, Decision, Effect, Event, Message, Node, Record, TxnId},
 };
 
 use crate::support::{Cluster, within};
@@ -106,6 +108,30 @@ async fn after_send_one_replica_has_the_decision() {
     cluster.start(MASTER, &[]);
     cluster.settled().await;
     assert_eq!(cluster.client().get("k").await, Ok(Some((txn, "v".into()))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn votes_that_arrive_while_the_master_does_not_run_are_in_time() {
+    const VOTE_TIMEOUT: Duration = Duration::from_millis(500);
+    let timing = "[timing]\nvote_timeout_ms = 500\nmissed_heartbeats_max = 200";
+    let mut cluster = Cluster::started(2, timing).await;
+    let point = "master:after-send:prepare:2";
+    cluster.arm(MASTER, point);
+    let client = cluster.client();
+    let put = tokio::spawn(async move { client.put("k", "v").await });
+    cluster.wait_for_hit(MASTER, point);
+    let stopped = Instant::now();
+    for slot in 1..=2 {
+        within("a vote", || {
+            let journal = cluster.journal(Node::Replica(slot));
+            let votes = |entry: &Entry| matches!(entry, Entry::Effect(Effect::Send { message, .. }) if matches!(message.body, Body::VoteYes { .. }));
+            journal.iter().any(votes).then_some(())
+        });
+    }
+    // When the master goes on, the time for votes is over, and the votes are there.
+    tokio::time::sleep_until((stopped + VOTE_TIMEOUT + VOTE_TIMEOUT / 5).into()).await;
+    cluster.signal(MASTER, Signal::SIGCONT);
+    assert!(matches!(put.await.expect("no panic"), WriteOutcome::Committed { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread")]
