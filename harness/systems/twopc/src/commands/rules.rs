@@ -627,12 +627,14 @@ fn plural(count: usize) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Mutex, thread};
+
     use super::*;
 
     /// A small version of what `harness rules` shows.
     #[test]
     fn the_model_detects_every_mutation_but_the_equivalent_ones() {
-        for (rule, commit) in every_rule() {
+        for_every_rule(|rule, commit| {
             let mut options = clusters(rule, commit).swap_remove(0);
             options.setup.rules = Rules::ALL.without(rule);
             options.until = reported_property(rule);
@@ -643,26 +645,37 @@ mod tests {
                 Validity::Valid,
                 "{commit}, {rule}: {detected}"
             );
-        }
+        });
     }
 
-    /// Every rule in every commit mode to which it applies.
-    fn every_rule() -> impl Iterator<Item = (Rule, CommitMode)> {
-        CommitMode::ALL.into_iter().flat_map(|commit| {
+    /// Every rule in every commit mode to which it applies, on all processors: some rules take as long as ten others.
+    fn for_every_rule(check: impl Fn(Rule, CommitMode) + Sync) {
+        let rules = CommitMode::ALL.into_iter().flat_map(|commit| {
             let rules = Rule::ALL.iter().filter(move |rule| rule.applies_to(commit));
             rules.map(move |rule| (*rule, commit))
-        })
+        });
+        let rules = Mutex::new(rules);
+        let next = || rules.lock().expect("no check holds it").next();
+        thread::scope(|scope| {
+            for _ in 0..thread::available_parallelism().map_or(1, std::num::NonZero::get) {
+                scope.spawn(|| {
+                    while let Some((rule, commit)) = next() {
+                        check(rule, commit);
+                    }
+                });
+            }
+        });
     }
 
     #[test]
     fn the_simulator_detects_every_mutation_but_the_equivalent_ones() {
-        for (rule, commit) in every_rule() {
+        for_every_rule(|rule, commit| {
             let rare =
                 is_equivalent_to_seeds(rule, commit) || not_simulated(rule, commit).is_some();
             let seeds = if rare { 50 } else { 5000 };
             let tried = simulated(commit, Rules::ALL.without(rule), seeds, 1);
             let (verdict, description) = judge_seeds(rule, commit, &tried);
             assert_eq!(verdict, Validity::Valid, "{commit}, {rule}: {description}");
-        }
+        });
     }
 }
