@@ -1,6 +1,6 @@
-//! Growth: what the processes of the nodes use comes back. Descriptors, threads and memory are measured when
-//! the nodes are ready and again when the run has settled, and processor time while nobody asks anything.
-//! From the history alone.
+//! Growth: what the processes of the nodes use comes back, and a hostile client cannot make one use much. Descriptors,
+//! threads and memory are measured when the nodes are ready and again when the run has settled, memory during each
+//! attack, and processor time while nobody asks anything. From the history alone.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,8 @@ const DESCRIPTORS_MAX: u64 = 8;
 /// Threads that a node may have more: those of the runtime that read the store for the harness, until they
 /// have been idle for some seconds.
 const THREADS_MAX: u64 = 6;
-/// Memory that a node may have more, in KiB: what the allocator keeps for values of a megabyte.
+/// Memory that a node may have more, in KiB: what the allocator keeps for values of a megabyte, and what the limits of a
+/// node let one client hold.
 const ANONYMOUS_KIB_MAX: u64 = 256 << 10;
 /// A node that uses more than this share of a processor while nobody asks anything is busy.
 const IDLE_SHARE: f64 = 0.3;
@@ -56,6 +57,10 @@ pub struct ResourceUse {
 pub struct ResourcesEvent {
     /// Nobody asked the nodes anything, and each was measured until it was quiet, or often.
     pub idle: bool,
+    /// What a hostile client did meanwhile. Only the memory of the node that it attacked was measured, and this is the
+    /// most that it had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attack: Option<String>,
     /// What each node used.
     pub nodes: BTreeMap<Node, ResourceUse>,
 }
@@ -97,7 +102,11 @@ pub fn check(run: &Run) -> CheckResult {
         Action::Nemesis(nemesis) => ResourcesEvent::read(nemesis),
         Action::Client(_) => None,
     });
-    let (idle, ready): (Vec<_>, Vec<_>) = events.partition(|event| event.idle);
+    let (attacked, events): (Vec<_>, Vec<_>) = events.partition(|event| event.attack.is_some());
+    let (idle, ready): (Vec<_>, Vec<_>) = events.into_iter().partition(|event| event.idle);
+    if let Some(ready) = ready.first() {
+        bounded(&ready.nodes, &attacked, &mut check_result);
+    }
     if let (Some(ready), Some(settled)) = (ready.first(), idle.last()) {
         for (node, used) in &settled.nodes {
             if let Some(before) = ready.nodes.get(node) {
@@ -107,6 +116,32 @@ pub fn check(run: &Run) -> CheckResult {
         }
     }
     check_result
+}
+
+/// During an attack, a node has little more memory than when it was ready.
+fn bounded(
+    ready: &BTreeMap<Node, ResourceUse>,
+    attacked: &[ResourcesEvent],
+    check_result: &mut CheckResult,
+) {
+    let mut most = 0;
+    for event in attacked {
+        for (node, used) in &event.nodes {
+            let Some(before) = ready.get(node) else { continue };
+            let more = used.anonymous_kib.saturating_sub(before.anonymous_kib);
+            most = most.max(more);
+            if more > ANONYMOUS_KIB_MAX {
+                check_result.violation(format!(
+                    "{node} had {more} KiB of memory more than when it was ready while a client attacked it ({}): it \
+                     may have {ANONYMOUS_KIB_MAX} more",
+                    event.attack.as_deref().unwrap_or_default()
+                ));
+            }
+        }
+    }
+    if !attacked.is_empty() {
+        check_result.measure("attacked_kib_max", most);
+    }
 }
 
 fn compare(node: Node, before: &ResourceUse, used: &ResourceUse, check_result: &mut CheckResult) {
@@ -172,9 +207,27 @@ mod tests {
     }
 
     #[test]
+    fn memory_during_an_attack_is_bounded() {
+        let with = |anonymous_kib| {
+            let used = ResourceUse { anonymous_kib, ..ResourceUse::default() };
+            BTreeMap::from([(Node::Master, used)])
+        };
+        let verdict = |peak| {
+            let attack = Some("unread socket".to_owned());
+            let event = ResourcesEvent { idle: false, attack, nodes: with(peak) };
+            let mut check_result = CheckResult::new(NAME);
+            bounded(&with(9000), &[event], &mut check_result);
+            check_result.verdict
+        };
+        assert_eq!(verdict(9000 + ANONYMOUS_KIB_MAX), Validity::Valid);
+        assert_eq!(verdict(9001 + ANONYMOUS_KIB_MAX), Validity::Invalid);
+    }
+
+    #[test]
     fn the_event_is_read_back() {
         let nodes = [(Node::Master, ResourceUse { descriptors: 7, ..ResourceUse::default() })];
-        let event = ResourcesEvent { idle: true, nodes: nodes.into_iter().collect() };
+        let nodes = nodes.into_iter().collect();
+        let event = ResourcesEvent { idle: true, attack: None, nodes };
         assert_eq!(ResourcesEvent::read(&event.event()), Some(event));
     }
 }

@@ -27,8 +27,10 @@ use super::{
 };
 use crate::{
     attack::Attack,
+    checks::resources::ResourcesEvent,
     faults::Injection,
     network::{InterceptRule, MessageAction, Pattern},
+    run::resources::peak_memory,
 };
 
 /// How long held messages have to reach their receiver before the target is continued.
@@ -114,6 +116,8 @@ impl Nemesis<'_> {
         // It may do everything that a client and an administrator may.
         let tls = self.cluster.deployment().identity(Role::Admin);
         let (stop, stopped) = watch::channel(false);
+        let pid = self.cluster.process(injection.target).map(|process| process.pid());
+        let memory = pid.map(|pid| tokio::spawn(peak_memory(pid, stopped.clone())));
         let begun = Arc::new(AtomicU64::new(0));
         let attacker = thread::spawn({
             let begun = begun.clone();
@@ -141,6 +145,12 @@ impl Nemesis<'_> {
             };
             self.missed(injection, fields, None, why)?;
             return Ok(None);
+        }
+        if let Some(memory) = memory
+            && let Ok(peak) = memory.await
+        {
+            let nodes = [(injection.target, peak)].into_iter().collect();
+            self.record(ResourcesEvent { idle: false, attack: fields.attack, nodes }.event())?;
         }
         Ok(Some(in_doubt))
     }

@@ -5,7 +5,7 @@
 mod final_phase;
 mod load;
 mod options;
-mod resources;
+pub(crate) mod resources;
 mod testbed;
 mod variation;
 

@@ -4,12 +4,18 @@
 use std::{collections::BTreeMap, fs, io, time::Duration};
 
 use system::protocol::Node;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 
 use crate::{
     checks::resources::{ResourceUse, ResourcesEvent, WINDOWS_MAX, is_quiet},
     cluster::Cluster,
 };
+
+/// How often memory is looked at during an attack.
+const SAMPLE: Duration = Duration::from_millis(10);
 
 /// How long processor time is measured at a time.
 const WINDOW: Duration = Duration::from_millis(150);
@@ -47,7 +53,20 @@ pub(super) async fn measure(cluster: &Cluster, idle: bool) -> ResourcesEvent {
             }
         }
     }
-    ResourcesEvent { idle, nodes }
+    ResourcesEvent { idle, attack: None, nodes }
+}
+
+/// Follows the memory of a process, until it is told to stop. Returns the most that it had.
+pub(crate) async fn peak_memory(pid: i32, mut stop: watch::Receiver<bool>) -> ResourceUse {
+    let mut peak = ResourceUse::default();
+    loop {
+        // A node that has ended is reported elsewhere.
+        let memory = used(pid).map_or(0, |used| used.anonymous_kib);
+        peak.anonymous_kib = peak.anonymous_kib.max(memory);
+        if timeout(SAMPLE, stop.wait_for(|stop| *stop)).await.is_ok() {
+            return peak;
+        }
+    }
 }
 
 fn used(pid: i32) -> io::Result<ResourceUse> {
