@@ -77,6 +77,21 @@ impl Attack {
         }
     }
 
+    /// How many attackers do it at the same time, on a connection each. One alone is stopped by what a connection may
+    /// hold, and several by what a node has for all.
+    #[must_use]
+    pub fn attackers(self) -> usize {
+        match self {
+            Attack::UntakenAnswers
+            | Attack::UnreadSocket
+            | Attack::OversizeRequests
+            | Attack::UnfinishedRequests
+            | Attack::UntakenStatus => 16,
+            // One already uses up the descriptors of the harness, or a core.
+            Attack::PeerPrefix | Attack::Resets | Attack::IdleConnections => 1,
+        }
+    }
+
     /// Whether it attacks a service that only replicas have.
     #[must_use]
     pub fn is_for_replicas(self) -> bool {

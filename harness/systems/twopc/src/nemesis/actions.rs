@@ -1,6 +1,7 @@
 //! The actions against processes and messages, and how each is undone.
 
 use std::{
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -123,7 +124,12 @@ impl Nemesis<'_> {
             let begun = begun.clone();
             move || {
                 let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-                runtime.block_on(attack.run(&address, b"k0", tls.as_deref(), &begun, stopped))
+                let one = || attack.run(&address, b"k0", tls.as_deref(), &begun, stopped.clone());
+                let all = (0..attack.attackers()).map(|_| one());
+                runtime
+                    .block_on(futures::future::join_all(all))
+                    .into_iter()
+                    .collect::<io::Result<()>>()
             }
         });
         fields.attack = Some(attack.name().to_owned());
