@@ -14,6 +14,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use history::RunDescription;
 use lab::{
     CompletedRun, RunSettings,
+    clock::{self, ClockError},
     disk::{self, NameDurability},
     duration::{duration_text, parse_duration},
     fault::Fault,
@@ -205,6 +206,7 @@ pub(super) fn is_not_possible_here(error: &anyhow::Error) -> bool {
     error.is::<MissingProgram>()
         || error.is::<NoDisks>()
         || error.is::<NetworkError>()
+        || error.is::<ClockError>()
         || error.is::<NotPossibleHere>()
 }
 
@@ -266,6 +268,11 @@ impl SubjectRun<'_> {
         if let Some(fault) = self.faults.iter().find(|fault| fault.needs_disk()) {
             disk::available()
                 .map_err(|why| Failure::arguments(NoDisks { fault: fault.to_string(), why }))?;
+        }
+        if let Some(fault) = self.faults.iter().find(|fault| fault.needs_clock()) {
+            clock::available(&own_program()?).map_err(|error| {
+                Failure::arguments(anyhow::Error::new(error).context(format!("--faults {fault}")))
+            })?;
         }
         fs::create_dir_all(self.store)
             .with_context(|| format!("--store {}", self.store.display()))

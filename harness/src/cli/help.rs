@@ -61,6 +61,8 @@ Faults:
                        (a client from its node). Without either, a shape is drawn each time
   packet, reset        packets of a node are late, lost, repeated or reordered for 1 to 5 s; every
                        connection of a node is reset; both in the virtual network
+  clock                the wall clock of a node jumps by 1 ms to 4 h, or runs up to 90 % too fast or
+                       too slow, for 0.5 to 5 s; if the system file says clock = true
   FAULT:TARGET         of one node (the default), minority, majority, all, leader, followers, or a
                        node's name: kill:leader
   FAULT+FAULT          the second while the first lasts, of kill, pause and restart:

@@ -123,13 +123,18 @@ impl Subject {
                     )
                 })
             }
-            Subject::File(spec) => spec.excluded.contains(&action).then(|| match action.needs_disk() {
-                true => format!(
+            Subject::File(spec) => spec.excluded.contains(&action).then(|| match action {
+                FaultAction::Clock => format!(
+                    "{} does not say that the system is to stand wrong clocks: add clock = true to its table \
+                     [faults]",
+                    spec.path.display()
+                ),
+                action if action.needs_disk() => format!(
                     "{} does not say which directories are on a node's disk: add power = [\"data\"] to its \
                      table [faults]",
                     spec.path.display()
                 ),
-                false => format!(
+                action => format!(
                     "{} says that the system does not stand {}",
                     spec.path.display(),
                     action.name()
