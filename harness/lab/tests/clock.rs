@@ -383,18 +383,13 @@ fn a_program_in_go_writes_the_wrong_time_into_its_log() {
     let _ = keeper.kill();
     let _ = keeper.wait();
     let log = fs::read_to_string(&log).expect("it is there");
-    // Lines begin with the date, or have it in a field.
-    let year = |line: &str| {
-        line.split(|letter: char| !letter.is_ascii_digit())
-            .find(|word| word.len() == 4)
-            .map(str::to_owned)
+    let year = |text: &str| {
+        let mut numbers = text.split(|letter: char| !letter.is_ascii_digit());
+        numbers.find(|number| number.len() == 4).map(str::to_owned)
     };
-    let (now, line) = (
-        year(before.lines().next().expect("a line")),
-        log.lines().find(|line| line.contains("terminated signal")),
-    );
-    let then = year(line.expect("it was waited for"));
-    assert!(now.is_some() && then < now, "{line:?} after {before}");
+    let line = log.lines().find(|line| line.contains("terminated signal"));
+    let (then, now) = (year(line.expect("it was waited for")), year(&before));
+    assert!(then.is_some() && then < now, "{line:?} after {before}");
 }
 
 fn state(pid: Pid) -> String {
