@@ -186,8 +186,8 @@ pub(super) struct Prepared {
 
 /// A run and the results of its checks.
 pub(super) struct JudgedRun {
-    directory: PathBuf,
-    interrupted: bool,
+    pub(super) directory: PathBuf,
+    pub(super) interrupted: bool,
     /// What the system says of its version.
     pub(super) version: Option<String>,
     pub(super) checked: CheckedRun,
@@ -408,7 +408,7 @@ impl SubjectRun<'_> {
     }
 
     /// The command that repeats a run.
-    fn command(&self, seed: u64) -> String {
+    pub(super) fn command(&self, seed: u64) -> String {
         let mut command =
             format!("harness {} --workload {}", self.subject.arguments(), self.workload);
         let faults: Vec<&str> = self.faults.iter().map(Fault::name).collect();

@@ -156,6 +156,15 @@ impl Subject {
         }
     }
 
+    /// The version that its program says it is, before a run. Nothing of a file, which is asked when it is set up.
+    pub(super) async fn ask_version(&self) -> Result<String, Failure> {
+        match self {
+            Subject::File(_) => Ok(String::new()),
+            #[cfg(feature = "databases")]
+            Subject::Database(choice) => choice.ask_version().await.map_err(Failure::arguments),
+        }
+    }
+
     /// Sets it up for a run. What fails here is in the file or in the system, not in the harness.
     pub(super) async fn deploy(
         &self,
