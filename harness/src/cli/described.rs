@@ -134,7 +134,7 @@ fn print_overhead(
 }
 
 /// This program, which is also the keeper of nodes.
-fn own_program() -> Result<PathBuf, Failure> {
+pub(super) fn own_program() -> Result<PathBuf, Failure> {
     env::current_exe().context("the path of this program is not known").map_err(Failure::harness)
 }
 

@@ -4,7 +4,12 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::anyhow;
 use checker::levels::Level;
-use lab::{NodeName, System, fault::FaultAction, network::Network, workloads::Workload};
+use lab::{
+    NodeName, System,
+    fault::FaultAction,
+    network::Network,
+    workloads::{self, Workload},
+};
 use serde_json::{Map, Value as Json, json};
 use system_file::{Deployment, SystemSpec, Task, spec::Netns};
 
@@ -106,6 +111,17 @@ impl Subject {
             #[cfg(feature = "databases")]
             Subject::Database(choice) => choice.claim(workload),
         }
+    }
+
+    /// The workloads that a run can have: of a database all that it knows, of a file those that it claims something for.
+    pub(super) fn workloads(&self) -> Vec<String> {
+        let all = workloads::ALL.iter().map(|workload| workload.name());
+        let has = |name: &&str| match self {
+            Subject::File(spec) => spec.claims.contains_key(*name),
+            #[cfg(feature = "databases")]
+            Subject::Database(choice) => choice.claim(name).is_ok(),
+        };
+        all.filter(has).map(str::to_owned).collect()
     }
 
     /// Why it is not meant to stand a fault.
