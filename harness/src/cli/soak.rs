@@ -197,11 +197,11 @@ pub(super) fn soak(
     runtime: &Runtime,
     interrupt: &watch::Receiver<bool>,
 ) -> Result<Exit, Failure> {
+    let candidates = candidates(args)?;
+    let mut kept = load(&args.store)?;
     fs::create_dir_all(&args.store).map_err(|error| {
         Failure::arguments(anyhow!("--store {}: {error}", args.store.display()))
     })?;
-    let candidates = candidates(args)?;
-    let mut kept = load(&args.store)?;
     let seed = args.seed.unwrap_or_else(|| rand::random::<u32>().into());
     writeln!(stdout(), "soak of {}, seed {seed}", duration_text(args.time))?;
     let first: Vec<Plan> = kept.iter().map(|kept| kept.plan.clone()).collect();
