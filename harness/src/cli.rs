@@ -11,6 +11,7 @@ mod record;
 mod renamed;
 mod replay;
 mod shards;
+mod soak;
 mod subject;
 mod test;
 
@@ -45,6 +46,7 @@ use self::{
     described::SystemCommand,
     record::RecordArgs,
     shards::{Done, ShardArgs},
+    soak::SoakArgs,
     test::TestArgs,
 };
 use crate::commands::{
@@ -182,6 +184,9 @@ enum Command {
         #[command(flatten)]
         shards: ShardArgs,
     },
+    /// Test several systems for a long time, with workloads and faults that are drawn.
+    #[command(after_long_help = help::AFTER_SOAK_HELP)]
+    Soak(SoakArgs),
     /// List, compare, name and remove recorded runs.
     Runs(RunsArgs),
     /// Serve the recorded runs as web pages.
@@ -273,6 +278,7 @@ fn execute(command: Command) -> Result<Exit, Failure> {
         Command::Blocking(args) => test::blocking_test(&args),
         Command::System(command) => test::system_command(&command),
         Command::Record { args, shards } => test::record(args, &shards),
+        Command::Soak(args) => test::soak(&args),
         Command::Runs(args) => checked(commands::runs(&args, &mut out()).map(|()| Validity::Valid)),
         Command::Serve(args) => serve_runs(&args),
         Command::Completions { shell } => {

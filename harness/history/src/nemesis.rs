@@ -7,7 +7,7 @@
 //! knows must have their form: an event that a check relies on is never skipped because it cannot be
 //! read.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
@@ -25,6 +25,8 @@ pub enum NemesisEvent {
     NetworkHealth(NetworkHealth),
     /// A disk is well again.
     DiskRestored(DiskRestored),
+    /// A clock is right again.
+    ClockRestored(ClockRestored),
     /// An injection did not happen.
     Missed(Box<Missed>),
     /// The cluster had time to recover from an injection.
@@ -99,11 +101,13 @@ pub enum InjectionKind {
     Replace,
     /// A node was made the leader.
     Promote,
+    /// The wall clock of a node is wrong for a while.
+    Clock,
 }
 
 impl InjectionKind {
     /// Every kind, its name in histories, and the names that earlier versions gave it.
-    const NAMES: [(InjectionKind, &str, &[&str]); 18] = [
+    const NAMES: [(InjectionKind, &str, &[&str]); 19] = [
         (InjectionKind::Hold, "hold", &[]),
         (InjectionKind::Kill, "kill", &[]),
         (InjectionKind::Terminate, "terminate", &[]),
@@ -122,6 +126,7 @@ impl InjectionKind {
         (InjectionKind::HostileClient, "hostile-client", &[]),
         (InjectionKind::Replace, "replace", &[]),
         (InjectionKind::Promote, "promote", &[]),
+        (InjectionKind::Clock, "clock", &[]),
     ];
 
     /// The name in histories.
@@ -160,6 +165,7 @@ impl InjectionKind {
                 | InjectionKind::NetworkFault
                 | InjectionKind::HostileClient
                 | InjectionKind::Promote
+                | InjectionKind::Clock
         ) && !self.is_disk_fault()
     }
 
@@ -264,10 +270,13 @@ pub struct Injected {
     /// Restored copy: its age, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_ms: Option<u64>,
+    /// Clock: what is wrong with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<ClockShift>,
     /// Hostile client: what it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attack: Option<String>,
-    /// Network fault, disk fault or hostile client: how long it lasts, in milliseconds.
+    /// Network fault, disk fault, clock or hostile client: how long it lasts, in milliseconds.
     #[serde(alias = "lasts_ms", default, skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
     /// Start on an empty directory: whether it claimed that the cluster is new.
@@ -284,6 +293,50 @@ impl Injected {
     pub fn all_nodes(&self) -> Vec<String> {
         all_nodes(self.node.as_ref(), &self.nodes)
     }
+}
+
+/// What is wrong with a clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockShift {
+    /// How far it is ahead from the beginning, in milliseconds. Negative: behind.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub jump_ms: i64,
+    /// How much faster it runs, in millionths. Negative: slower.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub drift_ppm: i64,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+impl fmt::Display for ClockShift {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ClockShift { jump_ms, drift_ppm } = *self;
+        let seconds = jump_ms.unsigned_abs() as f64 / 1e3;
+        let percent = drift_ppm.unsigned_abs() as f64 / 1e4;
+        match jump_ms.signum() {
+            0 => {}
+            1 => write!(f, "the clock is {seconds} s ahead")?,
+            _ => write!(f, "the clock is {seconds} s behind")?,
+        }
+        let subject = if jump_ms == 0 { "the clock" } else { " and" };
+        match drift_ppm.signum() {
+            0 if jump_ms == 0 => f.write_str("the clock is right"),
+            0 => Ok(()),
+            1 => write!(f, "{subject} runs {percent} % fast"),
+            _ => write!(f, "{subject} runs {percent} % slow"),
+        }
+    }
+}
+
+/// A process whose clock was wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShiftedProcess {
+    /// Its number.
+    pub pid: i32,
+    /// The name of its program.
+    pub name: String,
 }
 
 /// A bit that was flipped on a disk.
@@ -464,6 +517,26 @@ pub struct DiskRestored {
     /// How the node's process ended because of it. `None` if it went on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<Exit>,
+}
+
+/// The end of a wrong clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockRestored {
+    /// The fault of which it was a case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+    /// The node whose clock it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// How long the clock was certainly wrong, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_ms: Option<u64>,
+    /// The processes that had the wrong clock. Nothing if none could be given it.
+    #[serde(default)]
+    pub processes: Vec<ShiftedProcess>,
+    /// The programs whose clock stayed right, each with the reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<(String, String)>,
 }
 
 /// Messages that were disturbed.
@@ -666,6 +739,7 @@ impl NemesisEvent {
             NemesisEvent::NetworkRestored(_) => "network-restored",
             NemesisEvent::NetworkHealth(_) => "network-health",
             NemesisEvent::DiskRestored(_) => "disk-restored",
+            NemesisEvent::ClockRestored(_) => "clock-restored",
             NemesisEvent::Missed(_) => "miss",
             NemesisEvent::Recovered(_) => "recovered",
             NemesisEvent::EndedEarly(_) => "ended-early",
@@ -692,6 +766,7 @@ impl NemesisEvent {
             NemesisEvent::NetworkRestored(fields) => serde_json::to_value(fields),
             NemesisEvent::NetworkHealth(fields) => serde_json::to_value(fields),
             NemesisEvent::DiskRestored(fields) => serde_json::to_value(fields),
+            NemesisEvent::ClockRestored(fields) => serde_json::to_value(fields),
             NemesisEvent::Missed(fields) => serde_json::to_value(fields),
             NemesisEvent::Recovered(fields) => serde_json::to_value(fields),
             NemesisEvent::EndedEarly(fields) => serde_json::to_value(fields),
@@ -729,6 +804,7 @@ impl NemesisEvent {
             }
             "network-health" => NemesisEvent::NetworkHealth(fields(f, value)?),
             "disk-restored" => NemesisEvent::DiskRestored(fields(f, value)?),
+            "clock-restored" => NemesisEvent::ClockRestored(fields(f, value)?),
             "miss" => NemesisEvent::Missed(fields(f, value)?),
             "client-failed" => NemesisEvent::ClientFailed(fields(f, value)?),
             "opens-failed" => NemesisEvent::OpensFailed(fields(f, value)?),
@@ -803,6 +879,13 @@ mod tests {
                 json!({ "node": "r1", "effects": { "failed_syncs": 1 }, "exit": {
                 "status": "exit status: 1", "last_log_line": "oh" } }),
             ),
+            ("clock", json!({ "node": "n1", "clock": { "jump_ms": -7 }, "duration_ms": 9 })),
+            ("clock", json!({ "node": "n1", "clock": { "drift_ppm": 1000 } })),
+            (
+                "clock-restored",
+                json!({ "node": "n1", "held_ms": 8, "processes": [{ "pid": 7, "name": "etcd" }],
+                    "refused": [["cat", "no"]] }),
+            ),
             ("miss", json!({ "fault": "x", "action": "kill", "load_ended": false, "why": "no" })),
             ("recovered", json!({ "fault": "x", "resolved_ms": 3, "ready_ms": null })),
             ("ended-early", json!({ "why": "enough" })),
@@ -823,6 +906,16 @@ mod tests {
             let event = read(f, value.clone());
             assert_eq!((event.f(), event.value()), (f, value));
         }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_clock_is_told_in_words() {
+        let words = |jump_ms, drift_ppm| ClockShift { jump_ms, drift_ppm }.to_string();
+        assert_eq!(words(3_600_500, 0), "the clock is 3600.5 s ahead");
+        assert_eq!(words(-20, 0), "the clock is 0.02 s behind");
+        assert_eq!(words(0, 25_000), "the clock runs 2.5 % fast");
+        assert_eq!(words(-1_000, -1), "the clock is 1 s behind and runs 0.0001 % slow");
+        assert_eq!(words(0, 0), "the clock is right");
     }
 
     #[test]

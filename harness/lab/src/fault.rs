@@ -41,11 +41,13 @@ pub enum FaultAction {
     Packet,
     /// The node's connections are reset.
     Reset,
+    /// The wall clock of the node is wrong for a while: it jumps, or runs too fast or too slow.
+    Clock,
 }
 
 impl FaultAction {
     /// Those that last for a while, so that another fault can be injected meanwhile.
-    const OUTAGES: [FaultAction; 8] = [
+    const OUTAGES: [FaultAction; 9] = [
         FaultAction::Kill,
         FaultAction::Pause,
         FaultAction::DiskFull,
@@ -54,10 +56,11 @@ impl FaultAction {
         FaultAction::DiskStall,
         FaultAction::Partition,
         FaultAction::Packet,
+        FaultAction::Clock,
     ];
 
     /// Every action, in the order in which they are documented.
-    pub const ALL: [FaultAction; 15] = [
+    pub const ALL: [FaultAction; 16] = [
         FaultAction::Kill,
         FaultAction::Pause,
         FaultAction::Restart,
@@ -73,6 +76,7 @@ impl FaultAction {
         FaultAction::Partition,
         FaultAction::Packet,
         FaultAction::Reset,
+        FaultAction::Clock,
     ];
 
     /// Those that any system is expected to stand, unless it says otherwise.
@@ -98,13 +102,23 @@ impl FaultAction {
             FaultAction::Partition => "partition",
             FaultAction::Packet => "packet",
             FaultAction::Reset => "reset",
+            FaultAction::Clock => "clock",
         }
     }
 
     /// Whether it needs a disk that the lab serves.
     #[must_use]
     pub fn needs_disk(self) -> bool {
-        !FaultAction::PROCESSES.contains(&self) && !self.changes_members() && !self.needs_network()
+        matches!(
+            self,
+            FaultAction::PowerLoss
+                | FaultAction::DiskFull
+                | FaultAction::DiskError
+                | FaultAction::DiskSlow
+                | FaultAction::DiskStall
+                | FaultAction::BitFlip
+                | FaultAction::RestoredCopy
+        )
     }
 
     /// Whether it needs a [network](crate::network) that the lab is the switch of.
@@ -253,6 +267,12 @@ impl Fault {
         self.action.needs_network()
     }
 
+    /// Whether it needs [clocks](crate::clock) that can be made wrong.
+    #[must_use]
+    pub fn needs_clock(&self) -> bool {
+        self.action == FaultAction::Clock
+    }
+
     /// Everything that it does, with the targets.
     pub fn parts(&self) -> impl Iterator<Item = (FaultAction, &Target)> {
         let second = self.second.as_ref().map(|second| (second.action, &second.target));
@@ -292,7 +312,7 @@ impl FromStr for Fault {
                 && FaultAction::PROCESSES.contains(&action);
             if parts.next().is_some() || !fits || trigger.is_some() {
                 return Err(explain(
-                    "expected kill, pause, partition, packet or a fault of disks that lasts, + or >, and kill, pause or \
+                    "expected kill, pause, partition, packet, clock or a fault of disks that lasts, + or >, and kill, pause or \
                      restart, as in pause:followers+kill:leader or pause>kill:same; only the first may wait for a line"
                         .to_owned(),
                 ));
@@ -331,8 +351,8 @@ fn part(text: &str) -> Result<(FaultAction, Target, Option<Regex>), String> {
     let action = FaultAction::ALL.into_iter().find(|action| action.name() == name);
     let action = action.ok_or_else(|| {
         "this is no fault of any system: expected kill, pause, restart, power-loss, disk-full, \
-         disk-error, disk-slow, disk-stall, bit-flip, restored-copy, replace, promote, partition, packet \
-         or reset, with a target as in kill:leader, or all"
+         disk-error, disk-slow, disk-stall, bit-flip, restored-copy, replace, promote, partition, packet, \
+         reset or clock, with a target as in kill:leader, or all"
             .to_owned()
     })?;
     let shape = |name| Shape::NAMED.into_iter().find(|shape| shape.name() == name);
@@ -411,6 +431,10 @@ mod tests {
         assert_eq!(after[0].second, Some(Second { action, target, moment }));
         assert_eq!((both[0].action, &both[0].target), (FaultAction::Pause, &Target::Followers));
         assert_eq!(parse_faults("all").expect("valid").len(), 3);
+        let clocks = parse_faults("clock,clock:leader+kill:same").expect("valid");
+        let targets = clocks.iter().map(|fault| (fault.action, fault.target.clone()));
+        let expected = [Target::One, Target::Leader].map(|target| (FaultAction::Clock, target));
+        assert_eq!(targets.collect::<Vec<_>>(), expected);
         let faults =
             parse_faults("partition,partition:ring,partition:leader>kill:same").expect("valid");
         let targets: Vec<_> = faults.iter().map(|fault| fault.target.clone()).collect();
@@ -427,13 +451,20 @@ mod tests {
             ("kill@//", "expected /REGEX/ after @"),
             ("kill@/(/", "'kill@/(/'"),
             ("kill,,pause", "''"),
-            ("restart+kill", "expected kill, pause, partition, packet or a fault of disks"),
-            ("kill+replace", "expected kill, pause, partition, packet or a fault of disks"),
-            ("replace>kill", "expected kill, pause, partition, packet or a fault of disks"),
-            ("kill+power-loss", "expected kill, pause, partition, packet or a fault of disks"),
-            ("kill+kill+kill", "expected kill, pause, partition, packet or a fault of disks"),
+            ("restart+kill", "expected kill, pause, partition, packet, clock or a fault of disks"),
+            ("kill+replace", "expected kill, pause, partition, packet, clock or a fault of disks"),
+            ("kill+clock", "expected kill, pause, partition, packet, clock or a fault of disks"),
+            ("replace>kill", "expected kill, pause, partition, packet, clock or a fault of disks"),
+            (
+                "kill+power-loss",
+                "expected kill, pause, partition, packet, clock or a fault of disks",
+            ),
+            (
+                "kill+kill+kill",
+                "expected kill, pause, partition, packet, clock or a fault of disks",
+            ),
             ("kill:ring", "a shape of a partition: partition:ring"),
-            ("pause+partition", "expected kill, pause, partition, packet or a fault"),
+            ("pause+partition", "expected kill, pause, partition, packet, clock or a fault"),
             ("kill:same", "only the second"),
             ("pause+kill:same", "not stopped again"),
             ("kill+pause@/x/", "only the first may wait"),

@@ -24,7 +24,6 @@
 //! only the end of the harness, or a SIGKILL of the keeper, ends it.
 
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     fmt, fs,
     io::{self, BufRead as _, Write as _},
@@ -55,7 +54,7 @@ use nix::{
     unistd::{Pid, User, getegid, geteuid, getpid},
 };
 
-use crate::network::Namespaces;
+use crate::{network::Namespaces, tree};
 
 /// The command by which a program that links this crate becomes a keeper: see [`main`].
 pub const COMMAND: &str = "__node";
@@ -372,37 +371,15 @@ impl Tree for Namespace {
 /// The descendants of this process, which is a subreaper.
 struct Descendants;
 
-impl Descendants {
-    fn find() -> Vec<Pid> {
-        let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
-        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-            // The name of the program, in parentheses, may contain anything.
-            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
-            if let Some(parent) = parent.and_then(|parent| parent.parse().ok()) {
-                children.entry(parent).or_default().push(pid);
-            }
-        }
-        let mut found = vec![getpid().as_raw()];
-        let mut at = 0;
-        while at < found.len() {
-            found.extend(children.remove(&found[at]).unwrap_or_default());
-            at += 1;
-        }
-        found.into_iter().skip(1).map(Pid::from_raw).collect()
-    }
-}
-
 impl Tree for Descendants {
     fn signal_all(&self, signal: Signal) {
         let mut signalled = Vec::new();
         // A process may have forked before the signal reached it.
         loop {
-            let new: Vec<Pid> =
-                Descendants::find().into_iter().filter(|pid| !signalled.contains(pid)).collect();
+            let new: Vec<Pid> = tree::descendants(getpid())
+                .into_iter()
+                .filter(|pid| !signalled.contains(pid))
+                .collect();
             if new.is_empty() {
                 return;
             }
@@ -415,7 +392,7 @@ impl Tree for Descendants {
 
     fn end(&self, code: i32) -> ! {
         loop {
-            for pid in Descendants::find() {
+            for pid in tree::descendants(getpid()) {
                 let _ = kill(pid, Signal::SIGKILL);
             }
             while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {

@@ -4,6 +4,7 @@
 //!   and records unexpected exits. [`supervisor`] and [`process`] are the layers below it.
 //! - [`network`] puts the nodes into a network whose packets it delays, loses and cuts.
 //! - [`disk`] gives each node a file system that loses unsynced writes when its power fails.
+//! - [`clock`] makes the wall clocks of processes wrong.
 //! - [`injection`] draws fault injections from a seed: rounds of faults, and a second fault during
 //!   the outage or the recovery of the first.
 //! - [`workload`] draws client requests from the same seed, and [`worker`] sends them through a
@@ -39,6 +40,7 @@
 pub mod address;
 pub mod bag;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod disk;
 pub mod duration;
@@ -60,6 +62,7 @@ pub mod seeds;
 pub mod signals;
 pub mod supervisor;
 mod system;
+mod tree;
 pub mod worker;
 pub mod workload;
 pub mod workloads;

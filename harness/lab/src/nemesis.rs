@@ -1,6 +1,7 @@
 //! Injects [faults](crate::fault) into the processes of any system, one after the other, until the load
 //! ends. What it draws depends on the seed alone.
 
+mod clock;
 mod disk;
 mod members;
 mod network;
@@ -199,6 +200,11 @@ impl Nemesis<'_> {
         if fault.needs_network() {
             let what = (&target, is_quick);
             self.inject_into_network(fault, what, &victims, second_draw.as_ref()).await?;
+            self.follow(fault, second_draw.as_ref(), &victims.nodes).await?;
+            return self.recovery(fault, &victims.nodes, recovery).await;
+        }
+        if fault.needs_clock() {
+            self.wrong_clocks(fault, &victims, is_quick, second_draw.as_ref()).await?;
             self.follow(fault, second_draw.as_ref(), &victims.nodes).await?;
             return self.recovery(fault, &victims.nodes, recovery).await;
         }

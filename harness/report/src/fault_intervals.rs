@@ -3,7 +3,7 @@
 
 use history::{
     Action, Event, NemesisEvent,
-    nemesis::{DiskRestored, Injected, InjectionKind, NetworkRestored},
+    nemesis::{ClockRestored, DiskRestored, Injected, InjectionKind, NetworkRestored},
 };
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -43,7 +43,7 @@ pub struct FaultInterval {
     pub ready_ms: Option<u64>,
     /// The index of the event that began it.
     pub index: u64,
-    /// Of a fault of the network or a disk that ended: how many messages or requests it affected.
+    /// Of a fault of the network, a disk or a clock that ended: how many messages, requests or processes it affected.
     #[serde(skip)]
     pub(super) affected: Option<u64>,
     /// Whether it is a part of the injection that holds a message.
@@ -74,7 +74,7 @@ impl FaultInterval {
         self.action == InjectionKind::Hold.name()
     }
 
-    /// Whether there was nothing that it could affect: no message, or no request of a disk.
+    /// Whether there was nothing that it could affect: no message, no request of a disk, or no process.
     pub(super) fn is_without_effect(&self) -> bool {
         self.affected == Some(0)
     }
@@ -152,6 +152,10 @@ fn apply(intervals: &mut Vec<FaultInterval>, event: &Event, nemesis: &NemesisEve
         NemesisEvent::DiskRestored(DiskRestored { fault, node, held_ms, effects, .. }) => {
             let affected = effects.values().fold(0_u64, |sum, n| sum.saturating_add(*n));
             let affected = held_ms.map_or(0, |_| affected);
+            end_unless_inactive(intervals, fault.as_deref(), node.as_deref(), affected, event.time);
+        }
+        NemesisEvent::ClockRestored(ClockRestored { fault, node, processes, .. }) => {
+            let affected = processes.len() as u64;
             end_unless_inactive(intervals, fault.as_deref(), node.as_deref(), affected, event.time);
         }
         NemesisEvent::Died(died) => intervals.push(FaultInterval {
@@ -234,7 +238,8 @@ fn interval_of(
             .at
             .clone()
             .or_else(|| intercepted_messages(injected))
-            .or_else(|| injected.disk.clone()),
+            .or_else(|| injected.disk.clone())
+            .or_else(|| injected.clock.map(|clock| clock.to_string())),
         txn: injected.txn.clone(),
         affected: (kind == InjectionKind::BitFlip).then_some(injected.flipped.len() as u64),
         is_part: kind.stops_node() && injected.message_action.is_some(),
@@ -330,9 +335,19 @@ mod tests {
             ("network-fault", partition),
             ("network-restored", restored(json!({}))),
             ("died", json!({ "node": "r2", "status": "exit status: 1", "log": "" })),
+            ("clock", json!({ "fault": "clock", "node": "r1", "clock": { "jump_ms": 5000 } })),
+            (
+                "clock-restored",
+                json!({ "fault": "clock", "node": "r1", "processes": [{ "pid": 7, "name": "x" }] }),
+            ),
+            ("clock", json!({ "fault": "clock", "node": "r1", "clock": { "jump_ms": 5000 } })),
+            ("clock-restored", json!({ "fault": "clock", "node": "r1", "refused": [["x", "no"]] })),
         ]));
+        let clock = &intervals[5];
+        assert_eq!((clock.from, clock.to, clock.inactive), (700, 800, false));
+        assert_eq!(clock.at.as_deref(), Some("the clock is 5 s ahead"));
         let counted: Vec<bool> = intervals.iter().map(FaultInterval::is_injection).collect();
-        assert_eq!(counted, [true, false, true, false, false]);
+        assert_eq!(counted, [true, false, true, false, false, true, false]);
     }
 
     #[test]

@@ -61,6 +61,9 @@ struct FaultTally {
     disk_effects: BTreeMap<String, u64>,
     /// How often the node's process ended of it.
     disk_exits: u64,
+    /// In how many processes the clock was wrong, and in how many it could not be made so.
+    clocks: u64,
+    clocks_refused: u64,
     /// How often bits were flipped, and how often the node refused to start on them.
     bit_flips: u64,
     bit_flips_refused: u64,
@@ -110,7 +113,8 @@ impl FaultTally {
             | InjectionKind::BitFlip
             | InjectionKind::RestoredCopy
             | InjectionKind::Replace
-            | InjectionKind::Promote => return,
+            | InjectionKind::Promote
+            | InjectionKind::Clock => return,
             InjectionKind::HostileClient => {
                 let attack = injected.attack.clone().unwrap_or_default();
                 *self.attacks.entry(attack).or_default() += 1;
@@ -196,6 +200,12 @@ impl Tally {
                     let total = tally.disk_effects.entry(effect.clone()).or_default();
                     *total = total.saturating_add(*count);
                 }
+            }
+            NemesisEvent::ClockRestored(restored) => {
+                let Some(fault) = &restored.fault else { return };
+                let tally = self.faults.entry(fault.clone()).or_default();
+                tally.clocks += restored.processes.len() as u64;
+                tally.clocks_refused += restored.refused.len() as u64;
             }
             NemesisEvent::Recovered(recovered) => {
                 let Some(fault) = &recovered.fault else { return };
@@ -319,6 +329,13 @@ impl fmt::Display for Tally {
                 write!(f, "  disks: {}", escape_line(&effects.join(", ")))?;
                 if fault.disk_exits > 0 {
                     write!(f, "; nodes that ended: {}", fault.disk_exits)?;
+                }
+                writeln!(f)?;
+            }
+            if fault.clocks + fault.clocks_refused > 0 {
+                write!(f, "  clocks: wrong in {} processes", fault.clocks)?;
+                if fault.clocks_refused > 0 {
+                    write!(f, ", and could not be changed in {}", fault.clocks_refused)?;
                 }
                 writeln!(f)?;
             }

@@ -14,6 +14,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use history::RunDescription;
 use lab::{
     CompletedRun, RunSettings,
+    clock::{self, ClockError},
     disk::{self, NameDurability},
     duration::{duration_text, parse_duration},
     fault::Fault,
@@ -133,7 +134,7 @@ fn print_overhead(
 }
 
 /// This program, which is also the keeper of nodes.
-fn own_program() -> Result<PathBuf, Failure> {
+pub(super) fn own_program() -> Result<PathBuf, Failure> {
     env::current_exe().context("the path of this program is not known").map_err(Failure::harness)
 }
 
@@ -185,8 +186,8 @@ pub(super) struct Prepared {
 
 /// A run and the results of its checks.
 pub(super) struct JudgedRun {
-    directory: PathBuf,
-    interrupted: bool,
+    pub(super) directory: PathBuf,
+    pub(super) interrupted: bool,
     /// What the system says of its version.
     pub(super) version: Option<String>,
     pub(super) checked: CheckedRun,
@@ -205,6 +206,7 @@ pub(super) fn is_not_possible_here(error: &anyhow::Error) -> bool {
     error.is::<MissingProgram>()
         || error.is::<NoDisks>()
         || error.is::<NetworkError>()
+        || error.is::<ClockError>()
         || error.is::<NotPossibleHere>()
 }
 
@@ -266,6 +268,11 @@ impl SubjectRun<'_> {
         if let Some(fault) = self.faults.iter().find(|fault| fault.needs_disk()) {
             disk::available()
                 .map_err(|why| Failure::arguments(NoDisks { fault: fault.to_string(), why }))?;
+        }
+        if let Some(fault) = self.faults.iter().find(|fault| fault.needs_clock()) {
+            clock::available(&own_program()?).map_err(|error| {
+                Failure::arguments(anyhow::Error::new(error).context(format!("--faults {fault}")))
+            })?;
         }
         fs::create_dir_all(self.store)
             .with_context(|| format!("--store {}", self.store.display()))
@@ -401,7 +408,7 @@ impl SubjectRun<'_> {
     }
 
     /// The command that repeats a run.
-    fn command(&self, seed: u64) -> String {
+    pub(super) fn command(&self, seed: u64) -> String {
         let mut command =
             format!("harness {} --workload {}", self.subject.arguments(), self.workload);
         let faults: Vec<&str> = self.faults.iter().map(Fault::name).collect();

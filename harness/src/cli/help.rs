@@ -61,6 +61,8 @@ Faults:
                        (a client from its node). Without either, a shape is drawn each time
   packet, reset        packets of a node are late, lost, repeated or reordered for 1 to 5 s; every
                        connection of a node is reset; both in the virtual network
+  clock                the wall clock of a node jumps by 1 ms to 4 h, or runs up to 90 % too fast or
+                       too slow, for 0.5 to 5 s; if the system file says clock = true
   FAULT:TARGET         of one node (the default), minority, majority, all, leader, followers, or a
                        node's name: kill:leader
   FAULT+FAULT          the second while the first lasts, of kill, pause and restart:
@@ -144,3 +146,14 @@ Examples:
   harness check big.jsonl --shard 2/4 --campaign big
   harness merge nightly
   harness sim --seeds 100000..200000 --shard 7/100 --campaign next --failed-first nightly";
+
+/// What follows the options of `soak`.
+pub(super) const AFTER_SOAK_HELP: &str = "\
+Each run is a process of its own: a system in turn, and a workload, up to three faults and a seed that are drawn. There is
+a line for each run, and for one that is not valid also the first violation and the directory. Seeds that have shown a
+violation are kept in .soak.json of the store, and are run first the next time, until they were valid three times in a row.
+
+Exit status: 1 if a run was invalid; else 2 if one was unknown or had no verdict, if there was none, or after a signal; else 0.
+
+  harness soak --systems twopc,etcd,./mykv.toml --for 8h
+  harness soak --systems ./mykv.toml --faults kill,partition:leader --for 30m --stop-at-find";

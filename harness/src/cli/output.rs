@@ -193,17 +193,21 @@ impl<'a> Output<'a> {
     }
 }
 
+/// The first violation, or the first reason why the verdict is unknown: the check, and the sentence.
+pub(super) fn first_finding(results: &Results) -> Option<(&str, &str)> {
+    match &results.cause {
+        Some(cause) => Some((cause.first.check.as_str(), cause.finding.text())),
+        None => results.checks.iter().find_map(|check| {
+            let first = check.violations.iter().chain(&check.unknown_because).next()?;
+            Some((check.check.as_str(), first.text()))
+        }),
+    }
+}
+
 /// What a merge is told of a run that is not valid.
 fn failure(run: &Told<'_>) -> Option<ShardFailure> {
     let Told { directory, seed, command, results, .. } = run;
-    let first = match &results.cause {
-        Some(cause) => Some((&cause.first.check, cause.finding.text())),
-        None => results.checks.iter().find_map(|check| {
-            let first = check.violations.iter().chain(&check.unknown_because).next()?;
-            Some((&check.check, first.text()))
-        }),
-    };
-    let (check, sentence) = first.map_or(("", ""), |(check, text)| (check.as_str(), text));
+    let (check, sentence) = first_finding(results).unwrap_or_default();
     (results.verdict != Validity::Valid).then(|| ShardFailure {
         signature: format!("{check}: {}", signature_of(sentence)),
         verdict: results.verdict,

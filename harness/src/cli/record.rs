@@ -1,11 +1,13 @@
 //! The command `record`: a table of what was found in databases, printed from runs that it makes. Each row has
-//! a run in which a violation must be found, and beside it a twin that must be valid.
+//! a run in which a violation must be found, and beside it a twin that must be valid. What each run showed is kept, so
+//! that a record which was interrupted goes on where it was.
 
 use std::{
     collections::BTreeSet,
-    io::Write as _,
-    path::PathBuf,
-    time::{Duration, Instant},
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    time::Instant,
 };
 
 use anyhow::anyhow;
@@ -14,11 +16,12 @@ use checker::{Results, Validity};
 use clap::{Args, Parser, builder::RangedU64ValueParser};
 use history::Shard;
 use lab::fault::Fault;
+use serde::{Deserialize, Serialize};
 use tokio::{runtime::Runtime, sync::watch};
 
 use super::{
     Exit, Failure, described,
-    shards::{Done, Part},
+    shards::{self, Done, Part},
     stdout,
     test::TestArgs,
 };
@@ -30,6 +33,14 @@ pub(super) struct RecordArgs {
     /// redis:replicas.
     #[arg(long, value_name = "NAME")]
     system: Option<String>,
+
+    /// Only this row, such as redis-everysec. May be repeated.
+    #[arg(long = "row", value_name = "NAME")]
+    rows: Vec<String>,
+
+    /// Make all runs, also those whose results an earlier `record` has kept in the store.
+    #[arg(long)]
+    again: bool,
 
     /// Runs of each command, with seeds 1 to N.
     #[arg(long, value_name = "N", default_value_t = 5,
@@ -43,6 +54,8 @@ pub(super) struct RecordArgs {
 
 /// A row of the table.
 struct Row {
+    /// Its name, for --row.
+    name: &'static str,
     /// The options of a run in which something is to be found.
     found: &'static str,
     /// Those of a run in which nothing is.
@@ -52,67 +65,82 @@ struct Row {
 /// The rows. Where a level is asked for with --claim, the database does not claim it.
 const ROWS: [Row; 15] = [
     Row {
+        name: "etcd-serializable-reads",
         found: "--system etcd --reads serializable --claim linearizable --faults pause,kill",
         valid: "--system etcd --faults pause,kill",
     },
     Row {
+        name: "etcd-serializable-append",
         found: "--system etcd --workload append --reads serializable --claim strict-serializable --faults \
                 pause,kill",
         valid: "--system etcd --workload append --faults pause,kill",
     },
     Row {
+        name: "etcd-serializable-power-loss",
         found: "--system etcd --reads serializable --claim linearizable --faults pause,power-loss",
         valid: "--system etcd --faults power-loss,power-loss:all",
     },
     Row {
+        name: "etcd-lock",
         found: "--system etcd --workload lock --claim mutual-exclusion --faults pause --time-limit 40s",
         valid: "--system etcd --workload lock --faults pause --time-limit 40s",
     },
     Row {
+        name: "redis-everysec",
         found: "--system redis:everysec --workload set --faults power-loss --time-limit 10s",
         valid: "--system redis --workload set --faults power-loss --time-limit 10s",
     },
     Row {
+        name: "redis-replica-reads",
         found: "--system redis:replicas --reads replica --claim linearizable --faults pause --time-limit 10s",
         valid: "--system redis:replicas --faults pause --time-limit 10s",
     },
     Row {
+        name: "redis-sentinel-pause",
         found: "--system redis:sentinel-sticky --workload set --faults pause:leader",
         valid: "--system redis:replicas --workload set --faults pause:leader",
     },
     // The primary is cut off from everything but its clients. How many writes are lost is told, so that the two rows
     // can be compared.
     Row {
+        name: "redis-sentinel-partition",
         found: "--system redis:sentinel-sticky --workload set --faults partition:leader",
         valid: "--system etcd --workload set --faults partition:leader",
     },
     Row {
+        name: "redis-min-replicas",
         found: "--system redis:sentinel-sticky-min-replicas --workload set --faults partition:leader",
         valid: "--system redis:replicas --workload set --faults partition:leader",
     },
     Row {
+        name: "postgresql-asynchronous-kill",
         found: "--system postgresql:asynchronous-commit --workload set --faults kill --time-limit 10s",
         valid: "--system postgresql --workload set --faults kill --time-limit 10s",
     },
     Row {
+        name: "postgresql-asynchronous-power-loss",
         found: "--system postgresql:asynchronous-commit --workload set --faults power-loss --time-limit 10s",
         valid: "--system postgresql --workload set --faults power-loss --time-limit 10s",
     },
     Row {
+        name: "postgresql-standby",
         found: "--system postgresql:standby --workload set --faults pause:followers+kill:leader",
         valid: "--system postgresql:synchronous-standby --workload set --faults pause:followers+kill:leader",
     },
     Row {
+        name: "postgresql-bank",
         found: "--system postgresql --workload bank --isolation read-committed --claim serializable \
                 --time-limit 10s",
         valid: "--system postgresql --workload bank --time-limit 10s",
     },
     Row {
+        name: "postgresql-read-committed",
         found: "--system postgresql --workload append --isolation read-committed --claim serializable \
                 --time-limit 10s",
         valid: "--system postgresql --workload append --isolation read-committed --time-limit 10s",
     },
     Row {
+        name: "postgresql-repeatable-read",
         found: "--system postgresql --workload append --isolation repeatable-read --claim serializable \
                 --time-limit 10s",
         valid: "--system postgresql --workload append --time-limit 10s",
@@ -124,6 +152,25 @@ const ROWS: [Row; 15] = [
 struct RowOptions {
     #[command(flatten)]
     test: TestArgs,
+}
+
+/// What a run showed, as it is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct KeptRun {
+    /// The version of the harness.
+    harness: String,
+    /// The command that repeats it.
+    command: String,
+    /// The version that the system says it is.
+    version: String,
+    verdict: Validity,
+    seconds: f64,
+    /// What was found, by name.
+    anomalies: Vec<String>,
+    /// How many acknowledged writes were lost, if any were.
+    lost: Option<f64>,
+    /// The run.
+    directory: PathBuf,
 }
 
 /// What the runs of one command showed. Numbers are medians where they are printed.
@@ -150,8 +197,18 @@ pub(super) fn record(
         let configured = row.found.split(' ').nth(1).unwrap_or_default();
         let name = configured.split(':').next().unwrap_or_default();
         args.system.as_deref().is_none_or(|system| system == name || system == configured)
+            && (args.rows.is_empty() || args.rows.iter().any(|name| name == row.name))
     };
+    if let Some(unknown) = args.rows.iter().find(|name| ROWS.iter().all(|row| row.name != **name)) {
+        let names = ROWS.map(|row| row.name).join(", ");
+        return Err(Failure::arguments(anyhow!(
+            "--row: there is no row '{unknown}': expected {names}"
+        )));
+    }
     let rows: Vec<&Row> = ROWS.iter().filter(is_wanted).collect();
+    if rows.is_empty() && !args.rows.is_empty() {
+        return Err(Failure::arguments(anyhow!("--row: no row of --system has this name")));
+    }
     if rows.is_empty() {
         let system = args.system.as_deref().unwrap_or_default();
         return Err(Failure::arguments(anyhow!("--system: the record has no rows of '{system}'")));
@@ -167,13 +224,13 @@ pub(super) fn record(
     let args = &args;
     writeln!(
         stdout(),
-        "| system | claim | fault | found | runs | seconds | command | valid twin |\n\
-         |---|---|---|---|---|---|---|---|"
+        "| row | system | claim | fault | found | runs | seconds | command | valid twin |\n\
+         |---|---|---|---|---|---|---|---|---|"
     )?;
     let mut exit = Exit::Valid;
     let (mut count, mut failures) = (0, Vec::new());
     for row in rows {
-        let found = match made(args, row.found, runtime, interrupt) {
+        let found = match made(args, (row.name, "found", row.found), runtime, interrupt) {
             Err(Failure { error: Some(error), .. })
                 if part.is_none() && described::is_not_possible_here(&error) =>
             {
@@ -182,7 +239,11 @@ pub(super) fn record(
             }
             found => found?,
         };
-        let valid = made(args, row.valid, runtime, interrupt)?;
+        let valid = made(args, (row.name, "valid", row.valid), runtime, interrupt)?;
+        if *interrupt.borrow() {
+            // A row without all of its runs says nothing.
+            break;
+        }
         count += 1;
         let of = |made: &Made, wanted| made.verdicts.iter().filter(|one| **one == wanted).count();
         let (hits, kept) = (of(&found, Validity::Invalid), of(&valid, Validity::Valid));
@@ -193,7 +254,8 @@ pub(super) fn record(
         }
         writeln!(
             stdout(),
-            "| {system} {} | {} | {} | {} | {hits} of {} | {:.0} | `harness {}` | `harness {}`: {kept} of {} |",
+            "| {} | {system} {} | {} | {} | {} | {hits} of {} | {:.0} | `harness {}` | `harness {}`: {kept} of {} |",
+            row.name,
             found.version,
             found.claim,
             found.faults,
@@ -230,9 +292,6 @@ pub(super) fn record(
                 ),
             });
         }
-        if *interrupt.borrow() {
-            break;
-        }
     }
     // Every row was skipped, and nothing was tested.
     if count == 0 && planned > 0 {
@@ -244,7 +303,7 @@ pub(super) fn record(
 /// Makes the runs of one command.
 fn made(
     args: &RecordArgs,
-    options: &str,
+    (row, twin, options): (&str, &str, &str),
     runtime: &Runtime,
     interrupt: &watch::Receiver<bool>,
 ) -> Result<Made, Failure> {
@@ -265,19 +324,75 @@ fn made(
         seconds: Vec::new(),
         lost: Vec::new(),
     };
+    let version = runtime.block_on(run.subject.ask_version())?;
     for seed in 1..=args.runs {
-        let started = Instant::now();
-        let judged = run.judge(&task, seed, runtime, interrupt)?;
-        let results = &judged.checked.results;
-        made.version = judged.version.clone().unwrap_or_default();
-        made.verdicts.push(results.verdict);
-        if results.verdict == Validity::Invalid {
-            made.seconds.push(seconds(started.elapsed()));
-            made.anomalies.extend(anomalies(results));
-            made.lost.extend(lost(results));
+        let place = args.store.join(".record").join(row).join(format!("{twin}-{seed}.json"));
+        let command = run.command(seed);
+        let kept = if args.again { None } else { kept(&place, &command, &version)? };
+        let kept = match kept {
+            Some(kept) => {
+                eprintln!("harness: {} is there: {}", place.display(), kept.verdict);
+                kept
+            }
+            // What is not there when a signal comes is made the next time.
+            None if *interrupt.borrow() => break,
+            None => {
+                let started = Instant::now();
+                let judged = run.judge(&task, seed, runtime, interrupt)?;
+                let results = &judged.checked.results;
+                let new = KeptRun {
+                    harness: env!("CARGO_PKG_VERSION").to_owned(),
+                    command,
+                    version: judged.version.clone().unwrap_or_default(),
+                    verdict: results.verdict,
+                    seconds: started.elapsed().as_secs_f64(),
+                    anomalies: anomalies(results),
+                    lost: lost(results),
+                    directory: judged.directory.clone(),
+                };
+                // A run that a signal has ended shows nothing.
+                if !judged.interrupted {
+                    keep(&place, &new)?;
+                }
+                new
+            }
+        };
+        made.version = kept.version;
+        made.verdicts.push(kept.verdict);
+        if kept.verdict == Validity::Invalid {
+            made.seconds.push(kept.seconds);
+            made.anomalies.extend(kept.anomalies);
+            made.lost.extend(kept.lost);
         }
     }
     Ok(made)
+}
+
+/// The result of a run that was made before, if it is that of this command, with this version of the system.
+fn kept(place: &Path, command: &str, version: &str) -> Result<Option<KeptRun>, Failure> {
+    let text = match fs::read(place) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Failure::arguments(anyhow!("{}: {error}", place.display()))),
+    };
+    let kept: KeptRun = serde_json::from_slice(&text).map_err(|error| {
+        Failure::arguments(anyhow!("{}: {error}; --again makes the run again", place.display()))
+    })?;
+    let is_this = kept.command == command
+        && kept.version == version
+        && kept.harness == env!("CARGO_PKG_VERSION");
+    Ok(is_this.then_some(kept))
+}
+
+/// Keeps the result of a run.
+fn keep(place: &Path, run: &KeptRun) -> Result<(), Failure> {
+    let directory = place.parent().unwrap_or(place);
+    fs::create_dir_all(directory).map_err(|error| {
+        Failure::harness(anyhow!(error).context(directory.display().to_string()))
+    })?;
+    let mut text = serde_json::to_vec_pretty(run).map_err(Failure::harness)?;
+    text.push(b'\n');
+    campaign::write_whole(place, &text).map_err(shards::refused)
 }
 
 /// The checks that failed; of transactions, the names of the anomalies.
@@ -296,10 +411,6 @@ fn anomalies(results: &Results) -> Vec<String> {
 fn lost(results: &Results) -> Option<f64> {
     let counts = results.checks.iter().filter_map(|check| check.measured.get("lost")?.as_f64());
     Some(counts.sum()).filter(|lost| *lost > 0.0)
-}
-
-fn seconds(time: Duration) -> f64 {
-    time.as_secs_f64()
 }
 
 /// The median; 0 of nothing.

@@ -4,7 +4,12 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::anyhow;
 use checker::levels::Level;
-use lab::{NodeName, System, fault::FaultAction, network::Network, workloads::Workload};
+use lab::{
+    NodeName, System,
+    fault::FaultAction,
+    network::Network,
+    workloads::{self, Workload},
+};
 use serde_json::{Map, Value as Json, json};
 use system_file::{Deployment, SystemSpec, Task, spec::Netns};
 
@@ -108,6 +113,17 @@ impl Subject {
         }
     }
 
+    /// The workloads that a run can have: of a database all that it knows, of a file those that it claims something for.
+    pub(super) fn workloads(&self) -> Vec<String> {
+        let all = workloads::ALL.iter().map(|workload| workload.name());
+        let has = |name: &&str| match self {
+            Subject::File(spec) => spec.claims.contains_key(*name),
+            #[cfg(feature = "databases")]
+            Subject::Database(choice) => choice.claim(name).is_ok(),
+        };
+        all.filter(has).map(str::to_owned).collect()
+    }
+
     /// Why it is not meant to stand a fault.
     pub(super) fn excluded(&self, action: FaultAction) -> Option<String> {
         match self {
@@ -123,13 +139,18 @@ impl Subject {
                     )
                 })
             }
-            Subject::File(spec) => spec.excluded.contains(&action).then(|| match action.needs_disk() {
-                true => format!(
+            Subject::File(spec) => spec.excluded.contains(&action).then(|| match action {
+                FaultAction::Clock => format!(
+                    "{} does not say that the system is to stand wrong clocks: add clock = true to its table \
+                     [faults]",
+                    spec.path.display()
+                ),
+                action if action.needs_disk() => format!(
                     "{} does not say which directories are on a node's disk: add power = [\"data\"] to its \
                      table [faults]",
                     spec.path.display()
                 ),
-                false => format!(
+                action => format!(
                     "{} says that the system does not stand {}",
                     spec.path.display(),
                     action.name()
@@ -148,6 +169,15 @@ impl Subject {
             }
             #[cfg(feature = "databases")]
             Subject::Database(choice) => choice.options(),
+        }
+    }
+
+    /// The version that its program says it is, before a run. Nothing of a file, which is asked when it is set up.
+    pub(super) async fn ask_version(&self) -> Result<String, Failure> {
+        match self {
+            Subject::File(_) => Ok(String::new()),
+            #[cfg(feature = "databases")]
+            Subject::Database(choice) => choice.ask_version().await.map_err(Failure::arguments),
         }
     }
 

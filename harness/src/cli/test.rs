@@ -44,6 +44,7 @@ use super::{
     record::{self, RecordArgs},
     require_effect,
     shards::{Done, Part, ShardArgs},
+    soak::{self, SoakArgs},
     stdout,
     subject::{Subject, SubjectOptions},
 };
@@ -449,6 +450,12 @@ fn test_subject(args: &TestArgs, part: Option<&Part>) -> Result<Done, Failure> {
 pub(super) fn record(args: RecordArgs, shards: &ShardArgs) -> Result<Exit, Failure> {
     let (runtime, interrupt) = runtime()?;
     shards.run("rows", &[], |part| record::record(&args, part, &runtime, &interrupt))
+}
+
+/// The command `soak`.
+pub(super) fn soak(args: &SoakArgs) -> Result<Exit, Failure> {
+    let (runtime, interrupt) = runtime()?;
+    soak::soak(args, &runtime, &interrupt)
 }
 
 /// The command `system`.

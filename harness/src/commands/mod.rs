@@ -26,6 +26,7 @@ use history::export::ExportError;
 use nix::errno::Errno;
 use twopc::checks::{LoadError, replay::ReplayError};
 
+pub(crate) use self::runs::remove_links;
 pub use self::{
     check::{CheckArgs, Checked, FileFailure, check, print_results},
     ci::{CiArgs, CiOutput},

@@ -373,25 +373,24 @@ impl RunStore {
                 fs::remove_dir_all(&directory).map_err(|error| {
                     CommandError::Invalid(format!("{}: {error}", directory.display()))
                 })?;
-                self.remove_links(&run.id.group)?;
+                remove_links(&self.path, &self.path.join(&run.id.group))?;
             }
             let what = if dry_run { "would remove" } else { "removed" };
             writeln!(out, "{what} {} ({})", run.id.path(), size(bytes))?;
         }
         Ok(writeln!(out, "{}, {}", counted(runs.len()), size(total))?)
     }
+}
 
-    /// Removes links to runs that are gone, and a group without runs.
-    fn remove_links(&self, group: &str) -> io::Result<()> {
-        let group = self.path.join(group);
-        for link in [group.join("latest"), self.path.join("latest")] {
-            if link.is_symlink() && !link.exists() {
-                fs::remove_file(link)?;
-            }
+/// Removes links to runs that are gone, and a group without runs.
+pub(crate) fn remove_links(store: &Path, group: &Path) -> io::Result<()> {
+    for link in [group.join("latest"), store.join("latest")] {
+        if link.is_symlink() && !link.exists() {
+            fs::remove_file(link)?;
         }
-        match fs::remove_dir(&group) {
-            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
-            _ => Ok(()),
-        }
+    }
+    match fs::remove_dir(group) {
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
     }
 }

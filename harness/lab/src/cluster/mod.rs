@@ -1,6 +1,7 @@
 //! The processes of a system under test: start, wait until ready, pause, resume, kill, cut the
 //! power, restart. Knows how to do these things, not when.
 
+mod clock;
 mod forbidden_start;
 mod log_tail;
 mod power;

@@ -71,11 +71,15 @@ impl Nemesis<'_> {
         }
     }
 
-    fn inject_now(&self, kind: InjectionKind, fields: Injected) -> Result<(), NemesisError> {
+    pub(super) fn inject_now(
+        &self,
+        kind: InjectionKind,
+        fields: Injected,
+    ) -> Result<(), NemesisError> {
         Ok(self.events.record(NemesisEvent::Injected(kind, Box::new(fields)))?)
     }
 
-    async fn start_again(&self, node: &NodeName) -> Result<(), NemesisError> {
+    pub(super) async fn start_again(&self, node: &NodeName) -> Result<(), NemesisError> {
         self.cluster.start(node).await?;
         self.returned(node)
     }

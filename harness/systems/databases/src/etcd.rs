@@ -91,6 +91,10 @@ impl Database for Etcd {
         })
     }
 
+    fn stands_clocks(&self) -> bool {
+        true
+    }
+
     fn deploy(
         &self,
         choice: &Choice,

@@ -67,6 +67,12 @@ trait Database: Sync {
     /// Why a workload cannot be run, if it cannot.
     fn refuses(&self, choice: &Choice, workload: &str) -> Option<String>;
 
+    /// Whether it is to stand wrong clocks: it does not wait in the kernel for a moment of the real time, which stays
+    /// true there.
+    fn stands_clocks(&self) -> bool {
+        false
+    }
+
     /// Sets the nodes up.
     fn deploy(
         &self,
@@ -259,6 +265,9 @@ impl Choice {
             return Some(
                 "members of built-in databases are not changed: a system file has hooks for that",
             );
+        }
+        if action == FaultAction::Clock && !self.database.stands_clocks() {
+            return Some("it is not known to stand wrong clocks");
         }
         let excluded = self.configuration.excluded.iter();
         excluded.filter(|(other, _)| *other == action).map(|(_, why)| *why).next()

@@ -165,6 +165,10 @@ impl Database for Postgresql {
         })
     }
 
+    fn stands_clocks(&self) -> bool {
+        true
+    }
+
     fn deploy(
         &self,
         choice: &Choice,

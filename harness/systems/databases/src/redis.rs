@@ -147,6 +147,10 @@ impl Database for Redis {
         })
     }
 
+    fn stands_clocks(&self) -> bool {
+        true
+    }
+
     fn deploy(
         &self,
         choice: &Choice,

@@ -632,7 +632,7 @@ fn function(name: &str) -> Result<Function, String> {
 }
 
 fn excluded(faults: &RawFaults, by_hooks: &[FaultAction]) -> Vec<FaultAction> {
-    let RawFaults { kill, pause, restart, partition, packet, reset, power } = faults;
+    let RawFaults { kill, pause, restart, partition, packet, reset, clock, power } = faults;
     let stands = |action: &FaultAction| match action {
         FaultAction::Kill => *kill,
         FaultAction::Pause => *pause,
@@ -640,6 +640,7 @@ fn excluded(faults: &RawFaults, by_hooks: &[FaultAction]) -> Vec<FaultAction> {
         FaultAction::Partition => *partition,
         FaultAction::Packet => *packet,
         FaultAction::Reset => *reset,
+        FaultAction::Clock => *clock,
         FaultAction::Replace | FaultAction::Promote => by_hooks.contains(action),
         _ => !power.is_empty(),
     };

@@ -117,6 +117,8 @@ pub(super) struct RawFaults {
     pub(super) partition: bool,
     pub(super) packet: bool,
     pub(super) reset: bool,
+    /// Not by itself: a program may wait in the kernel for a moment of a clock that stays true there.
+    pub(super) clock: bool,
     /// The directories that are on a node's disk.
     pub(super) power: Vec<Text>,
 }
@@ -130,6 +132,7 @@ impl Default for RawFaults {
             partition: true,
             packet: true,
             reset: true,
+            clock: false,
             power: Vec::new(),
         }
     }
