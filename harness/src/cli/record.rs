@@ -117,17 +117,17 @@ const ROWS: [Row; 18] = [
                 --time-limit 10s",
         valid: "--system postgresql --workload append --time-limit 10s",
     },
-    // The twins need a version that knows `sync_interval: always`.
+    // Only a later version than Debian's knows `sync_interval: always`.
     Row {
-        found: "--system nats --workload set --faults power-loss:all --time-limit 10s",
-        valid: "--system nats:always@2.12.1 --workload set --faults power-loss:all --time-limit 10s",
+        found: "--system nats --workload set --faults power-loss:all",
+        valid: "--system nats:always@2.12.1 --workload set --faults power-loss:all",
     },
     Row {
-        found: "--system nats@2.12.1 --workload log --faults power-loss:all --time-limit 10s",
-        valid: "--system nats:always@2.12.1 --workload log --faults power-loss:all --time-limit 10s",
+        found: "--system nats@2.12.1 --workload log --faults power-loss:all --lab netns",
+        valid: "--system nats:always@2.12.1 --workload log --faults power-loss:all --lab netns",
     },
     Row {
-        found: "--system nats@2.12.1 --workload queue --claim exactly-once --faults kill",
+        found: "--system nats@2.12.1 --workload queue --faults power-loss:all",
         valid: "--system nats@2.12.1 --workload queue --faults kill",
     },
 ];

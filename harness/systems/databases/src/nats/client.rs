@@ -1,8 +1,9 @@
 //! What clients of JetStream do. A set and a log are the messages of a subject; a queue is a consumer of it that
 //! all clients share, and whose messages leave the stream once they are acknowledged.
 //!
-//! Everything is read by a consumer, as applications do. One that is made for a read is told how many messages
-//! there are, and the read has taken all of them or has failed.
+//! Everything is read by consumers, as applications do. A consumer reads the replica of its own node, which may be
+//! behind. So the leader of the stream is asked first which message is the last: a read has come as far or has failed,
+//! and only what the leader says is empty is empty.
 
 use std::{collections::BTreeSet, mem, sync::Arc, time::Duration};
 
@@ -30,14 +31,17 @@ const POLL_MAX: u64 = 1000;
 /// After how long the server forgets a consumer that was made for a read, if it was not deleted.
 const READER_LIFETIME: Duration = Duration::from_secs(5);
 
+/// How long the messages that a read waits for may take to be delivered.
+const DELIVERY_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// How long a message that was delivered may stay unacknowledged before it is delivered again.
 const ACKNOWLEDGE_WITHIN: Duration = Duration::from_secs(2);
 
 /// The code of an answer that there is no such stream.
 pub(super) const NO_STREAM: u64 = 10_059;
 
-/// The code of an answer that there is no such consumer.
-const NO_CONSUMER: u64 = 10_014;
+/// The code of an answer that there is no such message.
+const NO_MESSAGE: u64 = 10_037;
 
 /// What is known of a request that was not answered as usual.
 type Unanswered = Answer;
@@ -149,6 +153,9 @@ impl NatsClient {
 
     /// The messages of a key from a sequence number on, at most so many of them.
     async fn records(&mut self, key: &str, from: u64, most: u64) -> Result<Records, Unanswered> {
+        let Some(last) = self.last(key).await?.filter(|last| *last >= from) else {
+            return Ok(Vec::new());
+        };
         let config = json!({
             "deliver_policy": "by_start_sequence", "opt_start_seq": from.max(1), "ack_policy": "none",
             "filter_subject": subject(key), "replay_policy": "instant", "mem_storage": true,
@@ -157,8 +164,6 @@ impl NatsClient {
         let argument = json!({ "stream_name": STREAM, "config": config });
         let made = match self.ask(&format!("CONSUMER.CREATE.{STREAM}"), &argument).await? {
             Said::Done(made) => made,
-            // It is lost with all that was in it.
-            Said::Refused(NO_STREAM, _) => return Ok(Vec::new()),
             Said::Refused(_, why) => return Err(Answer::info(format!("refused: {why}"))),
         };
         let (name, pending) = (made.get("name"), made.get("num_pending").and_then(Json::as_u64));
@@ -167,20 +172,38 @@ impl NatsClient {
                 self.misunderstood("a new consumer has no name or does not say what it has")
             );
         };
-        let records = match pending.min(most) {
-            0 => Vec::new(),
-            count => self.take(name, count).await?,
-        };
+        let records = self.take(name, pending.min(most)).await?;
         let deleted = self.connection()?;
         let deleted =
             deleted.publish(&format!("$JS.API.CONSUMER.DELETE.{STREAM}.{name}"), "").await;
         self.received(deleted)?;
-        Ok(records)
+        match records.last() {
+            Some((end, _)) if *end >= last || records.len() as u64 == most => Ok(records),
+            end => {
+                let end = end.map_or(0, |(end, _)| *end);
+                Err(Answer::info(format!("behind: read as far as {end}, and the last is {last}")))
+            }
+        }
+    }
+
+    /// The sequence number of the last message of a key, as the leader of the stream says.
+    async fn last(&mut self, key: &str) -> Result<Option<u64>, Unanswered> {
+        let argument = json!({ "last_by_subj": subject(key) });
+        match self.ask(&format!("STREAM.MSG.GET.{STREAM}"), &argument).await? {
+            Said::Done(found) => match found.pointer("/message/seq").and_then(Json::as_u64) {
+                Some(sequence) => Ok(Some(sequence)),
+                None => Err(self.misunderstood("a message without its sequence number")),
+            },
+            // A stream that is lost is lost with all that was in it.
+            Said::Refused(NO_MESSAGE | NO_STREAM, _) => Ok(None),
+            Said::Refused(_, why) => Err(Answer::info(format!("refused: {why}"))),
+        }
     }
 
     /// Takes so many messages that a consumer has.
     async fn take(&mut self, consumer: &str, count: u64) -> Result<Records, Unanswered> {
-        let asked = self.pull(consumer, count).await;
+        let argument = json!({ "batch": count, "expires": nanoseconds(DELIVERY_TIMEOUT) });
+        let asked = self.pull(consumer, &argument).await;
         self.received(asked)?;
         let mut records = Vec::new();
         while (records.len() as u64) < count {
@@ -199,8 +222,8 @@ impl NatsClient {
         Ok(records)
     }
 
-    async fn pull(&mut self, consumer: &str, count: u64) -> Result<(), NoReply> {
-        let argument = json!({ "batch": count, "no_wait": true }).to_string();
+    async fn pull(&mut self, consumer: &str, argument: &Json) -> Result<(), NoReply> {
+        let argument = argument.to_string();
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}");
         match &mut self.connection {
             Some(connection) => connection.publish(&subject, &argument).await,
@@ -216,7 +239,7 @@ impl NatsClient {
             return Ok(ok(None));
         }
         self.delivered = Delivered::Unknown;
-        let asked = self.pull(queue, 1).await;
+        let asked = self.pull(queue, &json!({ "batch": 1, "no_wait": true })).await;
         self.received(asked)?;
         let message = self.connection()?.delivery(queue).await;
         let message = self.received(message)?;
@@ -270,32 +293,16 @@ impl NatsClient {
         }
     }
 
-    /// What a dequeue says to which nothing was delivered. That does not mean that the queue is empty: elements that
-    /// were delivered to others and not acknowledged are delivered again.
+    /// What a dequeue says to which nothing was delivered. The queue is empty if no message of it is left in the stream:
+    /// one that was delivered to others and not acknowledged is delivered again, and the consumer may be behind.
     async fn nothing_to_deliver(&mut self, queue: &str) -> Result<Answer, Unanswered> {
-        let operation = format!("CONSUMER.INFO.{STREAM}.{queue}");
-        let info = match self.ask(&operation, &Json::Null).await? {
-            Said::Done(info) => info,
-            Said::Refused(NO_STREAM, _) => return Ok(ok(None)),
-            Said::Refused(code, why) => {
-                if code == NO_CONSUMER {
-                    self.consumers.remove(queue);
-                }
-                let error = format!("undelivered: {why}");
-                return Ok(Answer::Fail { error, unavailable: true });
+        Ok(match self.last(queue).await? {
+            None => ok(None),
+            Some(last) => {
+                let error = format!("undelivered: message {last} is in the stream");
+                Answer::Fail { error, unavailable: false }
             }
-        };
-        let count = |field| info.get(field).and_then(Json::as_u64);
-        let (Some(pending), Some(unacknowledged)) =
-            (count("num_pending"), count("num_ack_pending"))
-        else {
-            return Err(self.misunderstood("a consumer does not say what it has"));
-        };
-        if pending + unacknowledged == 0 {
-            return Ok(ok(None));
-        }
-        let error = format!("undelivered: {pending} pending, {unacknowledged} unacknowledged");
-        Ok(Answer::Fail { error, unavailable: false })
+        })
     }
 
     /// Asks JetStream. If nobody answers for it, this had no effect that matters: consumers come and go.
