@@ -76,3 +76,15 @@ fn postgresql_can_be_partitioned() {
     let database = "postgresql:synchronous-standby";
     is_valid_for_an_ordinary_user(database, "set", "partition:halves,kill:leader");
 }
+
+#[cfg(feature = "nats")]
+#[test]
+fn nats_needs_no_root() {
+    is_valid_for_an_ordinary_user("nats", "set", "kill");
+}
+
+#[cfg(feature = "nats")]
+#[test]
+fn nats_can_be_partitioned() {
+    is_valid_for_an_ordinary_user("nats", "log", "partition:leader,kill:followers");
+}

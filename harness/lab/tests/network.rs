@@ -260,6 +260,49 @@ fn a_reset_ends_connections_at_both_ends_and_no_others() {
 }
 
 #[test]
+fn a_host_that_loses_its_power_is_silent_and_comes_back_without_its_connections() {
+    let Some(network) = network(1) else { return };
+    let [a, b, c] = ["a", "b", "c"].map(node);
+    let (mut client, server) = connection(&network, &a, &b);
+    let (mut other_client, mut other_server) = connection(&network, &a, &c);
+    let namespace = |host| fs::read_link(network.namespaces(host).network).expect("it is open");
+    let before = namespace(&b);
+    network.power_off([&b]);
+    // As if its process were killed: the kernel says goodbye to the peer, which does not hear it.
+    let unheard = network.counts(&b, &a).cut;
+    drop(server);
+    wait_until("the kernel of b closes the connection", || network.counts(&b, &a).cut > unheard);
+    client.set_nonblocking(true).expect("a socket");
+    let nothing = |client: &mut TcpStream| {
+        client.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    };
+    assert!(nothing(&mut client));
+    // What a sends meanwhile disappears.
+    let unread = network.counts(&a, &b).cut;
+    client.write_all(b"?").expect("it is buffered");
+    wait_until("the packet is dropped", || network.counts(&a, &b).cut > unread);
+    assert!(nothing(&mut client));
+
+    network.power_on(&b).expect("there is another namespace");
+    assert_ne!(namespace(&b), before);
+    assert_eq!(network.connections(&a, &b), 0);
+    // The same address, at which nobody knows of the connection: what is sent again is answered with a reset.
+    client.set_nonblocking(false).expect("a socket");
+    let end = client.read(&mut [0]).expect_err("it is reset");
+    assert_eq!(end.kind(), ErrorKind::ConnectionReset);
+    let (mut client, mut server) = connection(&network, &a, &b);
+    client.write_all(b"?").expect("the connection is well");
+    server.read_exact(&mut [0]).expect("the connection is well");
+    // The others have not noticed.
+    other_client.write_all(b"?").expect("the connection is well");
+    other_server.read_exact(&mut [0]).expect("the connection is well");
+    // One that has its power is left alone.
+    let now = namespace(&b);
+    network.power_on(&b).expect("there is nothing to do");
+    assert_eq!(namespace(&b), now);
+}
+
+#[test]
 fn a_stream_of_limited_bandwidth_takes_its_time() {
     let Some(network) = network(1) else { return };
     let (a, b) = (node("a"), node("b"));

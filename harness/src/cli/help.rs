@@ -74,7 +74,7 @@ Other systems:
   A system file says how the nodes of a system are started and which program is its client, which
   may be in any language. `harness system new NAME` writes one to begin with, and `harness system
   check FILE` tries it. Without a claim in the file, only lost writes are violations.
-  etcd, redis and postgresql are built in, each behind a feature of the same name; their programs
+  etcd, redis, postgresql and nats are built in, each behind a feature of the same name; their programs
   must be installed. `harness record` prints a table of what is found in them.
 
 Exit status:

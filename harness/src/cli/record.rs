@@ -29,7 +29,7 @@ use super::{
 /// Options of the command `record`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RecordArgs {
-    /// Only the rows of this database: etcd, redis or postgresql, or one of its configurations, such as
+    /// Only the rows of this database: etcd, redis, postgresql or nats, or one of its configurations, such as
     /// redis:replicas.
     #[arg(long, value_name = "NAME")]
     system: Option<String>,
@@ -63,7 +63,7 @@ struct Row {
 }
 
 /// The rows. Where a level is asked for with --claim, the database does not claim it.
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 18] = [
     Row {
         name: "etcd-serializable-reads",
         found: "--system etcd --reads serializable --claim linearizable --faults pause,kill",
@@ -145,6 +145,22 @@ const ROWS: [Row; 15] = [
                 --time-limit 10s",
         valid: "--system postgresql --workload append --time-limit 10s",
     },
+    // Only a later version than Debian's knows `sync_interval: always`.
+    Row {
+        name: "nats-set",
+        found: "--system nats --workload set --faults power-loss:all",
+        valid: "--system nats:always@2.12.1 --workload set --faults power-loss:all",
+    },
+    Row {
+        name: "nats-log",
+        found: "--system nats@2.12.1 --workload log --faults power-loss:all --lab netns",
+        valid: "--system nats:always@2.12.1 --workload log --faults power-loss:all --lab netns",
+    },
+    Row {
+        name: "nats-queue",
+        found: "--system nats@2.12.1 --workload queue --faults power-loss:all",
+        valid: "--system nats@2.12.1 --workload queue --faults kill",
+    },
 ];
 
 /// The options of a row, as the command line reads them.
@@ -195,7 +211,7 @@ pub(super) fn record(
 ) -> Result<Done, Failure> {
     let is_wanted = |row: &&Row| {
         let configured = row.found.split(' ').nth(1).unwrap_or_default();
-        let name = configured.split(':').next().unwrap_or_default();
+        let name = configured.split([':', '@']).next().unwrap_or_default();
         args.system.as_deref().is_none_or(|system| system == name || system == configured)
             && (args.rows.is_empty() || args.rows.iter().any(|name| name == row.name))
     };
@@ -230,16 +246,19 @@ pub(super) fn record(
     let mut exit = Exit::Valid;
     let (mut count, mut failures) = (0, Vec::new());
     for row in rows {
-        let found = match made(args, (row.name, "found", row.found), runtime, interrupt) {
+        let both =
+            made(args, (row.name, "found", row.found), runtime, interrupt).and_then(|found| {
+                Ok((found, made(args, (row.name, "valid", row.valid), runtime, interrupt)?))
+            });
+        let (found, valid) = match both {
             Err(Failure { error: Some(error), .. })
                 if part.is_none() && described::is_not_possible_here(&error) =>
             {
                 writeln!(stdout(), "skipped: {error}")?;
                 continue;
             }
-            found => found?,
+            both => both?,
         };
-        let valid = made(args, (row.name, "valid", row.valid), runtime, interrupt)?;
         if *interrupt.borrow() {
             // A row without all of its runs says nothing.
             break;
@@ -247,7 +266,7 @@ pub(super) fn record(
         count += 1;
         let of = |made: &Made, wanted| made.verdicts.iter().filter(|one| **one == wanted).count();
         let (hits, kept) = (of(&found, Validity::Invalid), of(&valid, Validity::Valid));
-        let system = row.found.split(' ').nth(1).unwrap_or_default();
+        let system = row.found.split([' ', '@']).nth(1).unwrap_or_default();
         let mut anomalies: Vec<String> = found.anomalies.iter().cloned().collect();
         if !found.lost.is_empty() {
             anomalies.push(format!("{:.0} lost writes", median(&found.lost)));

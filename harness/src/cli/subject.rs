@@ -201,7 +201,7 @@ impl Subject {
             #[cfg(feature = "databases")]
             Subject::Database(choice) => {
                 let task = databases::Task { workload, keeper, network };
-                let deployed = choice.deploy(&task).await.map_err(Failure::arguments)?;
+                let deployed = choice.deploy(&task).await.map_err(refused)?;
                 Ok(Deployed { system: deployed.system, version: Some(deployed.version) })
             }
         }
@@ -216,20 +216,22 @@ fn database(options: &SubjectOptions<'_>) -> Result<Subject, Failure> {
         isolation: options.isolation,
         programs: options.programs.iter().cloned().collect(),
     };
-    databases::Choice::find(&request).map(Subject::Database).map_err(|error| {
-        let is_missing = matches!(error, databases::DatabaseError::NotInstalled { .. });
-        let error = error.to_string();
-        match is_missing {
-            true => Failure::arguments(MissingProgram(error)),
-            false => Failure::arguments(anyhow!("--system: {error}")),
-        }
-    })
+    databases::Choice::find(&request).map(Subject::Database).map_err(refused)
+}
+
+#[cfg(feature = "databases")]
+fn refused(error: databases::DatabaseError) -> Failure {
+    let text = error.to_string();
+    match error.is_missing_program() {
+        true => Failure::arguments(MissingProgram(text)),
+        false => Failure::arguments(anyhow!("--system: {text}")),
+    }
 }
 
 #[cfg(not(feature = "databases"))]
 fn database(options: &SubjectOptions<'_>) -> Result<Subject, Failure> {
     let name = options.system.split([':', '@']).next().unwrap_or_default();
-    let feature = ["etcd", "redis", "postgresql"].into_iter().find(|known| *known == name);
+    let feature = ["etcd", "redis", "postgresql", "nats"].into_iter().find(|known| *known == name);
     Err(Failure::arguments(match feature {
         Some(feature) => anyhow!(
             "--system: {name} is not compiled in: cargo run -p harness --features {feature} -- --system \
@@ -237,7 +239,7 @@ fn database(options: &SubjectOptions<'_>) -> Result<Subject, Failure> {
             options.system
         ),
         None => anyhow!(
-            "--system: there is no system '{}': expected twopc, etcd, redis, postgresql, or the path of a \
+            "--system: there is no system '{}': expected twopc, etcd, redis, postgresql, nats, or the path of a \
              file such as ./mykv.toml",
             options.system
         ),

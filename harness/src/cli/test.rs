@@ -109,7 +109,7 @@ pub(super) struct TestArgs {
     #[arg(long, value_name = "DIR", default_value = "histories")]
     store: PathBuf,
 
-    /// System under test: twopc, the store of this repository; etcd, redis or postgresql, with a
+    /// System under test: twopc, the store of this repository; etcd, redis, postgresql or nats, with a
     /// configuration and a version as in etcd:cluster@3.5.1; or the path of a file that describes another
     /// one (see below).
     #[arg(long, value_name = "NAME|FILE", default_value = "twopc")]

@@ -338,14 +338,18 @@ impl Cluster {
             .open(path)
             .map_err(io_error(format!("cannot open {}", path.display())))?;
         let offset = log.metadata().map_or(0, |metadata| metadata.len());
+        let host = Host::Node(node.clone());
+        if let Some(network) = self.system.network() {
+            let on = network.power_on(&host);
+            on.map_err(io_error(format!("{node} has lost its power and cannot have it back")))?;
+        }
         self.system.starting(node, path, offset);
         let command = self.system.command(node, start);
         let program = command.get_program().to_string_lossy().into_owned();
         let spawned = match self.system.keeper() {
             Some(keeper) => {
                 let namespaces = self.system.network();
-                let namespaces =
-                    namespaces.map(|network| network.namespaces(&Host::Node(node.clone())));
+                let namespaces = namespaces.map(|network| network.namespaces(&host));
                 let account = self.system.account(node);
                 let kept = keeper::keep(keeper, &command, false, account, namespaces.as_ref());
                 self.supervisor.spawn_keeper(kept, log).await

@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 use super::{Cluster, ClusterError, io_error, log_tail, poll};
 use crate::{
     disk::{Device, DiskEffects, DiskFault, DiskPlace, Disks, Image, LostWrites, NameDurability},
+    network::Host,
     node::NodeName,
     process::Process,
 };
@@ -64,7 +65,8 @@ impl Cluster {
     }
 
     /// Cuts the power of these nodes at the same moment: their processes are gone, and their disks
-    /// have lost unsynced writes, all or a part chosen by the seed. Returns what each disk lost.
+    /// have lost unsynced writes, all or a part chosen by the seed. In a virtual network no packet tells of it, and
+    /// they are silent until they are started again. Returns what each disk lost.
     ///
     /// # Errors
     /// A disk cannot be mounted again.
@@ -74,6 +76,11 @@ impl Cluster {
         partial: Option<u64>,
     ) -> Result<BTreeMap<NodeName, LostWrites>, ClusterError> {
         let Some(disks) = &self.disks else { return Ok(BTreeMap::new()) };
+        // Silent, or the kernel would tell every peer of the end of the processes.
+        if let Some(network) = self.system.network() {
+            let hosts: Vec<Host> = nodes.iter().cloned().map(Host::Node).collect();
+            network.power_off(&hosts);
+        }
         // All disks stop first, so that no node acts on another's absence before it loses its own.
         for node in nodes {
             disks.device(node).power_off();

@@ -60,6 +60,8 @@ pub(super) enum Request {
     Begin,
     /// A host. Answered with its namespace and its device.
     Host { address: Ipv4Addr, prefix: u8 },
+    /// Another namespace and device for a host, which has lost those that it had. Answered likewise.
+    Replace { host: usize, address: Ipv4Addr, prefix: u8 },
     /// A socket at a host.
     Socket { host: usize, transport: Transport },
     /// How many packets hosts could not send.
@@ -113,10 +115,15 @@ fn obey(request: Request, hosts: &mut Vec<Host>) -> Answer {
     match request {
         Request::Begin => begin(),
         Request::Host { address, prefix } => {
-            let (host, device) = add_host(address, prefix)?;
-            let namespace = host.0.try_clone().map_err(|error| format!("a descriptor: {error}"))?;
+            let (host, descriptors) = add_host(address, prefix)?;
             hosts.push(host);
-            Ok((Reply::Done, vec![namespace.into(), device]))
+            Ok((Reply::Done, descriptors))
+        }
+        Request::Replace { host, address, prefix } => {
+            let place = hosts.get_mut(host).ok_or("there is no such host")?;
+            let (replacement, descriptors) = add_host(address, prefix)?;
+            *place = replacement;
+            Ok((Reply::Done, descriptors))
         }
         Request::Socket { host, transport } => {
             let host = hosts.get(host).ok_or("there is no such host")?;
@@ -164,8 +171,8 @@ fn begin() -> Answer {
     Ok((Reply::Done, vec![user.into()]))
 }
 
-/// Makes a namespace with a device.
-fn add_host(address: Ipv4Addr, prefix: u8) -> Result<(Host, OwnedFd), String> {
+/// Makes a namespace with a device. Returns descriptors of both.
+fn add_host(address: Ipv4Addr, prefix: u8) -> Result<(Host, Vec<OwnedFd>), String> {
     unshare(CloneFlags::CLONE_NEWNET).map_err(|error| format!("no network namespace: {error}"))?;
     let namespace = File::open("/proc/self/ns/net").map_err(|error| error.to_string())?;
     set("ipv6/conf/all/disable_ipv6", "1")?;
@@ -175,7 +182,8 @@ fn add_host(address: Ipv4Addr, prefix: u8) -> Result<(Host, OwnedFd), String> {
     let device = open_device()?;
     let configured = configure(address, prefix);
     configured.map_err(|error| format!("the device of {address}: {error}"))?;
-    Ok((Host(namespace), device))
+    let descriptor = namespace.try_clone().map_err(|error| format!("a descriptor: {error}"))?;
+    Ok((Host(namespace), vec![descriptor.into(), device]))
 }
 
 fn configure(address: Ipv4Addr, prefix: u8) -> io::Result<()> {

@@ -17,6 +17,9 @@
 //! duration. A stream goes on after a cut when its retransmission timer fires, which doubles with each attempt up to
 //! `net.ipv4.tcp_rto_max_ms`. That is 1 s in these namespaces where the kernel has it (6.15), and 2 min elsewhere.
 //!
+//! A host may lose its power: then it is silent, also while its processes end, and comes back in a namespace that
+//! knows none of its connections.
+//!
 //! IPv6 is off. Nothing leaves the network, and there is no name service.
 
 mod capture;
@@ -37,7 +40,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -115,7 +118,7 @@ pub struct Network {
     addresses: Vec<Ipv4Addr>,
     clients: u32,
     /// The namespaces of the hosts, which live as long as these.
-    namespaces: Vec<OwnedFd>,
+    namespaces: Mutex<Vec<OwnedFd>>,
     user_namespace: Option<OwnedFd>,
     switch: Switch,
     holder: Mutex<Holder>,
@@ -215,9 +218,7 @@ impl Network {
         for address in (0..hosts.len()).map(address) {
             let request = Request::Host { address, prefix: PREFIX };
             let (_, descriptors) = holder.ask(request).map_err(NetworkError)?;
-            let Ok([namespace, device]) = <[OwnedFd; 2]>::try_from(descriptors) else {
-                return Err(NetworkError("a namespace or a device is missing".to_owned()));
-            };
+            let [namespace, device] = namespace_and_device(descriptors).map_err(NetworkError)?;
             ports.push(Port { device, address });
             namespaces.push(namespace);
             addresses.push(address);
@@ -228,7 +229,7 @@ impl Network {
             hosts,
             addresses,
             clients,
-            namespaces,
+            namespaces: Mutex::new(namespaces),
             user_namespace: user.into_iter().next(),
             switch,
             holder: Mutex::new(holder),
@@ -283,8 +284,44 @@ impl Network {
         let path = |fd: &OwnedFd| format!("/proc/{}/fd/{}", process::id(), fd.as_raw_fd()).into();
         Namespaces {
             user: self.user_namespace.as_ref().map(path),
-            network: path(&self.namespaces[self.position(host)]),
+            network: path(&self.lock_namespaces()[self.position(host)]),
         }
+    }
+
+    fn lock_namespaces(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hosts lose their power, all at the same moment. From then on nothing is heard of them and nothing reaches
+    /// them: the end of their processes closes no connection for those at the other end. Whoever watches the nodes
+    /// notices nothing else either.
+    ///
+    /// # Panics
+    /// The network has no such host.
+    pub fn power_off<'a>(&self, hosts: impl IntoIterator<Item = &'a Host>) {
+        self.switch.power_off(hosts.into_iter().map(|host| self.position(host)));
+    }
+
+    /// Gives a host its power back, if it has lost it. It has a new namespace with the same address: what reaches
+    /// a connection that it had is answered as by a machine that has just started.
+    ///
+    /// # Errors
+    /// The process that holds the namespaces makes none.
+    ///
+    /// # Panics
+    /// The network has no such host.
+    pub fn power_on(&self, host: &Host) -> io::Result<()> {
+        let position = self.position(host);
+        if !self.switch.is_off(position) {
+            return Ok(());
+        }
+        let address = self.addresses[position];
+        let request = Request::Replace { host: position, address, prefix: PREFIX };
+        let (_, descriptors) = self.ask(request)?;
+        let [namespace, device] = namespace_and_device(descriptors).map_err(io::Error::other)?;
+        self.lock_namespaces()[position] = namespace;
+        self.switch.power_on(position, device);
+        Ok(())
     }
 
     /// A new socket, not connected and not blocking, in the namespace of a host.
@@ -407,6 +444,11 @@ pub struct NetworkHealth {
     pub dropped: u64,
     /// How long the switch was kept from its work, at most.
     pub longest_stall: Duration,
+}
+
+fn namespace_and_device(descriptors: Vec<OwnedFd>) -> Result<[OwnedFd; 2], String> {
+    let missing = |_| "a namespace or a device is missing".to_owned();
+    <[OwnedFd; 2]>::try_from(descriptors).map_err(missing)
 }
 
 fn address(host: usize) -> Ipv4Addr {

@@ -54,12 +54,18 @@ pub(super) struct Switch {
 }
 
 struct Shared {
-    ports: Vec<Port>,
+    addresses: Vec<Ipv4Addr>,
     state: Mutex<State>,
     stopped: AtomicBool,
 }
 
 struct State {
+    /// The device of each host, which is another one after a power loss.
+    devices: Vec<Arc<OwnedFd>>,
+    /// How often a device was replaced so far.
+    replaced: u64,
+    /// Whether each host is without power: it neither sends nor receives.
+    is_off: Vec<bool>,
     /// The link from each host to each.
     links: Vec<Link>,
     /// Where connections are, by the ends of each direction.
@@ -114,7 +120,11 @@ impl Switch {
     /// Starts the thread.
     pub(super) fn start(ports: Vec<Port>, seed: u64) -> io::Result<Switch> {
         let count = u32::try_from(ports.len() * ports.len()).map_err(io::Error::other)?;
+        let addresses = ports.iter().map(|port| port.address).collect();
         let state = State {
+            is_off: vec![false; ports.len()],
+            devices: ports.into_iter().map(|port| Arc::new(port.device)).collect(),
+            replaced: 0,
             links: (0..count).map(|number| Link::new(seed, number)).collect(),
             flows: HashMap::new(),
             delayed: BinaryHeap::new(),
@@ -124,7 +134,7 @@ impl Switch {
             failed: None,
         };
         let (state, stopped) = (Mutex::new(state), AtomicBool::new(false));
-        let shared = Arc::new(Shared { ports, state, stopped });
+        let shared = Arc::new(Shared { addresses, state, stopped });
         let running = shared.clone();
         let thread = thread::Builder::new().name("switch".to_owned()).spawn(move || {
             // Otherwise the kernel lets timers be late by 50 us.
@@ -137,7 +147,31 @@ impl Switch {
     }
 
     fn link(&self, from: usize, to: usize) -> usize {
-        from * self.shared.ports.len() + to
+        from * self.shared.addresses.len() + to
+    }
+
+    /// From now on these hosts neither send nor receive anything, all from the same moment on.
+    pub(super) fn power_off(&self, hosts: impl IntoIterator<Item = usize>) {
+        let mut state = self.shared.lock();
+        for host in hosts {
+            state.is_off[host] = true;
+        }
+    }
+
+    pub(super) fn is_off(&self, host: usize) -> bool {
+        self.shared.lock().is_off[host]
+    }
+
+    /// A host has power again, and another device. It knows nothing of the connections that it had.
+    pub(super) fn power_on(&self, host: usize, device: OwnedFd) {
+        let mut state = self.shared.lock();
+        state.devices[host] = Arc::new(device);
+        state.replaced += 1;
+        state.is_off[host] = false;
+        let address = self.shared.addresses[host];
+        let is_of = |(from, to): &Ends| *from.ip() == address || *to.ip() == address;
+        state.flows.retain(|ends, _| !is_of(ends));
+        state.delayed.retain(|packet| packet.from != host && packet.to != host);
     }
 
     pub(super) fn rule(&self, from: usize, to: usize) -> LinkRule {
@@ -221,23 +255,35 @@ impl Shared {
 
     /// The connections between two hosts that were not reset, from the first to the other.
     fn connections(&self, state: &State, one: usize, other: usize) -> Vec<Ends> {
-        let [one, other] = [one, other].map(|host| self.ports[host].address);
+        let [one, other] = [one, other].map(|host| self.addresses[host]);
         let is_one = |(from, to): &Ends| *from.ip() == one && *to.ip() == other;
         let flows = state.flows.iter().filter(|(_, flow)| flow.reset_until.is_none());
         flows.map(|(ends, _)| *ends).filter(is_one).collect()
     }
 
     fn run(&self) -> io::Result<()> {
+        while !self.stopped.load(Ordering::Relaxed) {
+            let (devices, replaced) = {
+                let state = self.lock();
+                (state.devices.clone(), state.replaced)
+            };
+            self.forward_between(&devices, replaced)?;
+        }
+        Ok(())
+    }
+
+    /// Forwards packets until the switch is stopped or has other devices than these.
+    fn forward_between(&self, devices: &[Arc<OwnedFd>], replaced: u64) -> io::Result<()> {
         let by_address: HashMap<Ipv4Addr, usize> =
-            self.ports.iter().map(|port| port.address).zip(0..).collect();
+            self.addresses.iter().copied().zip(0..).collect();
         let mut buffer = vec![0; PACKET_BYTES_MAX];
-        let devices = self.ports.iter().map(|port| PollFd::new(&port.device, PollFlags::IN));
-        let mut devices: Vec<PollFd<'_>> = devices.collect();
+        let polled = devices.iter().map(|device| PollFd::new(device, PollFlags::IN));
+        let mut polled: Vec<PollFd<'_>> = polled.collect();
         let mut wait = HEARTBEAT;
         let mut began = Instant::now();
         while !self.stopped.load(Ordering::Relaxed) {
             let timeout = Timespec::try_from(wait).map_err(io::Error::other)?;
-            match poll(&mut devices, Some(&timeout)) {
+            match poll(&mut polled, Some(&timeout)) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -245,8 +291,12 @@ impl Shared {
             let mut state = self.lock();
             let late = now.saturating_duration_since(began + wait);
             state.longest_stall = state.longest_stall.max(late);
+            if state.replaced != replaced {
+                // What an old device still sends is not the host's any more.
+                return Ok(());
+            }
             self.deliver_due(&mut state, now)?;
-            for (from, device) in devices.iter().enumerate() {
+            for (from, device) in polled.iter().enumerate() {
                 if !device.revents().is_empty() {
                     self.take(&mut state, from, &by_address, &mut buffer)?;
                 }
@@ -268,7 +318,7 @@ impl Shared {
         buffer: &mut [u8],
     ) -> io::Result<()> {
         for _ in 0..BATCH {
-            let bytes = match read(&self.ports[from].device, &mut *buffer) {
+            let bytes = match read(&*state.devices[from], &mut *buffer) {
                 Ok(bytes) => bytes,
                 Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
                 Err(error) => return Err(error.into()),
@@ -290,13 +340,17 @@ impl Shared {
         packet: &mut [u8],
     ) -> io::Result<()> {
         let now = Instant::now();
+        if state.is_off[from] || state.is_off[to] {
+            state.links[from * self.addresses.len() + to].counts.cut += 1;
+            return Ok(());
+        }
         let segment = packet::segment(packet);
         if let Some(segment) = &segment
             && self.is_reset(state, segment, now)?
         {
             return Ok(());
         }
-        let link = &mut state.links[from * self.ports.len() + to];
+        let link = &mut state.links[from * self.addresses.len() + to];
         match link.fate(now, packet.len()) {
             Fate::Cut(cut) => {
                 if let (Cut::Refuse, Some(segment)) = (cut, segment) {
@@ -329,9 +383,10 @@ impl Shared {
     fn deliver_due(&self, state: &mut State, now: Instant) -> io::Result<()> {
         while state.delayed.peek().is_some_and(|next| next.at <= now) {
             let Some(Delayed { from, to, packet, .. }) = state.delayed.pop() else { break };
-            let link = &mut state.links[from * self.ports.len() + to];
+            let is_off = state.is_off[from] || state.is_off[to];
+            let link = &mut state.links[from * self.addresses.len() + to];
             // A cut also hits what is on its way.
-            if link.rule().cut.is_some() {
+            if is_off || link.rule().cut.is_some() {
                 link.counts.cut += 1;
                 link.counts.delivered = link.counts.delivered.saturating_sub(1);
             } else {
@@ -350,10 +405,13 @@ impl Shared {
 
     /// Hands a packet to a host.
     fn put(&self, state: &mut State, to: usize, packet: &[u8]) -> io::Result<()> {
+        if state.is_off[to] {
+            return Ok(());
+        }
         if let Some(capture) = &mut state.capture {
             capture.packet(packet);
         }
-        match write(&self.ports[to].device, packet) {
+        match write(&*state.devices[to], packet) {
             // The host's stack drops what it does not take, as a network card does.
             Ok(_) | Err(Errno::AGAIN | Errno::INVAL | Errno::NOBUFS | Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
@@ -397,7 +455,7 @@ impl Shared {
 
     /// Sends a forged packet.
     fn inject(&self, state: &mut State, to: SocketAddrV4, packet: &[u8]) -> io::Result<()> {
-        let host = self.ports.iter().position(|port| port.address == *to.ip());
+        let host = self.addresses.iter().position(|address| address == to.ip());
         host.map_or(Ok(()), |host| self.put(state, host, packet))
     }
 }

@@ -9,12 +9,14 @@
 
 // What the databases share, some of them do without.
 #![cfg_attr(
-    not(all(feature = "etcd", feature = "redis", feature = "postgresql")),
+    not(all(feature = "etcd", feature = "nats", feature = "redis", feature = "postgresql")),
     allow(dead_code, unused_imports)
 )]
 
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "postgresql")]
 mod postgresql;
 #[cfg(feature = "redis")]
@@ -40,7 +42,7 @@ use system_file::hooks;
 use self::site::Site;
 
 /// The names of all databases, whether they are compiled in or not. Each is the name of its feature.
-pub const NAMES: [&str; 3] = ["etcd", "redis", "postgresql"];
+pub const NAMES: [&str; 4] = ["etcd", "redis", "postgresql", "nats"];
 
 /// How long a program may take to print its version.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
@@ -71,6 +73,11 @@ trait Database: Sync {
     /// true there.
     fn stands_clocks(&self) -> bool {
         false
+    }
+
+    /// Why a version of the program cannot be run, if it cannot.
+    fn refuses_version(&self, _choice: &Choice, _version: &str) -> Option<String> {
+        None
     }
 
     /// Sets the nodes up.
@@ -118,6 +125,8 @@ const fn databases() -> &'static [&'static dyn Database] {
         &redis::Redis,
         #[cfg(feature = "postgresql")]
         &postgresql::Postgresql,
+        #[cfg(feature = "nats")]
+        &nats::Nats,
     ]
 }
 
@@ -180,9 +189,33 @@ pub enum DatabaseError {
         /// The Debian package that has it.
         package: &'static str,
     },
+    /// The program is of another version than the one that was asked for.
+    #[error(
+        "{} is version {found}, and {wanted} was asked for: name the program with --program {name}=PATH, or call \
+         it {name}-{wanted} where programs are",
+        path.display()
+    )]
+    OtherVersion {
+        /// The program.
+        name: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// The version that it says it is.
+        found: String,
+        /// The version that was asked for.
+        wanted: String,
+    },
     /// Something else, in words.
     #[error("{0}")]
     Other(String),
+}
+
+impl DatabaseError {
+    /// Whether this machine lacks the program.
+    #[must_use]
+    pub fn is_missing_program(&self) -> bool {
+        !matches!(self, DatabaseError::Other(_))
+    }
 }
 
 impl From<String> for DatabaseError {
@@ -310,6 +343,9 @@ impl Choice {
             return Err(why.into());
         }
         let version = self.ask_version().await?;
+        if let Some(why) = self.database.refuses_version(self, &version) {
+            return Err(why.into());
+        }
         let site = Site::new(self.configuration.nodes, &task.keeper, task.network.clone())
             .map_err(|error| {
                 format!("cannot reserve addresses and directories for the nodes: {error}")
@@ -336,11 +372,12 @@ impl Choice {
             format!("{} --version prints no version: {}", program.display(), printed.trim())
         })?;
         match &self.version {
-            Some(wanted) if wanted != found => Err(DatabaseError::Other(format!(
-                "{} is version {found}, and {wanted} was asked for: name the program with --program \
-                 {name}=PATH",
-                program.display()
-            ))),
+            Some(wanted) if wanted != found => Err(DatabaseError::OtherVersion {
+                name,
+                path: program.clone(),
+                found: found.to_owned(),
+                wanted: wanted.clone(),
+            }),
             _ => Ok(found.to_owned()),
         }
     }

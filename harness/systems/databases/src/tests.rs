@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{Choice, Configuration, Database, Task, databases};
 
-/// How a server answers what comes before the request: the bytes received so far, and the answer.
+/// How a server answers what comes before the request: the bytes received so far, none at first, and the answer.
 type Greeting = fn(&[u8]) -> Option<Vec<u8>>;
 
 /// A database that was chosen, whose programs are any file.
@@ -58,12 +58,12 @@ fn every_claim_is_judged() {
 }
 
 /// A deployed database that is not started. `None` if it cannot be started here, which is said.
-fn deployed(name: &str) -> Option<Arc<dyn System>> {
+fn deployed(name: &str, workload: &str) -> Option<Arc<dyn System>> {
     let database = databases().iter().copied().find(|one| one.name() == name).expect("compiled in");
     let ask = database.asks().map_or("", |asks| asks.values[0]);
     let choice = chosen(database, &database.configurations()[0], ask);
     let task = Task {
-        workload: lab::workloads::find("register").expect("it is built in"),
+        workload: lab::workloads::find(workload).expect("it is built in"),
         keeper: PathBuf::from("/bin/true"),
         network: None,
     };
@@ -77,10 +77,21 @@ fn deployed(name: &str) -> Option<Arc<dyn System>> {
     }
 }
 
-/// Asks a client for a put, of a server that reads it and closes the connection. Returns the answer and how
-/// often the request arrived.
+/// Asks a client for a put.
 async fn put_without_answer(
     system: &dyn System,
+    address: &str,
+    greeting: Greeting,
+    marker: &'static [u8],
+) -> (Answer, usize) {
+    without_answer(system, &Request::with(Function::Put, "k1", 7), address, greeting, marker).await
+}
+
+/// Sends a request to a server that reads it and closes the connection. Returns the answer and how often the request
+/// arrived.
+async fn without_answer(
+    system: &dyn System,
+    request: &Request,
     address: &str,
     greeting: Greeting,
     marker: &'static [u8],
@@ -95,8 +106,7 @@ async fn put_without_answer(
     });
     let mut client = system.client(0);
     client.open().await.expect("the server is here");
-    let put = Request::with(Function::Put, "k1", 7);
-    let answer = client.perform(&put, Duration::from_secs(5)).await;
+    let answer = client.perform(request, Duration::from_secs(5)).await;
     server.abort();
     (answer, arrived.load(Ordering::SeqCst))
 }
@@ -108,6 +118,9 @@ async fn serve(
     arrived: Arc<AtomicUsize>,
 ) {
     let mut received = Vec::new();
+    if let Some(answer) = greeting(&received) {
+        let _ = stream.write_all(&answer).await;
+    }
     while let Ok(1..) = stream.read_buf(&mut received).await {
         if received.windows(marker.len()).any(|part| part == marker) {
             arrived.fetch_add(1, Ordering::SeqCst);
@@ -138,16 +151,46 @@ fn assert_sent_once((answer, arrived): (Answer, usize)) {
 #[cfg(feature = "etcd")]
 #[tokio::test]
 async fn a_put_to_etcd_is_sent_once() {
-    let Some(system) = deployed("etcd") else { return };
+    let Some(system) = deployed("etcd", "register") else { return };
     let url = argument(&*system, "--listen-client-urls");
     let address = url.strip_prefix("http://").expect("it is a URL");
     assert_sent_once(put_without_answer(&*system, address, |_| None, b"/v3/kv/put").await);
 }
 
+#[cfg(feature = "nats")]
+#[tokio::test]
+async fn an_add_to_nats_is_sent_once() {
+    let Some(system) = deployed("nats", "set") else { return };
+    let text = std::fs::read_to_string(argument(&*system, "-c")).expect("it was written");
+    let line = text.lines().find_map(|line| line.strip_prefix("listen: ")).expect("it has it");
+    // The server speaks first, and then answers a ping.
+    let greeting: Greeting = |received| match received {
+        [] => Some(b"INFO {}\r\n".to_vec()),
+        received => received.ends_with(b"PING\r\n").then(|| b"PONG\r\n".to_vec()),
+    };
+    let add = Request::with(Function::Add, "s1", 7);
+    let address = line.trim_matches('"');
+    assert_sent_once(without_answer(&*system, &add, address, greeting, b"PUB t.s1 ").await);
+}
+
+#[cfg(feature = "nats")]
+#[test]
+fn a_version_that_does_not_know_a_configuration_is_refused() {
+    let database = databases().iter().find(|one| one.name() == "nats").expect("compiled in");
+    let [cluster, always] = database.configurations() else { panic!("there are two") };
+    let refused = |configuration, version| {
+        database.refuses_version(&chosen(*database, configuration, ""), version)
+    };
+    assert_eq!(refused(cluster, "2.9.10"), None);
+    assert_eq!(refused(always, "2.12.1"), None);
+    let why = refused(always, "2.9.10").expect("it knows no such interval");
+    assert!(why.contains("needs nats-server 2.10 or later"), "{why}");
+}
+
 #[cfg(feature = "redis")]
 #[tokio::test]
 async fn a_put_to_redis_is_sent_once() {
-    let Some(system) = deployed("redis") else { return };
+    let Some(system) = deployed("redis", "register") else { return };
     let file = system.command(&system.nodes()[0], &StartOptions::default());
     let file = file.get_args().last().expect("the configuration").to_owned();
     let text = std::fs::read_to_string(file).expect("it was written");
@@ -193,7 +236,7 @@ async fn a_put_to_postgresql_is_sent_once() {
             _ => [message(b'R', &[0; 4]), ready].concat(),
         })
     };
-    let Some(system) = deployed("postgresql") else { return };
+    let Some(system) = deployed("postgresql", "register") else { return };
     let ip = argument(&*system, "listen_addresses=");
     let address = format!("{ip}:{}", argument(&*system, "port="));
     assert_sent_once(
