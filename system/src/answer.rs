@@ -33,6 +33,8 @@ pub enum ReasonKind {
     Overloaded,
     /// A replica has no room for the value.
     Full,
+    /// The values of the keys that were listed are too long for one answer.
+    TooLarge,
     /// The node is stopping.
     Stopping,
     /// The caller may not do this: it has no certificate, or one of another role.
@@ -46,7 +48,7 @@ pub enum ReasonKind {
 
 impl ReasonKind {
     /// Every kind.
-    pub const ALL: [ReasonKind; 11] = [
+    pub const ALL: [ReasonKind; 12] = [
         ReasonKind::Conflict,
         ReasonKind::Refused,
         ReasonKind::Unavailable,
@@ -54,6 +56,7 @@ impl ReasonKind {
         ReasonKind::Expired,
         ReasonKind::Overloaded,
         ReasonKind::Full,
+        ReasonKind::TooLarge,
         ReasonKind::Stopping,
         ReasonKind::Denied,
         ReasonKind::Invalid,
@@ -71,6 +74,7 @@ impl ReasonKind {
             ReasonKind::Expired => "EXPIRED",
             ReasonKind::Overloaded => "OVERLOADED",
             ReasonKind::Full => "FULL",
+            ReasonKind::TooLarge => "TOO_LARGE",
             ReasonKind::Stopping => "STOPPING",
             ReasonKind::Denied => "DENIED",
             ReasonKind::Invalid => "INVALID",

@@ -1,4 +1,4 @@
-//! The client library: put, del and get at the master, with outcomes that state what is certain;
+//! The client library: put, del, get and snapshots at the master, with outcomes that state what is certain;
 //! and inspection of any node. Does not know the protocol behind the answers.
 
 use std::{
@@ -17,7 +17,7 @@ use crate::{
     answer,
     config::Address,
     connection::{Connection, RequestHandle},
-    protocol::{self, Key, Node, Value, Version},
+    protocol::{self, Key, Node, TxnId, Value, Version},
     tls::Tls,
     wire,
 };
@@ -45,6 +45,55 @@ pub enum ReadError {
     /// There was no answer.
     #[error("{0}")]
     Failed(String),
+}
+
+/// Several keys as they were at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManyRead {
+    /// Of each key, in the order in which they were asked for: version and value, or none if it was absent.
+    pub found: Vec<Option<(Version, Value)>>,
+    /// The watermark of the replica that has answered: every transaction below it that is committed is in it.
+    pub watermark: TxnId,
+}
+
+/// A page of a range, as it was at one instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRead {
+    /// The live keys, ascending, with their versions and values.
+    pub entries: Vec<Entry>,
+    /// The page ends before this key: the range has more entries, or a write of the key was in progress. None
+    /// if the page reaches the end of the range. Go on after the last key of `entries`, which has one then.
+    pub end: Option<Key>,
+    /// The watermark of the replica that has answered: every transaction below it that is committed is in it.
+    pub watermark: TxnId,
+}
+
+/// A range of keys, and the size of its pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeOf {
+    /// The keys.
+    pub keys: KeysOf,
+    /// How many entries a page has at most; 0 for as many as possible.
+    pub page_entries: u32,
+}
+
+/// The keys of a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeysOf {
+    /// All that begin with this.
+    Prefix(Key),
+    /// All from one key to another one, which is not included.
+    Bounds {
+        /// The first key. None: there is no lower bound.
+        from: Option<Key>,
+        /// The range ends before this key. None: there is no upper bound.
+        to: Option<Key>,
+    },
+}
+
+impl KeysOf {
+    /// All keys.
+    pub const ALL: KeysOf = KeysOf::Bounds { from: None, to: None };
 }
 
 /// A client of the master. Clones are cheap and share one connection, on which many calls may be in
@@ -171,14 +220,87 @@ impl Client {
                 kv.get(request).await.map(|answer| answer.into_inner().found)
             })
             .await;
-        match answer {
-            Ok(found) => wire::found_from_wire(found)
-                .map_err(|error| ReadError::Failed(format!("invalid answer: {error}"))),
-            Err(Failure::Unsent(why)) => Err(ReadError::Refused(unreachable(why))),
-            Err(Failure::Lost(why)) => Err(ReadError::Failed(why)),
-            Err(Failure::Status(status)) => Err(answer::reason(&status)
-                .map_or_else(|| ReadError::Failed(describe(&status)), ReadError::Refused)),
+        wire::found_from_wire(answer.map_err(read_error)?).map_err(malformed)
+    }
+
+    /// Reads several keys as one snapshot: there was an instant at which each of them had what is returned. At
+    /// most [`Query::KEYS_MAX`] keys, whose values fit into one answer.
+    ///
+    /// # Errors
+    /// As for [`Client::get`]; or the values are too long together, or there are no keys, or too many.
+    pub async fn read(&self, keys: impl IntoIterator<Item = Key>) -> Result<ManyRead, ReadError> {
+        let request = pb::ReadRequest { keys: keys.into_iter().map(wire::blob_to_wire).collect() };
+        let asked = request.keys.len();
+        let answer = self
+            .call(async |mut kv, left| {
+                let mut request = tonic::Request::new(request);
+                request.set_timeout(left);
+                kv.read(request).await.map(tonic::Response::into_inner)
+            })
+            .await;
+        let pb::ReadResponse { found, watermark } = answer.map_err(read_error)?;
+        let found = wire::many_from_wire(found).map_err(malformed)?;
+        if found.len() != asked {
+            let why = format!("invalid answer: {} of {asked} keys", found.len());
+            return Err(ReadError::Failed(why));
         }
+        let watermark = wire::txn_from_wire(watermark).map_err(malformed)?;
+        Ok(ManyRead { found, watermark })
+    }
+
+    /// Reads a page of a range as one snapshot. `after` is the last key of the page before, if there was one.
+    ///
+    /// # Errors
+    /// As for [`Client::get`].
+    pub async fn page(&self, range: &RangeOf, after: Option<Key>) -> Result<PageRead, ReadError> {
+        let bytes = |key: Option<Key>| key.map(wire::blob_to_wire).unwrap_or_default();
+        let RangeOf { keys, page_entries } = range.clone();
+        let (from, to, prefix) = match keys {
+            KeysOf::Prefix(prefix) => (None, None, Some(prefix)),
+            KeysOf::Bounds { from, to } => (from, to, None),
+        };
+        let request = pb::RangeRequest {
+            from: bytes(from),
+            to: bytes(to),
+            prefix: bytes(prefix),
+            limit: page_entries,
+            after: bytes(after),
+        };
+        let answer = self
+            .call(async |mut kv, left| {
+                let mut request = tonic::Request::new(request);
+                request.set_timeout(left);
+                kv.range(request).await.map(tonic::Response::into_inner)
+            })
+            .await;
+        let pb::RangeResponse { entries, end, watermark } = answer.map_err(read_error)?;
+        let entries: Result<Vec<_>, _> = entries.into_iter().map(wire::entry_from_wire).collect();
+        let entries = entries.map_err(malformed)?;
+        if end.is_some() && entries.is_empty() {
+            let why = "invalid answer: an empty page is not the last one".to_owned();
+            return Err(ReadError::Failed(why));
+        }
+        let end = end.as_ref().map(wire::blob_from_wire);
+        let watermark = wire::txn_from_wire(watermark).map_err(malformed)?;
+        Ok(PageRead { entries, end, watermark })
+    }
+
+    /// The pages of a range, from the one after a key on, if one is given. Each is a snapshot of its own, later
+    /// than the one before: a write that takes effect meanwhile is seen if its key is still to come.
+    ///
+    /// After an error there are no more items. Go on after the last key.
+    pub fn pages(
+        &self,
+        range: RangeOf,
+        after: Option<Key>,
+    ) -> impl Stream<Item = Result<PageRead, ReadError>> + use<'_> {
+        stream::try_unfold(Some((range, after)), async move |next| {
+            let Some((range, after)) = next else { return Ok(None) };
+            let page = self.page(&range, after).await?;
+            let last = page.entries.last().filter(|_| page.end.is_some());
+            let next = last.map(|(key, ..)| (range, Some(key.clone())));
+            Ok(Some((page, next)))
+        })
     }
 
     /// Makes one call on the connection within the timeout. `make` is given the remaining time.
@@ -264,6 +386,19 @@ fn write_outcome(answer: Result<Option<pb::TxnId>, Failure>) -> WriteOutcome {
         Err(Failure::Status(status)) => answer::reason(&status)
             .map_or_else(|| WriteOutcome::Unknown(describe(&status)), WriteOutcome::Aborted),
     }
+}
+
+fn read_error(failure: Failure) -> ReadError {
+    match failure {
+        Failure::Unsent(why) => ReadError::Refused(unreachable(why)),
+        Failure::Lost(why) => ReadError::Failed(why),
+        Failure::Status(status) => answer::reason(&status)
+            .map_or_else(|| ReadError::Failed(describe(&status)), ReadError::Refused),
+    }
+}
+
+fn malformed(error: wire::Malformed) -> ReadError {
+    ReadError::Failed(format!("invalid answer: {error}"))
 }
 
 fn unreachable(text: String) -> Reason {
@@ -375,20 +510,17 @@ impl Inspector {
     ) -> Result<impl Stream<Item = Result<Entry, Status>> + Send + use<>, Status> {
         let after = after.map(wire::blob_to_wire).unwrap_or_default();
         let parts = self.inspect.dump(pb::DumpRequest { after }).await?.into_inner();
-        Ok(parts.map_ok(|part| stream::iter(part.entries.into_iter().map(entry))).try_flatten())
+        let entry = |entry| {
+            wire::entry_from_wire(entry).map_err(|error| Status::internal(error.to_string()))
+        };
+        Ok(parts
+            .map_ok(move |part| stream::iter(part.entries.into_iter().map(entry)))
+            .try_flatten())
     }
 }
 
 impl fmt::Debug for Inspector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Inspector")
-    }
-}
-
-fn entry(entry: pb::Entry) -> Result<Entry, Status> {
-    match wire::found_from_wire(entry.found) {
-        Ok(Some((version, value))) => Ok((wire::blob_from_wire(&entry.key), version, value)),
-        Ok(None) => Err(Status::internal("the entry has no value")),
-        Err(error) => Err(Status::internal(error.to_string())),
     }
 }

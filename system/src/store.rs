@@ -1,12 +1,12 @@
 //! The store of a node: the crate `store` with the protocol's records.
 
 pub use ::store::{
-    Database, KEY_BYTES_MAX, LimitError, Limits, Mistake, Observer, OnPersisted, Rule, Rules,
-    StoreError, StoreId, StoreOptions, SyncMode,
+    Database, KEY_BYTES_MAX, LimitError, Limits, Mistake, Observer, OnPersisted, PageSize, Rule,
+    Rules, StoreError, StoreId, StoreOptions, SyncMode,
 };
 
 use records::NodeSchema;
-pub use records::{Memory, State, range_summary};
+pub use records::{Memory, State, page, range_summary};
 
 /// The records and the key/value data of a node, on disk.
 pub type Store = ::store::Store<NodeSchema>;

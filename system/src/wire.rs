@@ -6,8 +6,9 @@ use bytes::Bytes;
 use proto::v1::{self as pb, envelope};
 
 use crate::protocol::{
-    Blob, Body, ClusterId, CommitMode, Decision, HealId, Message, NoReason, Node, PeerKnowledge,
-    RangeSummary, ReadId, ScrubId, Seen, StoreId, TxnId, Version, Write,
+    Blob, Body, ClusterId, CommitMode, Decision, HealId, Key, KeyRange, Message, NoReason, Node,
+    Page, PeerKnowledge, Query, RangeSummary, ReadId, ScrubId, Seen, Snapshot, StoreId, TxnId,
+    Value, Version, Write,
 };
 use crate::store::Limits;
 
@@ -86,6 +87,14 @@ pub fn check_bounds(message: &Message, sizes: &Limits) -> Result<(), String> {
             Err("a read that waits for more than a day".to_owned())
         }
         Body::Read { key: read, .. } => key(read, None),
+        Body::Query { wait, .. } if *wait > READ_WAIT_MAX => {
+            Err("a query that waits for more than a day".to_owned())
+        }
+        Body::Query { query, .. } => check_query(query, sizes),
+        Body::Snapshot { snapshot: Snapshot::Page(page), .. } => {
+            let keys = page.entries.iter().map(|(key, ..)| key).chain(&page.end);
+            keys.into_iter().try_for_each(|read| key(read, None))
+        }
         Body::FenceOk { in_doubt, .. } => in_doubt.iter().try_for_each(|(_, held)| key(held, None)),
         // A value that was stored under an earlier configuration may exceed the current limit.
         Body::HealRequest { key: damaged, .. } | Body::HealAnswer { key: damaged, .. } => {
@@ -96,6 +105,26 @@ pub fn check_bounds(message: &Message, sizes: &Limits) -> Result<(), String> {
             key(compared, None)
         }
         _ => Ok(()),
+    }
+}
+
+/// Checks the sizes and numbers in a query.
+///
+/// # Errors
+/// What is out of bounds.
+pub(crate) fn check_query(query: &Query, sizes: &Limits) -> Result<(), String> {
+    let check = |key: &Key| sizes.check(key.as_bytes(), None).map_err(|error| error.to_string());
+    match query {
+        Query::Keys(keys) if keys.is_empty() || keys.len() > Query::KEYS_MAX => {
+            Err(format!("a read of {} keys: expected 1 to {}", keys.len(), Query::KEYS_MAX))
+        }
+        Query::Keys(keys) => keys.iter().try_for_each(check),
+        Query::Range(KeyRange { limit, .. }) if !(1..=Query::PAGE_ENTRIES_MAX).contains(limit) => {
+            Err(format!("a page of {limit} entries: expected 1 to {}", Query::PAGE_ENTRIES_MAX))
+        }
+        Query::Range(KeyRange { from, after, to, .. }) => {
+            [from, after, to].into_iter().flatten().try_for_each(check)
+        }
     }
 }
 
@@ -231,6 +260,16 @@ fn body_to_wire(body: Body) -> envelope::Body {
         Body::Value { read, found } => {
             Wire::Value(pb::Value { read: Some(read_to_wire(read)), found: found_to_wire(found) })
         }
+        Body::Query { read, query, piggybacked, wait } => Wire::Query(pb::Query {
+            read: Some(read_to_wire(read)),
+            what: Some(query_to_wire(query)),
+            piggybacked: piggybacked_to_wire(piggybacked),
+            wait_ns: u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX),
+        }),
+        Body::Snapshot { read, snapshot } => Wire::Snapshot(pb::Snapshot {
+            read: Some(read_to_wire(read)),
+            what: Some(snapshot_to_wire(snapshot)),
+        }),
         Body::Busy { read, txn } => {
             Wire::Busy(pb::Busy { read: Some(read_to_wire(read)), txn: Some(txn_to_wire(txn)) })
         }
@@ -351,6 +390,16 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
         Wire::Value(value) => {
             Body::Value { read: read_from_wire(value.read)?, found: found_from_wire(value.found)? }
         }
+        Wire::Query(query) => Body::Query {
+            read: read_from_wire(query.read)?,
+            query: query_from_wire(query.what)?,
+            piggybacked: piggybacked_from_wire(query.piggybacked)?,
+            wait: Duration::from_nanos(query.wait_ns),
+        },
+        Wire::Snapshot(snapshot) => Body::Snapshot {
+            read: read_from_wire(snapshot.read)?,
+            snapshot: snapshot_from_wire(snapshot.what)?,
+        },
         Wire::Busy(busy) => {
             Body::Busy { read: read_from_wire(busy.read)?, txn: txn_from_wire(busy.txn)? }
         }
@@ -401,6 +450,84 @@ fn body_from_wire(body: envelope::Body) -> Result<Body, Malformed> {
             },
         },
     })
+}
+
+/// Encodes what was found of several keys.
+pub(crate) fn many_to_wire(found: Vec<Option<(Version, Value)>>) -> Vec<pb::MaybeFound> {
+    found.into_iter().map(|found| pb::MaybeFound { found: found_to_wire(found) }).collect()
+}
+
+/// Decodes what was found of several keys.
+pub(crate) fn many_from_wire(
+    found: Vec<pb::MaybeFound>,
+) -> Result<Vec<Option<(Version, Value)>>, Malformed> {
+    found.into_iter().map(|found| found_from_wire(found.found)).collect()
+}
+
+/// Encodes entries.
+pub(crate) fn entries_to_wire(entries: Vec<(Key, Version, Value)>) -> Vec<pb::Entry> {
+    let entry = |(key, version, value)| pb::Entry {
+        key: blob_to_wire(key),
+        found: found_to_wire(Some((version, value))),
+    };
+    entries.into_iter().map(entry).collect()
+}
+
+/// Decodes an entry.
+pub(crate) fn entry_from_wire(entry: pb::Entry) -> Result<(Key, Version, Value), Malformed> {
+    let (version, value) =
+        found_from_wire(entry.found)?.ok_or(Malformed("an entry has no value"))?;
+    Ok((blob_from_wire(&entry.key), version, value))
+}
+
+fn query_to_wire(query: Query) -> pb::query::What {
+    match query {
+        Query::Keys(keys) => {
+            pb::query::What::Keys(pb::Keys { keys: keys.into_iter().map(blob_to_wire).collect() })
+        }
+        Query::Range(KeyRange { from, after, to, limit }) => {
+            let [from, after, to] = [from, after, to].map(|key| key.map(blob_to_wire));
+            pb::query::What::Range(pb::KeyRange { from, after, to, limit })
+        }
+    }
+}
+
+fn query_from_wire(what: Option<pb::query::What>) -> Result<Query, Malformed> {
+    match what.ok_or(Malformed("a query asks for nothing"))? {
+        pb::query::What::Keys(pb::Keys { keys }) => {
+            Ok(Query::Keys(keys.iter().map(blob_from_wire).collect()))
+        }
+        pb::query::What::Range(pb::KeyRange { from, after, to, limit }) => {
+            let [from, after, to] = [from, after, to].map(|key| key.as_ref().map(blob_from_wire));
+            Ok(Query::Range(KeyRange { from, after, to, limit }))
+        }
+    }
+}
+
+fn snapshot_to_wire(snapshot: Snapshot) -> pb::snapshot::What {
+    match snapshot {
+        Snapshot::Keys(found) => {
+            pb::snapshot::What::Keys(pb::ManyFound { found: many_to_wire(found) })
+        }
+        Snapshot::Page(Page { entries, end }) => pb::snapshot::What::Page(pb::Page {
+            entries: entries_to_wire(entries),
+            end: end.map(blob_to_wire),
+        }),
+        Snapshot::TooLarge => pb::snapshot::What::TooLarge(true),
+    }
+}
+
+fn snapshot_from_wire(what: Option<pb::snapshot::What>) -> Result<Snapshot, Malformed> {
+    match what.ok_or(Malformed("a snapshot has no content"))? {
+        pb::snapshot::What::Keys(pb::ManyFound { found }) => {
+            many_from_wire(found).map(Snapshot::Keys)
+        }
+        pb::snapshot::What::Page(pb::Page { entries, end }) => {
+            let entries = entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?;
+            Ok(Snapshot::Page(Page { entries, end: end.as_ref().map(blob_from_wire) }))
+        }
+        pb::snapshot::What::TooLarge(_) => Ok(Snapshot::TooLarge),
+    }
 }
 
 fn scrub_to_wire(ScrubId { incarnation, n }: ScrubId) -> pb::ScrubId {
@@ -499,6 +626,27 @@ mod tests {
             n,
             attempt,
         })
+    }
+
+    fn query() -> impl Strategy<Value = Query> {
+        let key = || prop::option::of(blob());
+        prop_oneof![
+            prop::collection::vec(blob(), 0..4).prop_map(Query::Keys),
+            (key(), key(), key(), any::<u32>()).prop_map(|(from, after, to, limit)| {
+                Query::Range(KeyRange { from, after, to, limit })
+            }),
+        ]
+    }
+
+    fn snapshot() -> impl Strategy<Value = Snapshot> {
+        let found = prop::option::of((txn(), blob()));
+        let entries = prop::collection::vec((blob(), txn(), blob()), 0..4);
+        prop_oneof![
+            prop::collection::vec(found, 0..4).prop_map(Snapshot::Keys),
+            (entries, prop::option::of(blob()))
+                .prop_map(|(entries, end)| Snapshot::Page(Page { entries, end })),
+            Just(Snapshot::TooLarge),
+        ]
     }
 
     fn decision() -> impl Strategy<Value = Decision> {
@@ -605,6 +753,13 @@ mod tests {
             ),
             (read(), prop::option::of((txn(), blob())))
                 .prop_map(|(read, found)| Body::Value { read, found }),
+            (read(), query(), piggybacked(), any::<u32>()).prop_map(
+                |(read, query, piggybacked, wait)| {
+                    let wait = Duration::from_micros(wait.into());
+                    Body::Query { read, query, piggybacked, wait }
+                }
+            ),
+            (read(), snapshot()).prop_map(|(read, snapshot)| Body::Snapshot { read, snapshot }),
             (read(), txn()).prop_map(|(read, txn)| Body::Busy { read, txn }),
             read().prop_map(|read| Body::NotServing { read }),
         ];

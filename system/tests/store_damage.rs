@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, Write as _},
+    ops::Bound,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
@@ -14,7 +15,7 @@ use std::{
 use heed::{CommitOrAbort, EnvOpenOptions, types::Bytes};
 use system::{
     protocol::{Key, Lsn, Record, TxnId, Value, Version, Write},
-    store::{Database, Opened, Store, StoreError, StoreOptions},
+    store::{Database, Opened, PageSize, Store, StoreError, StoreOptions},
 };
 use tempfile::TempDir;
 
@@ -491,10 +492,25 @@ fn a_key_that_rots_is_missing_in_its_range_until_it_is_written() {
     assert_ne!(rotten.digest, whole.digest);
     assert!(matches!(store.get(&"key39".into()), Err(StoreError::DamagedEntry { .. })));
     assert!(store.entries().unwrap().any(|entry| entry.is_err()));
+    // A page that may lack it is refused: those that end or begin beside it, too.
+    let page = |store: &Store, from: &str, to: Option<&str>| {
+        let (from, to) = (Key::from(from), to.map(Key::from));
+        let size = PageSize { entries_max: 100, bytes_max: 1 << 20 };
+        store.page(Bound::Included(&from), to.as_ref(), size).map(|page| page.entries.len())
+    };
+    assert_eq!(page(&store, "key01", Some("key38")).unwrap(), 37);
+    for (from, to) in [("a", None), ("key38", Some("key39")), ("key40", None)] {
+        match page(&store, from, to) {
+            Err(StoreError::DamagedEntry { key, .. }) => assert_eq!(key, b"key39", "{from}"),
+            other => panic!("{from}: {other:?}"),
+        }
+    }
     let copy = Record::Heal { key: "key39".into(), version: txn(39), value: "needle39".into() };
     let lsn = store.append(copy);
     let entries = |store: &Store| store.entries().unwrap().collect::<Result<Vec<_>, _>>();
     assert_eq!(entries(&store).expect("the copy replaces it").len(), 41);
+    assert_eq!(page(&store, "a", None).expect("the copy replaces it"), 41);
+    assert_eq!(page(&store, "key38", Some("key40")).expect("the copy replaces it"), 2);
     store.force(lsn);
     let deadline = std::time::Instant::now() + DEADLINE;
     while !store.checkpoint(lsn) {

@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    ops::{Bound, RangeBounds as _},
     path::Path,
     sync::{Arc, mpsc},
     time::Duration,
@@ -12,7 +13,7 @@ use std::{
 use proptest::prelude::*;
 use system::{
     protocol::{Key, Lsn, Node, Record, StoreId, TxnId, Value, Version, Write},
-    store::{Memory, Opened, Store, StoreError, StoreOptions},
+    store::{Memory, Opened, PageSize, Store, StoreError, StoreOptions},
 };
 use tempfile::TempDir;
 
@@ -243,6 +244,31 @@ fn entries(memory: &Memory) -> Vec<(Key, Version, Value)> {
     copied.map(|(key, (version, value))| (key.clone(), *version, value.clone())).collect()
 }
 
+/// Pages of both, which begin, end and break off at different places.
+fn pages_are_equal(store: &Store, memory: &Memory) -> Result<(), TestCaseError> {
+    let key = |number: u8| Key::from(format!("key{number}").into_bytes());
+    let all = entries(memory);
+    let (one, two, three) = (key(1), key(2), key(3));
+    let starts = [Bound::Unbounded, Bound::Included(&one), Bound::Excluded(&two)];
+    for (start, to) in starts.into_iter().zip([None, Some(&three), Some(&one)]) {
+        for (entries_max, bytes_max) in [(1, 1 << 20), (2, 150), (9, 1 << 20)] {
+            let size = PageSize { entries_max, bytes_max };
+            let page = store.page(start, to, size).unwrap();
+            let expected = memory.current().page(start, to, size);
+            prop_assert_eq!(Ok(&page), expected.as_ref());
+            let is_in =
+                |key: &Key| (start, Bound::Unbounded).contains(key) && to.is_none_or(|to| key < to);
+            let mut left = all.iter().filter(|(key, ..)| is_in(key));
+            for entry in &page.entries {
+                prop_assert_eq!(Some(entry), left.next());
+            }
+            prop_assert_eq!(page.end.as_ref(), left.next().map(|(key, ..)| key));
+            prop_assert!(page.entries.len() <= entries_max);
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
@@ -281,6 +307,7 @@ proptest! {
                 generator = Generator::after(&memory, generator.next);
             }
             prop_assert_eq!(disk.entries(), entries(&memory));
+            pages_are_equal(&disk.opened.store, &memory)?;
             for number in 0..5 {
                 let key = Key::from(format!("key{number}").into_bytes());
                 let read = disk.opened.store.get(&key).unwrap();

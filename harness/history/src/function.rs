@@ -41,11 +41,14 @@ pub enum Function {
     /// Executes a transaction, a list of steps: `["r", key, null]`, `["append", key, element]` and `["w", key,
     /// value]`. Returns the list with what its reads returned.
     Txn,
+    /// Reads several keys, or the keys of a range, as of one instant. Its value is an object, in the form of the
+    /// system under test.
+    Snapshot,
 }
 
 impl Function {
     /// Every function and its name.
-    const NAMES: [(Function, &str); 16] = [
+    const NAMES: [(Function, &str); 17] = [
         (Function::Get, "get"),
         (Function::Put, "put"),
         (Function::Del, "del"),
@@ -62,6 +65,7 @@ impl Function {
         (Function::Unlock, "unlock"),
         (Function::Transfer, "transfer"),
         (Function::Txn, "txn"),
+        (Function::Snapshot, "snapshot"),
     ];
 
     /// The name in histories.
@@ -86,7 +90,7 @@ impl Function {
     /// Whether it has an effect: an operation whose outcome is unknown may have had one.
     #[must_use]
     pub fn is_write(self) -> bool {
-        !matches!(self, Function::Get | Function::Read)
+        !matches!(self, Function::Get | Function::Read | Function::Snapshot)
     }
 
     /// Whether its value is any JSON value, and not a text.
@@ -107,6 +111,7 @@ impl Function {
                 | Function::Drain
                 | Function::Poll
                 | Function::Txn
+                | Function::Snapshot
         )
     }
 
@@ -114,7 +119,7 @@ impl Function {
     #[must_use]
     pub fn needs_value(self) -> bool {
         let without = matches!(self, Function::Del | Function::Lock | Function::Unlock);
-        self == Function::Txn || (!without && !self.returns_value())
+        matches!(self, Function::Txn | Function::Snapshot) || (!without && !self.returns_value())
     }
 }
 

@@ -397,6 +397,7 @@ impl Clients for World {
                 event.version = found.as_ref().map(|(version, _)| HistoryVersion::new(version));
                 event.value = found.map(|(_, value)| value.to_string());
             }
+            Reply::Snapshot { .. } => unreachable!("these clients read single keys"),
             Reply::Unavailable => {
                 event.kind = Kind::Fail;
                 event.error = Some("unavailable: nobody answered".to_owned());

@@ -21,6 +21,23 @@ pub struct Found {
     #[prost(bytes = "bytes", tag = "2")]
     pub value: ::prost::bytes::Bytes,
 }
+/// What was found of one of several keys.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MaybeFound {
+    /// The last committed write; not set if the key is absent.
+    #[prost(message, optional, tag = "1")]
+    pub found: ::core::option::Option<Found>,
+}
+/// An entry of the store.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Entry {
+    /// The key.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: ::prost::bytes::Bytes,
+    /// Its version and value.
+    #[prost(message, optional, tag = "2")]
+    pub found: ::core::option::Option<Found>,
+}
 /// Requests to store a value.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PutRequest {
@@ -65,6 +82,60 @@ pub struct GetResponse {
     /// The last committed write; not set if the key is absent.
     #[prost(message, optional, tag = "1")]
     pub found: ::core::option::Option<Found>,
+}
+/// Requests the values of several keys.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadRequest {
+    /// 1 to 128 keys, each of 1 to 511 bytes.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// The answer to a read of several keys.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReadResponse {
+    /// Of each key, in their order.
+    #[prost(message, repeated, tag = "1")]
+    pub found: ::prost::alloc::vec::Vec<MaybeFound>,
+    /// The watermark of the replica that has answered: every transaction below it that is committed is in the
+    /// snapshot.
+    #[prost(message, optional, tag = "2")]
+    pub watermark: ::core::option::Option<TxnId>,
+}
+/// Requests a page of a range. A range has the keys with a prefix, or those from a key to another one, or all
+/// keys.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RangeRequest {
+    /// The first key; empty: there is no lower bound.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub from: ::prost::bytes::Bytes,
+    /// The range ends before this key; empty: there is no upper bound.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub to: ::prost::bytes::Bytes,
+    /// Only keys that begin with this; empty: all keys. Not together with `from` or `to`.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub prefix: ::prost::bytes::Bytes,
+    /// How many entries the page has at most; 0, and anything above 1024, is 1024. A page also ends when its
+    /// keys and values are as long as the longest value may be.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+    /// Only keys greater than this one, to go on after the last key of a page; empty: from the beginning.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub after: ::prost::bytes::Bytes,
+}
+/// A page of a range.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RangeResponse {
+    /// The live keys, ascending, each with its version and value. Not empty if `end` is set.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<Entry>,
+    /// The page ends before this key: the range has more entries, or a write of this key is in progress. Not
+    /// set: the page reaches the end of the range.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub end: ::core::option::Option<::prost::bytes::Bytes>,
+    /// The watermark of the replica that has answered: every transaction below it that is committed is in the
+    /// snapshot.
+    #[prost(message, optional, tag = "3")]
+    pub watermark: ::core::option::Option<TxnId>,
 }
 /// Generated client implementations.
 pub mod kv_client {
@@ -216,6 +287,46 @@ pub mod kv_client {
             req.extensions_mut().insert(GrpcMethod::new("twopc.v1.Kv", "Get"));
             self.inner.unary(req, path, codec).await
         }
+        /// Reads several keys as one snapshot: at one replica, and at one instant at which none of them is locked.
+        /// Its deadline is as for a get.
+        pub async fn read(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReadRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReadResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/twopc.v1.Kv/Read");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("twopc.v1.Kv", "Read"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Reads a page of a range of keys, as one snapshot. The pages of a range are snapshots of their own, each
+        /// later than the one before. Its deadline is as for a get.
+        pub async fn range(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RangeRequest>,
+        ) -> std::result::Result<tonic::Response<super::RangeResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/twopc.v1.Kv/Range");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("twopc.v1.Kv", "Range"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -247,6 +358,18 @@ pub mod kv_server {
             &self,
             request: tonic::Request<super::GetRequest>,
         ) -> std::result::Result<tonic::Response<super::GetResponse>, tonic::Status>;
+        /// Reads several keys as one snapshot: at one replica, and at one instant at which none of them is locked.
+        /// Its deadline is as for a get.
+        async fn read(
+            &self,
+            request: tonic::Request<super::ReadRequest>,
+        ) -> std::result::Result<tonic::Response<super::ReadResponse>, tonic::Status>;
+        /// Reads a page of a range of keys, as one snapshot. The pages of a range are snapshots of their own, each
+        /// later than the one before. Its deadline is as for a get.
+        async fn range(
+            &self,
+            request: tonic::Request<super::RangeRequest>,
+        ) -> std::result::Result<tonic::Response<super::RangeResponse>, tonic::Status>;
     }
     /// The store, at the master.
     #[derive(Debug)]
@@ -454,6 +577,92 @@ pub mod kv_server {
                     };
                     Box::pin(fut)
                 }
+                "/twopc.v1.Kv/Read" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadSvc<T: Kv>(pub Arc<T>);
+                    impl<T: Kv> tonic::server::UnaryService<super::ReadRequest>
+                    for ReadSvc<T> {
+                        type Response = super::ReadResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Kv>::read(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/twopc.v1.Kv/Range" => {
+                    #[allow(non_camel_case_types)]
+                    struct RangeSvc<T: Kv>(pub Arc<T>);
+                    impl<T: Kv> tonic::server::UnaryService<super::RangeRequest>
+                    for RangeSvc<T> {
+                        type Response = super::RangeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RangeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Kv>::range(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RangeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -555,7 +764,7 @@ pub struct Envelope {
     /// The content.
     #[prost(
         oneof = "envelope::Body",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35"
     )]
     pub body: ::core::option::Option<envelope::Body>,
 }
@@ -634,6 +843,12 @@ pub mod envelope {
         ScrubRequest(super::ScrubRequest),
         #[prost(message, tag = "33")]
         ScrubAnswer(super::ScrubAnswer),
+        /// Master to replica: reads several keys, or a page of a range, as one snapshot.
+        #[prost(message, tag = "34")]
+        Query(super::Query),
+        /// Replica to master: the answer to a query.
+        #[prost(message, tag = "35")]
+        Snapshot(super::Snapshot),
     }
 }
 /// A decision that the receiver may not have received.
@@ -828,6 +1043,102 @@ pub struct Value {
     /// The last committed write; not set if the key is absent.
     #[prost(message, optional, tag = "2")]
     pub found: ::core::option::Option<Found>,
+}
+/// Master to replica: reads several keys, or a page of a range, at one instant at which none of them is
+/// locked.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Query {
+    /// Echoed in the answer.
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadId>,
+    /// Piggybacked decisions about these keys, applied first.
+    #[prost(message, repeated, tag = "4")]
+    pub piggybacked: ::prost::alloc::vec::Vec<PiggybackedDecision>,
+    /// How long to wait while a key is locked, in nanoseconds.
+    #[prost(uint64, tag = "5")]
+    pub wait_ns: u64,
+    /// What to read.
+    #[prost(oneof = "query::What", tags = "2, 3")]
+    pub what: ::core::option::Option<query::What>,
+}
+/// Nested message and enum types in `Query`.
+pub mod query {
+    /// What to read.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        /// These keys.
+        #[prost(message, tag = "2")]
+        Keys(super::Keys),
+        /// A page of this range.
+        #[prost(message, tag = "3")]
+        Range(super::KeyRange),
+    }
+}
+/// A list of keys.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Keys {
+    /// At most 128.
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// A range of keys, and the size of its pages.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyRange {
+    /// It begins with this key; not set: with the first one.
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    pub from: ::core::option::Option<::prost::bytes::Bytes>,
+    /// It has only keys greater than this one.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub after: ::core::option::Option<::prost::bytes::Bytes>,
+    /// It ends before this key; not set: with the last one.
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub to: ::core::option::Option<::prost::bytes::Bytes>,
+    /// How many entries a page has at most, 1 to 1024.
+    #[prost(uint32, tag = "4")]
+    pub limit: u32,
+}
+/// Replica to master: the answer to a query.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Snapshot {
+    /// The query that is answered.
+    #[prost(message, optional, tag = "1")]
+    pub read: ::core::option::Option<ReadId>,
+    /// What was read.
+    #[prost(oneof = "snapshot::What", tags = "2, 3, 4")]
+    pub what: ::core::option::Option<snapshot::What>,
+}
+/// Nested message and enum types in `Snapshot`.
+pub mod snapshot {
+    /// What was read.
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum What {
+        /// Of each listed key.
+        #[prost(message, tag = "2")]
+        Keys(super::ManyFound),
+        /// A page.
+        #[prost(message, tag = "3")]
+        Page(super::Page),
+        /// The values of the listed keys are too long for one answer. Always true.
+        #[prost(bool, tag = "4")]
+        TooLarge(bool),
+    }
+}
+/// What was found of several keys, in their order.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ManyFound {
+    /// One for each key.
+    #[prost(message, repeated, tag = "1")]
+    pub found: ::prost::alloc::vec::Vec<MaybeFound>,
+}
+/// A page of a range.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Page {
+    /// The live keys, ascending.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: ::prost::alloc::vec::Vec<Entry>,
+    /// The page ends before this key; not set: it reaches the end of the range.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub end: ::core::option::Option<::prost::bytes::Bytes>,
 }
 /// Replica to master: the key stayed locked.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1469,16 +1780,6 @@ pub struct DumpResponse {
     /// In the first chunk: every transaction below it is finished, and if it was committed, it is in the dump.
     #[prost(message, optional, tag = "2")]
     pub watermark: ::core::option::Option<TxnId>,
-}
-/// An entry of the store.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Entry {
-    /// The key.
-    #[prost(bytes = "bytes", tag = "1")]
-    pub key: ::prost::bytes::Bytes,
-    /// Its version and value.
-    #[prost(message, optional, tag = "2")]
-    pub found: ::core::option::Option<Found>,
 }
 /// Generated client implementations.
 pub mod inspect_client {

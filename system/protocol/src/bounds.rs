@@ -83,6 +83,8 @@ impl Message {
             Body::Stale { promised } => starts(promised, "the promised epoch"),
             Body::Read { read: ReadId { n, epoch, .. }, .. }
             | Body::Value { read: ReadId { n, epoch, .. }, .. }
+            | Body::Query { read: ReadId { n, epoch, .. }, .. }
+            | Body::Snapshot { read: ReadId { n, epoch, .. }, .. }
             | Body::Busy { read: ReadId { n, epoch, .. }, .. }
             | Body::NotServing { read: ReadId { n, epoch, .. } } => {
                 if n > SEQ_MAX || epoch > self.epoch {
@@ -113,8 +115,11 @@ impl Message {
     /// The watermark, and every transaction that the body names.
     pub(super) fn watermark_and_txns(&self) -> impl Iterator<Item = TxnId> {
         let (pairs, keyed, one) = match &self.body {
-            Body::Prepare { piggybacked, .. } | Body::Read { piggybacked, .. } => {
-                (piggybacked.as_slice(), [].as_slice(), None)
+            Body::Prepare { piggybacked, .. }
+            | Body::Read { piggybacked, .. }
+            | Body::Query { piggybacked, .. } => (piggybacked.as_slice(), [].as_slice(), None),
+            Body::Snapshot { snapshot, .. } => {
+                ([].as_slice(), [].as_slice(), snapshot.versions().max())
             }
             Body::FenceOk { in_doubt, .. } => ([].as_slice(), in_doubt.as_slice(), None),
             Body::VoteNo { reason: NoReason::Locked { holder }, .. } => {

@@ -31,9 +31,9 @@ use std::{
 
 use super::{
     AbortReason, Body, CallId, ClusterId, CommitMode, Config, Decision, Effect, Event, HaltKind,
-    Key, Lsn, Message, Mistake, NoReason, Node, Nonce, PeerKnowledge, ReadId, Record, Replicas,
-    Reply, Request, Rule, Seen, Status, StoreId, TimerId, Timing, TxnId, Value, Version, Write,
-    bounds, record,
+    Key, Lsn, Message, Mistake, NoReason, Node, Nonce, PeerKnowledge, Query, ReadId, Record,
+    Replicas, Reply, Request, Rule, Seen, Snapshot, Status, StoreId, TimerId, Timing, TxnId, Value,
+    Version, Write, bounds, record,
 };
 
 /// How often the retransmission interval doubles before it stays constant.
@@ -159,16 +159,25 @@ struct KeyState {
     unacknowledged: BTreeMap<TxnId, Decision>,
 }
 
-/// A get in progress.
+/// A get or a snapshot in progress.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Get {
     call: CallId,
-    key: Key,
+    asks: Asked,
     /// The client's random number, which selects the first replica to ask.
     choice: u64,
     attempt: u32,
     /// The number of attempts that fit into the client's deadline.
     attempts_max: u32,
+}
+
+/// What a client reads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Asked {
+    /// One key.
+    Key(Key),
+    /// Several keys as one snapshot.
+    Query(Query),
 }
 
 /// Work that waits for a record to become durable.
@@ -248,13 +257,10 @@ impl Coordinator {
                 self.begin_write(call, write, effects);
             }
             Event::Client { call, request: Request::Get { key, choice, deadline } } => {
-                let Timing { read_wait, read_slack, .. } = self.config.timing;
-                let attempt = (read_wait + read_slack).as_millis().max(1);
-                let attempts_max = (deadline.as_millis() / attempt).clamp(1, u32::MAX.into());
-                let attempts_max = u32::try_from(attempts_max).expect("it is clamped to u32");
-                let get = Get { call, key, choice, attempt: 0, attempts_max };
-                self.last_read += 1;
-                self.send_read(self.last_read, get, effects);
+                self.begin_read(call, Asked::Key(key), choice, deadline, effects);
+            }
+            Event::Client { call, request: Request::Snapshot { query, choice, deadline } } => {
+                self.begin_read(call, Asked::Query(query), choice, deadline, effects);
             }
             Event::Persisted(lsn) => self.on_persisted(lsn, effects),
             Event::ForceAge(age) => self.force_age = age,
@@ -280,6 +286,8 @@ impl Coordinator {
             | Event::Timer(_)
             | Event::Room { .. }
             | Event::ReadResult { .. }
+            | Event::KeysRead { .. }
+            | Event::PageRead { .. }
             | Event::ReadFailed { .. }
             | Event::Damaged { .. }
             | Event::Copied { .. }
@@ -441,6 +449,9 @@ impl Coordinator {
             }
             Body::Value { read, found } if read.epoch == self.epoch => {
                 self.on_value(read, found, effects);
+            }
+            Body::Snapshot { read, snapshot } if read.epoch == self.epoch => {
+                self.on_snapshot(slot, read, snapshot, watermark, effects);
             }
             Body::Busy { read, .. } | Body::NotServing { read } if read.epoch == self.epoch => {
                 self.retry_get(read, effects);

@@ -45,7 +45,8 @@
 //! as [`Event::ReadResult`], or as [`Event::ReadFailed`] if the entry is damaged. Its effects are
 //! performed at once, before the next effect. Serving a
 //! read, its result and the answer are therefore one atomic step, in production as in the model. The
-//! same holds for [`Effect::Copy`], whose answer goes to another replica, and for what the scrub reads.
+//! same holds for [`Effect::ServeKeys`] and [`Effect::ServePage`], which read several keys at that moment, for
+//! [`Effect::Copy`], whose answer goes to another replica, and for what the scrub reads.
 //!
 //! # Drivers that do something between effects
 //!
@@ -55,8 +56,8 @@
 use std::time::Duration;
 
 use super::{
-    CallId, Effect, Event, HaltKind, Key, Lsn, Machine, Message, Node, RangeSummary, Record, Reply,
-    TimerId, TxnId, Value, Version,
+    CallId, Effect, Event, HaltKind, Key, KeyRange, Lsn, Machine, Message, Node, Page,
+    RangeSummary, ReadId, Record, Reply, TimerId, TxnId, Value, Version,
 };
 
 /// A range of the keys in a store's tables.
@@ -88,6 +89,27 @@ pub trait Storage {
     /// # Errors
     /// The store cannot be read.
     fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, Self::Error>;
+
+    /// How many bytes of values the answer to a query of listed keys may have. A single value may always have
+    /// more.
+    fn answer_bytes_max(&self) -> usize {
+        usize::MAX
+    }
+
+    /// The entries of a range, in key order, as of all records appended so far: at most its limit, as many as
+    /// fit into an answer, but at least one. The default is a store without ranges.
+    ///
+    /// # Errors
+    /// The store cannot be read, or an entry is damaged.
+    fn page(&mut self, _range: &KeyRange) -> Result<Page, Self::Error> {
+        unreachable!("a range of a store that has none")
+    }
+
+    /// The key whose entry is damaged, if that is what an error of [`page`](Storage::page) says and the key
+    /// is known.
+    fn damaged_key(_error: &Self::Error) -> Option<Key> {
+        None
+    }
 
     /// Has the tables contain every record up to this one, some time soon and in the background. Returns
     /// whether they do already. The default is a store without tables: they never do, so that no scrub
@@ -196,6 +218,22 @@ pub fn perform<E: Environment>(effect: Effect, environment: &mut E) -> Result<Pe
             };
             return Ok(Performed::Event(event));
         }
+        Effect::ServeKeys { read, keys } => {
+            return read_keys(read, &keys, environment).map(Performed::Event);
+        }
+        Effect::ServePage { read, range, before } => {
+            let range = KeyRange { to: before.clone().or(range.to), ..range };
+            let event = match environment.page(&range) {
+                Ok(Page { entries, end }) => {
+                    Event::PageRead { read, page: Page { entries, end: end.or(before) } }
+                }
+                Err(error) if E::is_damaged_entry(&error) => {
+                    Event::ReadFailed { read, key: E::damaged_key(&error) }
+                }
+                Err(error) => return Err(error),
+            };
+            return Ok(Performed::Event(event));
+        }
         Effect::Copy { to, heal, key } => {
             let event = match environment.get(&key) {
                 Ok(found) => Event::Copied { to, heal, key, found },
@@ -230,6 +268,32 @@ pub fn perform<E: Environment>(effect: Effect, environment: &mut E) -> Result<Pe
         Effect::Halt { kind, why } => return Ok(Performed::Halted(Halt { kind, why })),
     }
     Ok(Performed::Done)
+}
+
+/// Reads several keys. No record is appended in between, so they are read at one instant.
+fn read_keys<E: Environment>(
+    read: ReadId,
+    keys: &[Key],
+    environment: &mut E,
+) -> Result<Event, E::Error> {
+    let bytes_max = environment.answer_bytes_max();
+    let (mut all, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+    for key in keys {
+        match environment.get(key) {
+            Ok(found) => {
+                bytes += found.as_ref().map_or(0, |(_, value)| value.as_bytes().len());
+                all.push(found);
+            }
+            Err(error) if E::is_damaged_entry(&error) => {
+                return Ok(Event::ReadFailed { read, key: Some(key.clone()) });
+            }
+            Err(error) => return Err(error),
+        }
+        if bytes > bytes_max && all.len() > 1 {
+            return Ok(Event::KeysRead { read, found: None });
+        }
+    }
+    Ok(Event::KeysRead { read, found: Some(all) })
 }
 
 /// Performs the effects of a machine's step, in order, and the nested steps that they lead to. Stops

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     message::{Message, Reply, Request},
     record::Record,
-    types::{CallId, HealId, Key, Lsn, Node, RangeSummary, ReadId, ScrubId, TxnId, Value, Version},
+    types::{
+        CallId, HealId, Key, KeyRange, Lsn, Node, Page, RangeSummary, ReadId, ScrubId, TxnId,
+        Value, Version,
+    },
 };
 
 /// An input of a machine.
@@ -45,14 +48,29 @@ pub enum Event {
         /// The version and value of the key; `None` if it is absent.
         found: Option<(Version, Value)>,
     },
+    /// The result of [`Effect::ServeKeys`].
+    KeysRead {
+        /// The query.
+        read: ReadId,
+        /// Of each key, its version and value; `None` if it is absent. None at all if together they are
+        /// too long for an answer.
+        found: Option<Vec<Option<(Version, Value)>>>,
+    },
+    /// The result of [`Effect::ServePage`].
+    PageRead {
+        /// The query.
+        read: ReadId,
+        /// The page. Empty with an end if nothing is before the key where it had to end.
+        page: Page,
+    },
     /// Whether the store has no room for further values (replica only). From then on, writes that store a
     /// value are refused, or accepted again.
     Room {
         /// There is none.
         full: bool,
     },
-    /// A read that was requested with [`Effect::Serve`] met a damaged entry: what the store holds under
-    /// its key is not known.
+    /// A read that was requested with [`Effect::Serve`], [`Effect::ServeKeys`] or [`Effect::ServePage`]
+    /// met a damaged entry: what the store holds under its key is not known.
     ReadFailed {
         /// The read.
         read: ReadId,
@@ -135,6 +153,26 @@ pub enum Effect {
         read: ReadId,
         /// The key to read.
         key: Key,
+    },
+    /// Read these keys in the store in its current state, all at one instant, and step the machine with
+    /// [`Event::KeysRead`] before the next effect, or with [`Event::ReadFailed`] if an entry is damaged
+    /// (replica only).
+    ServeKeys {
+        /// The query to answer.
+        read: ReadId,
+        /// The keys to read.
+        keys: Vec<Key>,
+    },
+    /// Read a page of a range in the store in its current state, at one instant, and step the machine with
+    /// [`Event::PageRead`] before the next effect, or with [`Event::ReadFailed`] if an entry is damaged
+    /// (replica only).
+    ServePage {
+        /// The query to answer.
+        read: ReadId,
+        /// The range.
+        range: KeyRange,
+        /// The page ends before this key of the range, whether or not it is in the store.
+        before: Option<Key>,
     },
     /// Read the key in the store in its current state for another replica, whose own entry is damaged, and
     /// step the machine with [`Event::Copied`] before the next effect, or with [`Event::Damaged`] if the

@@ -94,8 +94,8 @@ pub use participant::Participant;
 pub use record::Record;
 pub use rules::{Rule, Rules};
 pub use types::{
-    Blob, CallId, ClusterId, Decision, HealId, Key, Lsn, Node, Nonce, RangeSummary, ReadId,
-    Replicas, ScrubId, Seen, StoreId, TxnId, Value, Version, Write,
+    Blob, CallId, ClusterId, Decision, HealId, Key, KeyRange, Lsn, Node, Nonce, Page, Query,
+    RangeSummary, ReadId, Replicas, ScrubId, Seen, Snapshot, StoreId, TxnId, Value, Version, Write,
 };
 
 /// The state machine of a node: the coordinator at the master, the participant at a replica.

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     config::{CommitMode, is_zero},
     types::{
-        ClusterId, Decision, HealId, Key, Node, Nonce, RangeSummary, ReadId, ScrubId, Seen,
-        StoreId, TxnId, Value, Version, Write,
+        ClusterId, Decision, HealId, Key, Node, Nonce, Query, RangeSummary, ReadId, ScrubId, Seen,
+        Snapshot, StoreId, TxnId, Value, Version, Write,
     },
 };
 
@@ -146,6 +146,26 @@ pub enum Body {
         read: ReadId,
         /// The last committed write of the key, or none if it is absent.
         found: Option<(Version, Value)>,
+    },
+    /// Master to replica: read several keys, or a page of a range, as one snapshot.
+    Query {
+        /// Echoed in the answer.
+        read: ReadId,
+        /// What to read.
+        query: Query,
+        /// Piggybacked decisions about these keys, which the replica may not have received; applied
+        /// first.
+        piggybacked: Vec<(TxnId, Decision)>,
+        /// How long to wait while a key is locked.
+        wait: Duration,
+    },
+    /// Replica to master: the answer to a query. The watermark of the message is the snapshot's: every
+    /// commit below is in it.
+    Snapshot {
+        /// The query that is answered.
+        read: ReadId,
+        /// What was read.
+        snapshot: Snapshot,
     },
     /// Replica to master: the key stayed locked.
     Busy {
@@ -297,6 +317,15 @@ pub enum Request {
         /// How long the client waits for the answer.
         deadline: Duration,
     },
+    /// Read several keys, or a page of a range, at one replica and at one instant.
+    Snapshot {
+        /// What to read.
+        query: Query,
+        /// A random number that selects the replica, as for a get.
+        choice: u64,
+        /// How long the client waits for the answer.
+        deadline: Duration,
+    },
 }
 
 /// The answer to a client. Without an answer the outcome is indeterminate.
@@ -312,7 +341,14 @@ pub enum Reply {
     Aborted(AbortReason),
     /// The answer to a get: the last committed write, or none if the key is absent.
     Value(Option<(Version, Value)>),
-    /// No replica could answer the get in time.
+    /// The answer to a snapshot.
+    Snapshot {
+        /// What was read.
+        snapshot: Snapshot,
+        /// The watermark of the replica that has answered: every commit below is in the snapshot.
+        watermark: TxnId,
+    },
+    /// No replica could answer the get or the snapshot in time.
     Unavailable,
 }
 
@@ -366,6 +402,8 @@ impl Body {
             | Body::FenceOk { .. }
             | Body::Read { .. }
             | Body::Value { .. }
+            | Body::Query { .. }
+            | Body::Snapshot { .. }
             | Body::NotServing { .. }
             | Body::Heartbeat
             | Body::Alive { .. }
@@ -395,6 +433,8 @@ impl Body {
             Body::Pending { .. } => "pending",
             Body::Read { .. } => "read",
             Body::Value { .. } => "value",
+            Body::Query { .. } => "query",
+            Body::Snapshot { .. } => "snapshot",
             Body::Busy { .. } => "busy",
             Body::NotServing { .. } => "not-serving",
             Body::Heartbeat => "heartbeat",
@@ -413,25 +453,28 @@ impl Body {
 }
 
 impl Request {
-    /// The name of the request kind: `put`, `del` or `get`.
+    /// The name of the request kind: `put`, `del`, `get`, `read` (of several keys) or `range`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Request::Write(Write { value: Some(_), .. }) => "put",
             Request::Write(Write { value: None, .. }) => "del",
             Request::Get { .. } => "get",
+            Request::Snapshot { query: Query::Keys(_), .. } => "read",
+            Request::Snapshot { query: Query::Range(_), .. } => "range",
         }
     }
 }
 
 impl Reply {
-    /// The name of the reply kind: `ok`, `aborted`, `value` or `unavailable`.
+    /// The name of the reply kind: `ok`, `aborted`, `value`, `snapshot` or `unavailable`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Reply::Committed { .. } => "ok",
             Reply::Aborted(_) => "aborted",
             Reply::Value(_) => "value",
+            Reply::Snapshot { .. } => "snapshot",
             Reply::Unavailable => "unavailable",
         }
     }

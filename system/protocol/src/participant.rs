@@ -15,6 +15,7 @@ mod freeze;
 mod healing;
 mod identity;
 mod membership;
+mod queries;
 mod reads;
 mod recovery;
 mod scrub;
@@ -27,9 +28,10 @@ use std::{
 };
 
 use super::{
-    Body, ClusterId, CommitMode, Config, Decision, Effect, Event, HaltKind, HealId, Key, Lsn,
-    Message, Mistake, NoReason, Node, Nonce, PeerKnowledge, RangeSummary, ReadId, Record, Replicas,
-    Rule, ScrubId, Status, StoreId, TimerId, TxnId, Value, Version, Write, bounds, record,
+    Body, ClusterId, CommitMode, Config, Decision, Effect, Event, HaltKind, HealId, Key, KeyRange,
+    Lsn, Message, Mistake, NoReason, Node, Nonce, Page, PeerKnowledge, Query, RangeSummary, ReadId,
+    Record, Replicas, Rule, ScrubId, Snapshot, Status, StoreId, TimerId, TxnId, Value, Version,
+    Write, bounds, record,
 };
 
 /// The participant of one replica.
@@ -73,8 +75,10 @@ pub struct Participant {
     txns: BTreeMap<TxnId, TxnState>,
     /// The transaction that locks each locked key.
     locks: BTreeMap<Key, TxnId>,
-    /// Reads that wait for a locked key.
+    /// Reads that wait for a locked key, of one key and of several.
     waiting_reads: BTreeMap<Key, BTreeSet<ReadId>>,
+    /// Of the reads in progress, those of several keys.
+    queries: BTreeMap<ReadId, queries::OpenQuery>,
     /// Work that waits for a record to become durable, in the order of the records.
     deferred: VecDeque<(Lsn, Deferred)>,
     /// Votes mode only: which yes votes are final.
@@ -183,6 +187,7 @@ impl Participant {
             txns: BTreeMap::new(),
             locks: BTreeMap::new(),
             waiting_reads: BTreeMap::new(),
+            queries: BTreeMap::new(),
             deferred: VecDeque::new(),
             frozen: freeze::Frozen::default(),
             full: false,
@@ -223,7 +228,14 @@ impl Participant {
             // Even if the step that served the read has halted the machine: the read came first.
             return self.send(Node::Master, Body::Value { read, found }, effects);
         }
+        if let Event::KeysRead { read, found } = event {
+            return self.on_keys_read(read, found, effects);
+        }
+        if let Event::PageRead { read, page } = event {
+            return self.on_page_read(read, page, effects);
+        }
         if let Event::ReadFailed { read, .. } = event {
+            self.queries.remove(&read);
             // Another replica has a good copy: all of them hold the same writes.
             self.send(Node::Master, Body::NotServing { read }, effects);
         }
@@ -274,6 +286,8 @@ impl Participant {
             Event::Timer(_)
             | Event::Client { .. }
             | Event::ReadResult { .. }
+            | Event::KeysRead { .. }
+            | Event::PageRead { .. }
             | Event::Copied { .. } => {
                 unreachable!("a replica has no clients and never sets this timer: {event:?}")
             }
@@ -452,6 +466,12 @@ impl Participant {
                     self.on_decision(txn, decision, effects);
                 }
                 self.on_read(read, key, wait, effects);
+            }
+            Body::Query { read, query, piggybacked, wait } => {
+                for (txn, decision) in piggybacked.into_iter().filter(|_| obeys) {
+                    self.on_decision(txn, decision, effects);
+                }
+                self.on_query(read, query, wait, effects);
             }
             // The master repeats it after the handshake.
             _ if !obeys => {}

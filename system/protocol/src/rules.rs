@@ -132,6 +132,11 @@ rules! {
     /// The scrub takes no entry for lost whose key is locked here or at the peer, or was written since the
     /// peer was asked.
     ScrubComparesSettled = "scrub-compares-settled": "takes an entry for lost because a write of it is under way",
+    /// Several keys are read at one instant at which none of them is locked.
+    SnapshotAtOneInstant = "snapshot-at-one-instant": "reads each of several keys as soon as that key is unlocked",
+    /// A page of a range ends before the first locked key, also if the key is absent: a write that is
+    /// decided may be about to put it there.
+    RangeSeesAbsentLocks = "range-sees-absent-locks": "ends a page only before locked keys that are in the store",
     /// A replica ignores a Prepare of an epoch below the promised one. In logged mode no check can
     /// detect that it is broken: the store is exclusive, so an earlier master has stopped.
     EpochCheck = "epoch-check": "prepares for a master that was fenced off",

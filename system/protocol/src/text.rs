@@ -1,11 +1,15 @@
 //! How the types of the protocol are displayed in test scripts, schedules, logs and reports. Only
 //! formatting.
 
-use std::fmt::{self, Display, Formatter};
+use std::{
+    fmt::{self, Display, Formatter},
+    ops::Bound,
+};
 
 use super::{
-    AbortReason, Body, Decision, Effect, Event, HealId, Key, NoReason, Node, PeerKnowledge,
-    RangeSummary, ReadId, Record, Reply, Request, ScrubId, Seen, TimerId, TxnId, Write,
+    AbortReason, Body, Decision, Effect, Event, HealId, Key, KeyRange, NoReason, Node, Page,
+    PeerKnowledge, Query, RangeSummary, ReadId, Record, Reply, Request, ScrubId, Seen, Snapshot,
+    TimerId, TxnId, Value, Version, Write,
 };
 
 impl Display for Decision {
@@ -103,6 +107,70 @@ impl<T: Display> Display for Listed<'_, T> {
     }
 }
 
+impl Display for KeyRange {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.start() {
+            Bound::Included(from) => write!(f, "{from}")?,
+            Bound::Excluded(after) => write!(f, "after {after}")?,
+            Bound::Unbounded => {}
+        }
+        f.write_str("..")?;
+        if let Some(to) = &self.to {
+            write!(f, "{to}")?;
+        }
+        write!(f, ", at most {}", self.limit)
+    }
+}
+
+impl Display for Query {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Query::Keys(keys) => write!(f, "{}", Listed("", keys)),
+            Query::Range(range) => range.fmt(f),
+        }
+    }
+}
+
+/// What was found of a key, or that it is absent.
+struct Found<'a>(&'a Option<(Version, Value)>);
+
+impl Display for Found<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some((version, value)) => write!(f, "{value} (version {version})"),
+            None => f.write_str("absent"),
+        }
+    }
+}
+
+fn found(list: &[Option<(Version, Value)>]) -> Vec<Found<'_>> {
+    list.iter().map(Found).collect()
+}
+
+impl Display for Page {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for (i, (key, version, value)) in self.entries.iter().enumerate() {
+            write!(f, "{}{key}={value} (version {version})", if i == 0 { "" } else { ", " })?;
+        }
+        match &self.end {
+            None if self.entries.is_empty() => f.write_str("nothing"),
+            None => Ok(()),
+            Some(end) if self.entries.is_empty() => write!(f, "nothing before {end}"),
+            Some(end) => write!(f, ", and ends before {end}"),
+        }
+    }
+}
+
+impl Display for Snapshot {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Snapshot::Keys(list) => write!(f, "{}", Listed("", &found(list))),
+            Snapshot::Page(page) => page.fmt(f),
+            Snapshot::TooLarge => f.write_str("too large"),
+        }
+    }
+}
+
 /// A transaction and its outcome or its key.
 struct Pair<'a, T>(&'a (TxnId, T));
 
@@ -144,6 +212,10 @@ impl Display for Body {
                 write!(f, "Value {read} {value} (version {version})")
             }
             Body::Value { read, found: None } => write!(f, "Value {read} absent"),
+            Body::Query { read, query, piggybacked, .. } => {
+                write!(f, "Query {read} {query}{}", Listed(", piggybacked ", &pairs(piggybacked)))
+            }
+            Body::Snapshot { read, snapshot } => write!(f, "Snapshot {read} {snapshot}"),
             Body::Busy { read, txn } => write!(f, "Busy {read} (locked by {txn})"),
             Body::NotServing { read } => write!(f, "NotServing {read}"),
             Body::Heartbeat => f.write_str("Heartbeat"),
@@ -220,6 +292,7 @@ impl Display for Request {
         match self {
             Request::Write(write) => write.fmt(f),
             Request::Get { key, .. } => write!(f, "get {key}"),
+            Request::Snapshot { query, .. } => write!(f, "{} {query}", self.kind()),
         }
     }
 }
@@ -231,6 +304,7 @@ impl Display for Reply {
             Reply::Aborted(reason) => write!(f, "Aborted: {reason}"),
             Reply::Value(Some((version, value))) => write!(f, "{value} (version {version})"),
             Reply::Value(None) => f.write_str("absent"),
+            Reply::Snapshot { snapshot, watermark } => write!(f, "{snapshot}, as of {watermark}"),
             Reply::Unavailable => f.write_str("Unavailable"),
         }
     }
@@ -279,6 +353,11 @@ impl Display for Event {
                 write!(f, "read {read} returns {value} (version {version})")
             }
             Event::ReadResult { read, found: None } => write!(f, "read {read} returns absent"),
+            Event::KeysRead { read, found: None } => write!(f, "query {read} is too large"),
+            Event::KeysRead { read, found: Some(list) } => {
+                write!(f, "query {read} returns {}", Listed("", &found(list)))
+            }
+            Event::PageRead { read, page } => write!(f, "query {read} returns {page}"),
             Event::Room { full: true } => f.write_str("no room for values"),
             Event::Room { full: false } => f.write_str("room for values"),
             Event::ReadFailed { read, .. } => write!(f, "read {read} meets a damaged entry"),
@@ -307,6 +386,13 @@ impl Display for Effect {
             Effect::Send { to, message } => write!(f, "send {to} {}", message.body),
             Effect::Reply { call, reply } => write!(f, "reply to call {call}: {reply}"),
             Effect::Serve { read, key } => write!(f, "serve {read} {key}"),
+            Effect::ServeKeys { read, keys } => {
+                write!(f, "serve {read} {}", Listed("", keys))
+            }
+            Effect::ServePage { read, range, before: None } => write!(f, "serve {read} {range}"),
+            Effect::ServePage { read, range, before: Some(key) } => {
+                write!(f, "serve {read} {range}, before {key}")
+            }
             Effect::Copy { to, heal, key } => write!(f, "copy {heal} {key} for {to}"),
             Effect::Checkpoint { upto } => write!(f, "checkpoint up to {upto}"),
             Effect::Summarize { scrub, by, after, upto, rows_max, below } => {

@@ -1,7 +1,7 @@
 //! The basic types: nodes, transactions, keys, values, writes and decisions. Plain data with an
 //! order and a hash. Does not know about messages, storage or time.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, ops::Bound, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
@@ -403,6 +403,111 @@ pub struct Write {
     pub key: Key,
     /// The new value, or none to delete the key.
     pub value: Option<Value>,
+}
+
+/// What a client reads as one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Query {
+    /// These keys, at most [`Query::KEYS_MAX`].
+    Keys(Vec<Key>),
+    /// A page of a range.
+    Range(KeyRange),
+}
+
+impl Query {
+    /// The most keys that one snapshot may list.
+    pub const KEYS_MAX: usize = 128;
+    /// The most entries of a page.
+    pub const PAGE_ENTRIES_MAX: u32 = 1024;
+}
+
+/// A range of keys, and the size of its pages.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct KeyRange {
+    /// It begins with this key. Without one, with the first key.
+    pub from: Option<Key>,
+    /// It has only keys greater than this one: the last key of the page before.
+    pub after: Option<Key>,
+    /// It ends before this key. Without one, with the last key.
+    pub to: Option<Key>,
+    /// How many entries a page has at most: 1 to [`Query::PAGE_ENTRIES_MAX`].
+    pub limit: u32,
+}
+
+impl KeyRange {
+    /// Whether a key lies in the range.
+    #[must_use]
+    pub fn contains(&self, key: &Key) -> bool {
+        self.from.as_ref().is_none_or(|from| key >= from)
+            && self.after.as_ref().is_none_or(|after| key > after)
+            && self.to.as_ref().is_none_or(|to| key < to)
+    }
+
+    /// Where it begins: at the later of its two beginnings.
+    #[must_use]
+    pub fn start(&self) -> Bound<&Key> {
+        match (&self.from, &self.after) {
+            (Some(from), Some(after)) if from > after => Bound::Included(from),
+            (_, Some(after)) => Bound::Excluded(after),
+            (Some(from), None) => Bound::Included(from),
+            (None, None) => Bound::Unbounded,
+        }
+    }
+}
+
+/// A page of a range: its entries at one instant.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Page {
+    /// The live keys, ascending, with their versions and values.
+    pub entries: Vec<(Key, Version, Value)>,
+    /// The page ends before this key: the range has more entries, or what the key holds is not decided.
+    /// None if the page reaches the end of the range.
+    pub end: Option<Key>,
+}
+
+/// What was read as one snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Snapshot {
+    /// Of each listed key, in their order: version and value, or none if it is absent.
+    Keys(Vec<Option<(Version, Value)>>),
+    /// A page of the range.
+    Page(Page),
+    /// The values of the listed keys are too long for one answer.
+    TooLarge,
+}
+
+impl Snapshot {
+    /// The versions in it.
+    pub fn versions(&self) -> impl Iterator<Item = Version> {
+        let (found, entries) = match self {
+            Snapshot::Keys(found) => (found.as_slice(), [].as_slice()),
+            Snapshot::Page(page) => ([].as_slice(), page.entries.as_slice()),
+            Snapshot::TooLarge => ([].as_slice(), [].as_slice()),
+        };
+        let found = found.iter().flatten().map(|(version, _)| *version);
+        found.chain(entries.iter().map(|(_, version, _)| *version))
+    }
+
+    /// Whether it has the form of an answer to this query.
+    #[must_use]
+    pub fn answers(&self, query: &Query) -> bool {
+        match (self, query) {
+            (Snapshot::Keys(found), Query::Keys(keys)) => found.len() == keys.len(),
+            (Snapshot::TooLarge, Query::Keys(_)) => true,
+            (Snapshot::Page(page), Query::Range(range)) => {
+                let ascends = page.entries.windows(2).all(|pair| pair[0].0 < pair[1].0);
+                let below = |(key, ..): &(Key, Version, Value)| {
+                    range.contains(key) && page.end.as_ref().is_none_or(|end| key < end)
+                };
+                // A page that ends early has begun, or its reader would never come further.
+                let begins = page.end.is_none() || !page.entries.is_empty();
+                ascends && begins && page.entries.iter().all(below)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Serialises types by their textual form (`Display` and `FromStr`).

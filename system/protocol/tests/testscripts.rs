@@ -7,6 +7,8 @@
 //! cluster replicas=2 [commit=votes] [break=RULE] [scrub=on]   start a master and replicas, and complete the
 //!                                       handshakes
 //! put KEY VALUE | del KEY | get KEY [at=N]   a client request; a get starts at the N-th live replica
+//! read KEY… [at=N]                      a client reads several keys as one snapshot
+//! range [from=KEY] [after=KEY] [to=KEY] [limit=N] [at=N]   a client reads a page of a range
 //! deliver [KIND…] [from=NODE] [to=NODE] [again]   deliver messages in flight; 'again' keeps a copy
 //! drop [KIND…] [from=NODE] [to=NODE]    lose messages in flight
 //! force NODE…                           make the records of these nodes durable
@@ -35,9 +37,9 @@ use std::{
 
 use goldenscript::{Command, Context};
 use protocol::{
-    CallId, CommitMode, Config, Effect, Event, Facts, Key, Lsn, Machine, Message, Node,
-    RangeSummary, Record, Reply, Request, Rules, StoreId, TimerId, Timing, TxnId, Value, Version,
-    Write,
+    CallId, CommitMode, Config, Effect, Event, Facts, Key, KeyRange, Lsn, Machine, Message, Node,
+    Page, Query, RangeSummary, Record, Reply, Request, Rules, StoreId, TimerId, Timing, TxnId,
+    Value, Version, Write,
     driver::{self, Clients, Environment, Network, Operator, Range, Storage, Timers},
 };
 
@@ -88,7 +90,7 @@ struct LogStore {
 
 /// The entry of a key is damaged.
 #[derive(Debug)]
-struct DamagedEntry;
+struct DamagedEntry(Key);
 
 impl LogStore {
     fn append(&mut self, record: Record) {
@@ -198,6 +200,19 @@ impl goldenscript::Runner for Cluster {
                 let key = Key::from(key.as_str());
                 let deadline = Duration::from_secs(1);
                 Ok(self.client(Request::Get { key, choice: at - 1, deadline }))
+            }
+            "read" | "range" => {
+                let at: u64 = pairs.get("at").map_or(Ok(1), |at| at.parse())?;
+                let key = |name| pairs.get(name).map(|key: &String| Key::from(key.as_str()));
+                let query = if command.name == "read" {
+                    Query::Keys(words.iter().map(|key| key.as_str().into()).collect())
+                } else {
+                    let (from, after, to) = (key("from"), key("after"), key("to"));
+                    let limit = pairs.get("limit").map_or(Ok(100), |limit| limit.parse())?;
+                    Query::Range(KeyRange { from, after, to, limit })
+                };
+                let deadline = Duration::from_secs(1);
+                Ok(self.client(Request::Snapshot { query, choice: at - 1, deadline }))
             }
             "deliver" => {
                 let again = words.iter().any(|word| word == "again");
@@ -482,9 +497,32 @@ impl Storage for ListedEnvironment<'_> {
 
     fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, DamagedEntry> {
         if self.store.is_damaged(key) {
-            return Err(DamagedEntry);
+            return Err(DamagedEntry(key.clone()));
         }
         Ok(self.store.state().1.remove(key))
+    }
+
+    fn page(&mut self, range: &KeyRange) -> Result<Page, DamagedEntry> {
+        let (_, entries) = self.store.state();
+        let mut page = Page::default();
+        for (key, (version, value)) in entries {
+            if !range.contains(&key) {
+                continue;
+            }
+            if self.store.is_damaged(&key) {
+                return Err(DamagedEntry(key));
+            }
+            if page.entries.len() == range.limit as usize {
+                page.end = Some(key);
+                break;
+            }
+            page.entries.push((key, version, value));
+        }
+        Ok(page)
+    }
+
+    fn damaged_key(DamagedEntry(key): &DamagedEntry) -> Option<Key> {
+        Some(key.clone())
     }
 
     /// The tables are what is durable.

@@ -22,8 +22,9 @@
 //! | `t` epoch seq | `C`, `A` or `R`: committed, aborted, refused; `D` key: prepared to delete; `P` length of the key (2 bytes), key, value: prepared to put |
 
 use protocol::{
-    ClusterId, Facts, Key, Node, RangeSummary, Record, Seen, StoreId, TxnId, Value, Write,
+    ClusterId, Facts, Key, Node, Page, RangeSummary, Record, Seen, StoreId, TxnId, Value, Write,
 };
+pub use store::PageSize;
 use store::{RowError, RowKey, Schema, decode_write, encode_write};
 
 /// A node's store in memory.
@@ -245,6 +246,13 @@ fn txn_from(bytes: &[u8]) -> Option<TxnId> {
 pub fn range_summary(rows: store::RangeRows<NodeSchema>) -> RangeSummary {
     let store::RangeRows { upto, version, rows, digest } = rows;
     RangeSummary { upto, version, rows, digest }
+}
+
+/// A page of entries in the protocol's terms.
+#[must_use]
+pub fn page(page: store::EntryPage<NodeSchema>) -> Page {
+    let store::EntryPage { entries, end } = page;
+    Page { entries, end }
 }
 
 /// The store id in the protocol's terms.

@@ -19,7 +19,7 @@ use super::{
     output::{ClientError, ExitStatus, print_line},
 };
 use crate::{
-    client::{Client, Inspector, NodeStatus, ReadError, WriteOutcome},
+    client::{Client, Inspector, KeysOf, NodeStatus, RangeOf, ReadError, WriteOutcome},
     config::{Address, ClusterConfig},
     protocol::{Blob, Key, Node, Value, Version},
     tls::{Role, Tls},
@@ -30,8 +30,10 @@ Answers, one per line:
   ok VERSION          the write is committed, and durable at every replica
   ok VERSION VALUE    the value of the key
   ok absent           the key does not exist
+  KEY	VERSION	VALUE   read, list: an entry (separated by tabs)
+  KEY	absent          read: the key does not exist
   aborted REASON: …   the write had no effect and never will
-  unavailable: …      the get failed
+  unavailable: …      the get, the read or the list failed
   unknown: …          the write may or may not have taken effect
 
 Keys and values are text; a byte that is not printable ASCII is written \\xNN, as is a backslash
@@ -88,6 +90,34 @@ pub enum ClientCommand {
         /// The key.
         #[arg(value_parser = blob)]
         key: Key,
+    },
+    /// Read several keys as one snapshot: there was an instant at which each had what is printed
+    Read {
+        /// The keys, 1 to 128.
+        #[arg(value_parser = blob, required = true)]
+        keys: Vec<Key>,
+    },
+    /// List the entries whose keys begin with a prefix, or all, in key order. Each page is a snapshot of its
+    /// own
+    List {
+        /// The prefix
+        #[arg(value_parser = blob, conflicts_with_all = ["from", "to"])]
+        prefix: Option<Key>,
+        /// List the keys from this one on
+        #[arg(long, value_name = "KEY", value_parser = blob)]
+        from: Option<Key>,
+        /// List only keys before this one
+        #[arg(long, value_name = "KEY", value_parser = blob)]
+        to: Option<Key>,
+        /// List only keys after this one, to go on where a list ended
+        #[arg(long, value_name = "KEY", value_parser = blob)]
+        after: Option<Key>,
+        /// List this many entries at most, and say how to go on
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        limit: Option<u64>,
+        /// How many entries to read as one snapshot at most. Default: as many as possible
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        page: Option<u32>,
     },
     /// Perform the operations on standard input, one per line (put KEY VALUE, del KEY, get KEY), in
     /// order, and print each answer on a line
@@ -181,6 +211,16 @@ impl ClientArgs {
             ClientCommand::Put { key, value } => one(&client, Operation::Put(key, value)).await,
             ClientCommand::Del { key } => one(&client, Operation::Del(key)).await,
             ClientCommand::Get { key } => one(&client, Operation::Get(key)).await,
+            ClientCommand::Read { keys } => read_many(&client, keys).await,
+            ClientCommand::List { prefix, from, to, after, limit, page } => {
+                let keys = match prefix {
+                    Some(prefix) => KeysOf::Prefix(prefix),
+                    None => KeysOf::Bounds { from, to },
+                };
+                let left = limit.and_then(|limit| u32::try_from(limit).ok()).unwrap_or(u32::MAX);
+                let page_entries = page.unwrap_or(u32::MAX).min(left);
+                list(&client, RangeOf { keys, page_entries }, after, limit).await
+            }
             ClientCommand::Stream => stream(&client).await,
             ClientCommand::Load(args) => {
                 load::run(&args, &master, tls.as_ref(), self.timeout).await
@@ -208,6 +248,65 @@ async fn perform(client: &Client, operation: Operation) -> (ExitStatus, String) 
         Operation::Del(key) => written(client.del(key).await),
         Operation::Get(key) => read(client.get(key).await),
     }
+}
+
+async fn read_many(client: &Client, keys: Vec<Key>) -> Result<ExitStatus, ClientError> {
+    let answer = match client.read(keys.iter().cloned()).await {
+        Ok(answer) => answer,
+        Err(error) => return unavailable(&error),
+    };
+    for (key, found) in keys.iter().zip(answer.found) {
+        match found {
+            Some((version, value)) => print_line(&format!("{key}\t{version}\t{value}"))?,
+            None => print_line(&format!("{key}\tabsent"))?,
+        }
+    }
+    Ok(ExitStatus::Ok)
+}
+
+async fn list(
+    client: &Client,
+    range: RangeOf,
+    after: Option<Key>,
+    limit: Option<u64>,
+) -> Result<ExitStatus, ClientError> {
+    let go_on = |after: &Option<Key>| {
+        if let Some(after) = after {
+            eprintln!("client: there may be more: go on with --after '{after}'");
+        }
+    };
+    let mut left = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+    let mut last = after.clone();
+    let mut pages = std::pin::pin!(client.pages(range, after));
+    while let Some(page) = pages.next().await {
+        let page = match page {
+            Ok(page) => page,
+            Err(error) => {
+                go_on(&last);
+                return unavailable(&error);
+            }
+        };
+        let is_last = page.end.is_none() && page.entries.len() <= left;
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        for (key, version, value) in page.entries.into_iter().take(left) {
+            writeln!(out, "{key}\t{version}\t{value}")?;
+            left -= 1;
+            last = Some(key);
+        }
+        out.flush()?;
+        if left == 0 {
+            if !is_last {
+                go_on(&last);
+            }
+            break;
+        }
+    }
+    Ok(ExitStatus::Ok)
+}
+
+fn unavailable(error: &ReadError) -> Result<ExitStatus, ClientError> {
+    print_line(&format!("unavailable: {error}"))?;
+    Ok(ExitStatus::Refused)
 }
 
 fn written(outcome: WriteOutcome) -> (ExitStatus, String) {

@@ -444,7 +444,7 @@ fn txn_of_record(record: &Record) -> Option<TxnId> {
 pub(crate) fn txn_of_reply(reply: &Reply) -> Option<TxnId> {
     match reply {
         Reply::Committed { version } => Some(*version),
-        Reply::Aborted(_) | Reply::Value(_) | Reply::Unavailable => None,
+        Reply::Aborted(_) | Reply::Value(_) | Reply::Snapshot { .. } | Reply::Unavailable => None,
     }
 }
 

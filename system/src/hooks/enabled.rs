@@ -328,6 +328,8 @@ impl Hooks {
             | Event::Leave
             | Event::ReadResult { .. }
             | Event::ReadFailed { .. }
+            | Event::KeysRead { .. }
+            | Event::PageRead { .. }
             | Event::Damaged { .. }
             | Event::Copied { .. }
             | Event::Checkpointed { .. }

@@ -26,17 +26,21 @@ use super::{
 use crate::{
     hooks::{Crossing, Hit, Hooks, Side},
     protocol::{
-        Body, CallId, Effect, Key, Lsn, Message, Mistake, Node, RangeSummary, Record, Reply, Rules,
-        TimerId, TxnId, Value, Version,
+        Body, CallId, Effect, Key, KeyRange, Lsn, Message, Mistake, Node, Page, RangeSummary,
+        Record, Reply, Rules, TimerId, TxnId, Value, Version,
         driver::{self, Clients, Environment, Network, Operator, Range, Storage},
     },
-    store::{Store, StoreError, range_summary},
+    store::{PageSize, Store, StoreError, page, range_summary},
     wire,
 };
 
 /// How long a node waits for the kernel to accept its messages before it stops, at a crash point or
 /// for good.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// What a page may have even if no value may be as long, in bytes. Less than what an answer may have beyond the
+/// longest value.
+const PAGE_BYTES: usize = 32 << 10;
 
 /// A call that the machine has not answered yet.
 pub(super) struct PendingCall {
@@ -210,6 +214,29 @@ impl Storage for NodeEnvironment<'_> {
             self.report_damage(key, error);
         }
         found
+    }
+
+    fn answer_bytes_max(&self) -> usize {
+        self.store.limits().value_bytes_max
+    }
+
+    fn page(&mut self, range: &KeyRange) -> Result<Page, StoreError> {
+        let size = PageSize {
+            entries_max: range.limit as usize,
+            bytes_max: self.store.limits().value_bytes_max.max(PAGE_BYTES),
+        };
+        let found = self.store.page(range.start(), range.to.as_ref(), size);
+        if let Err(error @ StoreError::DamagedEntry { key, .. }) = &found {
+            self.report_damage(&Key::from(&key[..]), error);
+        }
+        found.map(page)
+    }
+
+    fn damaged_key(error: &StoreError) -> Option<Key> {
+        match error {
+            StoreError::DamagedEntry { key, .. } => Some(Key::from(&key[..])),
+            _ => None,
+        }
     }
 
     fn checkpoint(&mut self, upto: Lsn) -> bool {

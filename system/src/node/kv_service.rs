@@ -29,7 +29,7 @@ use super::{
 use crate::{
     answer::{self, ReasonKind},
     config::NodeLimits,
-    protocol::{self, Blob, Reply, Write},
+    protocol::{self, Blob, Key, KeyRange, Page, Query, Reply, Snapshot, Write},
     store::Limits,
     wire,
 };
@@ -63,7 +63,7 @@ pub(super) struct Call {
 pub(super) struct Held {
     /// Until the answer has left.
     slot: Hold,
-    /// For a write, its bytes until it is decided; for a get, what its answer is expected to have.
+    /// For a write, its bytes until it is decided; for a read, what its answer is expected to have.
     room: Option<Hold>,
 }
 
@@ -73,6 +73,8 @@ pub(super) enum Method {
     Put,
     Del,
     Get,
+    Read,
+    Range,
 }
 
 impl Method {
@@ -82,7 +84,17 @@ impl Method {
             "/Put" => Some(Method::Put),
             "/Del" => Some(Method::Del),
             "/Get" => Some(Method::Get),
+            "/Read" => Some(Method::Read),
+            "/Range" => Some(Method::Range),
             _ => None,
+        }
+    }
+
+    /// Whether it has no effect, and may have a long answer.
+    fn is_read(self) -> bool {
+        match self {
+            Method::Get | Method::Read | Method::Range => true,
+            Method::Put | Method::Del => false,
         }
     }
 }
@@ -148,7 +160,7 @@ impl KvService {
         account: Arc<Account>,
     ) {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let is_write = !matches!(handle.method, Method::Get);
+        let is_write = !handle.method.is_read();
         let read = read_message(&mut body, message_bytes_max(self.sizes), &account).await;
         let admitted = read.and_then(|message| {
             let bytes = message.len();
@@ -183,6 +195,14 @@ impl KvService {
         timeout: Option<Duration>,
     ) -> Result<protocol::Request, Status> {
         let (key, value) = match method {
+            Method::Read => {
+                let keys = decode::<pb::ReadRequest>(message)?.keys;
+                let query = Query::Keys(keys.iter().map(wire::blob_from_wire).collect());
+                return self.snapshot(query, timeout);
+            }
+            Method::Range => {
+                return self.snapshot(Query::Range(range(decode(message)?)?), timeout);
+            }
             Method::Put => {
                 let pb::PutRequest { key, value } = decode(message)?;
                 (key, Some(wire::blob_from_wire(&value)))
@@ -191,19 +211,59 @@ impl KvService {
             Method::Get => (decode::<pb::GetRequest>(message)?.key, None),
         };
         let key = wire::blob_from_wire(&key);
-        self.sizes.check(key.as_bytes(), value.as_ref().map(Blob::as_bytes)).map_err(|error| {
-            answer::refusal(Code::InvalidArgument, ReasonKind::Invalid, error.to_string(), [])
-        })?;
-        Ok(match method {
-            Method::Put | Method::Del => protocol::Request::Write(Write { key, value }),
-            Method::Get => {
-                let deadline = timeout
-                    .unwrap_or(Duration::from_millis(self.limits.get_deadline_ms))
-                    .min(Duration::from_millis(self.limits.get_deadline_max_ms));
-                protocol::Request::Get { key, choice: rand::random(), deadline }
-            }
+        let checked = self.sizes.check(key.as_bytes(), value.as_ref().map(Blob::as_bytes));
+        checked.map_err(|error| invalid(error.to_string()))?;
+        Ok(if method.is_read() {
+            let deadline = self.read_deadline(timeout);
+            protocol::Request::Get { key, choice: rand::random(), deadline }
+        } else {
+            protocol::Request::Write(Write { key, value })
         })
     }
+
+    fn snapshot(
+        &self,
+        query: Query,
+        timeout: Option<Duration>,
+    ) -> Result<protocol::Request, Status> {
+        wire::check_query(&query, &self.sizes).map_err(invalid)?;
+        let deadline = self.read_deadline(timeout);
+        Ok(protocol::Request::Snapshot { query, choice: rand::random(), deadline })
+    }
+
+    /// How long the master tries to read.
+    fn read_deadline(&self, timeout: Option<Duration>) -> Duration {
+        timeout
+            .unwrap_or(Duration::from_millis(self.limits.get_deadline_ms))
+            .min(Duration::from_millis(self.limits.get_deadline_max_ms))
+    }
+}
+
+/// The range that a request means.
+fn range(request: pb::RangeRequest) -> Result<KeyRange, Status> {
+    let pb::RangeRequest { from, to, prefix, limit, after } = request;
+    let bound = |key: &Bytes| (!key.is_empty()).then(|| wire::blob_from_wire(key));
+    let (from, to) = match (bound(&from), bound(&to), bound(&prefix)) {
+        (from, to, None) => (from, to),
+        (None, None, Some(prefix)) => {
+            let end = end_of_prefix(prefix.as_bytes());
+            (Some(prefix), end)
+        }
+        _ => return Err(invalid("a range has a prefix, or bounds, but not both".to_owned())),
+    };
+    let limit = match limit {
+        0 => Query::PAGE_ENTRIES_MAX,
+        limit => limit.min(Query::PAGE_ENTRIES_MAX),
+    };
+    Ok(KeyRange { from, after: bound(&after), to, limit })
+}
+
+/// The least key that is greater than all keys with a prefix; none if there is no such key.
+fn end_of_prefix(prefix: &[u8]) -> Option<Key> {
+    let last = prefix.iter().rposition(|byte| *byte != 0xff)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end.into())
 }
 
 impl Call {
@@ -238,14 +298,13 @@ impl ResponseHandle {
         let Some(respond) = self.respond.take() else { return false };
         held.room = None;
         let answer = message(self.method, reply).and_then(|bytes| {
-            // Only a get has a long answer. It had no effect, so it may be refused.
+            // Only a read has a long answer. It had no effect, so it may be refused.
             let room = account.take(Resource::AnswerBytes, bytes.len());
-            if matches!(self.method, Method::Get) {
+            let room = if self.method.is_read() {
                 account.count_answer(bytes.len());
-            }
-            let room = match (self.method, room) {
-                (Method::Get, room) => Some(room.map_err(overloaded)?),
-                (Method::Put | Method::Del, room) => room.ok(),
+                Some(room.map_err(overloaded)?)
+            } else {
+                room.ok()
             };
             Ok(Bytes::from_owner(Answer { bytes, _slot: held.slot, _room: room }))
         });
@@ -293,6 +352,10 @@ fn expired(text: String) -> Status {
     answer::refusal(Code::DeadlineExceeded, ReasonKind::Expired, text, [])
 }
 
+fn invalid(text: String) -> Status {
+    answer::refusal(Code::InvalidArgument, ReasonKind::Invalid, text, [])
+}
+
 fn overloaded(why: Exhausted) -> Status {
     answer::overloaded(why.to_string())
 }
@@ -310,15 +373,43 @@ fn message(method: Method, reply: Reply) -> Result<Bytes, Status> {
         (Method::Get, Reply::Value(found)) => {
             Ok(encode(&pb::GetResponse { found: wire::found_to_wire(found) }))
         }
-        (Method::Get, Reply::Unavailable) => {
+        (_, Reply::Snapshot { snapshot, watermark }) => {
+            snapshot_message(method, snapshot, wire::txn_to_wire(watermark))
+        }
+        (Method::Get | Method::Read | Method::Range, Reply::Unavailable) => {
             let text = "no replica answered in time".to_owned();
             Err(answer::refusal(Code::Unavailable, ReasonKind::Unavailable, text, []))
         }
-        (method, reply) => Err(Status::internal(format!(
-            "a {method:?} request got a reply of kind {}",
-            reply.kind()
-        ))),
+        (method, reply) => Err(unexpected(method, reply.kind())),
     }
+}
+
+/// The response message for a snapshot, or the error status.
+fn snapshot_message(
+    method: Method,
+    snapshot: Snapshot,
+    watermark: pb::TxnId,
+) -> Result<Bytes, Status> {
+    let watermark = Some(watermark);
+    match (method, snapshot) {
+        (Method::Read, Snapshot::Keys(found)) => {
+            Ok(encode(&pb::ReadResponse { found: wire::many_to_wire(found), watermark }))
+        }
+        (Method::Range, Snapshot::Page(Page { entries, end })) => {
+            let (entries, end) = (wire::entries_to_wire(entries), end.map(wire::blob_to_wire));
+            Ok(encode(&pb::RangeResponse { entries, end, watermark }))
+        }
+        (Method::Read, Snapshot::TooLarge) => {
+            let text = "the values of the keys are too long for one answer: read fewer keys";
+            let kind = ReasonKind::TooLarge;
+            Err(answer::refusal(Code::ResourceExhausted, kind, text.to_owned(), []))
+        }
+        (method, _) => Err(unexpected(method, "snapshot")),
+    }
+}
+
+fn unexpected(method: Method, kind: &str) -> Status {
+    Status::internal(format!("a {method:?} request got a reply of kind {kind}"))
 }
 
 fn finish(mut respond: SendResponse<Bytes>, message: Bytes) -> Result<(), h2::Error> {

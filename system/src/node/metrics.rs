@@ -55,7 +55,7 @@ pub struct MetricsOptions {
 pub(super) struct ReplyCounts([u64; OUTCOMES.len()]);
 
 /// The outcomes of calls, as labels.
-const OUTCOMES: [&str; 7] = [
+const OUTCOMES: [&str; 8] = [
     "committed",
     "aborted\",reason=\"conflict",
     "aborted\",reason=\"refused",
@@ -63,6 +63,7 @@ const OUTCOMES: [&str; 7] = [
     "aborted\",reason=\"timeout",
     "value",
     "unavailable",
+    "snapshot",
 ];
 
 impl ReplyCounts {
@@ -75,6 +76,7 @@ impl ReplyCounts {
             Reply::Aborted(AbortReason::Timeout { .. }) => 4,
             Reply::Value(_) => 5,
             Reply::Unavailable => 6,
+            Reply::Snapshot { .. } => 7,
         }] += 1;
     }
 }

@@ -35,7 +35,7 @@ use crate::{
 /// The version of the protocol between nodes. A node talks to none of another version.
 ///
 /// Version 1, of the builds before there were versions, has no greeting and no identities.
-const WIRE_VERSION: u32 = 5;
+const WIRE_VERSION: u32 = 6;
 /// The number of batches that may wait for the event loop before senders are held back.
 const INBOX_BATCHES: usize = 64;
 /// The timeout of a dial.

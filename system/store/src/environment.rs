@@ -249,7 +249,7 @@ impl Environment {
 
     /// The error for a damaged entry.
     pub(crate) fn damaged_entry(&self, key: &[u8], why: &'static str) -> StoreError {
-        let (file, key) = (self.dir.join(DATA_FILE), key.escape_ascii().to_string());
+        let (file, key) = (self.dir.join(DATA_FILE), key.to_vec());
         StoreError::DamagedEntry { file, key, why }
     }
 

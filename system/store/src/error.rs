@@ -108,14 +108,14 @@ pub enum StoreError {
     },
     /// The entry of one key is damaged. The store goes on with all others.
     #[error(
-        "{}: the entry of key '{key}' is damaged: {why}; the next write of the key replaces it",
-        file.display()
+        "{}: the entry of key '{}' is damaged: {why}; the next write of the key replaces it",
+        file.display(), key.escape_ascii()
     )]
     DamagedEntry {
         /// The data file.
         file: PathBuf,
-        /// The key, escaped.
-        key: String,
+        /// The key.
+        key: Vec<u8>,
         /// What is wrong.
         why: &'static str,
     },

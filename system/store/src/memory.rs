@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Lsn, RangeRows, Schema, Versioned, Write};
+use crate::{EntryPage, Lsn, PageSize, RangeRows, Schema, Versioned, Write};
 
 /// The state after a sequence of records: the facts and the entries.
 ///
@@ -88,6 +88,33 @@ impl<S: Schema> State<S> {
         }
         summary.digest = digest.finish();
         summary
+    }
+
+    /// A page of entries, as [`Store::page`](crate::Store::page).
+    ///
+    /// # Errors
+    /// The entry of this key is damaged.
+    pub fn page(
+        &self,
+        start: Bound<&S::Key>,
+        to: Option<&S::Key>,
+        size: PageSize,
+    ) -> Result<EntryPage<S>, S::Key> {
+        let mut page = EntryPage::default();
+        let mut room = size.room();
+        let entries = self.entries.range::<S::Key, _>((start, Bound::Unbounded));
+        for (key, (version, value)) in entries.take_while(|(key, _)| to.is_none_or(|to| *key < to))
+        {
+            if self.is_damaged(key) {
+                return Err(key.clone());
+            }
+            if !room.take(key.as_ref(), value.as_ref()) {
+                page.end = Some(key.clone());
+                break;
+            }
+            page.entries.push((key.clone(), *version, value.clone()));
+        }
+        Ok(page)
     }
 
     /// Applies a record.

@@ -474,7 +474,7 @@ impl<S: Schema> Iterator for Entries<S> {
 
 /// Whether a damaged row is the entry of another key, whose bytes have rotted, and that key was written since: the
 /// row is of no use any more. It stays until the key's next checkpoint finds it beside the place of the key.
-fn is_replaced<S: Schema>(
+pub(crate) fn is_replaced<S: Schema>(
     environment: &Environment,
     txn: &RoTxn<'_, WithoutTls>,
     rotten: &[u8],

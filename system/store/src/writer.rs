@@ -9,6 +9,7 @@
 
 use std::{
     mem,
+    ops::Bound,
     panic::{self, AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -190,6 +191,16 @@ impl<S: Schema> Shared<S> {
         self.queue().memtable.changes()
     }
 
+    /// The last writes of keys in a range that the tables may not contain: see [`Memtable::changes_in`].
+    pub(crate) fn changes_in(
+        &self,
+        start: Bound<&S::Key>,
+        to: Option<&S::Key>,
+        live: usize,
+    ) -> Vec<(S::Key, Change<S>)> {
+        self.queue().memtable.changes_in(start, to, live)
+    }
+
     /// Requests that every record up to a position become durable.
     pub(crate) fn force(&self, lsn: Lsn) {
         let mut queue = self.queue();
@@ -323,8 +334,10 @@ impl<S: Schema> Shared<S> {
     /// The tables contain the frozen state. The caller should still hold it, because dropping that
     /// much under a lock could take long.
     fn checkpoint_done(&self, upto: Lsn) {
+        // Dropped after the lock, which is declared later.
+        let _keys;
         let mut queue = self.queue();
-        queue.memtable.checkpoint_done();
+        _keys = queue.memtable.checkpoint_done();
         queue.frozen_need = Need::default();
         self.contained.store(upto, Ordering::Release);
         self.checkpoints.fetch_add(1, Ordering::Relaxed);

@@ -23,6 +23,8 @@ mod replica;
 #[cfg(feature = "test-hooks")]
 mod rot;
 #[cfg(feature = "test-hooks")]
+mod snapshots;
+#[cfg(feature = "test-hooks")]
 mod strangers;
 #[cfg(feature = "test-hooks")]
 mod support;
@@ -42,6 +44,6 @@ mod skipped {
 
     skipped! {
         beginning client cluster crash_points identity journal limits refusals replica rot
-        strangers tls
+        snapshots strangers tls
     }
 }

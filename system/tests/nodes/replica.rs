@@ -33,7 +33,7 @@ impl Master {
         let address = format!("http://{}", cluster.address(R1));
         let mut peer = PeerClient::connect(address).await.expect("connected");
         let (batches, outgoing) = mpsc::channel(16);
-        let greeting = pb::Greeting { wire_version: 5, store: STORE.0, ..pb::Greeting::default() };
+        let greeting = pb::Greeting { wire_version: 6, store: STORE.0, ..pb::Greeting::default() };
         let greeting = Some(greeting);
         let greeting = pb::Batch { to, cluster: name.to_owned(), greeting, ..pb::Batch::default() };
         batches.send(greeting).await.expect("there is room");

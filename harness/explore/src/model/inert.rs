@@ -17,9 +17,10 @@ impl Interner {
         let Envelope { from, message, .. } = self.envelope(message);
         let promised = self.host(receiver).view.promised_epoch;
         match message.body {
-            Body::Value { read, .. } | Body::Busy { read, .. } | Body::NotServing { read } => {
-                read.epoch < promised
-            }
+            Body::Value { read, .. }
+            | Body::Snapshot { read, .. }
+            | Body::Busy { read, .. }
+            | Body::NotServing { read } => read.epoch < promised,
             Body::FenceOk { .. } => message.epoch < promised,
             Body::PeerAnswer { .. } => false,
             _ => *from == Node::Master && message.epoch < promised,

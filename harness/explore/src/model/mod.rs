@@ -28,11 +28,13 @@ use std::{
     time::Duration,
 };
 
-use protocol::{CommitMode, Key, Node, Request, Rules, TimerId, Timing, Value, Write};
+use protocol::{
+    CommitMode, Key, KeyRange, Node, Query, Request, Rules, TimerId, Timing, Value, Write,
+};
 use stateright::{Model, Property as ModelProperty};
 
 use crate::schedule::{
-    Cluster, HostView, InvariantChecker, Property, ScheduleHost, ScheduleSetup, Step,
+    Cluster, HostView, InvariantChecker, Property, ScheduleHost, ScheduleSetup, Step, keys_of,
 };
 pub use exploration::{Exploration, ExplorationLimits, explore, serve_explorer};
 use interner::{Envelope, Id, Interner, LocalStep};
@@ -130,6 +132,18 @@ pub fn script(transactions: u8, gets: u8, keys: u8) -> Vec<Request> {
     (0..transactions).map(write).chain((0..gets).map(get)).collect()
 }
 
+/// A request for a snapshot: of all keys as a list, or of the range that has them.
+#[must_use]
+pub fn snapshot(keys: u8, as_range: bool) -> Request {
+    let query = if as_range {
+        Query::Range(KeyRange { from: None, after: None, to: None, limit: u32::from(keys) })
+    } else {
+        Query::Keys((1..=keys).map(|n| Key::from(format!("k{n}").as_str())).collect())
+    };
+    // As for a get.
+    Request::Snapshot { query, choice: 0, deadline: Duration::from_millis(1) }
+}
+
 /// The model.
 pub struct ClusterModel {
     options: ModelOptions,
@@ -145,7 +159,7 @@ impl ClusterModel {
     /// A model with these options.
     #[must_use]
     pub fn new(options: ModelOptions) -> Self {
-        let mut keys: Vec<_> = options.script.iter().map(key).cloned().collect();
+        let mut keys: Vec<_> = options.script.iter().flat_map(keys_of).cloned().collect();
         keys.sort();
         keys.dedup();
         let claims = Property::ALL.len() + SITUATIONS.len();
@@ -210,7 +224,9 @@ impl ClusterModel {
 
     fn request(&self, call: u8, choice: u8) -> Option<Request> {
         let mut request = self.options.script.get(usize::from(call))?.clone();
-        if let Request::Get { choice: replica, .. } = &mut request {
+        if let Request::Get { choice: replica, .. } | Request::Snapshot { choice: replica, .. } =
+            &mut request
+        {
             *replica = choice.into();
         }
         Some(request)
@@ -309,13 +325,6 @@ impl ClusterModel {
     }
 }
 
-/// The key of a request.
-fn key(request: &Request) -> &Key {
-    match request {
-        Request::Write(Write { key, .. }) | Request::Get { key, .. } => key,
-    }
-}
-
 impl Model for ClusterModel {
     type State = State;
     type Action = Action;
@@ -370,7 +379,7 @@ impl Model for ClusterModel {
         if let Some(request) = self.options.script.get(usize::from(state.budget.next_call)) {
             // A get may start at any replica.
             let choices = match request {
-                Request::Get { .. } => self.options.setup.replicas,
+                Request::Get { .. } | Request::Snapshot { .. } => self.options.setup.replicas,
                 Request::Write(_) => 1,
             };
             actions.extend((0..choices).map(|choice| Action::Call { choice }));

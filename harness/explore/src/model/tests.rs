@@ -9,7 +9,7 @@ use stateright::Model as _;
 use super::{
     ClusterModel, ModelOptions, State,
     exploration::{Exploration, ExplorationLimits, explore},
-    script,
+    script, snapshot,
 };
 use crate::schedule::{Property, Schedule, ScheduleSetup};
 
@@ -175,6 +175,25 @@ fn gets_are_linearizable() {
     holds_in(&ModelOptions { master_crashes: 1, ..requests(1, 1) }, 25193);
 }
 
+/// A write of one key, and both keys as a list, or as a range.
+#[test]
+fn snapshots_are_of_one_instant() {
+    let counts = [false, true].map(|as_range| {
+        let mut requests = script(1, 0, 2);
+        requests.push(snapshot(2, as_range));
+        let options = ModelOptions { histories: true, ..ModelOptions::of(2, requests) };
+        explore_all(&options).unique
+    });
+    assert_eq!(counts, [2802, 2256]);
+}
+
+/// Writes of two keys, and then a snapshot of both.
+fn with_snapshot(replicas: u8, as_range: bool) -> ModelOptions {
+    let mut requests = script(2, 0, 2);
+    requests.push(snapshot(2, as_range));
+    ModelOptions { histories: true, ..ModelOptions::of(replicas, requests) }
+}
+
 /// An entry rots at any time, and is replaced by the peer's copy unless a write comes first.
 #[test]
 fn damaged_entries_are_healed() {
@@ -199,6 +218,8 @@ fn a_broken_rule_is_caught_and_the_counterexample_can_be_replayed() {
             Property::R1,
             30,
         ),
+        (Rule::SnapshotAtOneInstant, with_snapshot(1, false), Property::R1, 14),
+        (Rule::RangeSeesAbsentLocks, with_snapshot(1, true), Property::R1, 10),
         (Rule::RefuseBeforePeerAbort, writes(2, 1), Property::ReplySoundness, 11),
         (
             Rule::MemberBeforePromise,

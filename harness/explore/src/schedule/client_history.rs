@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{CallId, Key, Reply, Request, Value};
+use protocol::{CallId, Key, Query, Reply, Request, Snapshot, Value};
 use stateright::semantics::{ConsistencyTester, LinearizabilityTester, SequentialSpec};
 
 /// The operations of the clients, by key.
@@ -13,26 +13,34 @@ pub(super) struct ClientHistory(BTreeMap<Key, LinearizabilityTester<CallId, Regi
 impl ClientHistory {
     /// A client invokes an operation.
     pub(super) fn invoke(&mut self, call: CallId, request: &Request) {
-        let (key, operation) = register_operation(request);
-        let history =
-            self.0.entry(key.clone()).or_insert_with(|| LinearizabilityTester::new(Register(None)));
-        // Each call is a thread of its own, so invocations cannot overlap within one.
-        let _ = history.on_invoke(call, operation);
+        for (key, operation) in register_operations(request) {
+            let new = || LinearizabilityTester::new(Register(None));
+            let history = self.0.entry(key.clone()).or_insert_with(new);
+            // Each call is a thread of its own, so invocations cannot overlap within one.
+            let _ = history.on_invoke(call, operation);
+        }
     }
 
-    /// An operation returns. Whether the history of its key is still linearizable.
+    /// An operation returns. Whether the histories of its keys are still linearizable.
     pub(super) fn complete(&mut self, call: CallId, request: &Request, reply: &Reply) -> bool {
-        let (key, _) = register_operation(request);
-        let returned = match reply {
+        let read = |found: &Option<(_, Value)>| {
+            RegisterReturn::Read(found.as_ref().map(|(_, value)| value.clone()))
+        };
+        let returned = |at: usize| match reply {
             Reply::Committed { .. } => RegisterReturn::Written,
-            Reply::Aborted(_) | Reply::Unavailable => RegisterReturn::NoEffect,
-            Reply::Value(found) => {
-                RegisterReturn::Read(found.as_ref().map(|(_, value)| value.clone()))
+            Reply::Value(found) => read(found),
+            Reply::Snapshot { snapshot: Snapshot::Keys(all), .. } => {
+                all.get(at).map_or(RegisterReturn::NoEffect, read)
+            }
+            Reply::Aborted(_) | Reply::Snapshot { .. } | Reply::Unavailable => {
+                RegisterReturn::NoEffect
             }
         };
-        self.0.get_mut(key).is_none_or(|history| {
-            let _ = history.on_return(call, returned);
-            history.is_consistent()
+        register_operations(request).into_iter().enumerate().all(|(at, (key, _))| {
+            self.0.get_mut(key).is_none_or(|history| {
+                let _ = history.on_return(call, returned(at));
+                history.is_consistent()
+            })
         })
     }
 }
@@ -73,9 +81,14 @@ impl SequentialSpec for Register {
     }
 }
 
-fn register_operation(request: &Request) -> (&Key, RegisterOperation) {
+/// What a request does to registers. A range says only in its answer which keys it concerns, and is left out.
+fn register_operations(request: &Request) -> Vec<(&Key, RegisterOperation)> {
     match request {
-        Request::Write(write) => (&write.key, RegisterOperation::Write(write.value.clone())),
-        Request::Get { key, .. } => (key, RegisterOperation::Read),
+        Request::Write(write) => vec![(&write.key, RegisterOperation::Write(write.value.clone()))],
+        Request::Get { key, .. } => vec![(key, RegisterOperation::Read)],
+        Request::Snapshot { query: Query::Keys(keys), .. } => {
+            keys.iter().map(|key| (key, RegisterOperation::Read)).collect()
+        }
+        Request::Snapshot { query: Query::Range(_), .. } => Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use protocol::{Body, Effect, Key, Message, Node, Request, Write};
+use protocol::{Body, Effect, Key, Message, Node, Query, Request, Write};
 
 use super::{
     ScheduleSetup, Step, environment::StepEffects, host::ScheduleHost,
@@ -30,6 +30,16 @@ pub struct Cluster {
 pub struct ImpossibleStep {
     step: String,
     reason: &'static str,
+}
+
+/// The keys that a request names. Those of a range are named by writes.
+#[must_use]
+pub fn keys_of(request: &Request) -> &[Key] {
+    match request {
+        Request::Write(Write { key, .. }) | Request::Get { key, .. } => std::slice::from_ref(key),
+        Request::Snapshot { query: Query::Keys(keys), .. } => keys,
+        Request::Snapshot { query: Query::Range(_), .. } => &[],
+    }
 }
 
 impl Cluster {
@@ -87,9 +97,10 @@ impl Cluster {
         let known_keys = self.keys.len();
         let step_effects = match step {
             Step::Client { call, request } => {
-                let (Request::Write(Write { key, .. }) | Request::Get { key, .. }) = request;
-                if !self.keys.contains(key) {
-                    self.keys.push(key.clone());
+                for key in keys_of(request) {
+                    if !self.keys.contains(key) {
+                        self.keys.push(key.clone());
+                    }
                 }
                 host.call(setup, *call, request)
             }

@@ -5,11 +5,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use protocol::{
-    CallId, Effect, Event, Key, Lsn, Message, Node, RangeSummary, Record, Reply, Rule, TimerId,
-    TxnId, Value, Version,
+    CallId, Effect, Event, Key, KeyRange, Lsn, Message, Node, Page, RangeSummary, Record, Reply,
+    Rule, TimerId, TxnId, Value, Version,
     driver::{Clients, Environment, Network, Operator, Range, Storage, Timers},
 };
-use records::Memory;
+use records::{Memory, PageSize};
 
 use super::{
     ScheduleSetup,
@@ -83,6 +83,8 @@ impl TimedEffect {
             Effect::Halt { .. } => Some(TimedEffect::Halt),
             Effect::Send { .. }
             | Effect::Serve { .. }
+            | Effect::ServeKeys { .. }
+            | Effect::ServePage { .. }
             | Effect::Copy { .. }
             | Effect::Checkpoint { .. }
             | Effect::Summarize { .. }
@@ -96,7 +98,7 @@ impl TimedEffect {
 
 /// The entry of a key is damaged.
 #[derive(Debug)]
-pub(super) struct DamagedEntry;
+pub(super) struct DamagedEntry(Key);
 
 /// The environment of one process of a host.
 pub(super) struct HostEnvironment<'a> {
@@ -129,11 +131,26 @@ impl Storage for HostEnvironment<'_> {
 
     fn get(&mut self, key: &Key) -> Result<Option<(Version, Value)>, DamagedEntry> {
         if self.store.is_damaged(key) {
-            return Err(DamagedEntry);
+            return Err(DamagedEntry(key.clone()));
         }
         let found = self.store.get(key).cloned();
         self.step_effects.observations.push(Observation::Served(key.clone(), found.clone()));
         Ok(found)
+    }
+
+    fn page(&mut self, range: &KeyRange) -> Result<Page, DamagedEntry> {
+        let size = PageSize { entries_max: range.limit as usize, bytes_max: usize::MAX };
+        let page = self.store.current().page(range.start(), range.to.as_ref(), size);
+        let page = records::page(page.map_err(DamagedEntry)?);
+        let found = page.entries.iter().map(|(key, version, value)| {
+            Observation::Served(key.clone(), Some((*version, value.clone())))
+        });
+        self.step_effects.observations.extend(found);
+        Ok(page)
+    }
+
+    fn damaged_key(DamagedEntry(key): &DamagedEntry) -> Option<Key> {
+        Some(key.clone())
     }
 
     /// The tables are what is durable.

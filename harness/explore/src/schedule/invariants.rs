@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, fmt};
 
 use protocol::{
-    AbortReason, CallId, Decision, HaltKind, Key, NoReason, Node, Reply, Request, TxnId, Version,
+    AbortReason, CallId, Decision, HaltKind, Key, NoReason, Node, Query, ReadId, Reply, Request,
+    Snapshot, TxnId, Version,
 };
 
 use super::{
@@ -21,6 +22,8 @@ pub struct InvariantChecker {
     txns: BTreeMap<TxnId, TxnRecord>,
     /// The last committed write of each key: its version, and whether it is a put.
     last: BTreeMap<Key, (Version, bool)>,
+    /// The queries that the master has sent.
+    queries: BTreeMap<ReadId, Query>,
     /// The clients' history, if it is checked.
     history: Option<ClientHistory>,
     /// The properties that were violated, one bit each.
@@ -127,6 +130,13 @@ impl InvariantChecker {
                     let is_last = version == self.last_version(key) || node == Node::Master;
                     self.require(Property::R1, is_last);
                 }
+                Observation::Asked(read, query) => {
+                    self.queries.insert(*read, query.clone());
+                }
+                Observation::Answered(read, snapshot) => {
+                    let is_current = self.is_current(*read, snapshot);
+                    self.require(Property::R1, is_current);
+                }
                 Observation::Halted(HaltKind::Violation, _) | Observation::Panicked(_) => {
                     self.record_violation(Property::MachineInvariants);
                 }
@@ -155,7 +165,29 @@ impl InvariantChecker {
     pub fn key_of(&self, txn: TxnId) -> Option<&Key> {
         match &self.calls.get(&self.txns.get(&txn)?.call)?.request {
             Request::Write(write) => Some(&write.key),
-            Request::Get { .. } => None,
+            Request::Get { .. } | Request::Snapshot { .. } => None,
+        }
+    }
+
+    /// R1 for several keys at once: the snapshot shows the last committed write of each, and all that its range
+    /// has up to the end of the page.
+    fn is_current(&self, read: ReadId, snapshot: &Snapshot) -> bool {
+        match (self.queries.get(&read), snapshot) {
+            (Some(Query::Keys(keys)), Snapshot::Keys(found)) => {
+                let versions =
+                    found.iter().map(|found| found.as_ref().map(|(version, _)| *version));
+                keys.iter().map(|key| self.last_version(key)).eq(versions)
+            }
+            (Some(Query::Range(range)), Snapshot::Page(page)) => {
+                let shown = page.entries.iter().map(|(key, version, _)| (key, Some(*version)));
+                let covered = |key: &&Key| {
+                    range.contains(key) && page.end.as_ref().is_none_or(|end| *key < end)
+                };
+                let last = self.last.keys().filter(covered);
+                let last = last.map(|key| (key, self.last_version(key)));
+                last.filter(|(_, version)| version.is_some()).eq(shown)
+            }
+            _ => false,
         }
     }
 
@@ -211,7 +243,7 @@ impl InvariantChecker {
 
     fn invoked(&mut self, call: CallId, request: &Request) {
         let mut request = request.clone();
-        if let Request::Get { choice, .. } = &mut request {
+        if let Request::Get { choice, .. } | Request::Snapshot { choice, .. } = &mut request {
             // The choice of a replica is not part of the operation.
             *choice = 0;
         }
@@ -266,7 +298,7 @@ impl InvariantChecker {
         record.completion = Some(match reply {
             Reply::Committed { .. } => Completion::Ok,
             Reply::Aborted(_) => Completion::Aborted,
-            Reply::Value(_) | Reply::Unavailable => Completion::Read,
+            Reply::Value(_) | Reply::Snapshot { .. } | Reply::Unavailable => Completion::Read,
         });
         let txn = record.txn;
         if let Some(history) = &mut self.history {

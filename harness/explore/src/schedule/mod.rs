@@ -58,7 +58,7 @@ use protocol::{CallId, CommitMode, Key, Lsn, Message, Node, Request, Rules, Time
 use serde::{Deserialize, Serialize};
 
 pub(crate) use canonical::rename_store;
-pub use cluster::{Cluster, ImpossibleStep};
+pub use cluster::{Cluster, ImpossibleStep, keys_of};
 pub(crate) use cluster::{FAIR_ROUNDS, is_quiescent};
 pub use environment::{StepEffects, TimedEffect};
 pub use host::ScheduleHost;

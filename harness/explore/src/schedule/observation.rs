@@ -4,8 +4,8 @@
 use std::fmt;
 
 use protocol::{
-    AbortReason, Body, CallId, CommitMode, Decision, HaltKind, Key, Record, Reply, Request, TxnId,
-    Value, Version,
+    AbortReason, Body, CallId, CommitMode, Decision, HaltKind, Key, Query, ReadId, Record, Reply,
+    Request, Snapshot, TxnId, Value, Version,
 };
 use records::Memory;
 
@@ -37,6 +37,10 @@ pub enum Observation {
     Ended(TxnId),
     /// A replica served a read.
     Served(Key, Option<(Version, Value)>),
+    /// The master sent a query.
+    Asked(ReadId, Query),
+    /// A replica answered a query, with what it had read at this moment.
+    Answered(ReadId, Snapshot),
     /// A machine stopped its process.
     Halted(HaltKind, String),
     /// A machine or a store panicked on a violated invariant.
@@ -97,6 +101,9 @@ pub(super) fn observe_append(
 
 /// Observes the commits that a message publishes.
 pub(super) fn observe_send(body: &Body, observations: &mut Vec<Observation>) {
+    if let Body::Query { read, query, .. } = body {
+        observations.push(Observation::Asked(*read, query.clone()));
+    }
     let mut publish = |txn: TxnId| {
         let observation = Observation::Published(txn);
         if !observations.contains(&observation) {
@@ -105,7 +112,12 @@ pub(super) fn observe_send(body: &Body, observations: &mut Vec<Observation>) {
     };
     match body {
         Body::Decide { txn, decision: Decision::Commit } => publish(*txn),
-        Body::Prepare { piggybacked, .. } | Body::Read { piggybacked, .. } => {
+        Body::Snapshot { read, snapshot } => {
+            observations.push(Observation::Answered(*read, snapshot.clone()));
+        }
+        Body::Prepare { piggybacked, .. }
+        | Body::Read { piggybacked, .. }
+        | Body::Query { piggybacked, .. } => {
             piggybacked
                 .iter()
                 .filter(|(_, decision)| *decision == Decision::Commit)

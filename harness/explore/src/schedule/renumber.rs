@@ -1,7 +1,7 @@
 //! Renumbers the transactions in a step: when a client's call is removed from a schedule, later calls
 //! get other transaction ids.
 
-use protocol::{Body, Message, NoReason, TimerId, TxnId};
+use protocol::{Body, Message, NoReason, Snapshot, TimerId, TxnId};
 
 use super::Step;
 
@@ -61,10 +61,23 @@ fn body(body: &Body, new: &impl Fn(TxnId) -> Option<TxnId>) -> Option<Body> {
             }
         }
         Body::FenceOk { in_doubt, .. } => *in_doubt = pairs(in_doubt, new),
-        Body::Read { piggybacked, .. } => *piggybacked = pairs(piggybacked, new),
+        Body::Read { piggybacked, .. } | Body::Query { piggybacked, .. } => {
+            *piggybacked = pairs(piggybacked, new);
+        }
+        Body::Snapshot { snapshot: Snapshot::Keys(found), .. } => {
+            for (version, _) in found.iter_mut().flatten() {
+                *version = new(*version)?;
+            }
+        }
+        Body::Snapshot { snapshot: Snapshot::Page(page), .. } => {
+            for (_, version, _) in &mut page.entries {
+                *version = new(*version)?;
+            }
+        }
         Body::Value { found: Some((version, _)), .. }
         | Body::HealAnswer { found: Some((version, _)), .. } => *version = new(*version)?,
         Body::Value { found: None, .. }
+        | Body::Snapshot { snapshot: Snapshot::TooLarge, .. }
         | Body::HealAnswer { found: None, .. }
         | Body::HealRequest { .. }
         | Body::ScrubAnswer { .. }

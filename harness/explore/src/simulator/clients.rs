@@ -2,7 +2,7 @@
 
 use std::{mem, time::Duration};
 
-use protocol::{AbortReason, CallId, Event, Key, Node, Reply, Request, Write};
+use protocol::{AbortReason, CallId, Event, Key, Node, Query, Reply, Request, Write};
 use rand::RngExt as _;
 
 use super::{
@@ -18,6 +18,8 @@ use crate::schedule::Step;
 pub enum ClientOperation {
     /// Read a key.
     Get(Key),
+    /// Read several keys, or a page of a range.
+    Query(Query),
     /// Put or delete a key.
     Write(Write),
 }
@@ -69,6 +71,10 @@ impl Engine<'_> {
         let Client { process, workload } = &mut self.clients[client];
         let request = match workload.next(*process) {
             ClientOperation::Get(key) => self.get_request(key),
+            ClientOperation::Query(query) => {
+                let deadline = Duration::from_nanos(self.plan.client_timeout);
+                Request::Snapshot { query, choice: self.rng.random(), deadline }
+            }
             ClientOperation::Write(write) => Request::Write(write),
         };
         self.invoke(client, request);
@@ -117,7 +123,7 @@ impl Engine<'_> {
                 Request::Write(_) => {
                     Reply::Aborted(AbortReason::Unavailable { missing: Vec::new() })
                 }
-                Request::Get { .. } => Reply::Unavailable,
+                Request::Get { .. } | Request::Snapshot { .. } => Reply::Unavailable,
             };
             return self.complete(call, Some(reply));
         }

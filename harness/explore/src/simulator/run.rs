@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use protocol::{Config, Effect, Event, Node, Record, Reply, Request};
+use protocol::{Config, Effect, Event, Node, Record, Reply, Request, Snapshot};
 
 use crate::schedule::{Property, ScheduleHost, Step};
 
@@ -101,9 +101,12 @@ impl CompletionKind {
     #[must_use]
     pub fn of(request: &Request, reply: Option<&Reply>) -> Self {
         match (reply, request) {
-            (Some(Reply::Committed { .. } | Reply::Value(_)), _) => CompletionKind::Ok,
+            (Some(Reply::Snapshot { snapshot: Snapshot::TooLarge, .. }), _) => CompletionKind::Fail,
+            (Some(Reply::Committed { .. } | Reply::Value(_) | Reply::Snapshot { .. }), _) => {
+                CompletionKind::Ok
+            }
             (Some(Reply::Aborted(_) | Reply::Unavailable), _) => CompletionKind::Fail,
-            (None, Request::Get { .. }) => CompletionKind::Fail,
+            (None, Request::Get { .. } | Request::Snapshot { .. }) => CompletionKind::Fail,
             // A write that has not reached the master yet may still do so.
             (None, Request::Write(_)) => CompletionKind::Info,
         }

@@ -163,6 +163,9 @@ fn is_recorded_operation(fields: &serde_json::Map<String, Json>) -> bool {
         Some(value) => is_text(value) || fields["type"] == "fail" || fields["type"] == "info",
         None => true,
     };
+    if f == "snapshot" {
+        return fields.get("value").is_none_or(Json::is_object);
+    }
     if f == "txn" {
         return fields.get("value").is_none_or(is_recorded_transaction);
     }

@@ -2,7 +2,7 @@
 
 const MS = 1e6, SECOND = 1e9;
 const FUNCTIONS = ["get", "put", "del", "cas", "read", "add", "inc", "enqueue", "dequeue", "drain",
-  "append", "poll", "lock", "unlock", "transfer", "txn"];
+  "append", "poll", "lock", "unlock", "transfer", "txn", "snapshot"];
 // Functions whose value is what they return, and functions whose values are texts and not JSON.
 const RETURNING = ["get", "read", "dequeue", "drain", "poll"], TEXTUAL = ["get", "put", "del"];
 const OUTCOMES = ["ok", "fail", "info"];
@@ -81,20 +81,28 @@ function errorOf(data, i) {
   return data.errors[number - 1].replace(/%t|%%/g, (match) => (match === "%t" ? transaction : "%"));
 }
 
+// What a client has asked for, of a value to which the answer adds what was read.
+function askedOf(f, value) {
+  if (f === "txn") return value.map(([step, key, read]) => [step, key, step === "r" ? null : read]);
+  const { found, end, watermark, ...asked } = value;
+  return asked;
+}
+
 // The lines of the history file for an operation.
 function historyLines(op) {
   const { process, f, key } = op;
   const invocation = { index: op.index, time: op.time, process, type: "invoke", f, key };
   const returns = RETURNING.includes(f);
   const value = TEXTUAL.includes(f) || op.value === null ? op.value : JSON.parse(op.value);
-  const asked = f === "txn" ? value.map(([step, key, read]) => [step, key, step === "r" ? null : read]) : value;
+  const adds = f === "txn" || f === "snapshot";
+  const asked = adds && value !== null ? askedOf(f, value) : value;
   if (!returns && value !== null) invocation.value = asked;
   const lines = [JSON.stringify(invocation)];
   if (op.completion !== null) {
     const completion = { index: op.completion, time: op.completed, process, type: op.outcome, f, key };
-    const isKnown = f === "txn" ? op.outcome === "ok" : value !== null;
+    const isKnown = adds ? op.outcome === "ok" : value !== null;
     if (returns ? op.outcome === "ok" || value !== null : isKnown) completion.value = value;
-    else if (f === "txn" && op.outcome === "fail") completion.value = asked;
+    else if (adds && op.outcome === "fail") completion.value = asked;
     if (op.version) completion.version = op.version;
     if (op.error !== null) completion.error = op.error;
     lines.push(JSON.stringify(completion));

@@ -14,7 +14,10 @@ use system::{
     tls::Tls,
 };
 
-use crate::payload::{key_bytes, value_bytes, value_name};
+use crate::{
+    payload::{key_bytes, value_bytes, value_name},
+    snapshots,
+};
 
 /// A client of a cluster.
 pub struct TwopcClient {
@@ -50,14 +53,23 @@ impl Client for TwopcClient {
                         value: Some(value_name(&value).to_string()),
                     },
                     Ok(None) => Answer::Ok { version: None, value: None },
-                    Err(client::ReadError::Refused(reason)) => failure(&reason),
-                    Err(client::ReadError::Failed(why)) => {
-                        Answer::Fail { error: format!("lost: {why}"), unavailable: false }
-                    }
+                    Err(error) => read_failure(error),
                 },
+                (Function::Snapshot, Some(asked)) => {
+                    snapshots::perform(&client, asked).await.unwrap_or_else(read_failure)
+                }
                 _ => Answer::Fail { error: format!("unsupported: {f}"), unavailable: false },
             }
         })
+    }
+}
+
+fn read_failure(error: client::ReadError) -> Answer {
+    match error {
+        client::ReadError::Refused(reason) => failure(&reason),
+        client::ReadError::Failed(why) => {
+            Answer::Fail { error: format!("lost: {why}"), unavailable: false }
+        }
     }
 }
 
@@ -86,6 +98,7 @@ fn failure(reason: &Reason) -> Answer {
         ReasonKind::Full => (ErrorCode::Full.name(), format!("{} has no room", fact("by"))),
         ReasonKind::Refused => (ErrorCode::Refused.name(), reason.text.clone()),
         ReasonKind::Timeout => (ErrorCode::Timeout.name(), fact("missing").to_owned()),
+        ReasonKind::TooLarge => ("too-large", reason.text.clone()),
         ReasonKind::Unavailable => (ErrorCode::Unavailable.name(), reason.text.clone()),
         ReasonKind::Expired => ("expired", reason.text.clone()),
         ReasonKind::Overloaded => ("overloaded", reason.text.clone()),

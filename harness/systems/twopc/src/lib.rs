@@ -11,6 +11,7 @@
 //!   a schedule of the model or the simulator.
 //! - [`simulation`] judges the runs of the simulator like real ones.
 //! - [`commands`] are the commands that all this adds to the command line.
+//! - `snapshots` is what clients ask and find when they read several keys at once.
 //! - `payload` gives the keys and values of clients their bytes.
 //! - [`page`] adds what the journals show to the page of a run.
 //!
@@ -36,6 +37,7 @@ pub mod run;
 pub mod schedule_replay;
 mod shortest;
 pub mod simulation;
+mod snapshots;
 mod timings;
 
 use lab::NodeName;

@@ -18,9 +18,13 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use system::{
     journal::Entry,
-    protocol::{Body, Effect, Event, Key, Record, Request as ClientRequest, Value, Write},
+    protocol::{
+        Body, Effect, Event, Key, Record, Request as ClientRequest, Snapshot, Value, Write,
+    },
     store::KEY_BYTES_MAX,
 };
+
+use crate::snapshots::SnapshotValue;
 
 /// The longest value that the store accepts by default, in bytes. Names of kept histories depend on it.
 const VALUE_BYTES_MAX: usize = 1 << 20;
@@ -252,6 +256,9 @@ pub(crate) fn name_in(entry: &mut Entry) {
         Entry::Start { records, .. } => records.iter_mut().for_each(name_in_record),
         Entry::Effect(Effect::Append(record)) => name_in_record(record),
         Entry::Effect(Effect::Serve { key, .. }) => *key = key_name(key),
+        Entry::Effect(Effect::ServeKeys { keys, .. }) => {
+            keys.iter_mut().for_each(|key| *key = key_name(key));
+        }
         Entry::Effect(Effect::Send { message, .. })
         | Entry::Event { event: Event::Message { message, .. }, .. } => {
             name_in_body(&mut message.body);
@@ -270,6 +277,17 @@ pub(crate) fn name_in_body(body: &mut Body) {
     match body {
         Body::Prepare { write, .. } => name_in_write(write),
         Body::Value { found: Some((_, value)), .. } => *value = value_name(value),
+        Body::Snapshot { snapshot: Snapshot::Keys(found), .. } => {
+            for (_, value) in found.iter_mut().flatten() {
+                *value = value_name(value);
+            }
+        }
+        Body::Snapshot { snapshot: Snapshot::Page(page), .. } => {
+            for (key, _, value) in &mut page.entries {
+                *key = key_name(key);
+                *value = value_name(value);
+            }
+        }
         _ => {}
     }
 }
@@ -283,12 +301,13 @@ fn name_in_write(write: &mut Write) {
 pub(crate) struct ShapedRequests {
     generator: Generator,
     rng: ChaCha8Rng,
+    keys: u32,
 }
 
 impl ShapedRequests {
-    /// `rng` chooses the shapes.
-    pub(crate) fn new(generator: Generator, rng: ChaCha8Rng) -> Self {
-        ShapedRequests { generator, rng }
+    /// `rng` chooses the shapes, and which gets become snapshots of several keys.
+    pub(crate) fn new(generator: Generator, rng: ChaCha8Rng, keys: u32) -> Self {
+        ShapedRequests { generator, rng, keys }
     }
 
     /// Mostly short, so that a run has many operations; some span pages of the log, some are as long as a
@@ -307,6 +326,12 @@ impl ShapedRequests {
 impl RequestSource for ShapedRequests {
     fn next_request(&mut self, process: u64) -> Request {
         let mut request = self.generator.next_request(process);
+        if request.f == Function::Get
+            && let Some(snapshot) =
+                SnapshotValue::instead_of_get(self.keys, numbered_key, &mut self.rng)
+        {
+            return snapshot.request();
+        }
         if let Some(number) = request.key.strip_prefix('k').and_then(|number| number.parse().ok()) {
             request.key = numbered_key(number);
         }

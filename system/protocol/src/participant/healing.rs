@@ -15,10 +15,11 @@
 //! If the key is absent at the peer, it is absent here, and the damaged row belongs to another key, whose
 //! name has rotted. It is left alone: it is what tells that something is missing beside it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use super::{
-    Body, Deferred, Effect, HealId, Key, Node, Participant, Record, Rule, TimerId, Value, Version,
+    Body, Deferred, Effect, HealId, Key, KeyRange, Node, Participant, Record, Rule, TimerId, Value,
+    Version,
 };
 
 /// How many keys are healed at one time. Whatever is found beyond them is found again.
@@ -51,6 +52,12 @@ impl Healing {
     /// Whether the entry of a key is damaged, or replaced by a record that is not durable yet.
     pub(super) fn concerns(&self, key: &Key) -> bool {
         self.keys.contains_key(key)
+    }
+
+    /// The first key of a range, or one behind it, whose entry is damaged.
+    pub(super) fn first_in(&self, range: &KeyRange) -> Option<&Key> {
+        let mut keys = self.keys.range::<Key, _>((range.start(), Bound::Unbounded));
+        keys.next().map(|(key, _)| key)
     }
 
     /// A write has replaced the entry of a key.

@@ -52,6 +52,7 @@ impl Participant {
         if reads.is_empty() {
             self.waiting_reads.remove(&key);
         }
+        self.queries.remove(&read);
         let txn = *self.locks.get(&key).expect("reads wait for locked keys only");
         self.send(Node::Master, Body::Busy { read, txn }, effects);
     }

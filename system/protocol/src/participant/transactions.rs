@@ -204,7 +204,11 @@ impl Participant {
         }
         self.locks.remove(key);
         for read in self.waiting_reads.remove(key).unwrap_or_default() {
-            self.serve(read, key.clone(), effects);
+            if self.queries.contains_key(&read) {
+                self.try_query(read, effects);
+            } else {
+                self.serve(read, key.clone(), effects);
+            }
         }
     }
 

@@ -22,6 +22,7 @@ pub mod replay;
 pub mod reply_soundness;
 pub mod resources;
 mod run;
+pub mod snapshots;
 mod trigger;
 
 use std::{
@@ -34,6 +35,7 @@ use checker::{CheckResult, Impact, Limits, Reference, Results, linearizability, 
 use history::Operation;
 use system::protocol::TxnId;
 
+use crate::snapshots::on_registers;
 pub use errors::error_of;
 pub use run::{
     FinalReplicaState, FinalState, JOURNAL, LoadError, Run, RunParameters, SECOND_INSTANCE_JOURNAL,
@@ -56,6 +58,7 @@ pub fn check(run: &Run, limits: &Limits) -> Results {
         linearizability(run, limits),
         atomicity::check(run),
         reads::check(run),
+        snapshots::check(run),
         durability::check(run),
         recovery::check(run),
         reply_soundness::check(run),
@@ -94,7 +97,7 @@ fn time_by_operations(run: &Run, check_result: &mut CheckResult) {
 /// Whether clients saw a linearizable store. A violation is about the transactions of the operations that it
 /// shows, so that it meets what the journals say of them.
 fn linearizability(run: &Run, limits: &Limits) -> CheckResult {
-    let mut check_result = linearizability::check(&run.operations, limits);
+    let mut check_result = linearizability::check(&on_registers(&run.operations), limits);
     let operations: HashMap<u64, &Operation> =
         run.operations.iter().map(|operation| (operation.invoked_index, operation)).collect();
     let writers = run.evidence.transactions.writers();

@@ -12,6 +12,7 @@ use super::{
     Run,
     evidence::{Evidence, FactKind, JournalPosition, NodeFacts},
 };
+use crate::payload::key_bytes;
 
 /// The name of the check.
 pub const NAME: &str = "reads";
@@ -107,6 +108,31 @@ fn replica(
                         "{node} served {key} ({position}) without {txn}, decided before \
                          ({decided}), which it has not applied and does not hold locked"
                     ));
+                }
+            }
+            FactKind::ServedPage(range) => {
+                served += 1;
+                let position = fact.position;
+                let is_covered = |name: &Key| range.contains(&key_bytes(&name.to_string()).into());
+                if let Some((holder, key)) = locked.iter().find(|(_, key)| is_covered(key)) {
+                    check_result.violation(finding!(
+                        key(key), line(position), transaction(holder);
+                        "{node} read a page that covers {key} ({position}) while {holder} locked it, which {node} \
+                         had begun to prepare and not heard the outcome of"
+                    ));
+                }
+                let decided = &evidence.transactions.decided_by_key;
+                for key in decided.keys().filter(|key| is_covered(key)) {
+                    if let Some((decided, txn)) = last_decided(evidence, key, position.time)
+                        && !applied.contains(txn)
+                        && !locked.contains_key(txn)
+                    {
+                        check_result.violation(finding!(
+                            key(key), line(position), transaction(txn), line(decided);
+                            "{node} read a page that covers {key} ({position}) without {txn}, decided before \
+                             ({decided}), which it has not applied and does not hold locked"
+                        ));
+                    }
                 }
             }
             _ => {}

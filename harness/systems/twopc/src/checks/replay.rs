@@ -171,6 +171,8 @@ fn replay_without(
     let mut expected_effects: VecDeque<Effect> = VecDeque::new();
     let mut reads = Reads::default();
     let mut scratch = Vec::new();
+    // The last event was the result of a read.
+    let mut is_result = false;
     let (mut cause, mut starts, mut events, mut effects) = (0, 0, 0, 0);
     for entry in entries {
         let (line, entry) = entry?;
@@ -192,8 +194,13 @@ fn replay_without(
                     let expected = Some(Box::new(expected));
                     return Ok(different(Difference::Effect { line, cause, expected, got: None }));
                 }
+                is_result = false;
                 let returned = match &event {
-                    Event::ReadResult { read, .. } | Event::ReadFailed { read, .. } => {
+                    Event::ReadResult { read, .. }
+                    | Event::KeysRead { read, .. }
+                    | Event::PageRead { read, .. }
+                    | Event::ReadFailed { read, .. } => {
+                        is_result = true;
                         reads.result(line, *read)
                     }
                     _ => reads.event(t),
@@ -215,8 +222,15 @@ fn replay_without(
                     let (expected, got) = (expected.map(Box::new), Some(Box::new(got)));
                     return Ok(different(Difference::Effect { line, cause, expected, got }));
                 }
-                if let Effect::Serve { read, .. } = got {
-                    reads.served.push_back((line, read));
+                match got {
+                    // A page that has to be read again: at once, before the reads after it.
+                    Effect::ServePage { read, .. } if is_result => {
+                        reads.served.push_front((line, read));
+                    }
+                    Effect::Serve { read, .. }
+                    | Effect::ServeKeys { read, .. }
+                    | Effect::ServePage { read, .. } => reads.served.push_back((line, read)),
+                    _ => {}
                 }
                 effects += 1;
             }

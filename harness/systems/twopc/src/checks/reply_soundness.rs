@@ -14,6 +14,7 @@ use super::{
     evidence::{Abort, AbortRecipient, FactKind, Transaction},
     version_of,
 };
+use crate::snapshots;
 
 /// The name of the check.
 pub const NAME: &str = "reply-soundness";
@@ -38,6 +39,10 @@ pub fn check(run: &Run) -> CheckResult {
         if get.outcome == Outcome::Ok && complete {
             found(run, &puts, get, &mut check_result);
         }
+    }
+    let snapshots = snapshots::reads(&run.operations);
+    for get in snapshots.iter().flat_map(|read| &read.gets).filter(|_| complete) {
+        found(run, &puts, get, &mut check_result);
     }
     only_requested_writes(run, &mut check_result);
     check_result.measure("answers", replies_checked);

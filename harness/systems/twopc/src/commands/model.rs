@@ -13,7 +13,9 @@ use anyhow::Context as _;
 use checker::Validity;
 use clap::{ArgAction, Args};
 use explore::{
-    model::{Exploration, ExplorationLimits, ModelOptions, explore, script, serve_explorer},
+    model::{
+        Exploration, ExplorationLimits, ModelOptions, explore, script, serve_explorer, snapshot,
+    },
     schedule::{Property, Schedule},
 };
 use system::protocol::{CommitMode, Rule, Rules};
@@ -36,6 +38,12 @@ pub struct ModelArgs {
     /// The number of gets, after the writes.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=4))]
     pub gets: u8,
+    /// The number of snapshots of all keys as a list, after the gets.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub snapshots: u8,
+    /// The number of pages of the range of all keys, after the snapshots.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub pages: u8,
     /// The number of keys.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     pub keys: u8,
@@ -116,8 +124,10 @@ impl ModelArgs {
     #[must_use]
     pub fn options(&self) -> ModelOptions {
         let rules = self.broken.iter().fold(Rules::ALL, |rules, rule| rules.without(*rule));
-        let mut options =
-            ModelOptions::of(self.replicas, script(self.transactions, self.gets, self.keys));
+        let mut requests = script(self.transactions, self.gets, self.keys);
+        requests.extend((0..self.snapshots).map(|_| snapshot(self.keys, false)));
+        requests.extend((0..self.pages).map(|_| snapshot(self.keys, true)));
+        let mut options = ModelOptions::of(self.replicas, requests);
         options.setup.commit = self.commit;
         options.setup.rules = rules;
         options.setup.timing.watermark_batch = self.watermark_batch;

@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use checker::Validity;
 use clap::Args;
 use explore::{
-    model::{Exploration, ExplorationLimits, ModelOptions, explore, script},
+    model::{Exploration, ExplorationLimits, ModelOptions, explore, script, snapshot},
     schedule::Property,
 };
 use history::Shard;
@@ -210,6 +210,8 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<ModelOptions> {
         Rule::VoteForced | Rule::RelockOnRecovery | Rule::AckAfterDurable => {
             vec![replica_crashes(1)]
         }
+        Rule::SnapshotAtOneInstant => vec![with_snapshot(false, commit)],
+        Rule::RangeSeesAbsentLocks => vec![with_snapshot(true, commit)],
         Rule::ReadsRespectLocks
         | Rule::PreparedWaits
         | Rule::ForgetAfterAllAcks
@@ -261,6 +263,15 @@ fn clusters(rule: Rule, commit: CommitMode) -> Vec<ModelOptions> {
             ModelOptions { master_crashes: 1, ..writes(2, 2) },
         ],
     }
+}
+
+/// A write of each of two keys, and a snapshot of both, as a list or as a range.
+fn with_snapshot(as_range: bool, commit: CommitMode) -> ModelOptions {
+    let mut requests = script(2, 0, 2);
+    requests.push(snapshot(2, as_range));
+    let mut options = ModelOptions::of(1, requests);
+    options.setup.commit = commit;
+    options
 }
 
 /// The small cluster in which a mistake of the state machines could matter.

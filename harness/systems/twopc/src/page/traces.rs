@@ -489,7 +489,7 @@ fn concerns(body: &Body, about: TxnId) -> bool {
         |piggybacked: &[(TxnId, Decision)]| piggybacked.iter().any(|(txn, _)| *txn == about);
     match body {
         Body::Prepare { txn, piggybacked, .. } => *txn == about || decides(piggybacked),
-        Body::Read { piggybacked, .. } => decides(piggybacked),
+        Body::Read { piggybacked, .. } | Body::Query { piggybacked, .. } => decides(piggybacked),
         Body::FenceOk { in_doubt, .. } => in_doubt.iter().any(|(txn, _)| *txn == about),
         body => body.txns().contains(&about),
     }

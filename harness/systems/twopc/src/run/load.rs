@@ -79,7 +79,7 @@ fn start_workers(
         let worker = testbed.worker(number, concurrency);
         let worker = if options.misreport_unknown { worker.misreporting() } else { worker };
         let generator = Generator::new(seed, number, concurrency, mix, keys, rate);
-        let requests = ShapedRequests::new(generator, payload_rng(seed, number));
+        let requests = ShapedRequests::new(generator, payload_rng(seed, number), keys);
         workers.spawn(worker.work(requests, load_ended.clone()));
     }
     workers

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, io, time::Duration};
 
-use explore::schedule::{Schedule, Step};
+use explore::schedule::{Schedule, Step, keys_of};
 use history::nemesis::Exit;
 use lab::{
     ForbiddenStart,
@@ -31,6 +31,7 @@ use crate::{
     checks::{JOURNAL, SECOND_INSTANCE_JOURNAL},
     network::InterceptRule,
     run::{RunError, Testbed},
+    snapshots::SnapshotValue,
 };
 
 /// How long the effect of a step may take to show in a journal.
@@ -265,20 +266,23 @@ impl<'a> Driver<'a> {
     }
 
     async fn send(&mut self, request: &Request) -> Result<StepResult, String> {
-        let (Request::Write(Write { key, .. }) | Request::Get { key, .. }) = request;
-        let key = key.to_string();
-        let client_request = match request {
-            Request::Write(Write { value: Some(value), .. }) => {
-                ClientRequest::Put { key: key.clone(), value: value.to_string() }
+        let client_request: lab::request::Request = match request {
+            Request::Write(Write { key, value: Some(value) }) => {
+                ClientRequest::Put { key: key.to_string(), value: value.to_string() }.into()
             }
-            Request::Write(Write { value: None, .. }) => ClientRequest::Del { key: key.clone() },
-            Request::Get { .. } => ClientRequest::Get { key: key.clone() },
+            Request::Write(Write { key, value: None }) => {
+                ClientRequest::Del { key: key.to_string() }.into()
+            }
+            Request::Get { key, .. } => ClientRequest::Get { key: key.to_string() }.into(),
+            Request::Snapshot { query, .. } => SnapshotValue::asking(query).request(),
         };
         let number = u32::try_from(self.clients.len()).unwrap_or(u32::MAX);
         let mut worker = worker(self.testbed, number);
-        self.clients.spawn(async move { worker.send(&client_request.into()).await.map(drop) });
-        if !self.keys.contains(&key) {
-            self.keys.push(key);
+        self.clients.spawn(async move { worker.send(&client_request).await.map(drop) });
+        for key in keys_of(request).iter().map(ToString::to_string) {
+            if !self.keys.contains(&key) {
+                self.keys.push(key);
+            }
         }
         let kind = request.kind();
         let arrived = |event: &Event| matches!(event, Event::Client { request, .. } if request.kind() == kind);
@@ -436,6 +440,9 @@ fn corresponds(real: &Body, expected: &Body) -> bool {
         }
         (Body::Read { read: ours, key, .. }, Body::Read { read: theirs, key: other, .. }) => {
             (ours, key) == (theirs, other)
+        }
+        (Body::Query { read: ours, query, .. }, Body::Query { read: theirs, query: other, .. }) => {
+            (ours, query) == (theirs, other)
         }
         (Body::Prepare { txn, write, .. }, Body::Prepare { txn: other, write: theirs, .. }) => {
             (txn, write) == (other, theirs)

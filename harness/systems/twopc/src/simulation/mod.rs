@@ -18,11 +18,18 @@ use explore::{
     schedule::{Property, Schedule},
     simulator::{self, ClientOperation, ClientWorkload, Counters, SimulatedRun, SimulationPlan},
 };
-use lab::workload::{ClientRequest, Generator, Mix};
+use lab::{
+    seeds::payload_rng,
+    workload::{ClientRequest, Generator, Mix},
+};
+use rand_chacha::ChaCha8Rng;
 use system::protocol::{CommitMode, Rules};
 
 pub use self::seeds::{FirstFailure, SeedRange, SeedResults, run_seeds};
-use crate::checks;
+use crate::{
+    checks,
+    snapshots::{SnapshotValue, on_registers},
+};
 
 /// The verdict on a seed.
 #[derive(Debug)]
@@ -75,7 +82,12 @@ impl SeedVerdict {
 const LIMITS: Limits = Limits { configurations: 1 << 20, time: Duration::from_secs(10) };
 
 /// The requests of real runs, for a simulated client.
-struct GeneratorWorkload(Generator);
+struct GeneratorWorkload {
+    generator: Generator,
+    /// Chooses which gets become snapshots of several keys.
+    rng: ChaCha8Rng,
+    keys: u32,
+}
 
 impl ClientWorkload for GeneratorWorkload {
     fn next(&mut self, process: u64) -> ClientOperation {
@@ -85,22 +97,28 @@ impl ClientWorkload for GeneratorWorkload {
                 value: value.as_deref().map(Into::into),
             })
         };
-        match self.0.next(process) {
-            ClientRequest::Get { key } => ClientOperation::Get(key.as_str().into()),
+        match self.generator.next(process) {
+            ClientRequest::Get { key } => {
+                match SnapshotValue::instead_of_get(self.keys, |n| format!("k{n}"), &mut self.rng) {
+                    Some(snapshot) => ClientOperation::Query(snapshot.query()),
+                    None => ClientOperation::Get(key.as_str().into()),
+                }
+            }
             ClientRequest::Put { key, value } => write(key, Some(value)),
             ClientRequest::Del { key } => write(key, None),
         }
     }
 
     fn backoff(&mut self) -> Duration {
-        self.0.backoff()
+        self.generator.backoff()
     }
 }
 
 fn workload(plan: &SimulationPlan, client: u32) -> Box<dyn ClientWorkload> {
     let SimulationPlan { seed, clients, keys, mix: (get, put, del), .. } = *plan;
     let mix = Mix { get, put, del };
-    Box::new(GeneratorWorkload(Generator::new(seed, client, clients, mix, keys, 0.0)))
+    let generator = Generator::new(seed, client, clients, mix, keys, 0.0);
+    Box::new(GeneratorWorkload { generator, rng: payload_rng(seed, client), keys })
 }
 
 /// Runs a plan with the requests of real runs.
@@ -118,7 +136,7 @@ pub fn check_seed(seed: u64, commit: CommitMode, rules: Rules, thorough: bool) -
     let run = run(&plan, thorough);
     let events = record::history(&run);
     let operations = history::pair(&events).expect("the simulator records whole operations");
-    let linearizability = linearizability::check(&operations, &LIMITS);
+    let linearizability = linearizability::check(&on_registers(&operations), &LIMITS);
     let (violations, counters) = (run.violations.clone(), run.counters);
     let checks = thorough.then(|| {
         let recorded = record::recorded_run(&plan, run, events, operations);

@@ -6,6 +6,7 @@ use crate::checks::{
     FinalReplicaState, FinalState, Run, RunParameters, error_of,
     evidence::{self, Evidence},
 };
+use crate::snapshots::SnapshotValue;
 use explore::{
     schedule::ScheduleHost,
     simulator::{
@@ -19,7 +20,7 @@ use history::{
 };
 use system::{
     journal::Entry,
-    protocol::{Node, Reply, Request, Write},
+    protocol::{Node, Reply, Request, Snapshot, Write},
 };
 
 /// The run as the checks of recorded runs take it.
@@ -135,7 +136,8 @@ fn completion(process: u64, request: &Request, reply: Option<&Reply>) -> ClientE
         CompletionKind::Info => Kind::Info,
     };
     let error = match reply {
-        Some(Reply::Committed { .. } | Reply::Value(_)) => None,
+        Some(Reply::Snapshot { snapshot: Snapshot::TooLarge, .. }) => Some("too-large".to_owned()),
+        Some(Reply::Committed { .. } | Reply::Value(_) | Reply::Snapshot { .. }) => None,
         Some(Reply::Aborted(reason)) => Some(error_of(reason)),
         Some(Reply::Unavailable) => Some("unavailable: nobody answered".to_owned()),
         None => Some("timeout: no answer".to_owned()),
@@ -151,6 +153,14 @@ fn client_event(
     error: Option<String>,
 ) -> ClientEvent {
     let (f, key, written) = match request {
+        Request::Snapshot { query, .. } => {
+            let mut value = SnapshotValue::asking(query);
+            if let Some(Reply::Snapshot { snapshot, watermark }) = reply {
+                value = value.answered(snapshot, *watermark);
+            }
+            let (f, key, value) = (Function::Snapshot, value.key(), Some(value.text()));
+            return ClientEvent { process, kind, f, key, value, version: None, error, node: None };
+        }
         Request::Get { key, .. } => (Function::Get, key, None),
         Request::Write(Write { key, value: None }) => (Function::Del, key, None),
         Request::Write(Write { key, value: Some(value) }) => {

@@ -49,7 +49,7 @@ impl Choices {
     pub(super) fn effect(&mut self, effect: &Effect) {
         match effect {
             Effect::Send { to, message } => match message.body {
-                Body::Read { read, .. } if read.attempt == 0 => {
+                Body::Read { read, .. } | Body::Query { read, .. } if read.attempt == 0 => {
                     *self.period.entry(*to).or_default() += 1;
                 }
                 Body::Heartbeat => self.live += 1,

@@ -160,7 +160,7 @@ impl MasterScan {
                 }
                 self.voting.entry(txn).or_default();
             }
-            Body::Read { piggybacked, .. } => {
+            Body::Read { piggybacked, .. } | Body::Query { piggybacked, .. } => {
                 for (txn, decision) in piggybacked {
                     self.decision_sent(to, txn, decision, out);
                 }
@@ -274,6 +274,8 @@ impl JournalVisitor for MasterScan {
             | Event::Leave
             | Event::ReadResult { .. }
             | Event::ReadFailed { .. }
+            | Event::KeysRead { .. }
+            | Event::PageRead { .. }
             | Event::Damaged { .. }
             | Event::Copied { .. }
             | Event::Checkpointed { .. }
@@ -324,7 +326,7 @@ impl JournalVisitor for MasterScan {
                             self.abort_reported(txn, AbortRecipient::Client(reason), out);
                         }
                     }
-                    Reply::Value(_) | Reply::Unavailable => {}
+                    Reply::Value(_) | Reply::Snapshot { .. } | Reply::Unavailable => {}
                 }
             }
             _ => {}

@@ -22,7 +22,8 @@ use history::TIME_MAX;
 use system::{
     journal::Entry,
     protocol::{
-        AbortReason, Body, Config, Effect, Event, HaltKind, Key, Node, Record, TxnId, Value, Write,
+        AbortReason, Body, Config, Effect, Event, HaltKind, Key, KeyRange, Node, Record, TxnId,
+        Value, Write,
     },
 };
 
@@ -102,6 +103,9 @@ pub enum FactKind {
     Vetoed(TxnId),
     /// Replica: a read was served.
     Served(Key),
+    /// Replica: a page was served. The range ends before the key where the page had to end; its bounds are keys
+    /// of the store, not names.
+    ServedPage(KeyRange),
     /// Replica: the entry of a key was found damaged, and a peer is asked for it.
     Damaged(Key),
     /// Replica: the scrub has reported that the entry of a key is lost.
@@ -402,8 +406,9 @@ fn scan(
                 about.clear();
                 if let Event::Message { message, .. } = &event {
                     about.extend(message.body.txns());
-                    if let Body::Prepare { piggybacked, .. } | Body::Read { piggybacked, .. } =
-                        &message.body
+                    if let Body::Prepare { piggybacked, .. }
+                    | Body::Read { piggybacked, .. }
+                    | Body::Query { piggybacked, .. } = &message.body
                     {
                         about.extend(piggybacked.iter().map(|(txn, _)| *txn));
                     }

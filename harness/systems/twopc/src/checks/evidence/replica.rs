@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use system::protocol::{
-    Body, CommitMode, Config, Effect, Event, Key, Message, PeerKnowledge, Record, TxnId, Write,
+    Body, CommitMode, Config, Effect, Event, Key, KeyRange, Message, PeerKnowledge, Record, TxnId,
+    Write,
 };
 
 use super::{FactKind, FactSink, JournalVisitor, Pending};
@@ -143,6 +144,13 @@ impl JournalVisitor for ReplicaScan {
             Effect::Append(_) => self.pending.append(None),
             Effect::Lost { key, .. } => out.fact(FactKind::Lost(key)),
             Effect::Serve { key, .. } => out.fact(FactKind::Served(key)),
+            Effect::ServeKeys { keys, .. } => {
+                keys.into_iter().for_each(|key| out.fact(FactKind::Served(key)));
+            }
+            Effect::ServePage { range, before, .. } => {
+                let to = before.or(range.to);
+                out.fact(FactKind::ServedPage(KeyRange { to, ..range }));
+            }
             Effect::Send { to, message: Message { body, watermark, .. } } => match body {
                 Body::VoteYes { txn } if self.unforced_prepares.contains(&txn) => {
                     out.fact(FactKind::EarlyVote(txn));

@@ -62,7 +62,7 @@ impl Traffic {
         let hash = hash(message);
         if self.known.insert((from, hash)) {
             let (kind, txn) = (message.body.kind(), message.body.txns().first().copied());
-            let is_value = matches!(message.body, Body::Value { .. });
+            let is_value = matches!(message.body, Body::Value { .. } | Body::Snapshot { .. });
             self.received.push(Received { position, from, hash, kind, txn, is_value });
         }
     }

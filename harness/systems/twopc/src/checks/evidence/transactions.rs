@@ -183,6 +183,7 @@ impl Transactions {
             FactKind::LongForce { .. }
             | FactKind::Started { .. }
             | FactKind::Served(_)
+            | FactKind::ServedPage(_)
             | FactKind::Damaged(_)
             | FactKind::Lost(_)
             | FactKind::Healed { .. }

@@ -79,6 +79,8 @@ fn profile(rule: Rule) -> RunProfile {
         | Rule::WatermarkWaitsForAcks
         | Rule::CommitIsFinal
         | Rule::PiggybackOnPrepare => RunProfile::of("messages"),
+        // Keys must stay locked for long, and others be written meanwhile.
+        Rule::SnapshotAtOneInstant | Rule::RangeSeesAbsentLocks => RunProfile::of("messages"),
         Rule::RefuseBeforePeerAbort => RunProfile::of("messages").timed(LONG_VOTES),
         Rule::WriteAll => RunProfile::of("kill-replica,partition"),
         Rule::ExclusiveStore => RunProfile::of("second-master"),
