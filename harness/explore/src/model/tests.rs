@@ -194,6 +194,14 @@ fn with_snapshot(replicas: u8, as_range: bool) -> ModelOptions {
     ModelOptions { histories: true, ..ModelOptions::of(replicas, requests) }
 }
 
+/// One message may end both writes: what the second was locked for is not there yet when the first is applied.
+#[test]
+fn snapshots_beside_two_writes_are_of_one_instant() {
+    for as_range in [false, true] {
+        explore_all(&with_snapshot(1, as_range));
+    }
+}
+
 /// An entry rots at any time, and is replaced by the peer's copy unless a write comes first.
 #[test]
 fn damaged_entries_are_healed() {

@@ -110,14 +110,9 @@ impl Participant {
         match page.end {
             // A machine that has halted keeps nobody waiting.
             Some(_) if page.entries.is_empty() && self.halted => {}
-            Some(obstacle) if page.entries.is_empty() => {
-                // Later in the same step the lock may have been released.
-                if self.is_readable(&obstacle) {
-                    self.try_query(read, effects);
-                } else {
-                    self.wait_for(read, obstacle, effects);
-                }
-            }
+            // Later in the same step the lock may have been released. What it was held for is then about to be appended,
+            // after this: a page that was read now would lack it.
+            Some(obstacle) if page.entries.is_empty() => self.wait_for(read, obstacle, effects),
             _ => {
                 self.queries.remove(&read);
                 let snapshot = Snapshot::Page(page);
@@ -126,7 +121,8 @@ impl Participant {
         }
     }
 
-    /// A query cannot be served while this key is locked, or its entry damaged.
+    /// A query cannot be served while this key is locked, or its entry damaged. If it is not locked, the master tries
+    /// again.
     fn wait_for(&mut self, read: ReadId, obstacle: Key, effects: &mut Vec<Effect>) {
         if !self.locks.contains_key(&obstacle) {
             self.queries.remove(&read);
