@@ -189,7 +189,7 @@ fn settled(plant: &mut dyn FnMut(&mut Files)) -> Files {
     for (key, value) in [("k1", "0-2"), ("k2", "0-3"), ("k3", "0-4")] {
         cluster.op(0, Function::Put, key, Some(value));
     }
-    cluster.nemesis("final-reads", json!({ "unread": [] }));
+    cluster.nemesis("final", json!({ "unread": [] }));
     let mut files = cluster.finish();
     plant(&mut files);
     files
