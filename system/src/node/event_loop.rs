@@ -151,7 +151,9 @@ impl<'a> EventLoop<'a> {
                 () = yield_now(), if self.rules.makes(Mistake::LoopSpins) => {}
             }
             if wake.is_some_and(|wake| Instant::now() > wake + LATE) {
-                // What has arrived meanwhile is still in the sockets. The tasks that read them run now.
+                // What has arrived meanwhile is still in the sockets. At the first yield the runtime notices that, and at
+                // the second the tasks have run that read it.
+                yield_now().await;
                 yield_now().await;
             }
             self.gather(inputs)?;

@@ -41,7 +41,7 @@ async fn a_stranger_does_not_take_over_the_masters_stream() {
     let cluster = Cluster::started(1, "").await;
     for n in 0..20 {
         for (greeting, why) in [
-            (greeting(5, 77), "belongs to a cluster whose master has another store"),
+            (greeting(6, 77), "belongs to a cluster whose master has another store"),
             (None, "master speaks wire version 1 and r1 (program 0.1.0) speaks 5: upgrade master"),
             (
                 greeting(6, 77),

@@ -187,7 +187,7 @@ async fn a_node_speaks_as_itself_only() {
             cluster: "test".into(),
             from: number(from),
             to: 2,
-            greeting: Some(pb::Greeting { wire_version: 5, store: 1, ..pb::Greeting::default() }),
+            greeting: Some(pb::Greeting { wire_version: 6, store: 1, ..pb::Greeting::default() }),
             ..pb::Batch::default()
         };
         let refused = peer.exchange(tokio_stream::once(greeting)).await.expect_err("refused");
