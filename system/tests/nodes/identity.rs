@@ -42,10 +42,10 @@ async fn a_stranger_does_not_take_over_the_masters_stream() {
     for n in 0..20 {
         for (greeting, why) in [
             (greeting(6, 77), "belongs to a cluster whose master has another store"),
-            (None, "master speaks wire version 1 and r1 (program 0.1.0) speaks 5: upgrade master"),
+            (None, "master speaks wire version 1 and r1 (program 0.1.0) speaks 6: upgrade master"),
             (
-                greeting(6, 77),
-                "master (program 9.9.9) speaks wire version 6 and r1 (program 0.1.0) speaks 5: \
+                greeting(7, 77),
+                "master (program 9.9.9) speaks wire version 7 and r1 (program 0.1.0) speaks 6: \
                  upgrade r1",
             ),
         ] {

@@ -34,6 +34,7 @@ pub(super) const TERMS: &[Term] = &[
          the master does not know counts as aborted.",
     ),
     ("Read, Value", "a get through the master, and the answer."),
+    ("Query, Snapshot", "several keys read as of one instant, through the master, and the answer."),
     (
         "Busy, NotServing",
         "the key stayed locked, or the replica has not been fenced since its start.",
