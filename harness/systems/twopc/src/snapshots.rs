@@ -19,6 +19,9 @@ use system::{
 
 use crate::payload::{key_bytes, key_name, value_name};
 
+/// A key, its value and its version; neither if it was absent.
+type FoundKey = (String, Option<String>, Option<TxnId>);
+
 /// What a snapshot asks for, and what it has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,7 +34,7 @@ pub(crate) struct SnapshotValue {
     range: Option<NamedRange>,
     /// Keys, with their values and versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    found: Option<Vec<(String, Option<String>, Option<TxnId>)>>,
+    found: Option<Vec<FoundKey>>,
     /// The page ends before this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     end: Option<String>,

@@ -8,7 +8,11 @@
 //! is locked, so a page is read up to the first lock, whether or not its key is in the store. If the page
 //! turns out to be empty, the query waits for that lock.
 
-use std::{collections::BTreeMap, ops::Bound, time::Duration};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    ops::Bound,
+    time::Duration,
+};
 
 use super::{
     Body, Effect, Key, KeyRange, Node, Page, Participant, Query, ReadId, Rule, Snapshot, TimerId,
@@ -39,10 +43,9 @@ impl Participant {
             return self.send(Node::Master, Body::NotServing { read }, effects);
         }
         // A duplicate is answered with the first.
-        if !self.queries.contains_key(&read) {
+        if let Entry::Vacant(vacant) = self.queries.entry(read) {
             let (early, reading) = (BTreeMap::new(), Vec::new());
-            let open = OpenQuery { query, wait: Some(wait), early, reading };
-            self.queries.insert(read, open);
+            vacant.insert(OpenQuery { query, wait: Some(wait), early, reading });
             self.try_query(read, effects);
         }
     }
