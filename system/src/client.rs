@@ -224,7 +224,7 @@ impl Client {
     }
 
     /// Reads several keys as one snapshot: there was an instant at which each of them had what is returned. At
-    /// most [`Query::KEYS_MAX`] keys, whose values fit into one answer.
+    /// most [`Query::KEYS_MAX`](crate::protocol::Query::KEYS_MAX) keys, whose values fit into one answer.
     ///
     /// # Errors
     /// As for [`Client::get`]; or the values are too long together, or there are no keys, or too many.
