@@ -3,7 +3,7 @@
 //!
 //! Programs do not ask the kernel for the time. They call functions of the vDSO, code that the kernel maps into
 //! every process. While all threads of a process are stopped, the beginnings of `clock_gettime`, `gettimeofday`
-//! and `time` in its vDSO are overwritten with jumps to a [hook], which asks the kernel and adds what the clock
+//! and `time` in its vDSO are overwritten with jumps to a hook, which asks the kernel and adds what the clock
 //! is to be ahead. It lies in the same mapping, behind all that the vDSO uses, so static programs and those in
 //! Go, which have no libc, are reached as well. Right again means that the beginnings are as they were.
 //!
@@ -61,7 +61,7 @@ pub struct ClockChange {
 pub struct ClockError(String);
 
 /// Checks that clocks can be changed on this machine, on a program of its own below a
-/// [keeper](crate::keeper), as nodes are.
+/// [keeper], as nodes are.
 ///
 /// # Errors
 /// They cannot, in words.
@@ -96,7 +96,7 @@ fn try_on(root: Pid) -> Result<(), ClockError> {
     }
 }
 
-/// Makes the clocks of all processes of a tree wrong, or right again. The root is a [keeper](crate::keeper), which
+/// Makes the clocks of all processes of a tree wrong, or right again. The root is a [keeper], which
 /// keeps its own clock, or the first of the processes. None of them is a child of this process, which would take
 /// note of its stops. It blocks this thread, for milliseconds a process.
 ///
