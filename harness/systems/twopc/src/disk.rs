@@ -106,11 +106,13 @@ fn needle(value: &Value) -> &[u8] {
     &value.as_bytes()[..value.as_bytes().len().min(NEEDLE)]
 }
 
-/// Flips bits of a node's disk. Returns them: none if what was to rot is not on the disk.
+/// Flips bits of a node's disk. Returns them: none if what was to rot is not on the disk, unless any other bit may rot
+/// instead.
 pub(crate) fn flip_bits(
     image: &mut Image,
     rot: Rot,
     entry: Option<&RottenEntry>,
+    may_be_other: bool,
     rng: &mut ChaCha8Rng,
 ) -> Vec<FlippedBit> {
     let bits = match (rot, entry) {
@@ -118,7 +120,7 @@ pub(crate) fn flip_bits(
         (Rot::Wal, _) => bit_of_wal(image, rng).into_iter().collect(),
         _ => Vec::new(),
     };
-    let bits = if bits.is_empty() {
+    let bits = if bits.is_empty() && may_be_other {
         image.draw_bit(rng, |file| !file.ends_with(LOCK_FILE)).into_iter().collect()
     } else {
         bits

@@ -290,7 +290,7 @@ fn all_voted(
 fn all_decide(run: &Run, final_state: &FinalState, complete: bool, check_result: &mut CheckResult) {
     for node in run.replicas() {
         match final_state.replicas.get(&node) {
-            None => check_result.unknown(format!("AC5: {node} did not report its final state")),
+            None => check_result.unknown(format!("AC5: {}", run.unreported(node))),
             Some(replica) => {
                 for (txn, key) in &replica.in_doubt {
                     let finding = finding!(

@@ -29,7 +29,7 @@ pub fn check(run: &Run) -> CheckResult {
     let journals = run.evidence.missing.is_empty();
     for node in run.replicas() {
         let Some(replica) = final_state.replicas.get(&node) else {
-            check_result.unknown(format!("{node} did not report its final state"));
+            check_result.unknown(run.unreported(node));
             continue;
         };
         let state = by_key(&replica.entries);

@@ -223,8 +223,8 @@ fn replay_without(
                     return Ok(different(Difference::Effect { line, cause, expected, got }));
                 }
                 match got {
-                    // A page that has to be read again: at once, before the reads after it.
-                    Effect::ServePage { read, .. } if is_result => {
+                    // With the rule `snapshot-at-one-instant` broken, more keys are read at once, before the reads after it.
+                    Effect::ServeKeys { read, .. } if is_result => {
                         reads.served.push_front((line, read));
                     }
                     Effect::Serve { read, .. }

@@ -7,7 +7,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use history::{Action, Event, Operation, PairError, ReadError, RecordedHistory, RunDescription};
+use history::{
+    Action, Event, NemesisEvent, Operation, PairError, ReadError, RecordedHistory, RunDescription,
+};
 use serde::{Deserialize, Serialize};
 use system::protocol::{Key, Node, TxnId, Value, Version};
 
@@ -142,6 +144,19 @@ impl Run {
         let evidence = Evidence::read(&journals, parameters.replicas, parameters.clock_origin)
             .map_err(|source| LoadError::File { path: directory.join("nodes"), source })?;
         Ok(Run { parameters, events, torn, operations, evidence, final_state })
+    }
+
+    /// Why the final state of a replica is not known: that it did not report it, and why, if that was recorded.
+    pub(super) fn unreported(&self, replica: Node) -> String {
+        let name = replica.to_string();
+        let why = self.events.iter().rev().find_map(|event| match &event.action {
+            Action::Nemesis(NemesisEvent::DumpFailed(failed)) if failed.node == name => {
+                Some(failed.error.as_str())
+            }
+            _ => None,
+        });
+        let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+        format!("{name} did not report its final state{why}")
     }
 
     /// Every replica of the cluster.

@@ -173,12 +173,16 @@ impl Nemesis<'_> {
             }
             Rot::Wal | Rot::Any => None,
         };
+        // After the load nothing is written any more that would replace what another bit belongs to.
+        let may_be_other = !fields.after_load;
         self.cluster.kill(node).await;
         let in_doubt;
         (fields.in_doubt, in_doubt) = self.observe_in_doubt(None).await;
         let flipped = self
             .cluster
-            .change_disk(node, |image| flip_bits(image, rot, entry.as_ref(), &mut rng))
+            .change_disk(node, |image| {
+                flip_bits(image, rot, entry.as_ref(), may_be_other, &mut rng)
+            })
             .await?
             .unwrap_or_default();
         fields.disk = Some(format!("{rot:?}").to_lowercase());

@@ -86,13 +86,13 @@ pub fn check_property(check: &str) -> Option<&'static str> {
              the watermark. The time in which a node ran late does not count."
         }
         "messages" => {
-            "What a node receives was sent by another one, with the same content; without faults, no \
-             message is lost."
+            "What a node receives was sent by another one, with the same content. Without faults, and after \
+             everything was repaired, no message is lost."
         }
         "read-balance" => "Each replica is asked for the share of the gets that chance gives.",
         "resources" => {
-            "Descriptors, threads and memory of the nodes come back after the load, and idle nodes use \
-             no processor time."
+            "Descriptors, threads and memory of the nodes come back after the load, idle nodes use no \
+             processor time, and a hostile client costs a node little memory."
         }
         "convergence" => {
             "After the last fault is healed, all transactions are decided and all locks released \
