@@ -185,6 +185,8 @@ fn window_of_uncertainty(late: Duration) -> Files {
 fn settled(plant: &mut dyn FnMut(&mut Files)) -> Files {
     let mut cluster = Cluster::new(&["pause-replica"]);
     cluster.op(0, Function::Put, "k1", Some("0-1"));
+    cluster.nemesis("pause", json!({ "node": "r1", "fault": "pause-replica" }));
+    cluster.nemesis("resume", json!({ "node": "r1" }));
     cluster.nemesis("settled", json!({ "ms": 3 }));
     for (key, value) in [("k1", "0-2"), ("k2", "0-3"), ("k3", "0-4")] {
         cluster.op(0, Function::Put, key, Some(value));
